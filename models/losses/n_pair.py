@@ -1,4 +1,4 @@
-"""Multi-class N-pair loss: Sohn, NeurIPS 2016, equations 6 (mc) and 7 (one-vs-one)."""
+"""Multi-class N-pair loss: Sohn, NeurIPS 2016, equation 6 for mc and equation 7 for one-vs-one."""
 
 import keras
 from keras import ops

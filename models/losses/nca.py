@@ -1,4 +1,4 @@
-"""Neighbourhood components analysis: Goldberger et al., NeurIPS 2004, equations 1-4, logarithmic form (eq. 6)."""
+"""Neighbourhood components analysis: Goldberger et al., NeurIPS 2004, equations 1-4, as the logarithm of eq. 6."""
 
 import keras
 from keras import ops

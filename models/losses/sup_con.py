@@ -1,4 +1,4 @@
-"""Supervised contrastive loss: Khosla et al., NeurIPS 2020, equation 2 (the sum outside the logarithm)."""
+"""Supervised contrastive loss: Khosla et al., NeurIPS 2020, equation 2, the sum outside the logarithm."""
 
 import keras
 from keras import ops

