@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from models.losses._pairs import Pairs
+from models.losses._reduce import Reducer, class_factors, counted, name_of
+
 
 class Slot(NamedTuple):
     """One positive of every anchor.
@@ -15,7 +18,7 @@ class Slot(NamedTuple):
         present: `(N,)` bool; False where the anchor's class is too small.
         here: `(N, N)` zeros with a one at the positive, in the dtype of the matrix.
         back: function that moves the rows of an `(N, N)` tensor from the
-            anchor to its positive.
+            anchor to its positive and adds up what meets there.
     """
 
     index: Any
@@ -41,33 +44,108 @@ def sum_over_positives(matrix, labels, measure, *, totals: int = 1, with_self: b
         totals: how many sums there are.
         with_self: count an item among its own positives.
         positives: `(N, M)` bool, which entries of an `(N, M)` matrix are the positives, where labels
-            do not say it; a slot then has no `back`.
+            do not say it. A slot's `back` has no meaning unless the columns are the rows.
 
     Returns:
         Tuple of scalars; gradients flow through the first.
     """
-    labels = ops.convert_to_tensor(labels)
-    fixed = ops.stop_gradient(matrix)
-    columns = ops.arange(ops.shape(matrix)[1])
-    members = ClassMembers(labels) if positives is None else MaskMembers(positives)
+    walk = _Walk(matrix, labels, with_self, positives)
 
     def step(shift, weights, *sums):
-        index, present = members.partner(shift)
-        slot = Slot(
-            index=index,
-            value=ops.take_along_axis(fixed, index[:, None], axis=1),
-            present=present,
-            here=ops.cast(columns[None, :] == index[:, None], fixed.dtype),
-            back=lambda rows: ops.take(rows, members.partner(-shift)[0], axis=0),
-        )
-        found, slopes = measure(slot, fixed)
+        found, slopes = measure(walk.slot(shift), walk.fixed)
         return (shift + 1, weights + slopes, *(total + more for total, more in zip(sums, found, strict=True)))
 
-    zero = ops.sum(fixed) * 0.0
-    start = (ops.cast(0 if with_self else 1, columns.dtype), ops.zeros_like(fixed), *[zero] * totals)
-    _, weights, first, *others = ops.while_loop(lambda shift, *_: shift < members.largest, step, start)
+    zero = ops.sum(walk.fixed) * 0.0
+    weights, first, *others = walk.through(step, ops.zeros_like(walk.fixed), *[zero] * totals)
     carrier = ops.sum(ops.stop_gradient(weights) * matrix)
     return (ops.stop_gradient(first) + carrier - ops.stop_gradient(carrier), *others)
+
+
+def reduce_over_positives(matrix, labels, measure, reducer: Reducer, positives=None):
+    """One number out of the costs that come with each anchor and each of its positives.
+
+    Args:
+        matrix: `(N, M)` float tensor, row i from anchor i.
+        labels: `(N,)` integer tensor of the anchors.
+        measure: function of `(slot, matrix)` giving the costs, `(N,)` or `(N, M)`; a mask of
+            those that count; and a function that makes the `(N, M)` derivative with respect to the matrix of
+            `sum(weights * costs)` out of the weights.
+        reducer: see `models.losses._reduce`; `"per_anchor"` goes through the positives twice.
+        positives: as in `sum_over_positives`.
+    """
+    name, factors = name_of(reducer), None
+    if name == "class_weighted":
+        factors = class_factors(labels, reducer, matrix.dtype)
+    if name == "per_anchor":
+        factors = _shares_of_anchors(matrix, labels, measure, positives)
+
+    def weigh(slot, fixed):
+        costs, mask, derivative = measure(slot, fixed)
+        weights = ops.cast(counted(costs, mask, reducer), costs.dtype)
+        number = ops.sum(weights)
+        if factors is not None:
+            weights = weights * ops.reshape(factors, (-1,) + (1,) * (len(costs.shape) - 1))
+        return (ops.sum(weights * costs), number), derivative(weights)
+
+    total, number = sum_over_positives(matrix, labels, weigh, totals=2, positives=positives)
+    return total if name in ("sum", "per_anchor") else total / ops.maximum(number, 1.0)
+
+
+def rows_from_positives(slot: Slot, matrix, pairs: Pairs, measure):
+    """What the matrix holds for the positive in place of the anchor, `(N, M)`; references count as constants.
+
+    Args:
+        slot: one positive of every anchor.
+        matrix: `measure(pairs.rows, pairs.columns)`.
+        pairs: what is compared with what.
+        measure: function of two matrices of rows.
+    """
+    if pairs.columns is pairs.rows:
+        return ops.take(matrix, slot.index, axis=0)
+    columns = ops.stop_gradient(pairs.columns)
+    return measure(ops.take(columns, slot.index, axis=0), columns)
+
+
+def _shares_of_anchors(matrix, labels, measure, positives):
+    """`(N,)` one over the number of costs of each anchor, and over the number of anchors."""
+    walk = _Walk(matrix, labels, False, positives)
+
+    def step(shift, numbers):
+        _, mask, _ = measure(walk.slot(shift), walk.fixed)
+        mask = ops.cast(mask, numbers.dtype)
+        return shift + 1, numbers + (ops.sum(mask, axis=1) if len(mask.shape) == 2 else mask)
+
+    (numbers,) = walk.through(step, ops.zeros_like(walk.fixed[:, 0]))
+    return 1.0 / (ops.maximum(numbers, 1.0) * ops.cast(ops.maximum(ops.shape(matrix)[0], 1), numbers.dtype))
+
+
+class _Walk:
+    """The loop over the first, second, ... positive of every anchor, on a matrix without gradient."""
+
+    def __init__(self, matrix, labels, with_self, positives):
+        self.fixed = ops.stop_gradient(matrix)
+        self._columns = ops.arange(ops.shape(matrix)[1])
+        self._by_class = positives is None
+        self._members = ClassMembers(labels) if self._by_class else MaskMembers(positives)
+        self._first = ops.cast(0 if with_self and self._by_class else 1, self._columns.dtype)
+
+    def slot(self, shift) -> Slot:
+        index, present = self._members.partner(shift)
+        return Slot(
+            index=index,
+            value=ops.take_along_axis(self.fixed, index[:, None], axis=1),
+            present=present,
+            here=ops.cast(self._columns[None, :] == index[:, None], self.fixed.dtype),
+            back=lambda rows: self._back(rows, shift, index),
+        )
+
+    def through(self, step, *start):
+        return ops.while_loop(lambda shift, *_: shift < self._members.largest, step, (self._first, *start))[1:]
+
+    def _back(self, rows, shift, index):
+        if self._by_class:
+            return ops.take(rows, self._members.partner(-shift)[0], axis=0)
+        return ops.segment_sum(rows, index, num_segments=ops.shape(rows)[0])  # two anchors may share a positive
 
 
 class ClassMembers:

@@ -55,27 +55,41 @@ def reduce_costs(costs, mask, reducer: Reducer, labels=None):
     Returns:
         Scalar; 0 with zero gradient where nothing counts.
     """
-    name, params = _split(reducer)
+    name = name_of(reducer)
     if name == "sum":
         return ops.sum(ops.where(mask, costs, ops.zeros_like(costs)))
     if name == "per_anchor" and len(costs.shape) == 2:
         return ops.mean(mean_where(costs, mask, axis=1))
-    if name == "avg_non_zero":
-        mask = ops.logical_and(mask, costs > 0)
-    if name == "threshold":
-        mask = ops.logical_and(mask, costs > params.get("low", float("-inf")))
-        mask = ops.logical_and(mask, costs < params.get("high", float("inf")))
+    mask = counted(costs, mask, reducer)
     if name == "class_weighted":
-        costs = costs * _weights_of(labels, params["weights"], costs)
+        factors = class_factors(labels, reducer, costs.dtype)
+        costs = costs * ops.reshape(factors, (-1,) + (1,) * (len(costs.shape) - 1))
     return mean_where(costs, mask)
 
 
-def _weights_of(labels, weights, costs):
+def name_of(reducer: Reducer) -> str:
+    """The reducer without its parameters."""
+    return _split(reducer)[0]
+
+
+def counted(costs, mask, reducer: Reducer):
+    """Which of the entries in `mask` enter the average, by their costs."""
+    name, params = _split(reducer)
+    if name == "avg_non_zero":
+        return ops.logical_and(mask, costs > 0)
+    if name == "threshold":
+        mask = ops.logical_and(mask, costs > params.get("low", float("-inf")))
+        return ops.logical_and(mask, costs < params.get("high", float("inf")))
+    return mask
+
+
+def class_factors(labels, reducer: Reducer, dtype):
+    """`(N,)` weights of the anchors' classes, for `"class_weighted"`."""
+    weights = _split(reducer)[1]["weights"]
     labels = ops.convert_to_tensor(labels)
     known = ops.logical_and(labels >= 0, labels < len(weights))
-    each = ops.take(ops.convert_to_tensor(weights, dtype=costs.dtype), ops.where(known, labels, 0), axis=0)
-    each = ops.where(known, each, float("nan"))  # stops the training: a class has no weight
-    return ops.reshape(each, (-1,) + (1,) * (len(costs.shape) - 1))
+    each = ops.take(ops.convert_to_tensor(weights, dtype=dtype), ops.where(known, labels, 0), axis=0)
+    return ops.where(known, each, float("nan"))  # stops the training: a class has no weight
 
 
 def _split(reducer: Reducer) -> tuple[str, dict[str, Any]]:

@@ -5,10 +5,10 @@ import math
 import keras
 from keras import ops
 
-from models.geometry import dot_products, masked_log1p_sum_exp, unit_rows
-from models.losses._batch import check_batch, pair_masks
-from models.losses._positives import sum_over_positives
-from models.losses._reduce import check_reducer
+from models.geometry import dot_products, masked_log1p_sum_exp
+from models.losses._pairs import compare
+from models.losses._positives import reduce_over_positives, rows_from_positives
+from models.losses._reduce import Reducer, check_any_reducer
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -24,12 +24,14 @@ class AngularLoss(keras.layers.Layer):
 
     Args:
         alpha: upper bound of the angle in degrees, in (0, 90).
-        reducer: `"mean"`, `"avg_non_zero"` or `"sum"` over the positive pairs.
+        reducer: how the costs of the positive pairs become one, see `models.losses._reduce`.
         normalize: bring the rows to unit length first.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
+        references: what a wrapper hands over, positives and negatives then come from it; None compares the batch
+            with itself.
 
     Returns:
         Scalar float32 tensor, at least 0; 0 for a batch without positives.
@@ -44,34 +46,34 @@ class AngularLoss(keras.layers.Layer):
         4.0181
     """
 
-    def __init__(self, alpha: float = 40.0, reducer: str = "mean", normalize: bool = True, **kwargs):
+    def __init__(self, alpha: float = 40.0, reducer: Reducer = "mean", normalize: bool = True, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
         if not 0 < alpha < 90:
             raise ValueError(f"`alpha` must lie in (0, 90), in degrees. Received: alpha={alpha}")
         self.alpha = alpha
-        self.reducer = check_reducer(reducer)
+        self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
-        rows = unit_rows(embeddings) if self.normalize else embeddings
-        negatives = pair_masks(labels)[1]
+    def call(self, embeddings, labels, references=None):
+        pairs = compare(embeddings, labels, references, self.normalize)
         square = math.tan(math.radians(self.alpha)) ** 2
         near, pair = 4.0 * square, 2.0 * (1.0 + square)
 
         def measure(slot, products):
-            logits = near * (products + ops.take(products, slot.index, axis=0)) - pair * slot.value
-            counted = ops.logical_and(negatives, slot.present[:, None])
-            costs = masked_log1p_sum_exp(logits, counted, axis=1)
-            slope = ops.where(counted, ops.exp(ops.where(counted, logits, 0.0) - costs[:, None]), 0.0)
-            slopes = near * (slope + slot.back(slope)) - slot.here * (pair * ops.sum(slope, axis=1, keepdims=True))
-            counts = (ops.sum(ops.cast(mask, costs.dtype)) for mask in (slot.present, costs > 0))
-            return (ops.sum(costs), *counts), slopes
+            logits = near * (products + rows_from_positives(slot, products, pairs, dot_products)) - pair * slot.value
+            mask = ops.logical_and(pairs.negatives, slot.present[:, None])
+            costs = masked_log1p_sum_exp(logits, mask, axis=1)
 
-        total, pairs, active = sum_over_positives(dot_products(rows, rows), labels, measure, totals=3)
-        if self.reducer == "sum":
-            return total
-        return total / ops.maximum(active if self.reducer == "avg_non_zero" else pairs, 1.0)
+            def derivative(weights):
+                slope = ops.where(mask, ops.exp(ops.where(mask, logits, 0.0) - costs[:, None]), 0.0) * weights[:, None]
+                both = slope + slot.back(slope) if pairs.columns is pairs.rows else slope
+                return near * both - slot.here * (pair * ops.sum(slope, axis=1, keepdims=True))
+
+            return costs, slot.present, derivative
+
+        products = dot_products(pairs.rows, pairs.columns)
+        positives = None if references is None else pairs.positives
+        return reduce_over_positives(products, labels, measure, self.reducer, positives)
 
     def get_config(self):
         names = ("alpha", "reducer", "normalize")

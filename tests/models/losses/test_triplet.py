@@ -1,4 +1,4 @@
-"""TripletLoss against hand-worked values and a plain loop over triplets, and its memory."""
+"""TripletLoss against hand-worked values and a plain loop over triplets, of a batch, a memory and a miner's pairs."""
 
 import numpy as np
 import pytest
@@ -6,42 +6,85 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.losses._pairs import References
 from models.losses.triplet import MINING, TripletLoss
 
+REDUCERS = [
+    "avg_non_zero",
+    "mean",
+    "sum",
+    "per_anchor",
+    {"name": "threshold", "low": 0.1, "high": 0.6},
+    {"name": "class_weighted", "weights": [0.5, 1.0, 2.0, 0.0]},
+]
 
-def mined(d, labels, mining, miner_margin):
+
+def angle(a, p, n):
+    """At the negative, over half the positive pair, in degrees."""
+    return np.degrees(np.arctan2(np.linalg.norm(a - p), 2 * np.linalg.norm(n - (a + p) / 2)))
+
+
+def mined(rows, columns, positives, negatives, mining, miner_margin):
     """Lists of (anchor, positive, negative), as the definitions read."""
-    n = len(labels)
-    for a in range(n):
-        positives = [p for p in range(n) if p != a and labels[p] == labels[a]]
-        negatives = [x for x in range(n) if labels[x] != labels[a]]
-        if not positives or not negatives:
+    d = np.linalg.norm(rows[:, None] - columns[None], axis=2)
+    for a in range(len(rows)):
+        own, others = np.flatnonzero(positives[a]), np.flatnonzero(negatives[a])
+        if not len(own) or not len(others):
             continue
         if mining == "batch_hard":
-            yield a, max(positives, key=lambda p: d[a, p]), min(negatives, key=lambda x: d[a, x])
+            yield a, max(own, key=lambda p: d[a, p]), min(others, key=lambda x: d[a, x])
             continue
-        for p in positives:
-            gap = {x: d[a, x] - d[a, p] for x in negatives}
+        for p in own:
+            gap = {x: d[a, x] - d[a, p] for x in others}
             if mining == "nearest_semi_hard":
-                beyond = [x for x in negatives if gap[x] > 0]
-                yield a, p, min(beyond, key=gap.get) if beyond else max(negatives, key=gap.get)
-            for x in negatives:
-                if (
-                    mining == "all"
-                    or (mining == "hard" and gap[x] <= 0)
-                    or (mining == "semi_hard" and 0 < gap[x] <= miner_margin)
-                ):
+                beyond = [x for x in others if gap[x] > 0]
+                yield a, p, min(beyond, key=gap.get) if beyond else max(others, key=gap.get)
+            for x in others:
+                if {
+                    "all": True,
+                    "angular": angle(rows[a], columns[p], columns[x]) > 20,
+                    "hard": gap[x] <= 0,
+                    "semi_hard": 0 < gap[x] <= miner_margin,
+                    "margin": gap[x] <= miner_margin,
+                    "easy": gap[x] > miner_margin,
+                }.get(mining):
                     yield a, p, x
 
 
-def reference(embeddings, labels, mining, margin, miner_margin, smooth, swap, reducer):
-    d = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=2)
-    costs = []
-    for a, p, n in mined(d, labels, mining, miner_margin):
-        gap = d[a, p] - (min(d[a, n], d[p, n]) if swap else d[a, n]) + margin
+def reduced(costs, anchors, reducer, labels):
+    """The reducers, in plain words."""
+    costs, anchors = np.array(costs), np.array(anchors, int)
+    if reducer == "sum":
+        return costs.sum()
+    if reducer == "per_anchor":
+        each = [costs[anchors == a].mean() if (anchors == a).any() else 0.0 for a in range(len(labels))]
+        return np.mean(each)
+    if reducer == "avg_non_zero":
+        costs = costs[costs > 0]
+    elif isinstance(reducer, dict) and reducer["name"] == "threshold":
+        costs = costs[(costs > reducer["low"]) & (costs < reducer["high"])]
+    elif isinstance(reducer, dict):
+        costs = costs * np.array(reducer["weights"])[labels[anchors]]
+    return costs.mean() if len(costs) else 0.0
+
+
+def reference(rows, columns, masks, labels, mining, margin, miner_margin, smooth, swap, reducer):
+    anchors, costs = [], []
+    for a, p, n in mined(rows, columns, *masks, mining, miner_margin):
+        d_ap, d_an = np.linalg.norm(rows[a] - columns[p]), np.linalg.norm(rows[a] - columns[n])
+        gap = d_ap - (min(d_an, np.linalg.norm(columns[p] - columns[n])) if swap else d_an) + margin
+        anchors.append(a)
         costs.append(np.log1p(np.exp(gap)) if smooth else max(0.0, gap))
-    counted = [cost for cost in costs if cost > 0 or reducer == "mean"]
-    return np.sum(costs) / (1 if reducer == "sum" else max(len(counted), 1))
+    return reduced(costs, anchors, reducer, labels)
+
+
+def masks_of(labels, others):
+    same = labels[:, None] == others[None]
+    return same & ~np.eye(*same.shape, dtype=bool) if labels is others else same, ~same
+
+
+def units(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def test_hand_worked_batch():
@@ -61,45 +104,72 @@ def test_hand_worked_batch():
     st.floats(0.01, 0.5),
     st.booleans(),
     st.booleans(),
-    st.sampled_from(["avg_non_zero", "mean", "sum"]),
+    st.sampled_from(REDUCERS),
+    st.sampled_from(["batch", "memory", "kept pairs"]),
     st.integers(0, 2**16),
 )
-def test_matches_reference(rows, classes, mining, margin, miner_margin, smooth, swap, reducer, seed):
+def test_matches_reference(rows, classes, mining, margin, miner_margin, smooth, swap, reducer, against, seed):
     rng = np.random.default_rng(seed)
     embeddings, labels = rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)
     swap = swap and mining != "batch_hard"
     params = {"mining": mining, "miner_margin": miner_margin, "smooth": smooth, "swap": swap, "reducer": reducer}
-    value = float(TripletLoss(margin, dtype="float64", **params)(embeddings, labels))
-    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    wanted = reference(units, labels, margin=margin, **params)
+    columns, others, references = embeddings, labels, None
+    if against == "memory":
+        columns, others = rng.normal(size=(rows + 3, 3)), rng.integers(0, classes, rows + 3)
+    masks = masks_of(labels, others)
+    if against != "batch":
+        masks = tuple(mask & (rng.random(mask.shape) < 0.8) for mask in masks)
+        references = References(*masks, *((columns, others) if against == "memory" else ()))
+    value = float(TripletLoss(margin, dtype="float64", **params)(embeddings, labels, references))
+    wanted = reference(units(embeddings), units(columns), masks, labels, margin=margin, **params)
     assert value == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize("swap", [False, True])
-@pytest.mark.parametrize("smooth", [False, True])
-def test_gradient_is_that_of_all_triplets_written_out(smooth, swap):
+def test_angle_is_measured_at_the_negative():
+    # a and p stand one apart, the negatives 2 and 1 from between them: atan(1 / 4) is 14 degrees, atan(1 / 2) 26.6.
+    embeddings = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 2.0], [0.0, -1.0]])
+    for angle, triplets in [(14.0, 4), (14.1, 2), (26.5, 2), (26.6, 0)]:
+        loss = TripletLoss(10.0, "angular", angle=angle, normalize=False, reducer="sum", dtype="float64")
+        far = [10 + 1 - np.hypot(0.5, 1)] * 2 + [10 + 1 - np.hypot(0.5, 2)] * 2
+        wanted = sum(far[:triplets])
+        assert float(loss(embeddings, np.array([0, 0, 1, 2]))) == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("against", ["batch", "memory", "kept pairs"])
+@pytest.mark.parametrize(("smooth", "swap"), [(False, False), (True, False), (False, True), (True, True)])
+def test_gradient_is_that_of_all_triplets_written_out(smooth, swap, against):
     rng = np.random.default_rng(5)
     embeddings, labels = tf.Variable(rng.normal(size=(9, 3))), np.array([0, 0, 0, 0, 1, 1, 1, 2, 3])
+    memory, others = rng.normal(size=(7, 3)), np.array([0, 0, 1, 1, 2, 3, 3])
+    masks, references = masks_of(labels, others if against == "memory" else labels), None
+    if against != "batch":
+        masks = tuple(mask & (rng.random(mask.shape) < 0.7) for mask in masks)
+        references = References(*masks, *((memory, others) if against == "memory" else ()))
+    loss = TripletLoss(0.3, smooth=smooth, swap=swap, reducer="sum", dtype="float64")
     with tf.GradientTape() as tape:
-        value = TripletLoss(0.3, smooth=smooth, swap=swap, reducer="sum", dtype="float64")(embeddings, labels)
+        value = loss(embeddings, labels, references)
     gradient = tape.gradient(value, embeddings)
     with tf.GradientTape() as tape:
         x = tf.math.l2_normalize(embeddings, axis=1)
-        squared = tf.reduce_sum((x[:, None] - x[None]) ** 2, axis=2)
-        d = tf.sqrt(tf.maximum(squared, 1e-12))
-        far = tf.minimum(d[:, None, :], d[None, :, :]) if swap else d[:, None, :]
+        y = units(memory) if against == "memory" else x
+        d, between = lengths(x, y), lengths(y, y)
+        far = tf.minimum(d[:, None, :], between[None]) if swap else d[:, None, :]
         gap = d[:, :, None] - far + 0.3
-        same = labels[:, None] == labels[None]
-        mask = (same & ~np.eye(9, dtype=bool))[:, :, None] & ~same[:, None, :]
+        mask = masks[0][:, :, None] & masks[1][:, None, :]
         wanted = tf.reduce_sum(tf.where(mask, tf.math.softplus(gap) if smooth else tf.nn.relu(gap), 0.0))
     assert float(value) == pytest.approx(float(wanted), rel=1e-9)
     np.testing.assert_allclose(gradient, tape.gradient(wanted, embeddings), rtol=1e-8, atol=1e-10)
 
 
+def lengths(x, y):
+    return tf.sqrt(tf.maximum(tf.reduce_sum((x[:, None] - y[None]) ** 2, axis=2), 1e-12))
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"mining": "easy"}, "`mining` must be one of .*Received: mining='easy'"),
+        ({"mining": "soft"}, "`mining` must be one of .*Received: mining='soft'"),
+        ({"angle": 90}, "`angle` must lie in .0, 90., in degrees. Received: angle=90"),
         ({"margin": -0.1}, "`margin` must not be negative. Received: margin=-0.1"),
         ({"miner_margin": 0}, "`miner_margin` must be positive. Received: miner_margin=0"),
         ({"mining": "batch_hard", "swap": True}, "`swap` has no meaning with mining='batch_hard'"),
