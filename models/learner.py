@@ -1,9 +1,14 @@
-"""The trainable model: an encoder plus one loss over its embeddings."""
+"""The trainable model: an encoder, one loss over its embeddings, and the methods around that loss."""
 
 import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
+
+from models.methods.method import Method, Step
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -18,6 +23,7 @@ class MetricLearner(keras.Model):
             the key `"embeddings"`. Of the dict's other entries the loss gets
             those that its `call` names.
         loss_layer: layer called as `loss_layer(embeddings, labels)`.
+        methods: what wraps around the loss while training; the first is the outermost.
 
     Example:
         >>> from models.losses.contrastive import ContrastiveLoss
@@ -29,16 +35,22 @@ class MetricLearner(keras.Model):
         (3, 2)
     """
 
-    def __init__(self, encoder: keras.Model, loss_layer: keras.layers.Layer, **kwargs):
+    def __init__(self, encoder: keras.Model, loss_layer: keras.layers.Layer, methods: Sequence[Method] = (), **kwargs):
         super().__init__(**kwargs)
         self.encoder = encoder
         self.loss_layer = loss_layer
+        self.methods = list(methods)
         self._loss_takes = set(inspect.signature(loss_layer.call).parameters)
 
     def build(self, input_shape):
         # A symbolic call makes the proxies before the optimizer counts variables and before weights load.
         inputs = keras.tree.map_shape_structure(lambda shape: keras.KerasTensor(shape), input_shape)
-        self._loss_of(self.encoder.compute_output_spec(inputs), keras.KerasTensor((None,), dtype="int32"))
+        outputs = self.encoder.compute_output_spec(inputs)
+        self._plain_loss(Step(inputs, _named(outputs), keras.KerasTensor((None,), dtype="int32")))
+        if not self.built:
+            for method in self.methods:
+                method.prepare(self)
+                method.built = True
         self.built = True
 
     def call(self, inputs, training=None):
@@ -49,27 +61,36 @@ class MetricLearner(keras.Model):
             raise ValueError("Expected `compile` without `loss`: the learner has its own `loss_layer`.")
         if sample_weight is not None:
             raise ValueError("Expected batches of (inputs, labels): a loss over pairs knows no `sample_weight`.")
-        loss = self._loss_of(y_pred, y, training)
+        loss = self._loss_of(Step(x, _named(y_pred), y, training))
         for extra in self.losses:  # weight regularisers of the encoder, and what a layer adds with `add_loss`
             loss = loss + ops.cast(extra, loss.dtype)
         return loss
 
-    def _loss_of(self, outputs, labels, training=None):
-        outputs = outputs if isinstance(outputs, dict) else {"embeddings": outputs}
-        extras = {key: value for key, value in outputs.items() if key != "embeddings" and key in self._loss_takes}
+    def _loss_of(self, step: Step):
+        wrapped: Callable[[Step], Any] = self._plain_loss
+        for method in reversed(self.methods if step.training else []):
+            wrapped = partial(method.loss, inner=wrapped)
+        return wrapped(step)
+
+    def _plain_loss(self, step: Step):
+        extras = {key: value for key, value in step.outputs.items() if key != "embeddings" and key in self._loss_takes}
         if "training" in self._loss_takes:
-            extras["training"] = training
-        return self.loss_layer(outputs["embeddings"], labels, **extras)
+            extras["training"] = step.training
+        return self.loss_layer(step.embeddings, step.labels, **extras)
 
     def get_config(self):
-        parts = {"encoder": self.encoder, "loss_layer": self.loss_layer}
+        parts = {"encoder": self.encoder, "loss_layer": self.loss_layer, "methods": self.methods}
         return {**super().get_config(), **{k: keras.saving.serialize_keras_object(v) for k, v in parts.items()}}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
+        config = {"methods": [], **config}
         parts = {
             key: keras.saving.deserialize_keras_object(config.pop(key), custom_objects=custom_objects)
-            for key in ("encoder", "loss_layer")
+            for key in ("encoder", "loss_layer", "methods")
         }
         return cls(**parts, **config)
+
+
+def _named(outputs) -> dict:
+    return outputs if isinstance(outputs, dict) else {"embeddings": outputs}

@@ -104,7 +104,7 @@ class Optimizer(Named):
 
 
 class Training(Section):
-    """One training run."""
+    """One training run; `methods` wrap around the loss, the first as the outermost."""
 
     epochs: PositiveInt = 20
     steps_per_epoch: Count = 0
@@ -113,6 +113,7 @@ class Training(Section):
     sampler: Named = Named(name="shuffled_batches", params={"batch_size": 64})
     optimizer: Optimizer = Optimizer()
     augmentation: dict[str, float | bool] = {}
+    methods: list[Named] = []
 
 
 class Tuning(Section):
@@ -226,5 +227,7 @@ def search_space(experiment: Experiment) -> dict[str, dict[str, Any]]:
         elif isinstance(value, dict):
             for key, item in value.items():
                 yield from walk(item, f"{path}.{key}")
+        elif isinstance(value, list):
+            yield from walk({str(place): item for place, item in enumerate(value)}, path)
 
     return dict(walk(experiment, ""))

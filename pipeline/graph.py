@@ -302,7 +302,8 @@ def _facts(experiment: Experiment, fingerprints: Fingerprints) -> dict:
 def _own_modules(experiment: Experiment) -> list[str]:
     """Modules of the user's own classes, named in the file as "package.module:ClassName"."""
     training = experiment.training
-    names = [experiment.loss.name, experiment.encoder.name, training.sampler.name, training.optimizer.name]
+    parts = [experiment.loss, experiment.encoder, training.sampler, training.optimizer, *training.methods]
+    names = [part.name for part in parts]
     return [name.partition(":")[0] for name in names if ":" in name]
 
 

@@ -11,7 +11,7 @@ _CLASSES = 1_000_000  # stand-in for a number that only the data knows
 
 
 def check_parts(experiment: Experiment) -> None:
-    """Make encoder, loss, optimizer, sampler and augmentation, at every end of a range, and look up the metrics.
+    """Make all parts that the file names, at every end of a range, and look up the metrics.
 
     Raises:
         UsageError: the part's own, or E_EXPERIMENT_VALUE with the section that holds the wrong value.
@@ -33,6 +33,7 @@ def _make_parts(experiment: Experiment, settings: dict) -> None:
     from models.data.sampling import SAMPLERS
     from models.encoders import create_encoder
     from models.losses import create_loss
+    from models.methods import create_methods
     from models.registry import create
     from models.training.optimizers import create_optimizer
 
@@ -42,6 +43,8 @@ def _make_parts(experiment: Experiment, settings: dict) -> None:
     with _section("loss"):
         facts = {"num_classes": _CLASSES, "embedding_size": encoder["embedding_size"]}
         create_loss(loss["name"], loss["params"], **facts)
+    with _section("training.methods"):
+        create_methods(training["methods"], **facts, epochs=training["epochs"], steps_per_epoch=1, seed=0)
     with _section("training.sampler"):
         facts = {"labels": np.arange(_CLASSES), "seed": experiment.seed}
         create(SAMPLERS, training["sampler"]["name"], training["sampler"]["params"], facts)

@@ -10,6 +10,8 @@ import keras
 
 from models.data.batches import Sampler, Store, training_batches
 from models.errors import DataError, UsageError
+from models.learner import MetricLearner
+from models.methods import Surroundings
 from models.training.checkpoints import Checkpoints
 from models.training.validation import METRICS
 from models.training.watch import Termination, Watch
@@ -35,7 +37,7 @@ class FitResult:
 
 
 def fit_learner(
-    learner: keras.Model,
+    learner: MetricLearner,
     store: Store,
     validation_store: Store | None,
     sampler: Sampler,
@@ -86,19 +88,21 @@ def fit_learner(
         raise DataError("E_SPLIT_EMPTY", "Expected images to train on. Received: none.")
     steps = steps_per_epoch or sampler.steps_per_round
     _build(learner, store.image_size)
+    surroundings = Surroundings(learner, store, sampler, steps, epochs, seed)
     with TemporaryDirectory() as scratch, Termination() as termination:
         checkpoints = Checkpoints(checkpoint_folder or scratch, run_key)
         progress = checkpoints.resume(learner)
         resumed_step = progress.step
         if resumed_step:
             print(f"going on after step {resumed_step} of {epochs * steps}, from {checkpoints.folder}", flush=True)
+        else:
+            for method in learner.methods:
+                method.start(surroundings)
         watch = Watch(
             checkpoints=checkpoints,
             progress=progress,
             termination=termination,
-            steps_per_epoch=steps,
-            store=store,
-            sampler=sampler,
+            surroundings=surroundings,
             validation_store=validation_store,
             monitor=monitor,
             patience=patience,
@@ -125,7 +129,7 @@ def fit_learner(
     return FitResult(progress.history, best_epoch, progress.best_value, stopped_early, resumed_step)
 
 
-def _build(learner: keras.Model, image_size: int) -> None:
+def _build(learner: MetricLearner, image_size: int) -> None:
     if not learner.built:
         learner.build((None, image_size, image_size, 3))
     if not learner.optimizer.built:

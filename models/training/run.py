@@ -1,6 +1,6 @@
 """One training from plain settings: what the pipeline's Trainer, the tuner and the plain command all call."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from models.data.sampling import SAMPLERS
 from models.encoders import create_encoder
 from models.learner import MetricLearner
 from models.losses import create_loss
+from models.methods import create_methods
 from models.registry import create
 from models.training.fit import FitResult, fit_learner
 from models.training.optimizers import create_optimizer
@@ -48,8 +49,8 @@ def train_run(
         encoder: `name`, `embedding_size` and what else `create_encoder` takes; `params` for the trunk's own.
         loss: `name` and `params`.
         training: `epochs`, `sampler` (`name`, `params`) and `optimizer`; if wanted `steps_per_epoch`, `patience`,
-            `precision` and `augmentation`. `optimizer` holds `name`, `learning_rate`, `rate_factors`, `params`, and
-            `schedule`, `warmup_steps`, `final_share` of the learning rate.
+            `precision`, `augmentation` and `methods`, a list of `name` and `params` each. `optimizer` holds `name`,
+            `learning_rate`, `rate_factors`, `params`, and `schedule`, `warmup_steps`, `final_share` of the rate.
         seed: of weights, batches and augmentation; the same seed gives the same learner on the same machine.
         checkpoint_folder: as in `fit_learner`, like the arguments below.
         run_key: see there.
@@ -64,15 +65,19 @@ def train_run(
     augmentation = create_augmentation(training.pop("augmentation", {}))
     sampler = create(SAMPLERS, sampler_of["name"], sampler_of.get("params"), {"labels": store.labels, "seed": seed})
     training["steps_per_epoch"] = training.get("steps_per_epoch") or sampler.steps_per_round
+    methods = training.pop("methods", [])
     with _precision(training.pop("precision", "float32")):
         keras.utils.set_random_seed(seed)
         learner = build_learner(
             encoder=encoder,
             loss=loss,
             optimizer=optimizer,
+            methods=methods,
             image_size=store.image_size,
             num_classes=len(store.class_names),
-            total_steps=training["epochs"] * training["steps_per_epoch"],
+            epochs=training["epochs"],
+            steps_per_epoch=training["steps_per_epoch"],
+            seed=seed,
         )
         result = fit_learner(
             learner,
@@ -91,18 +96,27 @@ def train_run(
 
 
 def build_learner(
-    *, encoder: Settings, loss: Settings, optimizer: Settings, image_size: int, num_classes: int, total_steps: int
+    *,
+    encoder: Settings,
+    loss: Settings,
+    optimizer: Settings,
+    methods: Sequence[Settings] = (),
+    image_size: int,
+    num_classes: int,
+    epochs: int,
+    steps_per_epoch: int,
+    seed: int,
 ) -> MetricLearner:
     """A compiled learner of plain settings, as `train_run` describes them."""
     network = create_encoder(image_size=image_size, **_flat(encoder))
-    loss_layer = create_loss(
-        loss["name"], loss.get("params"), num_classes=num_classes, embedding_size=encoder["embedding_size"]
-    )
+    facts = {"num_classes": num_classes, "embedding_size": encoder["embedding_size"]}
+    loss_layer = create_loss(loss["name"], loss.get("params"), **facts)
+    around = create_methods(methods, **facts, epochs=epochs, steps_per_epoch=steps_per_epoch, seed=seed)
     optimizer = _flat(optimizer)
     schedule = {"shape": optimizer.pop("schedule", "constant")}
     schedule |= {key: optimizer.pop(key) for key in ("warmup_steps", "final_share") if key in optimizer}
-    rate = WarmupDecay(optimizer.pop("learning_rate"), total_steps, **schedule)
-    learner = MetricLearner(network, loss_layer)
+    rate = WarmupDecay(optimizer.pop("learning_rate"), epochs * steps_per_epoch, **schedule)
+    learner = MetricLearner(network, loss_layer, around)
     learner.compile(optimizer=create_optimizer(learning_rate=rate, **optimizer))
     learner.build((None, image_size, image_size, 3))
     return learner

@@ -9,8 +9,9 @@ from types import TracebackType
 import keras
 import numpy as np
 
-from models.data.batches import Sampler, Store
+from models.data.batches import Store
 from models.errors import DataError, ResourceError
+from models.methods import Surroundings
 from models.training.checkpoints import Checkpoints, Progress
 from models.training.validation import validate
 
@@ -42,9 +43,7 @@ class Watch(keras.callbacks.Callback):
         checkpoints: where they go.
         progress: what was done before this call.
         termination: whether the process was told to end.
-        steps_per_epoch: of the training.
-        store: training images, to name the records of a bad batch.
-        sampler: which rows a step got.
+        surroundings: the training, which the methods of the learner get to see.
         validation_store: images to judge an epoch by; None for no judgement.
         monitor: metric that says which epoch is best.
         patience: epochs without a better value before the training ends; 0 for all of them.
@@ -57,9 +56,7 @@ class Watch(keras.callbacks.Callback):
         checkpoints: Checkpoints,
         progress: Progress,
         termination: Termination,
-        steps_per_epoch: int,
-        store: Store,
-        sampler: Sampler,
+        surroundings: Surroundings,
         validation_store: Store | None,
         monitor: str,
         patience: int,
@@ -67,7 +64,7 @@ class Watch(keras.callbacks.Callback):
     ):
         super().__init__()
         self.checkpoints, self.progress, self.termination = checkpoints, progress, termination
-        self.steps_per_epoch, self.store, self.sampler = steps_per_epoch, store, sampler
+        self.surroundings = surroundings
         self.validation_store, self.monitor, self.patience = validation_store, monitor, patience
         self.keep = keep
         self._metrics_at_resume: list[np.ndarray] | None = None
@@ -101,6 +98,8 @@ class Watch(keras.callbacks.Callback):
         if self.validation_store is not None:
             logs.update({f"val_{n}": v for n, v in validate(self.model, self.validation_store).items()})
             self._compare(logs[f"val_{self.monitor}"])
+        for method in self.model.methods:
+            method.after_epoch(self.surroundings, logs)
         self.progress.history.append({name: float(value) for name, value in logs.items()})
         self.checkpoints.save(self.model, self.progress)
         if self.exhausted:
@@ -109,7 +108,7 @@ class Watch(keras.callbacks.Callback):
             self._interrupt()
 
     def _inside_epoch(self) -> bool:
-        return self.progress.step % self.steps_per_epoch > 0
+        return self.progress.step % self.surroundings.steps_per_epoch > 0
 
     def _compare(self, value: float) -> None:
         if self.progress.best_value is None or value > self.progress.best_value:
@@ -119,8 +118,8 @@ class Watch(keras.callbacks.Callback):
 
     def _stop_not_finite(self, what: str) -> None:
         step = self.progress.step
-        rows = self.sampler.batch(step - 1)
-        ids = [str(i) for i in self.store.ids[rows]]
+        rows = self.surroundings.sampler.batch(step - 1)
+        ids = [str(i) for i in self.surroundings.store.ids[rows]]
         message = f"In epoch {self.progress.epoch + 1}, step {step}, {what}. "
         if self.keep:
             last_good = self.checkpoints.newest()
@@ -130,7 +129,7 @@ class Watch(keras.callbacks.Callback):
                 "what": what,
                 "last_checkpoint": str(last_good) if last_good else None,
                 "record_ids": ids,
-                "labels": self.store.labels[rows].tolist(),
+                "labels": self.surroundings.store.labels[rows].tolist(),
             }
             report = self.checkpoints.folder / "not-finite.json"
             report.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -15,13 +15,15 @@ def settle(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
     Example:
         >>> settle({"loss": {"params": {"margin": {"low": 0.1, "high": 0.5}}}}, {"loss.params.margin": 0.2})
         {'loss': {'params': {'margin': 0.2}}}
+        >>> settle({"methods": [{"params": {"weight": {"low": 1, "high": 2}}}]}, {"methods.0.params.weight": 1.5})
+        {'methods': [{'params': {'weight': 1.5}}]}
     """
     settled = copy.deepcopy(dict(settings))
     for path, value in values.items():
         *parents, key = path.split(".")
-        section = settled
+        section: Any = settled
         for parent in parents:
-            section = section[parent]
+            section = section[int(parent) if isinstance(section, list) else parent]
         section[key] = value
     return settled
 

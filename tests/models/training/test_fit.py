@@ -50,7 +50,9 @@ class Rig:
         keras.utils.set_random_seed(3)
         parts = {key: self.settings[key] for key in ("encoder", "loss")}
         optimizer = self.settings["training"]["optimizer"]
-        return build_learner(**parts, optimizer=optimizer, image_size=16, num_classes=8, total_steps=20)
+        return build_learner(
+            **parts, optimizer=optimizer, image_size=16, num_classes=8, epochs=4, steps_per_epoch=5, seed=3
+        )
 
     def fit(self, learner=None, **options):
         learner = learner or self.learner()

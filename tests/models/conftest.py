@@ -35,17 +35,17 @@ def draw_store(folder, seed, classes=8, per_class=6, size=16):
     return RecordStore(folder)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def store(tmp_path_factory):
     return draw_store(tmp_path_factory.mktemp("train"), seed=0)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def validation_store(tmp_path_factory):
     return draw_store(tmp_path_factory.mktemp("val"), seed=1)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def settings():
     """Makes the arguments of `train_run`, with some of the training section changed."""
     return lambda **training: {**SETTINGS, "training": {**TRAINING, **training}}

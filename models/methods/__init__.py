@@ -1,0 +1,27 @@
+"""Training methods that wrap around a loss, by the name used in experiment files: one line each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from models.methods.method import Method, Step, Surroundings
+from models.registry import create
+
+METHODS: dict[str, type[Method]] = {}
+
+
+def create_methods(sections: Sequence[Mapping[str, Any]], **facts: Any) -> list[Method]:
+    """Make the methods of an experiment; the first is the outermost.
+
+    Args:
+        sections: each `name`, a key of `METHODS` or `"package.module:ClassName"` of a `Method`, and `params`.
+        **facts: what only the training knows and a method may ask for: `num_classes`, `embedding_size`,
+            `epochs`, `steps_per_epoch`, `seed`.
+
+    Raises:
+        UsageError: on an unknown name or parameter, or a missing one.
+        ValueError: if a constructor refuses a value.
+    """
+    return [create(METHODS, section["name"], section.get("params"), facts, base=Method) for section in sections]
+
+
+__all__ = ["METHODS", "Method", "Step", "Surroundings", "create_methods"]
