@@ -3,13 +3,14 @@
 import keras
 from keras import ops
 
-from models.geometry import squared_distances, unit_rows
-from models.losses._batch import check_batch, pair_masks
+from models.geometry import squared_distances
 from models.losses._draws import Draws
+from models.losses._pairs import compare
 from models.mining.distance_weighted import count_drawn_negatives, negative_probabilities
 from models.proxies import check_class_labels
 
 _INSIDE_ROOT = 1e-8
+_FARTHEST = 2.0  # distance of opposite unit rows
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -32,7 +33,10 @@ class MarginLoss(keras.layers.Layer):
         learn_beta: train the boundary. Its weight is called `beta`: give it a learning rate of its own with
             `rate_factors={"beta": ...}`.
         num_classes: number of training classes; needed with `beta_per_class`.
+        clip_beta: keep the boundary within [0, 2], the distances there are on unit rows; without, a high learning
+            rate can carry it out of them.
         mining: `"distance_weighted"` or `"all"`.
+        positives_per_anchor: `"all"`, or `"one"` drawn at random.
         cutoff: distances below it count as this when drawing, in (0, 2).
         nonzero_loss_cutoff: distances from here on are not drawn, above `cutoff`.
         seed: of the draws.
@@ -41,6 +45,7 @@ class MarginLoss(keras.layers.Layer):
     Call arguments:
         embeddings: `(N, D)` float tensor, D at least 2.
         labels: `(N,)` integer tensor of class ids.
+        references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
         Scalar float32 tensor; 0 for a batch without triplets. A compiled
@@ -65,7 +70,9 @@ class MarginLoss(keras.layers.Layer):
         beta_per_class: bool = True,
         learn_beta: bool = True,
         num_classes: int | None = None,
+        clip_beta: bool = False,
         mining: str = "distance_weighted",
+        positives_per_anchor: str = "all",
         cutoff: float = 0.5,
         nonzero_loss_cutoff: float = 1.4,
         seed: int = 0,
@@ -81,6 +88,11 @@ class MarginLoss(keras.layers.Layer):
             raise ValueError("`num_classes` is needed with beta_per_class=True. Received: num_classes=None")
         if mining not in ("distance_weighted", "all"):
             raise ValueError(f"`mining` must be 'distance_weighted' or 'all'. Received: mining={mining!r}")
+        if positives_per_anchor not in ("all", "one"):
+            raise ValueError(
+                "`positives_per_anchor` must be 'all' or 'one'. "
+                f"Received: positives_per_anchor={positives_per_anchor!r}"
+            )
         if not 0 < cutoff < nonzero_loss_cutoff:
             raise ValueError(
                 "`cutoff` must lie between 0 and `nonzero_loss_cutoff`. "
@@ -92,7 +104,9 @@ class MarginLoss(keras.layers.Layer):
         self.beta_per_class = beta_per_class
         self.learn_beta = learn_beta
         self.num_classes = num_classes
+        self.clip_beta = clip_beta
         self.mining = mining
+        self.positives_per_anchor = positives_per_anchor
         self.cutoff = cutoff
         self.nonzero_loss_cutoff = nonzero_loss_cutoff
         self.seed = seed
@@ -107,37 +121,45 @@ class MarginLoss(keras.layers.Layer):
             shape=(self.num_classes if self.beta_per_class else 1,),
             initializer=keras.initializers.Constant(self.beta),
             trainable=self.learn_beta,
+            constraint=(lambda beta: ops.clip(beta, 0.0, _FARTHEST)) if self.clip_beta else None,
         )
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
-        positives, negatives = pair_masks(labels)
-        rows = unit_rows(embeddings) if self.normalize else embeddings
-        dtype = rows.dtype
+    def call(self, embeddings, labels, references=None):
+        pairs = compare(embeddings, labels, references, self.normalize)
+        some = ops.any(pairs.negatives, axis=1, keepdims=True)
+        positives = ops.cast(ops.logical_and(pairs.positives, some), pairs.rows.dtype)
+        if self.positives_per_anchor == "one":
+            positives = self._draw_one(positives)
+        times = ops.sum(positives, axis=1, keepdims=True)
         if self.mining == "all":
-            per_anchor = ops.sum(ops.cast(negatives, dtype), axis=1, keepdims=True)
-            pairs = ops.cast(positives, dtype) * per_anchor
-            drawn = ops.cast(negatives, dtype) * ops.sum(ops.cast(positives, dtype), axis=1, keepdims=True)
+            negatives = ops.cast(pairs.negatives, positives.dtype)
+            drawn, positives = negatives * times, positives * ops.sum(negatives, axis=1, keepdims=True)
         else:
-            distances = ops.stop_gradient(ops.sqrt(squared_distances(rows, rows)))
+            distances = ops.stop_gradient(ops.sqrt(squared_distances(pairs.rows, pairs.columns)))
             probabilities = negative_probabilities(
-                distances, negatives, embeddings.shape[1], self.cutoff, self.nonzero_loss_cutoff
+                distances, pairs.negatives, embeddings.shape[1], self.cutoff, self.nonzero_loss_cutoff
             )
-            drawn = count_drawn_negatives(probabilities, labels, self._draws.generator)
-            some = ops.any(negatives, axis=1, keepdims=True)
-            pairs = ops.cast(ops.logical_and(positives, some), dtype)
-        return self.cost(rows, labels, ops.stop_gradient(pairs), ops.stop_gradient(drawn))
+            drawn = count_drawn_negatives(probabilities, times[:, 0], self._draws.generator)
+        return self.cost(pairs.rows, pairs.columns, labels, ops.stop_gradient(positives), ops.stop_gradient(drawn))
 
-    def cost(self, rows, labels, positives, negatives):
+    def _draw_one(self, positives):
+        """One of the positives of each anchor, each as likely as the others."""
+        numbers = keras.random.uniform(ops.shape(positives), dtype=positives.dtype, seed=self._draws.generator)
+        index = ops.argmax(positives * (1.0 + numbers), axis=1)
+        columns = ops.arange(ops.shape(positives)[1], dtype=index.dtype)
+        return positives * ops.cast(columns[None, :] == index[:, None], positives.dtype)
+
+    def cost(self, rows, columns, labels, positives, negatives):
         """The loss for given triplets.
 
         Args:
-            rows: `(N, D)` float tensor, used as it is.
-            labels: `(N,)` integer tensor.
-            positives: `(N, N)`, in how many triplets j is the positive of anchor i.
-            negatives: `(N, N)`, in how many triplets j is the negative of anchor i.
+            rows: `(N, D)` float tensor of anchors, used as it is.
+            columns: `(M, D)` float tensor of what they are compared with.
+            labels: `(N,)` integer tensor of the anchors.
+            positives: `(N, M)`, in how many triplets column j is the positive of anchor i.
+            negatives: `(N, M)`, in how many triplets column j is the negative of anchor i.
         """
-        distances = ops.sqrt(squared_distances(rows, rows) + _INSIDE_ROOT)
+        distances = ops.sqrt(squared_distances(rows, columns) + _INSIDE_ROOT)
         boundaries, in_range = self._boundaries(labels)
         pull = ops.relu(distances - boundaries[:, None] + self.margin)
         push = ops.relu(boundaries[:, None] - distances + self.margin)
@@ -154,6 +176,6 @@ class MarginLoss(keras.layers.Layer):
         return ops.take(self.boundaries, labels, axis=0), in_range
 
     def get_config(self):
-        names = ("margin", "beta", "nu", "beta_per_class", "learn_beta", "num_classes", "mining", "cutoff")
-        rest = ("nonzero_loss_cutoff", "seed", "normalize")
+        names = ("margin", "beta", "nu", "beta_per_class", "learn_beta", "num_classes", "clip_beta")
+        rest = ("mining", "positives_per_anchor", "cutoff", "nonzero_loss_cutoff", "seed", "normalize")
         return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}

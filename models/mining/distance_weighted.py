@@ -4,7 +4,6 @@ import keras
 from keras import ops
 
 from models.geometry import lowest
-from models.losses._positives import ClassMembers
 
 _TINY = 1e-12
 
@@ -17,14 +16,14 @@ def negative_probabilities(distances, negatives, dim: int, cutoff: float = 0.5, 
     equal probabilities on all its negatives.
 
     Args:
-        distances: `(N, N)` Euclidean distances of unit rows.
-        negatives: `(N, N)` bool mask.
+        distances: `(N, M)` Euclidean distances of unit rows.
+        negatives: `(N, M)` bool mask.
         dim: embedding size D, at least 2.
         cutoff: distances below it count as this.
         nonzero_loss_cutoff: distances from here on are not drawn.
 
     Returns:
-        `(N, N)` float tensor; rows sum to 1, or to 0 for an anchor without negatives.
+        `(N, M)` float tensor; rows sum to 1, or to 0 for an anchor without negatives.
     """
     clipped = ops.maximum(distances, cutoff)
     log_weights = (2.0 - dim) * ops.log(clipped)
@@ -37,30 +36,28 @@ def negative_probabilities(distances, negatives, dim: int, cutoff: float = 0.5, 
     return ops.where(eligible, probabilities, ops.zeros_like(probabilities))
 
 
-def count_drawn_negatives(probabilities, labels, seed: keras.random.SeedGenerator):
-    """Draw one negative for every ordered positive pair of the batch.
+def count_drawn_negatives(probabilities, times, seed: keras.random.SeedGenerator):
+    """Draw negatives for every anchor, each draw on its own.
 
     Args:
-        probabilities: `(N, N)` float tensor, as from `negative_probabilities`.
-        labels: `(N,)` integer tensor.
+        probabilities: `(N, M)` float tensor, as from `negative_probabilities`.
+        times: `(N,)` float tensor, how many to draw for each anchor, at most M. A row of zeros draws none.
         seed: moved on by each call.
 
     Returns:
-        `(N, N)` float tensor: how often column j was drawn for anchor i.
+        `(N, M)` float tensor: how often column j was drawn for anchor i.
     """
     steps = ops.cumsum(probabilities, axis=1)
     total = steps[:, -1]
-    size = ops.shape(probabilities)[0]
-    columns = ops.arange(size)
-    members = ClassMembers(labels)
-    numbers = keras.random.uniform((size, size), dtype=probabilities.dtype, seed=seed)  # a class has at most N items
+    columns = ops.arange(ops.shape(probabilities)[1])
+    numbers = keras.random.uniform(ops.shape(probabilities), dtype=probabilities.dtype, seed=seed)
+    times = ops.cast(ops.where(total > 0, times, ops.zeros_like(times)), columns.dtype)
 
-    def step(shift, counts):
-        height = ops.take(numbers, shift, axis=1) * total
+    def step(turn, counts):
+        height = ops.take(numbers, turn, axis=1) * total
         index = ops.sum(ops.cast(steps <= height[:, None], columns.dtype), axis=1)
-        present = ops.logical_and(members.partner(shift)[1], total > 0)
-        drawn = ops.logical_and(columns[None, :] == index[:, None], present[:, None])
-        return shift + 1, counts + ops.cast(drawn, counts.dtype)
+        drawn = ops.logical_and(columns[None, :] == index[:, None], (turn < times)[:, None])
+        return turn + 1, counts + ops.cast(drawn, counts.dtype)
 
-    start = (ops.cast(1, columns.dtype), ops.zeros_like(probabilities))
-    return ops.while_loop(lambda shift, _: shift < members.largest, step, start)[1]
+    start = (ops.cast(0, columns.dtype), ops.zeros_like(probabilities))
+    return ops.while_loop(lambda turn, _: turn < ops.max(times), step, start)[1]

@@ -41,6 +41,7 @@ def test_matches_a_plain_queue_over_many_batches(enqueue, size):
 
 
 PAIR_LOSSES = [
+    "angular",
     "circle",
     "contrastive",
     "fast_ap",

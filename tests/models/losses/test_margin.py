@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.losses._pairs import References
 from models.losses.margin import MarginLoss
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "vectors" / "14-dws-margin.json").read_text())
@@ -33,28 +35,65 @@ def test_published_cases(case):
     np.add.at(positives, (inputs["anchor"], inputs["positive"]), 1)
     np.add.at(negatives, (inputs["anchor"], inputs["negative"]), 1)
     with tf.GradientTape() as tape:
-        value = loss.cost(rows, labels, positives, negatives)
+        value = loss.cost(rows, rows, labels, positives, negatives)
     gradient, of_beta = tape.gradient(value, [rows, loss.boundaries.value])
     assert float(value) == pytest.approx(expected["loss"], rel=1e-9)
     np.testing.assert_allclose(gradient, expected["grad_embeddings"], rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(tf.convert_to_tensor(of_beta), expected["grad_beta"], rtol=1e-9, atol=1e-12)
 
 
-@given(st.integers(1, 9), st.integers(1, 4), st.floats(0.0, 0.5), st.floats(0.3, 1.7), st.integers(0, 2**16))
-def test_all_triplets_match_reference(rows, classes, margin, beta, seed):
+@given(
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.floats(0.0, 0.5),
+    st.floats(0.3, 1.7),
+    st.sampled_from(["batch", "memory", "kept pairs"]),
+    st.integers(0, 2**16),
+)
+def test_all_triplets_match_reference(rows, classes, margin, beta, against, seed):
     rng = np.random.default_rng(seed)
     x, labels = rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)
-    z = x / np.linalg.norm(x, axis=1, keepdims=True)
-    d = np.sqrt(np.sum((z[:, None] - z[None]) ** 2, axis=2) + 1e-8)
+    y, others, references = x, labels, None
+    if against == "memory":
+        y, others = rng.normal(size=(rows + 2, 3)), rng.integers(0, classes, rows + 2)
+    same = labels[:, None] == others[None]
+    masks = same if against == "memory" else same & ~np.eye(rows, dtype=bool), ~same
+    if against != "batch":
+        masks = tuple(mask & (rng.random(mask.shape) < 0.8) for mask in masks)
+        references = References(*masks, *((y, others) if against == "memory" else ()))
+    d = np.sqrt(np.sum((units(x)[:, None] - units(y)[None]) ** 2, axis=2) + 1e-8)
     costs = []
     for a in range(rows):
-        for p in range(rows):
-            for n in range(rows):
-                if p != a and labels[p] == labels[a] != labels[n]:
-                    costs += [max(0, d[a, p] - beta + margin), max(0, beta - d[a, n] + margin)]
+        for p in np.flatnonzero(masks[0][a]):
+            for n in np.flatnonzero(masks[1][a]):
+                costs += [max(0, d[a, p] - beta + margin), max(0, beta - d[a, n] + margin)]
     wanted = sum(costs) / max(1, sum(cost > 0 for cost in costs))
     loss = MarginLoss(margin, beta, beta_per_class=False, mining="all", dtype="float64")
-    assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+    assert float(loss(x, labels, references)) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+def units(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_one_positive_and_one_drawn_negative_an_anchor():
+    # Two anchors see the same: positives at distances 1 and sqrt(2) of it, one negative opposite. The boundary is
+    # far up, so both terms of a triplet cost, and two triplets come from each anchor that has positives.
+    x = np.array([[1.0, 0.0, 0.0], [0.5, np.sqrt(0.75), 0.0], [0.0, 0.0, 1.0], [-1.0, 0.0, 0.0]])
+    positives, negatives = np.zeros((2, 4, 4), bool)
+    positives[0, 1:3] = negatives[0, 3] = True
+    loss = MarginLoss(margin=1.5, beta=1.0, beta_per_class=False, positives_per_anchor="one", seed=4, dtype="float64")
+    batch = x, np.array([0, 0, 0, 1]), References(positives, negatives)
+    values = {round(float(loss(*batch)), 6) for _ in range(30)}
+    # (d_ap - 1 + 1.5 + 1 - 2 + 1.5) / 2 for d_ap = 1 and sqrt(2)
+    assert values == {1.0, 1.207107}
+
+
+def test_boundary_is_kept_among_the_distances():
+    loss = MarginLoss(num_classes=3, clip_beta=True)
+    loss.build((None, 4), (None,))
+    keras.optimizers.SGD(100.0).apply([np.array([1.0, -1.0, 0.0], "float32")], [loss.boundaries])
+    np.testing.assert_allclose(loss.boundaries, [0.0, 2.0, 1.2])
 
 
 def test_draws_move_on_and_start_again_with_the_seed():
@@ -75,6 +114,10 @@ def test_draws_move_on_and_start_again_with_the_seed():
         (
             {"mining": "hard", "num_classes": 2},
             "`mining` must be 'distance_weighted' or 'all'. Received: mining='hard'",
+        ),
+        (
+            {"positives_per_anchor": 2, "num_classes": 2},
+            "`positives_per_anchor` must be 'all' or 'one'. Received: positives_per_anchor=2",
         ),
         ({"cutoff": 1.5, "num_classes": 2}, "`cutoff` must lie between 0 and `nonzero_loss_cutoff`"),
     ],

@@ -25,7 +25,7 @@ def test_published_probabilities(case):
     np.testing.assert_allclose(found, case["expected"]["probs"], rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("dim", [3, 8])
+@pytest.mark.parametrize("dim", [3, 4, 8])
 def test_distances_of_draws_are_evenly_spread(dim):
     rows = np.random.default_rng(0).normal(size=(1200, dim))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -50,8 +50,8 @@ def test_draws_follow_the_probabilities_and_never_take_the_own_class():
     probabilities = np.random.default_rng(0).random(4)[labels] * (labels[:, None] != labels[None])
     probabilities = (probabilities / probabilities.sum(axis=1, keepdims=True)).astype("float32")
     seed = keras.random.SeedGenerator(3)
-    counts = tf.function(lambda: count_drawn_negatives(probabilities, labels, seed))().numpy()
-    np.testing.assert_array_equal(counts.sum(axis=1), 49)  # one for each of the other 49 of the class
+    counts = tf.function(lambda: count_drawn_negatives(probabilities, np.full(200, 49.0, "float32"), seed))().numpy()
+    np.testing.assert_array_equal(counts.sum(axis=1), 49)
     assert not np.any(counts[labels[:, None] == labels[None]])
     by_class = np.array([[counts[labels == a][:, labels == b].sum() for b in range(4)] for a in range(4)]) / (50 * 49)
     wanted = np.array([[probabilities[labels == a][0, labels == b].sum() for b in range(4)] for a in range(4)])
@@ -59,5 +59,17 @@ def test_draws_follow_the_probabilities_and_never_take_the_own_class():
 
 
 def test_an_anchor_without_negatives_draws_nothing():
-    counts = count_drawn_negatives(np.zeros((3, 3), "float32"), np.zeros(3, int), keras.random.SeedGenerator(0))
+    counts = count_drawn_negatives(
+        np.zeros((3, 3), "float32"), np.full(3, 2.0, "float32"), keras.random.SeedGenerator(0)
+    )
     assert not np.any(counts)
+
+
+def test_frequencies_of_many_draws():
+    # Shares 0.1, 0.2, 0.3 and 0.4, and every column drawn on its own: 100 anchors of 200 draws.
+    shares = np.zeros((100, 250), "float32")
+    shares[:, :4] = [0.1, 0.2, 0.3, 0.4]
+    counts = count_drawn_negatives(shares, np.full(100, 200.0, "float32"), keras.random.SeedGenerator(1))
+    found = np.array(counts).sum(axis=0)[:4] / 20_000
+    wanted = shares[0, :4]
+    assert np.all(np.abs(found - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / 20_000) + 1e-3)
