@@ -14,12 +14,14 @@ class References(NamedTuple):
         negatives: `(N, M)` bool, the negative pairs that count.
         embeddings: `(M, D)` what the anchors are compared with; None for the batch itself.
         labels: `(M,)` integer classes of these rows; None for the batch itself.
+        present: `(M,)` bool, which of these rows hold anything; None for all.
     """
 
     positives: Any
     negatives: Any
     embeddings: Any = None
     labels: Any = None
+    present: Any = None
 
 
 class Pairs(NamedTuple):

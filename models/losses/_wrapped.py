@@ -10,13 +10,18 @@ from models.losses._members import make_member
 from models.registry import create
 
 
-def make_pair_loss(spec: Mapping[str, Any], dtype: Any) -> keras.layers.Layer:
+def make_pair_loss(spec: Mapping[str, Any], dtype: Any, num_classes: int | None = None) -> keras.layers.Layer:
     """Make the inner loss, which must be able to compare the batch with something else.
+
+    Args:
+        spec: as in an experiment file.
+        dtype: dtype policy of the wrapper.
+        num_classes: goes to a loss that asks for it, unless None.
 
     Raises:
         ValueError: if it is not; the message lists those that are.
     """
-    loss = make_member(spec, None, dtype)
+    loss = make_member(spec, num_classes, dtype)
     if not _takes_references(type(loss)):
         from models.losses import LOSSES
 

@@ -8,7 +8,7 @@ from keras import ops
 
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
-from models.losses._checks import check_at_least_one
+from models.losses._checks import check_at_least_one, check_not_negative
 from models.losses._pairs import References
 from models.losses._wrapped import make_miner, make_pair_loss
 
@@ -19,6 +19,10 @@ _LOSS = {"name": "contrastive"}
 class CrossBatchMemoryLoss(keras.layers.Layer):
     """Compares the batch with the embeddings of the last batches, held without gradient.
 
+    Formula:
+
+        memory_weight loss(batch against the memory) + batch_weight loss(batch against itself)
+
     The memory is a queue of weights that are saved and not trained. An item is never compared with its own copy of
     this batch. While the memory fills, only what is in it counts; without `training` it is left as it is.
 
@@ -27,7 +31,11 @@ class CrossBatchMemoryLoss(keras.layers.Layer):
         memory_size: embeddings held, at least as many as a batch.
         enqueue: `"before"` puts the batch into the memory and then compares, as pytorch-metric-learning does;
             `"after"` compares with earlier batches alone.
-        miner: a key of `models.mining.MINERS`, `{"name": ..., "params": {...}}`, chooses among the pairs.
+        miner: a key of `models.mining.MINERS`, `{"name": ..., "params": {...}}`, chooses among the pairs with the
+            memory.
+        memory_weight: at least 0.
+        batch_weight: at least 0; ROADMAP adds its loss within the batch with 1.
+        num_classes: number of training classes, for an inner loss that asks for it.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
@@ -58,20 +66,28 @@ class CrossBatchMemoryLoss(keras.layers.Layer):
         memory_size: int = 1024,
         enqueue: str = "before",
         miner: Mapping[str, Any] | None = None,
+        memory_weight: float = 1.0,
+        batch_weight: float = 0.0,
+        num_classes: int | None = None,
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
         check_at_least_one(memory_size=memory_size)
         if enqueue not in ("before", "after"):
             raise ValueError(f"`enqueue` must be 'before' or 'after'. Received: enqueue={enqueue!r}")
-        self.inner = make_pair_loss(loss, self.dtype_policy)
+        check_not_negative(memory_weight=memory_weight, batch_weight=batch_weight)
+        self.inner = make_pair_loss(loss, self.dtype_policy, num_classes)
         self.choose = make_miner(miner)
         self.loss = dict(loss)
         self.memory_size = memory_size
         self.enqueue = enqueue
         self.miner = None if miner is None else dict(miner)
+        self.memory_weight = memory_weight
+        self.batch_weight = batch_weight
+        self.num_classes = num_classes
 
     def build(self, embeddings_shape, labels_shape):
+        self.inner(keras.KerasTensor(embeddings_shape), keras.KerasTensor(labels_shape, dtype="int32"))  # weights
         size = self.memory_size
 
         def state(name, shape, dtype=None):
@@ -93,20 +109,22 @@ class CrossBatchMemoryLoss(keras.layers.Layer):
         if store and self.enqueue == "before":
             held = self._put(embeddings, labels, places, held)
             own = places[:, None] == ops.arange(self.memory_size, dtype="int32")[None, :]
-        value = self.inner(embeddings, labels, self._references(embeddings, labels, held, own))
+        value = self.memory_weight * self.inner(embeddings, labels, self._references(embeddings, labels, held, own))
+        if self.batch_weight:
+            value = value + self.batch_weight * self.inner(embeddings, labels)
         if store and self.enqueue == "after":
             self._put(embeddings, labels, places, held)
         return value
 
     def _references(self, embeddings, labels, held, own):
         memory, memory_labels, filled = held
-        present = ops.arange(self.memory_size, dtype="int32")[None, :] < filled
+        present = ops.arange(self.memory_size, dtype="int32") < filled
         same = labels[:, None] == memory_labels[None, :]
-        counted = ops.logical_and(present, ops.logical_not(own))
+        counted = ops.logical_and(present[None, :], ops.logical_not(own))
         masks = ops.logical_and(same, counted), ops.logical_and(ops.logical_not(same), counted)
         if self.choose is not None:
             masks = self.choose(unit_rows(embeddings), unit_rows(memory), *masks)
-        return References(*masks, memory, memory_labels)
+        return References(*masks, memory, memory_labels, present)
 
     def _put(self, embeddings, labels, places, held):
         """Write the batch over the oldest rows; returns what the memory holds then."""
@@ -128,5 +146,5 @@ class CrossBatchMemoryLoss(keras.layers.Layer):
             )
 
     def get_config(self):
-        names = ("loss", "memory_size", "enqueue", "miner")
+        names = ("loss", "memory_size", "enqueue", "miner", "memory_weight", "batch_weight", "num_classes")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -7,6 +7,8 @@ from models.geometry import euclidean_distances, lowest, masked_logsumexp
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
+_BLOCK = 512  # references compared with all others at a time
+
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class LiftedStructureLoss(keras.layers.Layer):
@@ -17,7 +19,8 @@ class LiftedStructureLoss(keras.layers.Layer):
         loss_ap = 1/2 max(0, d_ap - pos_margin + log( sum_{n in N_a} exp(neg_margin - d_an)
                                                     + sum_{n in N_p} exp(neg_margin - d_pn) ))^2
 
-    Against a memory the negatives of p are not known, and only those of a count.
+    Against a memory, p and all negatives come from it: its items of another class are the negatives of p, whatever a
+    miner keeps. They cost a comparison of the memory with itself.
 
     Args:
         neg_margin: distance that negatives should keep.
@@ -60,15 +63,43 @@ class LiftedStructureLoss(keras.layers.Layer):
     def call(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         distances = euclidean_distances(rows, columns)
-        against = masked_logsumexp(self.neg_margin - distances, negatives, axis=1)
-        some = ops.any(negatives, axis=1)
-        total, whole = against[:, None], some[:, None]
+        against, some = self._against(distances, negatives)
         if columns is rows:
-            total = _log_add(total, whole, against[None, :], some[None, :])
-            whole = ops.logical_or(whole, some[None, :])
+            theirs, have = against, some
+        else:
+            theirs, have = self._against_references(ops.stop_gradient(columns), references)
+        total = _log_add(against[:, None], some[:, None], theirs[None, :], have[None, :])
+        whole = ops.logical_or(some[:, None], have[None, :])
         gap = total + distances - self.pos_margin
         costs = 0.5 * ops.square(ops.relu(ops.where(ops.logical_and(whole, positives), gap, 0.0)))
         return reduce_costs(costs, positives, self.reducer, labels)
+
+    def _against(self, distances, negatives):
+        """Log-sum-exp over the negatives of each row, and whether it has any."""
+        return masked_logsumexp(self.neg_margin - distances, negatives, axis=1), ops.any(negatives, axis=1)
+
+    def _against_references(self, columns, references):
+        """The same for the references among themselves, block by block: there can be many more than anchors."""
+        labels = ops.convert_to_tensor(references.labels)
+        present = ops.ones_like(labels, dtype="bool") if references.present is None else references.present
+        count = columns.shape[0]
+        size = count if count is None else min(count, _BLOCK)
+        if count is None or count == size:
+            others = ops.logical_and(labels[:, None] != labels[None, :], present[None, :])
+            return self._against(euclidean_distances(columns, columns), others)
+        starts = ops.minimum(ops.arange(-(-count // size), dtype="int32") * size, count - size)
+
+        def block(start):
+            own = ops.slice(columns, (start, 0), (size, columns.shape[1]))
+            other = ops.slice(labels, (start,), (size,))[:, None] != labels[None, :]
+            return self._against(euclidean_distances(own, columns), ops.logical_and(other, present[None, :]))
+
+        values, have = ops.map(block, starts)
+        # The last block overlaps the one before it: of every row the first answer.
+        place = ops.arange(count, dtype="int32")
+        number = place // size
+        place = number * size + place - ops.take(starts, number, axis=0)
+        return ops.take(ops.reshape(values, (-1,)), place, axis=0), ops.take(ops.reshape(have, (-1,)), place, axis=0)
 
     def get_config(self):
         names = ("neg_margin", "pos_margin", "reducer", "normalize")

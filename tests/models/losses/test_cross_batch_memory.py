@@ -48,6 +48,7 @@ PAIR_LOSSES = [
     "generalized_lifted_structure",
     "histogram",
     "intra_pair_variance",
+    "lifted_structure",
     "multi_similarity",
     "nca",
     "nt_xent",
@@ -70,6 +71,23 @@ def test_one_batch_in_the_memory_is_the_batch_itself(name):
     else:
         memory = CrossBatchMemoryLoss({"name": name}, memory_size=30, dtype="float64")
     assert float(memory(embeddings, labels)) == pytest.approx(float(alone(embeddings, labels)), rel=1e-9)
+
+
+def test_weights_of_memory_and_batch():
+    rng = np.random.default_rng(4)
+    batches = [(rng.normal(size=(6, 3)), rng.integers(0, 3, 6)) for _ in range(2)]
+    params = {"memory_size": 12, "enqueue": "after", "dtype": "float64"}
+    both = CrossBatchMemoryLoss(**params, memory_weight=0.3, batch_weight=2.0)
+    memory = CrossBatchMemoryLoss(**params)
+    for batch in batches:
+        wanted = 0.3 * float(memory(*batch)) + 2.0 * float(LOSSES["contrastive"](dtype="float64")(*batch))
+        assert float(both(*batch)) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_boundary_for_each_class_is_trained():
+    loss = CrossBatchMemoryLoss({"name": "margin"}, memory_size=12, num_classes=3)
+    loss(np.eye(3), np.array([0, 1, 1]))
+    assert [weight.shape for weight in loss.trainable_weights] == [(3,)]
 
 
 @pytest.mark.parametrize("mining", ["all", "hard", "semi_hard", "batch_hard", "nearest_semi_hard"])
@@ -111,6 +129,7 @@ def test_memory_is_saved_and_not_trained(tmp_path):
     ("params", "text"),
     [
         ({"memory_size": 0}, "`memory_size` must be a whole number, at least 1. Received: memory_size=0"),
+        ({"batch_weight": -1.0}, "`batch_weight` must not be negative. Received: batch_weight=-1.0"),
         ({"enqueue": "never"}, "`enqueue` must be 'before' or 'after'. Received: enqueue='never'"),
         ({"loss": {"name": "smooth_ap"}}, "`loss` must be a loss over pairs, one of .*'contrastive'.*smooth_ap"),
         ({"loss": "contrastive"}, "Expected a loss as"),

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.losses._pairs import References
 from models.losses.lifted_structure import LiftedStructureLoss
 
 
@@ -44,6 +45,25 @@ def test_matches_reference(rows, classes, neg_margin, pos_margin, normalize, see
     loss = LiftedStructureLoss(neg_margin, pos_margin, normalize=normalize, dtype="float64")
     wanted = reference(units(embeddings) if normalize else embeddings, labels, neg_margin, pos_margin)
     assert float(loss(embeddings, labels)) == pytest.approx(wanted, rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [5, 7, 1100])
+def test_matches_reference_with_a_memory(size):
+    # An anchor, its positive in the memory, and all of the memory that is of another class than they are.
+    rng = np.random.default_rng(size)
+    x, labels = units(rng.normal(size=(4, 3))), np.array([0, 0, 1, 2])
+    y, others = units(rng.normal(size=(size, 3))), rng.integers(0, 3, size)
+    present = np.arange(size) < size - 2
+    same = labels[:, None] == others[None]
+    kept = same & present & (rng.random(same.shape) < max(0.7, 8 / size)), ~same & present
+    costs = []
+    for a, p in zip(*np.nonzero(kept[0]), strict=True):
+        foes = y[present & (others != labels[a])]
+        near = np.sum(np.exp(1 - np.linalg.norm(foes - x[a], axis=1)))
+        near += np.sum(np.exp(1 - np.linalg.norm(foes - y[p], axis=1)))
+        costs.append(max(0.0, np.log(near) + np.linalg.norm(x[a] - y[p])) ** 2 / 2)
+    value = LiftedStructureLoss(dtype="float64")(x, labels, References(*kept, y, others, present))
+    assert float(value) == pytest.approx(np.mean(costs), rel=1e-8)
 
 
 @pytest.mark.parametrize(
