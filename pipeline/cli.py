@@ -68,6 +68,13 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument("experiment", metavar="FILE")
     verb.add_argument("--output", metavar="FOLDER", help="where the model goes (default: runs/<name>/train)")
 
+    verb = _add(verbs, "compare", _compare, "measure settings of one experiment against each other; goes on if stopped")
+    verb.add_argument("comparison", metavar="FILE")
+    verb.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs side by side (default: 1)")
+    verb.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="only these entries, and what they are against"
+    )
+
     verb = _add(verbs, "run", _run, "run the whole pipeline: images in, a judged release out")
     verb.add_argument("experiment", metavar="FILE")
 
@@ -140,6 +147,12 @@ def _train(options) -> None:
     from pipeline.config import load_experiment
 
     train(load_experiment(options.experiment), Path(options.output) if options.output else None)
+
+
+def _compare(options) -> None:
+    from pipeline.commands import compare
+
+    compare(Path(options.comparison), options.jobs, options.only)
 
 
 def _run(options) -> None:

@@ -60,6 +60,18 @@ def train(experiment: Experiment, output: Path | None) -> None:
     print(f"model    {shown(output / 'learner.keras')}, for serving: {shown(output / 'saved_model')}")
 
 
+def compare(path: Path, side_by_side: int, only: Sequence[str]) -> None:
+    """Run what a comparison file asks for and has no record yet, then say where table and pictures are."""
+    from pipeline.comparison import compare as run_comparison
+
+    outcome = run_comparison(path, side_by_side, only)
+    folder = outcome.comparison.folder
+    print((folder / "table.md").read_text(encoding="utf-8").partition("\n## ")[0])
+    print(f"table    {shown(folder / 'table.md')}")
+    for picture in outcome.pictures:
+        print(f"picture  {shown(picture)}")
+
+
 def run(experiment: Experiment) -> None:
     """Run the pipeline, then say what came of it and where to look."""
     from models.release import current_version

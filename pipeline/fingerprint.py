@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import uuid
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 _ROOTS = ("models", "components", "pipeline")
 
 
-def code_version(*modules: str) -> str:
+def code_version(*modules: str, tables: Collection[str] = ()) -> str:
     """Digest of the source of `modules` and of all modules of this project that they import, however deep.
 
     Files beside the code that are no Python (templates, tables) count with the
@@ -27,16 +28,28 @@ def code_version(*modules: str) -> str:
 
     Args:
         modules: dotted names, such as `"components.trainer"`.
+        tables: packages that only list what there is to choose from, such as `"models.losses"`. They do not count, nor
+            does what they import, unless something else reaches it: name what is chosen among `modules`.
     """
-    reached: set[str] = set()
+    files = sorted({file for module in reached_modules(*modules, tables=tables) for file in _sources(module)})
+    return digest([[name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in files])
+
+
+def reached_modules(*modules: str, tables: Collection[str] = ()) -> set[str]:
+    """The modules that `code_version` counts."""
+    reached: set[str] = set(tables)
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
         if module not in reached:
             reached.add(module)
             waiting += _imports(module)
-    files = sorted({file for module in reached for file in _sources(module)})
-    return digest([[name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in files])
+    return reached - set(tables)
+
+
+def has_module(name: str) -> bool:
+    """Whether this project has a module of that dotted name; nothing is imported to look."""
+    return _is_ours(name) and _file(name) is not None
 
 
 def data_version(root: Path, table: Path | None) -> str:

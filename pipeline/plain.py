@@ -2,9 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from models.data.listing import SPLITS, Listing, Reject, Source, list_images
 from models.errors import DataError, UsageError
 from pipeline.config import Experiment, search_space
 from pipeline.fingerprint import code_version, data_version, digest
@@ -73,36 +74,55 @@ def _pack(experiment: Experiment, folder: Path) -> Path:
     """One record store a split below `folder`, unless they are there already."""
     if folder.is_dir():
         return folder
-    from models.data.listing import SPLITS, list_images
-    from models.data.store import write_store
-
-    data = experiment.data
-    root, table = locate_data(experiment)
-    columns = {str(name): column for name, column in data.columns.items()}
-    listing = list_images(
-        root, table or "", columns, val_share=data.val_share, test_share=data.test_share, seed=experiment.seed
-    )
-    rejects = [f"{reject.path}: {reject.code}: {reject.message}" for reject in listing.rejects]
-    aside = folder.with_name(f".{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    for split in SPLITS:
-        sources = [source for source in listing.sources if source.split == split]
-        if not sources:
-            raise DataError("E_SPLIT_EMPTY", f"The split {split} has no images: nothing was listed for it in {root}")
-        write_store(aside / split, _records(root, sources, experiment, rejects), data.image_size, data.fit)
-    total = len(listing.sources) + len(listing.rejects)
-    limit = max(data.max_rejects, int(data.max_reject_share * total))
-    for told in rejects[:20]:
-        print(f"set aside  {told}")
-    if len(rejects) > limit:
-        raise DataError(
-            "E_TOO_MANY_REJECTS", f"Expected at most {limit} bad records of {total}. Received {len(rejects)}"
-        )
-    aside.rename(folder)
+    listing = list_sources(experiment, val_share=experiment.data.val_share)
+    parts = {split: [source for source in listing.sources if source.split == split] for split in SPLITS}
+    pack_parts(experiment, parts, listing.rejects, folder)
     return folder
 
 
-def _records(root: Path, sources: list, experiment: Experiment, rejects: list[str]) -> Iterator:
+def list_sources(experiment: Experiment, *, val_share: float) -> Listing:
+    """All images of the experiment's data, each with its split.
+
+    Args:
+        experiment: what to list the data of.
+        val_share: part of the classes outside test that become val, unless the data says so itself.
+    """
+    root, table = locate_data(experiment)
+    columns = {str(name): column for name, column in experiment.data.columns.items()}
+    return list_images(
+        root, table or "", columns, val_share=val_share, test_share=experiment.data.test_share, seed=experiment.seed
+    )
+
+
+def pack_parts(
+    experiment: Experiment, parts: Mapping[str, Sequence[Source]], rejects: Sequence[Reject], folder: Path
+) -> None:
+    """Write one record store a part, all below `folder`, which appears only when all of them are whole.
+
+    Raises:
+        DataError: E_SPLIT_EMPTY, E_TOO_MANY_REJECTS.
+    """
+    from models.data.store import write_store
+
+    data = experiment.data
+    root, _ = locate_data(experiment)
+    told = [f"{reject.path}: {reject.code}: {reject.message}" for reject in rejects]
+    aside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    for part, sources in parts.items():
+        if not sources:
+            raise DataError("E_SPLIT_EMPTY", f"The split {part} has no images: nothing was listed for it in {root}")
+        write_store(aside / part, _records(root, sources, experiment, told), data.image_size, data.fit)
+    total = sum(map(len, parts.values())) + len(rejects)
+    limit = max(data.max_rejects, int(data.max_reject_share * total))
+    for line in told[:20]:
+        print(f"set aside  {line}")
+    if len(told) > limit:
+        raise DataError("E_TOO_MANY_REJECTS", f"Expected at most {limit} bad records of {total}. Received {len(told)}")
+    aside.rename(folder)
+
+
+def _records(root: Path, sources: Sequence[Source], experiment: Experiment, rejects: list[str]) -> Iterator:
     """Decoded and resized records; what cannot be decoded goes to `rejects`."""
     import tensorflow as tf
 

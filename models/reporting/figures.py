@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 INK, MUTED, RULE = "#1d2733", "#5b6775", "#d5dbe2"
 BLUE, GREEN, VERMILION, ORANGE = "#0072b2", "#009e73", "#d55e00", "#e69f00"
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10.5,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
@@ -48,7 +48,7 @@ def draw_figures(report: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
     from matplotlib.figure import Figure
 
     drawn = {}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for name, (needed, draw) in _FIGURES.items():
             if not report.get(needed):
                 continue

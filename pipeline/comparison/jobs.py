@@ -1,0 +1,143 @@
+"""One run of a comparison as a document that a child process can work off, and the key of its record."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.comparison.data import Images
+from pipeline.comparison.plan import CHOICE, Block, Candidate
+from pipeline.comparison.settings import Comparison
+from pipeline.config import Experiment
+from pipeline.fingerprint import code_version, digest, has_module, reached_modules
+from pipeline.graph import training_settings
+
+_CORE = (
+    "models.training.run",
+    "models.training.validation",
+    "models.methods.method",
+    "models.retrieval.metrics",
+    "models.data.store",
+    "models.data.subset",
+)
+_TABLES = ("models.losses", "models.methods")  # what a run does not name in them does not count as its code
+_MEMBERS = "models.losses._members"  # makes losses by names that a constructor may hold as its default
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be done.
+
+    Args:
+        key: digest of everything that its outcome depends on.
+        title: for people.
+        record: file that its outcome goes to.
+        document: what the child process gets.
+    """
+
+    key: str
+    title: str
+    record: Path
+    document: dict[str, Any]
+
+    def read(self) -> dict[str, Any] | None:
+        """Its record, if there is one."""
+        try:
+            return json.loads(self.record.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing to be gained by running it (again)."""
+        record = self.read()
+        return record is not None and not record.get("again")
+
+
+class Jobs:
+    """Makes the jobs of a comparison.
+
+    Args:
+        comparison: the file.
+        images: its data.
+    """
+
+    def __init__(self, comparison: Comparison, images: Images):
+        self._comparison, self._images = comparison, images
+        self._codes: dict[tuple[str, ...], str] = {}
+
+    def of(self, candidate: Candidate, block: Block, title: str) -> Job:
+        """The job of one candidate in one block."""
+        experiment = candidate.experiment.model_copy(update={"seed": block.seed})
+        modules, tables = run_modules(experiment)
+        sides = self._images.sides(block, self._comparison.validation)
+        depends = {
+            **sides,
+            "settings": training_settings(experiment),
+            "metrics": self._comparison.metrics,
+            "monitor": self._comparison.primary,
+            "data": self._images.digest,
+            "code": self._code(modules, tables),
+        }
+        key = digest(depends)
+        paths = {"half": str(self._images.half), "test": str(self._images.test) if block.fold is None else None}
+        record = self._comparison.folder / "records" / f"{key}.json"
+        document = {**depends, **paths, "record": str(record), "key": key, "modules": modules, "tables": tables}
+        return Job(key, title, record, document)
+
+    def trials(self, candidates: Sequence[Candidate], name: str) -> list[Job]:
+        """One job a candidate, where there is something to choose."""
+        if len(candidates) < 2:
+            return []
+        return [self.of(one, CHOICE, f"{name}, trial {tell_values(one.values)}") for one in candidates]
+
+    def _code(self, modules: Sequence[str], tables: Sequence[str]) -> str:
+        which = (*modules, "", *tables)
+        if which not in self._codes:
+            self._codes[which] = code_version(*modules, tables=tables)
+        return self._codes[which]
+
+
+def run_modules(experiment: Experiment) -> tuple[list[str], list[str]]:
+    """Modules whose code a run goes through, and the tables of which it uses no more than those.
+
+    A loss added to the table thus leaves the records of other losses valid.
+    """
+    settings = training_settings(experiment)
+    named = sorted(set(_names([settings["loss"], settings["training"].get("methods", [])])))
+    own = [part.name for part in (experiment.encoder, experiment.training.sampler) if ":" in part.name]
+    places = {name: _places(name) for name in named}
+    modules = sorted({*_CORE, *(place for found in places.values() for place in found), *map(_module, own)})
+    if not all(places.values()):  # a name that no file bears: all of the tables may count
+        return [*modules, *_TABLES], []
+    if _MEMBERS in reached_modules(*modules, tables=_TABLES):
+        return sorted({*modules, *_TABLES}), []
+    return modules, list(_TABLES)
+
+
+def tell_values(values: Mapping[str, Any]) -> str:
+    """Chosen values in short, as in "learning_rate 0.001"."""
+    return ", ".join(
+        f"{path.rpartition('.')[2]} {f'{value:g}' if isinstance(value, float) else value}"
+        for path, value in values.items()
+    )
+
+
+def _places(name: str) -> list[str]:
+    return [_module(name)] if ":" in name else [f"{t}.{name}" for t in _TABLES if has_module(f"{t}.{name}")]
+
+
+def _module(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def _names(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(value.get("name"), str):
+            yield value["name"]
+        for item in value.values():
+            yield from _names(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _names(item)

@@ -1,0 +1,119 @@
+"""The comparison file: one TOML document that names settings of one experiment to be compared."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+
+from models.errors import UsageError
+from pipeline.config import Count, Section, explain
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+
+
+class Entry(Section):
+    """One row of the table: the experiment with some keys of its own.
+
+    `against` names the entry it is compared with, `set` holds partial tables of an experiment file, `tune` lists
+    values by the path of their key, `unlike` says why it may differ from the others in what should be equal.
+    """
+
+    name: Name
+    label: str = ""
+    against: str = ""
+    set: dict[str, Any] = Field(default_factory=dict)
+    tune: Grid = Field(default_factory=dict)
+    unlike: str = ""
+    note: str = ""
+
+
+class Comparison(Section):
+    """Everything that tells one comparison from another.
+
+    The classes outside the test half are dealt into `folds`. Fold 0 makes the choices: the values of `tune`, with seed
+    0, and with `validation` the epoch of every run. The others take turns in judging. `design` says whether every seed
+    meets every one of them ("crossed") or each seed the next one in turn ("paired"). With `judge = "test"` the
+    runs are judged on the test half instead.
+    """
+
+    name: Name
+    experiment: str
+    runs: str = "runs"
+    seeds: list[PositiveInt] = Field(default_factory=lambda: [1, 2, 3], min_length=1)
+    folds: Annotated[int, Field(ge=3)] = 6
+    fold_seed: Count = 0
+    design: Literal["crossed", "paired"] = "crossed"
+    judge: Literal["folds", "test"] = "folds"
+    validation: bool = True
+    metrics: list[str] = Field(default_factory=lambda: ["recall@1", "map@r"], min_length=1)
+    primary: str = "map@r"
+    set: dict[str, Any] = Field(default_factory=dict)
+    tune: Grid = Field(default_factory=dict)
+    entries: Annotated[list[Entry], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_lead_somewhere(self):
+        names = [entry.name for entry in self.entries]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"each entry needs a name of its own. Received more than once: {', '.join(twice)}")
+        for entry in self.entries:
+            if entry.against and (entry.against not in names or entry.against == entry.name):
+                raise ValueError(
+                    f"`against` must name another entry. Received: {entry.against!r} in the entry {entry.name!r}"
+                )
+        if self.primary not in self.metrics:
+            raise ValueError(f"`primary` must be one of `metrics`. Received: {self.primary!r}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"`seeds` must differ. Received: {self.seeds}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where records, logs, table and pictures stay."""
+        return Path(self.runs).absolute() / self.name
+
+
+def load_comparison(path: str | Path) -> tuple[Comparison, dict[str, Any]]:
+    """Read and check one comparison file.
+
+    Returns:
+        The comparison, and its experiment file as a plain document with the comparison's own `set` laid over it.
+
+    Raises:
+        UsageError: E_COMPARISON_MISSING, E_COMPARISON_SYNTAX, or E_COMPARISON naming every mistake.
+    """
+    path = Path(path)
+    try:
+        comparison = Comparison.model_validate(_read(path))
+    except ValidationError as error:
+        raise UsageError("E_COMPARISON", f"{path} has mistakes:\n{explain(error)}") from None
+    return comparison, merge(_read(path.parent / comparison.experiment), comparison.set)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay a partial table over another; a table that gets another `name` loses the `params` of the old one.
+
+    Example:
+        >>> merge({"loss": {"name": "a", "params": {"m": 1}}, "seed": 1}, {"loss": {"name": "b"}})
+        {'loss': {'name': 'b'}, 'seed': 1}
+    """
+    merged = dict(base)
+    if "name" in over and over["name"] != base.get("name"):
+        merged.pop("params", None)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+    return merged
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError("E_COMPARISON_MISSING", f"Expected a TOML file. Found nothing at {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError("E_COMPARISON_SYNTAX", f"{path} cannot be read as TOML: {error}") from None
