@@ -3,8 +3,9 @@
 import keras
 from keras import ops
 
-from models.geometry import dot_products, masked_log1p_sum_exp, unit_rows
-from models.losses._batch import check_batch, mean_where, pair_masks
+from models.geometry import dot_products, masked_log1p_sum_exp
+from models.losses._batch import mean_where
+from models.losses._pairs import compare
 from models.losses.multi_similarity import mine_pairs
 
 _IDENTICAL = 1e-5  # positives nearer than this to cosine 1 are left out
@@ -33,17 +34,21 @@ class CBMLLoss(keras.layers.Layer):
         neg_a: cosine where a negative costs log 2.
         neg_b: width of the negative term, positive.
         margin: slack of the mining, at least 0.
-        weight: weight of the variance constraint, at least 0. It is a sum over negatives and grows with the batch.
+        weight: weight of the variance constraint, at least 0.
+        variance_reduction: `"sum"` over the negatives of an anchor, as published, which grows with the batch, or their
+            `"mean"`.
         hyper_weight: share of the positives in its centre, in [0, 1]; 0.2 for CUB.
         weight_p: used with `"const"`.
         weight_n: used with `"const"`.
-        type: `"log"`, `"sqrt"` or `"const"`.
+        type: `"log"`, `"sqrt"` or `"const"`; `"none"` leaves the variance constraint alone, to be added to another
+            loss with `hybrid` or `ensemble`.
         top_neg: keep this many highest negatives instead of mining them.
         normalize: bring the rows to unit length first.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
+        references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
         Scalar float32 tensor, at least 0; 0 where no anchor keeps pairs of both kinds.
@@ -66,6 +71,7 @@ class CBMLLoss(keras.layers.Layer):
         neg_b: float = 0.01,
         margin: float = 0.1,
         weight: float = 1.0,
+        variance_reduction: str = "sum",
         hyper_weight: float = 0.1,
         weight_p: float = 0.25,
         weight_n: float = 0.25,
@@ -83,8 +89,12 @@ class CBMLLoss(keras.layers.Layer):
                 raise ValueError(f"`{name}` must not be negative. Received: {name}={value}")
         if not 0 <= hyper_weight <= 1:
             raise ValueError(f"`hyper_weight` must lie in [0, 1]. Received: hyper_weight={hyper_weight}")
-        if type not in ("log", "sqrt", "const"):
-            raise ValueError(f"`type` must be 'log', 'sqrt' or 'const'. Received: type={type!r}")
+        if type not in ("log", "sqrt", "const", "none"):
+            raise ValueError(f"`type` must be 'log', 'sqrt', 'const' or 'none'. Received: type={type!r}")
+        if variance_reduction not in ("sum", "mean"):
+            raise ValueError(
+                f"`variance_reduction` must be 'sum' or 'mean'. Received: variance_reduction={variance_reduction!r}"
+            )
         if top_neg is not None and top_neg < 1:
             raise ValueError(f"`top_neg` must be at least 1, or None. Received: top_neg={top_neg}")
         self.pos_a = pos_a
@@ -93,6 +103,7 @@ class CBMLLoss(keras.layers.Layer):
         self.neg_b = neg_b
         self.margin = margin
         self.weight = weight
+        self.variance_reduction = variance_reduction
         self.hyper_weight = hyper_weight
         self.weight_p = weight_p
         self.weight_n = weight_n
@@ -100,11 +111,9 @@ class CBMLLoss(keras.layers.Layer):
         self.top_neg = top_neg
         self.normalize = normalize
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
-        rows = unit_rows(embeddings) if self.normalize else embeddings
-        similarities = dot_products(rows, rows)
-        positives, negatives = pair_masks(labels)
+    def call(self, embeddings, labels, references=None):
+        rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
+        similarities = dot_products(rows, columns)
         positives = ops.logical_and(positives, similarities < 1.0 - _IDENTICAL)
         kept_positives, kept_negatives = mine_pairs(similarities, positives, negatives, self.margin)
         if self.top_neg is not None:
@@ -116,11 +125,16 @@ class CBMLLoss(keras.layers.Layer):
         center = self.hyper_weight * mean_where(similarities, positives, axis=1)
         center = center + (1.0 - self.hyper_weight) * mean_where(similarities, negatives, axis=1)
         off = ops.where(negatives, ops.square(similarities - center[:, None]), ops.zeros_like(similarities))
-        costs = costs + self.weight * ops.sum(off, axis=1)
+        off = ops.sum(off, axis=1)
+        if self.variance_reduction == "mean":
+            off = off / ops.maximum(ops.sum(ops.cast(negatives, off.dtype), axis=1), 1.0)
+        costs = costs + self.weight * off
         return ops.mean(ops.where(valid, costs, ops.zeros_like(costs)))
 
     def _shape(self, log_of_sum, factor):
         """`log(1 + e)` turned into the chosen form."""
+        if self.type == "none":
+            return ops.zeros_like(log_of_sum)
         if self.type == "log":
             return log_of_sum
         if self.type == "sqrt":
@@ -133,5 +147,6 @@ class CBMLLoss(keras.layers.Layer):
         return ops.logical_and(negatives, similarities >= ops.take(ordered, place, axis=1)[:, None])
 
     def get_config(self):
-        names = ("pos_a", "pos_b", "neg_a", "neg_b", "margin", "weight", "hyper_weight", "weight_p", "weight_n", "type")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, "top_neg", "normalize")}}
+        names = ("pos_a", "pos_b", "neg_a", "neg_b", "margin", "weight", "variance_reduction", "hyper_weight")
+        rest = ("weight_p", "weight_n", "type", "top_neg", "normalize")
+        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}

@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from models.geometry import dot_products, masked_log1p_sum_exp, masked_logsumexp, unit_rows
-from models.losses._batch import check_batch, pair_masks
+from models.geometry import dot_products, masked_log1p_sum_exp, masked_logsumexp
 from models.losses._checks import check_not_negative, check_positive
+from models.losses._pairs import compare
 from models.losses.multi_similarity import mine_pairs
 
 WEIGHTINGS = ("multi_similarity", "contrastive", "binomial_deviance", "lifted_structure")
@@ -39,6 +39,7 @@ class GeneralPairWeightingLoss(keras.layers.Layer):
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
+        references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
         Scalar float32 tensor of either sign.
@@ -75,11 +76,10 @@ class GeneralPairWeightingLoss(keras.layers.Layer):
         self.eps = eps
         self.normalize = normalize
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
-        rows = unit_rows(embeddings) if self.normalize else embeddings
-        similarities = dot_products(rows, rows)
-        of_positives, of_negatives = self.pair_weights(similarities, *pair_masks(labels))
+    def call(self, embeddings, labels, references=None):
+        rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
+        similarities = dot_products(rows, columns)
+        of_positives, of_negatives = self.pair_weights(similarities, positives, negatives)
         return ops.mean(ops.sum((of_negatives - of_positives) * similarities, axis=1))
 
     def pair_weights(self, similarities, positives, negatives):

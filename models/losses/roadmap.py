@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
-from models.geometry import dot_products, unit_rows
-from models.losses._batch import check_batch, pair_masks
+from models.geometry import dot_products
+from models.losses._pairs import compare
 from models.losses._positives import sum_over_positives
 from models.losses._reduce import reduce_costs
 
@@ -29,6 +29,9 @@ class RoadmapLoss(keras.layers.Layer):
     reduction="all", w_ap=0.5, w_cal=0.5`. With a computed offset and `start=0.5` SupAP is never below one minus the
     true average precision, ties aside; with the published offset it can be, a little.
 
+    Inside `cross_batch_memory` the items of the memory are ranked; the published training adds that to the loss within
+    the batch, which there is `batch_weight=1.0`.
+
     Args:
         tau: width of the sigmoid, positive.
         rho: slope beyond delta, at least 0.
@@ -46,6 +49,8 @@ class RoadmapLoss(keras.layers.Layer):
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids; classes may differ in size.
+        references: what a wrapper hands over; None compares the batch with itself. Positives are then those of
+            the wrapper, without the query itself.
 
     Returns:
         Scalar float32 tensor, at least 0.
@@ -100,20 +105,35 @@ class RoadmapLoss(keras.layers.Layer):
         self.reduction = reduction
         self.normalize = normalize
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
-        rows = unit_rows(embeddings) if self.normalize else embeddings
-        similarities = dot_products(rows, rows)
-        positives, negatives = pair_masks(labels)
+    def call(self, embeddings, labels, references=None):
+        rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
+        similarities = dot_products(rows, columns)
         loss = 0.0
         if self.w_ap:
-            loss = loss + self.w_ap * self._sup_ap(similarities, labels, positives, negatives)
+            if references is None:
+                mine = positives if self.exclude_self else ops.logical_not(negatives)
+                sup_ap = self._sup_ap(similarities, labels, mine, negatives)
+            else:
+                sup_ap = self.sup_ap(similarities, positives, negatives)
+            loss = loss + self.w_ap * sup_ap
         if self.w_cal:
             loss = loss + self.w_cal * self._calibration(similarities, positives, negatives)
         return loss
 
-    def _sup_ap(self, similarities, labels, positives, negatives):
-        mine = positives if self.exclude_self else ops.logical_not(negatives)
+    def sup_ap(self, scores, positives, negatives):
+        """SupAP of given scores; relevance may be anything, such as a shared super-class, not only equal labels.
+
+        Args:
+            scores: `(Q, M)` float tensor, one row a query.
+            positives: `(Q, M)` bool, what is relevant for the query.
+            negatives: `(Q, M)` bool, what is not; in neither mask is what does not count.
+
+        Returns:
+            Scalar in [0, 1); the mean is over queries that have positives, 0 without such.
+        """
+        return self._sup_ap(scores, None, positives, negatives)
+
+    def _sup_ap(self, similarities, labels, mine, negatives):
         count = ops.sum(ops.cast(mine, similarities.dtype), axis=1)
         queries = ops.cast(count > 0, similarities.dtype)
         share = queries / (ops.maximum(count, 1.0) * ops.maximum(ops.sum(queries), 1.0))
@@ -129,7 +149,9 @@ class RoadmapLoss(keras.layers.Layer):
             slope = slope * (weight * ahead / ops.square(total))[:, None]
             return (ops.sum(weight * wrong / total),), slope - slot.here * ops.sum(slope, axis=1, keepdims=True)
 
-        return sum_over_positives(similarities, labels, measure, with_self=not self.exclude_self)[0]
+        # Going through classes is quicker than through a mask.
+        where = {"with_self": not self.exclude_self} if labels is not None else {"positives": mine}
+        return sum_over_positives(similarities, labels, measure, **where)[0]
 
     def negative_step(self, gaps):
         """The step `H-` of score gaps and its slope."""

@@ -1,12 +1,16 @@
 """BalancedContrastiveLoss against plain loops over pairs, and how its forms meet others."""
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
+from models.learner import MetricLearner
 from models.losses.balanced_contrastive import AGGREGATIONS, BalancedContrastiveLoss
+from models.losses.nt_xent import NTXentLoss
 
 
 def aggregate(costs, name):
@@ -54,6 +58,77 @@ def test_softmax_form_matches_reference(rows, classes, include_positive, log_mea
     loss = BalancedContrastiveLoss("softmax", lam=0.5, tau=0.3, dtype="float64", **options)
     wanted = wanted / 1.5 if norm_by_lambda else wanted
     assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+
+
+FORMS = [{"form": "margin", "aggregation": name} for name in AGGREGATIONS]
+FORMS += [{"form": "softmax", "include_positive": value, "log_mean": value} for value in (False, True)]
+
+
+@pytest.mark.parametrize("params", FORMS)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_balance_ratio_is_that_of_the_gradients(params, normalize):
+    rng = np.random.default_rng(6)
+    x, labels = tf.Variable(rng.normal(size=(10, 3))), np.array([0, 0, 0, 0, 1, 1, 2, 2, 3, 4])
+    loss = BalancedContrastiveLoss(**params, margin=0.2, normalize=normalize, dtype="float64")
+    with tf.GradientTape(persistent=True) as tape:
+        positive, entropy = loss.terms(x, labels)
+    lengths = [np.linalg.norm(tape.gradient(term, x)) for term in (entropy, positive)]
+    assert float(loss.balance_ratio(x, labels)) == pytest.approx(lengths[0] / lengths[1], rel=1e-9)
+    assert float(loss.balance_ratio(x, np.arange(10))) == 0.0  # no positives, nothing to compare with
+
+
+def test_watched_terms_are_shown_in_training():
+    x, labels = np.random.default_rng(3).normal(size=(8, 3)).astype("float32"), np.arange(8) % 3
+    encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, use_bias=False)])
+    loss = BalancedContrastiveLoss(lam=2.0, watch=True)
+    learner = MetricLearner(encoder, loss)
+    learner.compile(optimizer=keras.optimizers.SGD(0.0))
+    history = learner.fit(x, labels, batch_size=8, epochs=2, verbose=0).history
+    embeddings = encoder(x)
+    positive, entropy = loss.terms(embeddings, labels)
+    shown = [float(positive), float(entropy), float(loss.balance_ratio(embeddings, labels))]
+    for name, wanted in zip(("positive_term", "entropy_term", "balance_ratio"), shown, strict=True):
+        assert history[name] == pytest.approx([wanted] * 2, rel=1e-5)
+    assert history["loss"][0] == pytest.approx(shown[0] + 2 * shown[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("params", "wanted"),
+    [
+        ({"aggregation": "sum_per_anchor"}, 3 / 2),  # 4 times as many: half the weight
+        ({"aggregation": "mean"}, 3 * 2),
+        ({"aggregation": "anchor_mean_nonzero"}, 3 * 2),
+        ({"form": "softmax"}, 3.0),
+        ({"form": "softmax", "power": 1.0}, 12.0),
+    ],
+)
+def test_weight_found_at_another_size(params, wanted):
+    x, labels = np.random.default_rng(3).normal(size=(8, 3)), np.arange(8) % 3
+    moved = BalancedContrastiveLoss(**params, lam=3.0, reference_size=2, dtype="float64")
+    plain = BalancedContrastiveLoss(**{**params, "power": None}, lam=wanted, dtype="float64")
+    assert float(moved(x, labels)) == pytest.approx(float(plain(x, labels)), rel=1e-9)
+
+
+def test_lambda_one_with_two_a_class_is_nt_xent():
+    # A positive and all others in the softmax: tau times NT-Xent, whose denominator holds the positive.
+    x, labels = np.random.default_rng(8).normal(size=(8, 3)), np.arange(8) // 2
+    balanced = BalancedContrastiveLoss("softmax", tau=0.2, dtype="float64")
+    other = NTXentLoss(temperature=0.2, dtype="float64")
+    assert float(balanced(x, labels)) == pytest.approx(0.2 * float(other(x, labels)), rel=1e-9)
+
+
+def test_aggregations_meet_where_every_pair_costs():
+    # Two classes of two, margins out of reach: one positive and two negatives an anchor.
+    x, labels = np.random.default_rng(8).normal(size=(4, 3)), np.array([0, 0, 1, 1])
+    terms = {
+        name: [
+            float(x) for x in BalancedContrastiveLoss(margin=-1.0, aggregation=name, dtype="float64").terms(x, labels)
+        ]
+        for name in AGGREGATIONS
+    }
+    for name in set(AGGREGATIONS) - {"sum_per_anchor"}:
+        assert terms[name] == pytest.approx(terms["mean"], rel=1e-9)
+    assert terms["sum_per_anchor"] == pytest.approx([terms["mean"][0], 2 * terms["mean"][1]], rel=1e-9)
 
 
 @pytest.mark.parametrize(

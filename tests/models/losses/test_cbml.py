@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.losses.cbml import CBMLLoss
+from models.losses.multi_similarity import MultiSimilarityLoss
 
 
-def reference(z, labels, margin, weight, hyper_weight, type, top_neg):
+def reference(z, labels, margin, weight, variance_reduction, hyper_weight, type, top_neg):
     s, total = z @ z.T, 0.0
     for i in range(len(labels)):
         positives = [s[i, j] for j in range(len(labels)) if j != i and labels[j] == labels[i] and s[i, j] < 1 - 1e-5]
@@ -20,9 +21,15 @@ def reference(z, labels, margin, weight, hyper_weight, type, top_neg):
         if not kept or not far:
             continue
         e = np.sum(np.exp([-(x - 0.5) / 0.5 for x in kept])), np.sum(np.exp([(x - 0.4) / 0.2 for x in far]))
-        shape = {"log": np.log1p, "sqrt": lambda v: np.sqrt(1 + v), "const": lambda v: 1 + 0.25 * v}[type]
+        shape = {
+            "log": np.log1p,
+            "sqrt": lambda v: np.sqrt(1 + v),
+            "const": lambda v: 1 + 0.25 * v,
+            "none": lambda v: 0.0,
+        }[type]
         center = hyper_weight * np.mean(positives) + (1 - hyper_weight) * np.mean(negatives)
-        total += shape(e[0]) + shape(e[1]) + weight * sum((x - center) ** 2 for x in negatives)
+        off = [(x - center) ** 2 for x in negatives]
+        total += shape(e[0]) + shape(e[1]) + weight * (np.sum(off) if variance_reduction == "sum" else np.mean(off))
     return total / len(labels)
 
 
@@ -31,18 +38,33 @@ def reference(z, labels, margin, weight, hyper_weight, type, top_neg):
     st.integers(1, 4),
     st.floats(0.0, 0.5),
     st.floats(0.0, 2.0),
+    st.sampled_from(["sum", "mean"]),
     st.floats(0.0, 1.0),
-    st.sampled_from(["log", "sqrt", "const"]),
+    st.sampled_from(["log", "sqrt", "const", "none"]),
     st.sampled_from([None, 1, 3, 100]),
     st.integers(0, 2**16),
 )
-def test_matches_reference(rows, classes, margin, weight, hyper_weight, type, top_neg, seed):
+def test_matches_reference(rows, classes, margin, weight, reduction, hyper_weight, type, top_neg, seed):
     rng = np.random.default_rng(seed)
     x, labels = rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)
     params = {"margin": margin, "weight": weight, "hyper_weight": hyper_weight, "type": type, "top_neg": top_neg}
+    params["variance_reduction"] = reduction
     loss = CBMLLoss(neg_a=0.4, neg_b=0.2, dtype="float64", **params)
     wanted = reference(x / np.linalg.norm(x, axis=1, keepdims=True), labels, **params)
     assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-8, abs=1e-10)
+
+
+def test_log_form_without_the_constraint_is_multi_similarity():
+    # Its halves come alpha and beta times as large: with alpha = beta = 4 the whole does.
+    x, labels = np.random.default_rng(4).normal(size=(12, 3)), np.arange(12) % 4
+    loss = CBMLLoss(pos_a=0.3, pos_b=0.25, neg_a=0.3, neg_b=0.25, margin=0.2, weight=0.0, dtype="float64")
+    other = MultiSimilarityLoss(alpha=4.0, beta=4.0, base=0.3, eps=0.2, dtype="float64")
+    assert float(loss(x, labels)) == pytest.approx(4 * float(other(x, labels)), rel=1e-9)
+
+
+def test_separated_classes_cost_nothing():
+    x, labels = np.eye(4)[[0, 0, 1, 1]] + 0.01 * np.eye(4)[[2, 3, 2, 3]], np.array([0, 0, 1, 1])
+    assert float(CBMLLoss(dtype="float64")(x, labels)) == 0.0  # not even for the variance of the negatives
 
 
 @pytest.mark.parametrize(
@@ -51,7 +73,8 @@ def test_matches_reference(rows, classes, margin, weight, hyper_weight, type, to
         ({"pos_b": 0}, "`pos_b` must be positive. Received: pos_b=0"),
         ({"weight": -1}, "`weight` must not be negative. Received: weight=-1"),
         ({"hyper_weight": 2}, r"`hyper_weight` must lie in \[0, 1\]. Received: hyper_weight=2"),
-        ({"type": "cube"}, "`type` must be 'log', 'sqrt' or 'const'. Received: type='cube'"),
+        ({"type": "cube"}, "`type` must be 'log', 'sqrt', 'const' or 'none'. Received: type='cube'"),
+        ({"variance_reduction": "max"}, "`variance_reduction` must be 'sum' or 'mean'. Received"),
         ({"top_neg": 0}, "`top_neg` must be at least 1, or None. Received: top_neg=0"),
     ],
 )

@@ -42,9 +42,12 @@ def test_matches_a_plain_queue_over_many_batches(enqueue, size):
 
 PAIR_LOSSES = [
     "angular",
+    "balanced_contrastive",
+    "cbml",
     "circle",
     "contrastive",
     "fast_ap",
+    "general_pair_weighting",
     "generalized_lifted_structure",
     "histogram",
     "intra_pair_variance",

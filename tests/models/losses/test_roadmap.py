@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.losses._pairs import References
 from models.losses.roadmap import RoadmapLoss
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "vectors" / "10-roadmap.json").read_text())
@@ -54,16 +56,42 @@ def test_is_never_below_one_minus_average_precision(rows, seed):
     assert float(loss(x, labels)) >= (1 - np.mean(true) if true else 0.0) - 1e-9
 
 
-def test_negative_step_on_given_scores():
+def test_published_scores():
     case = next(case for case in CASES if case["name"] == "supap_from_scores")
-    scores, targets = np.array(case["inputs"]["scores"][0]), np.array(case["inputs"]["targets"][0])
+    scores, targets = tf.Variable(np.array(case["inputs"]["scores"])), np.array(case["inputs"]["targets"]) == 1
+    with tf.GradientTape() as tape:
+        value = RoadmapLoss(dtype="float64").sup_ap(scores, targets, ~targets)
+    assert float(value) == pytest.approx(case["expected"]["loss"], rel=1e-9)
+    np.testing.assert_allclose(tape.gradient(value, scores), case["expected"]["grad"]["scores"], rtol=1e-9, atol=1e-12)
+
+
+def test_row_wise_form_equals_the_form_over_classes():
+    rng = np.random.default_rng(2)
+    x, labels = rng.normal(size=(12, 3)), rng.integers(0, 4, 12)
+    same, scores = labels[:, None] == labels[None], unit(x) @ unit(x).T
+    for exclude_self in (False, True):
+        loss = RoadmapLoss(w_cal=0.0, exclude_self=exclude_self, normalize=False, tau=0.1, dtype="float64")
+        mine = same & ~np.eye(12, dtype=bool) if exclude_self else same
+        assert float(loss.sup_ap(scores, mine, ~same)) == pytest.approx(float(loss(unit(x), labels)), rel=1e-9)
+
+
+@given(st.integers(1, 8), st.integers(1, 9), st.integers(0, 2**16))
+def test_matches_reference_with_a_memory(rows, size, seed):
+    rng = np.random.default_rng(seed)
+    x, y = unit(rng.normal(size=(rows, 3))), unit(rng.normal(size=(size, 3)))
+    labels, others = rng.integers(0, 3, rows), rng.integers(0, 3, size)
+    scores, same, values = x @ y.T, labels[:, None] == others[None], []
+    for q in range(rows):
+        mine, foes = scores[q][same[q]], scores[q][~same[q]]
+        ahead = [np.sum(mine >= score) for score in mine]
+        wrong = [sum(step(foe - score) for foe in foes) for score in mine]
+        if len(mine):
+            values.append(np.mean([a / (a + w) for a, w in zip(ahead, wrong, strict=True)]))
+    low, high = 0.9 - scores[same], scores[~same] - 0.6
+    wanted = 1 - np.mean(values) if values else 0.0
+    wanted += sum(np.mean(part[part > 0]) for part in (low, high) if np.any(part > 0))
     loss = RoadmapLoss(dtype="float64")
-    precisions = []
-    for score in scores[targets == 1]:
-        ahead = np.sum(scores[targets == 1] >= score)
-        height, _ = loss.negative_step(scores[targets == 0] - score)
-        precisions.append(ahead / (ahead + np.sum(height)))
-    assert 1 - np.mean(precisions) == pytest.approx(case["expected"]["loss"], rel=1e-9)
+    assert float(loss(x, labels, References(same, ~same, y, others))) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
 def test_slope_is_that_of_the_step():
