@@ -8,6 +8,9 @@ from typing import Any
 
 from models.errors import UsageError
 
+# Module a user may name -> extra of this project that installs it.
+_EXTRAS = {"tensorflow_similarity": "similarity"}
+
 
 def create(
     table: Mapping[str, type],
@@ -74,7 +77,11 @@ def find_class(table: Mapping[str, type], name: str, base: type = object) -> typ
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError("E_NAME_UNKNOWN", f"Expected an importable class. Received: {name!r} ({error})") from error
+        extra = _EXTRAS.get(getattr(error, "name", None) or "")
+        hint = f" It comes with the extra {extra!r}: `uv sync --extra cpu --extra {extra}`." if extra else ""
+        raise UsageError(
+            "E_NAME_UNKNOWN", f"Expected an importable class. Received: {name!r} ({error}).{hint}"
+        ) from error
     if not (inspect.isclass(found) and issubclass(found, base)):
         raise UsageError(
             "E_NAME_UNKNOWN",

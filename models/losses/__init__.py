@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from models.losses._keras_loss import KerasLoss, is_keras_loss
 from models.losses.angular import AngularLoss
 from models.losses.arcface import ArcFaceLoss
 from models.losses.balanced_contrastive import BalancedContrastiveLoss
@@ -107,7 +108,8 @@ def create_loss(name: str, params: dict[str, Any] | None = None, **facts: Any) -
     """Make a loss; `facts` such as `num_classes` go to the losses that ask for them.
 
     Args:
-        name: a key of `LOSSES`, or `"package.module:ClassName"` of a Keras layer.
+        name: a key of `LOSSES`, or `"package.module:ClassName"` of a Keras layer or of a `keras.losses.Loss`, such
+            as `"tensorflow_similarity.losses:CircleLoss"`.
         params: constructor arguments.
         **facts: what only the data knows: `num_classes`, `embedding_size`.
 
@@ -115,6 +117,8 @@ def create_loss(name: str, params: dict[str, Any] | None = None, **facts: Any) -
         UsageError: on an unknown name or parameter, or a missing one.
         ValueError: if the constructor refuses a value.
     """
+    if is_keras_loss(name):
+        return KerasLoss(name, params)
     return create(LOSSES, name, params, facts, base=keras.layers.Layer)
 
 
