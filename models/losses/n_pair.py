@@ -5,14 +5,19 @@ from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp, unit_rows
 from models.losses._batch import check_batch, mean_where
+from models.proxies import concrete_values
+
+LAYOUTS = ("labels", "halves", "interleaved")
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class NPairLoss(keras.layers.Layer):
     """Tells the positive of each anchor from the positives of all other classes.
 
-    Of every class with at least two items the first in the batch is the anchor `a`, the second the
-    positive `p`; other items are not used. Formula over the N pairs:
+    With `layout="labels"`, of every class with at least two items the first in the batch is the anchor `a`, the second
+    the positive `p`; other items are not used. `"halves"` has all anchors first, then their positives in the same
+    order; `"interleaved"` has a1, p1, a2, p2, ... There a class may have several pairs: they share the target of the
+    softmax in equal parts, and are not held against each other one to one. Formula over the N pairs:
 
         mc:  1/N sum_i log(1 + sum_{j != i} exp(a_i.p_j - a_i.p_i))
         ovo: 1/N sum_i sum_{j != i} log(1 + exp(a_i.p_j - a_i.p_i))
@@ -23,16 +28,19 @@ class NPairLoss(keras.layers.Layer):
         reg_lambda: weight of the squared lengths, at least 0.
         symmetric: average with the loss where anchors and positives change roles.
         normalize: bring the rows to unit length first; the paper does not.
+        layout: `"labels"`, `"halves"` or `"interleaved"`: where anchors and positives stand in the batch.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
 
     Returns:
-        Scalar float32 tensor, at least 0; 0 where no class has two items.
+        Scalar float32 tensor, at least 0; 0 where no class has two items. A compiled call with a pair of two
+        labels gives nan.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: on a parameter out of range, shapes that do not fit together, an odd batch where pairs have their
+            places, or (eager calls) a pair of two labels.
         TypeError: if `labels` are not integers.
 
     Example:
@@ -47,6 +55,7 @@ class NPairLoss(keras.layers.Layer):
         reg_lambda: float = 0.002,
         symmetric: bool = False,
         normalize: bool = False,
+        layout: str = "labels",
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -54,37 +63,85 @@ class NPairLoss(keras.layers.Layer):
             raise ValueError(f"`variant` must be 'mc' or 'ovo'. Received: variant={variant!r}")
         if reg_lambda < 0:
             raise ValueError(f"`reg_lambda` must not be negative. Received: reg_lambda={reg_lambda}")
+        if layout not in LAYOUTS:
+            raise ValueError(f"`layout` must be one of {list(LAYOUTS)}. Received: layout={layout!r}")
         self.variant = variant
         self.reg_lambda = reg_lambda
         self.symmetric = symmetric
         self.normalize = normalize
+        self.layout = layout
 
     def call(self, embeddings, labels):
         check_batch(embeddings, labels)
         rows = unit_rows(embeddings) if self.normalize else embeddings
         labels = ops.convert_to_tensor(labels)
+        if self.layout == "labels":
+            return self._by_labels(rows, labels)
+        (anchors, positives), labels, valid = self._split(rows, labels)
+        same = ops.equal(labels[:, None], labels[None, :])
+        places = ops.arange(ops.shape(labels)[0])
+        itself = ops.equal(places[:, None], places[None, :])
+        scores = dot_products(anchors, positives)
+        every = ops.ones_like(labels, dtype="bool")
+        loss = self._against(scores, itself, same, ops.logical_not(same), every)
+        if self.symmetric:
+            loss = (loss + self._against(ops.transpose(scores), itself, same, ops.logical_not(same), every)) / 2.0
+        lengths = (ops.sum(ops.square(x), axis=1) for x in (anchors, positives))
+        return (loss + self.reg_lambda / 4.0 * sum(mean_where(x, every) for x in lengths)) * ops.cast(valid, rows.dtype)
+
+    def _by_labels(self, rows, labels):
         same = ops.equal(labels[:, None], labels[None, :])
         columns = ops.arange(ops.shape(labels)[0])
         rank = ops.sum(ops.cast(ops.logical_and(same, columns[None, :] < columns[:, None]), "int32"), axis=1)
         size = ops.sum(ops.cast(same, "int32"), axis=1)
         anchors, positives = ops.logical_and(rank == 0, size > 1), rank == 1
-        similarities = dot_products(rows, rows)
-        loss = self._against(similarities, same, anchors, positives)
+        scores = dot_products(rows, rows)
+
+        def against(anchors, targets):
+            own, others = (ops.logical_and(x, targets[None, :]) for x in (same, ops.logical_not(same)))
+            return self._against(scores, own, own, others, anchors)
+
+        loss = against(anchors, positives)
         if self.symmetric:
-            loss = (loss + self._against(similarities, same, positives, anchors)) / 2.0
+            loss = (loss + against(positives, anchors)) / 2.0
         lengths = ops.sum(ops.square(rows), axis=1)
         return loss + self.reg_lambda / 4.0 * (mean_where(lengths, anchors) + mean_where(lengths, positives))
 
-    def _against(self, similarities, same, anchors, targets):
-        own = ops.logical_and(same, targets[None, :])
-        others = ops.logical_and(ops.logical_not(same), targets[None, :])
-        to_own = ops.sum(ops.where(own, similarities, ops.zeros_like(similarities)), axis=1, keepdims=True)
-        gaps = similarities - to_own
-        if self.variant == "mc":
-            return mean_where(masked_log1p_sum_exp(gaps, others, axis=1), anchors)
-        each = ops.where(others, ops.softplus(gaps), ops.zeros_like(gaps))
-        return mean_where(ops.sum(each, axis=1), anchors)
+    def _split(self, rows, labels):
+        """Anchors and positives, the labels of the pairs, and 1, or nan if the two of a pair differ in label."""
+        if rows.shape[0] is not None and rows.shape[0] % 2:
+            raise ValueError(
+                f"Expected an even number of items with layout={self.layout!r}. Received: {rows.shape[0]} items"
+            )
+        half = ops.shape(rows)[0] // 2
+        first = (lambda x: x[0::2]) if self.layout == "interleaved" else (lambda x: x[:half])
+        second = (lambda x: x[1::2]) if self.layout == "interleaved" else (lambda x: x[half:])
+        known = concrete_values(labels)
+        if known is not None and (first(known) != second(known)).any():
+            raise ValueError(
+                f"Expected both items of a pair to have one label with layout={self.layout!r}. "
+                f"Received: labels={known.tolist()}"
+            )
+        differ = ops.any(first(labels) != second(labels))
+        return (first(rows), second(rows)), first(labels), ops.where(differ, float("nan"), 1.0)
+
+    def _against(self, scores, target, own, others, anchors):
+        """Mean over `anchors` of what the scores of a row cost.
+
+        Args:
+            scores: `(N, M)` float tensor.
+            target: `(N, M)` bool, the positive of each row.
+            own: `(N, M)` bool, all positives of its class, this one included; they share the target.
+            others: `(N, M)` bool, the positives of other classes.
+            anchors: `(N,)` bool, which rows count.
+        """
+        to_target = ops.sum(ops.where(target, scores, ops.zeros_like(scores)), axis=1, keepdims=True)
+        gaps = scores - to_target
+        if self.variant == "ovo":
+            return mean_where(ops.sum(ops.where(others, ops.softplus(gaps), ops.zeros_like(gaps)), axis=1), anchors)
+        rest = ops.logical_or(others, ops.logical_and(own, ops.logical_not(target)))
+        return mean_where(masked_log1p_sum_exp(gaps, rest, axis=1) - mean_where(gaps, own, axis=1), anchors)
 
     def get_config(self):
-        names = ("variant", "reg_lambda", "symmetric", "normalize")
+        names = ("variant", "reg_lambda", "symmetric", "normalize", "layout")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

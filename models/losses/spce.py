@@ -3,8 +3,9 @@
 import keras
 from keras import ops
 
-from models.geometry import unit_rows
+from models.geometry import lowest, unit_rows
 from models.losses._batch import check_batch
+from models.losses._checks import check_positive
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -13,7 +14,9 @@ class SPCELoss(keras.layers.Layer):
 
     Formula, with n items and `m_ik = scale / n * sum_{y_j = k} z_i.z_j`:
 
-        loss = -1/n sum_i m_{i y_i} + 1/n sum_i log sum_{k in the batch} exp(m_ik)
+        loss = -1/n sum_i m_{i y_i} + 1/n sum_i log sum_k exp(m_ik)
+
+    over the classes k in the batch, or all there are: each absent class adds `exp(0) = 1`.
 
     The factor 1 before the first part follows our derivation; the printed form was not open to us.
 
@@ -21,16 +24,18 @@ class SPCELoss(keras.layers.Layer):
         scale: multiplies the exponents, positive. With 1, as published, the loss is
             flat on unit rows in large batches.
         normalize: bring the embeddings to unit length first.
+        classes: `"batch"` or `"all"`: the classes of the sum.
+        num_classes: number of training classes; needed with `"all"`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
 
     Returns:
-        Scalar float32 tensor, at least 0; exactly 0 for a batch of one class.
+        Scalar float32 tensor, at least 0; with `classes="batch"` exactly 0 for a batch of one class.
 
     Raises:
-        ValueError: if `scale <= 0` or the shapes do not fit together.
+        ValueError: on a parameter out of range or shapes that do not fit together.
         TypeError: if `labels` are not integers.
 
     Example:
@@ -39,12 +44,24 @@ class SPCELoss(keras.layers.Layer):
         0.6931
     """
 
-    def __init__(self, scale: float = 1.0, normalize: bool = False, **kwargs):
+    def __init__(
+        self,
+        scale: float = 1.0,
+        normalize: bool = False,
+        classes: str = "batch",
+        num_classes: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        if scale <= 0:
-            raise ValueError(f"`scale` must be positive. Received: scale={scale}")
+        check_positive(scale=scale)
+        if classes not in ("batch", "all"):
+            raise ValueError(f"`classes` must be 'batch' or 'all'. Received: classes={classes!r}")
+        if classes == "all" and num_classes is None:
+            raise ValueError("`num_classes` is needed with classes='all'. Received: num_classes=None")
         self.scale = scale
         self.normalize = normalize
+        self.classes = classes
+        self.num_classes = num_classes
 
     def call(self, embeddings, labels):
         check_batch(embeddings, labels)
@@ -55,7 +72,15 @@ class SPCELoss(keras.layers.Layer):
         logits = ops.matmul(rows, ops.transpose(class_sums)) * (self.scale / ops.cast(ops.shape(rows)[0], rows.dtype))
         own = ops.diagonal(logits)  # an item's own column holds its own class
         # Each class stands there once an item: take off the log of its size to count it once.
-        return ops.mean(ops.logsumexp(logits - ops.log(ops.sum(same, axis=0, keepdims=True)), axis=1) - own)
+        sizes = ops.sum(same, axis=0)
+        logits = logits - ops.log(sizes)[None, :]
+        if self.classes == "all":
+            absent = self.num_classes - ops.sum(1.0 / sizes)
+            # All absent classes in one column; rounding may leave a crumb of none.
+            absent = ops.where(absent > 0.5, ops.log(ops.maximum(absent, 0.5)), lowest(logits))
+            logits = ops.concatenate([logits, absent * ops.ones_like(logits[:, :1])], axis=1)
+        return ops.mean(ops.logsumexp(logits, axis=1) - own)
 
     def get_config(self):
-        return {**super().get_config(), "scale": self.scale, "normalize": self.normalize}
+        names = ("scale", "normalize", "classes", "num_classes")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

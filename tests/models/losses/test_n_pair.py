@@ -47,9 +47,69 @@ def test_items_beyond_the_first_two_of_a_class_are_not_used():
     np.testing.assert_array_equal(used, [True, True, False, True, True, False])
 
 
+def with_shared_targets(a, p, labels, variant):
+    """Every row's target mass is shared by the positives of its class (`tf.contrib`'s `npairs_loss`)."""
+    scores, value = a @ p.T, 0.0
+    for i in range(len(labels)):
+        own = [j for j in range(len(labels)) if labels[j] == labels[i]]
+        if variant == "mc":
+            logs = scores[i] - np.log(np.sum(np.exp(scores[i])))
+            value -= np.mean(logs[own])
+        else:
+            value += sum(np.log1p(np.exp(scores[i, j] - scores[i, i])) for j in range(len(labels)) if j not in own)
+    return value / len(labels)
+
+
+@given(
+    st.integers(1, 7),
+    st.integers(1, 5),
+    st.sampled_from(["mc", "ovo"]),
+    st.booleans(),
+    st.sampled_from(["halves", "interleaved"]),
+    st.integers(0, 2**16),
+)
+def test_pairs_by_their_places_match_reference(pairs, classes, variant, symmetric, layout, seed):
+    rng = np.random.default_rng(seed)
+    a, p, labels = rng.normal(size=(pairs, 3)), rng.normal(size=(pairs, 3)), rng.integers(0, classes, pairs)
+    wanted = with_shared_targets(a, p, labels, variant)
+    if symmetric:
+        wanted = (wanted + with_shared_targets(p, a, labels, variant)) / 2
+    wanted += 0.25 * 0.3 * (np.mean(np.sum(a**2, axis=1)) + np.mean(np.sum(p**2, axis=1)))
+    batch, of_batch = np.concatenate([a, p]), np.tile(labels, 2)
+    if layout == "interleaved":
+        batch, of_batch = np.stack([a, p], axis=1).reshape(-1, 3), np.repeat(labels, 2)
+    loss = NPairLoss(variant, 0.3, symmetric, layout=layout, dtype="float64")
+    assert float(loss(batch, of_batch)) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+
+
+def test_pairs_by_their_places_equal_pairs_by_label():
+    x, labels = np.random.default_rng(5).normal(size=(8, 3)), np.repeat([3, 1, 7, 5], 2)
+    wanted = float(NPairLoss(dtype="float64")(x, labels))
+    assert float(NPairLoss(layout="interleaved", dtype="float64")(x, labels)) == pytest.approx(wanted, rel=1e-12)
+    turned = np.concatenate([np.arange(0, 8, 2), np.arange(1, 8, 2)])
+    halves = NPairLoss(layout="halves", dtype="float64")
+    assert float(halves(x[turned], labels[turned])) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_wrong_pairs_are_told():
+    loss = NPairLoss(layout="halves")
+    with pytest.raises(ValueError, match=r"an even number of items with layout='halves'. Received: 3 items"):
+        loss(np.eye(3), np.array([0, 1, 0]))
+    with pytest.raises(ValueError, match=r"both items of a pair to have one label .*Received: labels=\[0, 0, 1, 1\]"):
+        loss(np.eye(4), np.array([0, 0, 1, 1]))
+    assert np.isnan(float(tf.function(loss)(tf.eye(4), tf.constant([0, 0, 1, 1]))))
+
+
+def test_all_pairs_equal_or_of_two_classes():
+    assert float(NPairLoss(reg_lambda=0.0)(np.ones((6, 2)), np.arange(6) // 2)) == pytest.approx(np.log(3))
+    x, labels = np.random.default_rng(1).normal(size=(4, 3)), np.array([0, 0, 1, 1])
+    assert float(NPairLoss("ovo")(x, labels)) == pytest.approx(float(NPairLoss("mc")(x, labels)), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [
+        ({"layout": "rows"}, "`layout` must be one of .*Received: layout='rows'"),
         ({"variant": "all"}, "`variant` must be 'mc' or 'ovo'. Received: variant='all'"),
         ({"reg_lambda": -1}, "`reg_lambda` must not be negative. Received: reg_lambda=-1"),
     ],

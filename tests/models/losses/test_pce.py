@@ -1,5 +1,8 @@
 """PCELoss against the formula in NumPy; its classifier follows cross-entropy."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +11,8 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 
 from models.losses.pce import PCELoss
+
+CASES = json.loads((Path(__file__).parents[2] / "data" / "vectors" / "06-unifying-mutual-information.json").read_text())
 
 
 def with_weights(loss, weights):
@@ -36,6 +41,41 @@ def test_classifier_gets_the_gradient_of_cross_entropy_alone():
         value = loss(z, labels)
     wanted = (softmax(z @ w.T, axis=1) - np.eye(3)[labels]).T @ z / 5
     np.testing.assert_allclose(tape.gradient(value, loss.proxies.value), wanted, rtol=1e-9)
+
+
+def parts(z, w, labels, lam):
+    """The two parts cross-entropy without bias splits into, for any `lam`."""
+    square = lam / 2 * np.sum(w**2)
+    return -np.mean(np.sum(w[labels] * z, axis=1)) + square, np.mean(logsumexp(z @ w.T, axis=1)) - square
+
+
+def parts_of_loss(z, w, labels, lam):
+    """Tightness, by its sum over pairs, and contrast of PCE: what is left of the loss."""
+    loss = with_weights(PCELoss(len(w), lam, train_classifier=False, dtype="float64"), w)
+    tightness = -sum(z[i] @ z[j] for i in range(len(z)) for j in range(len(z)) if labels[i] == labels[j])
+    tightness /= 2 * lam * len(z) ** 2
+    return tightness, float(loss(z, labels)) - tightness
+
+
+def test_tightness_is_the_least_that_any_classifier_gives():
+    rng = np.random.default_rng(1)
+    z, labels, lam = rng.normal(size=(7, 3)), np.array([0, 0, 1, 1, 2, 3, 3]), 0.6
+    tightness, _ = parts_of_loss(z, rng.normal(size=(4, 3)), labels, lam)
+    assert all(parts(z, rng.normal(size=(4, 3)), labels, lam)[0] > tightness for _ in range(50))
+    means = np.array([z[labels == k].sum(axis=0) for k in range(4)]) / (lam * len(z))
+    assert parts(z, means, labels, lam)[0] == pytest.approx(tightness, rel=1e-12)
+
+
+def test_contrast_is_that_of_a_classifier_at_rest():
+    # At w_k = c_k(w) / lam the contrastive part of cross-entropy is that of PCE: 1.1525474739 on the published batch.
+    case = next(case for case in CASES if case["name"] == "pce_lambda_1_stopgrad_p")
+    z, labels = np.array(case["inputs"]["embeddings"]), np.array(case["inputs"]["labels"])
+    w = np.array(case["inputs"]["weights"]["W"])
+    for _ in range(2000):
+        w = softmax(z @ w.T, axis=1).T @ z / len(z)
+    contrast = parts_of_loss(z, w, labels, 1.0)[1]
+    assert contrast == pytest.approx(parts(z, w, labels, 1.0)[1], rel=1e-10)
+    assert contrast == pytest.approx(1.1525474739, rel=1e-9)
 
 
 @pytest.mark.parametrize(

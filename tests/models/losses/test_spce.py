@@ -9,13 +9,14 @@ from scipy.special import logsumexp
 from models.losses.spce import SPCELoss
 
 
-@given(st.integers(1, 10), st.integers(1, 4), st.floats(0.5, 20.0), st.integers(0, 2**16))
-def test_matches_reference(rows, classes, scale, seed):
+@given(st.integers(1, 10), st.integers(1, 4), st.floats(0.5, 20.0), st.booleans(), st.integers(0, 2**16))
+def test_matches_reference(rows, classes, scale, all_classes, seed):
     rng = np.random.default_rng(seed)
     z, labels = rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)
-    sums = {c: z[labels == c].sum(axis=0) * scale / rows for c in set(labels)}
+    sums = {c: z[labels == c].sum(axis=0) * scale / rows for c in (range(classes) if all_classes else set(labels))}
     wanted = np.mean([logsumexp([z[i] @ s for s in sums.values()]) - z[i] @ sums[labels[i]] for i in range(rows)])
-    assert float(SPCELoss(scale, dtype="float64")(z, labels)) == pytest.approx(wanted, rel=1e-8, abs=1e-10)
+    params = {"classes": "all", "num_classes": classes} if all_classes else {}
+    assert float(SPCELoss(scale, **params, dtype="float64")(z, labels)) == pytest.approx(wanted, rel=1e-8, abs=1e-10)
 
 
 def test_one_class_costs_nothing():
@@ -26,3 +27,7 @@ def test_one_class_costs_nothing():
 def test_wrong_values_are_told():
     with pytest.raises(ValueError, match=r"`scale` must be positive. Received: scale=0"):
         SPCELoss(scale=0)
+    with pytest.raises(ValueError, match=r"`classes` must be 'batch' or 'all'. Received: classes='some'"):
+        SPCELoss(classes="some")
+    with pytest.raises(ValueError, match=r"`num_classes` is needed with classes='all'"):
+        SPCELoss(classes="all")
