@@ -46,7 +46,8 @@ class MetricLearner(keras.Model):
         # A symbolic call makes the proxies before the optimizer counts variables and before weights load.
         inputs = keras.tree.map_shape_structure(lambda shape: keras.KerasTensor(shape), input_shape)
         outputs = self.encoder.compute_output_spec(inputs)
-        self._plain_loss(Step(inputs, _named(outputs), keras.KerasTensor((None,), dtype="int32")))
+        labels = keras.KerasTensor((keras.tree.flatten(inputs)[0].shape[0],), dtype="int32")
+        self._plain_loss(Step(inputs, _named(outputs), labels))
         if not self.built:
             for method in self.methods:
                 method.prepare(self)

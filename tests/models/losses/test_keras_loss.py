@@ -7,7 +7,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from models.errors import UsageError
 from models.learner import MetricLearner
@@ -96,23 +95,19 @@ def check_training(name, params, folder):
     assert float(loaded.loss_layer(ROWS, LABELS)) == pytest.approx(float(learner.loss_layer(ROWS, LABELS)))
 
 
-similarity = pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow_similarity") is None,
-    reason="needs the extra `similarity`: run `make similarity`",
-)
+INSTALLED = importlib.util.find_spec("tensorflow_similarity") is not None
+similarity = pytest.mark.skipif(not INSTALLED, reason="needs the extra `similarity`: run `make similarity`")
 
 
 @similarity
-def test_each_loss_of_tensorflow_similarity_gives_what_it_gave_on_keras_2():
+def test_each_loss_of_tensorflow_similarity_gives_what_it_gave_on_keras_2(differentiate):
     cases = [case for case in json.loads(ORACLE.read_text()) if case["loss"] != "XBM"]
     assert len({case["loss"] for case in cases}) == 9
     for case in cases:
         loss = create_loss(f"tensorflow_similarity.losses:{case['loss']}", case["params"])
-        rows = tf.Variable(np.array(case["embeddings"], "float32"))
-        with tf.GradientTape() as tape:
-            value = loss(tf.convert_to_tensor(rows), np.array(case["labels"]))
-        gradient = tf.convert_to_tensor(tape.gradient(value, rows)).numpy()
-        assert float(value) == pytest.approx(case["value"], rel=1e-5), case["loss"]
+        rows, labels = np.array(case["embeddings"], "float32"), np.array(case["labels"])
+        value, (gradient,) = differentiate(lambda x, loss=loss, y=labels: loss(x, y), rows)
+        assert value == pytest.approx(case["value"], rel=1e-5), case["loss"]
         assert gradient == pytest.approx(np.array(case["gradient"]), rel=1e-3, abs=1e-5), case["loss"]
 
 
@@ -125,7 +120,7 @@ def test_learner_trains_with_tensorflow_similarity(name, tmp_path):
     check_training(f"tensorflow_similarity.losses:{name}", {}, tmp_path)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorflow_similarity") is not None, reason="needs its absence")
+@pytest.mark.skipif(INSTALLED, reason="TensorFlow Similarity is here")
 def test_missing_package_names_the_extra():
     with pytest.raises(UsageError, match=r"No module named 'tensorflow_similarity'.*extra 'similarity'.*uv sync"):
         create_loss("tensorflow_similarity.losses:CircleLoss")
