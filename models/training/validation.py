@@ -10,12 +10,17 @@ from models.errors import DataError
 from models.retrieval.metrics import evaluate_retrieval
 
 METRICS = ("recall@1", "map@r")
+_SHORTEST = 1e-12  # a row shorter than this has no direction
 
 
 def embed_store(model: keras.Model, store: Store, batch_size: int = 256) -> np.ndarray:
-    """Embeddings `(M, D)` of all images of a store, in row order."""
+    """Directions `(M, D)` of the embeddings of all images of a store, in row order: rows of unit length.
+
+    Retrieval goes by the cosine, also where the lengths of the embeddings mean something to the loss.
+    """
     outputs = model.predict(evaluation_batches(store, batch_size), verbose=0)
-    return np.asarray(outputs["embeddings"] if isinstance(outputs, dict) else outputs, np.float32)
+    vectors = np.asarray(outputs["embeddings"] if isinstance(outputs, dict) else outputs, np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SHORTEST)
 
 
 def validate(

@@ -12,8 +12,6 @@ from typing import Any
 from models.errors import AnchorageError, DataError, UsageError
 from models.files import replace_file
 
-_SHORTEST = 1e-12  # a row shorter than this has no direction
-
 
 def main() -> int:
     """Work off the job on standard input; its record says what came of it."""
@@ -69,8 +67,6 @@ def train_and_judge(job: dict[str, Any]) -> dict[str, Any]:
     cost = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.monotonic() - wall}
     memory = {"memory_before": held, "memory_peak": _memory("VmHWM")}
     vectors = embed_store(learner, judge)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = vectors / np.maximum(lengths, _SHORTEST)  # judged by the cosine, whatever the loss does with lengths
     judged = evaluate_retrieval(vectors, judge.labels, judge.roles, metrics=job["metrics"])
     names = np.array(judge.class_names, object)[judged.per_class["label"]]
     return {

@@ -46,6 +46,19 @@ def test_metrics_by_hand(tmp_path, as_dict):
     np.testing.assert_allclose(vectors[0] @ vectors[1], np.cos(np.arctan2(68, 188)), rtol=1e-5)
 
 
+class Raw(Colour):
+    """The mean colour itself: light pictures have longer embeddings."""
+
+    def call(self, images):
+        return keras.ops.mean(keras.ops.cast(images, "float32"), axis=(1, 2))
+
+
+def test_lengths_do_not_count(tmp_path):
+    """By inner products the lightest picture (class b) would be nearest to all others."""
+    store = colour_store(tmp_path, [("a", (40, 0, 0)), ("a", (39, 4, 0)), ("b", (250, 220, 0)), ("b", (28, 27, 0))])
+    assert validate(Raw(), store, metrics=["recall@1"]) == {"recall@1": 1.0}
+
+
 def test_right_answers_count(tmp_path):
     store = colour_store(tmp_path, [*COLOURS, ("b", (0, 190, 9)), ("a", (200, 2, 0))])
     # right: a1 finds a3, a3 finds a1, b2 and b3 each other; a2 and b1 find each other
