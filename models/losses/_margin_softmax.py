@@ -11,7 +11,7 @@ from models.proxies import check_class_labels
 _SMALLEST_SINE = 1e-7  # squared: keeps the gradient of the angle finite at 0 and 180 degrees
 
 
-def softmax_with_own_logit(logits, labels, change, reducer: Reducer):
+def softmax_with_own_logit(logits, labels, change, reducer: Reducer, row_weights=None):
     """Cross-entropy after the logit of the own class was changed.
 
     Args:
@@ -19,6 +19,7 @@ def softmax_with_own_logit(logits, labels, change, reducer: Reducer):
         labels: `(N,)` integer tensor in `0 .. K - 1`.
         change: function of the `(N,)` own logits giving the new ones.
         reducer: see `models.losses._reduce`.
+        row_weights: `(N,)` factors on the costs, or None.
 
     Returns:
         Scalar; nan on a compiled call with a label outside the classes.
@@ -32,6 +33,7 @@ def softmax_with_own_logit(logits, labels, change, reducer: Reducer):
     against = masked_logsumexp(logits, others, axis=1)
     # Softplus of the difference: the log-sum-exp over all classes less the own logit loses small costs to rounding.
     costs = ops.softplus(against - own) if logits.shape[1] > 1 else 0.0 * own
+    costs = costs if row_weights is None else costs * row_weights
     return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), reducer, labels) * ops.cast(in_range, costs.dtype)
 
 

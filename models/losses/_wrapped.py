@@ -10,23 +10,28 @@ from models.losses._members import make_member
 from models.registry import create
 
 
-def make_pair_loss(spec: Mapping[str, Any], dtype: Any, num_classes: int | None = None) -> keras.layers.Layer:
+def make_pair_loss(
+    spec: Mapping[str, Any], dtype: Any, num_classes: int | None = None, *, or_rows: bool = False
+) -> keras.layers.Layer:
     """Make the inner loss, which must be able to compare the batch with something else.
 
     Args:
         spec: as in an experiment file.
         dtype: dtype policy of the wrapper.
         num_classes: goes to a loss that asks for it, unless None.
+        or_rows: take a loss over items that can weigh them as well.
 
     Raises:
         ValueError: if it is not; the message lists those that are.
     """
     loss = make_member(spec, num_classes, dtype)
-    if not _takes_references(type(loss)):
+    wanted = {"references", "row_weights"} if or_rows else {"references"}
+    if not wanted & call_arguments(type(loss)):
         from models.losses import LOSSES
 
-        able = sorted(name for name, cls in LOSSES.items() if _takes_references(cls))
-        raise ValueError(f"`loss` must be a loss over pairs, one of {able}. Received: loss={dict(spec)}")
+        able = sorted(name for name, cls in LOSSES.items() if wanted & call_arguments(cls))
+        kind = "a loss over pairs or over items that a miner can weigh" if or_rows else "a loss over pairs"
+        raise ValueError(f"`loss` must be {kind}, one of {able}. Received: loss={dict(spec)}")
     return loss
 
 
@@ -46,5 +51,6 @@ def make_miner(spec: Mapping[str, Any] | None) -> keras.layers.Layer | None:
     return create(MINERS, spec["name"], spec.get("params"), base=keras.layers.Layer)
 
 
-def _takes_references(cls: type[keras.layers.Layer]) -> bool:
-    return "references" in inspect.signature(cls.call).parameters
+def call_arguments(cls: type[keras.layers.Layer]) -> set[str]:
+    """Names of what the layer can be called with."""
+    return set(inspect.signature(cls.call).parameters)

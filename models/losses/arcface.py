@@ -35,6 +35,7 @@ class ArcFaceLoss(keras.layers.Layer):
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
+        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
 
     Returns:
         Scalar float32 tensor, at least 0. A compiled call with a label outside the classes gives nan.
@@ -79,12 +80,12 @@ class ArcFaceLoss(keras.layers.Layer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels):
+    def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
         cosines = self.bank(embeddings)
         if self.sub_centers > 1:
             cosines = ops.max(ops.reshape(cosines, (-1, self.num_classes, self.sub_centers)), axis=2)
-        return softmax_with_own_logit(self.scale * cosines, labels, self._add_margin, self.reducer)
+        return softmax_with_own_logit(self.scale * cosines, labels, self._add_margin, self.reducer, row_weights)
 
     def _add_margin(self, logits):
         cosines, margin = logits / self.scale, math.radians(self.margin)

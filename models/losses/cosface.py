@@ -28,6 +28,7 @@ class CosFaceLoss(keras.layers.Layer):
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
+        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
 
     Returns:
         Scalar float32 tensor, at least 0. A compiled call with a label outside the classes gives nan.
@@ -63,10 +64,11 @@ class CosFaceLoss(keras.layers.Layer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels):
+    def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
         logits = self.scale * self.bank(embeddings)
-        return softmax_with_own_logit(logits, labels, lambda own: own - self.scale * self.margin, self.reducer)
+        shift = self.scale * self.margin
+        return softmax_with_own_logit(logits, labels, lambda own: own - shift, self.reducer, row_weights)
 
     def get_config(self):
         names = ("num_classes", "margin", "scale", "reducer")

@@ -1,14 +1,15 @@
-"""A pair loss over the pairs that a miner keeps."""
+"""A loss over the pairs that a miner keeps, or over the items that stand in them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import keras
+from keras import ops
 
 from models.geometry import unit_rows
 from models.losses._batch import check_batch, pair_masks
 from models.losses._pairs import References
-from models.losses._wrapped import make_miner, make_pair_loss
+from models.losses._wrapped import call_arguments, make_miner, make_pair_loss
 
 _LOSS = {"name": "contrastive"}
 _MINER = {"name": "multi_similarity"}
@@ -18,10 +19,15 @@ _MINER = {"name": "multi_similarity"}
 class MinedLoss(keras.layers.Layer):
     """Lets a miner choose the pairs of the batch that a loss sees.
 
+    A loss over items, such as a classifier's, has each item's cost multiplied with the number of kept pairs that it
+    stands in, as anchor or as the other, over the largest such number; with 1 where no pair is kept. That is what
+    pytorch-metric-learning does.
+
     Args:
-        loss: a loss over pairs, `{"name": ..., "params": {...}}`; a triplet loss gets the triplets that the kept
-            pairs of an anchor make up.
+        loss: a loss over pairs, `{"name": ..., "params": {...}}`, or one over items that takes `row_weights`; a
+            triplet loss gets the triplets that the kept pairs of an anchor make up.
         miner: a key of `models.mining.MINERS`, `{"name": ..., "params": {...}}`.
+        num_classes: number of training classes, for an inner loss that asks for it.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
@@ -31,7 +37,7 @@ class MinedLoss(keras.layers.Layer):
         Scalar float32 tensor, what the inner loss gives.
 
     Raises:
-        ValueError: if `loss` is no loss over pairs, or on shapes that do not fit together.
+        ValueError: if `loss` can take neither pairs nor weights, or on shapes that do not fit together.
         UsageError: on an unknown loss, miner or parameter.
         TypeError: if `labels` are not integers.
 
@@ -41,17 +47,39 @@ class MinedLoss(keras.layers.Layer):
         0.0
     """
 
-    def __init__(self, loss: Mapping[str, Any] = _LOSS, miner: Mapping[str, Any] = _MINER, **kwargs):
+    def __init__(
+        self,
+        loss: Mapping[str, Any] = _LOSS,
+        miner: Mapping[str, Any] = _MINER,
+        num_classes: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        self.inner = make_pair_loss(loss, self.dtype_policy)
+        self.inner = make_pair_loss(loss, self.dtype_policy, num_classes, or_rows=True)
         self.choose = make_miner(miner)
         self.loss = dict(loss)
         self.miner = dict(miner)
+        self.num_classes = num_classes
+
+    def build(self, embeddings_shape, labels_shape):
+        self.inner(keras.KerasTensor(embeddings_shape), keras.KerasTensor(labels_shape, dtype="int32"))  # weights
 
     def call(self, embeddings, labels):
         check_batch(embeddings, labels)
         rows = unit_rows(embeddings)
-        return self.inner(embeddings, labels, References(*self.choose(rows, rows, *pair_masks(labels))))
+        kept = self.choose(rows, rows, *pair_masks(labels))
+        if "references" in call_arguments(type(self.inner)):
+            return self.inner(embeddings, labels, references=References(*kept))
+        return self.inner(embeddings, labels, row_weights=shares_of_pairs(*kept, rows.dtype))
 
     def get_config(self):
-        return {**super().get_config(), "loss": self.loss, "miner": self.miner}
+        names = ("loss", "miner", "num_classes")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def shares_of_pairs(positives, negatives, dtype):
+    """In how many of the kept pairs each item stands, over the largest such number; ones without any pairs."""
+    kept = ops.cast(ops.logical_or(positives, negatives), dtype)
+    counts = ops.sum(kept, axis=0) + ops.sum(kept, axis=1)
+    most = ops.max(counts)
+    return ops.where(most > 0, counts / ops.maximum(most, 1.0), ops.ones_like(counts))

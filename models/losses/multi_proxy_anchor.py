@@ -35,6 +35,8 @@ class MultiProxyAnchorLoss(keras.layers.Layer):
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
+        row_weights: `(N,)` weights of the items, as a miner gives them; each exponent gets `weight - 1` added, as in
+            pytorch-metric-learning.
 
     Returns:
         Scalar float32 tensor, at least 0. A compiled call with a label
@@ -85,14 +87,18 @@ class MultiProxyAnchorLoss(keras.layers.Layer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels):
+    def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
         labels, in_range = check_class_labels(labels, self.num_classes)
         similarities = self._class_similarities(embeddings)
         own = ops.take_along_axis(similarities, labels[:, None], axis=1)[:, 0]
-        pull = _pull(self.alpha * (self.delta - own), labels)
+        shift = 0.0 if row_weights is None else row_weights - 1.0
+        pull = _pull(self.alpha * (self.delta - own) + shift, labels)
         others = labels[:, None] != ops.arange(self.num_classes, dtype="int32")[None, :]
-        push = ops.mean(masked_log1p_sum_exp(self.alpha * (similarities + self.delta), others, axis=0))
+        exponents = self.alpha * (similarities + self.delta)
+        if row_weights is not None:
+            exponents = exponents + shift[:, None]
+        push = ops.mean(masked_log1p_sum_exp(exponents, others, axis=0))
         return (pull + push + self._merging()) * ops.cast(in_range, pull.dtype)
 
     def _class_similarities(self, embeddings):

@@ -81,7 +81,7 @@ class PCELoss(keras.layers.Layer):
         loss = tightness + contrastive
         if self.train_classifier:
             logits = ops.matmul(ops.stop_gradient(rows), ops.transpose(self.proxies))
-            classifier = smoothed_cross_entropy(logits, labels)
+            classifier = ops.mean(smoothed_cross_entropy(logits, labels))
             loss = loss + classifier - ops.stop_gradient(classifier)
         return loss * ops.cast(in_range, loss.dtype)
 

@@ -5,6 +5,7 @@ from keras import ops
 
 from models.geometry import masked_logsumexp
 from models.losses._batch import check_batch
+from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 from models.proxies import ProxyBank, check_class_labels
 
 _STDDEV = 0.125  # N(0, 1) / 8, from the re-implementation that most people use
@@ -19,8 +20,10 @@ class ProxyNCALoss(keras.layers.Layer):
         include_positive=False:  mean_i  D_iy + log sum_{c != y} exp(-D_ic)      (paper; can be negative)
         include_positive=True:   mean_i  D_iy + log sum_c exp(-D_ic)             (Proxy-NCA++; at least 0)
 
-    With several proxies a class, `D_iy` is the distance to the nearest of them (the paper's dynamic
-    assignment), and the sum over other classes takes all their proxies.
+    With several proxies a class, `D_iy` is the distance to the nearest of them, and the sum over other classes takes
+    all their proxies. The class y of an item is its label (the paper's static assignment), or that of the nearest of
+    all proxies (its dynamic assignment, for data without labels: then `num_classes` is the number of proxies wanted,
+    and labels are not looked at). No gradient flows through the choice of the nearest.
 
     Proxy-NCA++ has `include_positive=True` with temperature 1/9, that is the scales 3 and 3; a scale s of
     pytorch-metric-learning is `scale_x = scale_p = sqrt(s)`. The paper gives no scales: 3 and 3 for CUB and
@@ -34,10 +37,13 @@ class ProxyNCALoss(keras.layers.Layer):
         include_positive: count the own proxy in the sum.
         label_smoothing: share of the target, in [0, 1), spread over the
             other classes; needs `include_positive`.
+        assignment: `"static"` or `"dynamic"`, see above.
+        reducer: how the costs of the rows become one, see `models.losses._reduce`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
+        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
 
     Returns:
         Scalar float32 tensor; 0 where there is one class only. A compiled
@@ -62,6 +68,8 @@ class ProxyNCALoss(keras.layers.Layer):
         scale_p: float = 3.0,
         include_positive: bool = False,
         label_smoothing: float = 0.0,
+        assignment: str = "static",
+        reducer: Reducer = "mean",
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -74,12 +82,16 @@ class ProxyNCALoss(keras.layers.Layer):
             raise ValueError(
                 f"`label_smoothing` needs include_positive=True. Received: label_smoothing={label_smoothing}"
             )
+        if assignment not in ("static", "dynamic"):
+            raise ValueError(f"`assignment` must be 'static' or 'dynamic'. Received: assignment={assignment!r}")
         self.num_classes = num_classes
         self.proxies_per_class = proxies_per_class
         self.scale_x = scale_x
         self.scale_p = scale_p
         self.include_positive = include_positive
         self.label_smoothing = label_smoothing
+        self.assignment = assignment
+        self.reducer = check_any_reducer(reducer)
         self.bank = ProxyBank(num_classes, proxies_per_class, stddev=_STDDEV, dtype=self.dtype_policy)
 
     @property
@@ -90,11 +102,13 @@ class ProxyNCALoss(keras.layers.Layer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels):
+    def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
-        labels, in_range = check_class_labels(labels, self.num_classes)
         # The squared lengths are the same in every distance and cancel: -D_ic + const is a scaled cosine.
         logits = 2.0 * self.scale_x * self.scale_p * self.bank(embeddings)
+        if self.assignment == "dynamic":
+            labels = ops.argmax(ops.stop_gradient(logits), axis=1) // self.proxies_per_class
+        labels, in_range = check_class_labels(labels, self.num_classes)
         own = self._own(logits, labels)
         if self.num_classes == 1:
             return 0.0 * ops.sum(own)
@@ -106,7 +120,9 @@ class ProxyNCALoss(keras.layers.Layer):
         if self.label_smoothing:
             total = ops.sum(ops.where(others, logits, ops.zeros_like(logits)), axis=1)
             losses = losses + self.label_smoothing * (own - total / ((self.num_classes - 1) * self.proxies_per_class))
-        return ops.mean(losses) * ops.cast(in_range, losses.dtype)
+        losses = losses if row_weights is None else losses * row_weights
+        loss = reduce_costs(losses, ops.ones_like(losses, dtype="bool"), self.reducer, labels)
+        return loss * ops.cast(in_range, loss.dtype)
 
     def _own(self, logits, labels):
         if self.proxies_per_class == 1:
@@ -117,4 +133,5 @@ class ProxyNCALoss(keras.layers.Layer):
 
     def get_config(self):
         names = ("num_classes", "proxies_per_class", "scale_x", "scale_p", "include_positive", "label_smoothing")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        rest = ("assignment", "reducer")
+        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}

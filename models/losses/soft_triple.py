@@ -40,6 +40,7 @@ class SoftTripleLoss(keras.layers.Layer):
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
+        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
 
     Returns:
         Scalar float32 tensor, at least 0. A compiled call with a label outside the classes gives nan.
@@ -89,14 +90,14 @@ class SoftTripleLoss(keras.layers.Layer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels):
+    def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
         cosines = self.bank(embeddings)
         if self.centers_per_class > 1:
             cosines = ops.reshape(cosines, (-1, self.num_classes, self.centers_per_class))
             cosines = ops.sum(ops.softmax(cosines / self.gamma, axis=2) * cosines, axis=2)
         shift = self.la * self.margin
-        loss = softmax_with_own_logit(self.la * cosines, labels, lambda own: own - shift, self.reducer)
+        loss = softmax_with_own_logit(self.la * cosines, labels, lambda own: own - shift, self.reducer, row_weights)
         return loss + self.tau * self._spread() if self.tau and self.centers_per_class > 1 else loss
 
     def _spread(self):

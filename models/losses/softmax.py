@@ -7,6 +7,7 @@ from keras import ops
 
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
+from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 from models.proxies import check_class_labels
 
 
@@ -31,10 +32,12 @@ class SoftmaxLoss(keras.layers.Layer):
         normalize: bring the embeddings to unit length first.
         normalize_weight: use the class weights at unit length.
         use_bias: add one trainable number to the logits of each class.
+        reducer: how the costs of the rows become one, see `models.losses._reduce`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
+        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
 
     Returns:
         Scalar float32 tensor, at least 0. A compiled call with a label
@@ -60,6 +63,7 @@ class SoftmaxLoss(keras.layers.Layer):
         normalize: bool = False,
         normalize_weight: bool = False,
         use_bias: bool = True,
+        reducer: Reducer = "mean",
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -76,6 +80,7 @@ class SoftmaxLoss(keras.layers.Layer):
         self.normalize = normalize
         self.normalize_weight = normalize_weight
         self.use_bias = use_bias
+        self.reducer = check_any_reducer(reducer)
 
     def build(self, embeddings_shape, labels_shape):
         # A direction cannot start at zero; a plain classifier does, as published.
@@ -87,7 +92,7 @@ class SoftmaxLoss(keras.layers.Layer):
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.num_classes,), initializer="zeros")
 
-    def call(self, embeddings, labels):
+    def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
         labels, in_range = check_class_labels(labels, self.num_classes)
         rows = unit_rows(embeddings) if self.normalize else embeddings
@@ -95,8 +100,11 @@ class SoftmaxLoss(keras.layers.Layer):
         weights = unit_rows(weights) if self.normalize_weight else weights
         logits = ops.matmul(rows, ops.transpose(weights))
         logits = (logits + self.bias if self.use_bias else logits) / self.temperature
-        loss = smoothed_cross_entropy(logits, labels, self.label_smoothing if self.num_classes > 1 else 0.0)
-        return (loss - (self._target_entropy() if self.kl else 0.0)) * ops.cast(in_range, loss.dtype)
+        costs = smoothed_cross_entropy(logits, labels, self.label_smoothing if self.num_classes > 1 else 0.0)
+        costs = costs - (self._target_entropy() if self.kl else 0.0)
+        costs = costs if row_weights is None else costs * row_weights
+        loss = reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
+        return loss * ops.cast(in_range, loss.dtype)
 
     def _target_entropy(self) -> float:
         rest, eps = self.num_classes - 1, self.label_smoothing
@@ -111,21 +119,25 @@ class SoftmaxLoss(keras.layers.Layer):
             "normalize",
             "normalize_weight",
             "use_bias",
+            "reducer",
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def smoothed_cross_entropy(logits, labels, label_smoothing: float = 0.0):
-    """Mean cross-entropy against `1 - label_smoothing` on the own class and the rest shared by the others.
+    """Cross-entropy of each row against `1 - label_smoothing` on the own class and the rest shared by the others.
 
     Args:
         logits: `(N, K)` float tensor.
         labels: `(N,)` integer tensor in `0 .. K - 1`.
         label_smoothing: in [0, 1); 0 where K = 1.
+
+    Returns:
+        `(N,)` float tensor.
     """
     own = ops.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     losses = ops.logsumexp(logits, axis=1) - own
     if label_smoothing:
         others = (ops.sum(logits, axis=1) - own) / (logits.shape[1] - 1)
         losses = losses + label_smoothing * (own - others)
-    return ops.mean(losses)
+    return losses

@@ -35,6 +35,7 @@ class SphereFaceLoss(keras.layers.Layer):
     Call arguments:
         embeddings: `(N, D)` float tensor; not normalised, the lengths count.
         labels: `(N,)` integer tensor of class ids.
+        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
 
     Returns:
         Scalar float32 tensor, at least 0. A compiled call with a label outside the classes gives nan.
@@ -77,7 +78,7 @@ class SphereFaceLoss(keras.layers.Layer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels):
+    def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
         lengths = self.scale * _lengths(embeddings)
         if self.weight_lengths:
@@ -93,6 +94,7 @@ class SphereFaceLoss(keras.layers.Layer):
             labels,
             lambda own: lengths * falling_cosine_of_multiple(own / safe, self.margin),
             self.reducer,
+            row_weights,
         )
 
     def get_config(self):

@@ -57,6 +57,38 @@ def test_probability_form_is_cross_entropy_on_cosines():
     assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-9)
 
 
+@given(st.integers(1, 8), st.integers(2, 5), st.integers(1, 3), st.booleans(), st.integers(0, 2**16))
+def test_dynamic_assignment_takes_the_class_of_the_nearest_proxy(rows, classes, per_class, include_positive, seed):
+    rng = np.random.default_rng(seed)
+    x, proxies = rng.normal(size=(rows, 4)), rng.normal(size=(classes * per_class, 4))
+    nearest = np.argmax(unit(x) @ unit(proxies).T, axis=1) // per_class
+    params = {"include_positive": include_positive, "assignment": "dynamic", "dtype": "float64"}
+    loss = with_proxies(ProxyNCALoss(classes, per_class, **params), proxies)
+    wanted = reference(x, nearest, proxies, per_class, 3.0, 3.0, include_positive, 0.0)
+    unknown = np.full(rows, 2**31 - 1)  # labels say nothing
+    assert float(loss(x, unknown)) == pytest.approx(wanted, rel=1e-8, abs=1e-10)
+
+
+def test_paper_form_and_probability_form_of_an_item():
+    rng = np.random.default_rng(3)
+    proxies, x, label = rng.normal(size=(4, 3)), rng.normal(size=(1, 3)), np.array([2])
+    paper = float(with_proxies(ProxyNCALoss(4, dtype="float64"), proxies)(x, label))
+    ours = float(with_proxies(ProxyNCALoss(4, include_positive=True, dtype="float64"), proxies)(x, label))
+    assert ours == pytest.approx(np.log1p(np.exp(paper)), rel=1e-9)
+
+
+def test_proxy_nca_plus_plus_settings():
+    # Temperature 1/9 on squared distances of unit vectors, the own proxy in the sum, no smoothing, proxies N(0, 1) / 8.
+    loss = ProxyNCALoss(50, include_positive=True)
+    loss.build((None, 200), (None,))
+    assert np.std(loss.proxies) == pytest.approx(1 / 8, rel=0.02)
+    x, labels = np.random.default_rng(1).normal(size=(6, 200)), np.arange(6)
+    d = np.sum((unit(x)[:, None] - unit(np.array(loss.proxies))[None]) ** 2, axis=2)
+    logits = -d / (1 / 9)
+    wanted = np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(6), labels])
+    assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_length_of_embeddings_does_not_matter():
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(6, 4)).astype("float32"), np.array([0, 1, 2, 0, 1, 2])

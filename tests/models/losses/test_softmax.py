@@ -29,6 +29,13 @@ def test_matches_reference(rows, classes, smoothing, temperature, seed):
     assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-9)
 
 
+def test_reducer_takes_the_costs_of_the_rows():
+    x, w, labels = np.eye(2), np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 1])
+    loss = SoftmaxLoss(2, use_bias=False, reducer={"name": "class_weighted", "weights": [1.0, 3.0]}, dtype="float64")
+    wanted = (np.log1p(np.exp(-2)) + 3 * np.log1p(np.exp(-1))) / 2
+    assert float(with_weights(loss, w)(x, labels)) == pytest.approx(wanted, rel=1e-9)
+
+
 def test_kl_form_is_zero_where_the_answer_is_the_target():
     # a bias of log t and no weights answer with the target of class 0
     target = np.array([0.9, 0.05, 0.05])
