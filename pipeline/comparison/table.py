@@ -158,7 +158,7 @@ def _notes(outcome: Outcome) -> list[str]:
         told += _choice(row)
         failed = len(row.records) - len(row.good)
         if failed:
-            told.append(f"{failed} of {len(row.records)} runs failed: {' / '.join(row.errors)}")
+            told.append(f"{failed} of {len(row.records)} runs failed: {row.errors[0]}")
         if told:
             lines.append(f"- **{row.label}** (`{row.entry.name}`): {' '.join(told)}")
     return [*lines, ""]

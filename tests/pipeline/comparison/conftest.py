@@ -1,0 +1,31 @@
+import pytest
+
+from pipeline.comparison.settings import Comparison
+
+
+@pytest.fixture
+def document():
+    """An experiment as a plain document."""
+    return {
+        "name": "toy",
+        "data": {"path": "images", "image_size": 16},
+        "encoder": {"embedding_size": 8, "params": {"widths": [4, 8]}},
+        "loss": {"name": "contrastive"},
+        "training": {
+            "epochs": 2,
+            "steps_per_epoch": 4,
+            "sampler": {"name": "class_batches", "params": {"classes": 4, "per_class": 2}},
+        },
+    }
+
+
+@pytest.fixture
+def make():
+    """A comparison of the given entries."""
+
+    def make(*entries, **settings):
+        return Comparison.model_validate(
+            {"name": "c", "experiment": "toy.toml", "folds": 4, "entries": entries, **settings}
+        )
+
+    return make

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from models.errors import UsageError
+from pipeline.comparison.plan import Block, check_alike, expand, report_blocks
+
+LABELS = np.repeat(np.arange(10), 4)
+RATE = "training.optimizer.learning_rate"
+
+
+def test_blocks(make):
+    entry = {"name": "a"}
+    assert report_blocks(make(entry, seeds=[1, 2], folds=3)) == [
+        Block(1, 1),
+        Block(1, 2),
+        Block(2, 1),
+        Block(2, 2),
+    ]
+    paired = report_blocks(make(entry, seeds=[5, 6, 7], folds=3, design="paired"))
+    assert paired == [Block(5, 1), Block(6, 2), Block(7, 1)]
+    assert report_blocks(make(entry, seeds=[1, 2], judge="test")) == [Block(1, None), Block(2, None)]
+
+
+def test_every_combination_of_a_grid_is_a_candidate(make, document):
+    comparison = make(
+        {"name": "a", "tune": {RATE: [0.1, 0.2], "loss.params.neg_margin": [0.5, 1.0]}},
+        {"name": "b", "set": {"loss": {"name": "cbml"}}},
+        tune={RATE: [1e-4, 1e-3, 1e-2, 1e-1]},
+    )
+    plan = expand(comparison, document)
+    assert [tuple(one.values.values()) for one in plan["a"]] == [(0.1, 0.5), (0.1, 1.0), (0.2, 0.5), (0.2, 1.0)]
+    assert plan["a"][2].experiment.training.optimizer.learning_rate == 0.2
+    assert plan["a"][1].experiment.loss.params == {"neg_margin": 1.0}
+    assert [one.experiment.training.optimizer.learning_rate for one in plan["b"]] == [1e-4, 1e-3, 1e-2, 1e-1]
+    assert plan["b"][0].experiment.loss.name == "cbml"
+    assert plan["b"][0].experiment.name == "b"
+
+
+def test_unequal_trials_are_refused(make, document):
+    entries = {"name": "a", "tune": {RATE: [0.1, 0.2]}}, {"name": "b"}
+    with pytest.raises(UsageError, match=r"E_UNEQUAL_TRIALS: .*Received: a 2, b 1"):
+        expand(make(*entries), document)
+    assert len(expand(make(entries[0], {**entries[1], "unlike": "it has no rate"}), document)["b"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "told"),
+    [
+        ({"loss": {"name": 3}}, "E_COMPARISON_ENTRY", "loss.name"),
+        ({"los": 3}, "E_COMPARISON_ENTRY", "los "),
+        ({"loss": {"params": {"neg_margin": {"low": 0.1, "high": 0.2}}}}, "E_RANGES_NOT_SEARCHED", "neg_margin"),
+    ],
+)
+def test_entries_that_are_no_settled_experiment(make, document, changed, code, told):
+    with pytest.raises(UsageError) as caught:
+        expand(make({"name": "a"}, {"name": "b", "set": changed}), document)
+    assert caught.value.code == code
+    assert told in caught.value.message
+    assert "'b'" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"encoder": {"name": "efficientnet_lite0"}}, "encoder.name = 'efficientnet_lite0' here, 'small' there"),
+        ({"encoder": {"embedding_size": 16}}, "encoder.embedding_size = 16 here, 8 there"),
+        ({"encoder": {"params": {"widths": [4, 9]}}}, "encoder.params"),
+        ({"data": {"image_size": 32}}, "data.image_size"),
+        ({"training": {"epochs": 3}}, "steps = 12 here, 8 there"),
+        ({"training": {"steps_per_epoch": 0}}, "2 rounds of class_batches"),
+        ({"training": {"augmentation": {"flip": True}}}, "training.augmentation"),
+        ({"training": {"precision": "mixed_bfloat16"}}, "training.precision"),
+        ({"training": {"sampler": {"params": {"per_class": 3}}}}, "batch size = 12 here, 8 there"),
+        ({"training": {"sampler": {"name": "shuffled_batches", "params": {"batch_size": 9}}}}, "batch size = 9 here"),
+    ],
+)
+def test_unlike_entries_are_refused_unless_they_say_why(make, document, changed, key):
+    comparison = make({"name": "a"}, {"name": "b", "set": changed})
+    with pytest.raises(UsageError) as caught:
+        check_alike(comparison, expand(comparison, document), LABELS)
+    assert caught.value.code == "E_UNLIKE"
+    assert key in caught.value.message
+    comparison = make({"name": "a"}, {"name": "b", "set": changed, "unlike": "to see what it costs"})
+    assert list(check_alike(comparison, expand(comparison, document), LABELS)) == ["b"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"loss": {"name": "triplet"}},
+        {"encoder": {"params": {"normalize": False}}},  # the loss's affair
+        {"training": {"optimizer": {"learning_rate": 0.1}}},
+        {"training": {"augmentation": {"flip": False}}},
+        {"training": {"sampler": {"params": {"classes": 2, "per_class": 4}}}},  # the same batch size
+        {"training": {"epochs": 2, "sampler": {"name": "shuffled_batches", "params": {"batch_size": 8}}}},
+    ],
+)
+def test_what_may_differ(make, document, changed):
+    comparison = make({"name": "a"}, {"name": "b", "set": changed})
+    assert check_alike(comparison, expand(comparison, document), LABELS) == {}
+
+
+def test_a_value_to_choose_must_not_be_a_budget(make, document):
+    comparison = make({"name": "a", "tune": {"training.epochs": [2, 4]}})
+    with pytest.raises(UsageError, match="E_UNLIKE"):
+        check_alike(comparison, expand(comparison, document), LABELS)
