@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from models.geometry import cosine_similarities
@@ -61,6 +62,48 @@ class ProxyBank(keras.layers.Layer):
     def get_config(self):
         config = {"num_classes": self.num_classes, "per_class": self.per_class, "stddev": self.stddev}
         return {**super().get_config(), **config}
+
+
+def start_at_class_means(loss: keras.layers.Layer, embeddings, labels, seed: int = 0) -> None:
+    """Put the proxies of a loss where the classes are: one pass over the training data before the training.
+
+    With several proxies a class its items are dealt out among them at random, so that they start apart. A class that
+    has no items, or fewer than proxies, keeps the initial values of those that got none. A proxy keeps the direction
+    of the mean and the length that proxies of this loss had on average (only the direction counts in most losses).
+
+    Args:
+        loss: built, with `num_classes` and `proxies` of `num_classes * K` rows in class order.
+        embeddings: `(M, D)` float array, of all training items or of some of each class; taken at unit length.
+        labels: `(M,)` integer array of class ids.
+        seed: of the dealing.
+
+    Raises:
+        ValueError: if the loss has no such proxies, or shapes or labels do not fit.
+    """
+    count = getattr(loss, "num_classes", None)
+    if not count or not hasattr(loss, "proxies") or loss.proxies.shape[0] % count:
+        raise ValueError(f"Expected a built loss with proxies for each class. Received: {type(loss).__name__}")
+    embeddings, labels = np.asarray(embeddings, "float64"), np.asarray(labels)
+    dim = loss.proxies.shape[1]
+    if embeddings.shape != (len(labels), dim):
+        raise ValueError(
+            f"Expected one label per embedding of size {dim}. "
+            f"Received: embeddings.shape={embeddings.shape}, labels.shape={labels.shape}"
+        )
+    check_class_labels(labels, count)
+    each = loss.proxies.shape[0] // count
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    sorted_labels = labels[order]
+    place = np.arange(len(order)) - np.searchsorted(sorted_labels, sorted_labels)
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    units = embeddings / np.where(lengths > 0, lengths, 1.0)
+    sums = np.zeros((count * each, dim))
+    np.add.at(sums, sorted_labels * each + place % each, units[order])
+    found = np.linalg.norm(sums, axis=1, keepdims=True)
+    before = ops.convert_to_numpy(loss.proxies)
+    length = np.mean(np.linalg.norm(before, axis=1)) or 1.0
+    loss.proxies.assign(np.where(found > 0, sums / np.where(found > 0, found, 1.0) * length, before))
 
 
 def check_class_labels(labels, num_classes: int):

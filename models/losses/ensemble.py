@@ -47,8 +47,9 @@ class EnsembleLoss(keras.layers.Layer):
         labels: `(N,)` integer tensor of class ids.
         heads: `(N, m, d)`, one embedding for each member; without it all
             members get `embeddings`.
-        compressed: `(N, e)`; adds the cost of `compression_cost` against
-            `embeddings` held constant.
+        compressed: `(N, e)`; adds `compression_cost` against the heads side by side, each times
+            the root of its weight, or against `embeddings` where there are no heads. What it is held against counts
+            as constant.
         training: `False` leaves the running means as they are.
 
     Returns:
@@ -115,7 +116,8 @@ class EnsembleLoss(keras.layers.Layer):
         if heads is not None:
             total = total + self.diversity_weight * lack_of_diversity(heads)
         if compressed is not None:
-            total = total + compression_cost(compressed, ops.stop_gradient(embeddings))
+            whole = embeddings if heads is None else weighted_concatenation(heads, self.weights_of_members())
+            total = total + compression_cost(compressed, ops.stop_gradient(whole))
         return total
 
     def weights_of_members(self):

@@ -92,11 +92,22 @@ def test_heads_go_to_their_members_and_compression_leaves_the_embeddings_alone()
     x, small = tf.Variable(X), tf.Variable(X[:, :2])
     with tf.GradientTape() as tape:
         value = loss(x, LABELS, heads=heads, compressed=small)
+    plain = loss(x, LABELS, heads=heads, training=False)
+    whole = weighted_concatenation(heads, loss.weights_of_members())
+    assert float(loss(x, LABELS, heads=heads, compressed=small, training=False)) == pytest.approx(
+        float(plain) + float(compression_cost(small, whole)), rel=1e-9
+    )
     of_x, of_heads, of_small = tape.gradient(value, [x, heads, small], unconnected_gradients="zero")
     assert not np.any(of_x)
     assert np.any(of_small)
     assert np.any(of_heads[:, 0])
     assert np.any(of_heads[:, 1])
+
+
+def test_compression_costs_nothing_once_distances_are_kept_in_proportion():
+    turn = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]
+    assert float(compression_cost(3.0 * X @ turn + 5.0, X)) == pytest.approx(0.0, abs=1e-6)
+    assert float(compression_cost(X[:, :2], X)) == pytest.approx(float(compression_cost(7 * X[:, :2], X)), rel=1e-9)
 
 
 @pytest.mark.parametrize(
