@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from models.methods.densely_anchored_sampling import DenselyAnchoredSampling
 from models.methods.method import Method, Step, Surroundings
 from models.registry import create
 
-METHODS: dict[str, type[Method]] = {}
+METHODS: dict[str, type[Method]] = {
+    "densely_anchored_sampling": DenselyAnchoredSampling,
+}
 
 
 def create_methods(sections: Sequence[Mapping[str, Any]], **facts: Any) -> list[Method]:

@@ -1,0 +1,20 @@
+"""Every experiment file that comes with the project: it can be read, says what it is, and its parts can be made."""
+
+from pathlib import Path
+
+import pytest
+
+import pipeline
+from pipeline.config import load_experiment
+from pipeline.preflight import check_parts
+
+FOLDER = Path(pipeline.__file__).parent / "experiments"
+FILES = sorted(path for path in FOLDER.glob("*.toml") if not path.name.startswith("compare-"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_is_whole(path):
+    experiment = load_experiment(path)
+    assert experiment.name == path.stem
+    assert path.read_text(encoding="utf-8").startswith("# ")
+    check_parts(experiment)
