@@ -1,9 +1,16 @@
-"""A small world to train in: eight classes of coloured noise, eight others for validation."""
+"""A small world to train in: eight classes of coloured noise, eight others for validation; published cases."""
+
+import json
+import os
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.data.store import Record, RecordStore, write_store
+
+VECTORS = Path(__file__).parents[1] / "data" / "vectors"
 
 SETTINGS = {
     "encoder": {"name": "small", "embedding_size": 8, "params": {"widths": [4, 8]}},
@@ -49,3 +56,49 @@ def validation_store(tmp_path_factory):
 def settings():
     """Makes the arguments of `train_run`, with some of the training section changed."""
     return lambda **training: {**SETTINGS, "training": {**TRAINING, **training}}
+
+
+@pytest.fixture(scope="session")
+def case():
+    """A published case by the name of its file and its own."""
+    return lambda file, name: next(c for c in json.loads((VECTORS / f"{file}.json").read_text()) if c["name"] == name)
+
+
+def arrays(learner):
+    from keras import ops
+
+    return [(v.path, ops.convert_to_numpy(v)) for v in (*learner.variables, *learner.optimizer.variables)]
+
+
+@pytest.fixture
+def goes_on(store, validation_store, monkeypatch, tmp_path):
+    """Trains straight, and again told to stop after `stops`, steps from the start; asserts that all comes out equal."""
+
+    from models.errors import ResourceError
+    from models.training import watch
+    from models.training.run import train_run
+
+    def compare(arguments, stops):
+        straight, result = train_run(store, validation_store, **arguments)
+        plain = watch.Watch.on_train_batch_end
+
+        def stopping(self, batch, logs=None):
+            if self.progress.step + 1 in stops and not asked & {self.progress.step + 1}:
+                asked.add(self.progress.step + 1)
+                os.kill(os.getpid(), signal.SIGTERM)
+            plain(self, batch, logs)
+
+        asked = set()
+        monkeypatch.setattr(watch.Watch, "on_train_batch_end", stopping)
+        options = {"checkpoint_folder": tmp_path / "checkpoints", "run_key": "a"}
+        for _ in stops:
+            with pytest.raises(ResourceError, match="E_INTERRUPTED"):
+                train_run(store, validation_store, **arguments, **options)
+        learner, again = train_run(store, validation_store, **arguments, **options)
+        assert again.resumed_step == max(stops)
+        assert again.history == result.history
+        for (path, found), (_, expected) in zip(arrays(learner), arrays(straight), strict=True):
+            np.testing.assert_array_equal(found, expected, err_msg=path)
+        return learner
+
+    return compare
