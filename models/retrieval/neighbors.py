@@ -1,16 +1,19 @@
 """Exact nearest neighbours by inner product, block by block, with ties told apart from rounding.
 
 The engine is one NumPy matrix product per block of queries, followed by a two-step choice: the largest value of each
-group of 32 gallery rows gives a bound that only few groups pass, and only those are looked at one by one. Against
-ScaNN's brute force this needs neither TensorFlow nor native code that aborts on a NaN, and it sees the whole block, so
-that every row that ties with the last neighbour is found.
+group of 32 gallery rows gives a bound, and only what reaches it is sorted. Against ScaNN's brute force this needs
+neither TensorFlow nor native code that aborts on a NaN, and it sees the whole block, so that every row that ties with
+the last neighbour is found.
 
 A similarity is the float64 dot product of the two float32 rows, rounded to float32. Where the matrix product leaves two
 neighbours closer than its own rounding error, both are computed again by that definition; equal rows are therefore
 exactly equal, whatever the block size, the thread count or the machine.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +21,49 @@ import numpy as np
 from models.errors import DataError, UsageError
 
 _GROUP = 32  # gallery rows behind one bound: measured best of 32 and 64 for 60,502 rows
+_BLOCK_ROWS = 1024  # the sort key has 10 bits for the query,
+_FLAT_ITEMS = 4_000_000  # and 22 bits for a candidate: neighbours held at once, ties included
 _BLOCK_BYTES = 256 << 20  # similarities held at once
-_FLAT_ITEMS = 4_000_000  # neighbours held at once, ties included
 _PAIRS = 16_384  # pairs computed again at once
 _ROUNDING = 2e-7  # more than ten times the usual error of a float32 product of unit rows, per square root of D
+_SMALL = 1_000_000  # numbers in a gallery too small to be worth threads
 _SHOWN = 5  # ids named in an error
+
+
+class LeftOut(NamedTuple):
+    """What a query must not meet in the gallery.
+
+    Args:
+        own: `(Q,)` int64 gallery row of the query itself, -1 where it is not in the gallery.
+        query_groups: `(Q,)` int64 codes, or None; a gallery row of the query's group is left out. -1: no group.
+        gallery_groups: `(M,)` int64 codes of the gallery rows, or None.
+    """
+
+    own: np.ndarray
+    query_groups: np.ndarray | None = None
+    gallery_groups: np.ndarray | None = None
+
+    def select(self, queries: np.ndarray) -> "LeftOut":
+        """The same for some of the queries."""
+        groups = None if self.query_groups is None else self.query_groups[queries]
+        return LeftOut(self.own[queries], groups, self.gallery_groups)
+
+    def counts(self) -> np.ndarray:
+        """`(Q,)` gallery rows that each query does not meet."""
+        alone = (self.own >= 0).astype(np.int64)
+        if self.query_groups is None or self.gallery_groups is None:
+            return alone
+        known = self.gallery_groups[self.gallery_groups >= 0]
+        sizes = np.bincount(known, minlength=max(1, int(self.query_groups.max(initial=0)) + 1))
+        return np.where(self.query_groups >= 0, sizes[self.query_groups], alone)
+
+    def hides(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Whether each pair of a query and a gallery row is left out."""
+        hidden = self.own[queries] == rows
+        if self.query_groups is not None and self.gallery_groups is not None:
+            groups = self.query_groups[queries]
+            hidden |= (groups >= 0) & (groups == self.gallery_groups[rows])
+        return hidden
 
 
 class Ranking(NamedTuple):
@@ -44,10 +85,107 @@ class Ranking(NamedTuple):
     rows: np.ndarray
     similarities: np.ndarray
 
+    @property
+    def places(self) -> np.ndarray:
+        """`(n,)` place in the block of the query behind each entry."""
+        return np.repeat(np.arange(len(self.queries)), np.diff(self.starts))
+
     def first(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and similarities of the first `k <= depth` neighbours, each `(B, k)`."""
         places = self.starts[:-1, None] + np.arange(k)
         return self.rows[places], self.similarities[places]
+
+
+class Block(NamedTuple):
+    """The products of some queries with the whole gallery.
+
+    Args:
+        queries: `(B,)` int64 positions of the queries.
+        depth: neighbours that the deepest of them asks for.
+        similarities: `(B, M)` float32, -inf where a row is left out; good until the next block is asked for.
+        scratch: `(B, M)` bool, for who works on the block: new memory of this size would cost more than the work.
+    """
+
+    queries: np.ndarray
+    depth: int
+    similarities: np.ndarray
+    scratch: np.ndarray
+
+
+class Space:
+    """Queries against a gallery, with what each query must not meet.
+
+    Args:
+        queries: `(Q, D)` vectors; of unit length where the product is to be a cosine.
+        gallery: `(M, D)` vectors.
+        left_out: None: nothing is left out.
+
+    Raises:
+        DataError: if the shapes do not fit together or a value is not finite.
+    """
+
+    def __init__(self, queries: np.ndarray, gallery: np.ndarray, left_out: LeftOut | None = None):
+        self.gallery = _matrix("gallery", gallery)
+        self.queries = self.gallery if queries is gallery else _matrix("queries", queries)
+        if self.queries.shape[1] != self.gallery.shape[1]:
+            raise DataError(
+                "E_VECTOR_SHAPE",
+                "Expected queries and gallery of one dimension. "
+                f"Received: {self.queries.shape[1]} and {self.gallery.shape[1]} dimensions",
+            )
+        self.left_out = left_out or LeftOut(np.full(len(self.queries), -1, np.int64))
+        self.available = len(self.gallery) - self.left_out.counts()
+        self.tolerance = _tolerance(self.queries, self.gallery) if len(self.queries) and len(self.gallery) else 0.0
+
+    def blocks(self, depths: np.ndarray, block_rows: int | None = None) -> Iterator[Block]:
+        """The products in blocks of queries, in the order of rising depth.
+
+        Args:
+            depths: `(Q,)` neighbours that each query needs; a block ranks as deep as its deepest query.
+            block_rows: queries per matrix product; None: as many as 256 MiB of similarities allow.
+
+        Raises:
+            UsageError: if a depth is below 1 or above what the gallery can give.
+        """
+        depths = np.asarray(depths, np.int64)
+        _check_depths(depths, self.available)
+        order, done = np.argsort(depths, kind="stable"), 0
+        fitting = block_rows or max(1, _BLOCK_BYTES // max(1, 4 * len(self.gallery)))
+        most = min(_BLOCK_ROWS, max(1, len(depths)), fitting)
+        buffer, scratch = (np.empty((most, len(self.gallery)), kind) for kind in (np.float32, np.bool_))
+        members, multiply = self._group_members(), _multiplier(self.gallery)
+        while done < len(order):
+            block = order[done : done + most]
+            block = block[: max(1, _FLAT_ITEMS // int(depths[block[-1]]))]
+            fits = depths[block] <= np.minimum.accumulate(self.available[block])  # no list longer than what can be met
+            block = block[: len(block) if fits.all() else int(fits.argmin())]
+            similarities = multiply(self.queries[block], buffer[: len(block)])
+            own = self.left_out.own[block]
+            similarities[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
+            for place, rows in enumerate(members(block)):
+                similarities[place, rows] = -np.inf
+            yield Block(block, int(depths[block[-1]]), similarities, scratch[: len(block)])
+            done += len(block)
+
+    def exact(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """`(n,)` similarities of the named pairs, summed in float64 in an order that depends on nothing else."""
+        products = np.empty(len(rows), np.float32)
+        for first in range(0, len(rows), _PAIRS):
+            part = slice(first, first + _PAIRS)
+            pairs = self.queries[queries[part]].astype(np.float64), self.gallery[rows[part]].astype(np.float64)
+            products[part] = np.einsum("nd,nd->n", *pairs)
+        return products
+
+    def _group_members(self) -> Callable[[np.ndarray], Iterable[np.ndarray]]:
+        """From a block of queries to the gallery rows of each one's group."""
+        left = self.left_out
+        if left.query_groups is None or left.gallery_groups is None:
+            return lambda block: ()
+        query_groups, order = left.query_groups, np.argsort(left.gallery_groups, kind="stable")
+        ordered = left.gallery_groups[order]
+        starts, ends = (np.searchsorted(ordered, query_groups, side=side) for side in ("left", "right"))
+        ends = np.where(query_groups >= 0, ends, starts)
+        return lambda block: (order[starts[query] : ends[query]] for query in block)
 
 
 def nearest_neighbors(
@@ -78,57 +216,36 @@ def nearest_neighbors(
         >>> rows.tolist(), similarities.round(3).tolist()
         ([[1, 2]], [[1.0, 0.6000000238418579]])
     """
-    depths = np.full(len(queries), k, np.int64)
+    left_out = None if own_rows is None else LeftOut(np.asarray(own_rows, np.int64))
+    space = Space(queries, gallery, left_out)
     rows = np.empty((len(queries), k if k > 0 else 0), np.int64)
     similarities = np.empty(rows.shape, np.float32)
-    for ranking in rank_blocks(queries, gallery, depths, own_rows, block_rows):
-        rows[ranking.queries], similarities[ranking.queries] = ranking.first(k)
+    for block in space.blocks(np.full(len(queries), k), block_rows):
+        for ranking in rank_block(space, block):
+            rows[ranking.queries], similarities[ranking.queries] = ranking.first(k)
     return rows, similarities
 
 
-def rank_blocks(
-    queries: np.ndarray,
-    gallery: np.ndarray,
-    depths: np.ndarray,
-    own_rows: np.ndarray | None = None,
-    block_rows: int | None = None,
-) -> Iterator[Ranking]:
-    """Rank the gallery for every query, as deep as each asks; blocks come in the order of rising depth.
-
-    Args:
-        queries: `(Q, D)` vectors.
-        gallery: `(M, D)` vectors.
-        depths: `(Q,)` neighbours that each query needs; a block ranks as deep as its deepest query.
-        own_rows: as in `nearest_neighbors`.
-        block_rows: as in `nearest_neighbors`.
-
-    Raises:
-        UsageError: if a depth is below 1 or above what the gallery can give.
-        DataError: if the shapes do not fit together or a value is not finite.
-    """
-    queries, gallery = _matrix("queries", queries), _matrix("gallery", gallery)
-    own = np.full(len(queries), -1, np.int64) if own_rows is None else np.asarray(own_rows, np.int64)
-    depths = np.asarray(depths, np.int64)
-    if queries.shape[1] != gallery.shape[1]:
-        raise DataError(
-            "E_VECTOR_SHAPE",
-            "Expected queries and gallery of one dimension. "
-            f"Received: {queries.shape[1]} and {gallery.shape[1]} dimensions",
-        )
-    _check_depths(depths, len(gallery) - (own >= 0))
-    if not len(queries):
-        return
-    width = len(gallery) + _GROUP  # room for the padding of the last group
-    most = block_rows or max(1, min(1024, _BLOCK_BYTES // (4 * width)))
-    buffer = np.empty(min(most, len(queries)) * width, np.float32)
-    tolerance = _tolerance(queries, gallery)
-    order = np.argsort(depths, kind="stable")
-    done = 0
-    while done < len(order):
-        block = order[done : done + most]
-        block = block[: max(1, _FLAT_ITEMS // int(depths[block[-1]]))]
-        yield from _rank_block(queries, gallery, block, int(depths[block[-1]]), own[block], buffer, tolerance)
-        done += len(block)
+def rank_block(space: Space, block: Block) -> Iterator[Ranking]:
+    """Rank the gallery for the queries of one block; more than one part where ties make the lists very long."""
+    rows, depth = len(space.gallery), block.depth
+    size = min(_GROUP, max(1, rows // (4 * depth)))
+    groups = rows // size
+    # Group g holds the gallery rows g, g + groups, g + 2 groups, ...: neighbours in the gallery's order, often of one
+    # class, fall into different groups. The depth-th largest group maximum is a lower bound of the depth-th neighbour,
+    # and stays one where the last few rows are in no group.
+    grouped = block.similarities[:, : size * groups].reshape(len(block.queries), size, groups)
+    maxima = grouped.max(axis=1) if size > 1 else grouped[:, 0]
+    bounds = np.partition(maxima, groups - depth, axis=1)[:, groups - depth] - space.tolerance
+    bounds = np.maximum(bounds, np.finfo(np.float32).min)  # what is left out is -inf, and never passes
+    passing = np.greater_equal(block.similarities, bounds[:, None], out=block.scratch)
+    parts = [slice(0, len(bounds))]
+    if np.count_nonzero(passing) > _FLAT_ITEMS:
+        step = max(1, _FLAT_ITEMS // int(passing.sum(axis=1).max()))
+        parts = [slice(first, first + step) for first in range(0, len(bounds), step)]
+    for part in parts:
+        places, columns = np.divmod(np.flatnonzero(passing[part]), rows)  # four times as fast as `np.nonzero`
+        yield _ranking(space, block.queries[part], depth, places, columns, block.similarities[part][places, columns])
 
 
 def check_vectors(vectors: np.ndarray, ids: Sequence | np.ndarray | None = None, *, allow_zero: bool = False) -> None:
@@ -179,43 +296,27 @@ def _check_depths(depths: np.ndarray, available: np.ndarray) -> None:
         )
 
 
-def _rank_block(
-    queries: np.ndarray,
-    gallery: np.ndarray,
-    block: np.ndarray,
-    depth: int,
-    own: np.ndarray,
-    buffer: np.ndarray,
-    tolerance: float,
-) -> Iterator[Ranking]:
-    """Rank the gallery for the queries of one block; more than one part where ties make the lists very long."""
-    size = min(_GROUP, max(1, len(gallery) // (4 * depth)))
-    groups = -(-len(gallery) // size)
-    similarities = buffer[: len(block) * size * groups].reshape(len(block), size * groups)
-    np.matmul(queries[block], gallery.T, out=similarities[:, : len(gallery)])
-    similarities[:, len(gallery) :] = -np.inf
-    has_own = np.flatnonzero(own >= 0)
-    similarities[has_own, own[has_own]] = -np.inf
+def _multiplier(gallery: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The products of some queries with the gallery, written into a buffer; every processor takes a share of the rows.
 
-    # Group g holds the gallery rows g, g + groups, g + 2 groups, ...: neighbours in the gallery's order, often of one
-    # class, fall into different groups. The depth-th largest group maximum is a lower bound of the depth-th neighbour.
-    grouped = similarities.reshape(len(block), size, groups)
-    maxima = grouped.max(axis=1) if size > 1 else grouped[:, 0]
-    bounds = np.partition(maxima, groups - depth, axis=1)[:, groups - depth] - tolerance
-    passing = maxima >= bounds[:, None]
-    step = max(1, _FLAT_ITEMS // (size * int(passing.sum(axis=1).max())))
-    for first in range(0, len(block), step):
-        part = slice(first, first + step)
-        places, group = _positions(passing[part])
-        values = grouped[part][places, :, group]
-        kept, offsets = _positions(values >= bounds[part][places, None])
-        flat = places[kept], offsets * groups + group[kept], values[kept, offsets]
-        yield _ranking(queries, gallery, block[part], depth, flat, tolerance)
+    NumPy's own threads would wait for the next product in a busy loop: a third of all CPU time at 60,502 rows.
+    """
+    workers = len(os.sched_getaffinity(0))
+    if workers == 1 or gallery.size < _SMALL:
+        return lambda queries, out: np.matmul(queries, gallery.T, out=out)
+    from threadpoolctl import ThreadpoolController
 
+    blas, pool = ThreadpoolController(), ThreadPoolExecutor(workers, "products")
 
-def _positions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns where a matrix is true; four times as fast as `np.nonzero`."""
-    return np.divmod(np.flatnonzero(mask), mask.shape[1])
+    def multiply(queries: np.ndarray, out: np.ndarray) -> np.ndarray:
+        edges = np.linspace(0, len(queries), workers + 1).astype(int)
+        with blas.limit(limits=1, user_api="blas"):
+            parts = (pool.submit(np.matmul, queries[a:b], gallery.T, out=out[a:b]) for a, b in pairwise(edges) if a < b)
+            for part in list(parts):
+                part.result()
+        return out
+
+    return multiply
 
 
 def _tolerance(queries: np.ndarray, gallery: np.ndarray) -> float:
@@ -225,23 +326,17 @@ def _tolerance(queries: np.ndarray, gallery: np.ndarray) -> float:
 
 
 def _ranking(
-    queries: np.ndarray,
-    gallery: np.ndarray,
-    block: np.ndarray,
-    depth: int,
-    flat: tuple[np.ndarray, np.ndarray, np.ndarray],
-    tolerance: float,
+    space: Space, block: np.ndarray, depth: int, places: np.ndarray, rows: np.ndarray, similarities: np.ndarray
 ) -> Ranking:
-    """Sort the candidates (place in the block, gallery row, product) and cut each list after its last tie."""
-    places, rows, similarities = flat
-    order = np.lexsort((rows, -similarities, places))
+    """Sort the candidates, given in the order of place in the block and row, and cut each list after its last tie."""
+    order = _sort_order(places, similarities)
     places, rows, similarities = places[order], rows[order], similarities[order]
 
-    close = (places[1:] == places[:-1]) & (similarities[:-1] - similarities[1:] <= tolerance)
+    close = (places[1:] == places[:-1]) & (similarities[:-1] - similarities[1:] <= space.tolerance)
     doubtful = np.flatnonzero(np.append(close, False) | np.insert(close, 0, False))
     if len(doubtful):
         run = np.cumsum(~np.insert(close, 0, False))[doubtful]
-        exact = _exact_products(queries, gallery, block[places[doubtful]], rows[doubtful])
+        exact = space.exact(block[places[doubtful]], rows[doubtful])
         order = np.lexsort((rows[doubtful], -exact, run))
         rows[doubtful], similarities[doubtful] = rows[doubtful][order], exact[order]
 
@@ -252,11 +347,17 @@ def _ranking(
     return Ranking(block, depth, starts, rows[kept], similarities[kept])
 
 
-def _exact_products(queries: np.ndarray, gallery: np.ndarray, query_rows: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Dot products of the named pairs, summed in float64 in an order that depends on nothing else."""
-    products = np.empty(len(rows), np.float32)
-    for first in range(0, len(rows), _PAIRS):
-        part = slice(first, first + _PAIRS)
-        pairs = queries[query_rows[part]].astype(np.float64), gallery[rows[part]].astype(np.float64)
-        products[part] = np.einsum("nd,nd->n", *pairs)
-    return products
+def _sort_order(places: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+    """Order by place, falling similarity and position, through one sort of whole numbers: six times a lexsort's speed.
+
+    Key, from its highest bit: 10 bits of place, 32 bits that fall as the similarity rises, 22 bits of position.
+    """
+    if len(places) >= 1 << 22 or not len(places):  # one query's ties with all of a very large gallery
+        return np.lexsort((-similarities, places))
+    bits = (similarities + np.float32(0)).view(np.uint32)  # -0 becomes 0
+    rising = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    keys = (
+        (places.astype(np.uint64) << 54) | ((~rising).astype(np.uint64) << 22) | np.arange(len(places), dtype=np.uint64)
+    )
+    keys.sort()
+    return (keys & np.uint64((1 << 22) - 1)).astype(np.int64)

@@ -1,22 +1,27 @@
 """Retrieval metrics against hand-worked numbers, published cases, plain loops and scikit-learn."""
 
 import itertools
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import ndcg_score
+from sklearn.metrics import average_precision_score, ndcg_score
 
 from models.errors import DataError, UsageError
 from models.retrieval.metrics import DEFAULT_METRICS, METRICS, describe_metric, evaluate_retrieval
 
-ALL = ("recall@1", "recall@3", "precision@1", "precision@4", "map@r", "r_precision", "ndcg@1", "ndcg@5")
+ALL = ("recall@1", "recall@3", "precision@1", "precision@4", "map@r", "r_precision", "map", "mrr", "ndcg@1", "ndcg@5")
+ORACLES = Path(__file__).parents[2] / "data" / "oracles"
+sys.path.append(str(Path(__file__).parents[2] / "oracles"))
 
 
 def measure(ordered, name):
     """The definition of one metric for one query: `ordered` says which items, nearest first, are relevant."""
-    kind, _, k = name.replace("map@r", "map").partition("@")
+    kind, _, k = name.replace("map@r", "map_r").partition("@")
     total = sum(ordered)
     if kind == "recall":
         return float(any(ordered[: int(k)]))
@@ -24,8 +29,12 @@ def measure(ordered, name):
         return sum(ordered[: int(k)]) / int(k)
     if kind == "r_precision":
         return sum(ordered[:total]) / total
-    if kind == "map":
+    if kind == "map_r":
         return sum(sum(ordered[: i + 1]) / (i + 1) for i in range(total) if ordered[i]) / total
+    if kind == "map":
+        return sum(sum(ordered[: i + 1]) / (i + 1) for i in range(len(ordered)) if ordered[i]) / total
+    if kind == "mrr":
+        return 1 / (ordered.index(True) + 1)
     gains = [1 / np.log2(i + 2) for i in range(int(k))]
     found = sum(g for g, hit in zip(gains, ordered, strict=False) if hit)
     return found / sum(gains[: min(total, int(k))])
@@ -65,6 +74,8 @@ def test_hand_worked_space():
         "precision@4": 1 / 2,
         "r_precision": 1 / 2,
         "map@r": (1 / 2) / 2,  # precision 1/2 at rank 2; rank 4 is beyond R
+        "map": (1 / 2 + 2 / 4) / 2,
+        "mrr": 1 / 2,
         "ndcg@1": 0,
     }
     assert result.values == pytest.approx(expected)
@@ -128,6 +139,145 @@ def test_ndcg_equals_scikit_learn():
         others = np.arange(120) != row
         truth = (labels == labels[row])[others]
         assert value == pytest.approx(ndcg_score([truth], [scores[row][others]], k=10))
+
+
+@pytest.mark.parametrize("kind", ["both", "roles"])
+def test_equals_ranx_trec_eval_and_pytorch_metric_learning(kind):
+    from retrieval_cases import space
+
+    case, ranking = space(kind), json.loads((ORACLES / "ranking-metrics.json").read_text())[kind]
+    metric_learning = json.loads((ORACLES / "metric-learning-metrics.json").read_text())[kind]
+    names = [*metric_learning, *ranking["trec_eval"]]
+    result = evaluate_retrieval(case["vectors"], case["labels"], case["roles"], names, parents=case["parents"])
+    assert result.num_queries == ranking["queries"]
+    for answers in (ranking["ranx"], ranking["trec_eval"], metric_learning):
+        for name, value in answers.items():
+            assert result.values[name] == pytest.approx(value, abs=1e-6 if answers is metric_learning else 1e-12), name
+
+
+def test_average_precision_equals_scikit_learn():
+    vectors, labels = clustered(np.random.default_rng(2), 120, 9)
+    result = evaluate_retrieval(vectors, labels, metrics=["map"])
+    scores = vectors @ vectors.T
+    for row, value in zip(result.query_rows, result.per_query["map"], strict=True):
+        others = np.arange(120) != row
+        truth = (labels == labels[row])[others]
+        assert value == pytest.approx(average_precision_score(truth, scores[row][others]))
+
+
+def test_far_relevant_items_are_ranked_by_one_sort_as_by_single_counts(monkeypatch):
+    vectors, labels = clustered(np.random.default_rng(9), 200, 3)
+    vectors = np.round(vectors, 1)  # ties
+    one_by_one = evaluate_retrieval(vectors, labels, metrics=["map", "mrr"])
+    monkeypatch.setattr("models.retrieval.ties._SORT_FROM", 1)
+    sorted_ = evaluate_retrieval(vectors, labels, metrics=["map", "mrr"])
+    np.testing.assert_array_equal(one_by_one.per_query["map"], sorted_.per_query["map"])
+    expected = reference_in_order(vectors, labels)
+    np.testing.assert_allclose(sorted_.per_query["map"], expected, atol=1e-12)
+
+
+def reference_in_order(vectors, labels):
+    """Expected average precision of every query, group of ties by group of ties, as the sum over places in it."""
+    values = []
+    products = (vectors.astype("float64") @ vectors.T.astype("float64")).astype("float32")
+    for row, similarities in enumerate(products):
+        others = np.arange(len(labels)) != row
+        scores, truth = similarities[others], (labels == labels[row])[others]
+        total = 0.0
+        for score in np.unique(scores[truth]):
+            a, n = (scores > score).sum(), truth[scores > score].sum()
+            g, r = (scores == score).sum(), truth[scores == score].sum()
+            for t in range(1, g + 1):
+                total += r / g * (n + 1 + ((t - 1) * (r - 1) / (g - 1) if g > 1 else 0)) / (a + t)
+        values.append(total / truth.sum())
+    return np.array(values)
+
+
+@given(st.integers(8, 40), st.integers(2, 4), st.integers(0, 2**16))
+def test_graded_ndcg_of_two_levels_equals_scikit_learn(rows, classes, seed):
+    rng = np.random.default_rng(seed)
+    vectors, labels = clustered(rng, rows, classes)
+    parents = labels % 2
+    if np.bincount(labels).max() < 2:
+        return
+    result = evaluate_retrieval(vectors, labels, metrics=["graded_ndcg@5", "recall@1"], parents=parents)
+    grades = (labels[:, None] == labels).astype(int) + (parents[:, None] == parents)
+    for row, value in zip(result.query_rows, result.per_query["graded_ndcg@5"], strict=True):
+        others = np.arange(rows) != row
+        assert value == pytest.approx(ndcg_score([grades[row][others]], [(vectors @ vectors[row])[others]], k=5))
+    plain = evaluate_retrieval(vectors, labels, metrics=["recall@1"])
+    assert plain.values["recall@1"] == result.values["recall@1"]  # relevant means the same class, graded or not
+
+
+@given(st.integers(6, 30), st.integers(0, 2**16))
+def test_many_labels_an_image(rows, seed):
+    rng = np.random.default_rng(seed)
+    vectors = clustered(rng, rows, 5)[0]
+    matrix = (rng.random((rows, 6)) < 0.3).astype(int)
+    shared = matrix @ matrix.T
+    np.fill_diagonal(shared, 0)
+    if not shared.any():
+        return
+    sets = [{int(label) for label in np.flatnonzero(row)} for row in matrix]
+    names = ["graded_ndcg@4", "map", "recall@2"]
+    result = evaluate_retrieval(vectors, sets, metrics=names, block_rows=5)
+    as_matrix = evaluate_retrieval(vectors, matrix, metrics=names)
+    assert result.values == as_matrix.values
+    assert result.query_rows.tolist() == np.flatnonzero(shared.any(axis=1)).tolist()
+    for at, row in enumerate(result.query_rows):
+        others = np.arange(rows) != row
+        scores = (vectors.astype("float64") @ vectors[row].astype("float64"))[others]
+        grades = shared[row][others]
+        expected = average_precision_score(grades > 0, scores)
+        assert result.per_query["map"][at] == pytest.approx(expected)
+        assert result.per_query["graded_ndcg@4"][at] == pytest.approx(ndcg_score([grades], [scores], k=4))
+        assert result.per_query["recall@2"][at] == (grades[np.argsort(-scores)[:2]] > 0).any()
+
+
+@given(st.integers(8, 30), st.integers(0, 2**16))
+def test_nothing_of_the_own_group_is_asked_for(rows, seed):
+    rng = np.random.default_rng(seed)
+    vectors, labels = clustered(rng, rows, 3)
+    groups = rng.choice(["camera 1", "camera 2", "camera 3", ""], rows)
+    hidden = (groups[:, None] == groups) & (groups != "") | np.eye(rows, dtype=bool)
+    relevant = (labels[:, None] == labels) & ~hidden
+    if not relevant.any() or hidden[relevant.any(axis=1)].all(axis=1).any():
+        return
+    names = ["map", "r_precision", "mrr", "recall@1", "graded_ndcg@1"]
+    result = evaluate_retrieval(vectors, labels, metrics=names, groups=groups, parents=labels % 2, block_rows=3)
+    assert result.query_rows.tolist() == np.flatnonzero(relevant.any(axis=1)).tolist()
+    assert result.protocol.endswith("nor anything of its own group")
+    for at, row in enumerate(result.query_rows):
+        order = [
+            j for j in np.argsort(-(vectors.astype("float64") @ vectors[row]), kind="stable") if not hidden[row, j]
+        ]
+        ordered = [bool(relevant[row, j]) for j in order]
+        for name in names[:-1]:
+            assert result.per_query[name][at] == pytest.approx(measure(ordered, name)), name
+        best = max(int(labels[j] == labels[row]) + int(labels[j] % 2 == labels[row] % 2) for j in order)
+        first = int(ordered[0]) + int(labels[order[0]] % 2 == labels[row] % 2)
+        assert result.per_query["graded_ndcg@1"][at] == pytest.approx(first / best)
+
+
+def test_a_class_has_one_parent_and_a_label_matrix_only_0_and_1():
+    vectors = spread([0, 10, 20])
+    with pytest.raises(DataError, match=r"E_LABELS: Expected one parent .* another one in 1 rows"):
+        evaluate_retrieval(vectors, [0, 0, 1], metrics=["map"], parents=["a", "b", "b"])
+    with pytest.raises(DataError, match=r"E_LABELS: Expected a parent label for each of 3 rows. Received: 2"):
+        evaluate_retrieval(vectors, [0, 0, 1], metrics=["map"], parents=["a", "a"])
+    with pytest.raises(DataError, match=r"E_LABELS: Expected 0 and 1"):
+        evaluate_retrieval(vectors, np.array([[2], [1], [1]]), metrics=["map"])
+
+
+def test_collapsed_space_has_the_expected_rank_of_a_random_order():
+    # 20 items of 5 classes: the first of 3 relevant among 19 others in random order.
+    values = evaluate_retrieval(np.ones((20, 3)), np.repeat(np.arange(5), 4), metrics=["map", "mrr"]).values
+    orders = list(itertools.combinations(range(1, 20), 3))
+    expected = {
+        "map": np.mean([(1 / a + 2 / b + 3 / c) / 3 for a, b, c in orders]),
+        "mrr": np.mean([1 / order[0] for order in orders]),
+    }
+    assert values == pytest.approx(expected)
 
 
 def test_value_does_not_change_when_more_is_retrieved():
@@ -196,7 +346,7 @@ def test_nothing_relevant_anywhere():
 
 @pytest.mark.parametrize("name", ["recall", "recall@", "recall@0", "recall@k", "Recall@1", "map@5", "auprc", "ndcg@-1"])
 def test_unknown_metric_lists_the_known(name):
-    with pytest.raises(UsageError, match=r"E_METRIC_UNKNOWN: .*recall@k, precision@k, ndcg@k, map@r, r_precision"):
+    with pytest.raises(UsageError, match=r"E_METRIC_UNKNOWN: .*recall@k, precision@k, ndcg@k, graded_ndcg@k, map"):
         evaluate_retrieval(spread([0, 1, 2]), [0, 0, 0], metrics=[name])
 
 
@@ -224,4 +374,4 @@ def test_vectors_with_nan_are_refused():
 def test_every_metric_is_described():
     for key in METRICS:
         text = describe_metric(key.replace("@k", "@7"))
-        assert "the 7 nearest" in text or "R = relevant items" in text
+        assert "the 7 nearest" in text or "R = relevant items" in text, text

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import DataError, UsageError
-from models.retrieval.neighbors import check_vectors, nearest_neighbors, rank_blocks
+from models.retrieval.neighbors import LeftOut, Space, check_vectors, nearest_neighbors, rank_block
 
 
 def reference(queries, gallery, k, own_rows=None):
@@ -25,6 +25,11 @@ def reference(queries, gallery, k, own_rows=None):
 def unit_rows(rng, rows, dim):
     vectors = rng.normal(size=(rows, dim)).astype("float32")
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def rank(queries, gallery, depths, own_rows=None, block_rows=None):
+    space = Space(queries, gallery, None if own_rows is None else LeftOut(own_rows))
+    return [ranking for block in space.blocks(depths, block_rows) for ranking in rank_block(space, block)]
 
 
 def test_hand_worked_with_tie_and_self_match():
@@ -75,7 +80,7 @@ def test_equal_rows_are_exactly_equal_and_the_tie_is_whole():
     vectors = unit_rows(np.random.default_rng(5), 2000, 100)
     copies = [3, 64, 700, 1111, 1999]
     vectors[copies] = vectors[3]
-    (ranking,) = rank_blocks(vectors[[3]], vectors, np.array([2]))
+    (ranking,) = rank(vectors[[3]], vectors, np.array([2]))
     np.testing.assert_array_equal(ranking.rows, copies)
     assert len(set(ranking.similarities.tolist())) == 1
     assert ranking.depth == 2
@@ -84,7 +89,7 @@ def test_equal_rows_are_exactly_equal_and_the_tie_is_whole():
 def test_a_space_that_collapsed_to_a_point_is_ranked_in_parts(monkeypatch):
     monkeypatch.setattr("models.retrieval.neighbors._FLAT_ITEMS", 1000)
     vectors = np.full((300, 4), 0.5, "float32")
-    rankings = list(rank_blocks(vectors[:9], vectors, np.full(9, 3)))
+    rankings = rank(vectors[:9], vectors, np.full(9, 3))
     assert len(rankings) == 3
     np.testing.assert_array_equal(np.concatenate([r.queries for r in rankings]), np.arange(9))
     assert all(np.array_equal(np.diff(r.starts), np.full(3, 300)) for r in rankings)
@@ -102,9 +107,37 @@ def test_memory_does_not_grow_with_queries_times_gallery():
 def test_each_query_ranked_as_deep_as_it_asks():
     vectors = unit_rows(np.random.default_rng(6), 50, 8)
     depths = np.array([40, 2, 3, 49, 1])
-    rankings = list(rank_blocks(vectors[:5], vectors, depths, own_rows=np.arange(5), block_rows=2))
+    rankings = rank(vectors[:5], vectors, depths, own_rows=np.arange(5), block_rows=2)
     assert [r.queries.tolist() for r in rankings] == [[4, 1], [2, 0], [3]]
     assert [r.depth for r in rankings] == [2, 40, 49]
+
+
+@given(st.integers(2, 40), st.integers(1, 5), st.integers(0, 2**16))
+def test_nothing_of_the_own_group_is_met(rows, groups, seed):
+    rng = np.random.default_rng(seed)
+    vectors, codes = unit_rows(rng, rows, 3), rng.integers(-1, groups, rows)
+    left_out = LeftOut(np.arange(rows), codes, codes)
+    hidden = (codes[:, None] == codes) & (codes >= 0)[:, None] | np.eye(rows, dtype=bool)
+    np.testing.assert_array_equal(left_out.counts(), hidden.sum(axis=1))
+    asking = np.flatnonzero(left_out.counts() < rows)
+    space = Space(vectors[asking], vectors, left_out.select(asking))
+    assert not len(asking) or space.available.min() > 0
+    for block in space.blocks(space.available, block_rows=4):
+        for ranking in rank_block(space, block):
+            for place, query in enumerate(ranking.queries):
+                found = ranking.rows[ranking.starts[place] : ranking.starts[place + 1]]
+                assert sorted(found.tolist()) == np.flatnonzero(~hidden[asking[query]]).tolist()[: len(found)] or (
+                    len(found) >= ranking.depth and not hidden[asking[query]][found].any()
+                )
+
+
+def test_processors_share_a_product(monkeypatch):
+    monkeypatch.setattr("models.retrieval.neighbors._SMALL", 1)
+    vectors = unit_rows(np.random.default_rng(8), 300, 20)
+    rows, similarities = nearest_neighbors(vectors[:7], vectors, 4)
+    expected, expected_similarities = reference(vectors[:7], vectors, 4)
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_allclose(similarities, expected_similarities, atol=1e-6)
 
 
 @pytest.mark.parametrize(("k", "own"), [(6, None), (5, [0]), (0, None)])
