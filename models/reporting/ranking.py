@@ -110,9 +110,9 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
         >>> holm([0.01, 0.04, 0.03]).tolist()
         [0.03, 0.06, 0.06]
     """
-    p_values = np.asarray(p_values, float)
-    order = np.argsort(p_values)
-    adjusted = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1))
+    values = np.asarray(p_values, float)
+    order = np.argsort(values)
+    adjusted = np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1))
     result = np.empty(len(order))
     result[order] = np.minimum(adjusted, 1.0)
     return result

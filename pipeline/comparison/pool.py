@@ -46,7 +46,8 @@ def work_off(
         begun: called with each job as it starts.
         ended: called with each job when its record is there.
     """
-    waiting, running = list(reversed(jobs)), []
+    waiting = list(reversed(jobs))
+    running: list[_Running] = []
     logs.mkdir(parents=True, exist_ok=True)
     try:
         while waiting or running:
