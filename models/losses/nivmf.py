@@ -48,7 +48,8 @@ class NivMFLoss(keras.layers.Layer):
         guidance: weight of Proxy-Anchor on the directions, at least 0.
         rho: power of the product kernel, positive.
         normaliser: `"repo"`, `"exact"` or `"none"`: the term G.
-        log_c: `"debye3"`, right to 1e-9 at D = 128, or the published `"poly"`.
+        log_c: `"accurate"`, within 1e-6 for every D; `"debye3"`, the same from D = 48 on and within 8e-6 from 16 on;
+            or the published `"poly"`.
         mean_resultant: `"one"` or `"exact"`: the factor A of `"neg_kl"`.
         scale_sample_by_kappa: take `cos(K x, K m)` for draws as the density has it; without, `cos(x, K m)` as in the
             published code.
@@ -83,7 +84,7 @@ class NivMFLoss(keras.layers.Layer):
         guidance: float = 0.0,
         rho: float = 1.0,
         normaliser: str = "repo",
-        log_c: str = "debye3",
+        log_c: str = "accurate",
         mean_resultant: str = "one",
         scale_sample_by_kappa: bool = True,
         seed: int = 0,
@@ -100,7 +101,7 @@ class NivMFLoss(keras.layers.Layer):
         choices = {
             "metric": (metric, METRICS),
             "normaliser": (normaliser, ("repo", "exact", "none")),
-            "log_c": (log_c, ("debye3", "poly")),
+            "log_c": (log_c, ("accurate", "debye3", "poly")),
             "mean_resultant": (mean_resultant, ("one", "exact")),
         }
         for name, (value, known) in choices.items():

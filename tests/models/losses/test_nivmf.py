@@ -35,23 +35,26 @@ def make(classes, proxies, concentrations=None, **params):
 @pytest.mark.parametrize("row", CASES["log_normaliser_table"]["expected"]["rows"], ids=lambda row: f"{row['dim']}")
 def test_published_normalisers(row):
     kappa, dim = np.array([row["kappa"]]), row["dim"]
-    assert float(log_normalizer(kappa, dim)[0]) == pytest.approx(row["debye3"], rel=1e-10)
-    relative = log_normalizer(kappa, dim, relative=True) - log_normalizer(kappa, dim)
-    assert float(relative[0]) == pytest.approx(-float(log_normalizer(np.array([1e-9]), dim)[0]), rel=1e-9)
-    if dim >= 16:
-        assert float(mean_resultant(kappa, dim)[0]) == pytest.approx(row["mean_resultant"], rel=1e-4)
+    assert float(log_normalizer(kappa, dim, "debye3")[0]) == pytest.approx(row["debye3"], rel=1e-10)
+    assert float(log_normalizer(kappa, dim)[0]) == pytest.approx(row["exact"], rel=1e-8, abs=1e-6)
+    for name in ("debye3", "accurate"):
+        relative = log_normalizer(kappa, dim, name, relative=True) - log_normalizer(kappa, dim, name)
+        assert float(relative[0]) == pytest.approx(-float(log_normalizer(np.array([1e-9]), dim, name)[0]), rel=1e-9)
+    assert float(mean_resultant(kappa, dim)[0]) == pytest.approx(row["mean_resultant"], rel=1e-6)
     if row["poly"] is not None:
         assert float(log_normalizer(kappa, dim, "poly")[0]) == pytest.approx(row["poly"], rel=1e-9)
 
 
-@pytest.mark.parametrize("dim", [16, 128, 512])
+@pytest.mark.parametrize("dim", [3, 4, 5, 10, 47, 48, 128, 512])
 def test_normaliser_follows_the_bessel_function(dim):
-    kappa = np.geomspace(0.5, 500, 20)
+    kappa = np.geomspace(0.01, 500, 30)
     nu = dim / 2 - 1
     log_bessel = np.log(np.maximum(ive(nu, kappa), 1e-300)) + kappa
     known = ive(nu, kappa) > 1e-290
     wanted = nu * np.log(kappa) - dim / 2 * np.log(2 * np.pi) - log_bessel
-    np.testing.assert_allclose(np.array(log_normalizer(kappa, dim))[known], wanted[known], atol=2e-5)
+    np.testing.assert_allclose(np.array(log_normalizer(kappa, dim))[known], wanted[known], atol=1e-6)
+    kappa = kappa[known]
+    np.testing.assert_allclose(mean_resultant(kappa, dim), ive(nu + 1, kappa) / ive(nu, kappa), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["el_nivmf_fixed_samples_scaled", "el_nivmf_fixed_samples_repo"])
@@ -59,7 +62,7 @@ def test_published_expected_likelihood(name):
     case = CASES[name]
     scaled = name.endswith("scaled")
     mu, kappa = (np.array(case["inputs"][key]) for key in ("mu", "kappa"))
-    loss = make(2, mu, kappa, temp=0.5, scale_sample_by_kappa=scaled)
+    loss = make(2, mu, kappa, temp=0.5, log_c="debye3", scale_sample_by_kappa=scaled)
     labels = np.array(case["inputs"]["labels"], "int32")
     with tf.GradientTape() as tape:
         value = loss.cross_entropy(loss.expected_likelihood(tf.constant(case["inputs"]["samples"], "float64")), labels)
@@ -117,6 +120,85 @@ def test_exact_density_integrates_to_one():
     density = np.array(loss._log_density(tf.constant(points), tf.constant(unit(mu)), tf.constant(kappa), True))
     density = density + float(log_normalizer(np.array([1e-9]), 3)[0])
     np.testing.assert_allclose(4 * np.pi * np.exp(density).mean(axis=0), 1.0, atol=0.02)
+
+
+def batch(seed=0, dim=4):
+    rng = np.random.default_rng(seed)
+    return 3 * rng.normal(size=(6, dim)), rng.normal(size=(3, dim)), np.array([0, 1, 2, 0, 1, 2])
+
+
+def log_c(kappa, dim):
+    nu = dim / 2 - 1
+    return nu * np.log(kappa) - dim / 2 * np.log(2 * np.pi) - np.log(ive(nu, kappa)) - kappa
+
+
+@pytest.mark.parametrize(
+    ("params", "similarity"),
+    [
+        ({"metric": "l2"}, lambda z, k, m: -np.sum((z - k * m) ** 2)),
+        (
+            {"metric": "ppk", "rho": 1.0},
+            lambda z, k, m: log_c(norm(z), 4) + log_c(k, 4) - log_c(norm(z + k * m), 4),
+        ),
+        (
+            {"metric": "ppk", "rho": 0.5},
+            lambda z, k, m: (log_c(norm(z), 4) + log_c(k, 4)) / 2 - log_c(norm(z + k * m) / 2, 4),
+        ),
+        (
+            {"metric": "neg_kl", "mean_resultant": "exact"},
+            lambda z, k, m: (
+                log_c(k, 4) - log_c(norm(z), 4) - ive(2, norm(z)) / ive(1, norm(z)) * (norm(z) - k * unit(z) @ m)
+            ),
+        ),
+    ],
+)
+def test_isotropic_metrics_match_reference(params, similarity):
+    z, proxies, labels = batch()
+    kappa = np.array([2.0, 5.0, 9.0])
+    h = np.array([[similarity(row, k, m) / 0.7 for k, m in zip(kappa, unit(proxies), strict=True)] for row in z])
+    wanted = np.mean(np.log(np.exp(h).sum(axis=1)) - h[np.arange(6), labels])
+    loss = make(3, proxies, kappa, temp=0.7, **params)
+    assert float(loss(z, labels)) == pytest.approx(wanted, rel=1e-6)
+
+
+def norm(x):
+    return np.linalg.norm(x)
+
+
+@pytest.mark.parametrize("normaliser", ["none", "exact"])
+def test_expected_likelihood_of_many_draws_is_that_of_the_kernel(normaliser):
+    # Isotropic, at temperature 1: the closed form is the product kernel with rho = 1.
+    z, proxies, _ = batch(2, 16)
+    kappa = np.full((3, 16), 6.0)
+    sampled = make(3, proxies, kappa, metric="el_nivmf", temp=1.0, normaliser=normaliser)
+    draws = draw_vmf(
+        tf.constant(unit(z)), tf.constant(np.linalg.norm(z, axis=1)), 20_000, keras.random.SeedGenerator(2)
+    )
+    found = np.array(sampled.expected_likelihood(draws))
+    kernel = make(3, proxies, np.full(3, 6.0), metric="ppk", temp=1.0)
+    wanted = np.array(kernel._similarities(tf.constant(z), tf.constant(unit(proxies))))
+    np.testing.assert_allclose(found, wanted, atol=0.05)
+
+
+def test_same_distribution_has_overlap_one():
+    # Bhattacharyya at most 0 as a logarithm, 0 for equal distributions; the exact divergence likewise.
+    z, proxies, _ = batch()
+    z[0] = 5.0 * unit(proxies)[1]
+    kappa = np.array([2.0, 5.0, 9.0])
+    for params in ({"metric": "ppk", "rho": 0.5}, {"metric": "neg_kl", "mean_resultant": "exact"}):
+        loss = make(3, proxies, kappa, temp=1.0, **params)
+        similarities = np.array(loss._similarities(tf.constant(z), tf.constant(unit(proxies))))
+        assert similarities.max() <= 1e-6
+        assert similarities[0, 1] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_draws_move_on_and_start_again_with_the_seed():
+    z, proxies, labels = batch()
+    first, second, other = (make(3, proxies, temp=0.5, seed=seed) for seed in (7, 7, 8))
+    values = [float(first(z, labels)) for _ in range(3)]
+    assert values == [float(second(z, labels)) for _ in range(3)]
+    assert len(set(values)) == 3
+    assert float(other(z, labels)) != values[0]
 
 
 @pytest.mark.parametrize(
