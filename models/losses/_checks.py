@@ -22,6 +22,13 @@ def check_at_least_one(**values: int):
             raise ValueError(f"`{name}` must be a whole number, at least 1. Received: {name}={value}")
 
 
+def check_acute(**values: float):
+    """Raise a `ValueError` unless every value is an angle in (0, 90) degrees."""
+    for name, value in values.items():
+        if not 0 < value < 90:
+            raise ValueError(f"`{name}` must lie in (0, 90), in degrees. Received: {name}={value}")
+
+
 def check_between(low: float, high: float, **values: float):
     """Raise a `ValueError` unless every value lies in `[low, high]`."""
     for name, value in values.items():

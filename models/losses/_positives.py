@@ -49,7 +49,7 @@ def sum_over_positives(matrix, labels, measure, *, totals: int = 1, with_self: b
     Returns:
         Tuple of scalars; gradients flow through the first.
     """
-    walk = _Walk(matrix, labels, with_self, positives)
+    walk = PositivesWalk(matrix, labels, with_self, positives)
 
     def step(shift, weights, *sums):
         found, slopes = measure(walk.slot(shift), walk.fixed)
@@ -108,7 +108,7 @@ def rows_from_positives(slot: Slot, matrix, pairs: Pairs, measure):
 
 def _shares_of_anchors(matrix, labels, measure, positives):
     """`(N,)` one over the number of costs of each anchor, and over the number of anchors."""
-    walk = _Walk(matrix, labels, False, positives)
+    walk = PositivesWalk(matrix, labels, False, positives)
 
     def step(shift, numbers):
         _, mask, _ = measure(walk.slot(shift), walk.fixed)
@@ -119,10 +119,13 @@ def _shares_of_anchors(matrix, labels, measure, positives):
     return 1.0 / (ops.maximum(numbers, 1.0) * ops.cast(ops.maximum(ops.shape(matrix)[0], 1), numbers.dtype))
 
 
-class _Walk:
-    """The loop over the first, second, ... positive of every anchor, on a matrix without gradient."""
+class PositivesWalk:
+    """The loop over the first, second, ... positive of every anchor, on a matrix without gradient.
 
-    def __init__(self, matrix, labels, with_self, positives):
+    Takes the matrix, and the positives by labels or as a mask, as `sum_over_positives` does.
+    """
+
+    def __init__(self, matrix, labels=None, with_self=False, positives=None):
         self.fixed = ops.stop_gradient(matrix)
         self._columns = ops.arange(ops.shape(matrix)[1])
         self._by_class = positives is None
@@ -130,6 +133,7 @@ class _Walk:
         self._first = ops.cast(0 if with_self and self._by_class else 1, self._columns.dtype)
 
     def slot(self, shift) -> Slot:
+        """The positives of turn `shift`."""
         index, present = self._members.partner(shift)
         return Slot(
             index=index,
@@ -140,6 +144,7 @@ class _Walk:
         )
 
     def through(self, step, *start):
+        """Calls `step(shift, *state)`, which gives the next `shift` and state, for every turn; the last state."""
         return ops.while_loop(lambda shift, *_: shift < self._members.largest, step, (self._first, *start))[1:]
 
     def _back(self, rows, shift, index):

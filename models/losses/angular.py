@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp
+from models.losses._checks import check_acute
 from models.losses._pairs import compare
 from models.losses._positives import reduce_over_positives, rows_from_positives
 from models.losses._reduce import Reducer, check_any_reducer
@@ -48,8 +49,7 @@ class AngularLoss(keras.layers.Layer):
 
     def __init__(self, alpha: float = 40.0, reducer: Reducer = "mean", normalize: bool = True, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
-        if not 0 < alpha < 90:
-            raise ValueError(f"`alpha` must lie in (0, 90), in degrees. Received: alpha={alpha}")
+        check_acute(alpha=alpha)
         self.alpha = alpha
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from models.geometry import find_measure, squared_distances
+from models.losses._checks import check_acute
 from models.losses._pairs import compare
 from models.losses._positives import reduce_over_positives, rows_from_positives
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
@@ -87,8 +88,7 @@ class TripletLoss(keras.layers.Layer):
             raise ValueError(f"`margin` must not be negative. Received: margin={margin}")
         if miner_margin <= 0:
             raise ValueError(f"`miner_margin` must be positive. Received: miner_margin={miner_margin}")
-        if not 0 < angle < 90:
-            raise ValueError(f"`angle` must lie in (0, 90), in degrees. Received: angle={angle}")
+        check_acute(angle=angle)
         if swap and mining == "batch_hard":
             raise ValueError("`swap` has no meaning with mining='batch_hard'. Received: swap=True")
         self._measure = find_measure(distance)

@@ -3,6 +3,7 @@
 from typing import Any
 
 _PLACES = {
+    "angular": "AngularMiner",
     "batch_easy_hard": "BatchEasyHardMiner",
     "distance_weighted": "DistanceWeightedMiner",
     "multi_similarity": "MultiSimilarityMiner",

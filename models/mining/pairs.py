@@ -1,16 +1,20 @@
 """Miners of pairs: layers that thin out the positive and negative masks of a batch.
 
-Named after pytorch-metric-learning's; multi-similarity: Wang et al., CVPR 2019, eq. 11-12; batch-hard: Hermans et al.,
-2017; easy positives: Xuan, Stylianou & Pless, WACV 2020; distance-weighted: Wu et al., ICCV 2017.
+Named after pytorch-metric-learning's; angular: Wang, Zhou, Wen, Liu & Lin, ICCV 2017; multi-similarity: Wang et al.,
+CVPR 2019, eq. 11-12; batch-hard: Hermans et al., 2017; easy positives: Xuan, Stylianou & Pless, WACV 2020;
+distance-weighted: Wu et al., ICCV 2017.
 """
 
 import keras
 from keras import ops
 
-from models.geometry import dot_products, euclidean_distances, find_measure, lowest
-from models.losses._checks import check_at_least_one, check_not_negative, check_positive
+from models.geometry import dot_products, euclidean_distances, find_measure, lowest, squared_distances
+from models.losses._checks import check_acute, check_at_least_one, check_not_negative, check_positive
 from models.losses._draws import Draws
+from models.losses._pairs import Pairs
+from models.losses._positives import PositivesWalk, rows_from_positives
 from models.losses.multi_similarity import mine_pairs
+from models.losses.triplet import wide_angles
 from models.mining.distance_weighted import negative_probabilities
 
 _STRATEGIES = ("easy", "hard", "semi_hard", "all")
@@ -142,6 +146,40 @@ class BatchEasyHardMiner(PairMiner):
         index = ops.argmax(order, axis=1)
         columns = ops.arange(ops.shape(mask)[1], dtype=index.dtype)
         return ops.logical_and(mask, columns[None, :] == index[:, None])
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class AngularMiner(PairMiner):
+    """Keeps the pairs that stand in a triplet whose negative sees anchor and positive under a wide angle.
+
+    The angle is `atan(|a - p| / (2 |n - c|))`, with c midway between a and p. A triplet loss over the kept pairs of an
+    anchor makes up more triplets than these; `TripletLoss(mining="angular")` takes exactly these.
+
+    Args:
+        angle: least angle in degrees, not counted itself; in (0, 90).
+    """
+
+    names = ("angle",)
+
+    def __init__(self, angle: float = 20.0, **kwargs):
+        super().__init__(**kwargs)
+        check_acute(angle=angle)
+        self.angle = angle
+
+    def call(self, rows, columns, positives, negatives):
+        pairs = Pairs(rows, columns, positives, negatives)
+        squared = ops.stop_gradient(squared_distances(rows, columns))
+
+        def step(shift, near, far):
+            slot = walk.slot(shift)
+            from_positive = rows_from_positives(slot, squared, pairs, squared_distances)
+            wide = wide_angles(slot.value, squared, from_positive, self.angle)
+            wide = ops.logical_and(ops.logical_and(wide, negatives), slot.present[:, None])
+            kept = ops.logical_and(slot.here > 0, ops.any(wide, axis=1, keepdims=True))
+            return shift + 1, ops.logical_or(near, kept), ops.logical_or(far, wide)
+
+        walk = PositivesWalk(squared, positives=positives)
+        return walk.through(step, ops.zeros_like(positives), ops.zeros_like(negatives))
 
 
 @keras.saving.register_keras_serializable(package="anchorage")

@@ -10,6 +10,7 @@ from models.losses.mined import MinedLoss
 from models.losses.triplet import TripletLoss
 from models.mining import MINERS
 from models.mining.pairs import (
+    AngularMiner,
     BatchEasyHardMiner,
     DistanceWeightedMiner,
     MultiSimilarityMiner,
@@ -49,6 +50,25 @@ def test_multi_similarity(rows, classes, eps, seed):
             wanted[0, i] = positives[i] & (s[i] < s[i][negatives[i]].max() + eps)
             wanted[1, i] = negatives[i] & (s[i] > s[i][positives[i]].min() - eps)
     np.testing.assert_array_equal(kept(MultiSimilarityMiner(eps), x, positives, negatives), wanted)
+
+
+@given(st.integers(1, 10), st.integers(1, 4), st.floats(5, 60), st.booleans(), st.integers(0, 2**16))
+def test_angular(rows, classes, angle, memory, seed):
+    x, labels, _, positives, negatives = make(rows, classes, seed)
+    y = x
+    if memory:
+        y, others, *_ = make(rows + 2, classes, seed + 1)
+        positives = labels[:, None] == others[None]
+        negatives = ~positives
+    wanted = np.zeros((2, *positives.shape), bool)
+    for a, p in zip(*np.nonzero(positives), strict=True):
+        for n in np.flatnonzero(negatives[a]):
+            center = (x[a].astype("float64") + y[p]) / 2
+            seen = np.arctan2(np.linalg.norm(x[a] - y[p]), 2 * np.linalg.norm(y[n] - center))
+            if np.degrees(seen) > angle:
+                wanted[0, a, p] = wanted[1, a, n] = True
+    found = AngularMiner(angle)(x, y, positives, negatives)
+    np.testing.assert_array_equal(np.array(found), wanted)
 
 
 CHOICES = ["easy", "hard", "semi_hard", "all"]
@@ -112,8 +132,11 @@ def test_loss_sees_the_kept_pairs_alone():
 
 
 def test_unknown_names_are_told():
-    assert {"pair_margin", "multi_similarity", "batch_easy_hard"} <= set(MINERS)
+    names = ["angular", "batch_easy_hard", "distance_weighted", "multi_similarity", "pair_margin", "uniform_histogram"]
+    assert sorted(MINERS) == names
     with pytest.raises(UsageError, match=r"pair_margins.*Did you mean 'pair_margin'"):
         MinedLoss(miner={"name": "pair_margins"})
+    with pytest.raises(ValueError, match=r"`angle` must lie in \(0, 90\), in degrees. Received: angle=90"):
+        MinedLoss(miner={"name": "angular", "params": {"angle": 90}})
     with pytest.raises(ValueError, match=r"`positive` must be one of .* Received: positive='any'"):
         MinedLoss(miner={"name": "batch_easy_hard", "params": {"positive": "any"}})
