@@ -31,8 +31,8 @@ class TripletLoss(keras.layers.Layer):
     - `"angular"`: those where n sees a and p under a wide angle: `atan(|a - p| / (2 |n - c|)) > angle`, with c midway
       between a and p and Euclidean lengths (pytorch-metric-learning's `AngularMiner`).
     - `"nearest_semi_hard"`: one n for each ordered pair (a, p), the nearest with `d_an > d_ap`, or else the
-      farthest. With `distance="squared_euclidean"`, `reducer="mean"` and `margin=1.0` it is what
-      TensorFlow Addons calls `TripletSemiHardLoss`.
+      farthest. With `margin=1.0`, `reducer="mean"` and `normalize=False` it is what TensorFlow Addons calls
+      `TripletSemiHardLoss`.
     - `"batch_hard"`: one for each anchor, its farthest positive and its nearest negative.
 
     Memory grows with the square of the batch, never with its cube.

@@ -34,6 +34,7 @@ OVER_VIEWS = [
     ("SimCLRLoss", {"temperature": 0.2}, 1),
     ("SimSiamLoss", {}, 1),
     ("Barlow", {}, 1),
+    ("MultiNegativesRankLoss", {"scale": 5.0}, 1),
     ("VicReg", {}, 1),
     ("VicReg", {}, 20),
     ("VicReg", {"mu": 0.0}, 1),
