@@ -15,7 +15,7 @@ export UV_PYTHON_PREFERENCE := only-system
 # The machine's own certificates count, as behind a company's proxy.
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help run test check lint setup data conformance clean
+.PHONY: help run test check lint setup data conformance similarity clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ test: setup lint ## install, lint, all tests
 
 check: setup lint ## install, lint, quick tests of the losses and models
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile -m "not slow" tests/models models
+
+similarity: .venv-similarity/installed ## the losses of TensorFlow Similarity by name, in an environment that has it
+	@.venv-similarity/bin/python -m pytest -q tests/models/losses/test_keras_loss.py
 
 lint: setup
 	@echo '== lint, types, import direction'
@@ -51,5 +54,10 @@ setup: .venv/installed-$(EXTRA)
 	@$(UV) sync --frozen --extra $(EXTRA) --python 3.11
 	@rm -f .venv/installed-* && touch $@
 
+.venv-similarity/installed: uv.lock pyproject.toml
+	@echo '== installing TensorFlow Similarity beside the rest into .venv-similarity'
+	@UV_PROJECT_ENVIRONMENT=.venv-similarity $(UV) sync --frozen --extra $(EXTRA) --extra similarity --python 3.11
+	@touch $@
+
 clean: ## remove environment, data, runs and releases
-	rm -rf .venv .tools data runs releases
+	rm -rf .venv .venv-similarity .tools data runs releases
