@@ -30,7 +30,7 @@ test: setup lint ## install, lint, all tests
 check: setup lint ## install, lint, quick tests of the losses and models
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile -m "not slow" tests/models models
 
-similarity: .venv-similarity/installed ## the losses of TensorFlow Similarity by name, in an environment that has it
+similarity: setup .venv-similarity/installed ## the losses of TensorFlow Similarity by name, in an environment that has it
 	@.venv-similarity/bin/python -m pytest -q tests/models/losses/test_keras_loss.py
 
 lint: setup
