@@ -1,9 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from models.errors import UsageError
 from pipeline.comparison.plan import Block, check_alike, expand, report_blocks
+from pipeline.comparison.settings import load_comparison
+from pipeline.preflight import check_parts
 
+METHODS = Path(__file__).parents[3] / "pipeline/experiments/compare-methods.toml"
 LABELS = np.repeat(np.arange(10), 4)
 RATE = "training.optimizer.learning_rate"
 
@@ -104,3 +109,19 @@ def test_a_value_to_choose_must_not_be_a_budget(make, document):
     comparison = make({"name": "a", "tune": {"training.epochs": [2, 4]}})
     with pytest.raises(UsageError, match="E_UNLIKE"):
         check_alike(comparison, expand(comparison, document), LABELS)
+
+
+def test_the_methods_table_is_fair():
+    comparison, document = load_comparison(METHODS)
+    plan = expand(comparison, document)
+    assert check_alike(comparison, plan, np.repeat(np.arange(97), 12)).keys() == {
+        entry.name for entry in comparison.entries if entry.unlike
+    }
+    assert {entry.against for entry in comparison.entries if entry.label[0].isdigit()} <= plan.keys()
+
+
+@pytest.mark.slow
+def test_the_methods_table_is_made_of_parts_that_there_are():
+    comparison, document = load_comparison(METHODS)
+    for candidates in expand(comparison, document).values():
+        check_parts(candidates[0].experiment)
