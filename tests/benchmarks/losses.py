@@ -1,0 +1,245 @@
+"""Times every loss beside pytorch-metric-learning's and the products below it; `python tests/benchmarks/losses.py`.
+
+One step is a forward and a backward pass, compiled, on one thread; its cost is CPU time, the median of runs that
+alternate between the two libraries. Each lives in a process of its own under a cap on memory. Our losses are timed as
+a graph and under XLA, and the faster of the two counts: training compiles with XLA unless
+`learner.compile(jit_compile=False)` says otherwise. The floor is the matrix of similarities (batch x batch, or
+batch x classes for losses with proxies) with its gradients and nothing else, in the same mode.
+
+The other library needs an environment of its own, which inline metadata describes:
+
+    uv venv pml && uv pip install --python pml/bin/python torch==2.13.0 pytorch-metric-learning==2.9.0
+    python tests/benchmarks/losses.py --peer-python pml/bin/python
+
+The bars: faster than the other library from 512 rows on and not slower at 128; losses over pairs at most 4 times the
+floor at 2,048 rows; losses with proxies at most 2.5 times at 512 rows and 10,000 classes; under 400 MiB at 2,048 rows.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+WORKERS = Path(__file__).parent / "workers"
+ROOT = Path(__file__).parents[2]
+_ONE_TIMING = 20.0  # milliseconds, about; quicker steps are repeated
+_MOST_SPENT = 5000.0  # milliseconds on one way of doing a case
+PAIR_FLOOR, PROXY_FLOOR = "similarity matrix", "batch x classes"
+
+
+class Case(NamedTuple):
+    """One line of the table: a loss with settings; `proxies` says which floor it has."""
+
+    loss: str
+    params: dict[str, Any] = {}  # noqa: RUF012 (never written to)
+    proxies: bool = False
+
+
+CASES = {
+    "angular": Case("angular"),
+    "arcface": Case("arcface", proxies=True),
+    "arcface, 3 sub-centers": Case("arcface", {"sub_centers": 3}, proxies=True),
+    "balanced_contrastive": Case("balanced_contrastive"),
+    "cbml": Case("cbml"),
+    "circle": Case("circle"),
+    "contrastive": Case("contrastive"),
+    "contrastive, snr": Case("contrastive", {"distance": "snr"}),
+    "cosface": Case("cosface", proxies=True),
+    "cross_batch_memory": Case("cross_batch_memory"),
+    "dynamic_soft_margin": Case("dynamic_soft_margin"),
+    "ensemble": Case("ensemble"),
+    "fast_ap": Case("fast_ap"),
+    "general_pair_weighting": Case("general_pair_weighting"),
+    "generalized_lifted_structure": Case("generalized_lifted_structure"),
+    "histogram": Case("histogram"),
+    "hybrid": Case("hybrid"),
+    "instance": Case("instance"),
+    "intra_pair_variance": Case("intra_pair_variance"),
+    "lifted_structure": Case("lifted_structure"),
+    "manifold": Case("manifold"),
+    "margin": Case("margin", {"beta_per_class": False}),
+    "margin, all pairs": Case("margin", {"mining": "all", "beta_per_class": False}),
+    "mined": Case("mined"),
+    "multi_proxy_anchor, 1 proxy": Case("multi_proxy_anchor", {"proxies_per_class": 1}, proxies=True),
+    "multi_proxy_anchor, 2 proxies": Case("multi_proxy_anchor", {"proxies_per_class": 2}, proxies=True),
+    "multi_similarity": Case("multi_similarity"),
+    "n_pair": Case("n_pair"),
+    "nca": Case("nca"),
+    "nivmf": Case("nivmf", proxies=True),
+    "nt_xent": Case("nt_xent"),
+    "p2s_grad": Case("p2s_grad", proxies=True),
+    "pce": Case("pce"),
+    "pnp": Case("pnp"),
+    "proxy_nca": Case("proxy_nca", proxies=True),
+    "ranked_list": Case("ranked_list"),
+    "regularized": Case("regularized"),
+    "roadmap": Case("roadmap"),
+    "self_supervised": Case("self_supervised"),
+    "smooth_ap": Case("smooth_ap"),
+    "soft_triple": Case("soft_triple", proxies=True),
+    "soft_triple, 2 centers": Case("soft_triple", {"centers_per_class": 2}, proxies=True),
+    "softmax": Case("softmax", proxies=True),
+    "softmax, normalised": Case("softmax", {"normalize": True, "normalize_weight": True}, proxies=True),
+    "soprc": Case("soprc"),
+    "spce": Case("spce"),
+    "sphereface": Case("sphereface", proxies=True),
+    "sup_con": Case("sup_con"),
+    "threshold_consistent_margin": Case("threshold_consistent_margin"),
+    "triplet": Case("triplet"),
+    "triplet, batch_hard": Case("triplet", {"mining": "batch_hard"}),
+    "triplet, nearest_semi_hard": Case("triplet", {"mining": "nearest_semi_hard"}),
+    "triplet, semi_hard": Case("triplet", {"mining": "semi_hard"}),
+    "triplet, smooth": Case("triplet", {"smooth": True}),
+    "triplet, squared": Case("triplet", {"distance": "squared_euclidean"}),
+    "tuplet_margin": Case("tuplet_margin"),
+    "vicreg": Case("vicreg"),
+}
+PAIRS_OF_VIEWS = ("self_supervised", "vicreg")  # these take two rows of each label
+
+
+class Worker:
+    """A process that answers orders; one that dies is started again."""
+
+    def __init__(self, command: list[str]):
+        self.command = command
+        self.process: subprocess.Popen[str] | None = None
+
+    def ask(self, **order: Any) -> dict[str, Any]:
+        if self.process is None:
+            environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=None,
+                text=True,
+                env=environment,
+            )
+        try:
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            code, self.process = self.process.wait(), None
+            return {"error": f"died ({code}), likely out of memory"}
+        return json.loads(answer)
+
+
+def draw_batch(path: Path, rows: int, dim: int, classes: int, per_class: int) -> None:
+    """Noisy clusters, so that miners have work: `per_class` neighbouring rows of each label."""
+    rng = np.random.default_rng(0)
+    labels = np.sort(rng.permutation(classes)[np.arange(rows) // per_class]).astype("int32")
+    centers = rng.normal(size=(classes, dim))
+    embeddings = (centers[labels] + 1.5 * rng.normal(size=(rows, dim))).astype("float32")
+    np.savez(path, embeddings=embeddings, labels=labels, proxies=centers.astype("float32"))
+
+
+class Run:
+    """One way of doing one case, prepared in a worker; `times` are CPU milliseconds."""
+
+    def __init__(self, worker: Worker, key: str, **order: Any):
+        self.worker, self.key = worker, key
+        self.times: list[float] = []
+        self.mib = float("nan")
+        first = worker.ask(do="prepare", key=key, **order)
+        self.error = first.get("error")
+        self.repeat = max(1, round(_ONE_TIMING / max(first.get("ms", 1e9), 1e-3)))
+
+    def time(self) -> None:
+        self._note(self.worker.ask(do="time", key=self.key, repeat=self.repeat), "ms", self.times.append)
+
+    def peak(self) -> None:
+        self._note(self.worker.ask(do="peak", key=self.key), "mib", lambda mib: setattr(self, "mib", mib))
+
+    def _note(self, answer: dict[str, Any], field: str, take) -> None:
+        if field in answer:
+            take(answer[field])
+        self.error = self.error or answer.get("error")
+
+    @property
+    def ms(self) -> float:
+        return statistics.median(self.times) if self.times and not self.error else float("nan")
+
+
+def run_case(name: str, order: dict[str, Any], ours: Worker, peer: Worker | None, rounds: int) -> dict[str, Run]:
+    """Prepare every way of doing a case, then time them turn by turn."""
+    case = CASES[name]
+    floor = PROXY_FLOOR if case.proxies else PAIR_FLOOR
+    runs = {}
+    for mode, xla in {"graph": False, "xla": True}.items():
+        runs[mode] = Run(ours, mode, loss=case.loss, params=case.params, xla=xla, **order)
+        runs[f"floor {mode}"] = Run(ours, f"floor {mode}", loss=floor, xla=xla, **order)
+    if peer is not None:
+        runs["peer"] = Run(peer, "peer", case=name, **order)
+    spent = dict.fromkeys(runs, 0.0)
+    for _ in range(rounds):
+        for key, run in runs.items():
+            if not run.error and spent[key] < _MOST_SPENT:  # the peer takes seconds for some
+                run.time()
+                spent[key] += run.times[-1] * run.repeat if run.times else 0.0
+    for run in runs.values():
+        if not run.error:
+            run.peak()
+    for worker in filter(None, (ours, peer)):
+        worker.ask(do="forget")
+    return runs
+
+
+def row_of(name: str, size: tuple[int, int, int], runs: dict[str, Run]) -> str:
+    """A line of the table."""
+    mode = min(("graph", "xla"), key=lambda key: (runs[key].ms != runs[key].ms, runs[key].ms))
+    best, floor, peer = runs[mode], runs[f"floor {mode}"], runs.get("peer")
+    cells = [name, *map(str, size), f"{runs['graph'].ms:.1f}", f"{runs['xla'].ms:.1f}", f"{best.ms / floor.ms:.1f}"]
+    cells += [f"{best.mib:.0f}"]
+    if peer is None:
+        cells += ["-", "-", "-"]
+    elif peer.error:
+        cells += [peer.error.replace("|", "/"), "-", "-"]
+    else:
+        cells += [f"{peer.ms:.1f}", f"{peer.ms / best.ms:.1f}", f"{peer.mib:.0f}"]
+    return f"| {' | '.join(cells)} |" + (f" {best.error}" if best.error else "")
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", help="Python with pytorch-metric-learning; without it ours alone are timed")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, metavar="CASE")
+    parser.add_argument("--rows", nargs="+", type=int, default=[128, 512, 2048])
+    parser.add_argument("--dims", nargs="+", type=int, default=[128, 512])
+    parser.add_argument("--classes", nargs="+", type=int, default=[100, 10_000])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--limit-gib", type=float, default=8.0, help="cap on the data of either process")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
+    limit = str(options.limit_gib)
+    ours = Worker([sys.executable, str(WORKERS / "ours.py"), limit])
+    peer = Worker([options.peer_python, str(WORKERS / "peer.py"), limit]) if options.peer_python else None
+    known = peer.ask(do="cases")["cases"] if peer else []
+    print("| loss | N | D | C | graph ms | XLA ms | x floor | MiB | peer ms | x faster | peer MiB |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    sizes = list(itertools.product(options.rows, options.dims, options.classes))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (rows, dim, classes) in itertools.product(options.cases, sizes):
+            per_class = 2 if CASES[name].loss in PAIRS_OF_VIEWS else max(4, math.ceil(rows / classes))
+            batch = Path(folder) / "batch.npz"
+            draw_batch(batch, rows, dim, max(classes, rows // per_class), per_class)
+            order = {"batch": str(batch), "classes": max(classes, rows // per_class)}
+            runs = run_case(name, order, ours, peer if name in known else None, options.rounds)
+            print(row_of(name, (rows, dim, classes), runs), flush=True)
+
+
+if __name__ == "__main__":
+    main()

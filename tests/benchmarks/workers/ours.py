@@ -1,0 +1,55 @@
+"""Steps of this project's losses on one thread, for `tests/benchmarks/losses.py`."""
+
+import os
+import sys
+
+os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+
+import keras
+import numpy as np
+import tensorflow as tf
+from serve import cap_memory, serve
+
+from models.losses import create_loss
+
+# What has no loss: the products below every loss of its kind, forward and backward.
+FLOORS = ("similarity matrix", "batch x classes")
+
+
+def prepare(order):
+    batch = np.load(order["batch"])
+    embeddings, labels = tf.constant(batch["embeddings"]), tf.constant(batch["labels"])
+    loss = None
+    if order["loss"] not in FLOORS:
+        loss = create_loss(order["loss"], order["params"], num_classes=order["classes"])
+        loss(keras.KerasTensor(embeddings.shape), keras.KerasTensor(labels.shape, dtype="int32"))
+    others = tf.constant(batch["proxies"]) if order["loss"] == FLOORS[1] else embeddings
+    upstream = tf.ones((len(embeddings), len(others)))
+
+    def step(rows, labels, others):
+        with tf.GradientTape() as tape:
+            tape.watch([rows, others])
+            if loss is not None:
+                value = loss(rows, labels)
+                return value, tape.gradient(value, [rows, *loss.trainable_variables])
+            product = tf.matmul(rows, others, transpose_b=True)
+        return product, tape.gradient(product, [rows, others], output_gradients=upstream)
+
+    compiled = tf.function(step, jit_compile=order["xla"])
+    return lambda: compiled(embeddings, labels, tf.identity(others))
+
+
+def allocated_peak(step):
+    """MiB that TensorFlow hands out while it takes a step; it keeps what it once took, so the process tells less."""
+    tf.config.experimental.reset_memory_stats("CPU:0")
+    before = tf.config.experimental.get_memory_info("CPU:0")["current"]
+    step()
+    return (tf.config.experimental.get_memory_info("CPU:0")["peak"] - before) / 2**20
+
+
+if __name__ == "__main__":
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    cap_memory(float(sys.argv[1]))
+    serve(prepare, allocated_peak)
