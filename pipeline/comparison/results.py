@@ -30,11 +30,13 @@ class Chosen(NamedTuple):
         candidate: the best one; None while a trial is missing or if all failed.
         values: the primary metric of each trial; None where it failed or is missing.
         at_end: paths of values at either end of their list, so that a better one may lie outside.
+        missing: whether a trial has no record yet.
     """
 
     candidate: Candidate | None
     values: list[float | None]
     at_end: list[str]
+    missing: bool = False
 
 
 @dataclass
@@ -120,8 +122,9 @@ def choose(candidates: Sequence[Candidate], records: Sequence[Mapping[str, Any] 
         return Chosen(candidates[0], [], [])
     values = [record["values"][primary] if record and "error" not in record else None for record in records]
     finished = [value for value in values if value is not None]
-    if not finished or any(record is None for record in records):
-        return Chosen(None, values, [])
+    missing = any(record is None for record in records)
+    if missing or not finished:
+        return Chosen(None, values, [], missing)
     best = candidates[values.index(max(finished))]
     at_end = []
     for path, value in best.values.items():

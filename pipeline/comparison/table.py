@@ -80,7 +80,7 @@ def _line(outcome: Outcome):
 
 
 def _absent(row: Row) -> str:
-    tried = row.records or (row.chosen.values and row.chosen.candidate is None)
+    tried = row.records or (row.chosen.values and row.chosen.candidate is None and not row.chosen.missing)
     return "failed, see below" if tried else "no run yet"
 
 
@@ -103,12 +103,17 @@ def _legend(outcome: Outcome) -> list[str]:
     kind, count = _units(outcome)
     compared = sum(bool(row.differences) for row in outcome.rows)
     done = sum(len(row.records) for row in outcome.rows)
-    lines = [
-        f"± is the standard error over {count} {kind}"
-        + (f" ({len(outcome.blocks)} runs; those of one fold are averaged first)" if kind == "folds" else "")
-        + ". A difference is taken run by run on the same seed and classes, and called one if the 95 % interval of "
-        f"Student's t leaves out 0; of {compared} such comparisons about one in twenty does so by chance. `*` marks "
-        "those that remain after Holm's correction for their number.",
+    lines = []
+    if count > 1:
+        repeated = f" ({len(outcome.blocks)} runs; those of one fold are averaged first)" if kind == "folds" else ""
+        lines.append(f"± is the standard error over {count} {kind}{repeated}.")
+    if count > 1 and compared:
+        lines[-1] += (
+            " A difference is taken run by run on the same seed and classes, and called one if the 95 % interval of "
+            f"Student's t leaves out 0; of {compared} such comparisons about one in twenty does so by chance. `*` "
+            "marks those that remain after Holm's correction for their number."
+        )
+    lines += [
         "",
         "Time is that of the processor for a whole training on one thread, memory what the training took beyond what "
         "the process held before; both relative to the entry compared with. The last column is the extra processor "
@@ -118,6 +123,10 @@ def _legend(outcome: Outcome) -> list[str]:
     if missing:
         lines += ["", f"**Not complete: {done} of {done + missing} runs are done.**"]
     return lines
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _units(outcome: Outcome) -> tuple[str, int]:
@@ -169,8 +178,7 @@ def _choice(row: Row) -> list[str]:
     if not chosen.values:
         return []
     if chosen.candidate is None:
-        missing = "every trial failed" if all(value is None for value in chosen.values) else "trials are missing"
-        return [f"No values chosen: {missing}."]
+        return [f"No values chosen: {'trials are missing' if chosen.missing else 'every trial failed'}."]
     failed = sum(value is None for value in chosen.values)
     told = [f"Chosen in {len(chosen.values)} trials: {tell_values(chosen.candidate.values)}."]
     if failed:
@@ -193,7 +201,7 @@ def _conditions(outcome: Outcome, images: Images) -> list[str]:
     )
     trials = max(len(row.chosen.values) for row in outcome.rows)
     if trials:
-        lines.append(f"- Fold 0 made the choices: {trials} trials an entry, seed 0.")
+        lines.append(f"- Fold 0 made the choices: {_count(trials, 'trial')} an entry, seed 0.")
     if comparison.validation:
         lines.append("- It also chose the epoch of each run; no run of the table trains on its classes.")
     else:
@@ -222,7 +230,7 @@ def _judged(outcome: Outcome) -> str:
             "nothing may be chosen by these figures."
         )
     folds = ", ".join(str(fold) for fold in dict.fromkeys(block.fold for block in outcome.blocks))
-    told = f"- Judged by folds {folds}, seeds {seeds}: {len(outcome.blocks)} runs an entry."
+    told = f"- Judged by folds {folds}, seeds {seeds}: {_count(len(outcome.blocks), 'run')} an entry."
     if counts:
         queries, classes = (statistics.mean(side) for side in zip(*counts, strict=True))
         told += f" A run has {queries:.0f} queries of {classes:.0f} classes on average;"

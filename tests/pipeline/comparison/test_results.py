@@ -54,8 +54,12 @@ def test_the_best_trial_is_chosen(make, document):
     assert chosen.values == [0.3, 0.5, None]
     assert chosen.at_end == []
     assert choose(candidates, [record(0.3), record(0.2), record(0.1)], "map@r").at_end == [RATE]
-    assert choose(candidates, [record(0.3), record(0.2), None], "map@r").candidate is None
-    assert choose(candidates, [{"error": "x"}] * 3, "map@r").candidate is None
+    unfinished = choose(candidates, [record(0.3), record(0.2), None], "map@r")
+    assert unfinished.missing
+    assert unfinished.candidate is None
+    hopeless = choose(candidates, [{"error": "x"}] * 3, "map@r")
+    assert not hopeless.missing
+    assert hopeless.candidate is None
     assert choose(candidates[:1], [], "map@r").candidate is candidates[0]
 
 
@@ -120,9 +124,11 @@ def test_table_and_pictures(make, tmp_path, monkeypatch):
         {"name": "other", "label": "05 other", "against": "base", "note": "Half the margin"},
         {"name": "broken"},
         {"name": "wide", "unlike": "needs a wider head."},
+        {"name": "later"},
     )
-    values = {"base": [0.1, 0.3, 0.5], "other": [0.2, 0.4, 0.61], "broken": [None] * 3, "wide": [0.4] * 3}
+    values = {"base": [0.1, 0.3, 0.5], "other": [0.2, 0.4, 0.61], "broken": [None] * 3, "wide": [0.4] * 3, "later": []}
     rows = rows_of(comparison, values)
+    rows[4].chosen = Chosen(None, [0.3, None], [], missing=True)
     rows[3].unlike = ["encoder.embedding_size"]
     outcome = summarize(comparison, BLOCKS[:3], rows)
     images = Images(tmp_path, None, [["a", "b"], ["c", "d", "e"]], "")
@@ -135,6 +141,9 @@ def test_table_and_pictures(make, tmp_path, monkeypatch):
         "| 10 | 1.00 x | 1.00 x | costs no more |"
     ) in lines
     assert any(line.startswith("| broken | failed, see below |") for line in lines)
+    assert any(line.startswith("| later | no run yet |") for line in lines)
+    assert "**Not complete: 12 of 15 runs are done.**" in lines
+    assert "No values chosen: trials are missing." in text
     assert "3 of 3 runs failed: E_LOSS_NOT_FINITE: x" in text
     assert "† Unlike the others (differs in encoder.embedding_size): needs a wider head." in text
     assert "Half the margin." in text
