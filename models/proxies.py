@@ -123,7 +123,7 @@ def check_class_labels(labels, num_classes: int):
     Raises:
         ValueError: on an eager call with a label out of range.
     """
-    known = concrete_values(labels)
+    known = _concrete_values(labels)
     if known is not None and known.size and (known.min() < 0 or known.max() >= num_classes):
         raise ValueError(
             f"Expected `labels` in 0 .. {num_classes - 1}, one proxy set a class. "
@@ -136,8 +136,8 @@ def check_class_labels(labels, num_classes: int):
     return ops.cast(ops.where(wrong, ops.zeros_like(labels), labels), "int32"), factor
 
 
-def concrete_values(labels) -> Any:
-    """The values of a tensor, such as labels, as a NumPy array, or None while a graph is being traced."""
+def _concrete_values(labels) -> Any:
+    """The labels as a NumPy array, or None while a graph is being traced."""
     if keras.backend.is_keras_tensor(labels):
         return None
     try:

@@ -5,7 +5,6 @@ from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp, unit_rows
 from models.losses._batch import check_batch, mean_where
-from models.proxies import concrete_values
 
 LAYOUTS = ("labels", "halves", "interleaved")
 
@@ -16,8 +15,9 @@ class NPairLoss(keras.layers.Layer):
 
     With `layout="labels"`, of every class with at least two items the first in the batch is the anchor `a`, the second
     the positive `p`; other items are not used. `"halves"` has all anchors first, then their positives in the same
-    order; `"interleaved"` has a1, p1, a2, p2, ... There a class may have several pairs: they share the target of the
-    softmax in equal parts, and are not held against each other one to one. Formula over the N pairs:
+    order; `"interleaved"` has a1, p1, a2, p2, ... There two items with different labels are no pair and not used, nor
+    is the last of an odd number. A class may have several pairs: they share the target of the softmax in equal parts,
+    and are not held against each other one to one. Formula over the N pairs:
 
         mc:  1/N sum_i log(1 + sum_{j != i} exp(a_i.p_j - a_i.p_i))
         ovo: 1/N sum_i sum_{j != i} log(1 + exp(a_i.p_j - a_i.p_i))
@@ -35,12 +35,10 @@ class NPairLoss(keras.layers.Layer):
         labels: `(N,)` integer tensor of class ids.
 
     Returns:
-        Scalar float32 tensor, at least 0; 0 where no class has two items. A compiled call with a pair of two
-        labels gives nan.
+        Scalar float32 tensor, at least 0; 0 where there is no pair.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit together, an odd batch where pairs have their
-            places, or (eager calls) a pair of two labels.
+        ValueError: on a parameter out of range or shapes that do not fit together.
         TypeError: if `labels` are not integers.
 
     Example:
@@ -77,17 +75,17 @@ class NPairLoss(keras.layers.Layer):
         labels = ops.convert_to_tensor(labels)
         if self.layout == "labels":
             return self._by_labels(rows, labels)
-        (anchors, positives), labels, valid = self._split(rows, labels)
-        same = ops.equal(labels[:, None], labels[None, :])
+        (anchors, positives), labels, pairs = self._split(rows, labels)
+        same = ops.logical_and(ops.equal(labels[:, None], labels[None, :]), pairs[None, :])
+        others = ops.logical_and(ops.logical_not(same), pairs[None, :])
         places = ops.arange(ops.shape(labels)[0])
         itself = ops.equal(places[:, None], places[None, :])
         scores = dot_products(anchors, positives)
-        every = ops.ones_like(labels, dtype="bool")
-        loss = self._against(scores, itself, same, ops.logical_not(same), every)
+        loss = self._against(scores, itself, same, others, pairs)
         if self.symmetric:
-            loss = (loss + self._against(ops.transpose(scores), itself, same, ops.logical_not(same), every)) / 2.0
+            loss = (loss + self._against(ops.transpose(scores), itself, same, others, pairs)) / 2.0
         lengths = (ops.sum(ops.square(x), axis=1) for x in (anchors, positives))
-        return (loss + self.reg_lambda / 4.0 * sum(mean_where(x, every) for x in lengths)) * ops.cast(valid, rows.dtype)
+        return loss + self.reg_lambda / 4.0 * sum(mean_where(x, pairs) for x in lengths)
 
     def _by_labels(self, rows, labels):
         same = ops.equal(labels[:, None], labels[None, :])
@@ -108,22 +106,13 @@ class NPairLoss(keras.layers.Layer):
         return loss + self.reg_lambda / 4.0 * (mean_where(lengths, anchors) + mean_where(lengths, positives))
 
     def _split(self, rows, labels):
-        """Anchors and positives, the labels of the pairs, and 1, or nan if the two of a pair differ in label."""
-        if rows.shape[0] is not None and rows.shape[0] % 2:
-            raise ValueError(
-                f"Expected an even number of items with layout={self.layout!r}. Received: {rows.shape[0]} items"
-            )
+        """Anchors and positives, the labels of the anchors, and which of these pairs have one label."""
         half = ops.shape(rows)[0] // 2
-        first = (lambda x: x[0::2]) if self.layout == "interleaved" else (lambda x: x[:half])
-        second = (lambda x: x[1::2]) if self.layout == "interleaved" else (lambda x: x[half:])
-        known = concrete_values(labels)
-        if known is not None and (first(known) != second(known)).any():
-            raise ValueError(
-                f"Expected both items of a pair to have one label with layout={self.layout!r}. "
-                f"Received: labels={known.tolist()}"
-            )
-        differ = ops.any(first(labels) != second(labels))
-        return (first(rows), second(rows)), first(labels), ops.where(differ, float("nan"), 1.0)
+        if self.layout == "interleaved":
+            parts = [(x[: 2 * half : 2], x[1 : 2 * half : 2]) for x in (rows, labels)]
+        else:
+            parts = [(x[:half], x[half : 2 * half]) for x in (rows, labels)]
+        return parts[0], parts[1][0], ops.equal(*parts[1])
 
     def _against(self, scores, target, own, others, anchors):
         """Mean over `anchors` of what the scores of a row cost.

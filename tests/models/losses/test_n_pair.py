@@ -91,13 +91,22 @@ def test_pairs_by_their_places_equal_pairs_by_label():
     assert float(halves(x[turned], labels[turned])) == pytest.approx(wanted, rel=1e-12)
 
 
-def test_wrong_pairs_are_told():
-    loss = NPairLoss(layout="halves")
-    with pytest.raises(ValueError, match=r"an even number of items with layout='halves'. Received: 3 items"):
-        loss(np.eye(3), np.array([0, 1, 0]))
-    with pytest.raises(ValueError, match=r"both items of a pair to have one label .*Received: labels=\[0, 0, 1, 1\]"):
-        loss(np.eye(4), np.array([0, 0, 1, 1]))
-    assert np.isnan(float(tf.function(loss)(tf.eye(4), tf.constant([0, 0, 1, 1]))))
+@pytest.mark.parametrize("layout", ["halves", "interleaved"])
+def test_items_that_make_no_pair_are_not_used(layout):
+    rng = np.random.default_rng(2)
+    a, p, more = rng.normal(size=(3, 3)), rng.normal(size=(3, 3)), rng.normal(size=(1, 3))
+    order = np.arange(6).reshape(2, 3).T.ravel() if layout == "interleaved" else np.arange(6)
+    x, labels = np.concatenate([a, p])[order], np.array([0, 1, 2, 0, 7, 2])[order]
+    x, labels = tf.Variable(np.concatenate([x, more])), np.append(labels, 2)
+    loss = NPairLoss(reg_lambda=0.1, layout=layout, dtype="float64")
+    with tf.GradientTape() as tape:
+        value = loss(x, labels)
+    kept = np.stack([a[[0, 2]], p[[0, 2]]], axis=1).reshape(4, 3)
+    assert float(value) == pytest.approx(
+        float(NPairLoss(reg_lambda=0.1, dtype="float64")(kept, np.array([0, 0, 2, 2]))), rel=1e-9
+    )
+    used = np.any(tape.gradient(value, x).numpy() != 0, axis=1)
+    np.testing.assert_array_equal(used, np.append(np.array([True, False, True] * 2)[order], False))
 
 
 def test_all_pairs_equal_or_of_two_classes():
