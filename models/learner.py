@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from models.methods.method import Method, Step
+from models.training.distribution import gather_rows, replicas
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -62,10 +63,11 @@ class MetricLearner(keras.Model):
             raise ValueError("Expected `compile` without `loss`: the learner has its own `loss_layer`.")
         if sample_weight is not None:
             raise ValueError("Expected batches of (inputs, labels): a loss over pairs knows no `sample_weight`.")
-        loss = self._loss_of(Step(x, _named(y_pred), y, training))
+        inputs = gather_rows(x) if self.methods else x  # the loss has no use for them
+        loss = self._loss_of(Step(inputs, *gather_rows((_named(y_pred), y)), training))
         for extra in self.losses:  # weight regularisers of the encoder, and what a layer adds with `add_loss`
             loss = loss + ops.cast(extra, loss.dtype)
-        return loss
+        return loss / replicas()  # each has the loss of the joined batch, and Keras adds up their gradients
 
     def _loss_of(self, step: Step):
         wrapped: Callable[[Step], Any] = self._plain_loss
