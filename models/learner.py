@@ -17,7 +17,8 @@ class MetricLearner(keras.Model):
     """Fits `encoder` and the weights of `loss_layer` on (inputs, labels) batches.
 
     The loss comes from the layer alone: `compile` takes an optimizer and no loss. `predict` gives what the
-    encoder gives. Saving keeps encoder, loss with its proxies and states, and the optimizer.
+    encoder gives, or the one that a method wants judged. Saving keeps encoder, loss, methods, what these have
+    learned and remember, and the optimizer.
 
     Args:
         encoder: model mapping inputs to `(N, D)` embeddings, or to a dict with
@@ -56,7 +57,9 @@ class MetricLearner(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
-        return self.encoder(inputs, training=training)
+        judged = (method.judged_encoder(self) for method in self.methods if not training)
+        encoder = next((network for network in judged if network is not None), self.encoder)
+        return encoder(inputs, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if self._compile_loss is not None:
@@ -64,7 +67,7 @@ class MetricLearner(keras.Model):
         if sample_weight is not None:
             raise ValueError("Expected batches of (inputs, labels): a loss over pairs knows no `sample_weight`.")
         inputs = gather_rows(x) if self.methods else x  # the loss has no use for them
-        loss = self._loss_of(Step(inputs, *gather_rows((_named(y_pred), y)), training))
+        loss = self._loss_of(Step(inputs, *gather_rows((_named(y_pred), y)), training, self.encoder))
         for extra in self.losses:  # weight regularisers of the encoder, and what a layer adds with `add_loss`
             loss = loss + ops.cast(extra, loss.dtype)
         return loss / replicas()  # each has the loss of the joined batch, and Keras adds up their gradients

@@ -90,6 +90,7 @@ class Encoder(Named):
     embedding_size: PositiveInt = 128
     pooling: Literal["avg", "max", "gem"] = "avg"
     weights: str | None = None
+    frozen_norm: bool = False
 
 
 class Optimizer(Named):
@@ -101,6 +102,7 @@ class Optimizer(Named):
     warmup_steps: Count = 0
     final_share: Fraction = 0.02
     rate_factors: dict[str, Rate] = {"proxies": 100.0}
+    frozen_steps: dict[str, Count] = {}
 
 
 class Training(Section):
@@ -110,6 +112,7 @@ class Training(Section):
     steps_per_epoch: Count = 0
     patience: Count = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    strategy: Literal["", "mirrored", "multi_worker", "tpu"] = ""
     sampler: Named = Named(name="shuffled_batches", params={"batch_size": 64})
     optimizer: Optimizer = Optimizer()
     augmentation: dict[str, float | bool] = {}

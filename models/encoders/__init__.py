@@ -26,6 +26,7 @@ def create_encoder(
     pooling: str = "avg",
     normalize: bool = True,
     weights: str | None = None,
+    frozen_norm: bool = False,
     **params,
 ) -> keras.Model:
     """Make an encoder: trunk, pooling, projection and, by default, rows of unit length.
@@ -38,6 +39,8 @@ def create_encoder(
         pooling: how the feature map becomes one row: `"avg"`, `"max"` or `"gem"`.
         normalize: whether embeddings get unit length.
         weights: None for random weights, `"imagenet"` for stored ones where the trunk has them.
+        frozen_norm: whether batch normalisation keeps its stored statistics and scales, as with stored weights and
+            small batches.
         params: arguments of the trunk, such as `widths` of `small`.
 
     Returns:
@@ -54,6 +57,10 @@ def create_encoder(
     """
     pixels = keras.Input((image_size, image_size, 3), name="images")
     trunk = keras.Model(pixels, _trunk_of(name, params)(pixels, weights=weights), name="trunk")
+    if frozen_norm:
+        for layer in trunk._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
     images = keras.Input((image_size, image_size, 3), name="images")
     embeddings = attach_head(trunk(images), embedding_size, pooling, normalize)
     return keras.Model(images, embeddings, name="encoder")

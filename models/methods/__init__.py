@@ -5,10 +5,12 @@ from typing import Any
 
 from models.methods.densely_anchored_sampling import DenselyAnchoredSampling
 from models.methods.method import Method, Step, Surroundings
+from models.methods.moving_average import MovingAverage
 from models.registry import create
 
 METHODS: dict[str, type[Method]] = {
     "densely_anchored_sampling": DenselyAnchoredSampling,
+    "moving_average": MovingAverage,
 }
 
 

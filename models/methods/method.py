@@ -17,12 +17,14 @@ class Step(NamedTuple):
         outputs: what the encoder made of them: `embeddings` (N, D) and whatever else it gives.
         labels: `(N,)` integer class ids.
         training: whether this is a step of training rather than of evaluation.
+        encoder: the network that made the outputs.
     """
 
     inputs: Any
     outputs: dict[str, Any]
     labels: Any
     training: bool | None = None
+    encoder: keras.Model | None = None
 
     @property
     def embeddings(self):
@@ -74,6 +76,13 @@ class Method(keras.layers.Layer):
 
     def start(self, surroundings: Surroundings) -> None:
         """Before the first step; not when a training goes on from a checkpoint."""
+
+    def judged_encoder(self, learner: keras.Model) -> keras.Model | None:
+        """The network to validate in place of the learner's own; None for that one."""
+        return None
+
+    def finish(self, surroundings: Surroundings) -> None:
+        """After the training, with the weights of the best epoch; the learner's encoder is what gets exported."""
 
     def after_epoch(self, surroundings: Surroundings, logs: Mapping[str, float]) -> None:
         """After an epoch and its validation, before the checkpoint.

@@ -34,7 +34,8 @@ def strategy_scope(name: str) -> AbstractContextManager:
         raise UsageError("E_NAME_UNKNOWN", f"Unknown strategy {name!r}. Known: {sorted(STRATEGIES)}")
     if keras.backend.backend() != "tensorflow":
         raise UsageError(
-            "E_BACKEND", f"A strategy wants Keras on TensorFlow. Received: strategy={name!r} on {keras.backend.backend()}"
+            "E_BACKEND",
+            f"A strategy wants Keras on TensorFlow. Received: strategy={name!r} on {keras.backend.backend()}",
         )
     return _strategy(name).scope()
 

@@ -124,6 +124,8 @@ def fit_learner(
                 verbose=verbose,
             )
         checkpoints.restore_best(learner, progress)
+        for method in learner.methods:
+            method.finish(surroundings)
     best_epoch = progress.epoch if progress.best_step is None else progress.best_step // steps
     stopped_early = progress.epoch < epochs
     return FitResult(progress.history, best_epoch, progress.best_value, stopped_early, resumed_step)

@@ -1,10 +1,12 @@
 """Keras optimizers whose learning rate differs between groups of weights."""
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from models.errors import UsageError
 
@@ -12,43 +14,67 @@ UNDECAYED = frozenset({"proxies"})  # a class's stand-in must not drift to the o
 
 
 class RateFactors:
-    """Mixin: multiplies the learning rate of some weights.
+    """Mixin: multiplies the learning rate of some weights, and holds some still at first.
 
     A weight belongs to the group `key` if `key` is one of the parts of its path: the path
-    `"proxy_nca_loss/proxy_bank/proxies"` has the part `"proxies"`. A weight in several groups gets the product.
-    Proxies get no weight decay. Saved and loaded with the optimizer.
+    `"proxy_nca_loss/proxy_bank/proxies"` has the part `"proxies"`; or if `groups` names its path under `key`. A
+    weight in several groups gets the product. Proxies get no weight decay. Saved and loaded with the optimizer.
 
     Args:
         rate_factors: factor on the learning rate by group, each at least 0;
             a group without weights has no effect.
+        frozen_steps: steps for which the weights of a group do not move, by group.
+        groups: further groups, each the paths of its weights.
     """
 
-    def __init__(self, *args: Any, rate_factors: Mapping[str, float] | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        rate_factors: Mapping[str, float] | None = None,
+        frozen_steps: Mapping[str, int] | None = None,
+        groups: Mapping[str, Sequence[str]] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         self.rate_factors = dict(rate_factors or {})
-        for key, factor in self.rate_factors.items():
-            if factor < 0:
-                raise ValueError(f"Factors in `rate_factors` must not be negative. Received: {key!r}: {factor}")
+        self.frozen_steps = dict(frozen_steps or {})
+        self.groups = {key: list(paths) for key, paths in (groups or {}).items()}
+        for name in ("rate_factors", "frozen_steps"):
+            for key, value in getattr(self, name).items():
+                if value < 0:
+                    raise ValueError(f"Values in `{name}` must not be negative. Received: {key!r}: {value}")
 
     def update_step(self, gradient, variable, learning_rate):
-        super().update_step(gradient, variable, learning_rate * self._factor(variable))
+        names = self._names(variable)
+        factor = math.prod(self.rate_factors.get(name, 1.0) for name in names)
+        frozen = self._frozen_until(names)
+        if frozen:
+            moves = ops.cast(self._iterations >= frozen, "float32")
+            factor = factor * moves  # running means of the gradient are kept meanwhile, to start from
+            if self.weight_decay is not None and self._decays(variable):
+                self.assign_sub(variable, variable * self.weight_decay * learning_rate * moves)
+        super().update_step(gradient, variable, learning_rate * factor)
 
-    def _factor(self, variable) -> float:
-        product = 1.0
-        for part in self._path(variable):
-            product *= self.rate_factors.get(part, 1.0)
-        return product
+    def _frozen_until(self, names: list[str]) -> int:
+        return max(self.frozen_steps.get(name, 0) for name in names)
 
-    def _path(self, variable) -> list[str]:
+    def _decays(self, variable) -> bool:
+        return UNDECAYED.isdisjoint(self._names(variable)) and super()._use_weight_decay(variable)  # type: ignore[misc]
+
+    def _names(self, variable) -> list[str]:
         # TensorFlow hands over its own variable, which has no path: find the Keras one by its place.
         place = self._get_variable_index(variable)  # type: ignore[attr-defined]
-        return self._trainable_variables[place].path.split("/")  # type: ignore[attr-defined]
+        path = self._trainable_variables[place].path  # type: ignore[attr-defined]
+        return [*path.split("/"), *(key for key, paths in self.groups.items() if path in paths)]
 
     def _use_weight_decay(self, variable) -> bool:
-        return UNDECAYED.isdisjoint(self._path(variable)) and super()._use_weight_decay(variable)  # type: ignore[misc]
+        return not self._frozen_until(self._names(variable)) and self._decays(
+            variable
+        )  # the frozen see to it themselves
 
     def get_config(self):
-        return {**super().get_config(), "rate_factors": self.rate_factors}
+        own = {name: getattr(self, name) for name in ("rate_factors", "frozen_steps", "groups")}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -79,6 +105,8 @@ def create_optimizer(
     learning_rate: float,
     rate_factors: Mapping[str, float] | None = None,
     weight_decay: float | None = None,
+    frozen_steps: Mapping[str, int] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
     **params: Any,
 ) -> keras.optimizers.Optimizer:
     """Make an optimizer.
@@ -88,7 +116,10 @@ def create_optimizer(
         learning_rate: step size, or a Keras learning-rate schedule.
         rate_factors: factor on the learning rate by part of a weight's path, such as `{"proxies": 100.0}`.
         weight_decay: decoupled decay a step, times the learning rate; proxies get none.
-        **params: further arguments of the Keras optimizer, such as `momentum`.
+        frozen_steps: steps for which a group does not move, such as `{"trunk": 500}`.
+        groups: the paths of weights by group, for groups that a path does not show.
+        **params: further arguments of the Keras optimizer, such as `momentum`, `global_clipnorm` or
+            `gradient_accumulation_steps` (a pair loss still sees one batch at a time).
 
     Raises:
         UsageError: `E_NAME_UNKNOWN` or `E_PARAMETER_UNKNOWN`.
@@ -104,4 +135,6 @@ def create_optimizer(
         raise UsageError("E_PARAMETER_UNKNOWN", f"optimizer {name!r} takes {takes}. Received unknown: {unknown}")
     if weight_decay is not None:
         params["weight_decay"] = weight_decay  # left out otherwise: AdamW has a default of its own
-    return cls(learning_rate=learning_rate, rate_factors=rate_factors, **params)
+    return cls(
+        learning_rate=learning_rate, rate_factors=rate_factors, frozen_steps=frozen_steps, groups=groups, **params
+    )

@@ -14,6 +14,7 @@ from models.learner import MetricLearner
 from models.losses import create_loss
 from models.methods import create_methods
 from models.registry import create
+from models.training.distribution import strategy_scope
 from models.training.fit import FitResult, fit_learner
 from models.training.optimizers import create_optimizer
 from models.training.schedules import WarmupDecay
@@ -49,8 +50,9 @@ def train_run(
         encoder: `name`, `embedding_size` and what else `create_encoder` takes; `params` for the trunk's own.
         loss: `name` and `params`.
         training: `epochs`, `sampler` (`name`, `params`) and `optimizer`; if wanted `steps_per_epoch`, `patience`,
-            `precision`, `augmentation` and `methods`, a list of `name` and `params` each. `optimizer` holds `name`,
-            `learning_rate`, `rate_factors`, `params`, and `schedule`, `warmup_steps`, `final_share` of the rate.
+            `precision`, `strategy`, `augmentation` and `methods`, a list of `name` and `params` each. `optimizer`
+            holds `name`, `learning_rate`, `rate_factors`, `frozen_steps`, `params`, and `schedule`, `warmup_steps`,
+            `final_share` of the rate; its groups are `proxies`, `trunk`, `head` and parts of a weight's path.
         seed: of weights, batches and augmentation; the same seed gives the same learner on the same machine.
         checkpoint_folder: as in `fit_learner`, like the arguments below.
         run_key: see there.
@@ -66,7 +68,7 @@ def train_run(
     sampler = create(SAMPLERS, sampler_of["name"], sampler_of.get("params"), {"labels": store.labels, "seed": seed})
     training["steps_per_epoch"] = training.get("steps_per_epoch") or sampler.steps_per_round
     methods = training.pop("methods", [])
-    with _precision(training.pop("precision", "float32")):
+    with _precision(training.pop("precision", "float32")), strategy_scope(training.pop("strategy", "")):
         keras.utils.set_random_seed(seed)
         learner = build_learner(
             encoder=encoder,
@@ -117,9 +119,15 @@ def build_learner(
     schedule |= {key: optimizer.pop(key) for key in ("warmup_steps", "final_share") if key in optimizer}
     rate = WarmupDecay(optimizer.pop("learning_rate"), epochs * steps_per_epoch, **schedule)
     learner = MetricLearner(network, loss_layer, around)
-    learner.compile(optimizer=create_optimizer(learning_rate=rate, **optimizer))
+    learner.compile(optimizer=create_optimizer(learning_rate=rate, groups=_groups(network), **optimizer))
     learner.build((None, image_size, image_size, 3))
     return learner
+
+
+def _groups(encoder: keras.Model) -> dict[str, list[str]]:
+    """Paths of the weights before and after the feature map, which go by no common name."""
+    trunk = [weight.path for weight in encoder.get_layer("trunk").trainable_variables]
+    return {"trunk": trunk, "head": [w.path for w in encoder.trainable_variables if w.path not in trunk]}
 
 
 def load_learner(path: str | Path) -> MetricLearner:

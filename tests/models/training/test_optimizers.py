@@ -21,7 +21,7 @@ class Two(keras.Model):
 
 
 def moved(optimizer, steps=1):
-    model = Two()
+    model = Two(name="two")
     model.build((None, 1))
     optimizer.build(model.trainable_variables)
     for _ in range(steps):
@@ -76,3 +76,24 @@ def test_wrong_use_is_refused():
         create_optimizer("sgd", 0.1, moment=0.9)
     with pytest.raises(ValueError, match=r"must not be negative. Received: 'proxies': -1"):
         create_optimizer("sgd", 0.1, {"proxies": -1.0})
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_frozen_group_waits_then_moves(name):
+    options = {"weight_decay": 0.5, "groups": {"body": ["two/kernel"]}}
+    held = [moved(create_optimizer(name, 1e-2, frozen_steps={"body": 2}, **options), steps=n) for n in (1, 2, 3)]
+    free = [moved(create_optimizer(name, 1e-2, **options), steps=n) for n in (1, 2, 3)]
+    assert [kernel for kernel, _ in held[:2]] == [0.0, 0.0]
+    assert held[2][0] > 0.004  # the first step of its own, with decay
+    assert [proxies for _, proxies in held] == [proxies for _, proxies in free]
+
+
+def test_decay_of_a_group_that_was_frozen():
+    # sgd, rate 0.1, decay 0.5, gradient 0.5 on the weight: nothing, then 0.05 + 0.05 * weight
+    kernel, _ = moved(create_optimizer("sgd", 0.1, weight_decay=0.5, frozen_steps={"kernel": 1}), steps=2)
+    assert kernel == pytest.approx(0.1 * 1.0 + 0.1 * 0.5 * 1.0, rel=1e-5)
+
+
+def test_factors_reach_groups_named_by_path():
+    kernel, proxies = moved(create_optimizer("sgd", 0.1, {"body": 3.0}, groups={"body": ["two/kernel"]}))
+    assert (kernel, proxies) == (pytest.approx(0.3, rel=1e-5), pytest.approx(0.1, rel=1e-5))
