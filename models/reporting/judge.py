@@ -12,9 +12,9 @@ from models.release.libraries import library_versions
 from models.reporting import numbers
 from models.reporting.gate import Comparison, Gate, Verdict
 from models.reporting.identity import describe_identity
-from models.reporting.pairs import PairStatistics, pair_statistics
 from models.reporting.thresholds import choose_thresholds
 from models.retrieval.metrics import RetrievalResult, evaluate_retrieval
+from models.retrieval.pairs import PairStatistics, pair_statistics
 
 if TYPE_CHECKING:
     from models.retrieval.table import Embeddings

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.reporting.gate import Comparison
-from models.reporting.pairs import BINS, EDGES, PairStatistics
 from models.retrieval.metrics import describe_metric, evaluate_retrieval
+from models.retrieval.pairs import BINS, EDGES, PairStatistics
 
 if TYPE_CHECKING:
     from models.retrieval.metrics import RetrievalResult

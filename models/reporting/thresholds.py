@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from models.reporting.pairs import EDGES, PairStatistics
+from models.retrieval.pairs import EDGES, PairStatistics
+from models.retrieval.verification import accepted_share
 
 FALSE_ACCEPTS = 0.01  # of the pairs of different classes
 
@@ -15,7 +16,7 @@ def choose_thresholds(pairs: PairStatistics, split: str) -> dict[str, Any]:
     A pair is accepted when its similarity is at or above the threshold. The
     false-accept rate is the share of pairs of different classes that are
     accepted, the true-accept rate the share of pairs of one class. The step
-    of a threshold is 0.001. `likely_match` is the threshold that search uses.
+    of a threshold is 0.0001. `likely_match` is the threshold that search uses.
 
     Args:
         pairs: counts over the validation classes.
@@ -29,8 +30,8 @@ def choose_thresholds(pairs: PairStatistics, split: str) -> dict[str, Any]:
     if not positives or not negatives:
         reason = f"split {split!r} has {positives} pairs of one class and {negatives} of different classes"
         return {"split": split, "reason": reason}
-    true_accept = _accepted(pairs.positive)
-    false_accept = _accepted(pairs.negative)
+    true_accept = accepted_share(pairs.positive)
+    false_accept = accepted_share(pairs.negative)
     equal = int(np.argmin(np.abs((1.0 - true_accept) - false_accept)))
     strict = int(np.argmax(false_accept <= FALSE_ACCEPTS))  # the last edge accepts nothing, so there is one
 
@@ -49,9 +50,3 @@ def choose_thresholds(pairs: PairStatistics, split: str) -> dict[str, Any]:
         "false_accept_1_percent": at(strict),
         "likely_match": {**at(strict), "rule": "at most 1 % of pairs of different classes score as high"},
     }
-
-
-def _accepted(counts: np.ndarray) -> np.ndarray:
-    """Share of pairs at or above each of the edges."""
-    at_or_above = np.concatenate([np.cumsum(counts[::-1])[::-1], [0]])
-    return at_or_above / counts.sum()

@@ -5,8 +5,8 @@ import pytest
 
 from models.reporting import numbers
 from models.reporting.gate import Comparison
-from models.reporting.pairs import pair_statistics
 from models.retrieval.metrics import evaluate_retrieval
+from models.retrieval.pairs import pair_statistics
 
 METRICS = ("recall@1", "map@r")
 

@@ -1,10 +1,12 @@
 """Similarities of same-class and other pairs, and the rank of the first right answer, in one block-wise pass."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-BINS = 2000  # over [-1, 1]: steps of 0.001
+BINS = 20_000  # over [-1, 1]: steps of 0.0001
 EDGES = np.linspace(-1.0, 1.0, BINS + 1)
 
 
@@ -53,24 +55,74 @@ def pair_statistics(
         block_bytes: memory for one block of similarities; about ten times that is
             used in all.
     """
-    labels = np.unique(labels, return_inverse=True)[1]
-    gallery_rows = np.flatnonzero(roles != "query")
-    query_rows, all_queries = _choose_queries(labels, roles, max_queries, seed)
-    gallery, gallery_labels = vectors[gallery_rows], labels[gallery_rows]
+    codes = np.unique(labels, return_inverse=True)[1]
+    query_rows, all_queries = _choose_queries(codes, roles, max_queries, seed)
     positive, negative = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
     parts: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0, np.float32), np.empty(0, np.int64))]
-    step = max(1, block_bytes // max(1, 4 * len(gallery)))
-    for start in range(0, len(query_rows), step):
-        rows = query_rows[start : start + step]
-        similarities = vectors[rows] @ gallery.T
-        own = rows[:, None] == gallery_rows
-        same = (labels[rows][:, None] == gallery_labels) & ~own
-        other = ~(same | own)
+    for _, similarities, same, other in _pair_blocks(vectors, codes, roles, query_rows, block_bytes):
         positive += _count(similarities[same])
         negative += _count(similarities[other])
         parts.append(_nearest(similarities, same, other))
     hardest, first_hit = (np.concatenate(part) for part in zip(*parts, strict=True))
     return PairStatistics(query_rows, positive, negative, hardest, first_hit, all_queries)
+
+
+class Accepted(NamedTuple):
+    """Pairs at or above some thresholds, query by query.
+
+    Args:
+        positive: `(Q, T)` same-class pairs that reach each threshold.
+        negative: `(Q, T)` other pairs that reach it.
+        positives: `(Q,)` all same-class pairs.
+        negatives: `(Q,)` all other pairs.
+    """
+
+    positive: np.ndarray
+    negative: np.ndarray
+    positives: np.ndarray
+    negatives: np.ndarray
+
+
+def count_accepted(
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    roles: np.ndarray,
+    query_rows: np.ndarray,
+    edges: np.ndarray,
+    *,
+    block_bytes: int = 16 << 20,
+) -> Accepted:
+    """Counts, for each query, the pairs in the bins from some edges on: what each threshold accepts.
+
+    Args:
+        vectors: `(M, D)` float32, rows of unit length.
+        labels: `(M,)` class of each row.
+        roles: `(M,)` "query", "gallery" or "both".
+        query_rows: `(Q,)` rows that ask, as `pair_statistics` chose them.
+        edges: `(T,)` numbers of edges of `EDGES`.
+        block_bytes: memory for one block of similarities.
+    """
+    codes, parts = np.unique(labels, return_inverse=True)[1], []
+    for _, similarities, same, other in _pair_blocks(vectors, codes, roles, query_rows, block_bytes):
+        bins = _bins(similarities)
+        reached = [bins >= edge for edge in edges]
+        near, far = (np.stack([(kind & hit).sum(axis=1) for hit in reached], axis=1) for kind in (same, other))
+        parts.append((near, far, same.sum(axis=1), other.sum(axis=1)))
+    return Accepted(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _pair_blocks(
+    vectors: np.ndarray, codes: np.ndarray, roles: np.ndarray, query_rows: np.ndarray, block_bytes: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows that ask, their similarities to the gallery, and masks of same-class and of other pairs."""
+    gallery_rows = np.flatnonzero(roles != "query")
+    gallery, gallery_codes = vectors[gallery_rows], codes[gallery_rows]
+    step = max(1, block_bytes // max(1, 4 * len(gallery)))
+    for start in range(0, len(query_rows), step):
+        rows = query_rows[start : start + step]
+        own = rows[:, None] == gallery_rows
+        same = (codes[rows][:, None] == gallery_codes) & ~own
+        yield rows, vectors[rows] @ gallery.T, same, ~(same | own)
 
 
 def _choose_queries(labels: np.ndarray, roles: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, int]:
@@ -83,8 +135,11 @@ def _choose_queries(labels: np.ndarray, roles: np.ndarray, most: int, seed: int)
 
 
 def _count(similarities: np.ndarray) -> np.ndarray:
-    bins = np.clip(((similarities + 1.0) * (BINS / 2)).astype(np.int64), 0, BINS - 1)
-    return np.bincount(bins, minlength=BINS)
+    return np.bincount(_bins(similarities), minlength=BINS)
+
+
+def _bins(similarities: np.ndarray) -> np.ndarray:
+    return np.clip(((similarities + 1.0) * (BINS / 2)).astype(np.int32), 0, BINS - 1)
 
 
 def _nearest(similarities: np.ndarray, same: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.reporting.pairs import BINS, EDGES, pair_statistics
+from models.retrieval.pairs import BINS, EDGES, pair_statistics
 
 
 def on_circle(*degrees):
@@ -85,7 +85,7 @@ def test_no_pairs_at_all():
     assert len(stats.query_rows) == stats.positive.sum() == stats.negative.sum() == 0
 
 
-def test_edges_are_steps_of_a_thousandth():
+def test_edges_are_steps_of_a_ten_thousandth():
     assert EDGES[0] == -1
     assert EDGES[-1] == 1
-    assert np.diff(EDGES) == pytest.approx(0.001)
+    assert np.diff(EDGES) == pytest.approx(0.0001)
