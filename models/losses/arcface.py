@@ -5,11 +5,12 @@ import math
 import keras
 from keras import ops
 
+from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
 from models.losses._margin_softmax import cosine_of_sum, softmax_with_own_logit
 from models.losses._reduce import Reducer, check_any_reducer
-from models.proxies import ProxyBank
+from models.proxies import ProxyBank, check_class_labels
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -23,7 +24,8 @@ class ArcFaceLoss(keras.layers.Layer):
         other logits: scale cos theta
         loss_i = cross-entropy of the logits
 
-    With `sub_centers` above 1 a class has that many directions and the nearest of them counts.
+    With `sub_centers` above 1 a class has that many directions and the nearest of them counts; `find_outliers` then
+    tells items of wrong labels.
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
@@ -86,6 +88,29 @@ class ArcFaceLoss(keras.layers.Layer):
         if self.sub_centers > 1:
             cosines = ops.max(ops.reshape(cosines, (-1, self.num_classes, self.sub_centers)), axis=2)
         return softmax_with_own_logit(self.scale * cosines, labels, self._add_margin, self.reducer, row_weights)
+
+    def find_outliers(self, embeddings, labels, angle: float = 75.0):
+        """Items far from the main direction of their class: the sub-centre paper drops them and trains again.
+
+        The main direction of a class is the sub-center that is nearest to most of the given items.
+
+        Args:
+            embeddings: `(M, D)` float tensor, of the whole training set.
+            labels: `(M,)` integer tensor of class ids.
+            angle: in degrees, in (0, 180); farther from the main direction is far.
+
+        Returns:
+            `(M,)` bool tensor, true for outliers, and `(num_classes,)` int32 tensor, which sub-center is the main one.
+        """
+        labels, _ = check_class_labels(labels, self.num_classes)
+        rows = unit_rows(ops.convert_to_tensor(embeddings, dtype=self.compute_dtype))
+        shape = (self.num_classes, self.sub_centers, -1)
+        centers = ops.take(ops.reshape(unit_rows(ops.convert_to_tensor(self.proxies)), shape), labels, axis=0)
+        own = ops.sum(centers * rows[:, None, :], axis=2)
+        votes = ops.one_hot(ops.argmax(own, axis=1), self.sub_centers)
+        main = ops.cast(ops.argmax(ops.segment_sum(votes, labels, self.num_classes), axis=1), "int32")
+        to_main = ops.take_along_axis(own, ops.take(main, labels, axis=0)[:, None], axis=1)[:, 0]
+        return to_main < math.cos(math.radians(angle)), main
 
     def _add_margin(self, logits):
         cosines, margin = logits / self.scale, math.radians(self.margin)

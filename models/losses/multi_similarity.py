@@ -5,6 +5,7 @@ from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp
 from models.losses._pairs import compare
+from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -26,6 +27,7 @@ class MultiSimilarityLoss(keras.layers.Layer):
         eps: slack of the mining, at least 0.
         mining: leave easy pairs out.
         negative_base: another `base` for negatives; None takes the same.
+        reducer: how the costs of the anchors become one, see `models.losses._reduce`.
         normalize: bring the rows to unit length first.
 
     Call arguments:
@@ -55,6 +57,7 @@ class MultiSimilarityLoss(keras.layers.Layer):
         eps: float = 0.1,
         mining: bool = True,
         negative_base: float | None = None,
+        reducer: Reducer = "mean",
         normalize: bool = True,
         **kwargs,
     ):
@@ -73,6 +76,7 @@ class MultiSimilarityLoss(keras.layers.Layer):
         self.eps = eps
         self.mining = mining
         self.negative_base = negative_base
+        self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
     def call(self, embeddings, labels, references=None):
@@ -83,10 +87,11 @@ class MultiSimilarityLoss(keras.layers.Layer):
         negative_base = self.base if self.negative_base is None else self.negative_base
         pull = masked_log1p_sum_exp(-self.alpha * (similarities - self.base), positives, axis=1) / self.alpha
         push = masked_log1p_sum_exp(self.beta * (similarities - negative_base), negatives, axis=1) / self.beta
-        return ops.mean(pull + push)
+        costs = pull + push
+        return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
 
     def get_config(self):
-        names = ("alpha", "beta", "base", "eps", "mining", "negative_base", "normalize")
+        names = ("alpha", "beta", "base", "eps", "mining", "negative_base", "reducer", "normalize")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

@@ -5,6 +5,7 @@ from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp, unit_rows
 from models.losses._batch import check_batch, mean_where
+from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 LAYOUTS = ("labels", "halves", "interleaved")
 
@@ -29,6 +30,7 @@ class NPairLoss(keras.layers.Layer):
         symmetric: average with the loss where anchors and positives change roles.
         normalize: bring the rows to unit length first; the paper does not.
         layout: `"labels"`, `"halves"` or `"interleaved"`: where anchors and positives stand in the batch.
+        reducer: how the costs of the pairs become one, see `models.losses._reduce`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
@@ -54,6 +56,7 @@ class NPairLoss(keras.layers.Layer):
         symmetric: bool = False,
         normalize: bool = False,
         layout: str = "labels",
+        reducer: Reducer = "mean",
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -68,6 +71,7 @@ class NPairLoss(keras.layers.Layer):
         self.symmetric = symmetric
         self.normalize = normalize
         self.layout = layout
+        self.reducer = check_any_reducer(reducer)
 
     def call(self, embeddings, labels):
         check_batch(embeddings, labels)
@@ -81,9 +85,9 @@ class NPairLoss(keras.layers.Layer):
         places = ops.arange(ops.shape(labels)[0])
         itself = ops.equal(places[:, None], places[None, :])
         scores = dot_products(anchors, positives)
-        loss = self._against(scores, itself, same, others, pairs)
+        loss = self._against(scores, labels, itself, same, others, pairs)
         if self.symmetric:
-            loss = (loss + self._against(ops.transpose(scores), itself, same, others, pairs)) / 2.0
+            loss = (loss + self._against(ops.transpose(scores), labels, itself, same, others, pairs)) / 2.0
         lengths = (ops.sum(ops.square(x), axis=1) for x in (anchors, positives))
         return loss + self.reg_lambda / 4.0 * sum(mean_where(x, pairs) for x in lengths)
 
@@ -97,7 +101,7 @@ class NPairLoss(keras.layers.Layer):
 
         def against(anchors, targets):
             own, others = (ops.logical_and(x, targets[None, :]) for x in (same, ops.logical_not(same)))
-            return self._against(scores, own, own, others, anchors)
+            return self._against(scores, labels, own, own, others, anchors)
 
         loss = against(anchors, positives)
         if self.symmetric:
@@ -114,11 +118,12 @@ class NPairLoss(keras.layers.Layer):
             parts = [(x[:half], x[half : 2 * half]) for x in (rows, labels)]
         return parts[0], parts[1][0], ops.equal(*parts[1])
 
-    def _against(self, scores, target, own, others, anchors):
-        """Mean over `anchors` of what the scores of a row cost.
+    def _against(self, scores, labels, target, own, others, anchors):
+        """What the scores of the rows in `anchors` cost, made one number.
 
         Args:
             scores: `(N, M)` float tensor.
+            labels: `(N,)` integer tensor of the rows.
             target: `(N, M)` bool, the positive of each row.
             own: `(N, M)` bool, all positives of its class, this one included; they share the target.
             others: `(N, M)` bool, the positives of other classes.
@@ -127,10 +132,12 @@ class NPairLoss(keras.layers.Layer):
         to_target = ops.sum(ops.where(target, scores, ops.zeros_like(scores)), axis=1, keepdims=True)
         gaps = scores - to_target
         if self.variant == "ovo":
-            return mean_where(ops.sum(ops.where(others, ops.softplus(gaps), ops.zeros_like(gaps)), axis=1), anchors)
-        rest = ops.logical_or(others, ops.logical_and(own, ops.logical_not(target)))
-        return mean_where(masked_log1p_sum_exp(gaps, rest, axis=1) - mean_where(gaps, own, axis=1), anchors)
+            costs = ops.sum(ops.where(others, ops.softplus(gaps), ops.zeros_like(gaps)), axis=1)
+        else:
+            rest = ops.logical_or(others, ops.logical_and(own, ops.logical_not(target)))
+            costs = masked_log1p_sum_exp(gaps, rest, axis=1) - mean_where(gaps, own, axis=1)
+        return reduce_costs(costs, anchors, self.reducer, labels)
 
     def get_config(self):
-        names = ("variant", "reg_lambda", "symmetric", "normalize", "layout")
+        names = ("variant", "reg_lambda", "symmetric", "normalize", "layout", "reducer")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

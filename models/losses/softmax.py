@@ -33,11 +33,15 @@ class SoftmaxLoss(keras.layers.Layer):
         normalize_weight: use the class weights at unit length.
         use_bias: add one trainable number to the logits of each class.
         reducer: how the costs of the rows become one, see `models.losses._reduce`.
+        watch: show `mi_lower_bound`, averaged over the epoch, beside the loss in training: log K less the plain
+            cross-entropy. With classes of one size it bounds the mutual information of labels and embeddings from
+            below, in nats; early on it can be negative.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
         row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
+        training: `False` leaves what `watch` shows as it is.
 
     Returns:
         Scalar float32 tensor, at least 0. A compiled call with a label
@@ -64,6 +68,7 @@ class SoftmaxLoss(keras.layers.Layer):
         normalize_weight: bool = False,
         use_bias: bool = True,
         reducer: Reducer = "mean",
+        watch: bool = False,
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -81,6 +86,8 @@ class SoftmaxLoss(keras.layers.Layer):
         self.normalize_weight = normalize_weight
         self.use_bias = use_bias
         self.reducer = check_any_reducer(reducer)
+        self.watch = watch
+        self._watched = [keras.metrics.Mean(name="mi_lower_bound")] if watch else []
 
     def build(self, embeddings_shape, labels_shape):
         # A direction cannot start at zero; a plain classifier does, as published.
@@ -92,7 +99,7 @@ class SoftmaxLoss(keras.layers.Layer):
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.num_classes,), initializer="zeros")
 
-    def call(self, embeddings, labels, row_weights=None):
+    def call(self, embeddings, labels, row_weights=None, training=None):
         check_batch(embeddings, labels)
         labels, in_range = check_class_labels(labels, self.num_classes)
         rows = unit_rows(embeddings) if self.normalize else embeddings
@@ -100,6 +107,8 @@ class SoftmaxLoss(keras.layers.Layer):
         weights = unit_rows(weights) if self.normalize_weight else weights
         logits = ops.matmul(rows, ops.transpose(weights))
         logits = (logits + self.bias if self.use_bias else logits) / self.temperature
+        for sign in self._watched if training is not False else ():
+            sign.update_state(math.log(self.num_classes) - ops.mean(smoothed_cross_entropy(logits, labels)))
         costs = smoothed_cross_entropy(logits, labels, self.label_smoothing if self.num_classes > 1 else 0.0)
         costs = costs - (self._target_entropy() if self.kl else 0.0)
         costs = costs if row_weights is None else costs * row_weights
@@ -120,6 +129,7 @@ class SoftmaxLoss(keras.layers.Layer):
             "normalize_weight",
             "use_bias",
             "reducer",
+            "watch",
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 

@@ -51,6 +51,18 @@ def test_matches_reference(rows, classes, margin, scale, sub_centers, seed):
     assert float(loss(embeddings, labels)) == pytest.approx(wanted, rel=1e-8, abs=1e-10)
 
 
+def test_outliers_are_far_from_where_most_of_the_class_is():
+    # Class 0 has directions at 0 and 90 degrees, class 1 at 180 and 270; most items of both are near the second one.
+    loss = ArcFaceLoss(2, sub_centers=2)
+    loss.build((None, 2), (None,))
+    loss.proxies.assign([[3.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -2.0]])
+    angles = np.radians([5, 80, 95, 100, 100, 170, 269, 280, 260, 0])
+    labels = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
+    found, main = loss.find_outliers(4.0 * np.stack([np.cos(angles), np.sin(angles)], axis=1), labels, angle=75.0)
+    np.testing.assert_array_equal(main, [1, 1])
+    np.testing.assert_array_equal(np.flatnonzero(found), [0, 5, 9])  # 85, 100 and 90 degrees away
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [

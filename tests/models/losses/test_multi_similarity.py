@@ -52,6 +52,15 @@ def test_matches_reference(rows, classes, alpha, beta, base, eps, mining, seed):
     assert float(loss(embeddings, labels)) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
 
 
+def test_reducer_takes_the_costs_of_the_anchors():
+    # The two anchors of class 0 cost log(1 + exp(2 * 0.5)) / 2 each, the third nothing.
+    x, labels = np.eye(3), np.array([0, 0, 1])
+    loss = MultiSimilarityLoss(beta=1e3, mining=False, reducer={"name": "class_weighted", "weights": [3.0, 1.0]})
+    assert float(loss(x, labels)) == pytest.approx(3 * 2 * np.log1p(np.e) / 2 / 3, rel=1e-6)
+    loss = MultiSimilarityLoss(beta=1e3, mining=False, reducer="sum")
+    assert float(loss(x, labels)) == pytest.approx(np.log1p(np.e), rel=1e-6)
+
+
 def test_wide_slack_is_no_mining():
     rng = np.random.default_rng(3)
     batch = rng.normal(size=(10, 4)).astype("float32"), np.arange(10) % 3

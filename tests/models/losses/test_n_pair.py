@@ -109,6 +109,13 @@ def test_items_that_make_no_pair_are_not_used(layout):
     np.testing.assert_array_equal(used, np.append(np.array([True, False, True] * 2)[order], False))
 
 
+def test_reducer_takes_the_costs_of_the_pairs():
+    params = {"reg_lambda": 0.0, "reducer": {"name": "class_weighted", "weights": [1.0, 2.0, 6.0]}}
+    for layout in ("labels", "interleaved"):
+        loss = NPairLoss(**params, layout=layout)
+        assert float(loss(np.ones((6, 2)), np.arange(6) // 2)) == pytest.approx(3 * np.log(3))
+
+
 def test_all_pairs_equal_or_of_two_classes():
     assert float(NPairLoss(reg_lambda=0.0)(np.ones((6, 2)), np.arange(6) // 2)) == pytest.approx(np.log(3))
     x, labels = np.random.default_rng(1).normal(size=(4, 3)), np.array([0, 0, 1, 1])

@@ -1,11 +1,13 @@
 """SoftmaxLoss against NumPy, and the identities of the paper it comes from."""
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
+from models.learner import MetricLearner
 from models.losses.softmax import SoftmaxLoss
 
 
@@ -34,6 +36,20 @@ def test_reducer_takes_the_costs_of_the_rows():
     loss = SoftmaxLoss(2, use_bias=False, reducer={"name": "class_weighted", "weights": [1.0, 3.0]}, dtype="float64")
     wanted = (np.log1p(np.exp(-2)) + 3 * np.log1p(np.exp(-1))) / 2
     assert float(with_weights(loss, w)(x, labels)) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_bound_on_the_mutual_information_is_shown():
+    # Label smoothing and the constant of the target do not enter.
+    x, labels = np.random.default_rng(3).normal(size=(6, 3)).astype("float32"), np.array([0, 1, 2, 0, 1, 2])
+    w, b = np.random.default_rng(4).normal(size=(3, 3)), np.zeros(3)
+    loss = with_weights(SoftmaxLoss(3, 0.1, kl=True, watch=True), w, b)
+    learner = MetricLearner(
+        keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, kernel_initializer="identity")]), loss
+    )
+    learner.compile(optimizer=keras.optimizers.SGD(0.0))
+    shown = learner.fit(x, labels, batch_size=6, epochs=1, verbose=0).history["mi_lower_bound"]
+    wanted = np.log(3) + np.mean(log_softmax(x @ w.T, axis=1)[np.arange(6), labels])
+    assert shown == pytest.approx([wanted], rel=1e-5)
 
 
 def test_kl_form_is_zero_where_the_answer_is_the_target():
