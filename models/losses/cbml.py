@@ -5,6 +5,7 @@ from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp
 from models.losses._batch import mean_where
+from models.losses._checks import check_not_negative, check_positive
 from models.losses._pairs import compare
 from models.losses.multi_similarity import mine_pairs
 
@@ -81,12 +82,8 @@ class CBMLLoss(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        for name, value in {"pos_b": pos_b, "neg_b": neg_b}.items():
-            if value <= 0:
-                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
-        for name, value in {"margin": margin, "weight": weight}.items():
-            if value < 0:
-                raise ValueError(f"`{name}` must not be negative. Received: {name}={value}")
+        check_positive(pos_b=pos_b, neg_b=neg_b)
+        check_not_negative(margin=margin, weight=weight, weight_p=weight_p, weight_n=weight_n)
         if not 0 <= hyper_weight <= 1:
             raise ValueError(f"`hyper_weight` must lie in [0, 1]. Received: hyper_weight={hyper_weight}")
         if type not in ("log", "sqrt", "const", "none"):

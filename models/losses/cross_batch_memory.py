@@ -98,6 +98,10 @@ class CrossBatchMemoryLoss(keras.layers.Layer):
         self.next_place = state("next_place", (), "int32")
         self.filled = state("filled", (), "int32")
 
+    def compute_output_spec(self, embeddings, labels, training=None):
+        # Said here, as Keras would find it out with a made-up batch, which may be larger than the memory.
+        return keras.KerasTensor((), dtype=self.compute_dtype)
+
     def call(self, embeddings, labels, training=None):
         check_batch(embeddings, labels)
         self._check_size(embeddings.shape[0])

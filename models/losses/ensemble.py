@@ -79,6 +79,7 @@ class EnsembleLoss(keras.layers.Layer):
         check_not_negative(eta=eta, diversity_weight=diversity_weight)
         if members is None:
             members, prior = _MEMBERS, prior or _PRIOR
+        self.losses_of_members = [make_member(member, num_classes, self.dtype_policy) for member in members]
         self.members = [dict(member) for member in members]
         if not self.members:
             raise ValueError("`members` must name at least one loss. Received: members=[]")
@@ -90,7 +91,6 @@ class EnsembleLoss(keras.layers.Layer):
         self._first = first_coefficients(self.prior or [1.0] * len(self.members))
         if len(self._first) != len(self.members):
             raise ValueError(f"Expected {len(self.members)} numbers in `prior`. Received: prior={prior}")
-        self.losses_of_members = [make_member(member, num_classes, self.dtype_policy) for member in self.members]
 
     def build(self, embeddings_shape, labels_shape=None, **_):
         shape = (len(self.members),)

@@ -59,11 +59,12 @@ class HybridLoss(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         check_not_negative(proxy_weight=proxy_weight)
         self.num_classes = num_classes
-        self.pair = dict(_PAIR if pair is None else pair)
-        self.proxy = dict(_PROXY if proxy is None else proxy)
+        pair, proxy = _PAIR if pair is None else pair, _PROXY if proxy is None else proxy
+        self.pair_loss = make_member(pair, num_classes, self.dtype_policy)
+        self.proxy_loss = make_member(proxy, num_classes, self.dtype_policy)
+        self.pair = dict(pair)
+        self.proxy = dict(proxy)
         self.proxy_weight = proxy_weight
-        self.pair_loss = make_member(self.pair, num_classes, self.dtype_policy)
-        self.proxy_loss = make_member(self.proxy, num_classes, self.dtype_policy)
 
     @property
     def proxies(self):

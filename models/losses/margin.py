@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from models.geometry import squared_distances
+from models.losses._checks import check_at_least_one, check_not_negative
 from models.losses._draws import Draws
 from models.losses._pairs import compare
 from models.mining.distance_weighted import count_drawn_negatives, negative_probabilities
@@ -80,8 +81,9 @@ class MarginLoss(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        if margin < 0:
-            raise ValueError(f"`margin` must not be negative. Received: margin={margin}")
+        check_not_negative(margin=margin, nu=nu)
+        if num_classes is not None:
+            check_at_least_one(num_classes=num_classes)
         if not 0 < beta < 2:
             raise ValueError(f"`beta` must lie between 0 and 2. Received: beta={beta}")
         if beta_per_class and num_classes is None:

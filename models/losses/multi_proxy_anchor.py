@@ -3,9 +3,10 @@
 import keras
 from keras import ops
 
-from models.geometry import masked_log1p_sum_exp, unit_rows
+from models.geometry import masked_log1p_sum_exp
 from models.losses._batch import check_batch
-from models.proxies import ProxyBank, check_class_labels
+from models.losses._checks import check_at_least_one, check_not_negative, check_positive
+from models.proxies import ProxyBank, check_class_labels, gaps_within_classes
 
 _INSIDE_ROOT = 1e-5  # SoftTriple's constant under the root of the merging term
 
@@ -64,13 +65,11 @@ class MultiProxyAnchorLoss(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        for name, value in {"alpha": alpha, "gamma": gamma}.items():
-            if value <= 0:
-                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+        check_at_least_one(num_classes=num_classes, proxies_per_class=proxies_per_class)
+        check_positive(alpha=alpha, gamma=gamma)
         if not 0 <= delta <= 1:
             raise ValueError(f"`delta` must lie in [0, 1]. Received: delta={delta}")
-        if tau_reg < 0:
-            raise ValueError(f"`tau_reg` must not be negative. Received: tau_reg={tau_reg}")
+        check_not_negative(tau_reg=tau_reg)
         self.num_classes = num_classes
         self.proxies_per_class = proxies_per_class
         self.alpha = alpha
@@ -112,10 +111,7 @@ class MultiProxyAnchorLoss(keras.layers.Layer):
         k = self.proxies_per_class
         if not self.tau_reg or k == 1:
             return 0.0
-        proxies = ops.reshape(unit_rows(ops.convert_to_tensor(self.proxies)), (self.num_classes, k, -1))
-        gaps = ops.relu(2.0 - 2.0 * ops.matmul(proxies, ops.transpose(proxies, (0, 2, 1))))
-        pairs = ops.triu(ops.ones((k, k), dtype=gaps.dtype), k=1)
-        return self.tau_reg * ops.sum(ops.sqrt(gaps + _INSIDE_ROOT) * pairs) / (self.num_classes * k * (k - 1))
+        return self.tau_reg * gaps_within_classes(self.proxies, k, _INSIDE_ROOT)
 
     def get_config(self):
         names = ("num_classes", "proxies_per_class", "alpha", "delta", "gamma", "tau_reg")

@@ -5,6 +5,7 @@ from keras import ops
 
 from models.geometry import masked_logsumexp
 from models.losses._batch import check_batch
+from models.losses._checks import check_at_least_one, check_positive
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 from models.proxies import ProxyBank, check_class_labels
 
@@ -73,9 +74,8 @@ class ProxyNCALoss(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        for name, value in {"scale_x": scale_x, "scale_p": scale_p}.items():
-            if value <= 0:
-                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+        check_at_least_one(num_classes=num_classes, proxies_per_class=proxies_per_class)
+        check_positive(scale_x=scale_x, scale_p=scale_p)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"`label_smoothing` must lie in [0, 1). Received: label_smoothing={label_smoothing}")
         if label_smoothing and not include_positive:

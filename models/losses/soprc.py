@@ -7,6 +7,7 @@ from keras import ops
 
 from models.geometry import dot_products, unit_rows
 from models.losses._batch import check_batch, mean_where, pair_masks
+from models.losses._checks import check_at_least_one, check_not_negative, check_positive
 from models.losses._positives import sum_over_positives
 from models.proxies import check_class_labels
 
@@ -78,22 +79,18 @@ class SOPRCLoss(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        for name, count in {"num_classes": num_classes, "num_v": num_v}.items():
-            if count < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received: {name}={count}")
-        for name, value in {"tau1": tau1, "tau2": tau2}.items():
-            if value <= 0:
-                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+        check_at_least_one(num_classes=num_classes, num_v=num_v)
+        check_positive(tau1=tau1, tau2=tau2)
         if not 0 <= beta <= 1:
             raise ValueError(f"`beta` must lie in [0, 1]. Received: beta={beta}")
-        if w_var < 0:
-            raise ValueError(f"`w_var` must not be negative. Received: w_var={w_var}")
+        check_not_negative(w_var=w_var, lam1=lam1, lam2=lam2)
         if class_update not in ("mean", "last"):
             raise ValueError(f"`class_update` must be 'mean' or 'last'. Received: class_update={class_update!r}")
         priors = list(class_prior) if isinstance(class_prior, Sequence) else [class_prior] * num_classes
         if len(priors) != num_classes or not all(0 < prior < 1 for prior in priors):
             raise ValueError(
-                f"`class_prior` must be one number in (0, 1), or {num_classes} of them. Received: {class_prior}"
+                f"`class_prior` must be one number in (0, 1), or {num_classes} of them. "
+                f"Received: class_prior={class_prior}"
             )
         self.num_classes = num_classes
         self.class_prior = priors if isinstance(class_prior, Sequence) else class_prior

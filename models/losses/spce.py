@@ -5,7 +5,7 @@ from keras import ops
 
 from models.geometry import lowest, unit_rows
 from models.losses._batch import check_batch
-from models.losses._checks import check_positive
+from models.losses._checks import check_at_least_one, check_positive
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -58,6 +58,8 @@ class SPCELoss(keras.layers.Layer):
             raise ValueError(f"`classes` must be 'batch' or 'all'. Received: classes={classes!r}")
         if classes == "all" and num_classes is None:
             raise ValueError("`num_classes` is needed with classes='all'. Received: num_classes=None")
+        if num_classes is not None:
+            check_at_least_one(num_classes=num_classes)
         self.scale = scale
         self.normalize = normalize
         self.classes = classes

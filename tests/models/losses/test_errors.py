@@ -1,0 +1,140 @@
+"""What every loss refuses: wrong batches, labels without a proxy, unknown parameters and values out of range."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+from models.errors import UsageError
+from models.losses import LOSSES, create_loss
+
+ROWS, DIM, CLASSES = 6, 4, 3
+EMBEDDINGS = np.random.default_rng(0).normal(size=(ROWS, DIM)).astype("float32")
+LABELS = np.arange(ROWS) % CLASSES
+MARGINS = ("pos_margin", "neg_margin")
+# Numbers that may be -7, and why.
+FREE = {
+    *((name, "seed") for name in ("manifold", "margin", "nivmf")),
+    # cosines and distances, where nothing breaks
+    *(("cbml", name) for name in ("pos_a", "neg_a")),
+    ("contrastive", "pos_margin"),
+    ("general_pair_weighting", "base"),
+    *((name, which) for name in ("generalized_lifted_structure", "lifted_structure") for which in MARGINS),
+    ("roadmap", "beta"),
+    ("roadmap", "offset"),  # a height
+    ("dynamic_soft_margin", "min_val"),  # must be negative
+}
+
+
+def make(name, **params):
+    return create_loss(name, params, num_classes=CLASSES)
+
+
+def numbers():
+    """Every parameter that is a number, of every loss."""
+    for name, cls in sorted(LOSSES.items()):
+        for parameter in inspect.signature(cls).parameters.values():
+            is_number = isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
+            if is_number or (parameter.name == "num_classes" and parameter.default is not None):
+                yield name, parameter.name
+
+
+@pytest.fixture(scope="module", params=sorted(LOSSES))
+def loss(request):
+    return make(request.param)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "error", "text"),
+    [
+        (
+            EMBEDDINGS,
+            LABELS.astype("float32"),
+            TypeError,
+            r"Expected integer `labels`\. Received: labels\.dtype=float32",
+        ),
+        (EMBEDDINGS, LABELS > 0, TypeError, r"Expected integer `labels`\. Received: labels\.dtype=bool"),
+        (EMBEDDINGS, LABELS[1:], ValueError, r"Expected one label per embedding\. Received: 6 embeddings and 5 labels"),
+        (EMBEDDINGS, LABELS[:, None], ValueError, r"`labels` of shape \(batch,\)\. Received: .*labels.shape=\(6, 1\)"),
+        (EMBEDDINGS[:, 0], LABELS, ValueError, r"`embeddings` of shape \(batch, dim\).*embeddings\.shape=\(6,\)"),
+        (EMBEDDINGS[:, None], LABELS, ValueError, r"`embeddings` of shape \(batch, dim\).*shape=\(6, 1, 4\)"),
+    ],
+    ids=["float labels", "bool labels", "other count", "labels (N, 1)", "embeddings (N,)", "embeddings (N, 1, D)"],
+)
+def test_wrong_batches_are_refused(loss, embeddings, labels, error, text):
+    fresh = type(loss).from_config(loss.get_config())  # also before the weights are made
+    for layer in (loss, fresh):
+        with pytest.raises(error, match=text):
+            layer(embeddings, labels)
+
+
+@pytest.mark.parametrize("wrong", [CLASSES, -1])
+def test_label_without_proxy_is_refused_or_stops_the_training(loss, wrong, compiler, compile_loss, needs_dense_labels):
+    if not needs_dense_labels(loss):
+        pytest.skip("takes any class id")
+    loss(EMBEDDINGS, LABELS)
+    labels = np.where(LABELS == 0, wrong, LABELS)
+    with pytest.raises(ValueError, match=rf"Expected `labels` in 0 \.\. {CLASSES - 1}.*Received: labels from"):
+        loss(EMBEDDINGS, labels)
+    if compiler in ("graph", "jit"):  # a compiled step cannot raise
+        value, _ = compile_loss(loss, compiler, DIM)(EMBEDDINGS, labels)
+        assert np.isnan(value)
+
+
+@pytest.mark.parametrize(("name", "parameter"), list(numbers()))
+def test_negative_numbers_are_refused_where_they_make_no_sense(name, parameter):
+    if (name, parameter) in FREE:
+        make(name, **{parameter: -7})
+        return
+    with pytest.raises(ValueError, match=rf"`{parameter}`.*Received: .*{parameter}=-7") as caught:
+        make(name, **{parameter: -7})
+    if "must be positive" in str(caught.value) or "at least 1" in str(caught.value):
+        with pytest.raises(ValueError, match=rf"`{parameter}`.*Received: .*{parameter}=0"):
+            make(name, **{parameter: 0})
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_unknown_parameter_is_told_with_the_known_ones(name):
+    with pytest.raises(
+        UsageError, match=rf"E_PARAMETER_UNKNOWN: '{name}' takes \[.*\]\. Received unknown: \['mragin'\]"
+    ):
+        make(name, mragin=1.0)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_missing_number_of_classes_is_told(name):
+    required = inspect.signature(LOSSES[name]).parameters.get("num_classes")
+    if required is None or required.default is not inspect.Parameter.empty:
+        pytest.skip("does not need it")
+    with pytest.raises(UsageError, match=rf"E_PARAMETER_MISSING: '{name}' needs \['num_classes'\]"):
+        create_loss(name)
+
+
+@pytest.mark.parametrize("wrong", ["softmax", {"params": {}}, {"name": "softmax", "parms": {}}, {"name": "sotfmax"}])
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [
+        ("cross_batch_memory", "loss"),
+        ("ensemble", "members"),
+        ("hybrid", "pair"),
+        ("hybrid", "proxy"),
+        ("mined", "loss"),
+        ("mined", "miner"),
+        ("regularized", "loss"),
+        ("regularized", "embeddings_regularizer"),
+        ("self_supervised", "loss"),
+    ],
+)
+def test_parts_written_wrongly_are_told(name, parameter, wrong):
+    with pytest.raises((ValueError, UsageError), match=r"Expected a .*Received|Unknown name 'sotfmax'.*Known"):
+        make(name, **{parameter: [wrong] if parameter == "members" else wrong})
+
+
+def test_what_is_refused_stays_refused_under_a_learner():
+    from models.learner import MetricLearner
+
+    learner = MetricLearner(keras.Sequential([keras.Input((DIM,)), keras.layers.Dense(DIM)]), make("softmax"))
+    learner.compile(optimizer="sgd", run_eagerly=True)
+    with pytest.raises(ValueError, match=r"Expected `labels` in 0 \.\. 2"):
+        learner.train_on_batch(EMBEDDINGS, LABELS + 1)
