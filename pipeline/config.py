@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, ValidationError, model_validator
+from typing_extensions import TypeAliasType
 
 from models.errors import UsageError
 
@@ -47,16 +48,28 @@ class Choices(Section):
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return "<tables>"
     if isinstance(value, Choices) or (isinstance(value, dict) and "choices" in value):
         return "<choices>"
-    return "<range>" if isinstance(value, dict | Range) else "<value>"
+    if isinstance(value, Range) or (isinstance(value, dict) and {"low", "high"} & set(value) and "name" not in value):
+        return "<range>"
+    return "<table>" if isinstance(value, dict) else "<value>"
 
 
-# A plain value, or a table that the tuner searches; told apart by shape, so that a mistake is explained once.
+# A plain value, a table that the tuner searches, or another table, such as a building block inside this one; told
+# apart by shape, so that a mistake is explained once.
 _Range = Annotated[Range, Tag("<range>")]
 _Choices = Annotated[Choices, Tag("<choices>")]
+_Table = Annotated[dict[str, "Param"], Tag("<table>")]
+_Tables = Annotated[list[dict[str, "Param"]], Tag("<tables>")]
 Scalar = bool | int | float | str
-Param = Annotated[Annotated[Scalar | list[Scalar], Tag("<value>")] | _Range | _Choices, Discriminator(_kind)]
+Param = TypeAliasType(
+    "Param",
+    Annotated[
+        Annotated[Scalar | list[Scalar], Tag("<value>")] | _Range | _Choices | _Table | _Tables, Discriminator(_kind)
+    ],
+)
 Rate = Annotated[Annotated[Positive, Tag("<value>")] | _Range | _Choices, Discriminator(_kind)]
 Params = dict[str, Param]
 
@@ -205,7 +218,18 @@ def load_experiment(path: str | Path) -> Experiment:
 
 
 # Parts of pydantic's error paths that name the branch of a union rather than a key of the file.
-_NOT_KEYS = {"<value>", "<range>", "<choices>", "bool", "int", "float", "str", "list[union[bool,int,float,str]]"}
+_NOT_KEYS = {
+    "<value>",
+    "<range>",
+    "<choices>",
+    "<table>",
+    "<tables>",
+    "bool",
+    "int",
+    "float",
+    "str",
+    "list[union[bool,int,float,str]]",
+}
 
 
 def explain(error: ValidationError) -> str:

@@ -1,6 +1,7 @@
 """The pipeline as a graph of TFX nodes: one experiment in, one TFX pipeline out."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -301,10 +302,18 @@ def _facts(experiment: Experiment, fingerprints: Fingerprints) -> dict:
 
 def _own_modules(experiment: Experiment) -> list[str]:
     """Modules of the user's own classes, named in the file as "package.module:ClassName"."""
-    training = experiment.training
-    parts = [experiment.loss, experiment.encoder, training.sampler, training.optimizer, *training.methods]
-    names = [part.name for part in parts]
-    return [name.partition(":")[0] for name in names if ":" in name]
+    return sorted({name.partition(":")[0] for name in _names(training_settings(experiment)) if ":" in name})
+
+
+def _names(value) -> Iterator[str]:
+    """Names of all building blocks, those inside others too."""
+    if isinstance(value, dict):
+        if isinstance(value.get("name"), str):
+            yield value["name"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _names(item)
 
 
 def _json(value) -> str:

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.methods.densely_anchored_sampling import DenselyAnchoredSampling
+from models.methods.listwise_self_distillation import ListwiseSelfDistillation
 from models.methods.method import Method, Step, Surroundings
 from models.methods.moving_average import MovingAverage
 from models.registry import create
 
 METHODS: dict[str, type[Method]] = {
     "densely_anchored_sampling": DenselyAnchoredSampling,
+    "listwise_self_distillation": ListwiseSelfDistillation,
     "moving_average": MovingAverage,
 }
 

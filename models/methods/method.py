@@ -91,3 +91,9 @@ class Method(keras.layers.Layer):
             surroundings: the training.
             logs: the epoch's `loss` and, with validation, `val_recall@1` and `val_map@r`.
         """
+
+
+def encoded(encoder: keras.Model, images):
+    """The `(N, D)` embeddings that an encoder gives in evaluation, whatever else it gives."""
+    outputs = encoder(images, training=False)
+    return outputs["embeddings"] if isinstance(outputs, dict) else outputs

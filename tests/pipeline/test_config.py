@@ -60,6 +60,21 @@ def test_ranges_are_found_wherever_they_stand(write):
     }
 
 
+def test_building_blocks_stand_inside_others(write):
+    """A loss may hold losses, alone or in a list, and these may hold ranges."""
+    text = _LEAST + (
+        "[loss.params]\nmembers = [{ name = 'triplet', params = { margin = { low = 0.1, high = 0.3 } } }]\n"
+        "miner = { name = 'pair_margin' }\nreducer = { name = 'threshold', low = 0.1 }\n"
+    )
+    experiment = load_experiment(write(text))
+    assert search_space(experiment) == {
+        "loss.params.members.0.params.margin": {"low": 0.1, "high": 0.3, "log": False},
+    }
+    params = experiment.loss.model_dump(mode="json")["params"]
+    assert params["miner"] == {"name": "pair_margin"}
+    assert params["reducer"] == {"name": "threshold", "low": 0.1}
+
+
 @pytest.mark.parametrize(
     ("params", "told"),
     [
@@ -67,6 +82,7 @@ def test_ranges_are_found_wherever_they_stand(write):
         ("{ margin = { low = 0.0, high = 0.5, log = true } }", "must lie above 0"),
         ("{ margin = { choices = [1] } }", "at least 2 items"),
         ("{ margin = { low = 0.5 } }", "loss.params.margin.high"),
+        ("{ loss = { name = 'triplet', params = { margin = { low = 0.5 } } } }", "loss.params.loss.params.margin.high"),
     ],
 )
 def test_a_wrong_range_is_told_once(write, params, told):
