@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from models.geometry import cosine_similarities
+from models.geometry import cosine_similarities, unit_rows
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -62,6 +62,23 @@ class ProxyBank(keras.layers.Layer):
     def get_config(self):
         config = {"num_classes": self.num_classes, "per_class": self.per_class, "stddev": self.stddev}
         return {**super().get_config(), **config}
+
+
+def gaps_within_classes(proxies, per_class: int, inside_root: float = 1e-12):
+    """Half the mean distance of two proxies of one class at unit length: small once needless ones have merged.
+
+    `sum_k sum_{a < b} sqrt(2 - 2 p_ka.p_kb + inside_root) / (C K (K - 1))` for C classes of K proxies.
+
+    Args:
+        proxies: `(C * K, D)` float tensor, in class order.
+        per_class: K, at least 2.
+        inside_root: keeps the gradient finite where proxies meet.
+    """
+    directions = ops.reshape(unit_rows(ops.convert_to_tensor(proxies)), (-1, per_class, proxies.shape[1]))
+    squared = ops.relu(2.0 - 2.0 * ops.matmul(directions, ops.transpose(directions, (0, 2, 1))))
+    upper = ops.triu(ops.ones((per_class, per_class), dtype=squared.dtype), k=1)
+    each = ops.sum(ops.sqrt(squared + inside_root) * upper, axis=(1, 2))
+    return ops.mean(each) / (per_class * (per_class - 1))
 
 
 def start_at_class_means(loss: keras.layers.Layer, embeddings, labels, seed: int = 0) -> None:

@@ -8,6 +8,7 @@ from keras import ops
 
 from models.geometry import dot_products, lowest, unit_rows
 from models.losses._checks import check_at_least_one, check_positive
+from models.proxies import gaps_within_classes
 
 _TINY = 1e-12
 
@@ -129,12 +130,7 @@ class SparseCentersRegularizer(Regularizer):
         self.centers_per_class = centers_per_class
 
     def call(self, rows):
-        count = self.centers_per_class
-        centers = ops.reshape(unit_rows(rows), (-1, count, rows.shape[1]))
-        products = ops.matmul(centers, ops.transpose(centers, (0, 2, 1)))
-        gaps = ops.sqrt(ops.maximum(2.0 - 2.0 * products, _TINY))
-        upper = ops.triu(ops.ones((count, count), dtype=gaps.dtype), k=1)
-        return ops.mean(ops.sum(gaps * upper, axis=(1, 2))) / (count * (count - 1))
+        return gaps_within_classes(rows, self.centers_per_class)
 
 
 REGULARIZERS: dict[str, type[Regularizer]] = {

@@ -5,14 +5,11 @@ import math
 import keras
 from keras import ops
 
-from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
 from models.losses._margin_softmax import softmax_with_own_logit
 from models.losses._reduce import Reducer, check_any_reducer
-from models.proxies import ProxyBank
-
-_TINY = 1e-12
+from models.proxies import ProxyBank, gaps_within_classes
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -98,16 +95,9 @@ class SoftTripleLoss(keras.layers.Layer):
             cosines = ops.sum(ops.softmax(cosines / self.gamma, axis=2) * cosines, axis=2)
         shift = self.la * self.margin
         loss = softmax_with_own_logit(self.la * cosines, labels, lambda own: own - shift, self.reducer, row_weights)
-        return loss + self.tau * self._spread() if self.tau and self.centers_per_class > 1 else loss
-
-    def _spread(self):
-        """Mean distance of two centres of one class, halved."""
-        count = self.centers_per_class
-        centers = ops.reshape(unit_rows(self.proxies), (self.num_classes, count, -1))
-        products = ops.matmul(centers, ops.transpose(centers, (0, 2, 1)))
-        gaps = ops.sqrt(ops.maximum(2.0 - 2.0 * products, _TINY))
-        upper = ops.triu(ops.ones((count, count), dtype=gaps.dtype), k=1)
-        return ops.sum(gaps * upper) / (self.num_classes * count * (count - 1))
+        if not self.tau or self.centers_per_class == 1:
+            return loss
+        return loss + self.tau * gaps_within_classes(self.proxies, self.centers_per_class)
 
     def get_config(self):
         names = ("num_classes", "centers_per_class", "la", "gamma", "margin", "tau", "reducer")
