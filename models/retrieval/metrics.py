@@ -181,6 +181,7 @@ def evaluate_retrieval(
     *,
     groups: Sequence[str] | np.ndarray | None = None,
     parents: Sequence | np.ndarray | None = None,
+    gallery_vectors: np.ndarray | None = None,
 ) -> RetrievalResult:
     """Search the gallery with every query and measure the answers: exact, in bounded memory.
 
@@ -195,6 +196,7 @@ def evaluate_retrieval(
         groups: `(M,)` names or numbers, such as the camera or the family of drawings; a query meets no item of its own
             group, "" being none.
         parents: `(M,)` coarser class of each row, for graded metrics: same class is grade 2, same parent grade 1.
+        gallery_vectors: `(M, D)` other embeddings of the same rows, in which they are found: those of another model.
 
     Raises:
         UsageError: for an unknown metric, or one that asks for more neighbours than the gallery can give.
@@ -206,7 +208,7 @@ def evaluate_retrieval(
         {'recall@1': 0.0, 'recall@2': 0.5}
     """
     parsed = {name: parse_metric(name) for name in metrics}
-    setting = arrange(vectors, labels, roles, groups, parents)
+    setting = arrange(vectors, labels, roles, groups, parents, gallery_vectors)
     space, query_rows = setting.space, setting.query_rows
     relevant = setting.counts[:, setting.relevance.least - 1 :].sum(axis=1)
     available = int(space.available.min())
@@ -272,6 +274,7 @@ def arrange(
     roles: Sequence[str] | np.ndarray | None = None,
     groups: Sequence[str] | np.ndarray | None = None,
     parents: Sequence | np.ndarray | None = None,
+    gallery_vectors: np.ndarray | None = None,
 ) -> Setting:
     """Sort a table into queries and gallery; arguments as for `evaluate_retrieval`.
 
@@ -306,7 +309,8 @@ def arrange(
         )
     query_rows = asking[answered]
     left_out, relevance = relevance_of(query_rows)
-    gallery = vectors if found.all() else vectors[gallery_rows]
+    searched = vectors if gallery_vectors is None else np.asarray(gallery_vectors)
+    gallery = searched if found.all() else searched[gallery_rows]
     queries = vectors if len(query_rows) == len(vectors) else vectors[query_rows]
     return Setting(
         space=Space(queries, gallery, left_out),
