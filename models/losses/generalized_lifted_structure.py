@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from models.geometry import euclidean_distances, masked_logsumexp
+from models.geometry import find_measure, masked_logsumexp
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
@@ -21,6 +21,8 @@ class GeneralizedLiftedStructureLoss(keras.layers.Layer):
     Args:
         neg_margin: distance that negatives should keep.
         pos_margin: distance that positives may have.
+        distance: `"euclidean"`, or any other name of `models.geometry.MEASURES`; similarities and the margins for them
+            are taken with the sign changed.
         reducer: how the costs of the anchors become one, see `models.losses._reduce`.
         normalize: bring the rows to unit length first; the paper does not.
 
@@ -33,7 +35,7 @@ class GeneralizedLiftedStructureLoss(keras.layers.Layer):
         Scalar float32 tensor, at least 0.
 
     Raises:
-        ValueError: on an unknown `reducer` or shapes that do not fit together.
+        ValueError: on an unknown `distance` or `reducer`, or shapes that do not fit together.
         TypeError: if `labels` are not integers.
 
     Example:
@@ -46,24 +48,27 @@ class GeneralizedLiftedStructureLoss(keras.layers.Layer):
         self,
         neg_margin: float = 1.0,
         pos_margin: float = 0.0,
+        distance: str = "euclidean",
         reducer: Reducer = "mean",
         normalize: bool = True,
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
+        self._measure = find_measure(distance)
         self.neg_margin = neg_margin
         self.pos_margin = pos_margin
+        self.distance = distance
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
     def call(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
-        distances = euclidean_distances(rows, columns)
-        pull = masked_logsumexp(distances - self.pos_margin, positives, axis=1)
-        push = masked_logsumexp(self.neg_margin - distances, negatives, axis=1)
+        distances, sign = self._measure.matrix(rows, columns), self._measure.sign
+        pull = masked_logsumexp(sign * (distances - self.pos_margin), positives, axis=1)
+        push = masked_logsumexp(sign * (self.neg_margin - distances), negatives, axis=1)
         costs = ops.relu(pull + push)
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
 
     def get_config(self):
-        names = ("neg_margin", "pos_margin", "reducer", "normalize")
+        names = ("neg_margin", "pos_margin", "distance", "reducer", "normalize")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

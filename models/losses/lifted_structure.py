@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from models.geometry import euclidean_distances, lowest, masked_logsumexp
+from models.geometry import find_measure, lowest, masked_logsumexp
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
@@ -25,6 +25,8 @@ class LiftedStructureLoss(keras.layers.Layer):
     Args:
         neg_margin: distance that negatives should keep.
         pos_margin: distance that positives may have.
+        distance: `"euclidean"`, or any other name of `models.geometry.MEASURES`; similarities and the margins for them
+            are taken with the sign changed.
         reducer: how the costs of the pairs become one, see `models.losses._reduce`.
         normalize: bring the rows to unit length first; the paper does not.
 
@@ -37,7 +39,7 @@ class LiftedStructureLoss(keras.layers.Layer):
         Scalar float32 tensor, at least 0; 0 for a batch without positives or without negatives.
 
     Raises:
-        ValueError: on an unknown `reducer` or shapes that do not fit together.
+        ValueError: on an unknown `distance` or `reducer`, or shapes that do not fit together.
         TypeError: if `labels` are not integers.
 
     Example:
@@ -50,19 +52,22 @@ class LiftedStructureLoss(keras.layers.Layer):
         self,
         neg_margin: float = 1.0,
         pos_margin: float = 0.0,
+        distance: str = "euclidean",
         reducer: Reducer = "mean",
         normalize: bool = True,
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
+        self._measure = find_measure(distance)
         self.neg_margin = neg_margin
         self.pos_margin = pos_margin
+        self.distance = distance
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
     def call(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
-        distances = euclidean_distances(rows, columns)
+        distances = self._distances(rows, columns)
         against, some = self._against(distances, negatives)
         if columns is rows:
             theirs, have = against, some
@@ -70,13 +75,17 @@ class LiftedStructureLoss(keras.layers.Layer):
             theirs, have = self._against_references(ops.stop_gradient(columns), references)
         total = _log_add(against[:, None], some[:, None], theirs[None, :], have[None, :])
         whole = ops.logical_or(some[:, None], have[None, :])
-        gap = total + distances - self.pos_margin
+        gap = total + distances - self._measure.sign * self.pos_margin
         costs = 0.5 * ops.square(ops.relu(ops.where(ops.logical_and(whole, positives), gap, 0.0)))
         return reduce_costs(costs, positives, self.reducer, labels)
 
+    def _distances(self, rows, columns):
+        return self._measure.sign * self._measure.matrix(rows, columns)
+
     def _against(self, distances, negatives):
         """Log-sum-exp over the negatives of each row, and whether it has any."""
-        return masked_logsumexp(self.neg_margin - distances, negatives, axis=1), ops.any(negatives, axis=1)
+        logits = self._measure.sign * self.neg_margin - distances
+        return masked_logsumexp(logits, negatives, axis=1), ops.any(negatives, axis=1)
 
     def _against_references(self, columns, references):
         """The same for the references among themselves, block by block: there can be many more than anchors."""
@@ -86,13 +95,13 @@ class LiftedStructureLoss(keras.layers.Layer):
         size = count if count is None else min(count, _BLOCK)
         if count is None or count == size:
             others = ops.logical_and(labels[:, None] != labels[None, :], present[None, :])
-            return self._against(euclidean_distances(columns, columns), others)
+            return self._against(self._distances(columns, columns), others)
         starts = ops.minimum(ops.arange(-(-count // size), dtype="int32") * size, count - size)
 
         def block(start):
             own = ops.slice(columns, (start, 0), (size, columns.shape[1]))
             other = ops.slice(labels, (start,), (size,))[:, None] != labels[None, :]
-            return self._against(euclidean_distances(own, columns), ops.logical_and(other, present[None, :]))
+            return self._against(self._distances(own, columns), ops.logical_and(other, present[None, :]))
 
         values, have = ops.map(block, starts)
         # The last block overlaps the one before it: of every row the first answer.
@@ -102,7 +111,7 @@ class LiftedStructureLoss(keras.layers.Layer):
         return ops.take(ops.reshape(values, (-1,)), place, axis=0), ops.take(ops.reshape(have, (-1,)), place, axis=0)
 
     def get_config(self):
-        names = ("neg_margin", "pos_margin", "reducer", "normalize")
+        names = ("neg_margin", "pos_margin", "distance", "reducer", "normalize")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

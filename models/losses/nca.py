@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from models.geometry import masked_logsumexp, squared_distances
+from models.geometry import find_measure, masked_logsumexp
 from models.losses._checks import check_positive
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
@@ -21,6 +21,8 @@ class NCALoss(keras.layers.Layer):
 
     Args:
         softmax_scale: c, positive.
+        distance: `"squared_euclidean"` for the formula; any other name of `models.geometry.MEASURES` takes the place
+            of `d^2`, a similarity with the sign changed.
         reducer: how the costs of the anchors become one, see `models.losses._reduce`.
         normalize: bring the rows to unit length first; the paper learns a linear map and does not.
 
@@ -42,16 +44,25 @@ class NCALoss(keras.layers.Layer):
         0.6931
     """
 
-    def __init__(self, softmax_scale: float = 1.0, reducer: Reducer = "mean", normalize: bool = True, **kwargs):
+    def __init__(
+        self,
+        softmax_scale: float = 1.0,
+        distance: str = "squared_euclidean",
+        reducer: Reducer = "mean",
+        normalize: bool = True,
+        **kwargs,
+    ):
         super().__init__(**{"dtype": "float32", **kwargs})
         check_positive(softmax_scale=softmax_scale)
+        self._measure = find_measure(distance)
         self.softmax_scale = softmax_scale
+        self.distance = distance
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
     def call(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
-        logits = -self.softmax_scale * squared_distances(rows, columns)
+        logits = self._measure.matrix(rows, columns) * (-self._measure.sign * self.softmax_scale)
         gap = masked_logsumexp(logits, negatives, axis=1) - masked_logsumexp(logits, positives, axis=1)
         found = ops.any(positives, axis=1)
         whole = ops.logical_and(found, ops.any(negatives, axis=1))
@@ -59,5 +70,5 @@ class NCALoss(keras.layers.Layer):
         return reduce_costs(costs, found, self.reducer, labels)
 
     def get_config(self):
-        names = ("softmax_scale", "reducer", "normalize")
+        names = ("softmax_scale", "distance", "reducer", "normalize")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

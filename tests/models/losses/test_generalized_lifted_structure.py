@@ -13,7 +13,11 @@ def units(x):
 
 
 def reference(x, labels, neg_margin, pos_margin):
-    d, n, costs = np.linalg.norm(x[:, None] - x[None], axis=2), len(x), []
+    return reference_of(np.linalg.norm(x[:, None] - x[None], axis=2), labels, neg_margin, pos_margin)
+
+
+def reference_of(d, labels, neg_margin, pos_margin):
+    n, costs = len(d), []
     for i in range(n):
         pull = sum(np.exp(d[i, k] - pos_margin) for k in range(n) if k != i and labels[k] == labels[i])
         push = sum(np.exp(neg_margin - d[i, k]) for k in range(n) if labels[k] != labels[i])
@@ -46,9 +50,17 @@ def test_matches_reference(rows, classes, neg_margin, pos_margin, normalize, see
     assert float(loss(embeddings, labels)) == pytest.approx(wanted, rel=1e-8, abs=1e-12)
 
 
+def test_similarities_are_taken_with_the_sign_changed():
+    x, labels = np.random.default_rng(4).normal(size=(9, 3)), np.arange(9) % 3
+    s = units(x) @ units(x).T
+    found = float(GeneralizedLiftedStructureLoss(0.2, 0.9, "cosine", dtype="float64")(x, labels))
+    assert found == pytest.approx(reference_of(-s, labels, -0.2, -0.9), rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [
+        ({"distance": "manhattan"}, "`distance` must be one of .*Received: distance='manhattan'"),
         ({"reducer": "median"}, "`reducer` must be one of"),
     ],
 )

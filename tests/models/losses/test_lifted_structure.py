@@ -14,7 +14,11 @@ def units(x):
 
 
 def reference(x, labels, neg_margin, pos_margin):
-    d, n, costs = np.linalg.norm(x[:, None] - x[None], axis=2), len(x), []
+    return reference_of(np.linalg.norm(x[:, None] - x[None], axis=2), labels, neg_margin, pos_margin)
+
+
+def reference_of(d, labels, neg_margin, pos_margin):
+    n, costs = len(d), []
     for a in range(n):
         for p in range(n):
             if a == p or labels[a] != labels[p]:
@@ -66,9 +70,17 @@ def test_matches_reference_with_a_memory(size):
     assert float(value) == pytest.approx(np.mean(costs), rel=1e-8)
 
 
+def test_similarities_are_taken_with_the_sign_changed():
+    x, labels = np.random.default_rng(4).normal(size=(9, 3)), np.arange(9) % 3
+    s = units(x) @ units(x).T
+    found = float(LiftedStructureLoss(0.2, 0.9, "cosine", dtype="float64")(x, labels))
+    assert found == pytest.approx(reference_of(-s, labels, -0.2, -0.9), rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [
+        ({"distance": "manhattan"}, "`distance` must be one of .*Received: distance='manhattan'"),
         ({"reducer": "median"}, "`reducer` must be one of"),
     ],
 )

@@ -12,10 +12,14 @@ def units(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def reference(x, labels, scale):
+def reference(x, labels, scale, dot):
     costs = []
     for i in range(len(x)):
-        near = {k: np.exp(-scale * np.sum((x[i] - x[k]) ** 2)) for k in range(len(x)) if k != i}
+        near = {
+            k: np.exp(scale * x[i] @ x[k] if dot else -scale * np.sum((x[i] - x[k]) ** 2))
+            for k in range(len(x))
+            if k != i
+        }
         own = sum(value for k, value in near.items() if labels[k] == labels[i])
         if own > 0:
             costs.append(-np.log(own / sum(near.values())))
@@ -29,12 +33,13 @@ def test_hand_worked_batch():
     assert float(NCALoss(normalize=False)(embeddings, labels)) == pytest.approx(wanted, rel=1e-6)
 
 
-@given(st.integers(1, 10), st.integers(1, 4), st.floats(0.1, 3.0), st.booleans(), st.integers(0, 2**16))
-def test_matches_reference(rows, classes, scale, normalize, seed):
+@given(st.integers(1, 10), st.integers(1, 4), st.floats(0.1, 3.0), st.booleans(), st.booleans(), st.integers(0, 2**16))
+def test_matches_reference(rows, classes, scale, dot, normalize, seed):
     rng = np.random.default_rng(seed)
     embeddings, labels = rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)
-    value = float(NCALoss(scale, normalize=normalize, dtype="float64")(embeddings, labels))
-    wanted = reference(units(embeddings) if normalize else embeddings, labels, scale)
+    params = {"distance": "dot"} if dot else {}
+    value = float(NCALoss(scale, **params, normalize=normalize, dtype="float64")(embeddings, labels))
+    wanted = reference(units(embeddings) if normalize else embeddings, labels, scale, dot)
     assert value == pytest.approx(wanted, rel=1e-8, abs=1e-12)
 
 
