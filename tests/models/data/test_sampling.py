@@ -83,4 +83,6 @@ def test_batch_larger_than_the_data_names_both_numbers():
 
 
 def test_table_names():
-    assert dict(SAMPLERS) == {"class_batches": ClassBatches, "shuffled_batches": ShuffledBatches}
+    assert SAMPLERS["class_batches"] is ClassBatches
+    for name, cls in SAMPLERS.items():  # the name in an experiment file is that of the class
+        assert "".join(part.title() for part in name.split("_")) == cls.__name__

@@ -1,11 +1,8 @@
-"""Which rows make up a batch: samplers that are pure functions of seed and step.
-
-A sampler keeps no position: `batch(step)` gives the same rows whenever it is
-asked, so training resumes at any step without saving anything.
-"""
+"""The two plain samplers: P classes of K items, and shuffled epochs."""
 
 import numpy as np
 
+from models.data.sampling._class_rows import ClassRows, check_count
 from models.errors import UsageError
 
 
@@ -33,19 +30,11 @@ class ClassBatches:
     """
 
     def __init__(self, labels, classes: int, per_class: int, seed: int):
-        self._labels = np.asarray(labels)
-        _check_count("classes", classes)
-        _check_count("per_class", per_class)
-        _, self._labels, self._counts = np.unique(self._labels, return_inverse=True, return_counts=True)
-        if len(self._counts) < classes:
-            raise UsageError(
-                "E_TOO_FEW_CLASSES",
-                f"A batch wants {classes} different classes, but the data has {len(self._counts)}. "
-                f"Lower `classes` to {len(self._counts)} or less, or bring more classes.",
-            )
-        self._starts = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
-        self._classes, self._per_class, self._seed = classes, per_class, seed
-        self._round: tuple[int, np.ndarray, np.ndarray] = (-1, self._starts, self._starts)
+        check_count("classes", classes)
+        check_count("per_class", per_class)
+        self._rows = ClassRows(labels, seed)
+        self._rows.check_enough(classes)
+        self._classes, self._per_class = classes, per_class
 
     @property
     def batch_size(self) -> int:
@@ -55,28 +44,12 @@ class ClassBatches:
     @property
     def steps_per_round(self) -> int:
         """Batches in which every class comes up."""
-        return -(-len(self._counts) // self._classes)
+        return self._rows.rounds(self._classes)
 
     def batch(self, step: int) -> np.ndarray:
         """The `(P * K,)` int64 rows of this step, class by class."""
-        number, position = divmod(step, self.steps_per_round)
-        class_order, row_order = self._shuffled(number)
-        places = position * self._classes + np.arange(self._classes)
-        chosen = class_order[places % len(class_order)]
-        visits = places // len(class_order)  # 1 where the last batch comes round to a class again
-        items = visits[:, None] * self._per_class + np.arange(self._per_class)
-        return row_order[self._starts[chosen, None] + items % self._counts[chosen, None]].ravel()
-
-    def _shuffled(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Order of the classes, and all rows grouped by class, as they are in this round."""
-        cached, class_order, row_order = self._round  # one read: another thread may put a new tuple there
-        if cached != number:
-            random = np.random.default_rng((self._seed, number))
-            class_order = random.permutation(len(self._counts))
-            shuffled = random.permutation(len(self._labels))
-            row_order = shuffled[np.argsort(self._labels[shuffled], kind="stable")]
-            self._round = (number, class_order, row_order)
-        return class_order, row_order
+        number, chosen, visits = self._rows.visit(step, self._classes)
+        return self._rows.take(number, chosen, visits * self._per_class, self._per_class).ravel()
 
 
 class ShuffledBatches:
@@ -94,7 +67,7 @@ class ShuffledBatches:
     """
 
     def __init__(self, labels, batch_size: int, seed: int):
-        _check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size)
         if len(labels) < batch_size:
             raise UsageError(
                 "E_TOO_FEW_RECORDS",
@@ -117,11 +90,3 @@ class ShuffledBatches:
             order = np.random.default_rng((self._seed, number)).permutation(self._rows)
             self._round = (number, order)
         return order[(position * self.batch_size + np.arange(self.batch_size)) % self._rows]
-
-
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise UsageError("E_SAMPLER", f"`{name}` must be at least 1. Received: {name}={value}")
-
-
-SAMPLERS = {"class_batches": ClassBatches, "shuffled_batches": ShuffledBatches}

@@ -1,0 +1,34 @@
+"""Which rows make up a batch: samplers that are pure functions of seed and step, by the name an experiment file uses.
+
+A sampler keeps no position: `batch(step)` gives the same rows whenever it is asked, so training resumes at any step
+without saving anything. Samplers that look for classes near each other also go by where the classes lie now: these
+centres are refreshed before the first step and after each epoch, and saved with the checkpoint.
+
+`ReplicaBatches` gives one of several replicas its share of each batch.
+"""
+
+from models.data.sampling.centred import CentredSampler
+from models.data.sampling.hierarchical import HierarchicalBatches
+from models.data.sampling.n_pair import NPairBatches
+from models.data.sampling.plain import ClassBatches, ShuffledBatches
+from models.data.sampling.replicas import ReplicaBatches
+from models.data.sampling.representatives import RepresentativeBatches
+
+SAMPLERS: dict[str, type] = {
+    "class_batches": ClassBatches,
+    "hierarchical_batches": HierarchicalBatches,
+    "n_pair_batches": NPairBatches,
+    "representative_batches": RepresentativeBatches,
+    "shuffled_batches": ShuffledBatches,
+}
+
+__all__ = [
+    "SAMPLERS",
+    "CentredSampler",
+    "ClassBatches",
+    "HierarchicalBatches",
+    "NPairBatches",
+    "ReplicaBatches",
+    "RepresentativeBatches",
+    "ShuffledBatches",
+]
