@@ -1,6 +1,7 @@
 """Sums over (anchor, positive, any other item) in (batch, batch) memory, with exact gradients."""
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, NamedTuple
 
 from keras import ops
@@ -8,70 +9,88 @@ from keras import ops
 from models.losses._pairs import Pairs
 from models.losses._reduce import Reducer, class_factors, counted, name_of
 
+_ROWS_AT_ONCE = 64  # anchors whose (64, N) tensors stay in the processor's cache between one operation and the next
+
 
 class Slot(NamedTuple):
-    """One positive of every anchor.
+    """One positive of each of B anchors.
 
     Attributes:
-        index: `(N,)` row number of the positive.
-        value: `(N, 1)` entry of the matrix at the positive.
-        present: `(N,)` bool; False where the anchor's class is too small.
-        here: `(N, N)` zeros with a one at the positive, in the dtype of the matrix.
+        index: `(B,)` row number of the positive.
+        value: `(B, 1)` entry of the matrix at the positive.
+        present: `(B,)` bool; False where the anchor's class is too small.
+        here: `(B, N)` zeros with a one at the positive, in the dtype of the matrix.
+        take: function that leaves of an `(N, ...)` tensor the rows of these anchors.
         back: function that moves the rows of an `(N, N)` tensor from the
-            anchor to its positive and adds up what meets there.
+            anchor to its positive and adds up what meets there; only where B is N.
     """
 
     index: Any
     value: Any
     present: Any
     here: Any
+    take: Callable[[Any], Any]
     back: Callable[[Any], Any]
 
 
-def sum_over_positives(matrix, labels, measure, *, totals: int = 1, with_self: bool = False, positives=None):
+def sum_over_positives(
+    matrix, labels, measure, *, totals: int = 1, with_self: bool = False, positives=None, whole: bool = False
+):
     """Add up what `measure` finds for each anchor and each of its positives.
 
-    Goes through the positives of all anchors side by side, first one of each, then the next: (largest class - 1)
-    steps on (N, N) tensors. The loop runs outside the gradient. `measure` says beside each sum how it changes with
-    every entry of the matrix, and `sum(weights * matrix)` hands that on.
+    Goes through the anchors by blocks, and in a block through the positives of its anchors side by side, first one of
+    each, then the next: (largest class - 1) steps on (B, N) tensors. The loops run outside the gradient. `measure`
+    says beside each sum how it changes with every entry of the matrix, and `sum(weights * matrix)` hands that on.
 
     Args:
         matrix: `(N, N)` float tensor, row i from anchor i.
         labels: `(N,)` integer tensor.
-        measure: function of `(slot, matrix)` giving a tuple of `totals`
-            scalars and the `(N, N)` derivative of the first of them with
-            respect to the matrix.
+        measure: function of `(slot, rows)`, the rows of the matrix of B anchors, giving a tuple of `totals`
+            scalars and the `(B, N)` derivative of the first of them with
+            respect to these rows.
         totals: how many sums there are.
         with_self: count an item among its own positives.
         positives: `(N, M)` bool, which entries of an `(N, M)` matrix are the positives, where labels
             do not say it. A slot's `back` has no meaning unless the columns are the rows.
+        whole: take all anchors as one block, for a `measure` that needs `slot.back`.
 
     Returns:
         Tuple of scalars; gradients flow through the first.
     """
     walk = PositivesWalk(matrix, labels, with_self, positives)
+    zero = ops.sum(walk.fixed[:0])
 
-    def step(shift, weights, *sums):
-        found, slopes = measure(walk.slot(shift), walk.fixed)
-        return (shift + 1, weights + slopes, *(total + more for total, more in zip(sums, found, strict=True)))
+    def sum_rows(numbers):
+        anchors = walk.at(numbers)
 
-    zero = ops.sum(walk.fixed) * 0.0
-    weights, first, *others = walk.through(step, ops.zeros_like(walk.fixed), *[zero] * totals)
+        def step(shift, weights, *sums):
+            found, slopes = measure(anchors.slot(shift), anchors.fixed)
+            return (shift + 1, weights + slopes, *(total + more for total, more in zip(sums, found, strict=True)))
+
+        return walk.through(step, ops.zeros_like(anchors.fixed), *[zero] * totals)
+
+    if whole:
+        weights, *sums = sum_rows(None)
+    else:
+        weights, *sums = ops.map(sum_rows, walk.blocks())
+        weights = ops.reshape(weights, (-1, ops.shape(matrix)[1]))[: ops.shape(matrix)[0]]
+        sums = [ops.sum(total) for total in sums]
     carrier = ops.sum(ops.stop_gradient(weights) * matrix)
-    return (ops.stop_gradient(first) + carrier - ops.stop_gradient(carrier), *others)
+    return (ops.stop_gradient(sums[0]) + carrier - ops.stop_gradient(carrier), *sums[1:])
 
 
-def reduce_over_positives(matrix, labels, measure, reducer: Reducer, positives=None):
+def reduce_over_positives(matrix, labels, measure, reducer: Reducer, positives=None, whole: bool = False):
     """One number out of the costs that come with each anchor and each of its positives.
 
     Args:
         matrix: `(N, M)` float tensor, row i from anchor i.
         labels: `(N,)` integer tensor of the anchors.
-        measure: function of `(slot, matrix)` giving the costs, `(N,)` or `(N, M)`; a mask of
-            those that count; and a function that makes the `(N, M)` derivative with respect to the matrix of
+        measure: function of `(slot, rows)` giving the costs, `(B,)` or `(B, M)`; a mask of
+            those that count; and a function that makes the `(B, M)` derivative with respect to the rows of
             `sum(weights * costs)` out of the weights.
         reducer: see `models.losses._reduce`; `"per_anchor"` goes through the positives twice.
         positives: as in `sum_over_positives`.
+        whole: as there.
     """
     name, factors = name_of(reducer), None
     if name == "class_weighted":
@@ -84,10 +103,10 @@ def reduce_over_positives(matrix, labels, measure, reducer: Reducer, positives=N
         weights = ops.cast(counted(costs, mask, reducer), costs.dtype)
         number = ops.sum(weights)
         if factors is not None:
-            weights = weights * ops.reshape(factors, (-1,) + (1,) * (len(costs.shape) - 1))
+            weights = weights * ops.reshape(slot.take(factors), (-1,) + (1,) * (len(costs.shape) - 1))
         return (ops.sum(weights * costs), number), derivative(weights)
 
-    total, number = sum_over_positives(matrix, labels, weigh, totals=2, positives=positives)
+    total, number = sum_over_positives(matrix, labels, weigh, totals=2, positives=positives, whole=whole)
     return total if name in ("sum", "per_anchor") else total / ops.maximum(number, 1.0)
 
 
@@ -131,21 +150,42 @@ class PositivesWalk:
         self._by_class = positives is None
         self._members = ClassMembers(labels) if self._by_class else MaskMembers(positives)
         self._first = ops.cast(0 if with_self and self._by_class else 1, self._columns.dtype)
+        self._numbers = None
+
+    def blocks(self):
+        """Row numbers of the anchors, `(blocks, B)`; those that fill the last block up lie beyond the rows."""
+        rows = ops.shape(self.fixed)[0]
+        size = ops.minimum(rows, _ROWS_AT_ONCE)
+        return ops.reshape(ops.arange((rows + size - 1) // size * size), (-1, size))
+
+    def at(self, numbers):
+        """The same walk for some anchors only, by row numbers as `blocks` gives them; None for all."""
+        if numbers is None:
+            return self
+        part = copy(self)
+        part._numbers = ops.minimum(numbers, ops.shape(self.fixed)[0] - 1)
+        part._real = part._numbers == numbers
+        part.fixed = part._take(self.fixed)
+        return part
 
     def slot(self, shift) -> Slot:
         """The positives of turn `shift`."""
-        index, present = self._members.partner(shift)
+        index, present = self._members.partner(shift, self._take)
         return Slot(
             index=index,
             value=ops.take_along_axis(self.fixed, index[:, None], axis=1),
-            present=present,
+            present=present if self._numbers is None else ops.logical_and(present, self._real),
             here=ops.cast(self._columns[None, :] == index[:, None], self.fixed.dtype),
+            take=self._take,
             back=lambda rows: self._back(rows, shift, index),
         )
 
     def through(self, step, *start):
         """Calls `step(shift, *state)`, which gives the next `shift` and state, for every turn; the last state."""
         return ops.while_loop(lambda shift, *_: shift < self._members.largest, step, (self._first, *start))[1:]
+
+    def _take(self, x):
+        return x if self._numbers is None else ops.take(x, self._numbers, axis=0)
 
     def _back(self, rows, shift, index):
         if self._by_class:
@@ -167,22 +207,23 @@ class ClassMembers:
 
     def __init__(self, labels):
         labels = ops.convert_to_tensor(labels)
-        columns = ops.arange(ops.shape(labels)[0])
-
-        def count(mask):
-            return ops.sum(ops.cast(mask, columns.dtype), axis=1)
-
-        same = labels[None, :] == labels[:, None]
-        self._first = count(labels[None, :] < labels[:, None])
-        self.place = count(ops.logical_and(same, columns[None, :] < columns[:, None]))
-        self._order = ops.argsort(self._first + self.place)
-        self.size = count(same)
+        self._order = ops.argsort(labels)
+        ordered = ops.take(labels, self._order, axis=0)
+        self._first = ops.searchsorted(ordered, labels, side="left")
+        self.size = ops.searchsorted(ordered, labels, side="right") - self._first
+        self.place = ops.argsort(self._order) - self._first
         self.largest = ops.max(self.size)
 
-    def partner(self, shift):
-        """Row number `(N,)` of the item `shift` places on, and whether the class has more than `shift` items."""
-        place = ops.mod(self.place + shift, self.size)
-        return ops.take(self._order, self._first + place, axis=0), shift < self.size
+    def partner(self, shift, take=lambda x: x):
+        """Row number of the item `shift` places on, and whether the class has more than `shift` items.
+
+        Args:
+            shift: scalar.
+            take: leaves the items asked for of an `(N,)` tensor; all of them if left out.
+        """
+        size = take(self.size)
+        place = ops.mod(take(self.place) + shift, size)
+        return ops.take(self._order, take(self._first) + place, axis=0), shift < size
 
 
 class MaskMembers:
@@ -199,7 +240,7 @@ class MaskMembers:
         self._rank = ops.where(mask, ops.cumsum(ops.cast(mask, "int32"), axis=1), 0)
         self.largest = ops.max(self._rank) + 1
 
-    def partner(self, shift):
-        """Column `(N,)` of the true entry number `shift`, counted from 1, and whether there is one."""
-        here = self._rank == ops.cast(shift, "int32")
+    def partner(self, shift, take=lambda x: x):
+        """Column of the true entry number `shift`, counted from 1, and whether there is one; `take` as above."""
+        here = take(self._rank) == ops.cast(shift, "int32")
         return ops.argmax(ops.cast(here, "int32"), axis=1), ops.any(here, axis=1)

@@ -59,21 +59,28 @@ class AngularLoss(keras.layers.Layer):
         square = math.tan(math.radians(self.alpha)) ** 2
         near, pair = 4.0 * square, 2.0 * (1.0 + square)
 
-        def measure(slot, products):
-            logits = near * (products + rows_from_positives(slot, products, pairs, dot_products)) - pair * slot.value
-            mask = ops.logical_and(pairs.negatives, slot.present[:, None])
+        products = dot_products(pairs.rows, pairs.columns)
+        fixed = ops.stop_gradient(products)
+        mined = references is not None and pairs.columns is pairs.rows
+
+        def measure(slot, rows):
+            logits = near * (rows + rows_from_positives(slot, fixed, pairs, dot_products)) - pair * slot.value
+            mask = ops.logical_and(slot.take(pairs.negatives), slot.present[:, None])
             costs = masked_log1p_sum_exp(logits, mask, axis=1)
 
             def derivative(weights):
                 slope = ops.where(mask, ops.exp(ops.where(mask, logits, 0.0) - costs[:, None]), 0.0) * weights[:, None]
-                both = slope + slot.back(slope) if pairs.columns is pairs.rows else slope
+                both = slope
+                if mined:
+                    both = slope + slot.back(slope)
+                elif references is None:  # the positive has its turn as the anchor, at the same cost
+                    both = 2.0 * slope
                 return near * both - slot.here * (pair * ops.sum(slope, axis=1, keepdims=True))
 
             return costs, slot.present, derivative
 
-        products = dot_products(pairs.rows, pairs.columns)
         positives = None if references is None else pairs.positives
-        return reduce_over_positives(products, labels, measure, self.reducer, positives)
+        return reduce_over_positives(products, labels, measure, self.reducer, positives, whole=mined)
 
     def get_config(self):
         names = ("alpha", "reducer", "normalize")

@@ -78,7 +78,7 @@ class DynamicSoftMarginLoss(keras.layers.Layer):
 
         def measure(slot, distances):
             gaps = slot.value - distances
-            counted = ops.logical_and(negatives, slot.present[:, None])
+            counted = ops.logical_and(slot.take(negatives), slot.present[:, None])
             place = ops.cast(ops.clip(ops.floor(self._place(gaps)), 0, self.num_bins), "int32")
             weights = ops.where(counted, ops.take(share_below, place, axis=0), 0.0)
             return (ops.sum(weights * gaps),), slot.here * ops.sum(weights, axis=1, keepdims=True) - weights

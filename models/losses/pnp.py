@@ -81,9 +81,9 @@ class PNPLoss(keras.layers.Layer):
         def measure(slot, scores):
             scaled = (scores - slot.value) / self.anneal
             sigmoid = ops.sigmoid(ops.clip(scaled, -_STEEPEST, _STEEPEST))
-            sigmoid = ops.where(negatives, sigmoid, ops.zeros_like(sigmoid))
+            sigmoid = ops.where(slot.take(negatives), sigmoid, 0.0)
             cost, rate = self._shape(ops.sum(sigmoid, axis=1))
-            share = ops.where(slot.present, weight, ops.zeros_like(weight))
+            share = ops.where(slot.present, slot.take(weight), 0.0)
             slope = sigmoid * (1.0 - sigmoid) * ops.cast(ops.abs(scaled) < _STEEPEST, scores.dtype)
             slope = slope * (share * rate / self.anneal)[:, None]
             return (ops.sum(share * cost),), slope - slot.here * ops.sum(slope, axis=1, keepdims=True)

@@ -141,10 +141,10 @@ class RoadmapLoss(keras.layers.Layer):
         def measure(slot, scores):
             gaps = scores - slot.value
             height, slope = self.negative_step(gaps)
-            height, slope = (ops.where(negatives, x, ops.zeros_like(x)) for x in (height, slope))
-            ahead = ops.sum(ops.cast(ops.logical_and(mine, gaps >= 0), gaps.dtype), axis=1)
+            height, slope = (ops.where(slot.take(negatives), x, 0.0) for x in (height, slope))
+            ahead = ops.sum(ops.cast(ops.logical_and(slot.take(mine), gaps >= 0), gaps.dtype), axis=1)
             wrong = ops.sum(height, axis=1)
-            weight = ops.where(slot.present, share, ops.zeros_like(share))
+            weight = ops.where(slot.present, slot.take(share), 0.0)
             total = ops.maximum(ahead + wrong, 1.0)  # `ahead` counts the positive itself
             slope = slope * (weight * ahead / ops.square(total))[:, None]
             return (ops.sum(weight * wrong / total),), slope - slot.here * ops.sum(slope, axis=1, keepdims=True)

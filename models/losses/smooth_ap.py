@@ -58,13 +58,13 @@ class SmoothAPLoss(keras.layers.Layer):
         weight = 1.0 / (ops.sum(same, axis=1) * ops.cast(ops.shape(labels)[0], scores.dtype))
 
         def measure(slot, scores):
+            others = 1.0 - slot.take(same)
             sigmoid = ops.sigmoid((scores - slot.value) / self.temperature) * (1.0 - slot.here)
             rank = 1.0 + ops.sum(sigmoid, axis=1)
-            among = 1.0 + ops.sum(sigmoid * same, axis=1)
-            share = ops.where(slot.present, weight, ops.zeros_like(weight))
+            missing = ops.sum(sigmoid * others, axis=1)  # what ranks too high: in R, not in R+
+            share = ops.where(slot.present, slot.take(weight), 0.0)
             slope = sigmoid * (1.0 - sigmoid) * (share / ops.square(rank) / self.temperature)[:, None]
-            slope = slope * (among[:, None] - rank[:, None] * same)
-            missing = ops.sum(sigmoid * (1.0 - same), axis=1)  # rank - among, without the rounding of a difference
+            slope = slope * (rank[:, None] * others - missing[:, None])  # R+ - R [same] = R [other] - (R - R+)
             return (ops.sum(share * missing / rank),), slope - slot.here * ops.sum(slope, axis=1, keepdims=True)
 
         return sum_over_positives(scores, labels, measure, with_self=True)[0]

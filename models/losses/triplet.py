@@ -114,6 +114,7 @@ class TripletLoss(keras.layers.Layer):
             lambda slot, d: self._triplets(slot, d, pairs, wide),
             self.reducer,
             None if references is None else pairs.positives,
+            whole=self.swap,
         )
 
     def _matrix(self, rows, columns):
@@ -121,8 +122,9 @@ class TripletLoss(keras.layers.Layer):
 
     def _triplets(self, slot, distances, pairs, wide):
         """Costs of one positive of each anchor against the negatives, which of them count, and their derivative."""
-        chosen = wide(slot) if wide else self._select(slot.value, distances, pairs.negatives)
-        chosen = ops.logical_and(ops.logical_and(chosen, pairs.negatives), slot.present[:, None])
+        negatives = slot.take(pairs.negatives)
+        chosen = wide(slot) if wide else self._select(slot.value, distances, negatives)
+        chosen = ops.logical_and(ops.logical_and(chosen, negatives), slot.present[:, None])
         from_positive = rows_from_positives(slot, distances, pairs, self._matrix) if self.swap else distances
         gap = slot.value + self.margin - ops.minimum(distances, from_positive)
 
@@ -158,8 +160,9 @@ class TripletLoss(keras.layers.Layer):
         squared = ops.stop_gradient(squared_distances(pairs.rows, pairs.columns))
 
         def wide(slot):
-            d_ap = ops.take_along_axis(squared, slot.index[:, None], axis=1)
-            return wide_angles(d_ap, squared, rows_from_positives(slot, squared, pairs, squared_distances), self.angle)
+            d_an = slot.take(squared)
+            d_ap = ops.take_along_axis(d_an, slot.index[:, None], axis=1)
+            return wide_angles(d_ap, d_an, rows_from_positives(slot, squared, pairs, squared_distances), self.angle)
 
         return wide
 

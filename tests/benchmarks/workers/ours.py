@@ -4,7 +4,7 @@ import os
 import sys
 
 os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+
 
 import keras
 import numpy as np

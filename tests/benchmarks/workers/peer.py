@@ -30,7 +30,7 @@ PEERS = {
     "contrastive": lambda c, d: losses.ContrastiveLoss(),
     "contrastive, snr": lambda c, d: losses.SignalToNoiseRatioContrastiveLoss(),
     "cosface": lambda c, d: losses.CosFaceLoss(c, d),
-    "cross_batch_memory": lambda c, d: losses.CrossBatchMemory(losses.ContrastiveLoss(), d, memory_size=1024),
+    "cross_batch_memory": lambda c, d: losses.CrossBatchMemory(losses.ContrastiveLoss(), d, memory_size=2048),
     "dynamic_soft_margin": lambda c, d: losses.DynamicSoftMarginLoss(),
     "fast_ap": lambda c, d: losses.FastAPLoss(),
     "general_pair_weighting": lambda c, d: losses.MultiSimilarityLoss(),

@@ -30,7 +30,7 @@ def serve(prepare: Callable[[dict[str, Any]], Step], peak: Callable[[Step], floa
             answer = {"cases": list(cases)} if order["do"] == "cases" else _carry_out(order, steps, prepare, peak)
         except (Exception, MemoryError) as error:
             told = f"{type(error).__name__}: {error}"
-            memory = isinstance(error, MemoryError) or "memory" in told or "OOM" in told
+            memory = isinstance(error, MemoryError) or "t allocate memory" in told or "OOM" in told
             answer = {"error": "out of memory" if memory else told.splitlines()[0][:200]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
