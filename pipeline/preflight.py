@@ -46,7 +46,7 @@ def _make_parts(experiment: Experiment, settings: dict) -> None:
     with _section("training.methods"):
         create_methods(training["methods"], **facts, epochs=training["epochs"], steps_per_epoch=1, seed=0)
     with _section("training.sampler"):
-        facts = {"labels": np.arange(_CLASSES), "seed": experiment.seed}
+        facts = {"labels": np.repeat(np.arange(_CLASSES), 2), "seed": experiment.seed}
         create(SAMPLERS, training["sampler"]["name"], training["sampler"]["params"], facts)
     with _section("training.optimizer"):
         optimizer = training["optimizer"]

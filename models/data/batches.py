@@ -6,7 +6,7 @@ goes on at step s sees what an undisturbed one would have seen.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import keras
 import numpy as np
@@ -29,6 +29,25 @@ class Sampler(Protocol):
     def steps_per_round(self) -> int: ...
 
     def batch(self, step: int) -> np.ndarray: ...
+
+
+class RefreshedSampler(Sampler, Protocol):
+    """A sampler that goes by where the classes lie, as `models.data.sampling.CentredSampler`."""
+
+    refreshes: bool
+
+    def probes(self, step: int) -> np.ndarray: ...
+
+    def update(self, embeddings: np.ndarray) -> None: ...
+
+    def get_state(self) -> dict[str, np.ndarray]: ...
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None: ...
+
+
+def is_refreshed(sampler: Sampler) -> TypeGuard[RefreshedSampler]:
+    """Whether a sampler wants embeddings while training goes on."""
+    return getattr(sampler, "refreshes", False)
 
 
 class Store(Protocol):
@@ -120,17 +139,19 @@ def training_batches(
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
 
 
-def evaluation_batches(store: Store, batch_size: int) -> "tf.data.Dataset":
-    """All images of a store in row order, `(n, S, S, 3)` uint8, the last batch as short as it falls."""
+def evaluation_batches(store: Store, batch_size: int, rows: np.ndarray | None = None) -> "tf.data.Dataset":
+    """Images of a store, `(n, S, S, 3)` uint8, the last batch as short as it falls: all in row order, or `rows`."""
     import tensorflow as tf
 
+    wanted = np.arange(len(store)) if rows is None else rows
+
     def batches() -> Iterator[np.ndarray]:
-        for start in range(0, len(store), batch_size):
-            yield store.read(np.arange(start, min(start + batch_size, len(store))))
+        for start in range(0, len(wanted), batch_size):
+            yield store.read(wanted[start : start + batch_size])
 
     signature = tf.TensorSpec((None, store.image_size, store.image_size, 3), tf.uint8)
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(store) // batch_size))).prefetch(2)
+    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(wanted) // batch_size))).prefetch(2)
 
 
 class _StepSeeds(keras.random.SeedGenerator):

@@ -6,19 +6,22 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
+from models.data.batches import Sampler, is_refreshed
 from models.errors import UsageError
 from models.files import TEMPORARY, disk_trouble, flush_folder, hash_file, remove_leftovers, write_hashed
 
 FORMAT = 1
 
-_MODEL, _OPTIMIZER, _METRICS, _STATE = "model.npz", "optimizer.npz", "metrics.npz", "state.json"
+_MODEL, _OPTIMIZER, _METRICS = "model.npz", "optimizer.npz", "metrics.npz"
+_SAMPLER, _STATE = "sampler.npz", "state.json"
 
 
 @dataclass
@@ -49,18 +52,21 @@ class Checkpoints:
     """The checkpoints of one training, in one folder; kept are the newest and the best.
 
     A checkpoint is a folder `step-<n>` with the learner's variables (proxies, moving statistics and random states
-    among them), the optimizer's, those of the running metrics, and `state.json` with the progress and the hash of
-    each file. It is written aside and renamed, so a reader never meets half of one.
+    among them), the optimizer's, those of the running metrics, what a refreshed sampler knows of the classes, and
+    `state.json` with the progress and the hash of each file. It is written aside and renamed, so a reader never meets
+    half of one.
 
     Args:
         folder: where they are; made if absent.
         run_key: what tells this training from others, such as a hash of its settings; a checkpoint of another
             training is refused.
+        sampler: of the training; None for one that is a pure function of seed and step.
     """
 
-    def __init__(self, folder: str | Path, run_key: str = ""):
+    def __init__(self, folder: str | Path, run_key: str = "", sampler: Sampler | None = None):
         self.folder = Path(folder)
         self.run_key = run_key
+        self._sampler = sampler if sampler is not None and is_refreshed(sampler) else None
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, learner: keras.Model, progress: Progress) -> Path:
@@ -72,11 +78,13 @@ class Checkpoints:
         remove_leftovers(self.folder)
         target = self._path(progress.step)
         aside = self.folder / f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}"
-        parts = _parts(learner)
+        parts = {name: _numbered(variables) for name, variables in _parts(learner).items()}
+        if self._sampler is not None:
+            parts[_SAMPLER] = self._sampler.get_state()
         try:
             with disk_trouble(self.folder, sum(map(_size, parts.values()))):
                 aside.mkdir()
-                hashes = {name: _write(variables, aside / name) for name, variables in parts.items()}
+                hashes = {name: _write(arrays, aside / name) for name, arrays in parts.items()}
                 facts = {"format": FORMAT, "run_key": self.run_key, "files": hashes, "progress": asdict(progress)}
                 write_hashed(json.dumps(facts, indent=1).encode(), aside / _STATE)
                 flush_folder(aside)
@@ -103,6 +111,9 @@ class Checkpoints:
                 continue
             for name, variables in _parts(learner).items():
                 self._assign(self._path(step) / name, variables)
+            if self._sampler is not None:
+                with np.load(self._path(step) / _SAMPLER, allow_pickle=False) as arrays:
+                    self._sampler.set_state({name: arrays[name] for name in arrays.files})
             return progress
         return Progress()
 
@@ -167,15 +178,18 @@ def _parts(learner: keras.Model) -> dict[str, list]:
     }
 
 
-def _write(variables: list, path: Path) -> str:
-    """Write variables as one `.npz` file, flushed to the disk; returns its SHA-256."""
-    arrays = {f"{number:05d}": keras.ops.convert_to_numpy(variable) for number, variable in enumerate(variables)}
+def _numbered(variables: list) -> dict[str, Any]:
+    return {f"{number:05d}": variable for number, variable in enumerate(variables)}
+
+
+def _write(arrays: Mapping[str, Any], path: Path) -> str:
+    """Write variables or arrays as one `.npz` file, flushed to the disk; returns its SHA-256."""
     with path.open("xb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **{name: keras.ops.convert_to_numpy(array) for name, array in arrays.items()})
         file.flush()
         os.fsync(file.fileno())
     return hash_file(path)
 
 
-def _size(variables: list) -> int:
-    return sum(4 * math.prod(variable.shape) for variable in variables)
+def _size(arrays: Mapping[str, Any]) -> int:
+    return sum(4 * math.prod(array.shape) for array in arrays.values())

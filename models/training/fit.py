@@ -8,11 +8,12 @@ from tempfile import TemporaryDirectory
 
 import keras
 
-from models.data.batches import Sampler, Store, training_batches
+from models.data.batches import Sampler, Store, is_refreshed, training_batches
 from models.errors import DataError, UsageError
 from models.learner import MetricLearner
 from models.methods import Surroundings
 from models.training.checkpoints import Checkpoints
+from models.training.refresh import refresh_sampler
 from models.training.validation import METRICS
 from models.training.watch import Termination, Watch
 
@@ -64,7 +65,8 @@ def fit_learner(
         learner: compiled `MetricLearner`.
         store: training images.
         validation_store: images of other classes; None trains without validation and keeps the last weights.
-        sampler: which rows of `store` a step gets.
+        sampler: which rows of `store` a step gets. One that goes by where the classes lie is told so before the first
+            step and after each epoch; each epoch is then a call of Keras' `fit` of its own.
         epochs: most epochs to train.
         steps_per_epoch: 0 for one round of the sampler.
         augmentation: Keras layers from `create_augmentation`.
@@ -90,7 +92,7 @@ def fit_learner(
     _build(learner, store.image_size)
     surroundings = Surroundings(learner, store, sampler, steps, epochs, seed)
     with TemporaryDirectory() as scratch, Termination() as termination:
-        checkpoints = Checkpoints(checkpoint_folder or scratch, run_key)
+        checkpoints = Checkpoints(checkpoint_folder or scratch, run_key, sampler)
         progress = checkpoints.resume(learner)
         resumed_step = progress.step
         if resumed_step:
@@ -98,6 +100,7 @@ def fit_learner(
         else:
             for method in learner.methods:
                 method.start(surroundings)
+            refresh_sampler(surroundings, step=0)
         watch = Watch(
             checkpoints=checkpoints,
             progress=progress,
@@ -113,7 +116,7 @@ def fit_learner(
         while progress.epoch < epochs and not watch.exhausted:
             rest = steps - progress.step % steps  # less than a whole epoch after an interruption within one
             last = progress.epoch + 1 if rest < steps else epochs
-            todo = rest + (last - progress.epoch - 1) * steps
+            todo = rest if is_refreshed(sampler) else rest + (last - progress.epoch - 1) * steps
             learner.fit(
                 training_batches(store, sampler, progress.step, todo, augmentation, seed),
                 initial_epoch=progress.epoch,

@@ -13,6 +13,7 @@ from models.data.batches import Store
 from models.errors import DataError, ResourceError
 from models.methods import Surroundings
 from models.training.checkpoints import Checkpoints, Progress
+from models.training.refresh import refresh_sampler
 from models.training.validation import validate
 
 
@@ -100,9 +101,11 @@ class Watch(keras.callbacks.Callback):
             self._compare(logs[f"val_{self.monitor}"])
         for method in self.model.methods:
             method.after_epoch(self.surroundings, logs)
+        # Batches are made ahead of their steps; those that the sampler chooses from now on belong to another `fit`.
+        refreshed = refresh_sampler(self.surroundings, self.progress.step)
         self.progress.history.append({name: float(value) for name, value in logs.items()})
         self.checkpoints.save(self.model, self.progress)
-        if self.exhausted:
+        if self.exhausted or refreshed:
             self.model.stop_training = True
         if self.termination.asked:
             self._interrupt()

@@ -1,0 +1,23 @@
+"""Tells a sampler where the classes lie now."""
+
+import numpy as np
+
+from models.data.batches import evaluation_batches, is_refreshed
+from models.methods import Surroundings
+
+
+def refresh_sampler(surroundings: Surroundings, step: int, batch_size: int = 256) -> bool:
+    """Embed the items a sampler asks for with the network as it is; whether it asks for any.
+
+    Args:
+        surroundings: the training.
+        step: the one that comes next, counted from the start of the training.
+        batch_size: images embedded at once.
+    """
+    learner, sampler = surroundings.learner, surroundings.sampler
+    if not is_refreshed(sampler):
+        return False
+    images = evaluation_batches(surroundings.store, batch_size, sampler.probes(step))
+    outputs = learner.predict(images, verbose=0)
+    sampler.update(np.asarray(outputs["embeddings"] if isinstance(outputs, dict) else outputs, np.float32))
+    return True
