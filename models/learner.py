@@ -49,7 +49,7 @@ class MetricLearner(keras.Model):
         inputs = keras.tree.map_shape_structure(lambda shape: keras.KerasTensor(shape), input_shape)
         outputs = self.encoder.compute_output_spec(inputs)
         labels = keras.KerasTensor((keras.tree.flatten(inputs)[0].shape[0],), dtype="int32")
-        self._plain_loss(Step(inputs, _named(outputs), labels))
+        self.plain_loss(Step(inputs, named_outputs(outputs), labels))
         if not self.built:
             for method in self.methods:
                 method.prepare(self)
@@ -67,18 +67,19 @@ class MetricLearner(keras.Model):
         if sample_weight is not None:
             raise ValueError("Expected batches of (inputs, labels): a loss over pairs knows no `sample_weight`.")
         inputs = gather_rows(x) if self.methods else x  # the loss has no use for them
-        loss = self._loss_of(Step(inputs, *gather_rows((_named(y_pred), y)), training, self.encoder))
+        loss = self._loss_of(Step(inputs, *gather_rows((named_outputs(y_pred), y)), training, self.encoder))
         for extra in self.losses:  # weight regularisers of the encoder, and what a layer adds with `add_loss`
             loss = loss + ops.cast(extra, loss.dtype)
         return loss / replicas()  # each has the loss of the joined batch, and Keras adds up their gradients
 
     def _loss_of(self, step: Step):
-        wrapped: Callable[[Step], Any] = self._plain_loss
+        wrapped: Callable[[Step], Any] = self.plain_loss
         for method in reversed(self.methods if step.training else []):
             wrapped = partial(method.loss, inner=wrapped)
         return wrapped(step)
 
-    def _plain_loss(self, step: Step):
+    def plain_loss(self, step: Step):
+        """The loss of a step without any method around it."""
         extras = {key: value for key, value in step.outputs.items() if key != "embeddings" and key in self._loss_takes}
         if "training" in self._loss_takes:
             extras["training"] = step.training
@@ -98,5 +99,6 @@ class MetricLearner(keras.Model):
         return cls(**parts, **config)
 
 
-def _named(outputs) -> dict:
+def named_outputs(outputs) -> dict:
+    """What an encoder gives, by name: a lone tensor is `embeddings`."""
     return outputs if isinstance(outputs, dict) else {"embeddings": outputs}

@@ -15,6 +15,7 @@ from models.methods import Surroundings
 from models.training.checkpoints import Checkpoints, Progress
 from models.training.refresh import refresh_sampler
 from models.training.validation import validate
+from models.training.vital_signs import VitalSigns
 
 
 class Termination:
@@ -68,6 +69,7 @@ class Watch(keras.callbacks.Callback):
         self.surroundings = surroundings
         self.validation_store, self.monitor, self.patience = validation_store, monitor, patience
         self.keep = keep
+        self.signs = VitalSigns(surroundings.store, surroundings.sampler, surroundings.seed)
         self._metrics_at_resume: list[np.ndarray] | None = None
 
     @property
@@ -96,6 +98,7 @@ class Watch(keras.callbacks.Callback):
         if not all(np.isfinite(keras.ops.convert_to_numpy(v)).all() for v in self.model.weights):
             self._stop_not_finite("weights became nan or infinite")
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        logs.update(self.signs.after_epoch(self.model, self.progress.step))
         if self.validation_store is not None:
             logs.update({f"val_{n}": v for n, v in validate(self.model, self.validation_store).items()})
             self._compare(logs[f"val_{self.monitor}"])

@@ -1,0 +1,140 @@
+"""Vital signs: weights of pairs against losses whose gradient is known, proxies, sentences, collapse."""
+
+import keras
+import numpy as np
+import pytest
+
+from models.errors import DataError
+from models.learner import MetricLearner
+from models.losses import create_loss
+from models.training.run import train_run
+from models.training.vital_signs import VitalSigns, diagnose, gradient_shares, proxy_signs
+
+DIM, ROWS = 16, 8
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Pulls(keras.layers.Layer):
+    """Every pair of one class pulls with 3, every other pushes with 1, but for those of the last item."""
+
+    def call(self, embeddings, labels):
+        similarities = keras.ops.matmul(embeddings, keras.ops.transpose(embeddings))
+        same = keras.ops.equal(labels[:, None], labels[None, :])
+        weights = keras.ops.where(same, -3.0, 1.0)
+        counts = keras.ops.cast(keras.ops.arange(ROWS) < ROWS - 1, "float32")
+        return 0.5 * keras.ops.sum(weights * similarities * counts[:, None] * counts[None, :])
+
+
+class FakeStore:
+    """Rows that are their own pictures."""
+
+    def __init__(self, vectors, labels):
+        self.vectors, self.labels = vectors, labels
+
+    def read(self, rows):
+        return self.vectors[rows]
+
+
+class AllRows:
+    def batch(self, step):
+        return np.arange(ROWS)
+
+
+def signs_of(loss, vectors, labels):
+    encoder = keras.Sequential([keras.Input((DIM,)), keras.layers.UnitNormalization()])
+    learner = MetricLearner(encoder, loss)
+    learner.compile("sgd")
+    learner.build((None, DIM))
+    return VitalSigns(FakeStore(vectors, labels), AllRows(), seed=0), learner
+
+
+@pytest.fixture
+def batch():
+    return np.random.default_rng(0).normal(size=(ROWS, DIM)).astype("float32"), np.repeat(np.arange(4), 2)
+
+
+def test_shares_of_a_loss_with_known_weights(batch):
+    """Seven items teach: 3 pairs of a class (both ways 6), 36 others; 56 ordered pairs in all."""
+    signs, learner = signs_of(Pulls(), *batch)
+    found = signs.measure(learner, 1)
+    assert found["active_pairs"] == pytest.approx(42 / 56)
+    assert found["positive_gradient_share"] == pytest.approx(6 * 3 / (6 * 3 + 36 * 1), rel=1e-4)
+
+
+def test_shares_of_a_proxy_loss_with_known_weights(batch):
+    """Normalised softmax: the weight of item i and proxy c is p_ic - 1 for the own class, p_ic for another."""
+    loss = create_loss(
+        "softmax",
+        {"normalize": True, "normalize_weight": True, "use_bias": False, "temperature": 0.25},
+        num_classes=4,
+        embedding_size=DIM,
+    )
+    signs, learner = signs_of(loss, *batch)
+    loss.proxies.assign(np.random.default_rng(1).normal(size=(4, DIM)))
+    found = signs.measure(learner, 1)
+    vectors = batch[0] / np.linalg.norm(batch[0], axis=1, keepdims=True)
+    proxies = keras.ops.convert_to_numpy(loss.proxies)
+    proxies = proxies / np.linalg.norm(proxies, axis=1, keepdims=True)
+    logits = 4.0 * vectors @ proxies.T
+    weights = np.exp(logits) / np.exp(logits).sum(1, keepdims=True) - np.eye(4)[batch[1]]
+    own = np.eye(4, dtype=bool)[batch[1]]
+    assert found["positive_gradient_share"] == pytest.approx(
+        np.abs(weights)[own].sum() / np.abs(weights).sum(), rel=2e-3
+    )
+    assert found["active_pairs"] == 1.0
+
+
+def test_looking_changes_nothing(batch):
+    loss = create_loss("cross_batch_memory", {"loss": {"name": "contrastive"}, "memory_size": 16})
+    signs, learner = signs_of(loss, *batch)
+    learner.train_on_batch(*batch)
+    before = [keras.ops.convert_to_numpy(v) for v in learner.variables]
+    signs.measure(learner, 1)
+    for old, new in zip(before, learner.variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_no_gradient_leaves_no_active_pair():
+    assert gradient_shares(np.zeros(6), np.ones(6, bool)) == {"active_pairs": 0.0}
+
+
+def test_proxies_by_hand():
+    vectors = np.array([[1.0, 0.0], [0.0, 1.0]])
+    # class 0 has (1, 0) and a proxy nobody is near; class 1 has one at 45 degrees and one pointing away
+    proxies = np.array([[2.0, 0.0], [-1.0, 0.0], [1.0, 1.0], [0.0, -1.0]])
+    found = proxy_signs(vectors, np.array([0, 1]), proxies, np.array([0, 0, 1, 1]))
+    assert found["dead_proxies"] == pytest.approx(0.5)
+    assert found["proxy_distance"] == pytest.approx((0.0 + 1.0 - np.sqrt(0.5)) / 2)
+
+
+def test_sentences():
+    well = {"effective_rank": 40.0, "active_pairs": 0.5, "positive_gradient_share": 0.5, "dead_proxies": 0.0}
+    assert list(diagnose(well)) == []
+    ill = {"effective_rank": 1.2, "active_pairs": 0.004, "positive_gradient_share": 0.001, "dead_proxies": 0.8}
+    found = dict(diagnose(ill))
+    assert list(found) == ["effective_rank", "active_pairs", "positive_gradient_share", "dead_proxies"]
+    assert "0.4%" in found["active_pairs"]
+    assert "negative pairs" in found["positive_gradient_share"]
+
+
+def test_a_collapsed_training_stops_and_says_why(batch):
+    signs, learner = signs_of(Pulls(), np.ones((ROWS, DIM), "float32"), batch[1])
+    signs.after_epoch(learner, 1)
+    with pytest.raises(DataError, match=r"E_COLLAPSED.*same embedding"):
+        signs.after_epoch(learner, 2)
+
+
+def test_logged_in_every_epoch(store, validation_store, settings):
+    result = train_run(store, validation_store, **settings(epochs=2)).result
+    names = {
+        "effective_rank",
+        "mean_cosine",
+        "active_pairs",
+        "positive_gradient_share",
+        "proxy_distance",
+        "dead_proxies",
+    }
+    for row in result.history:
+        assert names <= set(row)
+        assert 0 < row["effective_rank"] <= 8
+        assert 0 <= row["dead_proxies"] <= 1
