@@ -28,12 +28,13 @@ def test_two_hundred_steps_without_nan(name, policy):
     learner = MetricLearner(keras.Sequential([keras.Input((6,)), keras.layers.Dense(DIM)]), loss)
     every_step = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: values.append(logs["loss"]))
     values = []
-    # One compiled step in a loop where the backend has that; the mean of its losses is nan if one of them is.
-    learner.compile(optimizer=keras.optimizers.Adam(0.01), steps_per_execution=20)
+    # Twenty steps at once where the backend loops over them; the mean of their losses is nan if one of them is.
+    at_once = 20 if keras.backend.backend() == "tensorflow" else 1
+    learner.compile(optimizer=keras.optimizers.Adam(0.01), steps_per_execution=at_once)
     learner.fit(images.astype("float32"), labels, batch_size=ROWS, shuffle=False, verbose=0, callbacks=[every_step])
-    assert len(values) == STEPS // 20
+    assert len(values) == STEPS // at_once
     assert np.isfinite(values).all()
-    assert learner.encoder(images[:2]).dtype == policy.removeprefix("mixed_")
+    assert keras.backend.standardize_dtype(learner.encoder(images[:2]).dtype) == policy.removeprefix("mixed_")
     for variable in learner.trainable_variables:
         assert keras.backend.standardize_dtype(variable.dtype) == "float32"
         assert np.isfinite(ops.convert_to_numpy(variable.value)).all(), variable.path
