@@ -207,11 +207,13 @@ class ClassMembers:
 
     def __init__(self, labels):
         labels = ops.convert_to_tensor(labels)
-        self._order = ops.argsort(labels)
+        self._order = ops.cast(ops.argsort(labels), "int32")
         ordered = ops.take(labels, self._order, axis=0)
-        self._first = ops.searchsorted(ordered, labels, side="left")
-        self.size = ops.searchsorted(ordered, labels, side="right") - self._first
-        self.place = ops.argsort(self._order) - self._first
+        # For a batch of unknown size some backends count in int64.
+        first, behind = (ops.cast(ops.searchsorted(ordered, labels, side=side), "int32") for side in ("left", "right"))
+        self._first = first
+        self.size = behind - first
+        self.place = ops.cast(ops.argsort(self._order), "int32") - first
         self.largest = ops.max(self.size)
 
     def partner(self, shift, take=lambda x: x):
