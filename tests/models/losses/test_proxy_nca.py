@@ -103,8 +103,11 @@ def test_one_class_alone_costs_nothing():
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"num_classes": 0}, "`num_classes` must be at least 1. Received: num_classes=0"),
-        ({"num_classes": 3, "proxies_per_class": 0}, "`per_class` must be at least 1"),
+        ({"num_classes": 0}, "`num_classes` must be a whole number, at least 1. Received: num_classes=0"),
+        (
+            {"num_classes": 3, "proxies_per_class": 0},
+            "`proxies_per_class` must be a whole number, at least 1. Received: proxies_per_class=0",
+        ),
         ({"num_classes": 3, "scale_x": 0}, "`scale_x` must be positive. Received: scale_x=0"),
         (
             {"num_classes": 3, "include_positive": True, "label_smoothing": 1.0},

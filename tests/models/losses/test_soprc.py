@@ -111,7 +111,7 @@ def test_new_sketch_replaces_or_leaves_the_old_one():
     ("params", "text"),
     [
         ({"tau1": 0}, "`tau1` must be positive. Received: tau1=0"),
-        ({"num_v": 0}, "`num_v` must be at least 1. Received: num_v=0"),
+        ({"num_v": 0}, "`num_v` must be a whole number, at least 1. Received: num_v=0"),
         ({"beta": 2}, r"`beta` must lie in \[0, 1\]. Received: beta=2"),
         ({"class_prior": [0.1, 0.2]}, r"`class_prior` must be one number in \(0, 1\), or 3 of them"),
         ({"class_prior": 1.0}, r"`class_prior` must be one number in \(0, 1\), or 3 of them"),
