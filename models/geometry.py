@@ -20,6 +20,16 @@ def unit_rows(x):
     return x * ops.rsqrt(ops.where(squared > _ZERO_ROW, squared, ops.ones_like(squared)))
 
 
+def ball_rows(x):
+    """Rows longer than 1 brought to length 1, the others left as they are: the nearest points of the unit ball.
+
+    Args:
+        x: `(..., D)` float tensor.
+    """
+    squared = ops.sum(ops.square(x), axis=-1, keepdims=True)
+    return x * ops.rsqrt(ops.where(squared > 1.0, squared, ops.ones_like(squared)))
+
+
 def cosine_similarities(a, b):
     """Cosine of the angle between every row of `a` (N, D) and every row of `b` (M, D): `(N, M)`, in [-1, 1]."""
     return dot_products(unit_rows(a), unit_rows(b))

@@ -43,11 +43,12 @@ def _make_parts(experiment: Experiment, settings: dict) -> None:
     with _section("loss"):
         facts = {"num_classes": _CLASSES, "embedding_size": encoder["embedding_size"]}
         create_loss(loss["name"], loss["params"], **facts)
-    with _section("training.methods"):
-        create_methods(training["methods"], **facts, epochs=training["epochs"], steps_per_epoch=1, seed=0)
     with _section("training.sampler"):
-        facts = {"labels": np.repeat(np.arange(_CLASSES), 2), "seed": experiment.seed}
-        create(SAMPLERS, training["sampler"]["name"], training["sampler"]["params"], facts)
+        given = {"labels": np.repeat(np.arange(_CLASSES), 2), "seed": experiment.seed}
+        sampler = create(SAMPLERS, training["sampler"]["name"], training["sampler"]["params"], given)
+    with _section("training.methods"):
+        facts |= getattr(sampler, "facts", {})
+        create_methods(training["methods"], **facts, epochs=training["epochs"], steps_per_epoch=1, seed=0)
     with _section("training.optimizer"):
         optimizer = training["optimizer"]
         create_optimizer(

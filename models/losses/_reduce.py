@@ -1,6 +1,6 @@
 """How the many costs of a batch become one number; the names follow pytorch-metric-learning."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras import ops
@@ -10,6 +10,8 @@ from models.losses._batch import mean_where
 REDUCERS = ("avg_non_zero", "mean", "sum")
 # Reducers for losses that hold one cost for each row, or for each pair of rows; those with parameters are mappings.
 ANY_REDUCERS = (*REDUCERS, "per_anchor", "threshold", "class_weighted")
+# Further ones for a loss that holds one cost for each pair and nothing else.
+PAIR_REDUCERS = (*ANY_REDUCERS, "sum_per_row", "sum_per_entry")
 _PARAMETERS = {"threshold": {"low", "high"}, "class_weighted": {"weights"}}
 
 Reducer = str | Mapping[str, Any]
@@ -22,17 +24,18 @@ def check_reducer(reducer: str) -> str:
     return reducer
 
 
-def check_any_reducer(reducer: Reducer) -> Reducer:
+def check_any_reducer(reducer: Reducer, known: Sequence[str] = ANY_REDUCERS) -> Reducer:
     """Return `reducer`, or raise a `ValueError` if it is not one that `reduce_costs` knows.
 
     Args:
         reducer: one of `ANY_REDUCERS`; `"threshold"` and `"class_weighted"` as mappings:
             `{"name": "threshold", "low": 0.1, "high": 2.0}`, either bound may be missing;
             `{"name": "class_weighted", "weights": [1.0, 0.5]}`, one weight for each class.
+        known: the names that the loss takes.
     """
     name, params = _split(reducer)
-    if name not in ANY_REDUCERS:
-        raise ValueError(f"`reducer` must be one of {list(ANY_REDUCERS)}. Received: reducer={reducer!r}")
+    if name not in known:
+        raise ValueError(f"`reducer` must be one of {list(known)}. Received: reducer={reducer!r}")
     wanted = _PARAMETERS.get(name, set())
     if set(params) - wanted or (wanted and not params):
         raise ValueError(f"`reducer` {name!r} takes {sorted(wanted)}. Received: reducer={reducer!r}")
@@ -49,15 +52,19 @@ def reduce_costs(costs, mask, reducer: Reducer, labels=None):
             those of them above 0, or their `"sum"`; `"per_anchor"` the mean over all anchors of the
             mean over the anchor's pairs; `"threshold"` the mean over those strictly between
             `low` and `high`; `"class_weighted"` the mean after each was
-            multiplied with the weight of its anchor's class.
+            multiplied with the weight of its anchor's class; `"sum_per_row"` the sum divided by the number of
+            rows N, `"sum_per_entry"` by that of all entries, whether they are in `mask` or not.
         labels: `(N,)` integer tensor of the anchors' classes; for `"class_weighted"`.
 
     Returns:
         Scalar; 0 with zero gradient where nothing counts.
     """
     name = name_of(reducer)
-    if name == "sum":
-        return ops.sum(ops.where(mask, costs, ops.zeros_like(costs)))
+    if name.startswith("sum"):
+        shape = ops.shape(costs)
+        parts = {"sum": 1, "sum_per_row": shape[0], "sum_per_entry": shape[0] * shape[-1]}[name]
+        total = ops.sum(ops.where(mask, costs, ops.zeros_like(costs)))
+        return total / ops.cast(ops.maximum(parts, 1), total.dtype)
     if name == "per_anchor" and len(costs.shape) == 2:
         return ops.mean(mean_where(costs, mask, axis=1))
     mask = counted(costs, mask, reducer)

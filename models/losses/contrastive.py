@@ -5,7 +5,7 @@ from keras import ops
 
 from models.geometry import find_measure
 from models.losses._pairs import compare
-from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from models.losses._reduce import PAIR_REDUCERS, Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -73,7 +73,7 @@ class ContrastiveLoss(keras.layers.Layer):
         self.neg_margin = neg_margin
         self.power = power
         self.distance = distance
-        self.reducer = check_any_reducer(reducer)
+        self.reducer = check_any_reducer(reducer, PAIR_REDUCERS)
         self.normalize = normalize
 
     def call(self, embeddings, labels, references=None):

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from models.methods.alternating_projections import AlternatingProjections
+from models.methods.chance_constrained_proxies import ChanceConstrainedProxies
 from models.methods.densely_anchored_sampling import DenselyAnchoredSampling
 from models.methods.listwise_self_distillation import ListwiseSelfDistillation
 from models.methods.method import Method, Step, Surroundings
@@ -10,6 +12,8 @@ from models.methods.moving_average import MovingAverage
 from models.registry import create
 
 METHODS: dict[str, type[Method]] = {
+    "alternating_projections": AlternatingProjections,
+    "chance_constrained_proxies": ChanceConstrainedProxies,
     "densely_anchored_sampling": DenselyAnchoredSampling,
     "listwise_self_distillation": ListwiseSelfDistillation,
     "moving_average": MovingAverage,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
+import numpy as np
 
 if TYPE_CHECKING:
     from models.data.batches import Sampler, Store
@@ -97,3 +98,23 @@ def encoded(encoder: keras.Model, images):
     """The `(N, D)` embeddings that an encoder gives in evaluation, whatever else it gives."""
     outputs = encoder(images, training=False)
     return outputs["embeddings"] if isinstance(outputs, dict) else outputs
+
+
+def embed_rows(encoder: keras.Model, store: "Store", rows: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """Embeddings of the images of some rows of a store, as they leave the encoder in evaluation.
+
+    Args:
+        encoder: the network.
+        store: where the images are.
+        rows: integers of any shape; a row that comes twice is embedded once.
+        batch_size: images at a time.
+
+    Returns:
+        `(*rows.shape, D)` float32.
+    """
+    once, places = np.unique(rows, return_inverse=True)
+    parts = []
+    for start in range(0, len(once), batch_size):
+        outputs = encoder.predict_on_batch(store.read(once[start : start + batch_size]))
+        parts.append(np.asarray(outputs["embeddings"] if isinstance(outputs, dict) else outputs, np.float32))
+    return np.concatenate(parts)[places.reshape(np.shape(rows))]

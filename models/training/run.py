@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
@@ -80,6 +81,7 @@ def train_run(
             epochs=training["epochs"],
             steps_per_epoch=training["steps_per_epoch"],
             seed=seed,
+            facts=getattr(sampler, "facts", {}),
         )
         result = fit_learner(
             learner,
@@ -108,10 +110,14 @@ def build_learner(
     epochs: int,
     steps_per_epoch: int,
     seed: int,
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> MetricLearner:
-    """A compiled learner of plain settings, as `train_run` describes them."""
+    """A compiled learner of plain settings, as `train_run` describes them.
+
+    Loss and methods may ask for what the other arguments and `facts` hold by name.
+    """
     network = create_encoder(image_size=image_size, **_flat(encoder))
-    facts = {"num_classes": num_classes, "embedding_size": encoder["embedding_size"]}
+    facts = {**facts, "num_classes": num_classes, "embedding_size": encoder["embedding_size"]}
     loss_layer = create_loss(loss["name"], loss.get("params"), **facts)
     around = create_methods(methods, **facts, epochs=epochs, steps_per_epoch=steps_per_epoch, seed=seed)
     optimizer = _flat(optimizer)

@@ -58,6 +58,11 @@ class RepresentativeBatches(CentredSampler):
         """Batches in which every class comes up, with mining without being brought along."""
         return self._rows.rounds(self._seeds)
 
+    @property
+    def facts(self) -> dict[str, int]:
+        """What a training method may ask for by these names."""
+        return {"num_representatives": self._classes, "lifetime": self._lifetime}
+
     def batch(self, step: int) -> np.ndarray:
         """The `(P * K,)` int64 rows of this step."""
         number, chosen, visits = self._rows.visit(step, self._seeds)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.losses._reduce import check_any_reducer, reduce_costs
+from models.losses._reduce import PAIR_REDUCERS, check_any_reducer, reduce_costs
 
 COSTS = np.array([[1.0, 0.0, 4.0], [2.0, 8.0, 0.0]])
 MASK = np.array([[True, True, False], [True, True, True]])
@@ -16,6 +16,8 @@ LABELS = np.array([1, 0])
         ("mean", 11 / 5),
         ("avg_non_zero", 11 / 3),
         ("sum", 11),
+        ("sum_per_row", 11 / 2),
+        ("sum_per_entry", 11 / 6),
         ("per_anchor", (1 / 2 + 10 / 3) / 2),
         ({"name": "threshold", "low": 1.0}, 10 / 2),
         ({"name": "threshold", "low": 0.0, "high": 8.0}, 3 / 2),
@@ -24,10 +26,10 @@ LABELS = np.array([1, 0])
     ids=str,
 )
 def test_hand_worked(reducer, wanted):
-    assert float(reduce_costs(COSTS, MASK, check_any_reducer(reducer), LABELS)) == pytest.approx(wanted)
+    assert float(reduce_costs(COSTS, MASK, check_any_reducer(reducer, PAIR_REDUCERS), LABELS)) == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("reducer", ["mean", "avg_non_zero", "sum", "per_anchor"])
+@pytest.mark.parametrize("reducer", ["mean", "avg_non_zero", "sum", "sum_per_row", "sum_per_entry", "per_anchor"])
 def test_nothing_counts(reducer):
     assert float(reduce_costs(COSTS, np.zeros_like(MASK), reducer)) == 0
 
