@@ -1,6 +1,7 @@
 """ArcFace: Deng, Guo, Xue & Zafeiriou, CVPR 2019, equation 3; with sub-centres: Deng et al., ECCV 2020, section 3.2."""
 
 import math
+from functools import reduce
 
 import keras
 from keras import ops
@@ -84,9 +85,7 @@ class ArcFaceLoss(keras.layers.Layer):
 
     def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
-        cosines = self.bank(embeddings)
-        if self.sub_centers > 1:
-            cosines = ops.max(ops.reshape(cosines, (-1, self.num_classes, self.sub_centers)), axis=2)
+        cosines = reduce(ops.maximum, self.bank.by_place(embeddings))
         return softmax_with_own_logit(self.scale * cosines, labels, self._add_margin, self.reducer, row_weights)
 
     def find_outliers(self, embeddings, labels, angle: float = 75.0):

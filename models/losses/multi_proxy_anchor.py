@@ -89,7 +89,7 @@ class MultiProxyAnchorLoss(keras.layers.Layer):
     def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
         labels, in_range = check_class_labels(labels, self.num_classes)
-        similarities = self._class_similarities(embeddings)
+        similarities = self.bank.softly_nearest(embeddings, self.gamma)
         own = ops.take_along_axis(similarities, labels[:, None], axis=1)[:, 0]
         shift = 0.0 if row_weights is None else row_weights - 1.0
         pull = _pull(self.alpha * (self.delta - own) + shift, labels)
@@ -99,13 +99,6 @@ class MultiProxyAnchorLoss(keras.layers.Layer):
             exponents = exponents + shift[:, None]
         push = ops.mean(masked_log1p_sum_exp(exponents, others, axis=0))
         return (pull + push + self._merging()) * ops.cast(in_range, pull.dtype)
-
-    def _class_similarities(self, embeddings):
-        similarities = self.bank(embeddings)
-        if self.proxies_per_class == 1:
-            return similarities
-        similarities = ops.reshape(similarities, (-1, self.num_classes, self.proxies_per_class))
-        return ops.sum(ops.softmax(similarities / self.gamma, axis=-1) * similarities, axis=-1)
 
     def _merging(self):
         k = self.proxies_per_class

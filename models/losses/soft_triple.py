@@ -3,7 +3,6 @@
 import math
 
 import keras
-from keras import ops
 
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
@@ -89,10 +88,7 @@ class SoftTripleLoss(keras.layers.Layer):
 
     def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
-        cosines = self.bank(embeddings)
-        if self.centers_per_class > 1:
-            cosines = ops.reshape(cosines, (-1, self.num_classes, self.centers_per_class))
-            cosines = ops.sum(ops.softmax(cosines / self.gamma, axis=2) * cosines, axis=2)
+        cosines = self.bank.softly_nearest(embeddings, self.gamma)
         shift = self.la * self.margin
         loss = softmax_with_own_logit(self.la * cosines, labels, lambda own: own - shift, self.reducer, row_weights)
         if not self.tau or self.centers_per_class == 1:

@@ -49,15 +49,15 @@ def count_drawn_negatives(probabilities, times, seed: keras.random.SeedGenerator
     """
     steps = ops.cumsum(probabilities, axis=1)
     total = steps[:, -1]
-    columns = ops.arange(ops.shape(probabilities)[1])
     numbers = keras.random.uniform(ops.shape(probabilities), dtype=probabilities.dtype, seed=seed)
-    times = ops.cast(ops.where(total > 0, times, ops.zeros_like(times)), columns.dtype)
+    times = ops.where(total > 0, times, ops.zeros_like(times))
 
-    def step(turn, counts):
+    def step(turn, beyond):
         height = ops.take(numbers, turn, axis=1) * total
-        index = ops.sum(ops.cast(steps <= height[:, None], columns.dtype), axis=1)
-        drawn = ops.logical_and(columns[None, :] == index[:, None], (turn < times)[:, None])
-        return turn + 1, counts + ops.cast(drawn, counts.dtype)
+        height = ops.where(ops.cast(turn, times.dtype) < times, height, -1.0)
+        return turn + 1, beyond + ops.cast(steps <= height[:, None], beyond.dtype)
 
-    start = (ops.cast(0, columns.dtype), ops.zeros_like(probabilities))
-    return ops.while_loop(lambda turn, _: turn < ops.max(times), step, start)[1]
+    # How many of an anchor's draws lie beyond each column; those beyond one and not beyond the next fell on the next.
+    start = (ops.zeros_like(ops.arange(1)[0]), ops.zeros_like(probabilities))
+    beyond = ops.while_loop(lambda turn, _: ops.cast(turn, times.dtype) < ops.max(times), step, start)[1]
+    return ops.concatenate([times[:, None], beyond[:, :-1]], axis=1) - beyond

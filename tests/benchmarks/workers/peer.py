@@ -25,7 +25,7 @@ def two_views(loss):
 PEERS = {
     "angular": lambda c, d: losses.AngularLoss(),
     "arcface": lambda c, d: losses.ArcFaceLoss(c, d),
-    "arcface, 3 sub-centers": lambda c, d: losses.SubCenterArcFaceLoss(c, d, sub_centers=3),
+    "arcface, 3 sub-centers": lambda c, d: losses.SubCenterArcFaceLoss(num_classes=c, embedding_size=d, sub_centers=3),
     "circle": lambda c, d: losses.CircleLoss(),
     "contrastive": lambda c, d: losses.ContrastiveLoss(),
     "contrastive, snr": lambda c, d: losses.SignalToNoiseRatioContrastiveLoss(),
@@ -82,6 +82,8 @@ def prepare(order):
     weights = list(loss.parameters()) if isinstance(loss, torch.nn.Module) else []
 
     def step():
+        if hasattr(loss, "hist_"):
+            loss.hist_ = loss.hist_.detach()  # it keeps the last step's graph, which is gone
         for tensor in (embeddings, *weights):
             tensor.grad = None
         value = loss(embeddings, labels)
