@@ -1,11 +1,13 @@
 """The share of each batch that one of several replicas trains on."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.data.batches import Sampler
 from models.errors import UsageError
+
+if TYPE_CHECKING:
+    from models.data.batches import Sampler
 
 
 class ReplicaBatches:
@@ -36,7 +38,7 @@ class ReplicaBatches:
         True
     """
 
-    def __init__(self, sampler: Sampler, replica: int, replicas: int, labels=None):
+    def __init__(self, sampler: "Sampler", replica: int, replicas: int, labels=None):
         if not 0 <= replica < replicas:
             raise UsageError("E_SAMPLER", f"`replica` must lie in [0, {replicas}). Received: replica={replica}")
         if sampler.batch_size % replicas:
