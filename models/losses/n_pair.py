@@ -77,66 +77,51 @@ class NPairLoss(keras.layers.Layer):
         check_batch(embeddings, labels)
         rows = unit_rows(embeddings) if self.normalize else embeddings
         labels = ops.convert_to_tensor(labels)
-        if self.layout == "labels":
-            return self._by_labels(rows, labels)
-        (anchors, positives), labels, pairs = self._split(rows, labels)
-        same = ops.logical_and(ops.equal(labels[:, None], labels[None, :]), pairs[None, :])
-        others = ops.logical_and(ops.logical_not(same), pairs[None, :])
-        places = ops.arange(ops.shape(labels)[0])
-        itself = ops.equal(places[:, None], places[None, :])
-        scores = dot_products(anchors, positives)
-        loss = self._against(scores, labels, itself, same, others, pairs)
-        if self.symmetric:
-            loss = (loss + self._against(ops.transpose(scores), labels, itself, same, others, pairs)) / 2.0
-        lengths = (ops.sum(ops.square(x), axis=1) for x in (anchors, positives))
-        return loss + self.reg_lambda / 4.0 * sum(mean_where(x, pairs) for x in lengths)
-
-    def _by_labels(self, rows, labels):
         same = ops.equal(labels[:, None], labels[None, :])
-        columns = ops.arange(ops.shape(labels)[0])
-        rank = ops.sum(ops.cast(ops.logical_and(same, columns[None, :] < columns[:, None]), "int32"), axis=1)
-        size = ops.sum(ops.cast(same, "int32"), axis=1)
-        anchors, positives = ops.logical_and(rank == 0, size > 1), rank == 1
+        target = self._targets(same)
+        anchors, positives = ops.any(target, axis=1), ops.any(target, axis=0)
         scores = dot_products(rows, rows)
-
-        def against(anchors, targets):
-            own, others = (ops.logical_and(x, targets[None, :]) for x in (same, ops.logical_not(same)))
-            return self._against(scores, labels, own, own, others, anchors)
-
-        loss = against(anchors, positives)
+        loss = self._against(scores, labels, target, same, positives)
         if self.symmetric:
-            loss = (loss + against(positives, anchors)) / 2.0
+            loss = (loss + self._against(scores, labels, ops.transpose(target), same, anchors)) / 2.0
         lengths = ops.sum(ops.square(rows), axis=1)
         return loss + self.reg_lambda / 4.0 * (mean_where(lengths, anchors) + mean_where(lengths, positives))
 
-    def _split(self, rows, labels):
-        """Anchors and positives, the labels of the anchors, and which of these pairs have one label."""
-        half = ops.shape(rows)[0] // 2
+    def _targets(self, same):
+        """`(N, N)` bool, true where the column is the positive of the row."""
+        count = ops.shape(same)[0]
+        places = ops.arange(count)
+        if self.layout == "labels":
+            rank = ops.sum(ops.cast(ops.logical_and(same, places[None, :] < places[:, None]), "int32"), axis=1)
+            return ops.logical_and(same, ops.logical_and((rank == 0)[:, None], (rank == 1)[None, :]))
+        half = count // 2
         if self.layout == "interleaved":
-            parts = [(x[: 2 * half : 2], x[1 : 2 * half : 2]) for x in (rows, labels)]
+            first, positive = places % 2 == 0, places + 1
         else:
-            parts = [(x[:half], x[half : 2 * half]) for x in (rows, labels)]
-        return parts[0], parts[1][0], ops.equal(*parts[1])
+            first, positive = places < half, places + half
+        beside = ops.equal(positive[:, None], places[None, :])
+        return ops.logical_and(ops.logical_and(same, beside), first[:, None])
 
-    def _against(self, scores, labels, target, own, others, anchors):
-        """What the scores of the rows in `anchors` cost, made one number.
+    def _against(self, scores, labels, target, same, targets):
+        """What it costs to tell the target of a row from all others, made one number over the rows that have one.
 
         Args:
-            scores: `(N, M)` float tensor.
-            labels: `(N,)` integer tensor of the rows.
-            target: `(N, M)` bool, the positive of each row.
-            own: `(N, M)` bool, all positives of its class, this one included; they share the target.
-            others: `(N, M)` bool, the positives of other classes.
-            anchors: `(N,)` bool, which rows count.
+            scores: `(N, N)` float tensor.
+            labels: `(N,)` integer tensor.
+            target: `(N, N)` bool, at most one true entry in a row.
+            same: `(N, N)` bool, equal labels.
+            targets: `(N,)` bool, the columns that are a target.
         """
         to_target = ops.sum(ops.where(target, scores, ops.zeros_like(scores)), axis=1, keepdims=True)
         gaps = scores - to_target
+        own = ops.logical_and(same, targets[None, :])  # they share the mass of the target
+        others = ops.logical_and(ops.logical_not(same), targets[None, :])
         if self.variant == "ovo":
             costs = ops.sum(ops.where(others, ops.softplus(gaps), ops.zeros_like(gaps)), axis=1)
         else:
             rest = ops.logical_or(others, ops.logical_and(own, ops.logical_not(target)))
             costs = masked_log1p_sum_exp(gaps, rest, axis=1) - mean_where(gaps, own, axis=1)
-        return reduce_costs(costs, anchors, self.reducer, labels)
+        return reduce_costs(costs, ops.any(target, axis=1), self.reducer, labels)
 
     def get_config(self):
         names = ("variant", "reg_lambda", "symmetric", "normalize", "layout", "reducer")
