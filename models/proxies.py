@@ -26,12 +26,13 @@ class ProxyBank(keras.layers.Layer):
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
+        novel_proxies: `(M, D)` proxies of further classes, for this call only; needs `per_class=1`.
 
     Returns:
-        `(N, num_classes * per_class)` cosine similarities of embeddings and proxies.
+        `(N, num_classes * per_class + M)` cosine similarities of embeddings and proxies.
 
     Raises:
-        ValueError: if `num_classes` or `per_class` is below 1.
+        ValueError: if `num_classes` or `per_class` is below 1, or novel proxies meet several a class.
 
     Example:
         >>> bank = ProxyBank(num_classes=5, per_class=2)
@@ -57,8 +58,13 @@ class ProxyBank(keras.layers.Layer):
             initializer=keras.initializers.RandomNormal(stddev=spread),
         )
 
-    def call(self, embeddings):
-        return cosine_similarities(embeddings, self.proxies)
+    def call(self, embeddings, novel_proxies=None):
+        own = cosine_similarities(embeddings, self.proxies)
+        if novel_proxies is None:
+            return own
+        if self.per_class > 1:
+            raise ValueError(f"Expected one proxy a class where there are novel ones. Received: {self.per_class}")
+        return ops.concatenate([own, cosine_similarities(embeddings, novel_proxies)], axis=1)
 
     def by_place(self, embeddings):
         """List of the `(N, num_classes)` cosines with the first proxy of every class, with the second, and so on."""
@@ -66,10 +72,10 @@ class ProxyBank(keras.layers.Layer):
         rows = unit_rows(embeddings)
         return [dot_products(rows, places[:, place]) for place in range(self.per_class)]
 
-    def softly_nearest(self, embeddings, gamma: float):
+    def softly_nearest(self, embeddings, gamma: float, novel_proxies=None):
         """`(N, num_classes)` sums of the cosines with a class's proxies, weighted with their softmax over `gamma`."""
-        if self.per_class == 1:
-            return self(embeddings)
+        if self.per_class == 1 or novel_proxies is not None:
+            return self(embeddings, novel_proxies)
         return _soft_maximum(gamma)(*self.by_place(embeddings))
 
     def get_config(self):
@@ -167,7 +173,7 @@ def check_class_labels(labels, num_classes: int):
 
     Args:
         labels: `(N,)` integer tensor.
-        num_classes: labels must lie in `0 .. num_classes - 1`.
+        num_classes: labels must lie in `0 .. num_classes - 1`; while a graph is traced perhaps a tensor.
 
     Returns:
         Pair of the labels as int32, clipped to what there is, and a scalar
@@ -184,6 +190,8 @@ def check_class_labels(labels, num_classes: int):
             "`num_classes` to their count."
         )
     labels = ops.convert_to_tensor(labels)
+    if not isinstance(num_classes, int):
+        num_classes = ops.cast(num_classes, labels.dtype)
     wrong = ops.logical_or(labels < 0, labels >= num_classes)
     factor = ops.where(ops.any(wrong), float("nan"), 1.0)
     return ops.cast(ops.where(wrong, ops.zeros_like(labels), labels), "int32"), factor

@@ -27,12 +27,13 @@ def softmax_with_own_logit(logits, labels, change, reducer: Reducer, row_weights
     Raises:
         ValueError: on an eager call with such a label.
     """
-    labels, in_range = check_class_labels(labels, logits.shape[1])
+    classes = ops.shape(logits)[1]
+    labels, in_range = check_class_labels(labels, classes)
     own = change(ops.take_along_axis(logits, labels[:, None], axis=1)[:, 0])
-    others = ops.arange(logits.shape[1], dtype="int32")[None, :] != labels[:, None]
+    others = ops.arange(classes, dtype="int32")[None, :] != labels[:, None]
     against = masked_logsumexp(logits, others, axis=1)
     # Softplus of the difference: the log-sum-exp over all classes less the own logit loses small costs to rounding.
-    costs = ops.softplus(against - own) if logits.shape[1] > 1 else 0.0 * own
+    costs = ops.softplus(against - own) if logits.shape[1] != 1 else 0.0 * own
     costs = costs if row_weights is None else costs * row_weights
     return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), reducer, labels) * ops.cast(in_range, costs.dtype)
 

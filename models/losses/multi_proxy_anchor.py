@@ -38,6 +38,8 @@ class MultiProxyAnchorLoss(keras.layers.Layer):
         labels: `(N,)` integer tensor of class ids.
         row_weights: `(N,)` weights of the items, as a miner gives them; each exponent gets `weight - 1` added, as in
             pytorch-metric-learning.
+        novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
+            one proxy a class.
 
     Returns:
         Scalar float32 tensor, at least 0. A compiled call with a label
@@ -86,14 +88,15 @@ class MultiProxyAnchorLoss(keras.layers.Layer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels, row_weights=None):
+    def call(self, embeddings, labels, row_weights=None, novel_proxies=None):
         check_batch(embeddings, labels)
-        labels, in_range = check_class_labels(labels, self.num_classes)
-        similarities = self.bank.softly_nearest(embeddings, self.gamma)
+        similarities = self.bank.softly_nearest(embeddings, self.gamma, novel_proxies)
+        classes = ops.shape(similarities)[1]
+        labels, in_range = check_class_labels(labels, classes)
         own = ops.take_along_axis(similarities, labels[:, None], axis=1)[:, 0]
         shift = 0.0 if row_weights is None else row_weights - 1.0
         pull = _pull(self.alpha * (self.delta - own) + shift, labels)
-        others = labels[:, None] != ops.arange(self.num_classes, dtype="int32")[None, :]
+        others = labels[:, None] != ops.arange(classes, dtype="int32")[None, :]
         exponents = self.alpha * (similarities + self.delta)
         if row_weights is not None:
             exponents = exponents + shift[:, None]

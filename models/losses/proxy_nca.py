@@ -45,6 +45,8 @@ class ProxyNCALoss(keras.layers.Layer):
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
         row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
+        novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
+            one proxy a class.
 
     Returns:
         Scalar float32 tensor; 0 where there is one class only. A compiled
@@ -102,24 +104,26 @@ class ProxyNCALoss(keras.layers.Layer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels, row_weights=None):
+    def call(self, embeddings, labels, row_weights=None, novel_proxies=None):
         check_batch(embeddings, labels)
         # The squared lengths are the same in every distance and cancel: -D_ic + const is a scaled cosine.
-        logits = 2.0 * self.scale_x * self.scale_p * self.bank(embeddings)
+        logits = 2.0 * self.scale_x * self.scale_p * self.bank(embeddings, novel_proxies)
+        classes = ops.shape(logits)[1] // self.proxies_per_class
         if self.assignment == "dynamic":
             labels = ops.argmax(ops.stop_gradient(logits), axis=1) // self.proxies_per_class
-        labels, in_range = check_class_labels(labels, self.num_classes)
+        labels, in_range = check_class_labels(labels, classes)
         own = self._own(logits, labels)
-        if self.num_classes == 1:
+        if self.num_classes == 1 and novel_proxies is None:
             return 0.0 * ops.sum(own)
-        class_of_proxy = ops.repeat(ops.arange(self.num_classes, dtype="int32"), self.proxies_per_class)
+        class_of_proxy = ops.repeat(ops.arange(classes, dtype="int32"), self.proxies_per_class)
         others = labels[:, None] != class_of_proxy[None, :]
         losses = masked_logsumexp(logits, others, axis=1) - own
         if self.include_positive:
             losses = ops.softplus(losses)
         if self.label_smoothing:
             total = ops.sum(ops.where(others, logits, ops.zeros_like(logits)), axis=1)
-            losses = losses + self.label_smoothing * (own - total / ((self.num_classes - 1) * self.proxies_per_class))
+            count = ops.cast((classes - 1) * self.proxies_per_class, losses.dtype)
+            losses = losses + self.label_smoothing * (own - total / count)
         losses = losses if row_weights is None else losses * row_weights
         loss = reduce_costs(losses, ops.ones_like(losses, dtype="bool"), self.reducer, labels)
         return loss * ops.cast(in_range, loss.dtype)

@@ -37,6 +37,8 @@ class SoftTripleLoss(keras.layers.Layer):
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
         row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
+        novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
+            one centre a class.
 
     Returns:
         Scalar float32 tensor, at least 0. A compiled call with a label outside the classes gives nan.
@@ -86,9 +88,9 @@ class SoftTripleLoss(keras.layers.Layer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels, row_weights=None):
+    def call(self, embeddings, labels, row_weights=None, novel_proxies=None):
         check_batch(embeddings, labels)
-        cosines = self.bank.softly_nearest(embeddings, self.gamma)
+        cosines = self.bank.softly_nearest(embeddings, self.gamma, novel_proxies)
         shift = self.la * self.margin
         loss = softmax_with_own_logit(self.la * cosines, labels, lambda own: own - shift, self.reducer, row_weights)
         if not self.tau or self.centers_per_class == 1:

@@ -42,6 +42,8 @@ class SoftmaxLoss(keras.layers.Layer):
         labels: `(N,)` integer tensor of class ids.
         row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
         training: `False` leaves what `watch` shows as it is.
+        novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
+            `use_bias=False` and `kl=False`.
 
     Returns:
         Scalar float32 tensor, at least 0. A compiled call with a label
@@ -99,11 +101,18 @@ class SoftmaxLoss(keras.layers.Layer):
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.num_classes,), initializer="zeros")
 
-    def call(self, embeddings, labels, row_weights=None, training=None):
+    def call(self, embeddings, labels, row_weights=None, training=None, novel_proxies=None):
         check_batch(embeddings, labels)
-        labels, in_range = check_class_labels(labels, self.num_classes)
-        rows = unit_rows(embeddings) if self.normalize else embeddings
         weights = ops.convert_to_tensor(self.proxies)
+        if novel_proxies is not None:
+            if self.use_bias or self.kl:
+                raise ValueError(
+                    "Expected a softmax with use_bias=False and kl=False where there are novel classes. "
+                    f"Received: use_bias={self.use_bias}, kl={self.kl}"
+                )
+            weights = ops.concatenate([weights, novel_proxies], axis=0)
+        labels, in_range = check_class_labels(labels, ops.shape(weights)[0])
+        rows = unit_rows(embeddings) if self.normalize else embeddings
         weights = unit_rows(weights) if self.normalize_weight else weights
         logits = ops.matmul(rows, ops.transpose(weights))
         logits = (logits + self.bias if self.use_bias else logits) / self.temperature
@@ -148,6 +157,6 @@ def smoothed_cross_entropy(logits, labels, label_smoothing: float = 0.0):
     own = ops.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     losses = ops.logsumexp(logits, axis=1) - own
     if label_smoothing:
-        others = (ops.sum(logits, axis=1) - own) / (logits.shape[1] - 1)
+        others = (ops.sum(logits, axis=1) - own) / ops.cast(ops.shape(logits)[1] - 1, logits.dtype)
         losses = losses + label_smoothing * (own - others)
     return losses

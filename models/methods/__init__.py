@@ -9,6 +9,8 @@ from models.methods.densely_anchored_sampling import DenselyAnchoredSampling
 from models.methods.listwise_self_distillation import ListwiseSelfDistillation
 from models.methods.method import Method, Step, Surroundings
 from models.methods.moving_average import MovingAverage
+from models.methods.novel_class_generator import NovelClassGenerator
+from models.methods.proxy_synthesis import ProxySynthesis
 from models.registry import create
 
 METHODS: dict[str, type[Method]] = {
@@ -17,6 +19,8 @@ METHODS: dict[str, type[Method]] = {
     "densely_anchored_sampling": DenselyAnchoredSampling,
     "listwise_self_distillation": ListwiseSelfDistillation,
     "moving_average": MovingAverage,
+    "novel_class_generator": NovelClassGenerator,
+    "proxy_synthesis": ProxySynthesis,
 }
 
 
