@@ -34,6 +34,7 @@ def EmbedExamples(
     model: tfx.dsl.components.InputArtifact[Model] = None,
     baseline: tfx.dsl.components.InputArtifact[BaselineRelease] = None,
     splits_json: tfx.dsl.components.Parameter[str] = '["test"]',
+    attributes_json: tfx.dsl.components.Parameter[str] = "[]",
     batch_size: tfx.dsl.components.Parameter[int] = 128,
     code_version: tfx.dsl.components.Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
@@ -50,6 +51,7 @@ def EmbedExamples(
         model: what Trainer exported.
         baseline: what FindRelease found.
         splits_json: JSON list of splits.
+        attributes_json: JSON list of attributes of the examples that become columns of the table.
         batch_size: images in one call of the model, at most.
         code_version: digest of the code; part of the cache key, not used otherwise.
         beam_pipeline: given by TFX.
@@ -82,7 +84,7 @@ def EmbedExamples(
             | "Spread" >> beam.Reshuffle()
             | "Read" >> beam.FlatMap(functools.partial(_read_shard, examples.uri)).with_outputs(_FAULTS, main="images")
         )
-        embed_images(loaded.images, model_folder, str(folder), batch_size)
+        embed_images(loaded.images, model_folder, str(folder), batch_size, json.loads(attributes_json))
         _ = (
             loaded[_FAULTS]
             | "Faults" >> beam.combiners.ToList()
@@ -125,7 +127,7 @@ def _read_shard(uri: str, job: tuple[str, tuple]) -> Iterator[Image | beam.pvalu
     split, fields = job
     try:
         for example in read_examples(uri, ExampleShard(*fields)):
-            yield Image(example.id, example.id, example.label, example.role, split, example.image)
+            yield Image(example.id, example.id, example.label, example.role, split, example.image, example.attributes)
     except DataError as error:
         yield beam.pvalue.TaggedOutput(_FAULTS, {"code": error.code, "message": error.message})
 

@@ -45,6 +45,7 @@ class Image(NamedTuple):
     role: str
     split: str
     data: bytes
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 class Embedded(NamedTuple):
@@ -97,7 +98,9 @@ class SavedModelHandler(ModelHandler[Image, dict[str, Any] | Reject, Any]):
             return Reject(image.path, image.id, code, message, image.split)
 
 
-def embed_images(images: beam.PCollection, model_folder: str, folder: str, batch_size: int) -> None:
+def embed_images(
+    images: beam.PCollection, model_folder: str, folder: str, batch_size: int, attributes: Sequence[str] = ()
+) -> None:
     """Embed the images and write what comes out into a folder.
 
     Args:
@@ -106,14 +109,18 @@ def embed_images(images: beam.PCollection, model_folder: str, folder: str, batch
         folder: gets `vectors-*.parquet` (id, label, role, split, vector) and `rejects.jsonl` (path, id, code, message,
             split); Beam writes both aside and renames them when they are whole.
         batch_size: images in one call of the model, at most.
+        attributes: names of the images' attributes that become columns; "" where an image has none.
     """
     # Partition picks the first collection for False and the second for True.
     readable, unreadable = images | "ApartFromUnreadable" >> beam.Partition(_is_reject, 2)
     results = readable | "Embed" >> RunInference(SavedModelHandler(model_folder, batch_size))
     rows, bad = results | "ApartFromBad" >> beam.Partition(_is_reject, 2)
-    _ = rows | "WriteVectors" >> beam.io.WriteToParquet(
+    schema = embedding_schema(embedding_size(model_folder), attributes)
+    names, blank = schema.names, dict.fromkeys(attributes, "")
+    complete = rows | "Columns" >> beam.Map(lambda row: {name: {**blank, **row}[name] for name in names})
+    _ = complete | "WriteVectors" >> beam.io.WriteToParquet(
         posixpath.join(folder, "vectors"),
-        schema=embedding_schema(embedding_size(model_folder)),
+        schema=schema,
         file_name_suffix=".parquet",
     )
     _ = (
@@ -218,7 +225,7 @@ def _call(model: Any, batch: Sequence[Image]) -> np.ndarray:
 
 
 def _row(image: Image, vector: np.ndarray) -> dict[str, Any]:
-    return {**{name: getattr(image, name) for name in TEXT_COLUMNS}, "vector": vector}
+    return {**dict(image.attributes), **{name: getattr(image, name) for name in TEXT_COLUMNS}, "vector": vector}
 
 
 def _is_reject(element: Any, partitions: int) -> int:

@@ -39,6 +39,7 @@ def ImageExampleGen(
     max_reject_share: tfx.dsl.components.Parameter[float] = 0.001,
     max_rejects: tfx.dsl.components.Parameter[int] = 10,
     max_pixels: tfx.dsl.components.Parameter[int] = 50_000_000,
+    attributes_json: tfx.dsl.components.Parameter[str] = "[]",
     data_version: tfx.dsl.components.Parameter[str] = "",
     code_version: tfx.dsl.components.Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
@@ -59,6 +60,7 @@ def ImageExampleGen(
         max_reject_share: share of bad records above which the run stops, ...
         max_rejects: ... unless there are no more than these.
         max_pixels: largest image accepted.
+        attributes_json: JSON list of further columns of the table to keep with each image.
         data_version: digest of the data; part of the cache key, not used otherwise.
         code_version: digest of the code; part of the cache key, not used otherwise.
         beam_pipeline: given by TFX.
@@ -67,7 +69,15 @@ def ImageExampleGen(
         DataError: `E_TOO_MANY_REJECTS`, `E_SPLIT_EMPTY`, or what `list_images` raises.
     """
     columns = json.loads(columns_json)
-    listing = list_images(root, table, columns, val_share=val_share, test_share=test_share, seed=seed)
+    listing = list_images(
+        root,
+        table,
+        columns,
+        val_share=val_share,
+        test_share=test_share,
+        seed=seed,
+        attributes=json.loads(attributes_json),
+    )
     limit = max(max_rejects, int(max_reject_share * (len(listing.sources) + len(listing.rejects))))
     _check_rejects(listing.rejects, len(listing.sources) + len(listing.rejects), limit)
     listed = Counter(source.split for source in listing.sources)
@@ -128,7 +138,7 @@ def _write_images(root: str, uri: str, max_pixels: int, job: tuple[str, list[tup
                 continue
             labels[source.label] += 1
             notes.update(image_notes(data))
-            yield ImageExample(source.id, source.label, source.role, data)
+            yield ImageExample(source.id, source.label, source.role, data, source.attributes)
 
     shard = write_shard(uri, file, good_images())
     return tuple(shard), dict(labels), dict(notes), rejects

@@ -1,9 +1,10 @@
 """Encoded images as tf.Examples in TFRecord shards, with counts and hashes that show a shard to be whole.
 
 A tf.Example holds `image/encoded` (the file's bytes), `image/id`, `label` and `role`, one byte
-string each. A folder of examples has one folder a split, `Split-train` and so on, and `counts.json`
-at its root: records and SHA-256 of every shard. TFRecord alone cannot tell a shard that was cut off
-between two records from a whole one. Paths may be anything TensorFlow's file layer opens.
+string each; `attribute/<name>` is a further column of the data's table. A folder of examples has one
+folder a split, `Split-train` and so on, and `counts.json` at its root: records and SHA-256 of every
+shard. TFRecord alone cannot tell a shard that was cut off between two records from a whole one. Paths
+may be anything TensorFlow's file layer opens.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from models.data.tables import ATTRIBUTE
 from models.errors import DataError
 
 COUNTS = "counts.json"
@@ -21,12 +23,13 @@ _BLOCK = 1 << 20
 
 
 class ImageExample(NamedTuple):
-    """One image with its place in the data: `image` is the encoded file."""
+    """One image with its place in the data: `image` is the encoded file, `attributes` further columns by name."""
 
     id: str
     label: str
     role: str
     image: bytes
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 class ExampleShard(NamedTuple):
@@ -42,10 +45,9 @@ def encode_example(example: ImageExample) -> bytes:
     import tensorflow as tf
 
     values = (example.id.encode(), example.label.encode(), example.role.encode(), example.image)
-    features = {
-        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        for name, value in zip(FEATURES, values, strict=True)
-    }
+    named = dict(zip(FEATURES, values, strict=True))
+    named |= {f"{ATTRIBUTE}{name}": value.encode() for name, value in example.attributes}
+    features = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in named.items()}
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
 
@@ -71,7 +73,9 @@ def decode_example(data: bytes) -> ImageExample:
             raise ValueError(f"Expected one byte string as `{name}`. Received: {len(content)} of {sorted(features)}")
         values[name] = content[0]
     key, label, role, image = (values[name] for name in FEATURES)
-    return ImageExample(key.decode(), label.decode(), role.decode(), image)
+    kept = ((name.removeprefix(ATTRIBUTE), features[name]) for name in sorted(features) if name.startswith(ATTRIBUTE))
+    attributes = tuple((name, b"".join(feature.bytes_list.value).decode()) for name, feature in kept)
+    return ImageExample(key.decode(), label.decode(), role.decode(), image, attributes)
 
 
 def write_shard(root: str, file: str, examples: Iterable[ImageExample]) -> ExampleShard:

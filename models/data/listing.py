@@ -11,13 +11,13 @@ Pure listing: no image is opened. Layouts:
 import os
 import posixpath
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from models.data.tables import read_table
+from models.data.tables import ATTRIBUTE, read_table
 from models.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -36,13 +36,17 @@ _ROLES = ("query", "gallery", "both")
 
 
 class Source(NamedTuple):
-    """One image file: `id` is the NFC form of `path`, which is relative to the root; `split` is "" until dealt."""
+    """One image file: `id` is the NFC form of `path`, which is relative to the root; `split` is "" until dealt.
+
+    `attributes` are further columns of its row, by name.
+    """
 
     id: str
     path: str
     label: str
     split: str
     role: str
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 class Reject(NamedTuple):
@@ -71,6 +75,7 @@ def list_images(
     val_share: float,
     test_share: float,
     seed: int,
+    attributes: Sequence[str] = (),
 ) -> Listing:
     """List a folder of images, or the images that a table names, with every class on one side.
 
@@ -81,14 +86,21 @@ def list_images(
         val_share: part in [0, 1) of the classes outside test that become val.
         test_share: part in [0, 1) of all classes that become test, unless splits are given.
         seed: picks the classes.
+        attributes: further columns of the table to keep with each image.
 
     Raises:
-        DataError: `E_DATA_MISSING`, `E_TABLE_COLUMNS` or `E_TABLE_DAMAGED`.
+        DataError: `E_DATA_MISSING`, `E_TABLE_DAMAGED`, or `E_TABLE_COLUMNS`, also for attributes of a folder.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError("E_DATA_MISSING", f"Expected a folder of images at {root}. Received: no folder there")
-    found = _from_table(read_table(table, columns or {})) if table else _from_folder(root)
+    if attributes and not table:
+        raise DataError(
+            "E_TABLE_COLUMNS",
+            f"Expected a table with the columns {list(attributes)}, which `evaluation` names. "
+            f"Received: the folder {root}",
+        )
+    found = _from_table(read_table(table, columns or {}, attributes)) if table else _from_folder(root)
     sources, rejects, skipped = [], [], 0
     seen: dict[str, str] = {}
     for item in found:
@@ -180,15 +192,18 @@ def _from_table(rows: Iterable[Mapping[str, str]]) -> Iterator[Source | Reject]:
             yield _reject(path, "E_ROLE_UNKNOWN", f"expected {', '.join(_ROLES)}. Received: role {row['role']!r}")
         else:
             split, usual = _PARTS.get(part, ("", "both"))
-            yield _source(path, row["label"].strip(), split, role or usual)
+            kept = tuple((key.removeprefix(ATTRIBUTE), row[key]) for key in row if key.startswith(ATTRIBUTE))
+            yield _source(path, row["label"].strip(), split, role or usual, kept)
 
 
-def _source(path: str, label: str, split: str, role: str) -> Source | Reject:
+def _source(
+    path: str, label: str, split: str, role: str, attributes: tuple[tuple[str, str], ...] = ()
+) -> Source | Reject:
     try:
         path.encode(), label.encode()
     except UnicodeEncodeError:
         return _reject(path, "E_PATH_ENCODING", "the name is not UTF-8; rename the file")
-    return Source(_nfc(path), path, _nfc(label), split, role)
+    return Source(_nfc(path), path, _nfc(label), split, role, attributes)
 
 
 def _reject(path: str, code: str, message: str) -> Reject:

@@ -1,4 +1,4 @@
-"""Embedding tables: Parquet files with one row per image (id, label, role, split, vector).
+"""Embedding tables: Parquet files with one row per image (id, label, role, split, further columns, vector).
 
 `vector` is a fixed-size list of float32, so that any Parquet reader gets a matrix. A table is one file, or a folder of
 files that together are one table, as a Beam job writes them.
@@ -6,8 +6,8 @@ files that together are one table, as a Beam job writes them.
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ class Embeddings:
         roles: `(M,)` object array of "query", "gallery" or "both".
         splits: `(M,)` object array, "train", "val" or "test"; "" for images of no split.
         vectors: `(M, D)` float32.
+        columns: name -> `(M,)` object array of str: what else the data's table says of each image.
     """
 
     ids: np.ndarray
@@ -39,10 +40,12 @@ class Embeddings:
     roles: np.ndarray
     splits: np.ndarray
     vectors: np.ndarray
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self):
-        shapes = {field.name: np.shape(getattr(self, field.name)) for field in fields(self)}
-        if len({shape[:1] for shape in shapes.values()}) > 1 or [*map(len, shapes.values())] != [1, 1, 1, 1, 2]:
+        texts = {"ids": self.ids, "labels": self.labels, "roles": self.roles, "splits": self.splits, **self.columns}
+        shapes = {**{name: np.shape(values) for name, values in texts.items()}, "vectors": np.shape(self.vectors)}
+        if len({shape[:1] for shape in shapes.values()}) > 1 or [*map(len, shapes.values())] != [*[1] * len(texts), 2]:
             raise DataError("E_VECTOR_SHAPE", f"Expected columns of one length and (M, D) vectors. Received: {shapes}")
 
     def __len__(self) -> int:
@@ -54,24 +57,26 @@ class Embeddings:
 
     def select(self, rows: np.ndarray) -> "Embeddings":
         """The named rows, or those where a mask is true, in their order."""
-        return Embeddings(*(getattr(self, field.name)[rows] for field in fields(self)))
+        kept = {name: values[rows] for name, values in self.columns.items()}
+        texts = (self.ids[rows], self.labels[rows], self.roles[rows], self.splits[rows])
+        return Embeddings(*texts, self.vectors[rows], kept)
 
 
-def embedding_schema(dimension: int) -> "pyarrow.Schema":
-    """The Parquet schema of a table of vectors of this dimension."""
+def embedding_schema(dimension: int, columns: Iterable[str] = ()) -> "pyarrow.Schema":
+    """The Parquet schema of a table of vectors of this dimension, with further columns of text."""
     import pyarrow as pa
 
     vector = pa.list_(pa.float32(), dimension)
-    return pa.schema([*((name, pa.string()) for name in TEXT_COLUMNS), ("vector", vector)])
+    return pa.schema([*((name, pa.string()) for name in (*TEXT_COLUMNS, *columns)), ("vector", vector)])
 
 
 def write_table(path: str | os.PathLike, embeddings: Embeddings) -> None:
     """Write one Parquet file; it appears under its name only when it is whole."""
     import pyarrow as pa
 
-    columns = [embeddings.ids, embeddings.labels, embeddings.roles, embeddings.splits]
+    columns = [embeddings.ids, embeddings.labels, embeddings.roles, embeddings.splits, *embeddings.columns.values()]
     values = pa.array(np.ascontiguousarray(embeddings.vectors, np.float32).reshape(-1))
-    schema = embedding_schema(embeddings.dimension)
+    schema = embedding_schema(embeddings.dimension, embeddings.columns)
     arrays = [pa.array(list(column), pa.string()) for column in columns]
     arrays.append(pa.FixedSizeListArray.from_arrays(values, embeddings.dimension))
     _write(path, pa.Table.from_arrays(arrays, schema=schema))
@@ -93,6 +98,9 @@ def read_table(path: str | os.PathLike, splits: Sequence[str] | None = None) -> 
 
     files = _files(Path(path))
     parts = [_read(file) for file in files]
+    named = [part.schema.names for part in parts]
+    if any(names != named[0] for names in named):
+        raise DataError("E_TABLE_DAMAGED", f"Expected the same columns in all files of {path}. Received: {named}")
     dimensions = {part.schema.field("vector").type.list_size for part in parts}
     if len(dimensions) > 1:
         raise DataError("E_VECTOR_SHAPE", f"Expected vectors of one dimension in {path}. Received: {dimensions}")
@@ -111,7 +119,9 @@ def read_table(path: str | os.PathLike, splits: Sequence[str] | None = None) -> 
     vectors = table["vector"].combine_chunks()
     matrix = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(table), dimensions.pop())
     ids, labels, roles, parts_of = (table[name].to_numpy(zero_copy_only=False) for name in TEXT_COLUMNS)
-    return Embeddings(ids, labels, roles, parts_of, np.ascontiguousarray(matrix, np.float32))
+    further = [name for name in table.schema.names if name not in {*TEXT_COLUMNS, "vector"}]
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in further}
+    return Embeddings(ids, labels, roles, parts_of, np.ascontiguousarray(matrix, np.float32), columns)
 
 
 def count_rows(path: str | os.PathLike) -> dict[str, int]:
@@ -148,7 +158,7 @@ def _files(path: Path) -> list[Path]:
 def _read(file: Path) -> "pyarrow.Table":
     import pyarrow as pa
 
-    table = _open(file, (*TEXT_COLUMNS, "vector"))
+    table = _open(file, (*TEXT_COLUMNS, "vector"), further=True)
     kind = table.schema.field("vector").type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
         raise DataError(
@@ -157,7 +167,8 @@ def _read(file: Path) -> "pyarrow.Table":
     return table
 
 
-def _open(file: Path, columns: Iterable[str]) -> "pyarrow.Table":
+def _open(file: Path, columns: Iterable[str], further: bool = False) -> "pyarrow.Table":
+    """These columns of a file, and on request all further ones of text."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
@@ -167,8 +178,10 @@ def _open(file: Path, columns: Iterable[str]) -> "pyarrow.Table":
             absent = sorted(set(columns) - set(reader.schema_arrow.names))
             if absent:
                 raise DataError("E_TABLE_DAMAGED", f"Expected the column {absent[0]} in {file}. Received: none")
-            empty = reader.schema_arrow.empty_table().select(list(columns))
-            table = reader.read(columns=list(columns)) if reader.num_row_groups else empty
+            others = [entry.name for entry in reader.schema_arrow if further and entry.type == pa.string()]
+            columns = list(dict.fromkeys([*columns, *others]))
+            empty = reader.schema_arrow.empty_table().select(columns)
+            table = reader.read(columns=columns) if reader.num_row_groups else empty
     except (pa.ArrowException, OSError) as error:
         raise DataError("E_TABLE_DAMAGED", f"Expected a Parquet file at {file}. Received: {error}") from error
     for name in columns:

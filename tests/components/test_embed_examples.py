@@ -177,6 +177,15 @@ def test_bad_image_past_ingest_goes_to_the_dead_letters(tmp_path, examples, mode
     assert read_table_facts(table.uri)["rejects"] == 1
 
 
+def test_attributes_become_columns(tmp_path, examples, model, picture):
+    family = [(("family", "lucide"), ("style", "line")), (("style", "flat"),), ()]
+    images = [ImageExample(f"{n}", "g", "both", picture(n), kept) for n, kept in enumerate(family)]
+    replant(examples, "test", images)
+    table = read_table(embed(tmp_path, examples, ["test"], model=model, attributes_json='["family"]').uri)
+    assert {name: values.tolist() for name, values in table.columns.items()} == {"family": ["lucide", "", ""]}
+    assert read_table(embed(tmp_path / "plain", examples, ["test"], model=model).uri).columns == {}
+
+
 def test_too_many_bad_images_stop_the_run(tmp_path, examples, model, picture):
     bad = [ImageExample(f"bad/{n}", "b", "both", b"") for n in range(11)]
     replant(examples, "test", [ImageExample("good", "g", "both", picture(1)), *bad])

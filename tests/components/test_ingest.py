@@ -199,3 +199,12 @@ def test_f11_class_with_one_image_is_kept(tmp_path):
     plant(tmp_path / "data", {**small_tree(), "class g/only.png": encode(noise(1))})
     examples = ingest(tmp_path)
     assert "class g" in {item.label for split in examples.splits for item in records(examples, split)}
+
+
+def test_columns_that_the_evaluation_names_stay_with_the_images(tmp_path):
+    plant(tmp_path / "data", small_tree())
+    rows = "".join(f"{path},{path.split('/')[0]},{path[-5]}\n" for path in small_tree())
+    (tmp_path / "t.csv").write_text("path,label,take\n" + rows)
+    examples = ingest(tmp_path, table=str(tmp_path / "t.csv"), attributes_json='["take"]')
+    for item in records(examples, "train"):
+        assert item.attributes == (("take", item.id[-5]),)

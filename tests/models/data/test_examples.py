@@ -37,6 +37,13 @@ def test_examples_come_back(tmp_path, shard):
     assert [path.name for path in (tmp_path / "Split-train").iterdir()] == ["data_tfrecord-00000-of-00001.gz"]
 
 
+def test_attributes_come_back_and_need_not_be_there():
+    example = EXAMPLES[0]._replace(attributes=(("camera", ""), ("family", "größe")))
+    assert decode_example(encode_example(example)) == example
+    features = tf.train.Example.FromString(encode_example(example)).features.feature
+    assert features["attribute/family"].bytes_list.value == ["größe".encode()]
+
+
 def test_feature_names_are_those_other_tools_expect():
     features = tf.train.Example.FromString(encode_example(EXAMPLES[1])).features.feature
     assert {name: list(features[name].bytes_list.value) for name in features} == {

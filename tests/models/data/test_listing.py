@@ -63,7 +63,7 @@ def test_folder_per_split_without_val_takes_it_from_the_train_classes(tmp_path):
 
 def test_folder_per_split_with_val_query_and_gallery(tmp_path):
     plant(tmp_path, "train/a/1.png", "val/b/1.png", "query/c/1.png", "gallery/c/deep/1.png")
-    assert [source[1:] for source in list_images(tmp_path, **SHARES).sources] == [
+    assert [source[1:5] for source in list_images(tmp_path, **SHARES).sources] == [
         ("gallery/c/deep/1.png", "c", "test", "gallery"),
         ("query/c/1.png", "c", "test", "query"),
         ("train/a/1.png", "a", "train", "both"),
@@ -124,7 +124,7 @@ def test_table_with_split_and_role(tmp_path):
         "path,class,split,role\n./x//1.png,a,train,\n2.png,b,Val,both\n3.png,c,test,query\n4.png,c,gallery,\n"
         "5.png,c,query,both\n",
     )
-    assert [source[1:] for source in listing.sources] == [
+    assert [source[1:5] for source in listing.sources] == [
         ("2.png", "b", "val", "both"),
         ("3.png", "c", "test", "query"),
         ("4.png", "c", "test", "gallery"),
@@ -165,3 +165,13 @@ def test_bad_rows_are_rejected_one_by_one(tmp_path, row, code):
 def test_no_folder(tmp_path):
     with pytest.raises(DataError, match=r"E_DATA_MISSING: Expected a folder of images at .*nothing"):
         list_images(tmp_path / "nothing", **SHARES)
+
+
+def test_attributes_of_a_table_travel_with_each_image(tmp_path):
+    (tmp_path / "t.csv").write_text("path,class,family,weight\n1.png,a,lucide,3\n2.png,a,,4\n")
+    sources = list_images(tmp_path, tmp_path / "t.csv", attributes=["family"], **SHARES).sources
+    assert [source.attributes for source in sources] == [(("family", "lucide"),), (("family", ""),)]
+    with pytest.raises(DataError, match=r"E_TABLE_COLUMNS: .* a column 'camera', which `evaluation` names"):
+        list_images(tmp_path, tmp_path / "t.csv", attributes=["camera"], **SHARES)
+    with pytest.raises(DataError, match=r"E_TABLE_COLUMNS: Expected a table with the columns \['family'\]"):
+        list_images(tmp_path, attributes=["family"], **SHARES)

@@ -44,6 +44,19 @@ def test_files_of_a_folder_are_one_table_whatever_their_cut(tmp_path):
     np.testing.assert_array_equal(again.vectors, whole.vectors)
 
 
+def test_further_columns_come_back_and_are_selected(tmp_path):
+    plain = table(list("abc"), list("xxy"), ["test"] * 3)
+    family = np.array(["one", "", "two"], object)
+    whole = Embeddings(plain.ids, plain.labels, plain.roles, plain.splits, plain.vectors, {"family": family})
+    write_table(tmp_path / "t.parquet", whole)
+    again = read_table(tmp_path)
+    assert again.columns["family"].tolist() == ["one", "", "two"]
+    assert again.select([2]).columns["family"].tolist() == ["two"]
+    write_table(tmp_path / "u.parquet", plain)
+    with pytest.raises(DataError, match=r"E_TABLE_DAMAGED: Expected the same columns in all files"):
+        read_table(tmp_path)
+
+
 def test_only_the_splits_asked_for(tmp_path):
     write_table(tmp_path / "t.parquet", table(list("abc"), list("xxy"), ["train", "test", "val"]))
     assert read_table(tmp_path, ["val", "test"]).ids.tolist() == ["b", "c"]
