@@ -14,6 +14,7 @@ from tfx.utils import path_utils
 
 from components.artifacts import BaselineRelease, DataAudit, EmbeddingTable, RetrievalIndex, RetrievalReport
 from components.audit_examples import AUDIT
+from components.build_index import IDS
 from components.embed_examples import read_table_facts
 from components.find_release import BASELINE
 from models.data.store import RecordStore
@@ -21,12 +22,14 @@ from models.errors import DataError
 from models.files import replace_file
 from models.release import fingerprint_model
 from models.release.manifest import check_pair, read_index_facts
-from models.reporting.gate import FloorAndDropGate
+from models.reporting.gate import StatisticalGate
 from models.reporting.judge import judge_candidate
+from models.reporting.numbers import Ways
 from models.reporting.report import write_report
-from models.retrieval.table import Embeddings, read_table
+from models.reporting.through_index import judge_index
+from models.retrieval.table import Embeddings, read_ids, read_table
 
-THRESHOLDS = "thresholds.json"
+THRESHOLDS, CALIBRATION = "thresholds.json", "calibration.json"
 HISTORY = "history.json"  # of the Trainer
 VALIDATION = "val"
 
@@ -47,6 +50,15 @@ def EvaluateRetrieval(
     primary: tfx.dsl.components.Parameter[str] = "map@r",
     minimum_json: tfx.dsl.components.Parameter[str] = "{}",
     max_drop: tfx.dsl.components.Parameter[float] = 0.0,
+    gate_json: tfx.dsl.components.Parameter[str] = "{}",
+    slices_json: tfx.dsl.components.Parameter[str] = "[]",
+    leave_out: tfx.dsl.components.Parameter[str] = "",
+    parents: tfx.dsl.components.Parameter[str] = "",
+    index_loss: tfx.dsl.components.Parameter[float] = 0.02,
+    index_p99_ms: tfx.dsl.components.Parameter[float] = 0.0,
+    index_memory_mib: tfx.dsl.components.Parameter[float] = 0.0,
+    false_accepts: tfx.dsl.components.Parameter[float] = 0.05,
+    clustering: tfx.dsl.components.Parameter[int] = 0,
     split: tfx.dsl.components.Parameter[str] = "test",
     facts_json: tfx.dsl.components.Parameter[str] = "{}",
     code_version: tfx.dsl.components.Parameter[str] = "",
@@ -60,11 +72,13 @@ def EvaluateRetrieval(
         embeddings: the candidate's, of `split` and, for thresholds, of "val".
         model: the candidate.
         report: gets `report.html`, `report.json`, `thresholds.json`,
-            `figures/` and `neighbors/`; the custom property `state`.
+            `calibration.json`, `figures/` and `neighbors/`; the custom
+            property `state`.
         blessing: as the stock Evaluator leaves it: custom properties
-            `blessed`, `current_model`, `current_model_id`, here also `reason`,
-            and an empty file BLESSED or NOT_BLESSED.
-        index: the candidate's index, for its facts.
+            `blessed`, `current_model`, `current_model_id`, here also `reason`
+            in words and `case` (what decided, see `Verdict`), and an empty
+            file BLESSED or NOT_BLESSED.
+        index: the candidate's index, judged together with the model.
         baseline: what FindRelease found.
         baseline_embeddings: the same images, embedded with that release.
         store: the packed images, for the pictures.
@@ -76,6 +90,20 @@ def EvaluateRetrieval(
         minimum_json: JSON object, metric -> least accepted value in [0, 1].
         max_drop: how much of the primary metric may be lost against the
             baseline, in [0, 1].
+        gate_json: JSON object of `confidence`, `resamples`, `slice_drops` and
+            `force`, see `StatisticalGate`.
+        slices_json: JSON list of what to cut the queries by, see
+            `make_slices`.
+        leave_out: column of the embeddings; a query meets no image with its
+            own value there.
+        parents: column of the embeddings with coarser classes.
+        index_loss: how much of the label metric search through the index may
+            lose, in [0, 1].
+        index_p99_ms: limit on the time of a search; 0: none.
+        index_memory_mib: limit on the memory of the index; 0: none.
+        false_accepts: share of queries of unknown classes that search may
+            answer.
+        clustering: 1 to cluster the space, too.
         split: the split that is judged.
         facts_json: JSON object: `experiment` (the whole experiment file),
             `data_version`, `run_key`; optional `command`, `intended_use`,
@@ -91,9 +119,19 @@ def EvaluateRetrieval(
     fingerprint = fingerprint_model(path_utils.serving_model_path(model.uri))
     check_pair(fingerprint, (read_table_facts(embeddings.uri) or {}).get("model_fingerprint"), "embeddings")
     context: dict[str, Any] = {"facts": json.loads(facts_json), "model": {"Fingerprint": fingerprint[:16]}}
+    seed, trial = int(context["facts"].get("experiment", {}).get("seed", 0)), None
     if index is not None:
         context["index"] = read_index_facts(Path(index.uri))
         check_pair(fingerprint, context["index"].get("model_fingerprint"), "index")
+        trial = _try_index(
+            Path(index.uri),
+            embeddings.uri,
+            split,
+            max_loss=index_loss,
+            max_p99_ms=index_p99_ms,
+            max_memory_mib=index_memory_mib,
+            seed=seed,
+        )
     if audit is not None:
         context["audit"] = json.loads((Path(audit.uri) / AUDIT).read_text(encoding="utf-8"))
         context["dataset"] = _count_splits(context["audit"]["splits"])
@@ -106,15 +144,22 @@ def EvaluateRetrieval(
         metrics=json.loads(metrics_json),
         primary=primary,
         minimum=minimum,
-        gate=FloorAndDropGate(minimum, primary, max_drop),
+        gate=StatisticalGate(minimum, primary, max_drop, seed=seed, **json.loads(gate_json)),
         baseline=None if baseline_embeddings is None else _read_baseline(baseline_embeddings.uri, split),
         baseline_facts=_read_baseline_facts(baseline),
         validation=_read_validation(embeddings.uri),
         validation_split=VALIDATION,
         context=context,
+        ways=Ways(leave_out, parents),
+        slices=json.loads(slices_json),
+        max_drop=max_drop,
+        index_trial=trial,
+        false_accepts=false_accepts,
+        clustering=bool(clustering),
     )
     write_report(judged, report.uri, _picture_reader(store, split))
-    replace_file(Path(report.uri) / THRESHOLDS, json.dumps(judged["thresholds"], indent=1).encode())
+    for name, key in ((THRESHOLDS, "thresholds"), (CALIBRATION, "calibration")):
+        replace_file(Path(report.uri) / name, json.dumps(judged[key], indent=1).encode())
     report.set_string_custom_property("state", judged["verdict"]["state"])
     report.set_float_custom_property("primary", judged["metrics"][primary]["value"])
     _bless(blessing, model, judged["verdict"])
@@ -126,9 +171,25 @@ def _bless(blessing: ModelBlessing, model: Model, verdict: dict[str, Any]) -> No
     blessing.set_int_custom_property("current_model_id", model.id)
     blessing.set_int_custom_property("blessed", int(verdict["blessed"]))
     blessing.set_string_custom_property("reason", f"{verdict['state']}: {' '.join(verdict['reasons'])}")
+    blessing.set_string_custom_property("case", verdict["case"])
     folder = Path(blessing.uri)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ("BLESSED" if verdict["blessed"] else "NOT_BLESSED")).touch()
+
+
+def _try_index(folder: Path, uri: str, split: str, **limits: float) -> dict[str, Any]:
+    """Search the index with the queries of a split; its rows may be images of other splits, too."""
+    table = read_table(uri)
+    place = {id_: row for row, id_ in enumerate(table.ids.tolist())}
+    ids = read_ids(folder / IDS)["id"].tolist()
+    if absent := [id_ for id_ in ids if id_ not in place]:
+        raise DataError(
+            "E_RELEASE_MIXED",
+            f"Expected an embedding for each image of the index. Received: none for {len(absent)}: {absent[:3]}",
+        )
+    gallery = table.select(np.array([place[id_] for id_ in ids], np.int64))
+    queries = table.select((table.splits == split) & (table.roles != "gallery"))
+    return judge_index(folder, gallery, queries, neighbors=read_index_facts(folder)["neighbors"], **limits)
 
 
 def _count_splits(splits: dict[str, Any]) -> list[dict[str, Any]]:

@@ -30,8 +30,9 @@ def FindRelease(
 
     Args:
         baseline: gets `baseline.json`: `version` (null if there is none),
-            `path`, `reason` in words, and the `evaluation_set` and `metrics`
-            it was published with.
+            `path`, `first` (whether nothing was published before), `reason` in
+            words, and the `evaluation_set` and `metrics` it was published
+            with.
         releases: folder of releases; need not exist yet.
         store_id: identity of that folder; part of the cache key, not used
             otherwise.
@@ -55,7 +56,7 @@ def find_baseline(releases: Path, run_key: str) -> dict[str, Any]:
     """What `baseline.json` says."""
     version = current_version(releases)
     if version is None:
-        return {"version": None, "path": None, "reason": "Nothing was published yet."}
+        return {"version": None, "path": None, "first": True, "reason": "Nothing was published yet."}
     reason = f"Release {version} is current."
     while (facts := read_manifest(releases / str(version))["facts"]).get("run_key") == run_key:
         earlier = facts["previous"]
@@ -63,13 +64,16 @@ def find_baseline(releases: Path, run_key: str) -> dict[str, Any]:
             gone = (
                 "it replaced none" if earlier is None else f"release {earlier}, which it replaced, is no longer there"
             )
-            return {"version": None, "path": None, "reason": f"{reason} It came from this very run, and {gone}."}
+            reason = f"{reason} It came from this very run, and {gone}."
+            # A run that is done again has nothing before it, unless what was before it is gone.
+            return {"version": None, "path": None, "first": earlier is None, "reason": reason}
         version = earlier
         reason = f"Release {version} is the newest that did not come from this very run."
     release = open_release(releases, version)
     return {
         "version": version,
         "path": str(release.path),
+        "first": False,
         "reason": reason,
         "evaluation_set": facts.get("evaluation_set"),
         "metrics": facts.get("metrics", {}),

@@ -11,7 +11,7 @@ from tfx.utils import path_utils
 
 from components.artifacts import Release, RetrievalIndex, RetrievalReport
 from components.build_index import IDS
-from components.evaluate_retrieval import THRESHOLDS
+from components.evaluate_retrieval import CALIBRATION, THRESHOLDS
 from models.errors import GateError
 from models.files import replace_file
 from models.release import publish_release
@@ -65,6 +65,7 @@ def PublishRelease(
             "gallery.parquet": ids,
             "labels.json": json.dumps(labels, ensure_ascii=False).encode(),
             THRESHOLDS: Path(report.uri) / THRESHOLDS,
+            CALIBRATION: Path(report.uri) / CALIBRATION,
             "report": Path(report.uri),
         },
         facts={**json.loads(facts_json), **findings},

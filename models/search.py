@@ -8,6 +8,7 @@ import numpy as np
 from models.data.images import ImageFault, check_image
 from models.errors import DataError
 from models.release import Release
+from models.retrieval.calibration import match_probability
 from models.retrieval.index import load_index, search
 from models.retrieval.table import read_ids
 
@@ -23,6 +24,11 @@ class Answer(NamedTuple):
         scores: cosine similarities, in [-1, 1].
         likely: whether each score reaches the release's threshold for a
             likely match; None where the release has no threshold.
+        probabilities: of each being a match, as calibrated on validation
+            classes; None where the release has no calibration.
+        unknown: whether even the nearest lies below the threshold for an
+            answer, so that the image shows nothing that the gallery holds;
+            None where the release has no such threshold.
         fault: why the image could not be used; None if all is well.
     """
 
@@ -30,6 +36,8 @@ class Answer(NamedTuple):
     labels: list[str]
     scores: list[float]
     likely: list[bool] | None
+    probabilities: list[float] | None
+    unknown: bool | None
     fault: ImageFault | None
 
 
@@ -54,6 +62,8 @@ class Searcher:
         self.index = load_index(release.index_folder, dimension=self.dimension)
         self.gallery = read_ids(release.gallery_path)
         self.threshold: float | None = release.thresholds.get("likely_match", {}).get("threshold")
+        self.calibration = release.calibration
+        self.unknown_below: float | None = self.calibration.get("unknown", {}).get("threshold")
         if len(self.gallery["id"]) != self.index.rows:
             raise DataError(
                 "E_RELEASE_MIXED",
@@ -78,7 +88,9 @@ class Searcher:
         vectors, faults = self.embed(images)
         rows, scores = search(self.index, vectors, k)
         found = iter(zip(rows, scores, strict=True))
-        return [Answer([], [], [], None, fault) if fault else self._answer(*next(found)) for fault in faults]
+        return [
+            Answer([], [], [], None, None, None, fault) if fault else self._answer(*next(found)) for fault in faults
+        ]
 
     def embed(self, images: Sequence[bytes]) -> tuple[np.ndarray, list[ImageFault | None]]:
         """Embeddings of the good images, `(n, D)` float32 in their order, and one fault or None per image."""
@@ -98,4 +110,7 @@ class Searcher:
     def _answer(self, rows: np.ndarray, scores: np.ndarray) -> Answer:
         likely = None if self.threshold is None else (scores >= self.threshold).tolist()
         ids, labels = self.gallery["id"][rows], self.gallery["label"][rows]
-        return Answer(ids.tolist(), labels.tolist(), scores.tolist(), likely, None)
+        known = self.calibration.get("probability")
+        probabilities = match_probability(self.calibration, scores).tolist() if known else None
+        unknown = None if self.unknown_below is None else bool(scores[0] < self.unknown_below)
+        return Answer(ids.tolist(), labels.tolist(), scores.tolist(), likely, probabilities, unknown, None)

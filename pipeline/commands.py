@@ -138,14 +138,19 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
             continue
         found = list(zip(answer.ids, answer.labels, answer.scores, strict=True))
         likely = answer.likely or [False] * len(found)
-        for rank, ((name, label, score), sure) in enumerate(zip(found, likely, strict=True), 1):
-            print(f"  {rank:>3}  {score:.4f}  {'*' if sure else ' '} {label:<24} {name}")
+        chances = [f"{100 * p:3.0f} %" for p in answer.probabilities or []] or ["     "] * len(found)
+        if answer.unknown:
+            print("  unknown: nothing in the gallery is near enough to be an answer; the nearest are")
+        for rank, ((name, label, score), sure, chance) in enumerate(zip(found, likely, chances, strict=True), 1):
+            print(f"  {rank:>3}  {score:.4f}  {chance}  {'*' if sure else ' '} {label:<24} {name}")
         neighbor = [Neighbor(label, score, None, read_picture(gallery / name)) for name, label, score in found]
         sheet.append(Answered(Path(image).name, "query", read_picture(image), neighbor))
     if not sheet:
         raise DataError("E_NO_IMAGES", "Expected at least one readable image. All of them are at fault, see above")
     if searcher.threshold is not None:
         print(f"* cosine at or above {searcher.threshold:.3f}: a likely match (threshold chosen on validation classes)")
+    if searcher.calibration.get("probability"):
+        print("percent: how often such a neighbour was a match, among validation classes")
     draw_sheet(sheet, picture)
     print(f"picture  {picture}   (release {release.version} of {releases})")
 

@@ -15,6 +15,8 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 
+_NO_COLUMNS = ("class_size", "confused", "label")  # slices that need no column of the data's table
+
 
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values do not change after loading."""
@@ -141,18 +143,46 @@ class Tuning(Section):
 
 
 class Evaluation(Section):
-    """How the candidate is judged, on the test split and against the last release."""
+    """How the candidate is judged, on the test split and against the last release.
+
+    Columns are those of the data's table: `leave_out` (a query meets no image with its own value there, such as the
+    camera or the family of drawings), `parents` (coarser classes, for `graded_ndcg@k`) and `slices` (parts judged one
+    by one, each value with its own; "class_size", "confused" and "label" need no column). `max_drop` is what the
+    primary metric may lose with `confidence`, `slice_drops` what it may lose on a slice, by its name ("family=lucide"),
+    its kind ("family") or "" for all others. `index_loss` is what search through the index may lose of the label
+    metric; `index_p99_ms` and `index_memory_mib` limit it where they are not 0. `false_accepts` is the share of queries
+    of unknown classes that search may answer. `force` gives a reason to publish what the gate holds.
+    """
 
     metrics: list[str] = ["recall@1", "recall@2", "recall@4", "recall@8", "map@r", "r_precision", "ndcg@10"]
     primary: str = "map@r"
     minimum: dict[str, Fraction] = {}
-    max_drop: NonNegative = 0.005
+    leave_out: str = ""
+    parents: str = ""
+    max_drop: Fraction = 0.02
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    slices: list[str] = ["class_size", "confused"]
+    slice_drops: dict[str, Fraction] = {"": 0.05}
+    index_loss: Fraction = 0.02
+    index_p99_ms: NonNegative = 0
+    index_memory_mib: NonNegative = 0
+    false_accepts: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    clustering: bool = False
+    force: str = ""
+
+    @property
+    def attributes(self) -> list[str]:
+        """Columns of the data's table that must travel with the images."""
+        return sorted({self.leave_out, self.parents, *self.slices} - {"", *_NO_COLUMNS})
 
     @model_validator(mode="after")
     def _judged_metrics_are_measured(self):
         missing = sorted({self.primary, *self.minimum} - set(self.metrics))
         if missing:
             raise ValueError(f"`primary` and `minimum` may only name entries of `metrics`. Not among them: {missing}")
+        if reserved := sorted({"id", "role", "split", "vector"} & set(self.attributes)):
+            raise ValueError(f"`leave_out`, `parents` and `slices` name other columns than {reserved}")
         return self
 
 

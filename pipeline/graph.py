@@ -146,6 +146,7 @@ def _data_nodes(experiment: Experiment, fingerprints: Fingerprints) -> dict:
         max_reject_share=data.max_reject_share,
         max_rejects=data.max_rejects,
         max_pixels=data.max_pixels,
+        attributes_json=_json(experiment.evaluation.attributes),
         data_version=fingerprints.data,
         code_version=code_version("components.ingest"),
     )
@@ -238,6 +239,7 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
         examples=examples,
         model=model,
         splits_json=_json(sorted({"val", "test", *index.splits})),
+        attributes_json=_json(judged.attributes),
         code_version=embed_code,
     )
     embed_baseline = EmbedExamples(
@@ -268,6 +270,15 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
         primary=judged.primary,
         minimum_json=_json(judged.minimum),
         max_drop=judged.max_drop,
+        gate_json=_json(judged.model_dump(include={"confidence", "resamples", "slice_drops", "force"})),
+        slices_json=_json(judged.slices),
+        leave_out=judged.leave_out,
+        parents=judged.parents,
+        index_loss=judged.index_loss,
+        index_p99_ms=float(judged.index_p99_ms),
+        index_memory_mib=float(judged.index_memory_mib),
+        false_accepts=judged.false_accepts,
+        clustering=int(judged.clustering),
         facts_json=_json(_facts(experiment, fingerprints)),
         code_version=code_version("components.evaluate_retrieval"),
     )

@@ -53,7 +53,15 @@ class Release:
     @cached_property
     def thresholds(self) -> dict[str, Any]:
         """What `thresholds.json` says; empty if the release has none."""
-        path = self.path / "thresholds.json"
+        return self._read("thresholds.json")
+
+    @cached_property
+    def calibration(self) -> dict[str, Any]:
+        """What `calibration.json` says of match probability and unknown queries; empty if the release has none."""
+        return self._read("calibration.json")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.path / name
         return json.loads(path.read_bytes()) if path.is_file() else {}
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from models.errors import UsageError
+from models.reporting.bootstrap import Differences, compare_by_classes, holm
 
-_NAMES = {"map@r": "MAP@R", "r_precision": "R-precision"}
+_NAMES = {"map@r": "MAP@R", "r_precision": "R-precision", "map": "mAP", "mrr": "MRR"}
 _ROUNDING = 1e-9  # a drop of exactly `max_drop` is allowed
+_FEW_CLASSES, _FEW_QUERIES = 5, 20  # below either, a slice is shown and not judged
+_LEVEL = 0.95  # of the intervals that are shown
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,14 @@ class Comparison:
         per_query: metric name -> (candidate, baseline), each `(Q,)`, over the
             common queries.
         query_labels: `(Q,)` class of each common query.
+        first: whether nothing was published before; where there is no
+            baseline all the same, `baseline_reason` says why.
+        baseline_reason: in words.
+        set_changed: whether the evaluation images are others than those the
+            baseline was published with.
+        common_share: share of the candidate's queries that are common.
+        slices: name -> `(Q,)` bool, the common queries of the slice.
+        index: what `judge_index` found; None if there is no index.
     """
 
     metrics: Mapping[str, float]
@@ -36,14 +47,30 @@ class Comparison:
     common_queries: int = 0
     per_query: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     query_labels: np.ndarray | None = None
+    first: bool = True
+    baseline_reason: str = ""
+    set_changed: bool = False
+    common_share: float = 1.0
+    slices: Mapping[str, np.ndarray] = field(default_factory=dict)
+    index: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """FIRST (nothing to compare with, good enough), SHIP or HOLD, with reasons for a person."""
+    """FIRST (nothing to compare with, good enough), SHIP, HOLD or FORCED (held, published all the same), with reasons.
+
+    Attributes:
+        state: one of the four.
+        reasons: sentences for a person, the decisive ones first.
+        case: what decided: "first_run", "no_baseline", "not_worse", "changed_test_set" (not worse, on other images
+            than before), "below_floor", "worse", "worse_on_slice", "index", "too_few_common" or "forced".
+        evidence: the numbers behind it, JSON-ready: see `StatisticalGate.judge`.
+    """
 
     state: str
     reasons: tuple[str, ...]
+    case: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def blessed(self) -> bool:
@@ -56,28 +83,56 @@ class Gate(Protocol):
     def judge(self, comparison: Comparison) -> Verdict: ...
 
 
-class FloorAndDropGate:
-    """Holds a candidate that misses a floor, or loses more than allowed against the baseline.
+@dataclass(frozen=True)
+class StatisticalGate:
+    """Blesses a candidate that reaches its floors, and that is with confidence not much worse than the baseline.
+
+    The primary metric's difference to the baseline is bounded from below by a paired bootstrap over classes; the bound
+    must not lie under `-max_drop`. A slice holds the candidate where it is clearly worse than its own margin allows:
+    the chance of such a loss by luck, corrected after Holm for the number of slices, is below `1 - confidence`.
 
     Args:
         minimum: metric name -> least accepted value, in [0, 1].
         primary: the metric compared with the baseline on the same queries.
         max_drop: how much of it may be lost, in [0, 1].
+        slice_drops: slice name, or the part before "=", -> how much may be lost there; "" for all others.
+        confidence: of the bound and the slices, in [0.5, 1).
+        resamples: bootstrap draws.
+        seed: of the draws.
+        min_common: least share of the candidate's queries that the baseline must share.
+        force: why a candidate that would be held is published all the same; "" holds it.
 
     Raises:
         UsageError: if a number is out of range.
     """
 
-    def __init__(self, minimum: Mapping[str, float], primary: str, max_drop: float):
-        for name, value in {**minimum, "max_drop": max_drop}.items():
+    minimum: Mapping[str, float]
+    primary: str
+    max_drop: float
+    slice_drops: Mapping[str, float] = field(default_factory=lambda: {"": 0.05})
+    confidence: float = 0.95
+    resamples: int = 2000
+    seed: int = 0
+    min_common: float = 0.5
+    force: str = ""
+
+    def __post_init__(self):
+        shares = {**self.minimum, "max_drop": self.max_drop, "min_common": self.min_common, **self.slice_drops}
+        for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise UsageError("E_GATE", f"Expected `{name}` of the gate in [0, 1]. Received: {value}")
-        self.minimum = dict(minimum)
-        self.primary = primary
-        self.max_drop = max_drop
+        if not 0.5 <= self.confidence < 1:
+            raise UsageError("E_GATE", f"Expected `confidence` of the gate in [0.5, 1). Received: {self.confidence}")
+        if self.resamples < 100:
+            raise UsageError("E_GATE", f"Expected at least 100 `resamples` of the gate. Received: {self.resamples}")
 
     def judge(self, comparison: Comparison) -> Verdict:
-        """SHIP, HOLD or FIRST.
+        """The verdict; its evidence is empty where there is no baseline.
+
+        Otherwise it holds `resamples`, `seed`, `confidence` (of `lower_bound`), `level` (of the intervals), `primary`,
+        `margin`, `lower_bound`, `queries`, `classes`, `metrics` (name -> `candidate`, `baseline`, `difference`, `low`,
+        `high`, `queries`, `classes`) and `slices`, greatest loss first (the same with `name`, `margin`, `p`, `p_holm`,
+        `judged` and `worse`).
 
         Raises:
             UsageError: if a metric of the gate was not measured.
@@ -86,22 +141,104 @@ class FloorAndDropGate:
             raise UsageError(
                 "E_GATE", f"The gate needs {absent}. Received metrics: {sorted(comparison.metrics)}. Evaluate them too."
             )
-        reasons, missed = self._check_floors(comparison.metrics)
+        missed, kept = self._check_floors(comparison.metrics)
+        held = [("below_floor", missed)] if missed else []
+        if comparison.index and comparison.index.get("faults"):
+            held.append(("index", list(comparison.index["faults"])))
         if comparison.baseline is None:
-            reasons.append("There is no earlier release to compare with.")
-            return Verdict("HOLD" if missed else "FIRST", tuple(reasons))
-        drop = comparison.baseline[self.primary] - comparison.common[self.primary]
-        change = f"{metric_name(self.primary)} {points(-drop)} points against {comparison.baseline_name}"
-        change += f" on the same {comparison.common_queries:,} queries"
-        allowed = f"a loss of up to {100 * self.max_drop:g} points is allowed"
-        if not drop <= self.max_drop + _ROUNDING:
-            reasons.insert(0, f"{change}: worse than allowed ({allowed}).")
-            return Verdict("HOLD", tuple(reasons))
-        reasons.append(f"{change} ({allowed}).")
-        return Verdict("HOLD" if missed else "SHIP", tuple(reasons))
+            case = "first_run" if comparison.first else "no_baseline"
+            told = ["There is no earlier release to compare with."]
+            if not comparison.first:
+                why = comparison.baseline_reason
+                told = [f"No baseline, though there were releases: {why} Only the floors were checked."]
+            return self._conclude(held, kept + told, case, {})
+        found, worse, passed = self._compare(comparison)
+        held = worse[:1] + held + worse[1:]
+        case = "not_worse"
+        if comparison.set_changed:
+            case = "changed_test_set"
+            passed.append(
+                f"The evaluation images are not those {comparison.baseline_name} was published with; "
+                "both models were measured anew on the images they share."
+            )
+        return self._conclude(held, passed + kept, case, found)
 
-    def _check_floors(self, metrics: Mapping[str, float]) -> tuple[list[str], bool]:
-        """Sentences about the floors, missed ones first, and whether there are any of those."""
+    def _conclude(self, held: list[tuple[str, list[str]]], passed: list[str], case: str, evidence: Mapping) -> Verdict:
+        if not held:
+            return Verdict("FIRST" if case in {"first_run", "no_baseline"} else "SHIP", tuple(passed), case, evidence)
+        reasons = [reason for _, told in held for reason in told]
+        if self.force:
+            forced = f"Published by force, against the gate: {self.force.rstrip('.')}."
+            return Verdict("FORCED", (forced, *reasons, *passed), "forced", evidence)
+        return Verdict("HOLD", (*reasons, *passed), held[0][0], evidence)
+
+    def _compare(self, comparison: Comparison) -> tuple[dict[str, Any], list[tuple[str, list[str]]], list[str]]:
+        """Evidence, what speaks against the candidate by case, and what does not."""
+        if comparison.query_labels is None or comparison.common_share < self.min_common:
+            few = (
+                f"Only {100 * comparison.common_share:.0f} % of the queries were answered by "
+                f"{comparison.baseline_name}, too few to compare ({100 * self.min_common:g} % are needed)."
+            )
+            return {}, [("too_few_common", [few])], []
+        pairs = {f"metric {name}": values for name, values in comparison.per_query.items()}
+        everything = np.ones(len(comparison.query_labels), bool)
+        masks = dict.fromkeys(pairs, everything)
+        for name, mask in comparison.slices.items():
+            pairs[f"slice {name}"], masks[f"slice {name}"] = comparison.per_query[self.primary], mask
+        drawn = compare_by_classes(pairs, comparison.query_labels, masks, resamples=self.resamples, seed=self.seed)
+        at = drawn.names.index(f"metric {self.primary}")
+        bound = drawn.lower_bound(at, self.confidence)
+        slices = self._judge_slices(drawn, list(comparison.slices))
+        evidence = {
+            "resamples": self.resamples,
+            "seed": self.seed,
+            "confidence": self.confidence,
+            "level": _LEVEL,
+            "primary": self.primary,
+            "margin": self.max_drop,
+            "lower_bound": bound,
+            "classes": int(drawn.classes[at]),
+            "queries": comparison.common_queries,
+            "metrics": {name: _entry(drawn, drawn.names.index(f"metric {name}")) for name in comparison.per_query},
+            "slices": slices,
+        }
+        change = f"{metric_name(self.primary)} {points(drawn.difference(at))} points against {comparison.baseline_name}"
+        change += f" on the same {comparison.common_queries:,} queries of {drawn.classes[at]:,} classes"
+        sure = f"with {100 * self.confidence:g} % confidence at worst {points(min(bound, drawn.difference(at)))}"
+        allowed = f"a loss of up to {100 * self.max_drop:g} points is allowed"
+        against: list[tuple[str, list[str]]] = []
+        passed = []
+        if bound >= -self.max_drop - _ROUNDING:  # false for nan, which is never good enough
+            passed.append(f"{change}, {sure} ({allowed}).")
+        else:
+            against.append(("worse", [f"{change}, {sure}: worse than allowed ({allowed})."]))
+        if told := [_tell_slice(entry) for entry in slices if entry["worse"]]:
+            against.append(("worse_on_slice", told))
+        elif judged := sum(entry["judged"] for entry in slices):
+            passed.append(f"None of {judged} slices is clearly worse than its margin allows.")
+        return evidence, against, passed
+
+    def _judge_slices(self, drawn: Differences, names: list[str]) -> list[dict[str, Any]]:
+        """One entry a slice, the greatest loss first."""
+        entries = []
+        for name in names:
+            at = drawn.names.index(f"slice {name}")
+            if not drawn.queries[at]:
+                continue
+            drops = self.slice_drops
+            margin = drops.get(name, drops.get(name.partition("=")[0], drops.get("", self.max_drop)))
+            judged = bool(drawn.classes[at] >= _FEW_CLASSES and drawn.queries[at] >= _FEW_QUERIES)
+            entry = {"name": name, **_entry(drawn, at), "margin": margin, "judged": judged}
+            entries.append({**entry, "p": drawn.p_worse(at, margin) if judged else None})
+        tried = [entry for entry in entries if entry["judged"]]
+        for entry, p in zip(tried, holm([entry["p"] for entry in tried]), strict=True):
+            entry["p_holm"] = p
+        for entry in entries:
+            entry["worse"] = bool(entry["judged"] and entry["p_holm"] < 1 - self.confidence)
+        return sorted(entries, key=lambda entry: (entry["difference"], entry["name"]))
+
+    def _check_floors(self, metrics: Mapping[str, float]) -> tuple[list[str], list[str]]:
+        """Sentences about the floors, missed and kept."""
         missed, kept = [], []
         for name, floor in self.minimum.items():
             value = metrics[name]
@@ -109,7 +246,7 @@ class FloorAndDropGate:
                 kept.append(f"{metric_name(name)} is {100 * value:.1f} %, at or above its floor of {100 * floor:g} %.")
             else:
                 missed.append(f"{metric_name(name)} is {100 * value:.1f} %, below its floor of {100 * floor:g} %.")
-        return missed + kept, bool(missed)
+        return missed, kept
 
 
 def metric_name(name: str) -> str:
@@ -121,3 +258,24 @@ def points(difference: float) -> str:
     """A difference of two shares in points, always with its sign: "+1.2"; "±0.0" for what rounds to nothing."""
     text = f"{100 * difference:+.1f}"
     return "±0.0" if text in {"+0.0", "-0.0"} else text.replace("-", "−")  # noqa: RUF001
+
+
+def _entry(drawn: Differences, at: int) -> dict[str, Any]:
+    low, high = drawn.interval(at, _LEVEL)
+    return {
+        "queries": int(drawn.queries[at]),
+        "classes": int(drawn.classes[at]),
+        "candidate": float(drawn.candidate[at]),
+        "baseline": float(drawn.baseline[at]),
+        "difference": drawn.difference(at),
+        "low": low,
+        "high": high,
+    }
+
+
+def _tell_slice(entry: Mapping[str, Any]) -> str:
+    return (
+        f"Worse on the slice {entry['name']}: {points(entry['difference'])} points on {entry['queries']:,} queries of "
+        f"{entry['classes']:,} classes, where a loss of {100 * entry['margin']:g} is allowed "
+        f"(p = {entry['p_holm']:.3f} after Holm)."
+    )

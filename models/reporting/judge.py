@@ -4,16 +4,23 @@ import hashlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from models.errors import DataError
 from models.release.libraries import library_versions
 from models.reporting import numbers
+from models.reporting.compatibility import compatibility
 from models.reporting.gate import Comparison, Gate, Verdict
 from models.reporting.identity import describe_identity
+from models.reporting.numbers import Ways
+from models.reporting.slices import make_slices
+from models.reporting.space import describe_space
 from models.reporting.thresholds import choose_thresholds
-from models.retrieval.metrics import RetrievalResult, evaluate_retrieval
+from models.retrieval.calibration import calibrate
+from models.retrieval.clustering import cluster_metrics
+from models.retrieval.metrics import RetrievalResult
 from models.retrieval.pairs import PairStatistics, pair_statistics
 
 if TYPE_CHECKING:
@@ -37,6 +44,12 @@ def judge_candidate(
     validation: "Embeddings | None" = None,
     validation_split: str = "val",
     context: Mapping[str, Any],
+    ways: Ways = Ways(),  # noqa: B008 - a tuple
+    slices: Sequence[str] = (),
+    max_drop: float = 0.0,
+    index_trial: Mapping[str, Any] | None = None,
+    false_accepts: float = 0.05,
+    clustering: bool = False,
 ) -> dict[str, Any]:
     """Evaluates the candidate, compares it with the baseline, and asks the gate.
 
@@ -49,15 +62,24 @@ def judge_candidate(
         gate: gives the verdict.
         baseline: the earlier release's embeddings of the same split.
         baseline_facts: `version` (None if there is no release), `reason` in
-            words, `evaluation_set` it was published with.
+            words, `first` (whether nothing was published before),
+            `evaluation_set` it was published with.
         validation: embeddings of other classes than the evaluation split's,
-            for the thresholds.
+            for the thresholds and the calibration.
         validation_split: that split's name.
         context: what is known from elsewhere: `facts` (with `experiment`,
             the whole experiment file), `model`, `dataset` (counts per split),
             `index`, `audit`, `training` (`settings` as used, `best_epoch`,
             `epochs`: one row each with `loss` and what validation gave); all
             optional.
+        ways: columns by which queries are kept apart and classes joined.
+        slices: what to cut the common queries by, see `make_slices`.
+        max_drop: how much worse today's search may become where queries and
+            gallery are of different models.
+        index_trial: what `judge_index` found.
+        false_accepts: share of queries of unknown classes that search may
+            answer.
+        clustering: whether to cluster the space, which takes its time.
 
     Returns:
         The report: see `write_report`. Keys whose numbers could not be had
@@ -66,21 +88,36 @@ def judge_candidate(
     Raises:
         DataError: if the split is empty, no query has a right answer, or the
             release to compare with has no embeddings.
-        UsageError: for unknown metrics, or metrics the gate needs and lacks.
+        UsageError: for unknown metrics, slices or columns, or metrics the gate
+            needs and lacks.
     """
     if not len(candidate.ids):
         raise DataError("E_SPLIT_EMPTY", f"Expected embeddings of split {split!r}. Received none.")
     wanted = list(dict.fromkeys([*metrics, primary, *numbers.ALWAYS]))
     seed = int(_experiment(context).get("seed", 0))
-    result = evaluate_retrieval(candidate.vectors, candidate.labels, candidate.roles, metrics=wanted)
-    pairs = _pairs(candidate, seed)
-    comparison, curve, told = _compare(candidate, result, pairs, baseline, baseline_facts, seed)
-    verdict = gate.judge(comparison)
+    result = numbers.evaluate(candidate, wanted, ways)
+    pairs = _pairs(candidate, ways, seed)
+    told = {"name": None, "version": baseline_facts.get("version"), "reason": str(baseline_facts.get("reason", ""))}
+    comparison = Comparison(
+        metrics=result.values, first=bool(baseline_facts.get("first", True)), baseline_reason=told["reason"]
+    )
+    curve, compared = numbers.recall_curve(pairs, result.num_gallery), {}
+    if told["version"] is not None:
+        comparison, curve, told, compared = _compare(
+            candidate, result, baseline, baseline_facts, ways, slices, primary, max_drop, seed
+        )
+    verdict = gate.judge(replace(comparison, index=index_trial))
+    classes = numbers.class_entries(candidate, result, comparison)
     report = {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "experiment": str(_experiment(context).get("name", "unnamed experiment")),
-        "verdict": {"state": verdict.state, "blessed": verdict.blessed, "reasons": _reasons(verdict, told)},
+        "verdict": {
+            "state": verdict.state,
+            "case": verdict.case,
+            "blessed": verdict.blessed,
+            "reasons": _reasons(verdict, told),
+        },
         "primary": primary,
         "headline": list(dict.fromkeys([primary, *(name for name in _HEADLINE if name in result.values)])),
         "split": split,
@@ -88,11 +125,18 @@ def judge_candidate(
         "evaluation_set": identify_set(candidate),
         "metrics": numbers.metric_entries(result, comparison, minimum),
         "baseline": told,
+        **({"comparison": dict(verdict.evidence)} if verdict.evidence else {}),
+        **compared,
         "recall_curve": curve,
-        "classes": numbers.class_entries(candidate, result, comparison),
+        "growth": numbers.growth_curve(pairs, result.num_gallery),
+        "classes": classes,
+        "confused_pairs": numbers.confused_pairs(classes),
         "galleries": numbers.galleries(candidate, result, pairs, each=_EACH, seed=seed),
         "similarities": numbers.similarity_bars(pairs),
-        "thresholds": _thresholds(validation, validation_split, seed),
+        **describe_space(candidate, result, pairs, groups=numbers.column(candidate, ways.leave_out), seed=seed),
+        **({"clustering": cluster_metrics(candidate.vectors, candidate.labels, seed=seed)} if clustering else {}),
+        **_from_validation(validation, validation_split, false_accepts, seed),
+        **({"index_trial": dict(index_trial)} if index_trial else {}),
         "facts": dict(context.get("facts", {})),
         "reproduce": _reproduction(context),
         **{key: context[key] for key in ("dataset", "index", "audit", "training") if context.get(key)},
@@ -109,42 +153,54 @@ def identify_set(table: "Embeddings") -> str:
 def _compare(
     candidate: "Embeddings",
     result: RetrievalResult,
-    pairs: PairStatistics,
     baseline: "Embeddings | None",
     facts: Mapping[str, Any],
+    ways: Ways,
+    slices: Sequence[str],
+    primary: str,
+    max_drop: float,
     seed: int,
-) -> tuple[Comparison, dict[str, Any], dict[str, Any]]:
-    """The comparison for the gate, the recall curve with the baseline's, and what to tell about the baseline."""
-    version, published_for = facts.get("version"), facts.get("evaluation_set")
-    told = {"name": None, "version": version, "reason": str(facts.get("reason", ""))}
-    curve = numbers.recall_curve(pairs, result.num_gallery)
-    if version is None:
-        return Comparison(metrics=result.values), curve, told
+) -> tuple[Comparison, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The comparison for the gate, the recall curve with the baseline's, what to tell of the baseline, further keys."""
+    version, published_for = facts["version"], facts.get("evaluation_set")
     if baseline is None:  # to call this a first release would let any candidate pass
         raise DataError(
             "E_BASELINE_MISSING", f"Expected embeddings by release {version} to compare with. Received none."
         )
     name = f"release {version}"
     ours, theirs = numbers.align(candidate, baseline)
-    comparison = numbers.compare(candidate, result, ours, theirs, name)
-    curve = numbers.recall_curve(_pairs(ours, seed), result.num_gallery)
-    curve["baseline"] = numbers.recall_curve(_pairs(theirs, seed), result.num_gallery)["candidate"]
-    return (
-        comparison,
-        curve,
-        {
-            **told,
-            "name": name,
-            "set_changed": bool(published_for) and published_for != identify_set(candidate),
-            "common_queries": comparison.common_queries,
-            "only_candidate": len(candidate.ids) - len(ours.ids),
-            "only_baseline": len(baseline.ids) - len(ours.ids),
-        },
-    )
+    changed = bool(published_for) and published_for != identify_set(candidate)
+    if not numbers.can_compare(ours):
+        comparison = Comparison(result.values, {}, {}, name, first=False, set_changed=changed, common_share=0.0)
+        curve, further = numbers.recall_curve(_pairs(candidate, ways, seed), result.num_gallery), {}
+    else:
+        comparison, common, before = numbers.compare(candidate, result, ours, theirs, name, ways)
+        sizes = dict(zip(common.per_class["label"].tolist(), common.per_class["gallery"].tolist(), strict=True))
+        columns = {key: values[common.query_rows] for key, values in ours.columns.items()}
+        labels = ours.labels[common.query_rows]
+        cut = make_slices(slices, labels, sizes, comparison.per_query[primary], columns)
+        comparison = replace(comparison, set_changed=changed, slices=cut)
+        curve = numbers.recall_curve(_pairs(ours, ways, seed), result.num_gallery)
+        curve["baseline"] = numbers.recall_curve(_pairs(theirs, ways, seed), result.num_gallery)["candidate"]
+        further = {
+            "compatibility": compatibility(ours, theirs, metric=primary, max_drop=max_drop, name=name, ways=ways),
+            "changed": numbers.changed_queries(ours, common, before, each=_EACH),
+        }
+    told = {
+        "name": name,
+        "version": version,
+        "reason": str(facts.get("reason", "")),
+        "set_changed": changed,
+        "common_queries": comparison.common_queries,
+        "only_candidate": len(candidate.ids) - len(ours.ids),
+        "only_baseline": len(baseline.ids) - len(ours.ids),
+    }
+    return comparison, curve, told, further
 
 
-def _pairs(table: "Embeddings", seed: int) -> PairStatistics:
-    return pair_statistics(table.vectors, table.labels, table.roles, seed=seed)
+def _pairs(table: "Embeddings", ways: Ways, seed: int) -> PairStatistics:
+    groups = numbers.column(table, ways.leave_out)
+    return pair_statistics(table.vectors, table.labels, table.roles, seed=seed, groups=groups)
 
 
 def _reasons(verdict: Verdict, told: Mapping[str, Any]) -> list[str]:
@@ -154,11 +210,6 @@ def _reasons(verdict: Verdict, told: Mapping[str, Any]) -> list[str]:
         reasons.append(
             f"Compared on common images only: {told['only_candidate']:,} have no embedding by {told['name']}, "
             f"{told['only_baseline']:,} have none by this model."
-        )
-    if told["name"] and told["set_changed"]:
-        reasons.append(
-            f"The evaluation images changed since {told['name']} was published: its numbers here are new, "
-            "computed on today's images."
         )
     return reasons
 
@@ -174,10 +225,18 @@ def _counts(table: "Embeddings", result: RetrievalResult) -> dict[str, Any]:
     }
 
 
-def _thresholds(validation: "Embeddings | None", split: str, seed: int) -> dict[str, Any]:
+def _from_validation(
+    validation: "Embeddings | None", split: str, false_accepts: float, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Thresholds and calibration, or why there are none."""
     if validation is None:
-        return {"split": split, "reason": f"there are no embeddings of split {split!r} to choose one on"}
-    return choose_thresholds(_pairs(validation, seed), split)
+        nothing = {"split": split, "reason": f"there are no embeddings of split {split!r} to choose one on"}
+        return {"thresholds": nothing, "calibration": nothing}
+    table = validation.vectors, validation.labels, validation.roles
+    return {
+        "thresholds": choose_thresholds(_pairs(validation, Ways(), seed), split),
+        "calibration": calibrate(*table, split=split, target=false_accepts, seed=seed),
+    }
 
 
 def _reproduction(context: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The numbers of a retrieval report, as JSON-ready values: metrics, curve, classes, similarities, galleries."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from models.errors import UsageError
 from models.reporting.gate import Comparison
 from models.retrieval.metrics import describe_metric, evaluate_retrieval
 from models.retrieval.pairs import BINS, EDGES, PairStatistics
@@ -29,10 +30,62 @@ def align(candidate: "Embeddings", baseline: "Embeddings") -> tuple["Embeddings"
     return ours, replace(ours, vectors=theirs)
 
 
+class Ways(NamedTuple):
+    """How a table is asked: the column whose own value a query does not meet, and that of the coarser classes."""
+
+    leave_out: str = ""
+    parents: str = ""
+
+
+def evaluate(
+    table: "Embeddings", metrics: Sequence[str], ways: Ways, gallery: np.ndarray | None = None
+) -> "RetrievalResult":
+    """Metrics of a table; `gallery` are other embeddings of its rows, in which they are found.
+
+    Raises:
+        UsageError: `E_COLUMN` if the table lacks a column that the ways name.
+    """
+    groups, parents = (column(table, name) for name in ways)
+    found = evaluate_retrieval(
+        table.vectors,
+        table.labels,
+        table.roles,
+        metrics=metrics,
+        groups=groups,
+        parents=parents,
+        gallery_vectors=gallery,
+    )
+    return found if groups is None else replace(found, protocol=found.protocol.replace("group", ways.leave_out))
+
+
+def can_compare(table: "Embeddings") -> bool:
+    """Whether some query of the table may have a right answer: a class with two images, one of them in the gallery."""
+    counts = Counter(table.labels.tolist())
+    found_in = {
+        label for label, role in zip(table.labels.tolist(), table.roles.tolist(), strict=True) if role != "query"
+    }
+    return any(counts[label] > 1 for label in found_in)
+
+
+def column(table: "Embeddings", name: str) -> np.ndarray | None:
+    """A further column of the table; None for no name."""
+    if name and name not in table.columns:
+        raise UsageError(
+            "E_COLUMN",
+            f"Expected a column {name!r} in the embedding table. Received: {sorted(table.columns) or 'none'}",
+        )
+    return table.columns[name] if name else None
+
+
 def compare(
-    candidate: "Embeddings", result: "RetrievalResult", ours: "Embeddings", theirs: "Embeddings", name: str
-) -> Comparison:
-    """Evaluates both models on the images they share.
+    candidate: "Embeddings",
+    result: "RetrievalResult",
+    ours: "Embeddings",
+    theirs: "Embeddings",
+    name: str,
+    ways: Ways = Ways(),  # noqa: B008 - a tuple
+) -> tuple[Comparison, "RetrievalResult", "RetrievalResult"]:
+    """Evaluates both models on the images they share: the comparison, and the candidate's and baseline's results.
 
     Args:
         candidate: all the candidate's embeddings.
@@ -40,13 +93,14 @@ def compare(
         ours: the candidate's aligned table.
         theirs: the baseline's.
         name: of the baseline, for sentences.
+        ways: how the tables are asked.
     """
     metrics = tuple(result.values)
     common = result
     if len(ours.ids) < len(candidate.ids):
-        common = evaluate_retrieval(ours.vectors, ours.labels, ours.roles, metrics=metrics)
-    before = evaluate_retrieval(theirs.vectors, theirs.labels, theirs.roles, metrics=metrics)
-    return Comparison(
+        common = evaluate(ours, metrics, ways)
+    before = evaluate(theirs, metrics, ways)
+    comparison = Comparison(
         metrics=result.values,
         common=common.values,
         baseline=before.values,
@@ -54,7 +108,10 @@ def compare(
         common_queries=common.num_queries,
         per_query={metric: (common.per_query[metric], before.per_query[metric]) for metric in metrics},
         query_labels=ours.labels[common.query_rows],
+        first=False,
+        common_share=common.num_queries / result.num_queries,
     )
+    return comparison, common, before
 
 
 def metric_entries(result: "RetrievalResult", comparison: Comparison, minimum: Mapping[str, float]) -> dict[str, Any]:
@@ -64,10 +121,10 @@ def metric_entries(result: "RetrievalResult", comparison: Comparison, minimum: M
         entry = {
             "value": float(value),
             "queries": int(result.num_queries),
-            "convention": describe_metric(name) + "; a query never meets itself",
+            "convention": f"{describe_metric(name)}; {result.protocol}",
             "minimum": minimum.get(name),
         }
-        if comparison.baseline is not None:
+        if comparison.baseline:  # empty where no query is common
             ours, theirs = float(comparison.common[name]), float(comparison.baseline[name])
             entry |= {"common": ours, "baseline": theirs, "difference": ours - theirs}
         entries[name] = entry
@@ -83,6 +140,24 @@ def recall_curve(pairs: PairStatistics, gallery: int) -> dict[str, Any]:
     return {"k": ks.tolist(), "candidate": shares.tolist(), "queries": len(hits)}
 
 
+def growth_curve(pairs: PairStatistics, gallery: int) -> dict[str, Any]:
+    """recall@1 expected in smaller galleries: every wrong item stays with the same chance, the right ones all stay."""
+    shares = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
+    nearer = pairs.first_hit[:, None] - 1  # wrong items before the first right one: all of them must be gone
+    expected = np.power(1.0 - shares, nearer).mean(axis=0) if len(nearer) else np.zeros(len(shares))
+    return {"wrong_items_kept": shares.tolist(), "gallery": gallery, "recall@1": expected.tolist()}
+
+
+def confused_pairs(classes: Sequence[Mapping[str, Any]], most: int = 20) -> list[dict[str, Any]]:
+    """Pairs of classes by how many queries of the first have one of the second nearest."""
+    found = [
+        {"label": entry["label"], "taken_for": str(other), "queries": int(count), "of": entry["queries"]}
+        for entry in classes
+        for other, count in entry["taken_for"]
+    ]
+    return sorted(found, key=lambda pair: (-pair["queries"], pair["label"], pair["taken_for"]))[:most]
+
+
 def similarity_bars(pairs: PairStatistics) -> dict[str, Any]:
     """Histograms of same-class pairs and of each query's nearest wrong item, and how far they overlap."""
     hardest = pairs.hardest_negative[np.isfinite(pairs.hardest_negative)]
@@ -93,6 +168,7 @@ def similarity_bars(pairs: PairStatistics) -> dict[str, Any]:
     return {
         "edges": [round(float(edge), 4) for edge in edges],
         "positive": positive.tolist(),
+        "negative": pairs.negative.reshape(_BARS, -1).sum(axis=1).tolist(),
         "hardest_negative": wrong.tolist(),
         "overlap": float(np.minimum(*shares).sum()),
         "queries": len(pairs.query_rows),
@@ -138,6 +214,25 @@ def galleries(table: "Embeddings", result: "RetrievalResult", pairs: PairStatist
     first_hit = dict(zip(pairs.query_rows.tolist(), pairs.first_hit.tolist(), strict=True))
     return {
         name: [_with_neighbors(table, result, int(at), first_hit) for at in places] for name, places in chosen.items()
+    }
+
+
+def changed_queries(
+    ours: "Embeddings", common: "RetrievalResult", before: "RetrievalResult", *, each: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Queries that gained and lost most MAP@R against the baseline, no class twice, with both models' neighbours."""
+    change = common.per_query["map@r"] - before.per_query["map@r"]
+    labels = ours.labels[common.query_rows]
+    orders = {
+        "improved": [at for at in np.argsort(-change, kind="stable") if change[at] > 0],
+        "worsened": [at for at in np.argsort(change, kind="stable") if change[at] < 0],
+    }
+    return {
+        name: [
+            {**_with_neighbors(ours, common, at, {}), "before": _with_neighbors(ours, before, at, {})}
+            for at in _spread(order, lambda at: labels[at], each)
+        ]
+        for name, order in orders.items()
     }
 
 

@@ -56,9 +56,11 @@ def compare_clusters(labels: np.ndarray, clusters: np.ndarray) -> dict[str, floa
 
 def _cluster(vectors: np.ndarray, clusters: int, seed: int) -> tuple[np.ndarray, str]:
     from sklearn.cluster import KMeans, MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
 
-    if len(vectors) * clusters <= _EXACT_WORK:
-        return KMeans(clusters, n_init=3, max_iter=100, random_state=seed).fit_predict(vectors), "k-means"
-    size = max(_BATCH, 2 * clusters)
-    batches = MiniBatchKMeans(clusters, n_init=1, batch_size=size, init="random", max_iter=20, random_state=seed)
-    return batches.fit_predict(vectors), f"k-means in batches of {size:,}"
+    with threadpool_limits(1):  # threads add up in an order of their own: with one, a seed repeats anywhere
+        if len(vectors) * clusters <= _EXACT_WORK:
+            return KMeans(clusters, n_init=3, max_iter=100, random_state=seed).fit_predict(vectors), "k-means"
+        size = max(_BATCH, 2 * clusters)
+        batches = MiniBatchKMeans(clusters, n_init=1, batch_size=size, init="random", max_iter=20, random_state=seed)
+        return batches.fit_predict(vectors), f"k-means in batches of {size:,}"

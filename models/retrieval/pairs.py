@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models.retrieval.neighbors import LeftOut
+from models.retrieval.relevance import ClassRelevance, encode_groups
+
 BINS = 20_000  # over [-1, 1]: steps of 0.0001
 EDGES = np.linspace(-1.0, 1.0, BINS + 1)
 
@@ -40,6 +43,7 @@ def pair_statistics(
     max_queries: int = 10_000,
     seed: int = 0,
     block_bytes: int = 16 << 20,
+    groups: np.ndarray | None = None,
 ) -> PairStatistics:
     """Compares every query with every gallery item.
 
@@ -54,12 +58,16 @@ def pair_statistics(
         seed: draws the sample.
         block_bytes: memory for one block of similarities; about ten times that is
             used in all.
+        groups: `(M,)` names; pairs within one group do not count, "" being no
+            group.
     """
     codes = np.unique(labels, return_inverse=True)[1]
-    query_rows, all_queries = _choose_queries(codes, roles, max_queries, seed)
+    found_in = np.flatnonzero(roles != "query")
+    hidden = _left_out(np.arange(len(codes)), found_in, groups)
+    query_rows, all_queries = _choose_queries(codes, roles, found_in, hidden, max_queries, seed)
     positive, negative = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
     parts: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0, np.float32), np.empty(0, np.int64))]
-    for _, similarities, same, other in _pair_blocks(vectors, codes, roles, query_rows, block_bytes):
+    for _, similarities, same, other in _pair_blocks(vectors, codes, found_in, query_rows, hidden, block_bytes):
         positive += _count(similarities[same])
         negative += _count(similarities[other])
         parts.append(_nearest(similarities, same, other))
@@ -91,6 +99,7 @@ def count_accepted(
     edges: np.ndarray,
     *,
     block_bytes: int = 16 << 20,
+    groups: np.ndarray | None = None,
 ) -> Accepted:
     """Counts, for each query, the pairs in the bins from some edges on: what each threshold accepts.
 
@@ -101,9 +110,12 @@ def count_accepted(
         query_rows: `(Q,)` rows that ask, as `pair_statistics` chose them.
         edges: `(T,)` numbers of edges of `EDGES`.
         block_bytes: memory for one block of similarities.
+        groups: as for `pair_statistics`.
     """
     codes, parts = np.unique(labels, return_inverse=True)[1], []
-    for _, similarities, same, other in _pair_blocks(vectors, codes, roles, query_rows, block_bytes):
+    found_in = np.flatnonzero(roles != "query")
+    hidden = _left_out(np.arange(len(codes)), found_in, groups)
+    for _, similarities, same, other in _pair_blocks(vectors, codes, found_in, query_rows, hidden, block_bytes):
         bins = _bins(similarities)
         reached = [bins >= edge for edge in edges]
         near, far = (np.stack([(kind & hit).sum(axis=1) for hit in reached], axis=1) for kind in (same, other))
@@ -111,23 +123,37 @@ def count_accepted(
     return Accepted(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
+def _left_out(rows: np.ndarray, found_in: np.ndarray, groups: np.ndarray | None) -> LeftOut:
+    """What each row of the table must not meet in the gallery."""
+    own = np.where(np.isin(rows, found_in), np.searchsorted(found_in, rows), -1)
+    if groups is None:
+        return LeftOut(own)
+    codes = encode_groups(groups)
+    return LeftOut(own, codes[rows], codes[found_in])
+
+
 def _pair_blocks(
-    vectors: np.ndarray, codes: np.ndarray, roles: np.ndarray, query_rows: np.ndarray, block_bytes: int
+    vectors: np.ndarray,
+    codes: np.ndarray,
+    gallery_rows: np.ndarray,
+    query_rows: np.ndarray,
+    hidden: LeftOut,
+    block_bytes: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Rows that ask, their similarities to the gallery, and masks of same-class and of other pairs."""
-    gallery_rows = np.flatnonzero(roles != "query")
     gallery, gallery_codes = vectors[gallery_rows], codes[gallery_rows]
     step = max(1, block_bytes // max(1, 4 * len(gallery)))
     for start in range(0, len(query_rows), step):
         rows = query_rows[start : start + step]
-        own = rows[:, None] == gallery_rows
-        same = (codes[rows][:, None] == gallery_codes) & ~own
-        yield rows, vectors[rows] @ gallery.T, same, ~(same | own)
+        left_out = hidden.hides(rows[:, None], np.arange(len(gallery_rows)))
+        alike = codes[rows][:, None] == gallery_codes
+        yield rows, vectors[rows] @ gallery.T, alike & ~left_out, ~(alike | left_out)
 
 
-def _choose_queries(labels: np.ndarray, roles: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, int]:
-    in_gallery = roles != "query"
-    relevant = np.bincount(labels[in_gallery], minlength=labels.max(initial=-1) + 1)[labels] - in_gallery
+def _choose_queries(
+    codes: np.ndarray, roles: np.ndarray, found_in: np.ndarray, hidden: LeftOut, most: int, seed: int
+) -> tuple[np.ndarray, int]:
+    relevant = ClassRelevance(codes, codes[found_in], hidden).counts()[:, 0]
     rows = np.flatnonzero((roles != "gallery") & (relevant > 0))
     if len(rows) <= most:
         return rows, len(rows)

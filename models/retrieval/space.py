@@ -13,6 +13,7 @@ from models.retrieval.pairs import EDGES, PairStatistics
 
 _HUBS = 10
 _MAP_NEIGHBORS = 5
+_FEWEST = 50  # rows that make a map worth drawing
 
 
 def effective_rank(vectors: np.ndarray) -> dict[str, Any]:
@@ -83,16 +84,18 @@ def draw_map(vectors: np.ndarray, *, seed: int, most: int = 1000) -> dict[str, A
 
     Returns:
         `rows` of the table, `x`, `y`, `method`, `seed` and `trustworthiness`: 1 where the five nearest on the map are
-        near in the space, too; None for fewer than 20 rows.
+        near in the space, too; None for fewer than 50 rows.
     """
-    if len(vectors) < 20:
+    if len(vectors) < _FEWEST:
         return None
     from sklearn.manifold import TSNE, trustworthiness
+    from threadpoolctl import threadpool_limits
 
     rows = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:most])
     chosen = np.asarray(vectors[rows], np.float32)
     perplexity = min(30.0, (len(rows) - 1) / 3)
-    flat = TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed).fit_transform(chosen)
+    with threadpool_limits(1):  # the map then repeats on any number of processors, and small work waits for none
+        flat = TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed).fit_transform(chosen)
     return {
         "rows": rows.tolist(),
         "x": np.round(flat[:, 0], 3).tolist(),

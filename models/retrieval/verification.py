@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from models.retrieval.pairs import EDGES, PairStatistics, count_accepted
+from models.retrieval.pairs import EDGES, Accepted, PairStatistics, count_accepted
 
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
 _LEVEL = 0.95
@@ -28,6 +28,7 @@ def verification(
     targets: tuple[float, ...] = TARGETS,
     resamples: int = 1000,
     seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Any] | None:
     """Verification numbers of a space.
 
@@ -39,6 +40,7 @@ def verification(
         targets: false-accept rates to stay at or below.
         resamples: bootstrap resamples of the classes.
         seed: of the bootstrap.
+        groups: as for `pair_statistics`.
 
     Returns:
         JSON-ready: `pairs` counted; `roc` (`threshold`, `false_accept`, `true_accept`, about 200 points from strict to
@@ -54,7 +56,8 @@ def verification(
     decided = [target for target in targets if target * negatives >= 10]
     strict = [int(np.argmax(false_accept <= target)) for target in decided]
     edges = np.array([equal, *strict])
-    resampled = _resample(pairs, vectors, labels, roles, edges, resamples, seed)
+    accepted = count_accepted(vectors, labels, roles, pairs.query_rows, edges, groups=groups)
+    resampled = _resample(accepted, np.asarray(labels)[pairs.query_rows], resamples, seed)
     at: list[dict[str, Any]] = []
     for target in targets:
         if target not in decided:
@@ -101,23 +104,14 @@ def _rates(
     }
 
 
-def _resample(
-    pairs: PairStatistics,
-    vectors: np.ndarray,
-    labels: np.ndarray,
-    roles: np.ndarray,
-    edges: np.ndarray,
-    resamples: int,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
+def _resample(accepted: Accepted, labels: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """`(resamples, T)` true-accept and false-accept rates over classes drawn with replacement."""
-    accepted = count_accepted(vectors, labels, roles, pairs.query_rows, edges)
-    classes, codes = np.unique(np.asarray(labels)[pairs.query_rows], return_inverse=True)
+    classes, codes = np.unique(labels, return_inverse=True)
     sums = [np.zeros((len(classes), *part.shape[1:])) for part in accepted]
     for total, part in zip(sums, accepted, strict=True):
         np.add.at(total, codes, part)
     rng = np.random.default_rng(seed)
-    rates = np.empty((2, resamples, len(edges)))
+    rates = np.empty((2, resamples, accepted.positive.shape[1]))
     for number in range(resamples):
         weights = np.bincount(rng.integers(0, len(classes), len(classes)), minlength=len(classes))
         positive, negative, positives, negatives = (weights @ total for total in sums)

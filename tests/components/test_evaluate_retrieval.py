@@ -27,10 +27,10 @@ from models.search import Searcher
 CLASSES, EACH = 5, 4
 
 
-def table_of(split, noise, seed=0, dim=5):
+def table_of(split, noise, seed=0, dim=5, classes=CLASSES):
     rng = np.random.default_rng(seed)
-    labels = np.array([f"{split}-{number}" for number in range(CLASSES) for _ in range(EACH)], object)
-    vectors = np.repeat(rng.normal(size=(CLASSES, dim)), EACH, axis=0) + noise * rng.normal(size=(CLASSES * EACH, dim))
+    labels = np.array([f"{split}-{number}" for number in range(classes) for _ in range(EACH)], object)
+    vectors = np.repeat(rng.normal(size=(classes, dim)), EACH, axis=0) + noise * rng.normal(size=(classes * EACH, dim))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("float32")
     ids = np.array([f"{split}/{row}.png" for row in range(len(labels))], object)
     return Embeddings(ids, labels, np.full(len(ids), "both", object), np.full(len(ids), split, object), vectors)
@@ -82,6 +82,13 @@ class Workshop:
         EvaluateRetrieval.test_call(embeddings=embeddings, model=self.model, **outputs, **{**arguments, **others})
         return outputs, json.loads((Path(outputs["report"].uri) / "report.json").read_text())
 
+    def baseline(self, **facts):
+        artifact = self.artifact(BaselineRelease, "baseline")
+        Path(artifact.uri).mkdir()
+        found = {"version": 4, "path": "x", "first": False, "reason": "Release 4 is current.", **facts}
+        (Path(artifact.uri) / "baseline.json").write_text(json.dumps(found))
+        return artifact
+
     def publish(self, index, outputs):
         release = self.artifact(Release, "release")
         PublishRelease.test_call(
@@ -93,6 +100,14 @@ class Workshop:
             **outputs,
         )
         return release
+
+
+def assert_blessed(outputs, case, reason, blessed=True):
+    blessing = outputs["blessing"]
+    assert blessing.get_string_custom_property("case") == case
+    assert blessing.get_string_custom_property("reason").startswith(reason)
+    assert blessing.get_int_custom_property("blessed") == int(blessed)
+    assert [path.name for path in Path(blessing.uri).iterdir()] == ["BLESSED" if blessed else "NOT_BLESSED"]
 
 
 @pytest.fixture
@@ -129,6 +144,7 @@ def test_first_model_is_blessed_and_published(workshop, table, picture):
     assert release.facts["metrics"]["map@r"] == report["metrics"]["map@r"]["value"]
     assert release.facts["evaluation_set"] == report["evaluation_set"]
     assert release.thresholds == report["thresholds"]
+    assert release.calibration == report["calibration"]
     assert (release.path / "report/report.html").is_file()
     assert json.loads((release.path / "labels.json").read_text()) == [f"test-{number}" for number in range(CLASSES)]
     answers = Searcher(release).search([picture(1), b"no image"], k=3)
@@ -150,9 +166,7 @@ def test_model_below_its_floor_is_neither_blessed_nor_published(workshop, table)
 
 
 def test_comparison_with_the_release_before(workshop, table):
-    baseline = workshop.artifact(BaselineRelease, "baseline")
-    Path(baseline.uri).mkdir()
-    (Path(baseline.uri) / "baseline.json").write_text('{"version": 4, "path": "x", "reason": "Release 4 is current."}')
+    baseline = workshop.baseline()
     good, bad = (workshop.embeddings(name, table_of("test", noise)) for name, noise in (("good", 0.2), ("bad", 5.0)))
     _, report = workshop.evaluate(good, baseline=baseline, baseline_embeddings=bad)
     assert report["verdict"]["state"] == "SHIP"
@@ -162,19 +176,78 @@ def test_comparison_with_the_release_before(workshop, table):
     assert report["verdict"]["state"] == "HOLD"
 
 
-def test_no_baseline_release(workshop, table):
-    baseline, none = workshop.artifact(BaselineRelease, "baseline"), workshop.artifact(EmbeddingTable, "none")
-    for artifact, name, content in (
-        (baseline, "baseline.json", '{"version": null, "path": null, "reason": "Nothing was published yet."}'),
-        (none, "none.json", "{}"),
-    ):
-        Path(artifact.uri).mkdir()
-        (Path(artifact.uri) / name).write_text(content)
+@pytest.mark.parametrize(("first", "case"), [(True, "first_run"), (False, "no_baseline")])
+def test_no_baseline_release(workshop, table, first, case):
+    facts = {"version": None, "path": None, "first": first, "reason": "Nothing was published yet."}
+    baseline, none = workshop.baseline(**facts), workshop.artifact(EmbeddingTable, "none")
+    Path(none.uri).mkdir()
+    (Path(none.uri) / "none.json").write_text("{}")
     embeddings = workshop.embeddings("embeddings", table)
-    _, report = workshop.evaluate(embeddings, baseline=baseline, baseline_embeddings=none)
+    outputs, report = workshop.evaluate(embeddings, baseline=baseline, baseline_embeddings=none)
     assert report["verdict"]["state"] == "FIRST"
+    assert_blessed(outputs, case, "FIRST: MAP@R is")
     assert report["baseline"]["reason"] == "Nothing was published yet."
     assert "reason" in report["thresholds"]  # no validation rows: no threshold, and the report says why
+
+
+def test_changed_test_set(workshop):
+    new, old = (workshop.embeddings(name, table_of("test", 0.2, classes=8)) for name in ("new", "old"))
+    baseline = workshop.baseline(evaluation_set="of other images")
+    outputs, report = workshop.evaluate(new, baseline=baseline, baseline_embeddings=old)
+    assert_blessed(outputs, "changed_test_set", "SHIP: MAP@R ±0.0 points against release 4 on the same 32 queries")
+    assert "not those release 4 was published with" in outputs["blessing"].get_string_custom_property("reason")
+    assert not report["compatibility"]["re_embed"]
+    few = workshop.embeddings("few", table_of("test", 0.2, classes=8).select(np.arange(8)))
+    outputs, _ = workshop.evaluate(new, "again", baseline=baseline, baseline_embeddings=few)
+    assert_blessed(outputs, "too_few_common", "HOLD: Only 25 % of the queries were answered by release 4", False)
+
+
+def test_worse_on_one_slice_holds_and_force_is_recorded(workshop):
+    good = table_of("test", 0.5, classes=24, dim=12)
+    worse = good.vectors.copy()
+    worse[:32] = np.roll(worse[:32], 1, axis=0)  # a quarter of each of eight classes is taken for the next one
+    family = np.array(["fluent"] * 32 + ["lucide"] * 64, object)
+    with_family = [
+        Embeddings(good.ids, good.labels, good.roles, good.splits, vectors, {"family": family})
+        for vectors in (worse, good.vectors)
+    ]
+    new, old = (workshop.embeddings(name, table) for name, table in zip(("new", "old"), with_family, strict=True))
+    settings = {"baseline": workshop.baseline(), "baseline_embeddings": old, "max_drop": 0.5}
+    settings["slices_json"] = '["family"]'
+    outputs, report = workshop.evaluate(new, **settings)
+    assert_blessed(outputs, "worse_on_slice", "HOLD: Worse on the slice family=fluent: −", False)  # noqa: RUF001
+    assert [entry["worse"] for entry in report["comparison"]["slices"]] == [True, False]
+    gate = '{"force": "fluent icons were relabelled", "confidence": 0.9, "resamples": 500}'
+    outputs, report = workshop.evaluate(new, "forced", gate_json=gate, **settings)
+    assert_blessed(outputs, "forced", "FORCED: Published by force, against the gate: fluent icons were relabelled.")
+    assert report["comparison"]["resamples"] == 500
+    lax = '{"slice_drops": {"family": 0.9}}'
+    assert_blessed(workshop.evaluate(new, "lax", gate_json=lax, **settings)[0], "not_worse", "SHIP: ")
+
+
+def test_index_is_judged_with_the_model(workshop, table):
+    validation = table_of("val", 0.2, seed=1)
+    embeddings = workshop.embeddings("embeddings", table, validation)
+    index = workshop.index(table)
+    outputs, report = workshop.evaluate(embeddings, index=index)
+    assert report["index_trial"]["neighbor_recall"] == 1
+    assert report["index_trial"]["metrics"]["recall@1"]["exact"] == report["metrics"]["recall@1"]["value"]
+    outputs, report = workshop.evaluate(embeddings, "slow", index=index, index_p99_ms=1e-9)
+    assert_blessed(outputs, "index", "HOLD: 99 % of searches take up to", False)
+    foreign = workshop.index(table_of("other", 0.2, seed=3), "other")
+    with pytest.raises(DataError, match=r"E_RELEASE_MIXED: Expected an embedding for each image .* none for 20"):
+        workshop.evaluate(embeddings, "mixed", index=foreign)
+
+
+def test_family_of_the_query_is_left_out(workshop):
+    plain = table_of("test", 0.5, classes=8)
+    columns = {"family": np.array([f"family {n % 2}" for n in range(32)], object)}
+    table = Embeddings(plain.ids, plain.labels, plain.roles, plain.splits, plain.vectors, columns)
+    embeddings = workshop.embeddings("embeddings", table)
+    _, report = workshop.evaluate(embeddings, leave_out="family", minimum_json="{}", clustering=1)
+    assert report["metrics"]["map@r"]["convention"].endswith("nor anything of its own family")
+    assert report["verification"]["pairs"]["same_class"] == 32 * 2
+    assert report["clustering"]["clusters"] == 8
 
 
 def test_pictures_audit_and_history(workshop, table):

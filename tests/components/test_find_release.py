@@ -35,7 +35,7 @@ def test_nothing_published_yet(tmp_path):
     artifact.uri = str(tmp_path / "baseline")
     FindRelease.test_call(baseline=artifact, releases=str(tmp_path / "releases"), run_key="a")
     found = json.loads((tmp_path / "baseline/baseline.json").read_text())
-    assert found == {"version": None, "path": None, "reason": "Nothing was published yet."}
+    assert found == {"version": None, "path": None, "first": True, "reason": "Nothing was published yet."}
 
 
 def test_current_release_of_another_run(publish, tmp_path):

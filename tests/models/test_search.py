@@ -1,6 +1,7 @@
 """Searcher over a real SavedModel and a real ScaNN index: the model shrinks an image to 4 x 4 pixels, centred."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def make_release(tmp_path_factory, images):
-    def make(rows=SIZE, index_rows=SIZE, gallery=12, thresholds=b'{"likely_match": {"threshold": 0.9}}'):
+    def make(rows=SIZE, index_rows=SIZE, gallery=12, thresholds=b'{"likely_match": {"threshold": 0.9}}', **more):
         folder = tmp_path_factory.mktemp("release")
         model, indexed = Shrink(rows), Shrink(index_rows)
         tf.saved_model.save(model, str(folder / "model"), signatures={"serving_default": model.embed})
@@ -61,7 +62,7 @@ def make_release(tmp_path_factory, images):
             folder / "releases",
             model_folder=folder / "model",
             index_folder=folder / "index",
-            files={"gallery.parquet": folder / "ids", "thresholds.json": thresholds},
+            files={"gallery.parquet": folder / "ids", "thresholds.json": thresholds, **more.get("files", {})},
             facts={},
         )
         return open_release(folder / "releases")
@@ -113,6 +114,29 @@ def test_k_is_cut_to_the_gallery(searcher, images):
 def test_release_without_thresholds_calls_nothing_likely(make_release, images):
     searcher = Searcher(make_release(thresholds=b"{}"))
     assert searcher.search(images[:1], k=1)[0].likely is None
+
+
+def test_calibrated_release_gives_probabilities_and_says_unknown(make_release, images):
+    calibration = {
+        "probability": {"similarity": [0.0, 0.5, 1.0], "probability": [0.1, 0.2, 0.9]},
+        "unknown": {"threshold": 0.95},
+    }
+    searcher = Searcher(make_release(files={"calibration.json": json.dumps(calibration).encode()}))
+    stranger = encode(np.kron(np.eye(4, dtype=np.uint8)[:, :, None] * 255, np.ones((8, 8, 3), np.uint8)))
+    known, unknown, bad = searcher.search([images[0], stranger, b"x"], k=3)
+    assert known.probabilities[0] == pytest.approx(0.9)
+    scores, probabilities = known.scores + unknown.scores, known.probabilities + unknown.probabilities
+    for score, probability in zip(scores, probabilities, strict=True):
+        expected = 0.1 + 0.2 * max(score, 0) if score < 0.5 else 0.2 + 1.4 * (score - 0.5)
+        assert probability == pytest.approx(expected, abs=1e-6)
+    assert (known.unknown, unknown.unknown, bad.unknown) == (False, True, None)
+    assert len(unknown.ids) == 3  # what is nearest is still told
+    assert bad.probabilities is None
+
+
+def test_release_without_calibration_gives_none(searcher, images):
+    (answer,) = searcher.search(images[:1], k=1)
+    assert answer.probabilities is answer.unknown is None
 
 
 def test_index_of_another_dimension_is_refused(make_release):

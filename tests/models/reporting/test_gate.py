@@ -1,61 +1,198 @@
+"""The states of the gate, each with its reason in words."""
+
+import numpy as np
 import pytest
 
 from models.errors import UsageError
-from models.reporting.gate import Comparison, FloorAndDropGate, points
+from models.reporting.gate import Comparison, StatisticalGate, points
+
+LABELS = np.repeat(np.arange(40), 5)
 
 
-def compare(candidate, baseline=None, recall=0.9):
-    metrics = {"map@r": candidate, "recall@1": recall}
-    before = None if baseline is None else {"map@r": baseline, "recall@1": 0.9}
-    return Comparison(metrics, metrics, before, "release 3", common_queries=1897)
+def compare(change=0.0, spread=0.0, slices=None, **changes):
+    """A candidate that differs by `change`, and from class to class by `spread`, from a baseline at 0.4 MAP@R."""
+    rng = np.random.default_rng(0)
+    difference = change + spread * rng.normal(size=40)
+    candidate = 0.4 + (difference - difference.mean() + change)[LABELS]
+    for mask, loss in (slices or {}).values():
+        candidate[mask] -= loss
+    per_query = {"map@r": (candidate, np.full(200, 0.4)), "recall@1": (np.full(200, 0.9), np.full(200, 0.9))}
+    metrics = {name: float(pair[0].mean()) for name, pair in per_query.items()}
+    arguments = {
+        "metrics": metrics,
+        "common": metrics,
+        "baseline": {"map@r": 0.4, "recall@1": 0.9},
+        "baseline_name": "release 3",
+        "common_queries": 200,
+        "per_query": per_query,
+        "query_labels": LABELS,
+        "first": False,
+        "slices": {name: mask for name, (mask, _) in (slices or {}).items()},
+    }
+    return Comparison(**{**arguments, **changes})
 
 
-@pytest.mark.parametrize(
-    ("candidate", "baseline", "state"),
-    [
-        (0.45, None, "FIRST"),
-        (0.39, None, "HOLD"),
-        (0.45, 0.44, "SHIP"),
-        (0.44, 0.44, "SHIP"),
-        (0.42, 0.43, "SHIP"),  # a drop of exactly max_drop, which is 0.01000000000000001 in binary
-        (0.42, 0.4301, "HOLD"),
-        (0.39, 0.30, "HOLD"),
-        (float("nan"), 0.44, "HOLD"),
-        (float("nan"), None, "HOLD"),
-    ],
-)
-def test_states(candidate, baseline, state):
-    verdict = FloorAndDropGate({"map@r": 0.4}, "map@r", 0.01).judge(compare(candidate, baseline))
-    assert verdict.state == state
-    assert verdict.blessed == (state != "HOLD")
+def first(**changes):
+    return Comparison({"map@r": 0.45, "recall@1": 0.9}, **changes)
 
 
-def test_reasons_are_sentences_with_numbers():
-    gate = FloorAndDropGate({"recall@1": 0.95, "map@r": 0.4}, "map@r", 0.01)
-    verdict = gate.judge(compare(0.42, 0.45))
+def gate(minimum=None, drop=0.02, **settings):
+    return StatisticalGate(minimum or {}, "map@r", drop, **settings)
+
+
+def test_first_run():
+    verdict = gate({"map@r": 0.4}).judge(first())
+    assert (verdict.state, verdict.case, verdict.blessed) == ("FIRST", "first_run", True)
     assert verdict.reasons == (
-        "MAP@R −3.0 points against release 3 on the same 1,897 queries: worse than allowed "  # noqa: RUF001
-        "(a loss of up to 1 points is allowed).",
-        "recall@1 is 90.0 %, below its floor of 95 %.",
-        "MAP@R is 42.0 %, at or above its floor of 40 %.",
+        "MAP@R is 45.0 %, at or above its floor of 40 %.",
+        "There is no earlier release to compare with.",
     )
-    assert "no earlier release" in gate.judge(compare(0.42)).reasons[-1]
+    assert verdict.evidence == {}
 
 
-def test_the_drop_is_taken_on_common_queries():
-    comparison = Comparison({"map@r": 0.5}, {"map@r": 0.3}, {"map@r": 0.4}, "release 1", 10)
-    assert FloorAndDropGate({}, "map@r", 0.05).judge(comparison).state == "HOLD"
+def test_no_baseline_is_not_a_first_run():
+    verdict = gate().judge(first(first=False, baseline_reason="Release 2 is no longer there."))
+    assert (verdict.state, verdict.case) == ("FIRST", "no_baseline")
+    assert verdict.reasons == (
+        "No baseline, though there were releases: Release 2 is no longer there. Only the floors were checked.",
+    )
+
+
+@pytest.mark.parametrize("value", [0.39, float("nan")])
+def test_below_its_floor(value):
+    verdict = gate({"map@r": 0.4}).judge(Comparison({"map@r": value}))
+    assert (verdict.state, verdict.case, verdict.blessed) == ("HOLD", "below_floor", False)
+    assert "below its floor of 40 %" in verdict.reasons[0]
+    assert gate({"map@r": 0.9}).judge(compare(0.1)).case == "below_floor"
+
+
+def test_equal_and_better_models_ship():
+    equal = gate().judge(compare())
+    assert (equal.state, equal.case) == ("SHIP", "not_worse")
+    assert equal.reasons[0] == (
+        "MAP@R ±0.0 points against release 3 on the same 200 queries of 40 classes, with 95 % confidence at worst ±0.0 "
+        "(a loss of up to 2 points is allowed)."
+    )
+    better = gate().judge(compare(0.05, spread=0.1))
+    assert better.state == "SHIP"
+    entry = better.evidence["metrics"]["map@r"]
+    assert entry["difference"] == pytest.approx(0.05)
+    assert entry["low"] < better.evidence["lower_bound"] < 0.05 < entry["high"]
+
+
+def test_the_bound_decides_not_the_mean():
+    # spread 0.1 over 40 classes: standard error 0.016, so a mean of -0.01 may be -0.036
+    verdict = gate().judge(compare(-0.01, spread=0.1))
+    assert (verdict.state, verdict.case) == ("HOLD", "worse")
+    assert "MAP@R −1.0 points against release 3" in verdict.reasons[0]  # noqa: RUF001
+    assert "worse than allowed (a loss of up to 2 points is allowed)" in verdict.reasons[0]
+    assert gate(drop=0.06).judge(compare(-0.01, spread=0.1)).state == "SHIP"
+    assert gate(confidence=0.5).judge(compare(-0.01, spread=0.1)).state == "SHIP"
+    assert gate().judge(compare(-0.02)).state == "SHIP"  # a drop of exactly what is allowed
+    assert gate().judge(compare(-0.0201)).state == "HOLD"
+
+
+def test_nothing_measured_is_never_good_enough():
+    per_query = {"map@r": (np.full(200, np.nan), np.full(200, 0.4))}
+    assert gate().judge(compare(per_query=per_query)).state == "HOLD"
+
+
+def test_worse_on_one_slice():
+    lost = np.isin(LABELS, range(8))
+    spared = ~lost
+    slices = {"family=fluent": (lost, 0.2), "family=lucide": (spared, -0.05)}
+    comparison = compare(0.03, slices=slices)
+    verdict = gate().judge(comparison)
+    assert (verdict.state, verdict.case) == ("HOLD", "worse_on_slice")
+    assert verdict.reasons[0].startswith(
+        "Worse on the slice family=fluent: −17.0 points on 40 queries of 8 classes, where a loss of 5 is allowed "  # noqa: RUF001
+    )
+    worst, other = verdict.evidence["slices"]
+    assert (worst["name"], worst["worse"], other["worse"]) == ("family=fluent", True, False)
+    assert worst["p_holm"] == pytest.approx(2 * worst["p"])
+    lax = {"": 0.05, "family": 0.3}
+    assert gate(slice_drops=lax).judge(comparison).state == "SHIP"
+    assert gate(slice_drops={**lax, "family=fluent": 0.1}).judge(comparison).case == "worse_on_slice"
+
+
+def test_many_slices_need_a_clearer_loss():
+    rng = np.random.default_rng(5)
+    lost = np.isin(LABELS, range(10))
+    noisy = {"a": (lost, 0.0)}
+    per_class = rng.normal(-0.09, 0.07, 10)
+    candidate = np.full(200, 0.45)
+    candidate[lost] = 0.4 + per_class[LABELS[lost]]
+    per_query = {"map@r": (candidate, np.full(200, 0.4))}
+    alone = compare(per_query=per_query, metrics={"map@r": 0.44}, slices=noisy)
+    crowd = {f"b{n}": np.isin(LABELS, range(10 + n, 40)) for n in range(20)}
+    crowded = compare(per_query=per_query, metrics={"map@r": 0.44}, slices=noisy)
+    crowded = Comparison(**{**crowded.__dict__, "slices": {**crowded.slices, **crowd}})
+    one = gate().judge(alone).evidence["slices"][0]
+    among = gate().judge(crowded).evidence["slices"][0]
+    assert one["p"] == among["p"]
+    assert 0.05 / 21 < one["p"] < 0.05
+    assert one["worse"]
+    assert not among["worse"]
+
+
+def test_a_slice_of_few_classes_is_shown_and_not_judged():
+    verdict = gate().judge(compare(0.05, slices={"rare": (np.isin(LABELS, range(4)), 0.4)}))
+    (entry,) = verdict.evidence["slices"]
+    assert verdict.state == "SHIP"
+    assert not entry["judged"]
+    assert entry["difference"] < -0.3
+    assert entry["p"] is None
+
+
+def test_changed_test_set():
+    verdict = gate().judge(compare(0.01, set_changed=True))
+    assert (verdict.state, verdict.case) == ("SHIP", "changed_test_set")
+    assert any("not those release 3 was published with; both models were measured anew" in r for r in verdict.reasons)
+    few = gate().judge(compare(0.01, set_changed=True, common_share=0.3))
+    assert (few.state, few.case) == ("HOLD", "too_few_common")
+    assert few.reasons[0] == (
+        "Only 30 % of the queries were answered by release 3, too few to compare (50 % are needed)."
+    )
+
+
+def test_index_that_breaks_a_limit_holds_the_model():
+    trial = {"faults": ["99 % of searches take up to 9.00 ms; the limit is 5 ms."]}
+    for comparison in (compare(0.05, index=trial), first(index=trial)):
+        verdict = gate().judge(comparison)
+        assert (verdict.state, verdict.case) == ("HOLD", "index")
+        assert verdict.reasons[0] == trial["faults"][0]
+    assert gate().judge(compare(0.05, index={"faults": []})).state == "SHIP"
+
+
+def test_forced_says_what_was_overruled_and_why():
+    verdict = gate({"map@r": 0.9}, force="labels were mended").judge(compare(-0.1))
+    assert (verdict.state, verdict.case, verdict.blessed) == ("FORCED", "forced", True)
+    assert verdict.reasons[0] == "Published by force, against the gate: labels were mended."
+    assert "worse than allowed" in verdict.reasons[1]
+    assert "below its floor" in verdict.reasons[2]
+    assert gate(force="labels were mended").judge(compare(0.1)).state == "SHIP"  # no force was needed
 
 
 def test_metric_that_was_not_measured():
     with pytest.raises(UsageError, match=r"needs \['ndcg@10'\]. Received metrics: \['map@r', 'recall@1'\]"):
-        FloorAndDropGate({"ndcg@10": 0.1}, "map@r", 0).judge(compare(0.5))
+        gate({"ndcg@10": 0.1}).judge(compare())
 
 
-@pytest.mark.parametrize(("minimum", "drop"), [({"map@r": 40}, 0.1), ({}, -0.1)])
-def test_numbers_out_of_range(minimum, drop):
-    with pytest.raises(UsageError, match=r"in \[0, 1\]"):
-        FloorAndDropGate(minimum, "map@r", drop)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"minimum": {"map@r": 40}},
+        {"drop": -0.1},
+        {"slice_drops": {"": 2}},
+        {"confidence": 1.0},
+        {"confidence": 0.1},
+        {"resamples": 10},
+        {"min_common": 1.5},
+    ],
+)
+def test_numbers_out_of_range(settings):
+    with pytest.raises(UsageError, match=r"E_GATE: Expected"):
+        gate(**settings)
 
 
 def test_points_always_carry_a_sign():

@@ -1,10 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 
 from models.errors import DataError, UsageError
-from models.reporting.gate import FloorAndDropGate
+from models.reporting.gate import StatisticalGate
 from models.reporting.judge import identify_set, judge_candidate
+from models.reporting.numbers import Ways
 
 EXPERIMENT = {
     "name": "icons",
@@ -24,7 +26,7 @@ def judge():
             "metrics": ["recall@1", "recall@2"],
             "primary": "map@r",
             "minimum": {"map@r": floor},
-            "gate": FloorAndDropGate({"map@r": floor}, "map@r", 0.01),
+            "gate": StatisticalGate({"map@r": floor}, "map@r", 0.01, resamples=200),
             "baseline": baseline,
             "baseline_facts": {"version": baseline and 3, "reason": "Because."},
             "context": {"facts": {"experiment": EXPERIMENT, "run_key": "abc", "limits": ["Only icons."]}},
@@ -64,10 +66,11 @@ def test_different_images_are_said_and_only_common_ones_compared(judge, clusters
     assert report["baseline"]["common_queries"] == 25
     assert (report["baseline"]["only_candidate"], report["baseline"]["only_baseline"]) == (5, 0)
     assert report["recall_curve"]["queries"] == 25
-    assert "5 have no embedding by release 3" in report["verdict"]["reasons"][-2]
-    assert "images changed since release 3" in report["verdict"]["reasons"][-1]
+    assert "5 have no embedding by release 3" in report["verdict"]["reasons"][-1]
+    assert report["verdict"]["case"] == "changed_test_set"
+    assert any("not those release 3 was published with" in reason for reason in report["verdict"]["reasons"])
     same = judge(good, bad, baseline_facts={**facts, "evaluation_set": identify_set(good)})
-    assert not any("changed" in reason for reason in same["verdict"]["reasons"])
+    assert same["verdict"]["case"] == "not_worse"
 
 
 def test_evaluation_set_depends_on_images_and_labels_not_on_order_or_vectors(clusters, table_of):
@@ -133,3 +136,58 @@ def test_empty_and_hopeless_splits(judge, clusters):
         judge(clusters(0.3, per_class=1))
     with pytest.raises(UsageError, match="E_METRIC_UNKNOWN"):
         judge(clusters(0.3), metrics=["recall"])
+
+
+def test_release_with_hardly_a_common_image_holds(judge, clusters):
+    report = judge(clusters(0.3), clusters(0.3).select([0, 7, 13]))
+    assert (report["verdict"]["state"], report["verdict"]["case"]) == ("HOLD", "too_few_common")
+    assert "compatibility" not in report
+    nothing = judge(clusters(0.3), clusters(0.3, split="other"))
+    assert nothing["verdict"]["case"] == "too_few_common"
+
+
+def test_no_baseline_though_there_were_releases(judge, clusters):
+    facts = {"version": None, "first": False, "reason": "Release 1 is gone."}
+    assert judge(clusters(0.3), baseline_facts=facts)["verdict"]["case"] == "no_baseline"
+
+
+def test_index_trial_is_part_of_the_verdict(judge, clusters):
+    report = judge(clusters(0.3), index_trial={"faults": ["Too slow."]})
+    assert (report["verdict"]["state"], report["verdict"]["reasons"][0]) == ("HOLD", "Too slow.")
+    assert report["index_trial"] == {"faults": ["Too slow."]}
+
+
+def test_what_the_report_can_draw(judge, clusters):
+    good, bad = clusters(0.5, classes=12, per_class=6), clusters(1.5, classes=12, per_class=6)
+    validation = clusters(0.9, 20, 8, split="val", seed=1)
+    report = judge(good, bad, slices=["confused", "class_size"], clustering=True, validation=validation)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["comparison"]["metrics"]["map@r"]["low"] > 0
+    assert [entry["name"] for entry in report["comparison"]["slices"]] == ["confused", "class_size=6"]
+    cells = report["compatibility"]["cells"]
+    assert cells["new"]["new"] == pytest.approx(report["metrics"]["map@r"]["value"])
+    assert cells["old"]["old"] == pytest.approx(report["metrics"]["map@r"]["baseline"])
+    assert report["changed"]["improved"][0]["map@r"] > report["changed"]["improved"][0]["before"]["map@r"]
+    assert report["growth"]["recall@1"] == sorted(report["growth"]["recall@1"], reverse=True)
+    assert report["growth"]["recall@1"][-1] == pytest.approx(report["metrics"]["recall@1"]["value"])
+    assert 0 < report["verification"]["equal_error"]["rate"] < 0.3
+    assert 1 < report["space"]["effective_rank"] <= 12
+    assert report["space"]["hubness"]["hubs"][0]["id"].startswith("test/")
+    assert len(report["map"]["x"]) == len(report["map"]["ids"]) == 72
+    assert report["clustering"]["nmi"] > 0.5
+    assert report["calibration"]["unknown"]["target"] == 0.05
+
+
+def test_ways_to_ask(judge, clusters):
+    table = clusters(0.6, classes=6, per_class=6)
+    table.columns["family"] = np.array([f"family {n % 3}" for n in range(36)], object)
+    table.columns["kind"] = np.array(["low" if label[-1] in "012" else "high" for label in table.labels], object)
+    plain = judge(table, metrics=["recall@1", "graded_ndcg@5"], ways=Ways(parents="kind"))
+    apart = judge(table, metrics=["recall@1", "graded_ndcg@5"], ways=Ways("family", "kind"), slices=["family"])
+    assert plain["metrics"]["recall@1"]["convention"].endswith("a query never meets itself")
+    assert apart["metrics"]["recall@1"]["convention"].endswith("nor anything of its own family")
+    assert apart["verification"]["pairs"]["same_class"] == 36 * 4
+    assert plain["verification"]["pairs"]["same_class"] == 36 * 5
+    assert apart["recall_curve"]["candidate"][0] == pytest.approx(apart["metrics"]["recall@1"]["value"])
+    with pytest.raises(UsageError, match=r"E_COLUMN: Expected a column 'camera' .* Received: \['family', 'kind'\]"):
+        judge(table, ways=Ways("camera"))

@@ -85,7 +85,7 @@ def test_baseline_on_all_images_keeps_the_candidates_numbers(clusters):
     good, bad = clusters(0.3), clusters(3.0)
     result, _ = evaluate(good)
     ours, theirs = numbers.align(good, bad)
-    comparison = numbers.compare(good, result, ours, theirs, "release 1")
+    comparison, _, _ = numbers.compare(good, result, ours, theirs, "release 1")
     assert comparison.common == result.values
     assert comparison.baseline == evaluate_retrieval(bad.vectors, bad.labels, metrics=METRICS).values
     assert comparison.common_queries == 30
@@ -105,7 +105,7 @@ def test_baseline_in_another_order_with_other_images(clusters):
     place = {id_: row for row, id_ in enumerate(bad.ids)}
     np.testing.assert_array_equal(theirs.vectors, bad.vectors[[place[id_] for id_ in ours.ids]])
     result, _ = evaluate(good)
-    comparison = numbers.compare(good, result, ours, theirs, "release 1")
+    comparison, _, _ = numbers.compare(good, result, ours, theirs, "release 1")
     assert comparison.metrics == result.values
     assert comparison.common == evaluate_retrieval(ours.vectors, ours.labels, metrics=METRICS).values
     assert len(comparison.per_query["map@r"][0]) == len(comparison.query_labels) == comparison.common_queries

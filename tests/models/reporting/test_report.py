@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.reporting.gate import FloorAndDropGate
+from models.reporting.gate import StatisticalGate
 from models.reporting.judge import judge_candidate
 from models.reporting.page import SECTIONS, describe, render_page
 from models.reporting.report import write_report
@@ -75,7 +75,7 @@ def judged(clusters):
             metrics=["recall@1"],
             primary="map@r",
             minimum={},
-            gate=FloorAndDropGate({}, "map@r", 1.0),
+            gate=StatisticalGate({}, "map@r", 1.0),
             baseline=baseline,
             baseline_facts={"version": 2 if baseline else None, "reason": "Because."},
             validation=clusters(1.0, split="val", seed=1),

@@ -59,8 +59,8 @@ def test_map_keeps_clusters_together_and_repeats():
     rng = np.random.default_rng(4)
     labels = np.arange(80) % 4
     vectors = unit(rng.normal(size=(4, 10))[labels] + 0.1 * rng.normal(size=(80, 10)))
-    found = draw_map(vectors, seed=1, most=60)
-    assert len(found["rows"]) == len(found["x"]) == len(found["y"]) == 60
+    found = draw_map(vectors, seed=1, most=50)
+    assert len(found["rows"]) == len(found["x"]) == len(found["y"]) == 50
     assert found["trustworthiness"] > 0.9
-    assert draw_map(vectors, seed=1, most=60) == found
-    assert draw_map(vectors[:19], seed=1) is None
+    assert draw_map(vectors, seed=1, most=50) == found
+    assert draw_map(vectors[:49], seed=1) is None
