@@ -116,7 +116,7 @@ class SoftmaxLoss(keras.layers.Layer):
         weights = unit_rows(weights) if self.normalize_weight else weights
         logits = ops.matmul(rows, ops.transpose(weights))
         logits = (logits + self.bias if self.use_bias else logits) / self.temperature
-        for sign in self._watched if training is not False else ():
+        for sign in self._watched if training is not False and novel_proxies is None else ():
             sign.update_state(math.log(self.num_classes) - ops.mean(smoothed_cross_entropy(logits, labels)))
         costs = smoothed_cross_entropy(logits, labels, self.label_smoothing if self.num_classes > 1 else 0.0)
         costs = costs - (self._target_entropy() if self.kl else 0.0)

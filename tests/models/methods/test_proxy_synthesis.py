@@ -186,7 +186,7 @@ def test_shares_are_drawn_from_beta():
 
 
 @pytest.mark.parametrize(
-    ("loss", "params"), [("triplet", {}), ("multi_proxy_anchor", {"proxies_per_class": 2}), ("arcface", {})]
+    ("loss", "params"), [("contrastive", {}), ("multi_proxy_anchor", {"proxies_per_class": 2}), ("arcface", {})]
 )
 def test_losses_that_cannot_take_novel_classes_are_refused(loss, params):
     with pytest.raises(UsageError, match="E_METHOD_LOSS"):
