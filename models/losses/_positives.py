@@ -4,6 +4,7 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 from models.losses._pairs import Pairs
@@ -155,7 +156,10 @@ class PositivesWalk:
     def blocks(self):
         """Row numbers of the anchors, `(blocks, B)`; those that fill the last block up lie beyond the rows."""
         rows = ops.shape(self.fixed)[0]
-        size = ops.minimum(rows, _ROWS_AT_ONCE)
+        if _is_symbol(rows):
+            return ops.arange(rows)[None, :]
+        # A known size stays a Python number: under JAX's jit nothing else can be a shape.
+        size = min(rows, _ROWS_AT_ONCE) if isinstance(rows, int) else ops.minimum(rows, _ROWS_AT_ONCE)
         return ops.reshape(ops.arange((rows + size - 1) // size * size), (-1, size))
 
     def at(self, numbers):
@@ -208,9 +212,7 @@ class ClassMembers:
     def __init__(self, labels):
         labels = ops.convert_to_tensor(labels)
         self._order = ops.cast(ops.argsort(labels), "int32")
-        ordered = ops.take(labels, self._order, axis=0)
-        # For a batch of unknown size some backends count in int64.
-        first, behind = (ops.cast(ops.searchsorted(ordered, labels, side=side), "int32") for side in ("left", "right"))
+        first, behind = _places_of_classes(labels, ops.take(labels, self._order, axis=0))
         self._first = first
         self.size = behind - first
         self.place = ops.cast(ops.argsort(self._order), "int32") - first
@@ -226,6 +228,20 @@ class ClassMembers:
         size = take(self.size)
         place = ops.mod(take(self.place) + shift, size)
         return ops.take(self._order, take(self._first) + place, axis=0), shift < size
+
+
+def _is_symbol(size) -> bool:
+    """Whether a batch size is the symbol by which JAX asks for shapes alone."""
+    return keras.backend.backend() == "jax" and size is not None and not isinstance(size, int)
+
+
+def _places_of_classes(labels, ordered):
+    """Where the class of each item begins and ends among the `(N,)` ordered labels, two `(N,)` int32 tensors."""
+    if _is_symbol(labels.shape[0]):  # then it cannot be searched by
+        smaller = ops.sum(ops.cast(labels[None, :] < labels[:, None], "int32"), axis=1)
+        return smaller, smaller + ops.sum(ops.cast(labels[None, :] == labels[:, None], "int32"), axis=1)
+    # For a batch of unknown size some backends count in int64.
+    return tuple(ops.cast(ops.searchsorted(ordered, labels, side=side), "int32") for side in ("left", "right"))
 
 
 class MaskMembers:

@@ -137,22 +137,22 @@ class SOPRCLoss(keras.layers.Layer):
         weight = ops.cast(away > 0, scores.dtype) / ops.maximum(ops.sum(pairs), 1.0)
 
         def measure(slot, scores):
+            share_of_prior, number = slot.take(prior), ops.maximum(slot.take(away), 1.0)
             gap = slot.value - scores
-            inside = ops.logical_and(negatives, gap < self.tau1)
+            inside = ops.logical_and(slot.take(negatives), gap < self.tau1)
             cost = ops.where(gap < 0, 1.0 - 2.0 * gap / self.tau1, ops.square(1.0 - gap / self.tau1))
             slope = -2.0 / self.tau1 * ops.where(gap < 0, ops.ones_like(gap), 1.0 - gap / self.tau1)
             cost, slope = (ops.where(inside, x, ops.zeros_like(x)) for x in (cost, slope))
-            count = ops.maximum(away, 1.0)
-            false = (1.0 - prior) * ops.sum(cost, axis=1) / count
-            recall, recall_slope = self._recall(slot.value, sketches)
-            true = prior * recall
-            share = ops.where(slot.present, weight, ops.zeros_like(weight))
+            false = (1.0 - share_of_prior) * ops.sum(cost, axis=1) / number
+            recall, recall_slope = self._recall(slot.value, slot.take(sketches))
+            true = share_of_prior * recall
+            share = ops.where(slot.present, slot.take(weight), 0.0)
             scale = share / ops.square(false + true)
             # d(cost)/d(gap) counts for the positive, its negative for the other item.
-            slope = slope * (scale * true * (1.0 - prior) / count)[:, None]
+            slope = slope * (scale * true * (1.0 - share_of_prior) / number)[:, None]
             slopes = slot.here * ops.sum(slope, axis=1, keepdims=True) - slope
             if not self.stop_gradient_through_tpr:
-                slopes = slopes - slot.here * (scale * false * prior * recall_slope)[:, None]
+                slopes = slopes - slot.here * (scale * false * share_of_prior * recall_slope)[:, None]
             return (ops.sum(share * false / (false + true)),), slopes
 
         return sum_over_positives(scores, labels, measure)[0]

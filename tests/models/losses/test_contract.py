@@ -94,7 +94,7 @@ def rewind(loss):
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(1)
-    labels = np.arange(ROWS) % CLASSES
+    labels = np.array([0, 0, 1, 1, 2, 3, 0, 2, 1, 3, 2, 3])  # some pairs side by side, some half a batch apart
     # Classes that overlap, so that losses with miners find something too.
     return (rng.normal(size=(ROWS, DIM)) + 0.7 * np.eye(CLASSES, DIM)[labels]).astype("float32"), labels
 
@@ -127,6 +127,24 @@ def test_ignores_row_order(setting, batch, slopes):
     order = np.random.default_rng(2).permutation(ROWS)
     value, _ = slopes(embeddings, labels)
     assert slopes(embeddings[order], labels[order])[0] == pytest.approx(value, rel=1e-5)
+
+
+@slow
+@DEFAULTS
+def test_ignores_row_order_of_a_large_batch(setting, slopes_of):
+    excuse(ORDERED, setting)
+    excuse(RANDOM, setting)
+    rng = np.random.default_rng(3)
+    embeddings, labels, order = rng.normal(size=(150, DIM)), np.arange(150) % 30, rng.permutation(150)
+    loss = build(create_loss(*setting, num_classes=30))
+    values, gradients = [], []
+    for rows in (np.arange(150), order):
+        rewind(loss)
+        value, (gradient, *_) = slopes_of(loss)(embeddings[rows].astype("float32"), labels[rows])
+        values.append(value)
+        gradients.append(gradient)
+    assert values[1] == pytest.approx(values[0], rel=1e-5)
+    np.testing.assert_allclose(gradients[1], gradients[0][order], rtol=1e-3, atol=1e-5 * np.abs(gradients[0]).max())
 
 
 @slow
@@ -174,7 +192,8 @@ def test_finite_on_degenerate_batches(loss, batch, slopes, labels, points):
     value, gradients = slopes(embeddings, np.array(labels))
     assert np.isfinite(value)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
-    if len(labels) == 1 and not loss.weights:  # no pair at all
+    held_against_absent_classes = getattr(loss, "classes", "batch") == "all"
+    if len(labels) == 1 and not loss.weights and not held_against_absent_classes:  # no pair at all
         assert value == 0
         assert not np.any(gradients[0])
 
