@@ -30,6 +30,8 @@ class BalancedContrastiveLoss(keras.layers.Layer):
     together with it, or give the size it was found at as `reference_size`. Then `lam` is multiplied by
     `(size / reference_size)^power`, with the number of items that anchors are compared with as the size.
 
+    Defaults: ours, since of the paper only the abstract was open to us.
+
     Args:
         form: `"margin"` or `"softmax"`.
         lam: weight of the entropy term (lambda), at least 0.

@@ -29,6 +29,8 @@ class CBMLLoss(keras.layers.Layer):
     summed over the anchors that keep pairs of both kinds, divided by the size of the batch. The paper's text
     was not open to us: the formulas are those of its published code.
 
+    Defaults: those of the published code.
+
     Args:
         pos_a: cosine where a positive costs log 2.
         pos_b: width of the positive term, positive.

@@ -21,6 +21,8 @@ class FastAPLoss(keras.layers.Layer):
 
     Anchors without positives drop out of the average.
 
+    Defaults: 10 intervals, which the paper suggests, as in pytorch-metric-learning 2.9.
+
     Args:
         num_bins: Q, intervals between the Q + 1 nodes of the histogram, at least 1.
         reducer: how the costs of the anchors become one, see `models.losses._reduce`.

@@ -28,6 +28,8 @@ class GeneralPairWeightingLoss(keras.layers.Layer):
     - `"lifted_structure"`: `softmax(-S)` over positives and `softmax(S)` over negatives, for anchors with
       `base + log sum exp(-S) + log sum exp(S) > 0`.
 
+    Defaults: alpha, beta and eps of the paper's experiments, base of its published code.
+
     Args:
         weighting: see above.
         alpha: sharpness on positives, positive.

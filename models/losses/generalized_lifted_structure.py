@@ -18,6 +18,9 @@ class GeneralizedLiftedStructureLoss(keras.layers.Layer):
 
     An empty set adds 0, as in pytorch-metric-learning.
 
+    Defaults: 1 and 0 as in pytorch-metric-learning 2.9; the paper has margins from 0.1 to 1 and no margin for
+    positives.
+
     Args:
         neg_margin: distance that negatives should keep.
         pos_margin: distance that positives may have.

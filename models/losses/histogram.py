@@ -18,6 +18,8 @@ class HistogramLoss(keras.layers.Layer):
 
         loss = sum_r h-_r sum_{q <= r} h+_q
 
+    Defaults: 100 intervals as in pytorch-metric-learning 2.9.
+
     Args:
         n_bins: n, intervals between the nodes, at least 1.
 

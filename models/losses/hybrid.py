@@ -24,6 +24,8 @@ class HybridLoss(keras.layers.Layer):
     exponent of Multi-Similarity as its own authors have it. The paper prints the other sign: for that, give the
     pair loss `negative_base=-1.0`.
 
+    Defaults: the settings of the paper: alpha 2, beta 50, base 1; 32 and 0.1; weight 0.03.
+
     Args:
         num_classes: number of training classes, for the members that ask for it.
         pair: the pair loss, `{"name": ..., "params": {...}}`.

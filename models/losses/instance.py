@@ -21,6 +21,8 @@ class InstanceLoss(keras.layers.Layer):
     the row with the number of the label for the item's own, which is the same only for labels 0 .. N - 1.) For a
     classifier over all items of a set, number the items and use `softmax` without a bias.
 
+    Defaults: 64 as in pytorch-metric-learning 2.9.
+
     Args:
         gamma: scale, positive.
         reducer: how the costs of the rows become one, see `models.losses._reduce`.

@@ -22,6 +22,8 @@ class LiftedStructureLoss(keras.layers.Layer):
     Against a memory, p and all negatives come from it: its items of another class are the negatives of p, whatever a
     miner keeps. They cost a comparison of the memory with itself.
 
+    Defaults: those of pytorch-metric-learning 2.9; the paper has the margin 1 too.
+
     Args:
         neg_margin: distance that negatives should keep.
         pos_margin: distance that positives may have.

@@ -26,6 +26,8 @@ class MarginLoss(keras.layers.Layer):
     With `mining="distance_weighted"` each ordered pair (a, p) gets one negative, drawn by
     `models.mining.distance_weighted` (the sampler needs unit rows); with `"all"` it gets every one.
 
+    Defaults: 0.2 and 1.2, the paper's; the rest as in the authors' example in MXNet.
+
     Args:
         margin: half the wanted gap (alpha in the paper), at least 0.
         beta: initial boundary, a distance in (0, 2).

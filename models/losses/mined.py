@@ -23,6 +23,8 @@ class MinedLoss(keras.layers.Layer):
     stands in, as anchor or as the other, over the largest such number; with 1 where no pair is kept. That is what
     pytorch-metric-learning does.
 
+    Defaults: ours: two much used parts.
+
     Args:
         loss: a loss over pairs, `{"name": ..., "params": {...}}`, or one over items that takes `row_weights`; a
             triplet loss gets the triplets that the kept pairs of an anchor make up.

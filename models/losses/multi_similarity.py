@@ -20,6 +20,8 @@ class MultiSimilarityLoss(keras.layers.Layer):
     Mining keeps a negative above `min_{positives} S_ik - eps` and a positive below
     `max_{negatives} S_ik + eps`. The paper sets `beta=50, base=1`, its published code `beta=40, base=0.5`.
 
+    Defaults: alpha, beta and eps of the paper's experiments, base of its published code.
+
     Args:
         alpha: sharpness on positives, positive.
         beta: sharpness on negatives, positive.

@@ -19,6 +19,8 @@ class NCALoss(keras.layers.Layer):
 
     Anchors without positives drop out of the average.
 
+    Defaults: 1, the paper's, as in pytorch-metric-learning 2.9.
+
     Args:
         softmax_scale: c, positive.
         distance: `"squared_euclidean"` for the formula; any other name of `models.geometry.MEASURES` takes the place

@@ -39,6 +39,9 @@ class NivMFLoss(keras.layers.Layer):
     integrates to 1 (`normaliser="exact"`). Retrieval uses plain cosines. Draws use the exact proposal; the
     published one is off for concentrations above 11.
 
+    Defaults: temperature and number of draws of the paper, the rest of its published code, with a more exact
+    normaliser.
+
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
         metric: see above.

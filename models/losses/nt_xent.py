@@ -19,6 +19,8 @@ class NTXentLoss(keras.layers.Layer):
 
     Other positives of the anchor are not in the denominator.
 
+    Defaults: 0.07 as in pytorch-metric-learning 2.9; MoCo has 0.07, SimCLR 0.5.
+
     Args:
         temperature: t, positive.
         distance: `"cosine"`, or any other name of `models.geometry.MEASURES`; a distance counts as a

@@ -16,6 +16,8 @@ class P2SGradLoss(keras.layers.Layer):
 
         loss_i = 1/K sum_k (cos theta_ik - [k = label_i])^2
 
+    Defaults: the loss has nothing to set.
+
     Args:
         num_classes: number of training classes K; labels lie in `0 .. num_classes - 1`.
         reducer: how the costs of the rows become one, see `models.losses._reduce`.

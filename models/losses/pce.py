@@ -21,6 +21,8 @@ class PCELoss(keras.layers.Layer):
     The printed form was not open to us; this is a derivation whose value was checked. The sum of the parts
     is no bound on the cross-entropy.
 
+    Defaults: lambda 1 and no gradient through p, as in the published code.
+
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
         lam: weight of the classifier's squared length, positive.

@@ -25,6 +25,8 @@ class PNPLoss(keras.layers.Layer):
     with g by variant: `"O"`: R; `"Ds"`: log(1 + R); `"Dq"`: 1 - (1 + R)^-alpha; `"Iu"`: (1 + R) log(1 + R);
     `"Ib"`: (b R - log(1 + b R)) / b^2.
 
+    Defaults: those of pytorch-metric-learning 2.9.
+
     Args:
         variant: see above.
         anneal: width of the sigmoid, positive.

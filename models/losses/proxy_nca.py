@@ -30,6 +30,8 @@ class ProxyNCALoss(keras.layers.Layer):
     pytorch-metric-learning is `scale_x = scale_p = sqrt(s)`. The paper gives no scales: 3 and 3 for CUB and
     Cars, 1 and 8 for SOP come from its re-implementation.
 
+    Defaults: scales of the widely used PyTorch implementation on CUB and Cars196; Proxy-NCA++ has 3 and 3 as well.
+
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
         proxies_per_class: proxies of each class, at least 1.

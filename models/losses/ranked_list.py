@@ -23,6 +23,8 @@ class RankedListLoss(keras.layers.Layer):
 
     The 1e-5 is counted once for every item of the batch.
 
+    Defaults: those of pytorch-metric-learning 2.9; `margin` and `tn`, which it leaves open, are ours.
+
     Args:
         margin: width between the two balls, in (0, alpha).
         tn: how much nearer negatives weigh more, at least 0; the paper has 10.

@@ -22,6 +22,8 @@ class RegularizedLoss(keras.layers.Layer):
 
         loss + embeddings_weight R_e(embeddings) + proxies_weight R_p(proxies)
 
+    Defaults: ours: weights of 1.
+
     Args:
         loss: any loss, `{"name": ..., "params": {...}}`.
         embeddings_regularizer: a key of `models.regularizers.REGULARIZERS`, `{"name": ..., "params": {...}}`.

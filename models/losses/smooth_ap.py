@@ -21,6 +21,8 @@ class SmoothAPLoss(keras.layers.Layer):
     Classes may differ in size and stand in any order (pytorch-metric-learning wants equal blocks and is
     right only where there are as many classes as items in each).
 
+    Defaults: 0.01 as in pytorch-metric-learning 2.9.
+
     Args:
         temperature: width of the sigmoid, positive.
         normalize: bring the rows to unit length first.

@@ -27,6 +27,8 @@ class SOPRCLoss(keras.layers.Layer):
     trained, updated before it is used unless `training=False`. `var+` is the mean squared distance below the mean
     of the positive scores that lie below it, `var-` likewise above for negatives.
 
+    Defaults: those of the published code for SOP.
+
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
         class_prior: share of a class among all items, in (0, 1); one number, or one for each class.

@@ -20,6 +20,8 @@ class SPCELoss(keras.layers.Layer):
 
     The factor 1 before the first part follows our derivation; the printed form was not open to us.
 
+    Defaults: scale 1 as in the paper.
+
     Args:
         scale: multiplies the exponents, positive. With 1, as published, the loss is
             flat on unit rows in large batches.

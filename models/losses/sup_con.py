@@ -21,6 +21,8 @@ class SupConLoss(keras.layers.Layer):
     Anchors without positives drop out of the average. The paper multiplies by `t`, its published code by
     `t / 0.07`; neither is done here.
 
+    Defaults: 0.1, the paper's, as in pytorch-metric-learning 2.9.
+
     Args:
         temperature: t, positive.
         distance: `"cosine"`, or any other name of `models.geometry.MEASURES`; a distance counts as a

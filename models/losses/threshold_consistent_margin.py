@@ -18,6 +18,8 @@ class ThresholdConsistentMarginLoss(keras.layers.Layer):
         lambda_plus  mean_{positives, s <= margin_plus}  (margin_plus - s)
       + lambda_minus mean_{negatives, s >= margin_minus} (s - margin_minus)
 
+    Defaults: those of pytorch-metric-learning 2.9.
+
     Args:
         lambda_plus: weight of the positives, at least 0.
         lambda_minus: weight of the negatives, at least 0.

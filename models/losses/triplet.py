@@ -37,6 +37,8 @@ class TripletLoss(keras.layers.Layer):
 
     Memory grows with the square of the batch, never with its cube.
 
+    Defaults: those of pytorch-metric-learning 2.9; FaceNet has the margin 0.2 on squared distances.
+
     Args:
         margin: least wanted difference of the two distances, in their units; at least 0.
         mining: see above.

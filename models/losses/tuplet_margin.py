@@ -22,6 +22,8 @@ class TupletMarginLoss(keras.layers.Layer):
 
     The paper adds the intra-pair variance loss (`models.losses.intra_pair_variance`).
 
+    Defaults: 0.1 rad and 64, the paper's, as in pytorch-metric-learning 2.9.
+
     Args:
         margin: m in degrees, in [0, 180); 5.73 is 0.1 rad.
         scale: length of the embeddings, positive.
