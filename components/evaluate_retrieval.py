@@ -177,7 +177,7 @@ def _bless(blessing: ModelBlessing, model: Model, verdict: dict[str, Any]) -> No
     (folder / ("BLESSED" if verdict["blessed"] else "NOT_BLESSED")).touch()
 
 
-def _try_index(folder: Path, uri: str, split: str, **limits: float) -> dict[str, Any]:
+def _try_index(folder: Path, uri: str, split: str, *, seed: int, **limits: float) -> dict[str, Any]:
     """Search the index with the queries of a split; its rows may be images of other splits, too."""
     table = read_table(uri)
     place = {id_: row for row, id_ in enumerate(table.ids.tolist())}
@@ -189,7 +189,7 @@ def _try_index(folder: Path, uri: str, split: str, **limits: float) -> dict[str,
         )
     gallery = table.select(np.array([place[id_] for id_ in ids], np.int64))
     queries = table.select((table.splits == split) & (table.roles != "gallery"))
-    return judge_index(folder, gallery, queries, neighbors=read_index_facts(folder)["neighbors"], **limits)
+    return judge_index(folder, gallery, queries, neighbors=read_index_facts(folder)["neighbors"], seed=seed, **limits)
 
 
 def _count_splits(splits: dict[str, Any]) -> list[dict[str, Any]]:

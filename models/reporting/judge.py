@@ -97,12 +97,13 @@ def judge_candidate(
     seed = int(_experiment(context).get("seed", 0))
     result = numbers.evaluate(candidate, wanted, ways)
     pairs = _pairs(candidate, ways, seed)
-    told = {"name": None, "version": baseline_facts.get("version"), "reason": str(baseline_facts.get("reason", ""))}
-    comparison = Comparison(
-        metrics=result.values, first=bool(baseline_facts.get("first", True)), baseline_reason=told["reason"]
-    )
-    curve, compared = numbers.recall_curve(pairs, result.num_gallery), {}
-    if told["version"] is not None:
+    version, reason = baseline_facts.get("version"), str(baseline_facts.get("reason", ""))
+    told: dict[str, Any] = {"name": None, "version": version, "reason": reason}
+    first = bool(baseline_facts.get("first", True))
+    comparison = Comparison(metrics=result.values, first=first, baseline_reason=reason)
+    curve = numbers.recall_curve(pairs, result.num_gallery)
+    compared: dict[str, Any] = {}
+    if version is not None:
         comparison, curve, told, compared = _compare(
             candidate, result, baseline, baseline_facts, ways, slices, primary, max_drop, seed
         )

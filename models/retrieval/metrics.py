@@ -226,8 +226,8 @@ def evaluate_retrieval(
         for ranking in rank_block(space, block):
             part = ranking.queries
             products = block.similarities[done : done + len(part)]
-            beyond = {"space": space, "similarities": products} if whole else {}
-            ranked = rank_hits(ranking, setting.relevance, setting.counts[part], **beyond)
+            beyond = space if whole else None
+            ranked = rank_hits(ranking, setting.relevance, setting.counts[part], beyond, products)
             for name, (metric, k) in parsed.items():
                 per_query[name][part] = metric.compute(ranked, k)
             places, kept_similarities[part] = ranking.first(keep)

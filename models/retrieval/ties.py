@@ -175,16 +175,16 @@ def count_before(
     low, high = value - np.float32(space.tolerance), value + np.float32(space.tolerance)
     before, reached = np.empty(len(place), np.int64), np.empty(len(place), np.int64)
     per_query = np.bincount(place, minlength=len(queries))
-    for at, query in enumerate(place):
+    for at, query in enumerate(place.tolist()):
         if per_query[query] < _SORT_FROM:
             before[at] = np.count_nonzero(similarities[query] > high[at])
             reached[at] = np.count_nonzero(similarities[query] >= low[at])
-    for query in np.flatnonzero(per_query >= _SORT_FROM):
+    for query in np.flatnonzero(per_query >= _SORT_FROM).tolist():
         ordered, mine = np.sort(similarities[query]), place == query
         before[mine] = len(ordered) - np.searchsorted(ordered, high[mine], side="right")
         reached[mine] = len(ordered) - np.searchsorted(ordered, low[mine], side="left")
     tied = reached - before
-    for at in np.flatnonzero(tied > members):  # rounding leaves open on which side of the group these stand
+    for at in np.flatnonzero(tied > members).tolist():  # rounding leaves open on which side of the group these stand
         row = similarities[place[at]]
         near = np.flatnonzero((row >= low[at]) & (row <= high[at]))
         products = space.exact(np.full(len(near), queries[place[at]]), near)
