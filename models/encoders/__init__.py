@@ -27,6 +27,7 @@ def create_encoder(
     normalize: bool = True,
     weights: str | None = None,
     frozen_norm: bool = False,
+    raw: bool = False,
     **params,
 ) -> keras.Model:
     """Make an encoder: trunk, pooling, projection and, by default, rows of unit length.
@@ -41,6 +42,7 @@ def create_encoder(
         weights: None for random weights, `"imagenet"` for stored ones where the trunk has them.
         frozen_norm: whether batch normalisation keeps its stored statistics and scales, as with stored weights and
             small batches.
+        raw: whether embeddings come in a dict, `embeddings` as ever and `raw` before unit length.
         params: arguments of the trunk, such as `widths` of `small`.
 
     Returns:
@@ -62,7 +64,7 @@ def create_encoder(
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
     images = keras.Input((image_size, image_size, 3), name="images")
-    embeddings = attach_head(trunk(images), embedding_size, pooling, normalize)
+    embeddings = attach_head(trunk(images), embedding_size, pooling, normalize, raw)
     return keras.Model(images, embeddings, name="encoder")
 
 

@@ -64,7 +64,7 @@ POOLINGS: dict[str, type[keras.layers.Layer]] = {
 }
 
 
-def attach_head(features, embedding_size: int, pooling: str, normalize: bool):
+def attach_head(features, embedding_size: int, pooling: str, normalize: bool, raw: bool = False):
     """Pool a feature map, project it and, if asked, bring each row to unit length.
 
     Args:
@@ -72,21 +72,43 @@ def attach_head(features, embedding_size: int, pooling: str, normalize: bool):
         embedding_size: length D of an embedding.
         pooling: a key of `POOLINGS`.
         normalize: whether rows get unit length.
+        raw: whether to give the rows before that too.
 
     Returns:
-        Symbolic `(N, D)` tensor, float32 under every precision policy.
+        Symbolic `(N, D)` tensor, float32 under every precision policy; with `raw` a dict of two, `embeddings` and
+        `raw`.
 
     Raises:
         UsageError: E_NAME_UNKNOWN if `pooling` is unknown.
         ValueError: if `embedding_size` is not positive.
     """
-    if pooling not in POOLINGS:
-        raise UsageError("E_NAME_UNKNOWN", f"Unknown pooling {pooling!r}. Known: {sorted(POOLINGS)}")
+    check_size(embedding_size)
+    pooled = pool(features, pooling)
+    # The last steps stay in float32: half precision would blur the order of near neighbours.
+    projected = keras.layers.Dense(embedding_size, dtype="float32", name="projection")(pooled)
+    return finished(projected, normalize, raw)
+
+
+def check_size(embedding_size: int) -> None:
+    """Raise a `ValueError` unless an embedding has at least one number."""
     if embedding_size < 1:
         raise ValueError(f"`embedding_size` must be positive. Received: embedding_size={embedding_size}")
-    pooled = POOLINGS[pooling](name="pooling")(features)
-    # The last steps stay in float32: half precision would blur the order of near neighbours.
-    embeddings = keras.layers.Dense(embedding_size, dtype="float32", name="projection")(pooled)
+
+
+def pool(features, pooling: str):
+    """Symbolic `(N, C)` tensor out of a feature map.
+
+    Raises:
+        UsageError: E_NAME_UNKNOWN if `pooling` is unknown.
+    """
+    if pooling not in POOLINGS:
+        raise UsageError("E_NAME_UNKNOWN", f"Unknown pooling {pooling!r}. Known: {sorted(POOLINGS)}")
+    return POOLINGS[pooling](name="pooling")(features)
+
+
+def finished(projected, normalize: bool, raw: bool):
+    """What an encoder gives: projected rows, at unit length if asked, and as they were if asked."""
+    embeddings = projected
     if normalize:
         embeddings = keras.layers.UnitNormalization(axis=-1, dtype="float32", name="unit_length")(embeddings)
-    return embeddings
+    return {"embeddings": embeddings, "raw": projected} if raw else embeddings

@@ -6,17 +6,19 @@ from typing import Any
 from models.methods.alternating_projections import AlternatingProjections
 from models.methods.chance_constrained_proxies import ChanceConstrainedProxies
 from models.methods.densely_anchored_sampling import DenselyAnchoredSampling
+from models.methods.intra_class_augmentation import IntraClassAugmentation
 from models.methods.listwise_self_distillation import ListwiseSelfDistillation
 from models.methods.method import Method, Step, Surroundings
 from models.methods.moving_average import MovingAverage
 from models.methods.novel_class_generator import NovelClassGenerator
 from models.methods.proxy_synthesis import ProxySynthesis
-from models.registry import create
+from models.registry import create, find_class
 
 METHODS: dict[str, type[Method]] = {
     "alternating_projections": AlternatingProjections,
     "chance_constrained_proxies": ChanceConstrainedProxies,
     "densely_anchored_sampling": DenselyAnchoredSampling,
+    "intra_class_augmentation": IntraClassAugmentation,
     "listwise_self_distillation": ListwiseSelfDistillation,
     "moving_average": MovingAverage,
     "novel_class_generator": NovelClassGenerator,
@@ -39,4 +41,13 @@ def create_methods(sections: Sequence[Mapping[str, Any]], **facts: Any) -> list[
     return [create(METHODS, section["name"], section.get("params"), facts, base=Method) for section in sections]
 
 
-__all__ = ["METHODS", "Method", "Step", "Surroundings", "create_methods"]
+def need_raw(sections: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of the methods of an experiment wants embeddings before unit length from the encoder.
+
+    Raises:
+        UsageError: on an unknown name.
+    """
+    return any(find_class(METHODS, section["name"], Method).needs_raw for section in sections)  # type: ignore[attr-defined]
+
+
+__all__ = ["METHODS", "Method", "Step", "Surroundings", "create_methods", "need_raw"]

@@ -63,7 +63,12 @@ class Method(keras.layers.Layer):
 
     Whatever a method has to remember (teachers, banks, counters, proxies held) are its weights, so that it is saved
     with the learner and a training that goes on finds it as it was. Nothing of it is exported.
+
+    Attributes:
+        needs_raw: whether the encoder must give its embeddings before unit length too, as `raw`.
     """
+
+    needs_raw: bool = False
 
     def __init__(self, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})

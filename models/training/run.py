@@ -13,7 +13,7 @@ from models.data.sampling import SAMPLERS
 from models.encoders import create_encoder
 from models.learner import MetricLearner
 from models.losses import create_loss
-from models.methods import create_methods
+from models.methods import create_methods, need_raw
 from models.registry import create
 from models.training.distribution import strategy_scope
 from models.training.fit import FitResult, fit_learner
@@ -116,7 +116,8 @@ def build_learner(
 
     Loss and methods may ask for what the other arguments and `facts` hold by name.
     """
-    network = create_encoder(image_size=image_size, **_flat(encoder))
+    raw = {"raw": True} if need_raw(methods) else {}
+    network = create_encoder(image_size=image_size, **{**_flat(encoder), **raw})
     facts = {**facts, "num_classes": num_classes, "embedding_size": encoder["embedding_size"]}
     loss_layer = create_loss(loss["name"], loss.get("params"), **facts)
     around = create_methods(methods, **facts, epochs=epochs, steps_per_epoch=steps_per_epoch, seed=seed)
