@@ -27,19 +27,28 @@ def show_losses(name: str | None) -> None:
 
     from models.losses import LOSSES, describe_losses
 
+    if name is not None and name not in LOSSES:
+        raise UsageError("E_LOSS_UNKNOWN", f"Expected one of {', '.join(sorted(LOSSES))}. Received: {name!r}")
+    required = inspect.Parameter.empty
+    rows = [
+        (
+            loss.name,
+            loss.paper,
+            [key if value is required else f"{key}={value!r}" for key, value in loss.parameters.items()],
+        )
+        for loss in describe_losses()
+        if name in (None, loss.name)
+    ]
     if name is not None:
-        if name not in LOSSES:
-            raise UsageError("E_LOSS_UNKNOWN", f"Expected one of {', '.join(sorted(LOSSES))}. Received: {name!r}")
-        print(inspect.getdoc(LOSSES[name]))
+        print(f"{name}({', '.join(rows[0][2])})\n{rows[0][1]}\n\n{inspect.getdoc(LOSSES[name])}")
         return
     from rich.console import Console
     from rich.table import Table
 
     table = Table("loss", "paper", "parameters and their defaults", box=None, header_style="bold")
-    for loss in describe_losses():
-        required = inspect.Parameter.empty
-        defaults = [name if value is required else f"{name} = {value!r}" for name, value in loss.parameters.items()]
-        table.add_row(loss.name, loss.paper, ", ".join(defaults))
+    for row in rows:
+        # A parameter and its default stay on one line.
+        table.add_row(row[0], row[1], ", ".join(cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in row[2]))
     Console().print(table)
 
 

@@ -113,6 +113,8 @@ def stateless_slopes(loss):
     compiled = jax.jit(jax.value_and_grad(pure, argnums=(0, 1)))
 
     def measure(embeddings, labels):
+        if not loss.built:
+            loss(keras.KerasTensor(embeddings.shape, loss.dtype), keras.KerasTensor(labels.shape, "int32"))
         start = [v.value for v in loss.trainable_variables], embeddings, [v.value for v in loss.non_trainable_variables]
         value, (of_weights, of_embeddings) = compiled(*start, labels)
         return float(value), [np.asarray(gradient) for gradient in (of_embeddings, *of_weights)]
