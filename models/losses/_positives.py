@@ -151,7 +151,8 @@ class PositivesWalk:
         self._by_class = positives is None
         self._members = ClassMembers(labels) if self._by_class else MaskMembers(positives)
         self._first = ops.cast(0 if with_self and self._by_class else 1, self._columns.dtype)
-        self._numbers = None
+        self._numbers: Any = None
+        self._real: Any = None
 
     def blocks(self):
         """Row numbers of the anchors, `(blocks, B)`; those that fill the last block up lie beyond the rows."""

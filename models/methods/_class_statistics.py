@@ -16,12 +16,12 @@ class ClassStatistics(NamedTuple):
     Args:
         mean: `(C, D)`.
         variance: `(C, D)`, biased; 0 for a class with one item or none.
-        count: `(C,)` items seen.
+        items_seen: `(C,)`.
     """
 
     mean: np.ndarray
     variance: np.ndarray
-    count: np.ndarray
+    items_seen: np.ndarray
 
 
 class Correction(NamedTuple):
@@ -60,9 +60,9 @@ def merge_statistics(before: ClassStatistics, new: ClassStatistics, momentum: fl
         variance = (1 - w) variance + w variance_new + w (1 - w) (mean - mean_new)^2
         mean = (1 - w) mean + w mean_new
     """
-    count = before.count + new.count
-    weight = np.maximum(new.count / np.maximum(count, 1.0), 1.0 - momentum)
-    weight = np.where(new.count > 0, weight, 0.0)[:, None]
+    count = before.items_seen + new.items_seen
+    weight = np.maximum(new.items_seen / np.maximum(count, 1.0), 1.0 - momentum)
+    weight = np.where(new.items_seen > 0, weight, 0.0)[:, None]
     between = weight * (1.0 - weight) * (before.mean - new.mean) ** 2
     variance = (1.0 - weight) * before.variance + weight * new.variance + between
     return ClassStatistics((1.0 - weight) * before.mean + weight * new.mean, variance, count)

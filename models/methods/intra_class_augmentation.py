@@ -202,7 +202,7 @@ class IntraClassAugmentation(Method):
         if self.few_sample if self.few_sample is not None else self.num_classes > _MANY_CLASSES:
             names = ("neighbors", "beta", "gamma", "tau", "sigma_m", "sigma_cv", "distance_norm")
             # The running count grows with every pass; what tells a small class is how many items it has.
-            held = merged._replace(count=new.count)
+            held = merged._replace(items_seen=new.items_seen)
             spread = correct_variances(held, **{name: getattr(self, name) for name in names}).variance
         self.spread.assign(np.maximum(spread, 0.0))
         self.measured.assign(1)

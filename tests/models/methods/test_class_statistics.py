@@ -84,9 +84,9 @@ def test_moving_a_class_moves_its_mean_alone():
 def test_corrections_are_mixtures_of_what_classes_have(norm):
     statistics = class_statistics(*draw(), 9)  # one class with one item, two without
     found = correct(statistics, neighbors=3, distance_norm=norm, sigma_m=1e-3, sigma_cv=1e-3)
-    known = statistics.variance[statistics.count >= 2]
+    known = statistics.variance[statistics.items_seen >= 2]
     low, high = known.min(axis=0) - 1e-12, known.max(axis=0) + 1e-12
-    filled = statistics.count > 0
+    filled = statistics.items_seen > 0
     for values in (found.of_neighbors, found.variance[filled], found.of_all):
         assert (values >= low).all()
         assert (values <= high).all()
@@ -101,7 +101,7 @@ def test_the_ends_of_the_parameters():
     np.testing.assert_allclose(
         everyone.variance, (1 - trusted) * statistics.variance + trusted * everyone.of_all, atol=1e-12
     )
-    known = np.flatnonzero(statistics.count >= 2)
+    known = np.flatnonzero(statistics.items_seen >= 2)
     everybody = correct(statistics, neighbors=100).neighbors
     assert sorted(everybody[6]) == sorted(known)  # the class with one item has all others
     np.testing.assert_allclose(
@@ -112,5 +112,5 @@ def test_the_ends_of_the_parameters():
 def test_a_class_with_nobody_to_learn_from_stays():
     statistics = ClassStatistics(np.zeros((3, 1)), np.array([[0.5], [0.0], [0.0]]), np.array([4, 0, 1]))
     np.testing.assert_allclose(correct(statistics).variance, [[0.5], [0.0], [0.5]])
-    lonely = statistics._replace(count=np.array([1, 0, 1]))
+    lonely = statistics._replace(items_seen=np.array([1, 0, 1]))
     np.testing.assert_array_equal(correct(lonely).variance, lonely.variance)
