@@ -150,14 +150,10 @@ def budget(experiment: Experiment, labels: Sequence[int]) -> dict[str, Any]:
     parts = {"data": experiment.data.model_dump(mode="json"), "encoder": experiment.encoder.model_dump(mode="json")}
     parts["encoder"]["params"].pop("normalize", None)
     flat = {f"{part}.{key}": value for part, table in parts.items() for key, value in table.items()}
-    return flat | {
-        "batch size": made.batch_size,
-        "steps": steps,
-        "training.epochs": training.epochs,
-        "training.patience": training.patience,
-        "training.precision": training.precision,
-        "training.augmentation": {key: value for key, value in training.augmentation.items() if value},
-    }
+    own = {"sampler", "optimizer", "methods", "steps_per_epoch", "augmentation"}  # told otherwise, or free to differ
+    flat |= {f"training.{key}": value for key, value in training.model_dump(mode="json", exclude=own).items()}
+    augmentation = {key: value for key, value in training.augmentation.items() if value}
+    return flat | {"batch size": made.batch_size, "steps": steps, "training.augmentation": augmentation}
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
