@@ -29,7 +29,7 @@ from models.retrieval.relevance import (
     encode_labels,
     parents_of,
 )
-from models.retrieval.ties import HitGroups, RankedHits, average_precision, rank_hits, reciprocal_rank
+from models.retrieval.ties import HitGroups, RankedHits, average_precision, find_groups, rank_hits, reciprocal_rank
 
 DEFAULT_METRICS = ("recall@1", "recall@2", "recall@4", "recall@8", "map@r", "r_precision", "ndcg@10")
 ROLES = ("query", "gallery", "both")
@@ -209,8 +209,8 @@ def evaluate_retrieval(
     """
     parsed = {name: parse_metric(name) for name in metrics}
     setting = arrange(vectors, labels, roles, groups, parents, gallery_vectors)
-    space, query_rows = setting.space, setting.query_rows
-    relevant = setting.counts[:, setting.relevance.least - 1 :].sum(axis=1)
+    space, query_rows, relevance = setting.space, setting.query_rows, setting.relevance
+    relevant = setting.counts[:, relevance.least - 1 :].sum(axis=1)
     available = int(space.available.min())
     _check_depths(parsed, available)
     keep = min(keep_neighbors, available)
@@ -225,9 +225,12 @@ def evaluate_retrieval(
         done = 0
         for ranking in rank_block(space, block):
             part = ranking.queries
-            products = block.similarities[done : done + len(part)]
-            beyond = space if whole else None
-            ranked = rank_hits(ranking, setting.relevance, setting.counts[part], beyond, products)
+            grade = relevance.grades(part[ranking.places], ranking.rows)
+            ranked = rank_hits(ranking, grade, relevance.least, setting.counts[part])
+            if whole:
+                products = block.similarities[done : done + len(part)]
+                groups = find_groups(ranking, grade >= relevance.least, relevance, space, products)
+                ranked = ranked._replace(groups=groups)
             for name, (metric, k) in parsed.items():
                 per_query[name][part] = metric.compute(ranked, k)
             places, kept_similarities[part] = ranking.first(keep)

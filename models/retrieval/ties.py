@@ -57,37 +57,22 @@ class RankedHits(NamedTuple):
     groups: HitGroups | None
 
 
-def rank_hits(
-    ranking: Ranking,
-    relevance: Relevance,
-    counts: np.ndarray,
-    space: Space | None = None,
-    similarities: np.ndarray | None = None,
-) -> RankedHits:
+def rank_hits(ranking: Ranking, grade: np.ndarray, least: int, counts: np.ndarray) -> RankedHits:
     """Expected relevance along the ranks of one ranking.
 
     Args:
         ranking: neighbours of the block, every group of ties whole.
-        relevance: of the queries and gallery rows it names.
+        grade: `(n,)` int64 grade of each entry of `ranking.rows`.
+        least: grade from which on an item is relevant.
         counts: `(B, top)` gallery items of each grade.
-        space: where the ranking comes from, if relevant items are to be found beyond its depth.
-        similarities: `(B, M)` products of the block's queries with the gallery, likewise.
     """
     starts, places = ranking.starts, ranking.places
-    grade = relevance.grades(ranking.queries[places], ranking.rows)
-    is_relevant = (grade >= relevance.least).astype(np.float64)
+    is_relevant = (grade >= least).astype(np.float64)
     index = np.arange(len(grade))
-    opens = np.append(True, ranking.similarities[1:] != ranking.similarities[:-1])
-    opens[starts[:-1]] = True
-    group_starts, group = np.flatnonzero(opens), np.cumsum(opens) - 1
+    group_starts, group = _groups(ranking)
     g = np.diff(np.append(group_starts, len(index))).astype(np.float64)
     r = np.add.reduceat(is_relevant, group_starts)
     relevant_so_far = np.append(0.0, np.cumsum(r))  # before each group, all queries together
-    groups = None
-    if space is not None and similarities is not None:
-        kept = np.flatnonzero(r)
-        near = places[group_starts[kept]], (group_starts - starts[places[group_starts]])[kept], g[kept], r[kept]
-        groups = _hit_groups(ranking, relevance, space, similarities, near, is_relevant > 0)
     n = relevant_so_far[group] - relevant_so_far[group[starts[places]]]
     mean_grade = (np.add.reduceat(grade.astype(np.float64), group_starts) / g)[group]
     g, r, t = g[group], r[group], index - group_starts[group] + 1.0
@@ -97,8 +82,40 @@ def rank_hits(
     misses = np.maximum(g - r - t + 1, 0) / (g - t + 1)
     ranks = starts[:-1, None] + np.arange(ranking.depth)
     missed = np.cumprod(misses[ranks], axis=1)
-    relevant = counts[:, relevance.least - 1 :].sum(axis=1)
-    return RankedHits(hits[ranks], precisions[ranks], missed, mean_grade[ranks], counts, relevant, groups)
+    relevant = counts[:, least - 1 :].sum(axis=1)
+    return RankedHits(hits[ranks], precisions[ranks], missed, mean_grade[ranks], counts, relevant, None)
+
+
+def find_groups(
+    ranking: Ranking, is_relevant: np.ndarray, relevance: Relevance, space: Space, similarities: np.ndarray
+) -> HitGroups:
+    """The groups in the ranking's lists, and those of the relevant items beyond them.
+
+    Args:
+        ranking: neighbours of the block.
+        is_relevant: `(n,)` bool, one per entry of `ranking.rows`.
+        relevance: of the queries, for the items that are not in the lists.
+        space: where the ranking comes from.
+        similarities: `(B, M)` products of the block's queries with the gallery.
+    """
+    queries, starts, listed = ranking.queries, ranking.starts, ranking.places
+    group_starts, _ = _groups(ranking)
+    tied, relevant = (
+        np.diff(np.append(group_starts, len(listed))),
+        np.add.reduceat(is_relevant.astype(int), group_starts),
+    )
+    kept = np.flatnonzero(relevant)
+    first = group_starts[kept]
+    near = listed[first], first - starts[listed[first]], tied[kept], relevant[kept]
+
+    places, rows = relevance.items(queries)
+    width = len(space.gallery)
+    keys = listed[is_relevant] * width + ranking.rows[is_relevant]
+    beyond = ~np.isin(places * width + rows, keys)
+    exact = space.exact(queries[places[beyond]], rows[beyond])
+    place, value, members = tie_groups(places[beyond], exact)
+    far = place, *count_before(space, queries, similarities, place, value, members), members
+    return in_order(*(np.concatenate(pair).astype(np.int64) for pair in zip(near, far, strict=True)))
 
 
 def average_precision(groups: HitGroups, relevant: np.ndarray) -> np.ndarray:
@@ -133,61 +150,74 @@ def _harmonic(before: np.ndarray, tied: np.ndarray) -> np.ndarray:
     return table[before + tied] - table[before]
 
 
-def _hit_groups(
-    ranking: Ranking,
-    relevance: Relevance,
-    space: Space,
-    similarities: np.ndarray,
-    near: tuple[np.ndarray, ...],
-    is_relevant: np.ndarray,
-) -> HitGroups:
-    """The groups in the ranking's lists, and those of the relevant items beyond them."""
-    queries, listed = ranking.queries, is_relevant.nonzero()[0]
-    places, rows = relevance.items(queries)
-    keys, width = places * len(space.gallery) + rows, len(space.gallery)
-    beyond = ~np.isin(keys, ranking.places[listed] * width + ranking.rows[listed])
-    far = count_before(space, queries, similarities, places[beyond], rows[beyond])
-    joined = [np.concatenate(pair).astype(np.int64) for pair in zip(near, far, strict=True)]
-    place, before, tied, relevant = (part[np.lexsort((joined[1], joined[0]))] for part in joined)
+def _groups(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+    """Where each group of ties starts in the lists, and the group of each entry."""
+    opens = np.append(True, ranking.similarities[1:] != ranking.similarities[:-1])
+    opens[ranking.starts[:-1]] = True
+    return np.flatnonzero(opens), np.cumsum(opens) - 1
+
+
+def in_order(places: np.ndarray, before: np.ndarray, tied: np.ndarray, relevant: np.ndarray) -> HitGroups:
+    """The groups by query, nearest first, with the relevant items found before each."""
+    order = np.lexsort((before, places))
+    places, before, tied, relevant = (part[order] for part in (places, before, tied, relevant))
     so_far = np.cumsum(relevant) - relevant
-    return HitGroups(place, before, tied, relevant, so_far - so_far[np.searchsorted(place, place)])
+    return HitGroups(places, before, tied, relevant, so_far - so_far[np.searchsorted(places, places)])
+
+
+def tie_groups(places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Place, similarity and number of members of each group of equal similarities, highest first."""
+    order = np.lexsort((-values, places))
+    places, values = places[order], values[order]
+    opens = np.append(True, (places[1:] != places[:-1]) | (values[1:] != values[:-1]))[: len(places)]
+    firsts = np.flatnonzero(opens)
+    return places[firsts], values[firsts], np.diff(np.append(firsts, len(places)))
 
 
 def count_before(
-    space: Space, queries: np.ndarray, similarities: np.ndarray, places: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Groups of ties around some pairs, counted over the whole gallery: place, items before, items tied, pairs in it.
+    space: Space,
+    queries: np.ndarray,
+    similarities: np.ndarray,
+    places: np.ndarray,
+    values: np.ndarray,
+    members: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many gallery items stand before some similarities, and how many tie with them, counted in the whole gallery.
 
     Args:
         space: queries and gallery.
         queries: `(B,)` positions of the block's queries.
         similarities: `(B, M)` their products.
-        places: `(n,)` places in the block, rising.
-        rows: `(n,)` gallery rows.
+        places: `(n,)` places in the block.
+        values: `(n,)` float32 exact similarities.
+        members: `(n,)` items known to have exactly this similarity; None: 0.
     """
-    exact = space.exact(queries[places], rows)
-    order = np.lexsort((-exact, places))
-    places, exact = places[order], exact[order]
-    opens = np.append(True, (places[1:] != places[:-1]) | (exact[1:] != exact[:-1]))[: len(places)]
-    firsts = np.flatnonzero(opens)
-    members = np.diff(np.append(firsts, len(places)))
-    place, value = places[firsts], exact[firsts]
+    place, value, known = places, values, np.zeros(len(places), np.int64) if members is None else members
     low, high = value - np.float32(space.tolerance), value + np.float32(space.tolerance)
     before, reached = np.empty(len(place), np.int64), np.empty(len(place), np.int64)
     per_query = np.bincount(place, minlength=len(queries))
+    doubtful: list[tuple[int, np.ndarray]] = []
+    above, reaching = (np.empty(similarities.shape[1], np.bool_) for _ in range(2))
     for at, query in enumerate(place.tolist()):
         if per_query[query] < _SORT_FROM:
-            before[at] = np.count_nonzero(similarities[query] > high[at])
-            reached[at] = np.count_nonzero(similarities[query] >= low[at])
+            row = similarities[query]
+            before[at] = np.count_nonzero(np.greater(row, high[at], out=above))
+            reached[at] = np.count_nonzero(np.greater_equal(row, low[at], out=reaching))
+            if reached[at] - before[at] > known[at]:  # rounding leaves open on which side of the group some stand
+                doubtful.append((at, np.flatnonzero(np.not_equal(above, reaching, out=above))))
     for query in np.flatnonzero(per_query >= _SORT_FROM).tolist():
-        ordered, mine = np.sort(similarities[query]), place == query
-        before[mine] = len(ordered) - np.searchsorted(ordered, high[mine], side="right")
-        reached[mine] = len(ordered) - np.searchsorted(ordered, low[mine], side="left")
+        order = np.argsort(similarities[query])
+        ordered, mine = similarities[query][order], np.flatnonzero(place == query)
+        ends = np.searchsorted(ordered, high[mine], side="right")
+        starts = np.searchsorted(ordered, low[mine], side="left")
+        before[mine], reached[mine] = len(ordered) - ends, len(ordered) - starts
+        cut = zip(mine.tolist(), starts, ends, strict=True)
+        doubtful += [(at, order[start:end]) for at, start, end in cut if end - start > known[at]]
     tied = reached - before
-    for at in np.flatnonzero(tied > members).tolist():  # rounding leaves open on which side of the group these stand
-        row = similarities[place[at]]
-        near = np.flatnonzero((row >= low[at]) & (row <= high[at]))
-        products = space.exact(np.full(len(near), queries[place[at]]), near)
-        before[at] += np.count_nonzero(products > value[at])
-        tied[at] = np.count_nonzero(products == value[at])
-    return place, before, tied, members
+    if doubtful:
+        which = np.array([at for at, _ in doubtful])
+        owner = np.repeat(which, [len(near) for _, near in doubtful])
+        products = space.exact(queries[place[owner]], np.concatenate([near for _, near in doubtful]))
+        before += np.bincount(owner[products > value[owner]], minlength=len(place))
+        tied[which] = np.bincount(owner[products == value[owner]], minlength=len(place))[which]
+    return before, tied

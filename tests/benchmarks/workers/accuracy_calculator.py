@@ -1,0 +1,43 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["pytorch-metric-learning==2.9.0", "torch==2.13.0", "faiss-cpu>=1.12", "numpy>=2", "scikit-learn>=1.5"]
+# ///
+"""Runs pytorch-metric-learning's AccuracyCalculator with faiss on a saved space and prints costs and values as JSON.
+
+Called by `tests/benchmarks/evaluation.py --peer PYTHON` as `PYTHON accuracy_calculator.py SPACE.npz`.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN, FaissKNN
+
+METRICS = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
+
+
+def status(name: str) -> int:
+    """One memory figure of this process, in bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def main() -> None:
+    space = np.load(sys.argv[1])
+    vectors, labels = torch.from_numpy(space["vectors"]), torch.from_numpy(space["labels"])
+    small = AccuracyCalculator(include=METRICS, k="max_bin_count", knn_func=CustomKNN(CosineSimilarity()))
+    small.get_accuracy(vectors[:2000], labels[:2000] % 100, vectors[:2000], labels[:2000] % 100, True)  # warm up
+    calculator = AccuracyCalculator(include=METRICS, k="max_bin_count", knn_func=FaissKNN())
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what ran before
+    before, cpu, wall = status("VmRSS"), time.process_time(), time.perf_counter()
+    values = calculator.get_accuracy(vectors, labels, vectors, labels, ref_includes_query=True)
+    costs = (time.process_time() - cpu, time.perf_counter() - wall, (status("VmHWM") - before) / 2**30)
+    print(json.dumps({"costs": costs, "values": {name: float(value) for name, value in values.items()}}))
+
+
+main()
