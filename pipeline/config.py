@@ -121,7 +121,10 @@ class Optimizer(Named):
 
 
 class Training(Section):
-    """One training run; `methods` wrap around the loss, the first as the outermost."""
+    """One training run; `methods` wrap around the loss, the first as the outermost.
+
+    A `procedure` makes several such runs into one learner.
+    """
 
     epochs: PositiveInt = 20
     steps_per_epoch: Count = 0
@@ -132,6 +135,7 @@ class Training(Section):
     optimizer: Optimizer = Optimizer()
     augmentation: dict[str, float | bool] = {}
     methods: list[Named] = []
+    procedure: Named | None = None
 
 
 class Tuning(Section):

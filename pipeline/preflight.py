@@ -34,6 +34,7 @@ def _make_parts(experiment: Experiment, settings: dict) -> None:
     from models.encoders import create_encoder
     from models.losses import create_loss
     from models.methods import create_methods
+    from models.procedures import create_procedure
     from models.registry import create
     from models.training.optimizers import create_optimizer
 
@@ -49,6 +50,9 @@ def _make_parts(experiment: Experiment, settings: dict) -> None:
     with _section("training.methods"):
         facts |= getattr(sampler, "facts", {})
         create_methods(training["methods"], **facts, epochs=training["epochs"], steps_per_epoch=1, seed=0)
+    if training["procedure"]:
+        with _section("training.procedure"):
+            create_procedure(training["procedure"], seed=0)
     with _section("training.optimizer"):
         optimizer = training["optimizer"]
         create_optimizer(

@@ -1,6 +1,6 @@
 """One training from plain settings: what the pipeline's Trainer, the tuner and the plain command all call."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -38,6 +38,7 @@ def train_run(
     loss: Settings,
     training: Settings,
     seed: int,
+    prepare: Callable[[MetricLearner], None] | None = None,
     checkpoint_folder: str | Path | None = None,
     run_key: str = "",
     log_folder: str | Path | None = None,
@@ -45,16 +46,20 @@ def train_run(
 ) -> TrainRun:
     """Build and train a learner; sets the global seeds of Keras, NumPy and Python.
 
+    With a `procedure` in the training section the learner comes out of several such trainings.
+
     Args:
         store: `RecordStore` of the training classes.
         validation_store: `RecordStore` of other classes, or None.
         encoder: `name`, `embedding_size` and what else `create_encoder` takes; `params` for the trunk's own.
         loss: `name` and `params`.
         training: `epochs`, `sampler` (`name`, `params`) and `optimizer`; if wanted `steps_per_epoch`, `patience`,
-            `precision`, `strategy`, `augmentation` and `methods`, a list of `name` and `params` each. `optimizer`
+            `precision`, `strategy`, `augmentation`, `methods`, a list of `name` and `params` each, and `procedure`,
+            a `name` of `models.procedures.PROCEDURES` and `params`. `optimizer`
             holds `name`, `learning_rate`, `rate_factors`, `frozen_steps`, `params`, and `schedule`, `warmup_steps`,
             `final_share` of the rate; its groups are `proxies`, `trunk`, `head` and parts of a weight's path.
         seed: of weights, batches and augmentation; the same seed gives the same learner on the same machine.
+        prepare: gets the built learner before its first step, to give it other weights; not with a procedure.
         checkpoint_folder: as in `fit_learner`, like the arguments below.
         run_key: see there.
         log_folder: see there.
@@ -64,6 +69,15 @@ def train_run(
         AnchorageError: what the parts raise on wrong settings, and `fit_learner` while training.
     """
     training = dict(training)
+    procedure = training.pop("procedure", None)
+    if procedure:
+        from models.procedures import Task, create_procedure
+
+        folders = [folder if folder is None else Path(folder) for folder in (checkpoint_folder, log_folder)]
+        task = Task(
+            store, validation_store, encoder, loss, training, seed, folders[0], run_key, folders[1], verbose=verbose
+        )
+        return create_procedure(procedure, seed=seed).run(task)
     sampler_of, optimizer = training.pop("sampler"), training.pop("optimizer")
     augmentation = create_augmentation(training.pop("augmentation", {}))
     sampler = create(SAMPLERS, sampler_of["name"], sampler_of.get("params"), {"labels": store.labels, "seed": seed})
@@ -83,6 +97,8 @@ def train_run(
             seed=seed,
             facts=getattr(sampler, "facts", {}),
         )
+        if prepare is not None:
+            prepare(learner)
         result = fit_learner(
             learner,
             store,
@@ -117,11 +133,11 @@ def build_learner(
     Loss and methods may ask for what the other arguments and `facts` hold by name.
     """
     raw = {"raw": True} if need_raw(methods) else {}
-    network = create_encoder(image_size=image_size, **{**_flat(encoder), **raw})
+    network = create_encoder(image_size=image_size, **{**flat_section(encoder), **raw})
     facts = {**facts, "num_classes": num_classes, "embedding_size": encoder["embedding_size"]}
     loss_layer = create_loss(loss["name"], loss.get("params"), **facts)
     around = create_methods(methods, **facts, epochs=epochs, steps_per_epoch=steps_per_epoch, seed=seed)
-    optimizer = _flat(optimizer)
+    optimizer = flat_section(optimizer)
     schedule = {"shape": optimizer.pop("schedule", "constant")}
     schedule |= {key: optimizer.pop(key) for key in ("warmup_steps", "final_share") if key in optimizer}
     rate = WarmupDecay(optimizer.pop("learning_rate"), epochs * steps_per_epoch, **schedule)
@@ -146,7 +162,8 @@ def load_learner(path: str | Path) -> MetricLearner:
     return keras.models.load_model(path)
 
 
-def _flat(section: Settings) -> dict[str, Any]:
+def flat_section(section: Settings) -> dict[str, Any]:
+    """A section with its `params` among its other keys."""
     own = {key: value for key, value in section.items() if key != "params"}
     return {**own, **section.get("params", {})}
 

@@ -83,6 +83,11 @@ def directions(case):
     return {**rows("mu")(case), "concentrations": weight_of(case, "kappa")}
 
 
+def proxy_nca_pp(case):
+    scale = case["params"]["temperature"] ** -0.5
+    return {"include_positive": True, "scale_x": scale, "scale_p": scale}
+
+
 def soprc(case):
     names = {"num_sample_per_id", "v_init"}
     return {"w_var": 0.0, "num_v": 5, **{k: v for k, v in case["params"].items() if k not in names}}
@@ -147,6 +152,14 @@ CASES = {
     "13-mpa-ndcg": dict.fromkeys(
         ("mpa_k2_gamma0.1", "mpa_k2_gamma1_alpha8", "mpa_k1_equals_proxy_anchor"),
         ("multi_proxy_anchor", multi_proxy, rows("proxies")),
+    ),
+    "17-annotation-efficient": dict.fromkeys(
+        ("proxynca_pp_T_1_9", "proxynca_pp_T_1"),
+        (
+            "proxy_nca",
+            proxy_nca_pp,
+            lambda case: {"proxies": (np.array(case["inputs"]["proxies"]), np.array(case["expected"]["grad_proxies"]))},
+        ),
     ),
     "18-soprc": dict.fromkeys(
         ("soprc_stop_gradient_last", "soprc_stop_gradient_mean", "soprc_full_gradient_beta0"), ("soprc", soprc)
@@ -233,6 +246,7 @@ ELSEWHERE = {
     "10-roadmap": {"supap_from_scores"},
     "11-multi-similarity": {"gpw_weights_repo_setting"},
     "13-mpa-ndcg": {"ndcg_binary", "ndcg_graded"},
+    "17-annotation-efficient": {"pseudo_labels_tau0.8", "pseudo_labels_tau0.6_cap2", "gist_greedy_path", "rist_path"},
     "17-annotation-efficient": {"pseudo_labels_tau0.8", "pseudo_labels_tau0.6_cap2", "gist_greedy_path", "rist_path"},
     "18-soprc": {"semivariance"},
     "19-balance-contrastive": {"search_two_floats", "search_float_and_choice_max"},
