@@ -3,16 +3,19 @@
 Kan et al., TPAMI 2022, claim it and publish no code of it; the recipe is ours, after Caron et al., ECCV 2018.
 """
 
+from functools import partial
+
 import keras
 import numpy as np
 
 from models.data.relabelled import LabelledRows
 from models.encoders import create_encoder
 from models.errors import UsageError
+from models.learner import MetricLearner
 from models.losses._checks import check_at_least_one
 from models.methods.method import embed_rows
 from models.procedures.procedure import Procedure, Task, best_result, join_results
-from models.training.run import flat_section
+from models.training.run import TrainRun, flat_section
 
 _BLOCK = 4096  # rows compared with all centres at once
 
@@ -43,19 +46,15 @@ class PseudoClusters(Procedure):
     def run(self, task: Task):
         keras.utils.set_random_seed(task.seed)
         encoder = create_encoder(image_size=task.store.image_size, **flat_section(task.encoder))
-        runs, left = [], task.training["epochs"]
+        runs: list[TrainRun] = []
+        left = task.training["epochs"]
         while left > 0:
             number, epochs = len(runs), min(self.refresh_every, left)
             store = self._clustered(task, encoder, number)
-            weights = encoder.get_weights()
+            start = partial(_start_from, encoder.get_weights())
+            change = {"epochs": epochs}
             runs.append(
-                task.train(
-                    f"round-{number}",
-                    store=store,
-                    prepare=lambda learner, weights=weights: learner.encoder.set_weights(weights),
-                    seed=task.seed + number,
-                    training={"epochs": epochs},
-                )
+                task.train(f"round-{number}", store=store, prepare=start, seed=task.seed + number, training=change)
             )
             encoder, left = runs[-1].learner.encoder, left - epochs
         results = [run.result for run in runs]
@@ -72,6 +71,10 @@ class PseudoClusters(Procedure):
         return LabelledRows(
             task.store, rows, np.searchsorted(names, clusters[rows]), [f"cluster-{name}" for name in names]
         )
+
+
+def _start_from(weights: list[np.ndarray], learner: MetricLearner) -> None:
+    learner.encoder.set_weights(weights)
 
 
 def spherical_kmeans(vectors: np.ndarray, count: int, seed: int, rounds: int = 50) -> np.ndarray:

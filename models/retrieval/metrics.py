@@ -229,8 +229,8 @@ def evaluate_retrieval(
             ranked = rank_hits(ranking, grade, relevance.least, setting.counts[part])
             if whole:
                 products = block.similarities[done : done + len(part)]
-                groups = find_groups(ranking, grade >= relevance.least, relevance, space, products)
-                ranked = ranked._replace(groups=groups)
+                found = find_groups(ranking, grade >= relevance.least, relevance, space, products)
+                ranked = ranked._replace(groups=found)
             for name, (metric, k) in parsed.items():
                 per_query[name][part] = metric.compute(ranked, k)
             places, kept_similarities[part] = ranking.first(keep)

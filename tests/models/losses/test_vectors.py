@@ -93,11 +93,6 @@ def soprc(case):
     return {"w_var": 0.0, "num_v": 5, **{k: v for k, v in case["params"].items() if k not in names}}
 
 
-def proxy_nca_pp(case):
-    scale = case["params"]["temperature"] ** -0.5
-    return {"scale_x": scale, "scale_p": scale, "include_positive": True}
-
-
 def manifold(case):
     return {
         "assignment": "labels",
@@ -184,9 +179,6 @@ CASES = {
     "20-nivmf": dict.fromkeys(
         ("nivmf", "nivmf_exact_normaliser", "el_vmf", "b_vmf", "neg_kl"), ("nivmf", nivmf, directions)
     ),
-    "17-annotation-efficient": {
-        **dict.fromkeys(("proxynca_pp_T_1_9", "proxynca_pp_T_1"), ("proxy_nca", proxy_nca_pp, rows("proxies"))),
-    },
     "standard-losses": {
         "contrastive": ("contrastive", pick("pos_margin", "neg_margin", "reducer")),
         "snr_contrastive": ("contrastive", pick("pos_margin", "neg_margin", distance="snr")),
@@ -246,7 +238,6 @@ ELSEWHERE = {
     "10-roadmap": {"supap_from_scores"},
     "11-multi-similarity": {"gpw_weights_repo_setting"},
     "13-mpa-ndcg": {"ndcg_binary", "ndcg_graded"},
-    "17-annotation-efficient": {"pseudo_labels_tau0.8", "pseudo_labels_tau0.6_cap2", "gist_greedy_path", "rist_path"},
     "17-annotation-efficient": {"pseudo_labels_tau0.8", "pseudo_labels_tau0.6_cap2", "gist_greedy_path", "rist_path"},
     "18-soprc": {"semivariance"},
     "19-balance-contrastive": {"search_two_floats", "search_float_and_choice_max"},
