@@ -10,6 +10,7 @@ EXPERIMENT ?= pipeline/experiments/icons.toml
 UV_VERSION := 0.13.9
 UV := $(shell command -v uv || echo .tools/bin/uv)
 PYTHON := .venv/bin/python
+CONFORMANCE := $(patsubst %,tests/models/losses/test_%.py,contract errors oracles policies vectors)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 # The machine's own certificates count, as behind a company's proxy.
@@ -29,6 +30,15 @@ test: setup lint ## install, lint, all tests
 
 check: setup lint ## install, lint, quick tests of the losses and models
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile -m "not slow" tests/models models
+
+conformance: setup .venv-jax/installed .venv-torch/installed ## the losses on TensorFlow, JAX and PyTorch; writes their table
+	@rm -rf .conformance
+	@for backend in tensorflow jax torch; do \
+	  echo "== losses on $$backend"; \
+	  environment=.venv; [ $$backend = tensorflow ] || environment=.venv-$$backend; \
+	  KERAS_BACKEND=$$backend $$environment/bin/python -m pytest -q --conformance .conformance $(CONFORMANCE); \
+	done
+	@$(PYTHON) tests/models/losses/table.py
 
 similarity: setup .venv-similarity/installed ## the losses of TensorFlow Similarity by name, in an environment that has it
 	@.venv-similarity/bin/python -m pytest -q tests/models/losses/test_keras_loss.py
@@ -54,10 +64,26 @@ setup: .venv/installed-$(EXTRA)
 	@$(UV) sync --frozen --extra $(EXTRA) --python 3.11
 	@rm -f .venv/installed-* && touch $@
 
+.venv-jax/installed: uv.lock pyproject.toml
+	@echo '== installing Keras on JAX into .venv-jax'
+	@UV_PROJECT_ENVIRONMENT=.venv-jax $(UV) sync --frozen --only-group jax --python 3.11
+	@touch $@
+
+# PyPI has PyTorch for Linux with CUDA only, gigabytes of it. Where pip finds the build for CPUs it is taken instead.
+.venv-torch/installed: uv.lock pyproject.toml
+	@echo '== installing Keras on PyTorch into .venv-torch'
+	@$(UV) venv --quiet --clear --seed --python 3.11 .venv-torch
+	@$(UV) export --quiet --frozen --only-group torch --no-hashes --no-annotate --no-header \
+	  | sed -E '/^(cuda|nvidia|triton)/d' >.venv-torch/requirements.txt
+	@sed '/^torch=/d' .venv-torch/requirements.txt | $(UV) pip install --quiet --python .venv-torch -r -
+	@.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --retries 1 \
+	  --extra-index-url https://download.pytorch.org/whl/cpu -r .venv-torch/requirements.txt
+	@touch $@
+
 .venv-similarity/installed: uv.lock pyproject.toml
 	@echo '== installing TensorFlow Similarity beside the rest into .venv-similarity'
 	@UV_PROJECT_ENVIRONMENT=.venv-similarity $(UV) sync --frozen --extra $(EXTRA) --extra similarity --python 3.11
 	@touch $@
 
 clean: ## remove environment, data, runs and releases
-	rm -rf .venv .venv-similarity .tools data runs releases
+	rm -rf .venv .venv-similarity .venv-jax .venv-torch .tools .conformance data runs releases
