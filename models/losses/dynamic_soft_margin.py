@@ -7,7 +7,7 @@ from models.geometry import euclidean_distances, unit_rows
 from models.losses._batch import check_batch, pair_masks
 from models.losses._checks import check_at_least_one, check_between
 from models.losses._histogram import soft_histogram
-from models.losses._positives import ClassMembers, sum_over_positives
+from models.losses._positives import PositivesWalk, sum_over_positives
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -93,16 +93,20 @@ class DynamicSoftMarginLoss(keras.layers.Layer):
 
     def _count(self, distances, labels, negatives):
         """Histogram of the gaps of this batch."""
-        members = ClassMembers(labels)
+        walk = PositivesWalk(distances, labels)
 
-        def step(shift, counts):
-            index, present = members.partner(shift)
-            gaps = ops.take_along_axis(distances, index[:, None], axis=1) - distances
-            counted = ops.cast(ops.logical_and(negatives, present[:, None]), distances.dtype)
-            return shift + 1, counts + soft_histogram(self._place(gaps), counted, self.num_bins)[0]
+        def count_rows(numbers):
+            anchors = walk.at(numbers)
 
-        start = (ops.ones_like(members.largest), ops.zeros((self.num_bins + 1,), dtype=distances.dtype))
-        return ops.while_loop(lambda shift, _: shift < members.largest, step, start)[1]
+            def step(shift, counts):
+                slot = anchors.slot(shift)
+                counted = ops.logical_and(slot.take(negatives), slot.present[:, None])
+                places = self._place(slot.value - anchors.fixed)
+                return shift + 1, counts + soft_histogram(places, ops.cast(counted, places.dtype), self.num_bins)[0]
+
+            return anchors.through(step, ops.zeros((self.num_bins + 1,), dtype=distances.dtype))[0]
+
+        return ops.sum(ops.map(count_rows, walk.blocks()), axis=0)
 
     def _blend(self, counts):
         held = ops.convert_to_tensor(self.histogram)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from models.geometry import dot_products, masked_logsumexp, unit_rows
+from models.geometry import dot_products, unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_positive
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
@@ -56,8 +56,9 @@ class InstanceLoss(keras.layers.Layer):
         logits = self.gamma * dot_products(rows, rows)
         columns = ops.arange(ops.shape(rows)[0])
         others = columns[:, None] != columns[None, :]
-        against = masked_logsumexp(logits, others, axis=1)
-        costs = ops.where(ops.any(others, axis=1), ops.softplus(against - ops.diagonal(logits)), 0.0)
+        # No cosine is above that with oneself: nothing overflows, and small costs keep their digits.
+        shares = ops.exp(logits - ops.diagonal(logits)[:, None])
+        costs = ops.log1p(ops.sum(ops.where(others, shares, 0.0), axis=1))
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
 
     def get_config(self):

@@ -5,6 +5,7 @@ from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp, unit_rows
 from models.losses._batch import check_batch, mean_where
+from models.losses._positives import ClassMembers
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 LAYOUTS = ("labels", "halves", "interleaved")
@@ -79,51 +80,51 @@ class NPairLoss(keras.layers.Layer):
         check_batch(embeddings, labels)
         rows = unit_rows(embeddings) if self.normalize else embeddings
         labels = ops.convert_to_tensor(labels)
-        same = ops.equal(labels[:, None], labels[None, :])
-        target = self._targets(same)
-        anchors, positives = ops.any(target, axis=1), ops.any(target, axis=0)
-        scores = dot_products(rows, rows)
-        loss = self._against(scores, labels, target, same, positives)
+        first, second, real = self._pairs(labels)
+        anchors, positives = (ops.take(rows, index, axis=0) for index in (first, second))
+        labels = ops.take(labels, first, axis=0)
+        scores = dot_products(anchors, positives)
+        loss = self._against(scores, labels, real)
         if self.symmetric:
-            loss = (loss + self._against(scores, labels, ops.transpose(target), same, anchors)) / 2.0
+            loss = (loss + self._against(ops.transpose(scores), labels, real)) / 2.0
         lengths = ops.sum(ops.square(rows), axis=1)
-        return loss + self.reg_lambda / 4.0 * (mean_where(lengths, anchors) + mean_where(lengths, positives))
+        return loss + self.reg_lambda / 4.0 * sum(mean_where(ops.take(lengths, x), real) for x in (first, second))
 
-    def _targets(self, same):
-        """`(N, N)` bool, true where the column is the positive of the row."""
-        count = ops.shape(same)[0]
-        places = ops.arange(count)
+    def _pairs(self, labels):
+        """Row numbers of anchors and of their positives, and which of them are pairs: `(H,)` for (N + 1) // 2 = H."""
+        count = ops.shape(labels)[0]
+        places = ops.arange(count, dtype="int32")
         if self.layout == "labels":
-            rank = ops.sum(ops.cast(ops.logical_and(same, places[None, :] < places[:, None]), "int32"), axis=1)
-            return ops.logical_and(same, ops.logical_and((rank == 0)[:, None], (rank == 1)[None, :]))
-        half = count // 2
-        if self.layout == "interleaved":
-            first, positive = places % 2 == 0, places + 1
+            members = ClassMembers(labels)
+            positives, some = members.partner(1)
+            anchor = ops.logical_and(members.place == 0, some)
         else:
-            first, positive = places < half, places + half
-        beside = ops.equal(positive[:, None], places[None, :])
-        return ops.logical_and(ops.logical_and(same, beside), first[:, None])
+            half = ops.cast(count // 2, "int32")
+            beside = self.layout == "interleaved"
+            anchor = ops.logical_and(places % 2 == 0, places < 2 * half) if beside else places < half
+            positives = ops.where(anchor, places + (1 if beside else half), 0)
+            anchor = ops.logical_and(anchor, labels == ops.take(labels, positives, axis=0))
+        first = ops.argsort(ops.cast(ops.logical_not(anchor), "int32"))[: (count + 1) // 2]
+        return first, ops.take(positives, first, axis=0), ops.take(anchor, first, axis=0)
 
-    def _against(self, scores, labels, target, same, targets):
+    def _against(self, scores, labels, real):
         """What it costs to tell the target of a row from all others, made one number over the rows that have one.
 
         Args:
-            scores: `(N, N)` float tensor.
-            labels: `(N,)` integer tensor.
-            target: `(N, N)` bool, at most one true entry in a row.
-            same: `(N, N)` bool, equal labels.
-            targets: `(N,)` bool, the columns that are a target.
+            scores: `(H, H)` float tensor, the targets on the diagonal.
+            labels: `(H,)` integer tensor.
+            real: `(H,)` bool, which rows, and columns alike, are a pair.
         """
-        to_target = ops.sum(ops.where(target, scores, ops.zeros_like(scores)), axis=1, keepdims=True)
-        gaps = scores - to_target
-        own = ops.logical_and(same, targets[None, :])  # they share the mass of the target
-        others = ops.logical_and(ops.logical_not(same), targets[None, :])
+        gaps = scores - ops.diagonal(scores)[:, None]
+        same = ops.equal(labels[:, None], labels[None, :])
+        own = ops.logical_and(same, real[None, :])  # they share the mass of the target
+        others = ops.logical_and(ops.logical_not(same), real[None, :])
         if self.variant == "ovo":
             costs = ops.sum(ops.where(others, ops.softplus(gaps), ops.zeros_like(gaps)), axis=1)
         else:
-            rest = ops.logical_or(others, ops.logical_and(own, ops.logical_not(target)))
+            rest = ops.logical_and(real[None, :], ops.logical_not(ops.eye(ops.shape(gaps)[0], dtype="bool")))
             costs = masked_log1p_sum_exp(gaps, rest, axis=1) - mean_where(gaps, own, axis=1)
-        return reduce_costs(costs, ops.any(target, axis=1), self.reducer, labels)
+        return reduce_costs(costs, real, self.reducer, labels)
 
     def get_config(self):
         names = ("variant", "reg_lambda", "symmetric", "normalize", "layout", "reducer")

@@ -123,6 +123,8 @@ class NivMFLoss(keras.layers.Layer):
         self.scale_sample_by_kappa = scale_sample_by_kappa
         self.seed = seed
         self._draws = Draws(seed)
+        # TensorFlow draws from beta distributions outside XLA only; `compile` then leaves XLA off by itself.
+        self.supports_jit = metric != "el_nivmf" or keras.backend.backend() != "tensorflow"
 
     def build(self, embeddings_shape, labels_shape):
         dim = embeddings_shape[-1]

@@ -2,9 +2,9 @@
 
 One step is a forward and a backward pass, compiled, on one thread; its cost is CPU time, the median of runs that
 alternate between the two libraries. Each lives in a process of its own under a cap on memory. Our losses are timed as
-a graph and under XLA, and the faster of the two counts: training compiles with XLA unless
-`learner.compile(jit_compile=False)` says otherwise. The floor is the matrix of similarities (batch x batch, or
-batch x classes for losses with proxies) with its gradients and nothing else, in the same mode.
+a graph, which is what `learner.compile()` trains with on a CPU, and under XLA, which it takes on a GPU and anywhere
+with `jit_compile=True`; the faster of the two counts. The floor is the matrix of similarities (batch x batch, or
+batch x proxies for losses with proxies) with its gradients and nothing else, in its faster mode.
 
 The other library needs an environment of its own, which inline metadata describes:
 
@@ -32,35 +32,36 @@ WORKERS = Path(__file__).parent / "workers"
 ROOT = Path(__file__).parents[2]
 _ONE_TIMING = 20.0  # milliseconds, about; quicker steps are repeated
 _MOST_SPENT = 5000.0  # milliseconds on one way of doing a case
-PAIR_FLOOR, PROXY_FLOOR = "similarity matrix", "batch x classes"
+PAIR_FLOOR, PROXY_FLOOR = "similarity matrix", "batch x proxies"
 
 
 class Case(NamedTuple):
-    """One line of the table: a loss with settings; `proxies` says which floor it has."""
+    """One line of the table: a loss with settings, and its number of proxies a class, which says what its floor is."""
 
     loss: str
     params: dict[str, Any] = {}  # noqa: RUF012 (never written to)
-    proxies: bool = False
+    proxies: int = 0
 
 
+_NORMALISED = {"normalize": True, "normalize_weight": True}
 CASES = {
     "angular": Case("angular"),
-    "arcface": Case("arcface", proxies=True),
-    "arcface, 3 sub-centers": Case("arcface", {"sub_centers": 3}, proxies=True),
+    "arcface": Case("arcface", proxies=1),
+    "arcface, 3 sub-centers": Case("arcface", {"sub_centers": 3}, proxies=3),
     "balanced_contrastive": Case("balanced_contrastive"),
     "cbml": Case("cbml"),
     "circle": Case("circle"),
     "contrastive": Case("contrastive"),
     "contrastive, snr": Case("contrastive", {"distance": "snr"}),
-    "cosface": Case("cosface", proxies=True),
+    "cosface": Case("cosface", proxies=1),
     "cross_batch_memory": Case("cross_batch_memory", {"memory_size": 2048}),
     "dynamic_soft_margin": Case("dynamic_soft_margin"),
-    "ensemble": Case("ensemble"),
+    "ensemble": Case("ensemble", proxies=1),
     "fast_ap": Case("fast_ap"),
     "general_pair_weighting": Case("general_pair_weighting"),
     "generalized_lifted_structure": Case("generalized_lifted_structure"),
     "histogram": Case("histogram"),
-    "hybrid": Case("hybrid"),
+    "hybrid": Case("hybrid", proxies=1),
     "instance": Case("instance"),
     "intra_pair_variance": Case("intra_pair_variance"),
     "lifted_structure": Case("lifted_structure"),
@@ -68,29 +69,29 @@ CASES = {
     "margin": Case("margin", {"beta_per_class": False}),
     "margin, all pairs": Case("margin", {"mining": "all", "beta_per_class": False}),
     "mined": Case("mined"),
-    "multi_proxy_anchor, 1 proxy": Case("multi_proxy_anchor", {"proxies_per_class": 1}, proxies=True),
-    "multi_proxy_anchor, 2 proxies": Case("multi_proxy_anchor", {"proxies_per_class": 2}, proxies=True),
+    "multi_proxy_anchor, 1 proxy": Case("multi_proxy_anchor", {"proxies_per_class": 1}, proxies=1),
+    "multi_proxy_anchor, 2 proxies": Case("multi_proxy_anchor", {"proxies_per_class": 2}, proxies=2),
     "multi_similarity": Case("multi_similarity"),
     "n_pair": Case("n_pair"),
     "nca": Case("nca"),
-    "nivmf": Case("nivmf", proxies=True),
+    "nivmf": Case("nivmf", proxies=1),
     "nt_xent": Case("nt_xent"),
-    "p2s_grad": Case("p2s_grad", proxies=True),
-    "pce": Case("pce"),
+    "p2s_grad": Case("p2s_grad", proxies=1),
+    "pce": Case("pce", proxies=1),
     "pnp": Case("pnp"),
-    "proxy_nca": Case("proxy_nca", proxies=True),
+    "proxy_nca": Case("proxy_nca", proxies=1),
     "ranked_list": Case("ranked_list"),
-    "regularized": Case("regularized"),
+    "regularized": Case("regularized", {"loss": {"name": "softmax", "params": _NORMALISED}}, proxies=1),
     "roadmap": Case("roadmap"),
     "self_supervised": Case("self_supervised"),
     "smooth_ap": Case("smooth_ap"),
-    "soft_triple": Case("soft_triple", proxies=True),
-    "soft_triple, 2 centers": Case("soft_triple", {"centers_per_class": 2}, proxies=True),
-    "softmax": Case("softmax", proxies=True),
-    "softmax, normalised": Case("softmax", {"normalize": True, "normalize_weight": True}, proxies=True),
+    "soft_triple": Case("soft_triple", proxies=10),
+    "soft_triple, 2 centers": Case("soft_triple", {"centers_per_class": 2}, proxies=2),
+    "softmax": Case("softmax", proxies=1),
+    "softmax, normalised": Case("softmax", _NORMALISED, proxies=1),
     "soprc": Case("soprc"),
     "spce": Case("spce"),
-    "sphereface": Case("sphereface", proxies=True),
+    "sphereface": Case("sphereface", proxies=1),
     "sup_con": Case("sup_con"),
     "threshold_consistent_margin": Case("threshold_consistent_margin"),
     "triplet": Case("triplet"),
@@ -119,7 +120,7 @@ class Worker:
                 self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=None,
+                stderr=subprocess.DEVNULL,
                 text=True,
                 env=environment,
             )
@@ -135,13 +136,13 @@ class Worker:
         return json.loads(answer)
 
 
-def draw_batch(path: Path, rows: int, dim: int, classes: int, per_class: int) -> None:
+def draw_batch(path: Path, rows: int, dim: int, classes: int, per_class: int, proxies: int) -> None:
     """Noisy clusters, so that miners have work: `per_class` neighbouring rows of each label."""
     rng = np.random.default_rng(0)
     labels = np.sort(rng.permutation(classes)[np.arange(rows) // per_class]).astype("int32")
     centers = rng.normal(size=(classes, dim))
     embeddings = (centers[labels] + 1.5 * rng.normal(size=(rows, dim))).astype("float32")
-    np.savez(path, embeddings=embeddings, labels=labels, proxies=centers.astype("float32"))
+    np.savez(path, embeddings=embeddings, labels=labels, proxies=np.tile(centers.astype("float32"), (proxies, 1)))
 
 
 class Run:
@@ -236,7 +237,7 @@ def main() -> None:
         for name, (rows, dim, classes) in itertools.product(options.cases, sizes):
             per_class = 2 if CASES[name].loss in PAIRS_OF_VIEWS else max(4, math.ceil(rows / classes))
             batch = Path(folder) / "batch.npz"
-            draw_batch(batch, rows, dim, max(classes, rows // per_class), per_class)
+            draw_batch(batch, rows, dim, max(classes, rows // per_class), per_class, CASES[name].proxies)
             order = {"batch": str(batch), "classes": max(classes, rows // per_class)}
             runs = run_case(name, order, ours, peer if name in known else None, options.rounds)
             print(row_of(name, (rows, dim, classes), runs), flush=True)

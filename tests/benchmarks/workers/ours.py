@@ -14,7 +14,7 @@ from serve import cap_memory, serve
 from models.losses import create_loss
 
 # What has no loss: the products below every loss of its kind, forward and backward.
-FLOORS = ("similarity matrix", "batch x classes")
+FLOORS = ("similarity matrix", "batch x proxies")
 
 
 def prepare(order):

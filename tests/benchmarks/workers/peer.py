@@ -16,6 +16,10 @@ def mined(loss, miner):
     return lambda embeddings, labels: loss(embeddings, labels, miner(embeddings, labels))
 
 
+def without_labels(loss):
+    return lambda embeddings, labels: loss(embeddings)
+
+
 def two_views(loss):
     """The first two of every label are the two views, as in this project's batches."""
     return lambda embeddings, labels: loss(embeddings[0::2], ref_emb=embeddings[1::2])
@@ -39,7 +43,7 @@ PEERS = {
     "instance": lambda c, d: losses.InstanceLoss(),
     "intra_pair_variance": lambda c, d: losses.IntraPairVarianceLoss(),
     "lifted_structure": lambda c, d: losses.LiftedStructureLoss(),
-    "manifold": lambda c, d: losses.ManifoldLoss(d),
+    "manifold": lambda c, d: without_labels(losses.ManifoldLoss(d)),
     "margin": lambda c, d: mined(losses.MarginLoss(), miners.DistanceWeightedMiner()),
     "margin, all pairs": lambda c, d: losses.MarginLoss(),
     "mined": lambda c, d: mined(losses.ContrastiveLoss(), miners.MultiSimilarityMiner()),
@@ -52,7 +56,7 @@ PEERS = {
     "pnp": lambda c, d: losses.PNPLoss(),
     "proxy_nca": lambda c, d: losses.ProxyNCALoss(c, d),
     "ranked_list": lambda c, d: losses.RankedListLoss(margin=0.4, Tn=10),
-    "regularized": lambda c, d: losses.ContrastiveLoss(embedding_regularizer=regularizers.LpRegularizer()),
+    "regularized": lambda c, d: losses.NormalizedSoftmaxLoss(c, d, embedding_regularizer=regularizers.LpRegularizer()),
     "self_supervised": lambda c, d: two_views(losses.SelfSupervisedLoss(losses.NTXentLoss())),
     "smooth_ap": lambda c, d: losses.SmoothAPLoss(),
     "soft_triple": lambda c, d: losses.SoftTripleLoss(c, d),
