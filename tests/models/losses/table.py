@@ -21,13 +21,14 @@ _HEAD = """\
 `create_loss(name, params)` or `[loss] name = "..."` in an experiment file; `anchorage losses NAME` tells all about one.
 Every loss is called `loss(embeddings, labels)` and gives one number.
 
-Written by `make conformance`; do not edit. It runs the tests of the losses on all three backends of Keras: {tests}.
-Versions: {versions}.
+Written by `make conformance`; do not edit. It runs the tests of the losses on all three backends of Keras:
+{tests}. Versions: {versions}.
 
-The last three columns say how far a loss was, at most, from its oracle: published cases in float64 or plain loops
-(column "cases"), value and every gradient; first computed in float64, then, as in training, in float32. A difference
-is divided by the largest number of the case, or by 1 where that is less. Keras itself turns float64 into float32 on
-JAX and PyTorch; for these figures it was kept from that.
+The last three columns say how far a loss was, at most, from its oracle, in value and every gradient: first computed in
+float64, then, as in training, in float32. The oracle is a number of cases (column "cases"), published ones in float64
+or plain loops, whose slopes by differences are themselves right to about 1e-9. A difference is divided by the largest
+number of the case, or by 1 where that is less. Keras itself turns float64 into float32 on JAX and PyTorch; for these
+figures it was kept from that, but for the bins of histograms on PyTorch.
 
 Of defaults it is said where they come from. Where the text of a paper was not at hand, that is the source that states
 its values.
