@@ -163,7 +163,7 @@ class NivMFLoss(keras.layers.Layer):
         if self.metric == "l2":
             return -squared_distances(z, kappa[:, None] * directions) / temp
         if self.metric == "nivmf":
-            return self._log_density(unit_rows(z), directions, kappa, True) / temp
+            return self._log_density(unit_rows(z), directions, kappa, True)
         length = _length(z)
         if self.metric == "el_nivmf":
             return self.expected_likelihood(draw_vmf(unit_rows(z), length, self.samples, self._draws.generator))
@@ -183,25 +183,27 @@ class NivMFLoss(keras.layers.Layer):
         kappa = ops.maximum(ops.convert_to_tensor(self.concentrations), _LEAST_CONCENTRATION)
         directions = unit_rows(ops.convert_to_tensor(self.proxies))
         flat = ops.reshape(samples, (-1, dim))
-        densities = self._log_density(flat, directions, kappa, self.scale_sample_by_kappa) / ops.exp(self.log_temp)
+        densities = self._log_density(flat, directions, kappa, self.scale_sample_by_kappa)
         densities = ops.reshape(densities, (count, -1, self.num_classes))
         return ops.logsumexp(densities, axis=0) - math.log(count)
 
     def _log_density(self, x, directions, kappa, scale: bool):
+        """`log f_c(x) / t`: `(N, C)`. What is one number a class is joined first: of (N, C) tensors there are few."""
+        temp, dim = ops.exp(self.log_temp), x.shape[1]
         scaled = kappa * directions
         length = _length(scaled)
-        x_length = ops.sqrt(ops.maximum(dot_products(ops.square(x), ops.square(kappa)), _SHORTEST))
-        if scale:
-            cosines = dot_products(x, kappa * scaled) / (x_length * length[None, :])
-        else:
-            cosines = dot_products(x, scaled) / length[None, :]
-        density = self._log_c(length, x)[None, :] + length[None, :] * cosines
-        if self.normaliser == "none":
-            return density
-        volume = ops.sum(ops.log(kappa), axis=1)[None, :]
+        of_class = self._log_c(length, x)
+        if self.normaliser != "none":
+            of_class = of_class + ops.sum(ops.log(kappa), axis=1)
+        if self.normaliser == "repo":
+            of_class = of_class - ops.log(length)
+        shrink = None
+        if scale or self.normaliser == "exact":
+            shrink = ops.rsqrt(dot_products(ops.square(x), ops.square(kappa)) + _SHORTEST)  # 1 / |kappa x|
+        density = dot_products(x, scaled * kappa / temp) * shrink if scale else dot_products(x, scaled / temp)
         if self.normaliser == "exact":
-            return density + volume - x.shape[1] * ops.log(x_length)
-        return density + volume - ops.log(length)[None, :]
+            density = density + dim / temp * ops.log(shrink)
+        return density + (of_class / temp)[None, :]
 
     def _log_c(self, kappa, like):
         return log_normalizer(kappa, like.shape[1], self.log_c, relative=True)
