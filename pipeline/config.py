@@ -106,6 +106,7 @@ class Encoder(Named):
     pooling: Literal["avg", "max", "gem"] = "avg"
     weights: str | None = None
     frozen_norm: bool = False
+    head: Named = Named(name="plain")
 
 
 class Optimizer(Named):

@@ -2,19 +2,28 @@
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import keras
 
 from models.encoders.backbones import application_names, application_trunk, small_trunk
 from models.encoders.efficientnet_lite import efficientnet_lite0
+from models.encoders.ensemble_head import attach_ensemble_head
+from models.encoders.global_local import attach_global_local_head
 from models.encoders.heads import attach_head
 from models.errors import UsageError
+from models.registry import create
 
 ENCODERS: dict[str, Callable] = {
     "efficientnet_lite0": efficientnet_lite0,
     "small": small_trunk,
+}
+HEADS: dict[str, Any] = {
+    "ensemble": attach_ensemble_head,
+    "global_local": attach_global_local_head,
+    "plain": attach_head,
 }
 
 
@@ -28,6 +37,7 @@ def create_encoder(
     weights: str | None = None,
     frozen_norm: bool = False,
     raw: bool = False,
+    head: Mapping[str, Any] | None = None,
     **params,
 ) -> keras.Model:
     """Make an encoder: trunk, pooling, projection and, by default, rows of unit length.
@@ -37,17 +47,19 @@ def create_encoder(
             `"package.module:function"`, a function called as `function(pixels, weights=..., **params)`.
         image_size: height and width S of an image, in pixels.
         embedding_size: length D of an embedding.
-        pooling: how the feature map becomes one row: `"avg"`, `"max"` or `"gem"`.
+        pooling: how the feature map becomes one row: `"avg"`, `"max"` or `"gem"`; `global_local` has its own way.
         normalize: whether embeddings get unit length.
         weights: None for random weights, `"imagenet"` for stored ones where the trunk has them.
         frozen_norm: whether batch normalisation keeps its stored statistics and scales, as with stored weights and
             small batches.
         raw: whether embeddings come in a dict, `embeddings` as ever and `raw` before unit length.
+        head: what makes embeddings out of feature maps: `name`, a key of `HEADS`, and `params`; by default `plain`.
         params: arguments of the trunk, such as `widths` of `small`.
 
     Returns:
         Model from `(N, S, S, 3)` pixels, 0 to 255, uint8 or float, to `(N, D)` float32 embeddings; all scaling
-        of pixels happens inside. Its layer `trunk` holds everything before the head.
+        of pixels happens inside. Its layer `trunk` holds everything before the head. The heads `ensemble` and
+        `global_local` give a dict, with `embeddings` and what their losses ask for.
 
     Raises:
         UsageError: E_NAME_UNKNOWN, E_PARAMETER_UNKNOWN, E_ENCODER_WEIGHTS or E_IMAGE_SIZE.
@@ -64,8 +76,10 @@ def create_encoder(
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
     images = keras.Input((image_size, image_size, 3), name="images")
-    embeddings = attach_head(trunk(images), embedding_size, pooling, normalize, raw)
-    return keras.Model(images, embeddings, name="encoder")
+    facts = {"trunk": trunk, "images": images, "features": trunk(images), "embedding_size": embedding_size}
+    facts |= {"pooling": pooling, "normalize": normalize, "raw": raw}
+    head = head or {"name": "plain"}
+    return keras.Model(images, create(HEADS, head["name"], head.get("params"), facts), name="encoder")
 
 
 def _trunk_of(name: str, params: dict) -> Callable:

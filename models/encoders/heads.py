@@ -106,9 +106,9 @@ def pool(features, pooling: str):
     return POOLINGS[pooling](name="pooling")(features)
 
 
-def finished(projected, normalize: bool, raw: bool):
+def finished(projected, normalize: bool, raw: bool, dtype: str = "float32"):
     """What an encoder gives: projected rows, at unit length if asked, and as they were if asked."""
     embeddings = projected
     if normalize:
-        embeddings = keras.layers.UnitNormalization(axis=-1, dtype="float32", name="unit_length")(embeddings)
+        embeddings = keras.layers.UnitNormalization(axis=-1, dtype=dtype, name="unit_length")(embeddings)
     return {"embeddings": embeddings, "raw": projected} if raw else embeddings

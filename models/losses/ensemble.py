@@ -103,6 +103,8 @@ class EnsembleLoss(keras.layers.Layer):
         self.batches = self.add_weight(name="batches", shape=(), initializer="zeros", trainable=False)
 
     def call(self, embeddings, labels, heads=None, compressed=None, training=None):
+        if heads is not None and heads.shape[1] != len(self.members):
+            raise ValueError(f"Expected one head for each of {len(self.members)} members. Received: {heads.shape[1]}")
         values = ops.stack(
             [
                 loss(embeddings if heads is None else heads[:, place], labels)

@@ -20,6 +20,8 @@ class HybridLoss(keras.layers.Layer):
 
         loss = pair(embeddings, labels) + proxy_weight * proxy(embeddings, labels)
 
+    and, for an encoder with several heads, `head_weight` times the pair loss of each head.
+
     The defaults are those of the paper, Multi-Similarity and Proxy-Anchor, with the sign in the negative
     exponent of Multi-Similarity as its own authors have it. The paper prints the other sign: for that, give the
     pair loss `negative_base=-1.0`.
@@ -31,10 +33,12 @@ class HybridLoss(keras.layers.Layer):
         pair: the pair loss, `{"name": ..., "params": {...}}`.
         proxy: the proxy loss, written alike.
         proxy_weight: at least 0.
+        head_weight: at least 0.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
+        heads: `(N, h, d)` parts of the embeddings, such as the local and the global half.
 
     Returns:
         Scalar float32 tensor.
@@ -56,10 +60,11 @@ class HybridLoss(keras.layers.Layer):
         pair: Mapping[str, Any] | None = None,
         proxy: Mapping[str, Any] | None = None,
         proxy_weight: float = 0.03,
+        head_weight: float = 0.0,
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        check_not_negative(proxy_weight=proxy_weight)
+        check_not_negative(proxy_weight=proxy_weight, head_weight=head_weight)
         self.num_classes = num_classes
         pair, proxy = _PAIR if pair is None else pair, _PROXY if proxy is None else proxy
         self.pair_loss = make_member(pair, num_classes, self.dtype_policy)
@@ -67,20 +72,24 @@ class HybridLoss(keras.layers.Layer):
         self.pair = dict(pair)
         self.proxy = dict(proxy)
         self.proxy_weight = proxy_weight
+        self.head_weight = head_weight
 
     @property
     def proxies(self):
         """The proxies of the proxy loss, if it calls them so."""
         return self.proxy_loss.proxies
 
-    def build(self, embeddings_shape, labels_shape):
+    def build(self, embeddings_shape, labels_shape, **_):
         for loss in (self.pair_loss, self.proxy_loss):
             if not loss.built:
                 loss(keras.KerasTensor(embeddings_shape), keras.KerasTensor(labels_shape, dtype="int32"))
 
-    def call(self, embeddings, labels):
-        return self.pair_loss(embeddings, labels) + self.proxy_weight * self.proxy_loss(embeddings, labels)
+    def call(self, embeddings, labels, heads=None):
+        loss = self.pair_loss(embeddings, labels) + self.proxy_weight * self.proxy_loss(embeddings, labels)
+        for place in range(heads.shape[1] if heads is not None and self.head_weight else 0):
+            loss = loss + self.head_weight * self.pair_loss(heads[:, place], labels)
+        return loss
 
     def get_config(self):
-        names = ("num_classes", "pair", "proxy", "proxy_weight")
+        names = ("num_classes", "pair", "proxy", "proxy_weight", "head_weight")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

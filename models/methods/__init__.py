@@ -7,6 +7,7 @@ from models.methods.alternating_projections import AlternatingProjections
 from models.methods.chance_constrained_proxies import ChanceConstrainedProxies
 from models.methods.densely_anchored_sampling import DenselyAnchoredSampling
 from models.methods.intra_class_augmentation import IntraClassAugmentation
+from models.methods.learned_concatenation import LearnedConcatenation
 from models.methods.listwise_self_distillation import ListwiseSelfDistillation
 from models.methods.method import Method, Step, Surroundings
 from models.methods.moving_average import MovingAverage
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "chance_constrained_proxies": ChanceConstrainedProxies,
     "densely_anchored_sampling": DenselyAnchoredSampling,
     "intra_class_augmentation": IntraClassAugmentation,
+    "learned_concatenation": LearnedConcatenation,
     "listwise_self_distillation": ListwiseSelfDistillation,
     "moving_average": MovingAverage,
     "novel_class_generator": NovelClassGenerator,

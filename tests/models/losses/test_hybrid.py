@@ -31,6 +31,18 @@ def test_without_weight_the_proxies_get_no_gradient():
     assert not np.any(tape.gradient(value, loss.proxies.value))
 
 
+def test_heads_have_the_pair_loss_too_if_they_weigh_anything():
+    heads = np.stack([X, X[::-1]], axis=1)
+    plain, loss = HybridLoss(num_classes=3), HybridLoss(num_classes=3, head_weight=0.5)
+    loss(X, LABELS)
+    plain(X, LABELS)
+    loss.proxies.assign(plain.proxies)
+    expected = float(plain(X, LABELS, heads=heads))
+    assert expected == float(plain(X, LABELS))
+    expected += 0.5 * sum(float(loss.pair_loss(rows, LABELS)) for rows in (X, X[::-1]))
+    assert float(loss(X, LABELS, heads=heads)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_wrong_members_are_told():
     with pytest.raises(ValueError, match=r"Expected a loss as {'name': ..., 'params': {...}}. Received: {'nam"):
         HybridLoss(num_classes=3, pair={"nam": "contrastive"})
