@@ -58,7 +58,8 @@ def train_run(
             a `name` of `models.procedures.PROCEDURES` and `params`. `optimizer`
             holds `name`, `learning_rate`, `rate_factors`, `frozen_steps`, `params`, and `schedule`, `warmup_steps`,
             `final_share` of the rate; its groups are `proxies`, `trunk`, `head` and parts of a weight's path.
-        seed: of weights, batches and augmentation; the same seed gives the same learner on the same machine.
+        seed: of weights, batches and augmentation; the same seed gives the same learner on the same machine, bit for
+            bit on CPUs.
         prepare: gets the built learner before its first step, to give it other weights; not with a procedure.
         checkpoint_folder: as in `fit_learner`, like the arguments below.
         run_key: see there.
@@ -85,6 +86,7 @@ def train_run(
     methods = training.pop("methods", [])
     with _precision(training.pop("precision", "float32")), strategy_scope(training.pop("strategy", "")):
         keras.utils.set_random_seed(seed)
+        _sum_in_order()
         learner = build_learner(
             encoder=encoder,
             loss=loss,
@@ -166,6 +168,18 @@ def flat_section(section: Settings) -> dict[str, Any]:
     """A section with its `params` among its other keys."""
     own = {key: value for key, value in section.items() if key != "params"}
     return {**own, **section.get("params", {})}
+
+
+def _sum_in_order() -> None:
+    """Keep TensorFlow's threads from summing in whatever order they finish, from now on in this process.
+
+    Not on GPUs, where some operations have no such form and others get much slower.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.enable_op_determinism()
 
 
 @contextmanager
