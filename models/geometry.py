@@ -133,3 +133,9 @@ def masked_log1p_sum_exp(x, mask, axis: int):
     total = ops.sum(ops.exp(x - top), axis=axis)
     top = ops.squeeze(top, axis)
     return top + ops.log1p(total + ops.expm1(-top))
+
+
+def weighted_concatenation(heads, weights):
+    """Heads `(N, m, d)` side by side, `(N, m * d)`, scaled so that squared distances are weighted sums of theirs."""
+    scaled = heads * ops.sqrt(weights)[None, :, None]
+    return ops.reshape(scaled, (-1, heads.shape[1] * heads.shape[2]))

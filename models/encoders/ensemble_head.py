@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from models.encoders.heads import check_size, pool
-from models.losses.ensemble import weighted_concatenation
+from models.geometry import weighted_concatenation
 
 
 @keras.saving.register_keras_serializable(package="anchorage")

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from models.geometry import weighted_concatenation
 from models.losses._checks import check_not_negative
 from models.losses._members import make_member
 
@@ -163,12 +164,6 @@ def lack_of_diversity(heads):
         for j in range(i + 1, count)
     ]
     return ops.relu(_FARTHEST - sum(gaps) / max(len(gaps), 1)) if gaps else ops.sum(heads) * 0.0
-
-
-def weighted_concatenation(heads, weights):
-    """Heads `(N, m, d)` side by side, `(N, m * d)`, scaled so that squared distances are weighted sums of theirs."""
-    scaled = heads * ops.sqrt(weights)[None, :, None]
-    return ops.reshape(scaled, (-1, heads.shape[1] * heads.shape[2]))
 
 
 def compression_cost(compressed, embeddings):

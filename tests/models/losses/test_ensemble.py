@@ -8,12 +8,12 @@ import pytest
 import tensorflow as tf
 from scipy.spatial.distance import pdist
 
+from models.geometry import weighted_concatenation
 from models.losses.ensemble import (
     EnsembleLoss,
     compression_cost,
     first_coefficients,
     lack_of_diversity,
-    weighted_concatenation,
 )
 
 CASES = {
