@@ -136,7 +136,7 @@ def test_parts_that_do_not_fit_are_refused(encoder, loss, code):
 
 
 def test_as_many_heads_as_members():
-    with pytest.raises(ValueError, match="one head for each of 2 members. Received: 3"):
+    with pytest.raises(ValueError, match=r"one head for each of 2 members\. Received: 3"):
         learner_with(encoder_with(head={"members": 3}))
 
 
