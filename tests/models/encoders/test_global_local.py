@@ -155,12 +155,15 @@ def test_a_stored_network_gives_its_map_from_within():
     assert by_name.get_layer("local_attention").input.shape[1:3] == (8, 8)
 
 
-def test_each_half_learns_without_the_other():
+@pytest.mark.parametrize(("still", "learning"), [("global", "local"), ("local", "global")])
+def test_each_half_learns_without_the_other(still, learning):
     encoder = create_encoder("small", widths=[4, 8], head=HEAD, embedding_size=4, image_size=8)
-    encoder.get_layer("global_projection").trainable = False
+    encoder.get_layer(f"{still}_projection").trainable = False
     images = np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 3)).astype("float32")
     with tf.GradientTape() as tape:
         total = tf.reduce_sum(encoder(images)["embeddings"] * np.arange(4.0, dtype="float32"))
-    kernel = encoder.get_layer("local_projection").kernel
+    kernel = encoder.get_layer(f"{learning}_projection").kernel
     assert np.abs(tape.gradient(total, kernel.value)).max() > 0
-    assert not any(kernel is encoder.get_layer("global_projection").kernel for kernel in encoder.trainable_variables)
+    assert not any(
+        kernel is encoder.get_layer(f"{still}_projection").kernel for kernel in encoder.trainable_variables
+    )

@@ -67,6 +67,41 @@ def test_separated_classes_cost_nothing():
     assert float(CBMLLoss(dtype="float64")(x, labels)) == 0.0  # not even for the variance of the negatives
 
 
+X, LABELS = np.random.default_rng(6).normal(size=(12, 3)), np.arange(12) % 4
+
+
+def test_no_pair_of_one_kind_costs_nothing(differentiate):
+    for labels in (np.zeros(12, int), np.arange(12)):
+        value, [gradient] = differentiate(lambda x, labels=labels: CBMLLoss(dtype="float64")(x, labels), X)
+        assert value == 0
+        assert not gradient.any()
+
+
+def test_directions_alone_matter_and_turns_do_not(differentiate):
+    loss, turn = CBMLLoss(neg_a=0.4, neg_b=0.2, dtype="float64"), np.linalg.qr(X[:3])[0]
+    value, [gradient] = differentiate(lambda x: loss(x, LABELS), X)
+    assert float(loss(X @ turn, LABELS)) == pytest.approx(value, rel=1e-9)
+    assert float(loss(X * np.arange(1.0, 13.0)[:, None], LABELS)) == pytest.approx(value, rel=1e-9)
+    np.testing.assert_allclose(np.sum(X * gradient, axis=1), 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("type", ["sqrt", "const"])
+def test_an_anchor_that_counts_costs_two_at_least(type):
+    # All twelve anchors keep pairs of both kinds: their classes lie at random.
+    assert float(CBMLLoss(type=type, weight=0.0, margin=2.0, dtype="float64")(X, LABELS)) >= 2
+
+
+def test_alike_negatives_have_no_variance():
+    rows, labels = np.eye(4)[[0, 0, 1, 1]] + 0.2, np.array([0, 0, 1, 1])  # every cosine across is one number
+    plain, constrained = (CBMLLoss(weight=w, hyper_weight=0.0, margin=2.0, dtype="float64") for w in (0.0, 5.0))
+    assert float(constrained(rows, labels)) == pytest.approx(float(plain(rows, labels)), rel=1e-9)
+
+
+def test_a_higher_threshold_for_negatives_costs_less():
+    low, high = (float(CBMLLoss(neg_a=a, neg_b=0.2, dtype="float64")(X, LABELS)) for a in (0.3, 0.6))
+    assert high < low
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [

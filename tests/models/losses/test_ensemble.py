@@ -80,6 +80,34 @@ def test_running_means_are_plain_averages_of_the_training_batches():
     np.testing.assert_allclose(loss.means, np.mean(seen, axis=0), rtol=1e-9)
 
 
+def test_weights_sum_to_one_at_first_and_keep_a_least():
+    loss = EnsembleLoss(members=PAIR, prior=[1.0, 3.0], dtype="float64")
+    loss.build((None, 3), (None,))
+    np.testing.assert_allclose(loss.weights_of_members(), [0.25, 0.75], atol=1e-7)
+    for coefficients in ([0.0, 0.0], [-3.0, 0.1]):
+        loss.coefficients.assign(coefficients)
+        np.testing.assert_allclose(loss.weights_of_members(), np.square(coefficients) + 1 / 8, rtol=1e-12)
+
+
+def test_order_of_the_members_does_not_matter():
+    loss = EnsembleLoss(members=[{"name": "contrastive"}] * 3, dtype="float64")
+    loss.build((None, 3), (None,))
+    values, means, c = np.array([1.2, 0.3, 2.5]), np.array([1.0, 0.4, 2.0]), np.array([0.5, 0.25, 0.7])
+    totals = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        loss.coefficients.assign(c[order])
+        totals.append(float(loss.total(values[order], means[order])))
+    assert totals[0] == pytest.approx(totals[1], rel=1e-12)
+
+
+def test_lack_of_diversity_lies_between_opposite_and_equal_heads():
+    heads = X[:, None] / np.linalg.norm(X, axis=1)[:, None, None]
+    assert float(lack_of_diversity(np.concatenate([heads, -heads], axis=1))) == pytest.approx(0.0, abs=1e-5)
+    assert float(lack_of_diversity(np.concatenate([heads] * 3, axis=1))) == pytest.approx(2.0, abs=1e-5)
+    mixed = np.random.default_rng(4).normal(size=(6, 3, 3))
+    assert 0 < float(lack_of_diversity(mixed / np.linalg.norm(mixed, axis=2, keepdims=True))) < 2
+
+
 def test_first_batch_brings_all_members_to_one_size():
     loss = EnsembleLoss(members=PAIR, prior=[1.0, 3.0], dtype="float64")
     values = [float(member(X, LABELS)) for member in loss.losses_of_members]
@@ -107,6 +135,7 @@ def test_heads_go_to_their_members_and_compression_leaves_the_embeddings_alone()
 def test_compression_costs_nothing_once_distances_are_kept_in_proportion():
     turn = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]
     assert float(compression_cost(3.0 * X @ turn + 5.0, X)) == pytest.approx(0.0, abs=1e-6)
+    assert float(compression_cost(-2.0 * X, X)) == pytest.approx(0.0, abs=1e-6)
     assert float(compression_cost(X[:, :2], X)) == pytest.approx(float(compression_cost(7 * X[:, :2], X)), rel=1e-9)
 
 

@@ -17,6 +17,19 @@ def test_is_the_sum_of_its_members():
     assert value == pytest.approx(float(loss.pair_loss(X, LABELS)) + 0.5 * float(loss.proxy_loss(X, LABELS)), rel=1e-6)
 
 
+def test_the_printed_sign_never_costs_less():
+    """With the sign of `sigma` that accounts of the paper print, negatives count from -sigma on instead of sigma."""
+
+    def pair(**params):
+        return {"name": "multi_similarity", "params": {"base": 0.5, "mining": False, **params}}
+
+    minus, plus = (HybridLoss(num_classes=3, pair=pair(negative_base=base)).pair_loss for base in (0.5, -0.5))
+    plain = HybridLoss(num_classes=3, pair=pair()).pair_loss
+    for seed in range(5):
+        rows = np.random.default_rng(seed).normal(size=(6, 3)).astype("float32")
+        assert float(plus(rows, LABELS)) > float(minus(rows, LABELS)) == pytest.approx(float(plain(rows, LABELS)))
+
+
 def test_any_two_losses():
     pair, proxy = {"name": "contrastive", "params": {"neg_margin": 0.4}}, {"name": "proxy_nca"}
     loss = HybridLoss(num_classes=3, pair=pair, proxy=proxy)

@@ -89,6 +89,16 @@ def test_proxy_nca_plus_plus_settings():
     assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-5)
 
 
+def test_log_of_the_classes_where_nothing_tells_them_apart():
+    rng = np.random.default_rng(2)
+    x, proxies, labels = rng.normal(size=(6, 3)), rng.normal(size=(4, 3)), np.array([0, 1, 2, 3, 0, 1])
+    params = {"include_positive": True, "dtype": "float64"}
+    equal = with_proxies(ProxyNCALoss(4, **params), np.tile(proxies[:1], (4, 1)))
+    assert float(equal(x, labels)) == pytest.approx(np.log(4), rel=1e-9)
+    hot = with_proxies(ProxyNCALoss(4, scale_x=1e-3, scale_p=1e-3, **params), proxies)  # a temperature of a million
+    assert float(hot(x, labels)) == pytest.approx(np.log(4), rel=1e-5)
+
+
 def test_length_of_embeddings_does_not_matter():
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(6, 4)).astype("float32"), np.array([0, 1, 2, 0, 1, 2])

@@ -138,6 +138,21 @@ def test_properties_of_the_loss(inner):
     assert float(value_of(alone, ROWS, LABELS)) == pytest.approx(expected, rel=1e-6)
 
 
+def test_one_proxy_a_class_alone_by_hand():
+    """The inner loss between items and proxies: each hinge over its own active pairs."""
+    learner = learner_of(C2, proxies_per_class=1, pair_weight=0.0)
+    proxies = np.array([[0.3, 0.1], [-0.2, 0.5]])
+    learner.methods[0].bank.proxies.assign(proxies)
+    rows, pull, push = ROWS * 0.3, [], []
+    assert np.linalg.norm(rows, axis=1).max() < 1  # inside the ball nothing is moved
+    for row, label in zip(rows, LABELS, strict=True):
+        for number, proxy in enumerate(proxies):
+            gap = np.linalg.norm(row - proxy)
+            (pull if number == label else push).append(gap - 0.2652 if number == label else 0.5409 - gap)
+    expected = sum(np.mean([cost for cost in costs if cost > 0]) for costs in (pull, push))
+    assert float(value_of(learner, rows, LABELS)) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
 def test_gradients_reach_embeddings_and_proxies(inner):
     """Against central differences, in float32: the loss is smooth here."""

@@ -62,6 +62,13 @@ def test_properties_of_the_divergence():
     assert hot == pytest.approx(hotter, rel=1e-2)
 
 
+def test_a_teacher_like_the_student_teaches_nothing():
+    rows = tf.Variable(unit(*np.random.default_rng(1).uniform(0, 360, 7)))
+    with tf.GradientTape() as tape:
+        value = listwise_divergence(rows, rows.numpy(), np.zeros(7, int), temperature=0.3)
+    np.testing.assert_allclose(tape.gradient(value, rows), np.zeros((7, 2)), atol=1e-14)
+
+
 @pytest.mark.parametrize("include_self", [True, False])
 def test_nothing_to_list(include_self):
     rows = tf.Variable([[1.0, 0.0]])
