@@ -13,6 +13,7 @@ from models.errors import DataError, UsageError
 from models.learner import MetricLearner
 from models.methods import Surroundings
 from models.training.checkpoints import Checkpoints
+from models.training.distribution import replicas
 from models.training.refresh import refresh_sampler
 from models.training.validation import METRICS
 from models.training.watch import Termination, Watch
@@ -82,12 +83,19 @@ def fit_learner(
     Raises:
         DataError: E_LOSS_NOT_FINITE as soon as the loss is nan or infinite, E_SPLIT_EMPTY, E_NO_RELEVANT.
         ResourceError: E_INTERRUPTED after SIGTERM, with a checkpoint written; E_DISK_FULL.
-        UsageError: E_NAME_UNKNOWN for `monitor`; E_CHECKPOINT_OTHER if the folder holds another training.
+        UsageError: E_NAME_UNKNOWN for `monitor`; E_SAMPLER if a batch cannot be dealt evenly to the replicas;
+            E_CHECKPOINT_OTHER if the folder holds another training.
     """
     if monitor not in METRICS:
         raise UsageError("E_NAME_UNKNOWN", f"Unknown metric to monitor: {monitor!r}. Known: {list(METRICS)}")
     if not len(store):
         raise DataError("E_SPLIT_EMPTY", "Expected images to train on. Received: none.")
+    if sampler.batch_size % replicas():
+        raise UsageError(
+            "E_SAMPLER",
+            f"A batch of {sampler.batch_size} rows cannot be dealt evenly to {replicas()} replicas. "
+            "Choose a batch size that is a multiple of their number.",
+        )
     steps = steps_per_epoch or sampler.steps_per_round
     _build(learner, store.image_size)
     surroundings = Surroundings(learner, store, sampler, steps, epochs, seed)

@@ -4,14 +4,14 @@ A sampler keeps no position: `batch(step)` gives the same rows whenever it is as
 without saving anything. Samplers that look for classes near each other also go by where the classes lie now: these
 centres are refreshed before the first step and after each epoch, and saved with the checkpoint.
 
-`ReplicaBatches` gives one of several replicas its share of each batch.
+With several replicas each takes its run of the rows of the same batch, dealt by `tf.distribute`; the loss sees them
+joined again.
 """
 
 from models.data.sampling.centred import CentredSampler
 from models.data.sampling.hierarchical import HierarchicalBatches
 from models.data.sampling.n_pair import NPairBatches
 from models.data.sampling.plain import ClassBatches, ShuffledBatches
-from models.data.sampling.replicas import ReplicaBatches
 from models.data.sampling.representatives import RepresentativeBatches
 
 SAMPLERS: dict[str, type] = {
@@ -28,7 +28,6 @@ __all__ = [
     "ClassBatches",
     "HierarchicalBatches",
     "NPairBatches",
-    "ReplicaBatches",
     "RepresentativeBatches",
     "ShuffledBatches",
 ]

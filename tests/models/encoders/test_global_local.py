@@ -164,6 +164,4 @@ def test_each_half_learns_without_the_other(still, learning):
         total = tf.reduce_sum(encoder(images)["embeddings"] * np.arange(4.0, dtype="float32"))
     kernel = encoder.get_layer(f"{learning}_projection").kernel
     assert np.abs(tape.gradient(total, kernel.value)).max() > 0
-    assert not any(
-        kernel is encoder.get_layer(f"{still}_projection").kernel for kernel in encoder.trainable_variables
-    )
+    assert not any(kernel is encoder.get_layer(f"{still}_projection").kernel for kernel in encoder.trainable_variables)

@@ -1,13 +1,11 @@
-"""What every sampler promises: the same batches from seed, step and centres, whatever was asked before; replicas."""
+"""What every sampler promises: the same batches from seed, step and centres, whatever was asked before."""
 
-import copy
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from models.data.sampling import SAMPLERS, ReplicaBatches
-from models.errors import UsageError
+from models.data.sampling import SAMPLERS
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(30), np.arange(30) % 5 + 2))
 SETTINGS = {
@@ -58,50 +56,6 @@ def test_a_copy_with_the_saved_state_goes_on_alike(name, params):
     fresh.set_state(sampler.get_state())
     assert batches(fresh, range(50, 60)) == batches(sampler, range(50, 60)) != unlike
     assert batches(make(name, params, centres=8), range(50, 60)) != batches(sampler, range(50, 60))
-
-
-@pytest.mark.parametrize(("name", "params"), ALL)
-@pytest.mark.parametrize("replicas", [1, 2, 4])
-def test_replicas_share_a_batch(name, params, replicas):
-    sampler = make(name, params)
-    labels = None if name == "shuffled_batches" else LABELS
-    shares = [ReplicaBatches(sampler, replica, replicas, labels) for replica in range(replicas)]
-    for step in range(10):
-        whole, parts = sampler.batch(step), [share.batch(step) for share in shares]
-        assert {len(part) for part in parts} == {shares[0].batch_size} == {24 // replicas}
-        assert sorted(np.concatenate(parts)) == sorted(whole)
-        if labels is not None:
-            kept = [set(LABELS[part].tolist()) for part in parts]
-            assert len(set.union(*kept)) == sum(map(len, kept))  # no class on two replicas
-            for part in parts:  # in the order of the whole batch
-                assert part.tolist() == [row for row in whole.tolist() if LABELS[row] in LABELS[part]]
-
-
-def test_a_share_of_representatives_starts_with_them():
-    sampler = make("representative_batches", {"classes": 8, "per_class": 3, "lifetime": 5})
-    share = ReplicaBatches(sampler, 1, 4, LABELS).batch(9)
-    assert share[:2].tolist() == sampler.batch(9)[2:4].tolist()
-    assert share.tolist() == sampler.batch(9).reshape(3, 8)[:, 2:4].ravel().tolist()
-
-
-def test_a_share_passes_on_what_its_sampler_has():
-    sampler = make("hierarchical_batches", {"groups": 4, "classes_per_group": 2, "per_class": 3})
-    share = ReplicaBatches(sampler, 0, 2, LABELS)
-    assert (share.refreshes, share.steps_per_round) == (True, sampler.steps_per_round)
-    assert share.get_state()["centres"] is sampler.centres
-    assert copy.deepcopy(share).batch(3).tolist() == share.batch(3).tolist()
-    plain = ReplicaBatches(make("shuffled_batches", {"batch_size": 24}), 0, 2)
-    assert not hasattr(plain, "refreshes")
-
-
-def test_shares_that_cannot_be_even_are_refused():
-    plain = make("shuffled_batches", {"batch_size": 24})
-    with pytest.raises(UsageError, match="A batch of 24 rows cannot be dealt evenly to 5 replicas"):
-        ReplicaBatches(plain, 0, 5)
-    with pytest.raises(UsageError, match=r"`replica` must lie in \[0, 2\). Received: replica=2"):
-        ReplicaBatches(plain, 2, 2)
-    with pytest.raises(UsageError, match="Expected classes of one size, a multiple of 2 in number"):
-        ReplicaBatches(plain, 0, 2, LABELS).batch(0)
 
 
 @pytest.mark.parametrize(("name", "params"), ALL)
