@@ -1,17 +1,20 @@
 """Weak labels, clusters and folds as whole trainings; what all procedures share."""
 
 import json
+import os
+import signal
 
 import keras
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
-from models.errors import UsageError
+from models.errors import ResourceError, UsageError
 from models.export import export_encoder
 from models.procedures import PROCEDURES, procedure
 from models.procedures.class_folds import combine_encoders
 from models.procedures.pseudo_clusters import spherical_kmeans
+from models.training import watch
 from models.training.fit import FitResult
 from models.training.run import train_run
 from models.training.validation import embed_store
@@ -112,6 +115,41 @@ def test_an_ensemble_over_folds(store, validation_store, settings, watched, tmp_
     again = keras.models.load_model(tmp_path / "learner.keras")
     np.testing.assert_allclose(embed_store(again, validation_store), vectors, rtol=1e-5)
     again.train_on_batch(store.read(np.arange(8)), store.labels[:8])  # it can be trained on
+
+
+HUNDRED_STEPS = {  # epochs of 25 steps
+    "class_folds": (2, {"folds": 2}),
+    "pseudo_clusters": (4, {"num_pseudo_classes": 6, "refresh_every": 2}),
+    "self_training": (1, {"stages": 2, "labelled_share": 0.5, "threshold": 0.0, "schedule": "mixture"}),
+    "weak_labels": (2, {"pattern": r"/(\d)\.png$", "weak_epochs": 2, "labelled_share": 0.5}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HUNDRED_STEPS)
+def test_cut_off_within_its_second_training_it_goes_on(name, store, validation_store, settings, monkeypatch, tmp_path):
+    epochs, params = HUNDRED_STEPS[name]
+    sampler = section("class_batches", classes=3, per_class=2)
+    arguments = settings(epochs=epochs, steps_per_epoch=25, sampler=sampler, procedure=section(name, **params))
+    arguments["loss"] = {"name": "proxy_nca", "params": {"include_positive": True}}
+    straight = train_run(store, validation_store, **arguments)
+    steps, plain = [], watch.Watch.on_train_batch_end
+
+    def stopping(self, batch, logs=None):
+        steps.append(self.progress.step + 1)
+        if len(steps) == 60:
+            os.kill(os.getpid(), signal.SIGTERM)
+        plain(self, batch, logs)
+
+    monkeypatch.setattr(watch.Watch, "on_train_batch_end", stopping)
+    kept = {"checkpoint_folder": tmp_path, "run_key": "a"}
+    with pytest.raises(ResourceError, match="E_INTERRUPTED"):
+        train_run(store, validation_store, **arguments, **kept)
+    again = train_run(store, validation_store, **arguments, **kept)
+    assert len(steps) in (75, 100)  # no step is made twice
+    assert again.result.history == straight.result.history
+    for ours, theirs in zip(again.learner.get_weights(), straight.learner.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_mean_of_encoders_is_the_direction_of_the_sum():
