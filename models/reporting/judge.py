@@ -12,6 +12,7 @@ from models.errors import DataError
 from models.release.libraries import library_versions
 from models.reporting import numbers
 from models.reporting.compatibility import compatibility
+from models.reporting.confusion import confused_pairs, confusion_matrix
 from models.reporting.gate import Comparison, Gate, Verdict
 from models.reporting.identity import describe_identity
 from models.reporting.numbers import Ways
@@ -70,8 +71,9 @@ def judge_candidate(
         context: what is known from elsewhere: `facts` (with `experiment`,
             the whole experiment file), `model`, `dataset` (counts per split),
             `index`, `audit`, `training` (`settings` as used, `best_epoch`,
-            `epochs`: one row each with `loss` and what validation gave); all
-            optional.
+            `epochs`: one row each with `loss` and what validation gave),
+            `search` (`objective`, `trials`: each `values` by the path of a
+            setting and `score`, None where it failed); all optional.
         ways: columns by which queries are kept apart and classes joined.
         slices: what to cut the common queries by, see `make_slices`.
         max_drop: how much worse today's search may become where queries and
@@ -108,7 +110,7 @@ def judge_candidate(
             candidate, result, baseline, baseline_facts, ways, slices, primary, max_drop, seed
         )
     verdict = gate.judge(replace(comparison, index=index_trial))
-    classes = numbers.class_entries(candidate, result, comparison)
+    matrix = confusion_matrix(candidate, result)
     report = {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -124,14 +126,15 @@ def judge_candidate(
         "split": split,
         "counts": _counts(candidate, result),
         "evaluation_set": identify_set(candidate),
-        "metrics": numbers.metric_entries(result, comparison, minimum),
+        "metrics": numbers.metric_entries(result, candidate.labels[result.query_rows], comparison, minimum, seed=seed),
         "baseline": told,
         **({"comparison": dict(verdict.evidence)} if verdict.evidence else {}),
         **compared,
         "recall_curve": curve,
         "growth": numbers.growth_curve(pairs, result.num_gallery),
-        "classes": classes,
-        "confused_pairs": numbers.confused_pairs(classes),
+        "classes": numbers.class_entries(candidate, result, comparison),
+        "confused_pairs": confused_pairs(candidate, result),
+        **({"confusion": matrix} if matrix else {}),
         "galleries": numbers.galleries(candidate, result, pairs, each=_EACH, seed=seed),
         "similarities": numbers.similarity_bars(pairs),
         **describe_space(candidate, result, pairs, groups=numbers.column(candidate, ways.leave_out), seed=seed),
@@ -140,7 +143,7 @@ def judge_candidate(
         **({"index_trial": dict(index_trial)} if index_trial else {}),
         "facts": dict(context.get("facts", {})),
         "reproduce": _reproduction(context),
-        **{key: context[key] for key in ("dataset", "index", "audit", "training") if context.get(key)},
+        **{key: context[key] for key in ("dataset", "index", "audit", "training", "search") if context.get(key)},
     }
     return {**report, "identity": describe_identity(report, context, candidate.dimension)}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from models.errors import UsageError
+from models.reporting.bootstrap import compare_by_classes
 from models.reporting.gate import Comparison
 from models.retrieval.metrics import describe_metric, evaluate_retrieval
 from models.retrieval.pairs import BINS, EDGES, PairStatistics
@@ -20,6 +21,7 @@ ALWAYS = ("map@r", "recall@1")  # the per-class table and the galleries are made
 CURVE_END = 1000
 ROUND = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # shown as numbers beside the curve
 _BARS = 100  # of the similarity histogram
+_RESAMPLES = 1000
 
 
 def align(candidate: "Embeddings", baseline: "Embeddings") -> tuple["Embeddings", "Embeddings"]:
@@ -114,12 +116,27 @@ def compare(
     return comparison, common, before
 
 
-def metric_entries(result: "RetrievalResult", comparison: Comparison, minimum: Mapping[str, float]) -> dict[str, Any]:
-    """One entry per metric: value, number of queries, convention, floor, and the baseline on common queries."""
+def metric_entries(
+    result: "RetrievalResult", labels: np.ndarray, comparison: Comparison, minimum: Mapping[str, float], *, seed: int
+) -> dict[str, Any]:
+    """One entry per metric: value, interval, number of queries, convention, floor, and the baseline on common queries.
+
+    Args:
+        result: the candidate's evaluation.
+        labels: `(Q,)` class of each of its queries; whole classes are drawn for the 95 % intervals.
+        comparison: with the baseline, if there is one.
+        minimum: floors of the gate.
+        seed: of the draws.
+    """
+    nothing = np.zeros(result.num_queries)
+    columns = {name: (result.per_query[name], nothing) for name in result.values}
+    masks = dict.fromkeys(columns, np.ones(result.num_queries, bool))
+    drawn = compare_by_classes(columns, labels, masks, resamples=_RESAMPLES, seed=seed)
     entries = {}
     for name, value in result.values.items():
         entry = {
             "value": float(value),
+            "interval": list(drawn.interval(drawn.names.index(name), 0.95)),
             "queries": int(result.num_queries),
             "convention": f"{describe_metric(name)}; {result.protocol}",
             "minimum": minimum.get(name),
@@ -146,16 +163,6 @@ def growth_curve(pairs: PairStatistics, gallery: int) -> dict[str, Any]:
     nearer = pairs.first_hit[:, None] - 1  # wrong items before the first right one: all of them must be gone
     expected = np.power(1.0 - shares, nearer).mean(axis=0) if len(nearer) else np.zeros(len(shares))
     return {"wrong_items_kept": shares.tolist(), "gallery": gallery, "recall@1": expected.tolist()}
-
-
-def confused_pairs(classes: Sequence[Mapping[str, Any]], most: int = 20) -> list[dict[str, Any]]:
-    """Pairs of classes by how many queries of the first have one of the second nearest."""
-    found = [
-        {"label": entry["label"], "taken_for": str(other), "queries": int(count), "of": entry["queries"]}
-        for entry in classes
-        for other, count in entry["taken_for"]
-    ]
-    return sorted(found, key=lambda pair: (-pair["queries"], pair["label"], pair["taken_for"]))[:most]
 
 
 def similarity_bars(pairs: PairStatistics) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.reporting.figures import draw_figures
+from models.reporting.figures import draw_figures, find
 from models.reporting.page import Pictures, render_page
 from models.reporting.pictures import Answered, Neighbor, draw_sheet
 
@@ -26,7 +26,7 @@ def write_report(
     (folder / "neighbors").mkdir(exist_ok=True)
     pictures = read_pictures(_shown_ids(report))
     figures = draw_figures(report, folder / "figures")
-    for name, queries in (report.get("galleries") or {}).items():
+    for name, queries in _shown_queries(report).items():
         if queries:
             draw_sheet([_answered(query, pictures) for query in queries], folder / "neighbors" / f"{name}.png")
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
@@ -34,9 +34,18 @@ def write_report(
     (folder / "report.html").write_text(render_page(report, figures, pictures), encoding="utf-8")
 
 
+def _shown_queries(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    return {**report.get("galleries", {}), **report.get("changed", {})}
+
+
 def _shown_ids(report: Mapping[str, Any]) -> list[str]:
-    queries = [query for shown in (report.get("galleries") or {}).values() for query in shown]
-    ids = [query["id"] for query in queries] + [near["id"] for query in queries for near in query["neighbors"]]
+    """Ids of all pictures on the page."""
+    queries = [query for shown in _shown_queries(report).values() for query in shown]
+    answers = [answer for query in queries for answer in (query, query.get("before")) if answer]
+    ids = [query["id"] for query in queries] + [near["id"] for answer in answers for near in answer["neighbors"]]
+    for pair in report.get("confused_pairs", []):
+        ids += [example[side] for example in pair["examples"] for side in ("query", "neighbor")]
+    ids += [hub["id"] for hub in (find(report, "space.hubness.hubs") or [])]
     return sorted(set(ids))
 
 

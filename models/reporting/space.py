@@ -23,6 +23,8 @@ def describe_space(
 ) -> dict[str, Any]:
     """`verification` (absent without pairs of both kinds), `space` and `map` (absent for a handful of images).
 
+    On the map, `right` says whether the nearest neighbour is of the image's class, None where nobody asked.
+
     Args:
         table: what was evaluated.
         result: the evaluation, for its neighbours.
@@ -42,5 +44,11 @@ def describe_space(
     drawn = draw_map(table.vectors, seed=seed)
     if drawn:
         rows = drawn.pop("rows")
-        found["map"] = {**drawn, "ids": table.ids[rows].tolist(), "labels": table.labels[rows].tolist()}
+        nearest = dict(zip(result.query_rows.tolist(), result.neighbor_rows[:, 0].tolist(), strict=True))
+        found["map"] = {
+            **drawn,
+            "ids": table.ids[rows].tolist(),
+            "labels": table.labels[rows].tolist(),
+            "right": [table.labels[nearest[row]] == table.labels[row] if row in nearest else None for row in rows],
+        }
     return found

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.reporting.figures import BLUE, INK, MUTED, ORANGE, STYLE, VERMILION
+from models.reporting.figures.style import BLUE, INK, MUTED, ORANGE, STYLE, VERMILION
 from models.reporting.ranking import Ranks
 from pipeline.comparison.results import Outcome, Row
 

@@ -1,25 +1,29 @@
 """The report as one HTML page: styles, figures, thumbnails and numbers inside it, nothing fetched from anywhere."""
 
 import base64
-import csv
-import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.reporting.figures import find
 from models.reporting.gate import metric_name, points
 from models.reporting.numbers import ROUND
+from models.reporting.page.tables import csv_tables
 from models.reporting.pictures import thumbnail
+from models.retrieval.calibration import match_probability
 
 Pictures = Mapping[str, np.ndarray | None]
 
+CAP = 15_000_000  # bytes of a page
+_SIDES = (96, 64, 40)  # of a thumbnail, the largest that keeps the page under its cap
+
 
 class Section(NamedTuple):
-    """One part of the page: its template's name, its heading, and the key of the report that it needs."""
+    """One part of the page: its template's name, its heading, and the number it needs, by its path in the report."""
 
     name: str
     title: str
@@ -27,23 +31,36 @@ class Section(NamedTuple):
     missing: str
 
 
-# In reading order. A new part is one line here and one template; it stays grey until its key is in the report.
+# In reading order. A new part is one line here and one template; it stays grey until its number is in the report.
 SECTIONS = (
     Section("identity", "Identity card", "identity", "the facts about model and data were not given."),
     Section("training", "How it learned", "training", "the history of the training was not given."),
+    Section("forest", "Against the baseline", "comparison.metrics", "there is no baseline to compare with."),
     Section("metrics", "Metrics", "metrics", "nothing was measured."),
     Section("curve", "Recall as one looks further", "recall_curve", "no query has a right answer in the gallery."),
     Section("classes", "Class by class", "classes", "no class was asked for."),
     Section("galleries", "Neighbours to look at", "galleries", "no pictures or neighbours were given."),
+    Section("confused", "Taken for each other", "confused_pairs", "no query has a wrong nearest neighbour."),
     Section("similarities", "How far apart right and wrong are", "similarities", "there are no pairs to compare."),
+    Section("verification", "The same thing or not", "verification", "there are no pairs of both kinds."),
+    Section(
+        "calibration", "Chance of a match", "calibration.reliability", "the validation classes were too few to fit one."
+    ),
+    Section("space", "Health of the space", "space", "the space was not looked at."),
+    Section("map", "Map", "map", "fewer than 50 images make no map."),
+    Section("compatibility", "Old and new together", "compatibility", "there is no older model to mix with."),
     Section("index", "Index", "index", "no index was built for this model."),
-    Section("audit", "Data audit", "audit", "the data was not audited in this run."),
+    Section("audit", "Data", "classes", "no class was asked for."),
+    Section("search", "Search for settings", "search", "the settings were given, none was searched for."),
     Section("reproduce", "Reproduce", "reproduce", "nothing is known about how this was made."),
 )
 
 
-def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], pictures: Pictures) -> str:
-    """The page as one HTML text: styles, figures and thumbnails are inside it."""
+def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], pictures: Pictures, cap: int = CAP) -> str:
+    """The page as one HTML text: styles, figures and thumbnails are inside it.
+
+    Thumbnails shrink, and at last are left out, where the page would grow past `cap` bytes.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -61,20 +78,32 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], picture
         "count": lambda number: f"{number:,}",
         "metric_name": metric_name,
         "describe": describe,
+        "chance": lambda similarity: float(match_probability(report["calibration"], similarity)),
     }
+    environment.globals["figures"] = {name: _figure(svg) for name, svg in figures.items()}
+    environment.globals["csv"] = {
+        name: _data_uri(text, "text/csv;charset=utf-8") for name, text in csv_tables(report).items()
+    }
+    environment.globals["calibrated"] = find(report, "calibration.probability") is not None
+    template = environment.get_template("report.html.j2")
     sections = [
-        {"name": s.name, "title": s.title, "missing": "" if report.get(s.needs) else s.missing} for s in SECTIONS
+        {"name": s.name, "title": s.title, "missing": "" if find(report, s.needs) else s.missing} for s in SECTIONS
     ]
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        sections=sections,
-        figures={name: _data_uri(svg, "image/svg+xml") for name, svg in figures.items()},
-        pictures={id_: thumbnail(picture) for id_, picture in pictures.items() if picture is not None},
-        csv=_downloads(report),
-        curve_rows=[at for at, k in enumerate(report.get("recall_curve", {}).get("k", [])) if k in ROUND],
-        style=Markup((templates / "style.css").read_text(encoding="utf-8")),
-        embedded=Markup(json.dumps(report, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")),
-    )
+    text = ""
+    for side in (*_SIDES, 0):
+        shown = {id_: thumbnail(picture, side) for id_, picture in pictures.items() if side and picture is not None}
+        text = template.render(
+            report=report,
+            sections=sections,
+            pictures=shown,
+            left_out=not side,
+            curve_rows=[at for at, k in enumerate(report.get("recall_curve", {}).get("k", [])) if k in ROUND],
+            style=Markup((templates / "style.css").read_text(encoding="utf-8")),
+            embedded=Markup(json.dumps(report, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")),
+        )
+        if len(text.encode()) <= cap:
+            break
+    return text
 
 
 def describe(value: Any) -> str:
@@ -96,30 +125,11 @@ def describe(value: Any) -> str:
     return "unknown" if value is None else str(value)
 
 
-def _downloads(report: Mapping[str, Any]) -> dict[str, str]:
-    """The numbers behind each figure as CSV in a data URI."""
-    tables: dict[str, list[Sequence[Any]]] = {}
-    if curve := report.get("recall_curve"):
-        baseline = curve.get("baseline") or [None] * len(curve["k"])
-        tables["curve"] = [("k", "recall", "baseline"), *zip(curve["k"], curve["candidate"], baseline, strict=True)]
-    if classes := report.get("classes"):
-        columns = ("label", "images", "queries", "map@r", "recall@1", "baseline")
-        tables["classes"] = [columns, *([entry[column] for column in columns] for entry in classes)]
-    if bars := report.get("similarities"):
-        rows = zip(bars["edges"], bars["edges"][1:], bars["positive"], bars["hardest_negative"], strict=False)
-        tables["similarities"] = [("from", "to", "same_class_pairs", "nearest_wrong_items"), *rows]
-    if training := report.get("training"):
-        columns = tuple(training["epochs"][0]) if training["epochs"] else ()
-        epochs = (
-            (number, *(row.get(column) for column in columns)) for number, row in enumerate(training["epochs"], 1)
-        )
-        tables["training"] = [("epoch", *columns), *epochs]
-    found = {}
-    for name, table in tables.items():
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(table)
-        found[name] = _data_uri(text.getvalue().encode(), "text/csv;charset=utf-8")
-    return found
+def _figure(svg: bytes) -> dict[str, Any]:
+    """A figure for the page, with its size, so that nothing moves while it is decoded."""
+    box = re.search(rb'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg)
+    width, height = (float(side) for side in box.groups()) if box else (389.0, 238.0)
+    return {"uri": _data_uri(svg, "image/svg+xml"), "width": 620, "height": round(620 * height / width)}
 
 
 def _data_uri(data: bytes, kind: str) -> str:

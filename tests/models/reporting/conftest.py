@@ -13,12 +13,12 @@ def make_table(vectors, labels, ids=None, roles=None, split="test"):
     return Embeddings(*(np.array(column, object) for column in text), vectors)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def table_of():
     return make_table
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def clusters():
     """Makes a table of noisy clusters: the less noise, the better the model."""
 

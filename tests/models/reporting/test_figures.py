@@ -1,48 +1,109 @@
+import copy
+
 import pytest
 from PIL import Image
 
-from models.reporting.figures import draw_figures
+from models.reporting.figures import FIGURES, draw_figures, find
 
-CURVE = {"k": [1, 2, 5], "candidate": [0.5, 0.7, 1.0], "queries": 9}
-CLASSES = [
-    {"label": "a", "images": 3, "map@r": 0.1, "baseline": 0.2},
-    {"label": "b", "images": 9, "map@r": 0.8, "baseline": 0.1},
-]
-BARS = {"edges": [-1, 0, 0.5, 1], "positive": [0, 1, 5], "hardest_negative": [2, 3, 0], "overlap": 0.2, "queries": 5}
-TRAINING = {"best_epoch": 1, "epochs": [{"loss": 2.0, "val_map@r": 0.3, "val_recall@1": 0.5}, {"loss": 1.0}]}
+ENTRY = {"queries": 9, "classes": 5, "candidate": 0.5, "baseline": 0.4, "difference": 0.1, "low": -0.1, "high": 0.2}
+SLICE = {**ENTRY, "margin": 0.05, "judged": True, "worse": True, "p": 0.01, "p_holm": 0.02}
+BIN = {"low": 0.4, "high": 0.5, "pairs": 9, "predicted": 0.45, "observed": 0.5}
 REPORT = {
-    "training": TRAINING,
-    "recall_curve": CURVE,
-    "classes": CLASSES,
-    "similarities": BARS,
+    "training": {"best_epoch": 1, "epochs": [{"loss": 2.0, "val_map@r": 0.3, "val_recall@1": 0.5}, {"loss": 1.0}]},
+    "comparison": {
+        "primary": "map@r",
+        "margin": 0.01,
+        "lower_bound": -0.2,
+        "metrics": {"map@r": ENTRY, "recall@1": ENTRY},
+        "slices": [{"name": "class_size=1-5", **SLICE}, {"name": "x" * 60, **SLICE, "judged": False, "worse": False}],
+    },
+    "recall_curve": {"k": [1, 2, 5], "candidate": [0.5, 0.7, 1.0], "queries": 9},
+    "growth": {"wrong_items_kept": [0.01, 0.1, 1.0], "gallery": 90, "recall@1": [0.9, 0.8, 0.5]},
+    "classes": [
+        {"label": "a", "images": 3, "map@r": 0.1, "baseline": 0.2},
+        {"label": "b", "images": 9, "map@r": 0.8, "baseline": 0.1},
+    ],
+    "confusion": {"labels": ["a", "b"], "shares": [[0.5, 0.5], [0.25, 0.75]]},
+    "similarities": {
+        "edges": [-1, 0, 0.5, 1],
+        "positive": [0, 1, 5],
+        "negative": [4, 3, 0],
+        "hardest_negative": [2, 3, 0],
+        "overlap": 0.2,
+        "queries": 5,
+    },
+    "verification": {
+        "roc": {"threshold": [0.9, 0.5, 0.1], "false_accept": [0.001, 0.1, 1.0], "true_accept": [0.2, 0.8, 1.0]},
+        "equal_error": {"rate": 0.15},
+        "at": [
+            {"target": 0.1, "false_accept": 0.1, "true_accept": 0.8, "interval": [0.7, 0.9]},
+            {"target": 1e-4, "reason": "too few"},
+        ],
+    },
+    "calibration": {
+        "reliability": {"bins": [BIN], "bins_before": [BIN], "ece": 0.05, "ece_before": 0.1},
+        "risk_coverage": {"coverage": [0.5, 1.0], "error": [0.0, 0.2]},
+    },
+    "space": {
+        "effective_rank": 1.9,
+        "dimension": 3,
+        "spectrum": [0.6, 0.3, 0.1],
+        "hubness": {"k": 5, "histogram": {"times": [0, 1, 2, 4], "items": [1, 2, 3, 1]}},
+    },
+    "map": {"x": [0.0, 1.0, 2.0], "y": [0.0, 1.0, 0.0], "labels": ["a", "a", "b"], "right": [True, False, None]},
+    "search": {
+        "objective": "map@r",
+        "trials": [
+            {"values": {"training.rate": 1e-4, "loss.name": "a", "n": 3}, "score": 0.3},
+            {"values": {"training.rate": 1e-1, "loss.name": "b", "n": 3}, "score": None},
+        ],
+    },
     "baseline": {"name": "release 1"},
 }
 
 
 def test_figures_for_what_is_there(tmp_path):
     drawn = draw_figures(REPORT, tmp_path)
-    assert set(drawn) == {"training", "recall-curve", "classes", "similarities"}
+    assert set(drawn) == set(FIGURES)
     assert all(svg.startswith(b"<?xml") for svg in drawn.values())
     assert Image.open(tmp_path / "classes.png").size == (864, 528)
-    assert set(draw_figures({"recall_curve": CURVE}, tmp_path)) == {"recall-curve"}
+    assert set(draw_figures({"recall_curve": REPORT["recall_curve"]}, tmp_path)) == {"recall-curve"}
     assert draw_figures({}, tmp_path) == {}
 
 
 def test_same_numbers_same_bytes(tmp_path):
-    assert draw_figures(REPORT, tmp_path) == draw_figures(REPORT, tmp_path)
+    some = {key: REPORT[key] for key in ("classes", "map", "similarities", "baseline")}
+    assert draw_figures(some, tmp_path) == draw_figures(some, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("path", "value"),
     [
-        {"recall_curve": {**CURVE, "baseline": [0.1, 0.2, 0.3]}},
-        {"recall_curve": {"k": [1], "candidate": [1.0], "queries": 2}},
-        {"classes": [{**CLASSES[0], "baseline": None}]},
-        {"similarities": {**BARS, "hardest_negative": [0, 0, 0], "positive": [0, 0, 0]}},
-        {"thresholds": {"likely_match": {"threshold": -0.4}}},
-        {"training": {"best_epoch": 1, "epochs": [{"loss": 2.0}]}},
-        {"classes": [{**CLASSES[0], "map@r": 0.0} for _ in range(3000)]},
+        ("recall_curve.baseline", [0.1, 0.2, 0.3]),
+        ("recall_curve", {"k": [1], "candidate": [1.0], "queries": 2}),
+        ("classes", [{"images": 3, "map@r": 0.1, "baseline": None}]),
+        ("classes", [{"images": 1 + at, "map@r": 0.0, "baseline": 0.1} for at in range(3000)]),
+        ("similarities.hardest_negative", [0, 0, 0]),
+        ("training.epochs", [{"loss": 2.0}]),
+        ("verification.roc", {"threshold": [0.5, 0.1], "false_accept": [0.5, 1.0], "true_accept": [1.0, 1.0]}),
+        ("verification.equal_error.rate", 0.0),
+        ("space.hubness.histogram", {"times": [0], "items": [3]}),
+        ("search.trials", [{"values": {"a": 1}, "score": None}]),
+        ("comparison.slices", []),
     ],
 )
-def test_odd_numbers_can_be_drawn(tmp_path, change):
-    assert len(draw_figures({**REPORT, **change}, tmp_path)) == 4
+def test_odd_numbers_can_be_drawn(tmp_path, path, value):
+    top, *parents = path.split(".")
+    report = {key: copy.deepcopy(REPORT[key]) for key in (top, "baseline")}
+    part = report
+    for key in [top, *parents][:-1]:
+        part = part[key]
+    part[[top, *parents][-1]] = value
+    wanted = {name for name, drawing in FIGURES.items() if drawing.needs.split(".")[0] == top}
+    assert set(draw_figures(report, tmp_path)) == wanted
+
+
+def test_find_by_path():
+    assert find(REPORT, "verification.equal_error.rate") == 0.15
+    assert find(REPORT, "verification.nothing.rate") is None
+    assert find({"a": "text"}, "a.b") is None

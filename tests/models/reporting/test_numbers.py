@@ -89,11 +89,20 @@ def test_baseline_on_all_images_keeps_the_candidates_numbers(clusters):
     assert comparison.common == result.values
     assert comparison.baseline == evaluate_retrieval(bad.vectors, bad.labels, metrics=METRICS).values
     assert comparison.common_queries == 30
-    entries = numbers.metric_entries(result, comparison, {"map@r": 0.5})
+    entries = numbers.metric_entries(result, good.labels, comparison, {"map@r": 0.5}, seed=0)
     assert entries["map@r"]["difference"] == pytest.approx(entries["map@r"]["value"] - entries["map@r"]["baseline"])
     assert entries["map@r"]["minimum"] == 0.5
     assert entries["recall@1"]["minimum"] is None
     assert "never meets itself" in entries["recall@1"]["convention"]
+
+
+def test_interval_of_a_metric_knows_about_classes(three_classes):
+    result, _ = evaluate(three_classes)
+    labels = three_classes.labels[result.query_rows]
+    entry = numbers.metric_entries(result, labels, Comparison(result.values), {}, seed=0)["recall@1"]
+    # a is always right, b and c never: of three classes drawn, none (8 of 27 draws) to all (1 of 27) may be a
+    assert entry["value"] == pytest.approx(1 / 3)
+    assert entry["interval"] == [0.0, 1.0]
 
 
 def test_baseline_in_another_order_with_other_images(clusters):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.reporting.figures import FIGURES
 from models.reporting.gate import StatisticalGate
 from models.reporting.judge import judge_candidate
 from models.reporting.page import SECTIONS, describe, render_page
@@ -35,7 +36,6 @@ AUDIT = {
 }
 
 
-FIGURES = ("recall-curve", "classes", "similarities", "training")
 TRAINING = {"best_epoch": 1, "epochs": [{"loss": 2.0, "val_map@r": 0.3}]}
 
 
@@ -66,7 +66,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def judged(clusters):
     def judge(candidate=None, baseline=None, **context):
         return judge_candidate(
@@ -85,27 +85,34 @@ def judged(clusters):
     return judge
 
 
+@pytest.fixture(scope="module")
+def written(judged, clusters, tmp_path_factory):
+    """A report with a baseline, its folder, and its page."""
+    folder = tmp_path_factory.mktemp("written") / "report"
+    report = judged(clusters(2.0, classes=12), clusters(2.5, classes=12, seed=4))
+    write_report(report, folder, pictures)
+    return report, folder, (folder / "report.html").read_text("utf-8")
+
+
 def pictures(ids):
     """A grey picture for every second image; the others are missing."""
     return {id_: np.full((64, 64, 3), 128, np.uint8) if row % 2 else None for row, id_ in enumerate(ids)}
 
 
-def test_files_and_page_hold_the_same_numbers(judged, clusters, tmp_path):
-    report = judged(baseline=clusters(3.0))
-    write_report(report, tmp_path / "report", pictures)
-    assert json.loads((tmp_path / "report/report.json").read_text("utf-8")) == report
-    page = Page((tmp_path / "report/report.html").read_text("utf-8"))
+def test_files_and_page_hold_the_same_numbers(written):
+    report, folder, text = written
+    assert json.loads((folder / "report.json").read_text("utf-8")) == report
+    page = Page(text)
     assert json.loads(page.data) == report
     assert not page.open
-    for name in ("recall-curve", "similarities", "classes"):
-        assert Image.open(tmp_path / f"report/figures/{name}.png").width > 800
-    for name in ("random", "worst", "confident"):
-        assert Image.open(tmp_path / f"report/neighbors/{name}.png").width > 1000
+    drawn = {path.stem for path in (folder / "figures").iterdir()}
+    assert drawn == set(FIGURES) - {"training", "trials"}
+    for name in ("random", "worst", "confident", "improved", "worsened"):
+        assert Image.open(folder / f"neighbors/{name}.png").width > 1000
 
 
-def test_page_fetches_nothing(judged, tmp_path):
-    write_report(judged(), tmp_path, pictures)
-    text = (tmp_path / "report.html").read_text("utf-8")
+def test_page_fetches_nothing(written):
+    text = written[2]
     page = Page(text)
     links = [a.get("src", a.get("href")) for tag in ("img", "link", "a", "script", "iframe") for a in page.all(tag)]
     assert {link.split(":")[0] for link in links if link and not link.startswith("#")} == {"data"}
@@ -116,21 +123,52 @@ def test_page_fetches_nothing(judged, tmp_path):
     assert all(attributes.get("type") == "application/json" for attributes in page.all("script"))
 
 
-def test_every_image_has_words_and_loads_lazily(judged, tmp_path):
-    write_report(judged(), tmp_path, pictures)
-    images = Page((tmp_path / "report.html").read_text("utf-8")).all("img")
+def test_every_image_has_words_and_loads_lazily(written):
+    images = Page(written[2]).all("img")
     assert len(images) > 50
     assert all(image["alt"] and image["loading"] == "lazy" and image["decoding"] == "async" for image in images)
 
 
-def test_missing_pictures_are_marked(judged, tmp_path):
-    write_report(judged(), tmp_path, lambda ids: dict.fromkeys(ids))
-    assert (tmp_path / "report.html").read_text("utf-8").count("picture<br>missing") > 50
+def test_every_figure_says_what_to_look_for_and_gives_its_numbers(written):
+    text = written[2]
+    figures = re.findall("<figure>.*?</figure>", text, re.S)
+    assert len(figures) == len(FIGURES) - 2
+    for figure in figures:
+        assert re.search(r"<figcaption>.{60,}", figure, re.S)
+        [link] = [a for a in Page(figure).all("a") if "download" in a]
+        rows = base64.b64decode(link["href"].partition("base64,")[2]).decode().splitlines()
+        assert len(rows) > 1
+    assert [section.name for section in SECTIONS if f'id="{section.name}"' in text] == [s.name for s in SECTIONS]
 
 
-def test_right_and_wrong_differ_by_more_than_colour(judged, tmp_path):
-    write_report(judged(), tmp_path, pictures)
-    text = (tmp_path / "report.html").read_text("utf-8")
+def test_old_and_new_answers_stand_below_each_other(written):
+    report, _, text = written
+    changed = report["changed"]["improved"] + report["changed"]["worsened"]
+    assert changed
+    assert text.count('<p class="which">release 2</p>') == len(changed)
+    assert text.count("<br>was ") == len(changed)
+
+
+def test_missing_pictures_are_marked(written):
+    report, _, _ = written
+    assert render_page(report, {}, {}).count("picture<br>missing") > 50
+
+
+def test_page_stays_under_its_cap(written):
+    report, _, whole = written
+    rng = np.random.default_rng(0)
+    shown = {id_: rng.integers(0, 255, (96, 96, 3), np.uint8) for id_ in set(re.findall("test/[0-9]+.png", whole))}
+    large = render_page(report, {}, shown)
+    smaller = render_page(report, {}, shown, cap=len(large) - 1)
+    assert len(smaller) < len(large)
+    assert len(Page(smaller).all("img")) == len(Page(large).all("img")) > 50
+    without = render_page(report, {}, shown, cap=1)
+    assert not Page(without).all("img")
+    assert "All pictures are left out" in without
+
+
+def test_right_and_wrong_differ_by_more_than_colour(written):
+    text = written[2]
     right, wrong = (len(re.findall(f'<li class="{kind}">', text)) for kind in ("right", "wrong"))
     assert right
     assert wrong
@@ -139,20 +177,27 @@ def test_right_and_wrong_differ_by_more_than_colour(judged, tmp_path):
     assert re.search(r"\.wrong \.picture \{ border: 3px dashed", text)
 
 
-def test_sections_without_data_stay_grey(judged):
-    report = judged()
-    page = render_page(report, {name: b"<svg/>" for name in FIGURES}, {})
-    assert {attributes["id"] for attributes in Page(page).all("section") if attributes.get("class") == "missing"} == {
-        "training",
-        "index",
-        "audit",
-    }
-    whole = judged(index={"kind": "brute_force", "recall": 1.0}, audit=AUDIT, training=TRAINING)
-    page = render_page(whole, {name: b"<svg/>" for name in FIGURES}, {})
-    assert 'class="missing"' not in page
+def test_sections_without_data_stay_grey(judged, clusters):
+    drawn = {name: b"<svg/>" for name in FIGURES}
+    page = render_page(judged(), drawn, {})
+    grey = {attributes["id"] for attributes in Page(page).all("section") if attributes.get("class") == "missing"}
+    assert grey == {"training", "forest", "map", "compatibility", "index", "search"}
+    assert "The data was not audited in this run." in page
+    whole = judged(
+        clusters(1.6, classes=12),
+        clusters(2.0, classes=12),
+        index={"kind": "brute_force", "recall": 1.0},
+        audit=AUDIT,
+        training=TRAINING,
+        search={"objective": "map@r", "trials": [{"values": {"loss.margin": 0.5}, "score": None}]},
+    )
+    page = render_page(whole, drawn, {})
+    grey = {attributes["id"] for attributes in Page(page).all("section") if attributes.get("class") == "missing"}
+    assert not grey
     assert "1: leaky (train = 2 · test = 3)" in page
     assert "1 with a single image: lonely" in page
     assert "E_IMAGE_EMPTY: no bytes" in page
+    assert ">failed</span>" in page
     assert len(Page(page).all("section")) == len(SECTIONS)
 
 
@@ -170,11 +215,9 @@ def test_names_from_the_data_cannot_become_markup(judged, table_of, tmp_path):
     assert all("onerror" not in attributes for attributes in page.all("img"))
 
 
-def test_csv_of_the_classes(judged, tmp_path):
-    report = judged()
-    write_report(report, tmp_path, pictures)
-    page = Page((tmp_path / "report.html").read_text("utf-8"))
-    [link] = [attributes["href"] for attributes in page.all("a") if attributes.get("download") == "classes.csv"]
+def test_csv_of_the_classes(written):
+    report, _, text = written
+    [link] = [attributes["href"] for attributes in Page(text).all("a") if attributes.get("download") == "classes.csv"]
     rows = base64.b64decode(link.partition("base64,")[2]).decode().splitlines()
     assert rows[0] == "label,images,queries,map@r,recall@1,baseline"
     assert len(rows) == 1 + len(report["classes"])

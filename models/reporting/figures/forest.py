@@ -1,0 +1,48 @@
+"""The forest plot: how far the candidate is from the baseline, metric by metric and slice by slice, with intervals."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from models.reporting.figures.style import BLUE, INK, MUTED, ORANGE, VERMILION
+from models.reporting.gate import metric_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SLICES = 20  # shown at most, the greatest losses
+
+
+def draw(figure: "Figure", report: Mapping[str, Any]) -> None:
+    """One line a metric and a slice; the mark is the difference, the bar its interval, the upright tick its margin."""
+    axes = figure.add_subplot()
+    compared = report["comparison"]
+    metrics, slices = compared["metrics"], compared["slices"][:_SLICES]
+    margins = {compared["primary"]: compared["margin"]}
+    lines = [(metric_name(name), entry, margins.get(name)) for name, entry in metrics.items()]
+    lines += [(entry["name"], entry, entry["margin"] if entry["judged"] else None) for entry in slices]
+    for place, (_, entry, margin) in enumerate(lines):
+        slice_ = place >= len(metrics)
+        color, mark = (MUTED, "o") if slice_ else (BLUE, "s")
+        if entry.get("worse") or (margin == compared["margin"] and not slice_ and compared["lower_bound"] < -margin):
+            color, mark = VERMILION, "X"
+        axes.plot([100 * entry["low"], 100 * entry["high"]], [place, place], color=color, linewidth=2)
+        axes.plot(100 * entry["difference"], place, mark, color=color, markersize=6)
+        if margin is not None:
+            axes.plot(-100 * margin, place, "|", color=ORANGE, markersize=15, markeredgewidth=2.2)
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.axhline(len(metrics) - 0.5, color=MUTED, linewidth=0.6, linestyle=":")
+    axes.set_yticks(range(len(lines)), [f"{_short(name)}  ({entry['queries']:,})" for name, entry, _ in lines])
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"points better (right) or worse (left) than {report['baseline']['name']}")
+
+
+def height(report: Mapping[str, Any]) -> float:
+    """Inches, by the number of lines."""
+    lines = len(report["comparison"]["metrics"]) + len(report["comparison"]["slices"][:_SLICES])
+    return 0.9 + 0.29 * lines
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 26 else f"{name[:25]}…"

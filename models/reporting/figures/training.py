@@ -1,0 +1,79 @@
+"""Figures of how a model came to be: its training, and the search for its settings."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.reporting.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, VERMILION
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def training_curve(figure: "Figure", report: Mapping[str, Any]) -> None:
+    """Validation metrics above, training loss below, by epoch."""
+    history = report["training"]
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    lines = [("val_map@r", "MAP@R", BLUE, "-"), ("val_recall@1", "recall@1", GREEN, "--")]
+    for key, name, color, line in lines:
+        values = [row.get(key) for row in history["epochs"]]
+        if any(value is not None for value in values):
+            percent = [np.nan if value is None else 100 * value for value in values]
+            upper.plot(range(1, len(values) + 1), percent, line, marker=".", color=color, linewidth=1.8, label=name)
+    losses = [row.get("loss", np.nan) for row in history["epochs"]]
+    lower.plot(range(1, len(losses) + 1), losses, color=MUTED, linewidth=1.8, marker=".")
+    for axes in (upper, lower):
+        axes.axvline(history["best_epoch"], color=INK, linewidth=1.2, linestyle=":")
+    if upper.lines[:-1]:
+        upper.legend(loc="lower right", fontsize=9.5)
+    upper.set_ylabel("validation, %")
+    lower.set_ylabel("loss")
+    lower.set_xlabel("epoch")
+    lower.xaxis.get_major_locator().set_params(integer=True)
+
+
+def trials(figure: "Figure", report: Mapping[str, Any]) -> None:
+    """Above the best value so far, trial by trial; below every trial as a line across its settings."""
+    upper, lower = figure.subplots(2, 1, height_ratios=[2, 3])
+    found = report["search"]["trials"]
+    scores = np.array([np.nan if trial["score"] is None else 100 * trial["score"] for trial in found])
+    numbers = np.arange(1, len(found) + 1)
+    upper.plot(numbers, scores, "o", color=MUTED, markersize=4, label="a trial")
+    upper.step(numbers, np.fmax.accumulate(scores), where="post", color=BLUE, linewidth=2, label="best so far")
+    failed = np.isnan(scores)
+    if failed.any() and not failed.all():
+        upper.plot(numbers[failed], np.full(failed.sum(), np.nanmin(scores)), "x", color=VERMILION, label="failed")
+    upper.set_xlabel("trial")
+    upper.set_ylabel(f"{report['search']['objective']}, %")
+    upper.xaxis.get_major_locator().set_params(integer=True)
+    upper.legend(loc="lower right", fontsize=9)
+    names = list(found[0]["values"])
+    heights = np.stack([_spread([trial["values"][name] for trial in found]) for name in names], axis=1)
+    best = np.nanargmax(scores) if not failed.all() else -1
+    order = np.argsort(np.where(failed, -np.inf, scores), kind="stable")
+    for row in order:
+        if not failed[row]:
+            chosen = row == best
+            lower.plot(
+                heights[row],
+                color=ORANGE if chosen else BLUE,
+                linewidth=2.6 if chosen else 1,
+                alpha=1 if chosen else 0.35,
+                marker="D" if chosen else ".",
+            )
+    lower.set_xticks(range(len(names)), [name.rpartition(".")[2] for name in names], rotation=12, fontsize=9)
+    lower.set_yticks([0, 1], ["lowest", "highest"])
+    lower.set_ylim(-0.08, 1.08)
+
+
+def _spread(values: list) -> np.ndarray:
+    """Values between 0 and 1: numbers by size, on a log scale where they span factors; others by name."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        numbers = np.asarray(values, float)
+        if numbers.min() > 0 and numbers.max() / numbers.min() > 20:
+            numbers = np.log(numbers)
+    else:
+        numbers = np.unique([str(value) for value in values], return_inverse=True)[1].astype(float)
+    span = numbers.max() - numbers.min()
+    return (numbers - numbers.min()) / span if span else np.full(len(numbers), 0.5)
