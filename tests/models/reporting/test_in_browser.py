@@ -1,0 +1,157 @@
+"""The page in a real browser: nothing in the console, nothing fetched, no broken picture, no sideways scrolling."""
+
+import fcntl
+import json
+import os
+import select
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from models.reporting.gate import StatisticalGate
+from models.reporting.judge import judge_candidate
+from models.reporting.page import CAP
+from models.reporting.report import write_report
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE = 120  # seconds until an answer must have come
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+
+COMPLAINTS = {"Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Network.loadingFailed"}
+PICTURES = """(async () => {
+  const images = [...document.images];
+  images.forEach(image => image.loading = "eager");
+  await Promise.allSettled(images.map(image => image.decode()));
+  return {all: images.length, broken: images.filter(image => !image.naturalWidth).map(image => image.alt)};
+})()"""
+
+
+class Chromium:
+    """A headless Chromium, spoken to in the DevTools protocol over the pipes 3 and 4."""
+
+    def __init__(self, profile):
+        theirs_in, ours_out = _pipe()
+        ours_in, theirs_out = _pipe()
+        flags = ["--headless=new", "--remote-debugging-pipe", "--disable-gpu", f"--user-data-dir={profile}"]
+        flags += ["--no-sandbox"] * (os.geteuid() == 0)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        inherited = [(nothing, 0), (nothing, 1), (nothing, 2), (theirs_in, 3), (theirs_out, 4)]
+        actions = [(os.POSIX_SPAWN_DUP2, *pair) for pair in inherited]
+        self.process = os.posix_spawn(BROWSER, [BROWSER, *flags], os.environ, file_actions=actions)
+        for end in (nothing, theirs_in, theirs_out):
+            os.close(end)
+        self.ends, self.rest, self.number, self.events, self.session = (ours_in, ours_out), b"", 0, [], None
+
+    def ask(self, method, **params):
+        """The answer to a command; events that come before it are kept."""
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params}
+        message |= {"sessionId": self.session} if self.session else {}
+        os.write(self.ends[1], json.dumps(message).encode() + b"\0")
+        answer = self._wait(lambda received: received.get("id") == self.number)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def wait_for(self, method):
+        if not any(event["method"] == method for event in self.events):
+            self._wait(lambda received: received.get("method") == method)
+
+    def evaluate(self, expression):
+        answer = self.ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        return answer["result"]["value"]
+
+    def close(self):
+        self.session = None
+        self.ask("Browser.close")
+        os.waitpid(self.process, 0)
+        for end in self.ends:
+            os.close(end)
+
+    def _wait(self, wanted):
+        end = time.monotonic() + PATIENCE
+        while True:
+            while b"\0" in self.rest:
+                line, _, self.rest = self.rest.partition(b"\0")
+                received = json.loads(line)
+                if "method" in received:
+                    self.events.append(received)
+                if wanted(received):
+                    return received
+            assert select.select([self.ends[0]], [], [], max(0, end - time.monotonic()))[0], "Chromium does not answer"
+            part = os.read(self.ends[0], 1 << 20)
+            assert part, "Chromium is gone"
+            self.rest += part
+
+
+def _pipe():
+    """A pipe whose ends stand clear of the numbers that the browser will use."""
+    ends = os.pipe()
+    moved = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return moved
+
+
+@pytest.fixture
+def browser(tmp_path):
+    started = Chromium(tmp_path / "profile")
+    target = started.ask("Target.createTarget", url="about:blank")["targetId"]
+    started.session = started.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+    for domain in ("Page", "Runtime", "Log", "Network"):
+        started.ask(f"{domain}.enable")
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def page(clusters, tmp_path):
+    """A report with every part that a few clusters can give, and a picture for each image."""
+    report = judge_candidate(
+        clusters(1.6, classes=12),
+        split="test",
+        metrics=["recall@1"],
+        primary="map@r",
+        minimum={"map@r": 0.1},
+        gate=StatisticalGate({"map@r": 0.1}, "map@r", 0.02),
+        baseline=clusters(2.2, classes=12, seed=4),
+        baseline_facts={"version": 2, "reason": "Release 2 is current.", "first": False},
+        validation=clusters(1.6, classes=12, split="val", seed=1),
+        slices=["class_size", "confused"],
+        context={
+            "training": {"best_epoch": 1, "epochs": [{"loss": 2.0, "val_map@r": 0.3}, {"loss": 1.0}]},
+            "search": {"objective": "map@r", "trials": [{"values": {"loss.margin": 0.5}, "score": 0.4}]},
+        },
+    )
+    rng = np.random.default_rng(0)
+    write_report(report, tmp_path, lambda ids: {id_: rng.integers(0, 255, (64, 64, 3), np.uint8) for id_ in ids})
+    return tmp_path / "report.html"
+
+
+def test_opens_clean_on_desk_and_phone(browser, page):
+    assert page.stat().st_size < CAP
+    for width, phone in ((1200, False), (390, True)):
+        browser.ask("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=phone)
+        browser.events.clear()
+        browser.ask("Page.navigate", url=page.as_uri())
+        browser.wait_for("Page.loadEventFired")
+        pictures = browser.evaluate(PICTURES)
+        assert pictures["all"] > 100
+        assert pictures["broken"] == []
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        assert browser.evaluate("document.querySelectorAll('section.missing').length") == 1  # no index
+        assert not [event for event in browser.events if event["method"] in COMPLAINTS]
+        asked = [event["params"] for event in browser.events if event["method"] == "Network.requestWillBeSent"]
+        assert {params["request"]["url"].partition(":")[0] for params in asked} <= {"file", "data"}
+
+
+def test_a_broken_picture_and_an_error_are_noticed(browser, tmp_path):
+    bad = tmp_path / "bad.html"
+    bad.write_text('<img alt="torn" src="data:image/png;base64,AAAA"><script>console.error("oh"); nothing()</script>')
+    browser.ask("Page.navigate", url=bad.as_uri())
+    browser.wait_for("Page.loadEventFired")
+    assert browser.evaluate(PICTURES) == {"all": 1, "broken": ["torn"]}
+    heard = {event["method"] for event in browser.events}
+    assert {"Runtime.exceptionThrown", "Runtime.consoleAPICalled"} <= heard
