@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from tfx import v1 as tfx
 from tfx.types.artifact_utils import get_split_uri
-from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelRun
+from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelRun, TunerResults
 from tfx.utils import path_utils
 
 from components.artifacts import BaselineRelease, DataAudit, EmbeddingTable, RetrievalIndex, RetrievalReport
@@ -27,10 +27,12 @@ from models.reporting.judge import judge_candidate
 from models.reporting.numbers import Ways
 from models.reporting.report import write_report
 from models.reporting.through_index import judge_index
-from models.retrieval.table import Embeddings, read_ids, read_table
+from models.reporting.two_releases import JUDGED
+from models.retrieval.table import Embeddings, read_ids, read_table, write_table
 
 THRESHOLDS, CALIBRATION = "thresholds.json", "calibration.json"
 HISTORY = "history.json"  # of the Trainer
+TRIALS = "tuner_results.json"  # of the Tuner
 VALIDATION = "val"
 
 
@@ -46,6 +48,7 @@ def EvaluateRetrieval(
     store: tfx.dsl.components.InputArtifact[Examples] = None,
     audit: tfx.dsl.components.InputArtifact[DataAudit] = None,
     model_run: tfx.dsl.components.InputArtifact[ModelRun] = None,
+    tuner_results: tfx.dsl.components.InputArtifact[TunerResults] = None,
     metrics_json: tfx.dsl.components.Parameter[str] = '["recall@1", "map@r"]',
     primary: tfx.dsl.components.Parameter[str] = "map@r",
     minimum_json: tfx.dsl.components.Parameter[str] = "{}",
@@ -71,9 +74,10 @@ def EvaluateRetrieval(
     Args:
         embeddings: the candidate's, of `split` and, for thresholds, of "val".
         model: the candidate.
-        report: gets `report.html`, `report.json`, `thresholds.json`,
-            `calibration.json`, `figures/` and `neighbors/`; the custom
-            property `state`.
+        report: gets `report.html`, `report.json`, `summary.md`,
+            `thresholds.json`, `calibration.json`, `figures/`, `neighbors/`
+            and the judged embeddings, so that any two releases can be
+            compared; the custom property `state`.
         blessing: as the stock Evaluator leaves it: custom properties
             `blessed`, `current_model`, `current_model_id`, here also `reason`
             in words and `case` (what decided, see `Verdict`), and an empty
@@ -85,6 +89,7 @@ def EvaluateRetrieval(
         audit: for the page on the data.
         model_run: the training's `history.json`, for its curve and for the
             settings that a tuner chose.
+        tuner_results: the trials of the search for them.
         metrics_json: JSON list of metrics.
         primary: the metric that decides.
         minimum_json: JSON object, metric -> least accepted value in [0, 1].
@@ -137,9 +142,12 @@ def EvaluateRetrieval(
         context["dataset"] = _count_splits(context["audit"]["splits"])
     if model_run is not None:
         context["training"] = json.loads((Path(model_run.uri) / HISTORY).read_text(encoding="utf-8"))
+    if tuner_results is not None:
+        context["search"] = _read_search(Path(tuner_results.uri))
     minimum = json.loads(minimum_json)
+    candidate = read_table(embeddings.uri, [split])
     judged = judge_candidate(
-        read_table(embeddings.uri, [split]),
+        candidate,
         split=split,
         metrics=json.loads(metrics_json),
         primary=primary,
@@ -158,6 +166,7 @@ def EvaluateRetrieval(
         clustering=bool(clustering),
     )
     write_report(judged, report.uri, _picture_reader(store, split))
+    write_table(Path(report.uri) / JUDGED, candidate)
     for name, key in ((THRESHOLDS, "thresholds"), (CALIBRATION, "calibration")):
         replace_file(Path(report.uri) / name, json.dumps(judged[key], indent=1).encode())
     report.set_string_custom_property("state", judged["verdict"]["state"])
@@ -190,6 +199,16 @@ def _try_index(folder: Path, uri: str, split: str, *, seed: int, **limits: float
     gallery = table.select(np.array([place[id_] for id_ in ids], np.int64))
     queries = table.select((table.splits == split) & (table.roles != "gallery"))
     return judge_index(folder, gallery, queries, neighbors=read_index_facts(folder)["neighbors"], seed=seed, **limits)
+
+
+def _read_search(folder: Path) -> dict[str, Any]:
+    """The trials that the Tuner finished, in the order it made them; it numbers them all and writes only these."""
+    rows = json.loads((folder / TRIALS).read_text(encoding="utf-8"))
+    trials = [
+        {"number": int(row.pop("trial_id")) + 1, "score": row.pop("score"), "values": row} for row in map(dict, rows)
+    ]
+    trials.sort(key=lambda trial: trial["number"])
+    return {"objective": "map@r", "trials": trials, "failed": trials[-1]["number"] - len(trials)}
 
 
 def _count_splits(splits: dict[str, Any]) -> list[dict[str, Any]]:

@@ -89,7 +89,14 @@ def create_parser() -> argparse.ArgumentParser:
     _add_release(verb)
     verb.add_argument("--output", required=True, metavar="TABLE.parquet")
 
-    verb = _add(verbs, "report", _report, "open the report of a release")
+    verb = _add(verbs, "report", _report, "open the report of a release, or compare two releases")
+    verb.add_argument(
+        "which",
+        nargs="*",
+        metavar="RELEASE",
+        help="a version or a release's folder (default: the current one); of two, the second is held against the first",
+    )
+    verb.add_argument("--output", metavar="FOLDER", help="where a comparison goes (default: report-<first>-<second>)")
     _add_release(verb)
 
     verb = _add(verbs, "releases", _releases, "list the releases, or roll back to an earlier one")
@@ -179,7 +186,19 @@ def _report(options) -> None:
 
     from models.release import open_release
 
-    page = open_release(find_release(options.release)).path / "report" / "report.html"
+    if len(options.which) > 2:
+        raise UsageError("E_RELEASE_UNCLEAR", f"Expected at most two releases. Received: {' '.join(options.which)}")
+    opened = [
+        open_release(find_release(options.release), int(which)) if which.isdecimal() else open_release(which)
+        for which in options.which
+    ]
+    if len(opened) == 2:
+        from pipeline.commands import compare_releases
+
+        folder = Path(options.output or f"report-{opened[0].version}-{opened[1].version}")
+        page = compare_releases(*opened, folder.absolute())
+    else:
+        page = (opened or [open_release(find_release(options.release))])[0].path / "report" / "report.html"
     print(page)
     webbrowser.open(page.as_uri())
 

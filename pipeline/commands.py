@@ -4,9 +4,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models.errors import DataError, GateError, UsageError
 from pipeline.config import Experiment
+
+if TYPE_CHECKING:
+    from models.release import Release
 
 
 def build_data(name: str, output: Path) -> None:
@@ -118,6 +122,20 @@ def tell_result(folder: Path) -> None:
     )
     print(f"verdict  {verdict['state']}: {' '.join(verdict['reasons'])}")
     print(f"report   {shown(folder / 'report.html')}")
+
+
+def compare_releases(older: "Release", newer: "Release", folder: Path) -> Path:
+    """Write the report of a release with an earlier one as its baseline; gives the page."""
+    from models.reporting.pictures import read_picture
+    from models.reporting.report import write_report
+    from models.reporting.two_releases import compare_releases as judge
+
+    report = judge(older, newer)
+    images = Path(newer.facts.get("data_root", "."))
+    write_report(report, folder, lambda ids: {id_: read_picture(images / id_) for id_ in ids})
+    verdict = report["verdict"]
+    print(f"verdict  {verdict['state']}: {' '.join(verdict['reasons'])}")
+    return folder / "report.html"
 
 
 def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path) -> None:

@@ -266,6 +266,7 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
         audit=nodes["audit"].outputs["audit"],
         model=model,
         model_run=nodes["trainer"].outputs["model_run"],
+        **({"tuner_results": nodes["tuner"].outputs["tuner_results"]} if "tuner" in nodes else {}),
         metrics_json=_json(judged.metrics),
         primary=judged.primary,
         minimum_json=_json(judged.minimum),

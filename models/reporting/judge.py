@@ -72,8 +72,9 @@ def judge_candidate(
             the whole experiment file), `model`, `dataset` (counts per split),
             `index`, `audit`, `training` (`settings` as used, `best_epoch`,
             `epochs`: one row each with `loss` and what validation gave),
-            `search` (`objective`, `trials`: each `values` by the path of a
-            setting and `score`, None where it failed); all optional.
+            `search` (`objective`, `failed`, how many trials did, `trials`: of
+            the others each `number`, `score` and `values` by the path of a
+            setting); all optional.
         ways: columns by which queries are kept apart and classes joined.
         slices: what to cut the common queries by, see `make_slices`.
         max_drop: how much worse today's search may become where queries and

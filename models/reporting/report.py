@@ -1,4 +1,4 @@
-"""Writes a retrieval report: `report.json` (all numbers), `report.html` (one file, no network), pictures as PNG."""
+"""Writes a retrieval report: `report.json` (all numbers), `report.html` (one file, no network), a summary, PNGs."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 from models.reporting.figures import draw_figures, find
 from models.reporting.page import Pictures, render_page
 from models.reporting.pictures import Answered, Neighbor, draw_sheet
+from models.reporting.summary import summarize
 
 
 def write_report(
@@ -17,8 +18,8 @@ def write_report(
 
     Args:
         report: the numbers, as `build_report` gives them; JSON-ready.
-        folder: gets `report.json`, `report.html`, `figures/` and
-            `neighbors/`; made if absent.
+        folder: gets `report.json`, `report.html`, `summary.md`, `figures/`
+            and `neighbors/`; made if absent.
         read_pictures: image ids -> RGB uint8 pictures, None for a missing one.
     """
     folder = Path(folder)
@@ -31,6 +32,7 @@ def write_report(
             draw_sheet([_answered(query, pictures) for query in queries], folder / "neighbors" / f"{name}.png")
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "report.json").write_text(text, encoding="utf-8")
+    (folder / "summary.md").write_text(summarize(report), encoding="utf-8")
     (folder / "report.html").write_text(render_page(report, figures, pictures), encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelRun
+from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelRun, TunerResults
 
 from components.artifacts import (
     BaselineRelease,
@@ -21,7 +21,7 @@ from models.data.store import Record, write_store
 from models.errors import DataError, GateError
 from models.release import current_version, fingerprint_model, open_release
 from models.retrieval.index import build_index, save_index
-from models.retrieval.table import Embeddings, write_ids, write_table
+from models.retrieval.table import Embeddings, read_table, write_ids, write_table
 from models.search import Searcher
 
 CLASSES, EACH = 5, 4
@@ -265,7 +265,23 @@ def test_pictures_audit_and_history(workshop, table):
     history = {"settings": {"seed": 5}, "best_epoch": 1, "epochs": [{"loss": 1.0, "val_map@r": 0.5}]}
     (Path(model_run.uri) / "history.json").write_text(json.dumps(history))
     embeddings = workshop.embeddings("embeddings", table)
-    outputs, report = workshop.evaluate(embeddings, store=store, audit=audit, model_run=model_run)
+    results = workshop.artifact(TunerResults, "tuner-results")
+    Path(results.uri).mkdir()
+    rows = [{"trial_id": "2", "score": 0.5, "margin": 0.1}, {"trial_id": "0", "score": 0.4, "margin": 0.3}]
+    (Path(results.uri) / "tuner_results.json").write_text(json.dumps(rows))
+    outputs, report = workshop.evaluate(
+        embeddings, store=store, audit=audit, model_run=model_run, tuner_results=results
+    )
+    assert report["search"] == {
+        "objective": "map@r",
+        "failed": 1,
+        "trials": [
+            {"number": 1, "score": 0.4, "values": {"margin": 0.3}},
+            {"number": 3, "score": 0.5, "values": {"margin": 0.1}},
+        ],
+    }
+    kept = read_table(Path(outputs["report"].uri) / "embeddings.parquet")
+    np.testing.assert_array_equal(np.sort(kept.ids), np.sort(table.ids))
     assert report["training"] == history
     assert report["dataset"] == [{"split": "test", "classes": 5, "images": 20, "singletons": 2}]
     page = (Path(outputs["report"].uri) / "report.html").read_text()

@@ -11,7 +11,7 @@ from models.reporting.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, VERM
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_RATES = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)  # named on the axes of normal deviates
+_RATES = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)  # named on the axes of normal deviates
 
 
 def similarity_histogram(figure: "Figure", report: Mapping[str, Any]) -> None:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.reporting.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, VERMILION
+from models.reporting.figures.style import BLUE, GREEN, INK, MUTED, ORANGE
+from models.reporting.gate import metric_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,31 +38,20 @@ def trials(figure: "Figure", report: Mapping[str, Any]) -> None:
     """Above the best value so far, trial by trial; below every trial as a line across its settings."""
     upper, lower = figure.subplots(2, 1, height_ratios=[2, 3])
     found = report["search"]["trials"]
-    scores = np.array([np.nan if trial["score"] is None else 100 * trial["score"] for trial in found])
-    numbers = np.arange(1, len(found) + 1)
+    scores = 100 * np.array([trial["score"] for trial in found])
+    numbers = [trial["number"] for trial in found]
     upper.plot(numbers, scores, "o", color=MUTED, markersize=4, label="a trial")
-    upper.step(numbers, np.fmax.accumulate(scores), where="post", color=BLUE, linewidth=2, label="best so far")
-    failed = np.isnan(scores)
-    if failed.any() and not failed.all():
-        upper.plot(numbers[failed], np.full(failed.sum(), np.nanmin(scores)), "x", color=VERMILION, label="failed")
+    upper.step(numbers, np.maximum.accumulate(scores), where="post", color=BLUE, linewidth=2, label="best so far")
     upper.set_xlabel("trial")
-    upper.set_ylabel(f"{report['search']['objective']}, %")
+    upper.set_ylabel(f"{metric_name(report['search']['objective'])}, %")
     upper.xaxis.get_major_locator().set_params(integer=True)
     upper.legend(loc="lower right", fontsize=9)
     names = list(found[0]["values"])
     heights = np.stack([_spread([trial["values"][name] for trial in found]) for name in names], axis=1)
-    best = np.nanargmax(scores) if not failed.all() else -1
-    order = np.argsort(np.where(failed, -np.inf, scores), kind="stable")
-    for row in order:
-        if not failed[row]:
-            chosen = row == best
-            lower.plot(
-                heights[row],
-                color=ORANGE if chosen else BLUE,
-                linewidth=2.6 if chosen else 1,
-                alpha=1 if chosen else 0.35,
-                marker="D" if chosen else ".",
-            )
+    order = np.argsort(scores, kind="stable")
+    for row in order[:-1]:
+        lower.plot(heights[row], color=BLUE, linewidth=1, alpha=0.35, marker=".")
+    lower.plot(heights[order[-1]], color=ORANGE, linewidth=2.6, marker="D")
     lower.set_xticks(range(len(names)), [name.rpartition(".")[2] for name in names], rotation=12, fontsize=9)
     lower.set_yticks([0, 1], ["lowest", "highest"])
     lower.set_ylim(-0.08, 1.08)

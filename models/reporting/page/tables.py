@@ -83,10 +83,7 @@ def _trials(report: Mapping[str, Any]) -> Table:
     names = list(trials[0]["values"])
     return [
         ("trial", "score", *names),
-        *(
-            (number, trial["score"], *(trial["values"][name] for name in names))
-            for number, trial in enumerate(trials, 1)
-        ),
+        *((trial["number"], trial["score"], *(trial["values"][name] for name in names)) for trial in trials),
     ]
 
 

@@ -54,8 +54,8 @@ REPORT = {
     "search": {
         "objective": "map@r",
         "trials": [
-            {"values": {"training.rate": 1e-4, "loss.name": "a", "n": 3}, "score": 0.3},
-            {"values": {"training.rate": 1e-1, "loss.name": "b", "n": 3}, "score": None},
+            {"values": {"training.rate": 1e-4, "loss.name": "a", "n": 3}, "score": 0.3, "number": 1},
+            {"values": {"training.rate": 1e-1, "loss.name": "b", "n": 3}, "score": 0.2, "number": 3},
         ],
     },
     "baseline": {"name": "release 1"},
@@ -88,7 +88,7 @@ def test_same_numbers_same_bytes(tmp_path):
         ("verification.roc", {"threshold": [0.5, 0.1], "false_accept": [0.5, 1.0], "true_accept": [1.0, 1.0]}),
         ("verification.equal_error.rate", 0.0),
         ("space.hubness.histogram", {"times": [0], "items": [3]}),
-        ("search.trials", [{"values": {"a": 1}, "score": None}]),
+        ("search.trials", [{"values": {"a": 1}, "score": 0.0, "number": 2}]),
         ("comparison.slices", []),
     ],
 )

@@ -122,7 +122,11 @@ def page(clusters, tmp_path):
         slices=["class_size", "confused"],
         context={
             "training": {"best_epoch": 1, "epochs": [{"loss": 2.0, "val_map@r": 0.3}, {"loss": 1.0}]},
-            "search": {"objective": "map@r", "trials": [{"values": {"loss.margin": 0.5}, "score": 0.4}]},
+            "search": {
+                "objective": "map@r",
+                "failed": 0,
+                "trials": [{"values": {"loss.margin": 0.5}, "score": 0.4, "number": 1}],
+            },
         },
     )
     rng = np.random.default_rng(0)
