@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,9 @@ def judge_index(
     Returns:
         JSON-ready: `metrics` (`recall@1` and `recall@k`, each with `exact` and `through_index`), `neighbor_recall`
         (share of the true neighbours found), `latency_ms` (`p50`, `p95`, `p99` of `queries` asked one at a time),
-        `memory_mib` (`files`, `resident`: what the process grew by), `limits`, `queries`, `kind`, and `faults`:
-        sentences, one a limit that is broken.
+        `memory_mib` (`files`, `resident`: what the process grew by), `limits`, `queries`, `kind`, `faults`: sentences,
+        one a limit that is broken; and for an index of leaves `trade`: for several numbers of leaves to search, fewest
+        first, the `neighbor_recall`, the `p50` in ms, and which is `chosen`.
 
     Raises:
         DataError: `E_RELEASE_MIXED` if index and gallery differ in rows, `E_NO_RELEVANT` if no query has an answer.
@@ -67,13 +69,17 @@ def judge_index(
     k = min(neighbors, len(gallery) - int((own >= 0).any()))
     exact, similarities = nearest_neighbors(asked.vectors, gallery.vectors, k, own)
     found = _search_others(index, asked.vectors, own, k)
-    scores = np.einsum("nkd,nd->nk", gallery.vectors[found], asked.vectors)
-    near = 1e-5 * np.maximum(1, np.abs(similarities[:, -1:]))  # as good as the last true neighbour
+
+    def recall(rows: np.ndarray) -> float:
+        scores = np.einsum("nkd,nd->nk", gallery.vectors[rows], asked.vectors)
+        near = 1e-5 * np.maximum(1, np.abs(similarities[:, -1:]))  # as good as the last true neighbour
+        return float(np.minimum((scores >= similarities[:, -1:] - near).sum(axis=1), k).mean() / k)
+
     report: dict[str, Any] = {
         "kind": index.facts["kind"],
         "queries": len(asked),
         "neighbors": k,
-        "neighbor_recall": float(np.minimum((scores >= similarities[:, -1:] - near).sum(axis=1), k).mean() / k),
+        "neighbor_recall": recall(found),
         "metrics": {
             f"recall@{depth}": {
                 "exact": _hit_share(gallery.labels, asked.labels, exact[:, :depth]),
@@ -88,7 +94,24 @@ def judge_index(
         },
         "limits": {"max_loss": max_loss, "max_p99_ms": max_p99_ms, "max_memory_mib": max_memory_mib},
     }
+    if index.facts["leaves"] > 1:
+        report["trade"] = [
+            {
+                "leaves": leaves,
+                "neighbor_recall": recall(_search_others(other, asked.vectors, own, k)),
+                "p50": _time(other, asked.vectors[:_TIMED], k)["p50"],
+                "chosen": leaves == index.facts["leaves_to_search"],
+            }
+            for leaves, other in _with_other_leaves(index)
+        ]
     return {**report, "faults": _faults(report)}
+
+
+def _with_other_leaves(index: Index) -> list[tuple[int, Index]]:
+    """The index as it is, and with fewer and more leaves to search, by halves of all of them."""
+    leaves, chosen = index.facts["leaves"], index.facts["leaves_to_search"]
+    tried = sorted({chosen, *(-(-leaves // 2**halvings) for halvings in range(8))})
+    return [(count, replace(index, facts={**index.facts, "leaves_to_search": count})) for count in tried]
 
 
 def _choose(gallery: np.ndarray, labels: np.ndarray, own: np.ndarray, seed: int) -> np.ndarray:

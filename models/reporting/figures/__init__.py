@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from models.reporting.figures import forest, pairs, retrieval, space, training
+from models.reporting.figures import forest, index, pairs, retrieval, space, training
 from models.reporting.figures.style import STYLE
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ FIGURES = {
     "spectrum": Drawing("space", space.spectrum),
     "hubs": Drawing("space.hubness", space.hubs),
     "map": Drawing("map", space.flat_map, lambda report: _WIDTH),
+    "index": Drawing("index_trial.trade", index.trade),
     "class-sizes": Drawing("classes", retrieval.class_sizes),
     "trials": Drawing("search", training.trials, lambda report: 5.0),
 }

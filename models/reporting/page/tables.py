@@ -113,5 +113,9 @@ _TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], Table]]] = {
         lambda r: _columns(r, "space.hubness.histogram", {"times_from": "times", "items": "items"}),
     ),
     "map": ("map", lambda r: _columns(r, "map", _MAP)),
+    "index": (
+        "index_trial.trade",
+        lambda r: _entries(r, "index_trial.trade", ("leaves", "neighbor_recall", "p50", "chosen")),
+    ),
     "trials": ("search", _trials),
 }

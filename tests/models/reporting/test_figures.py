@@ -58,6 +58,12 @@ REPORT = {
             {"values": {"training.rate": 1e-1, "loss.name": "b", "n": 3}, "score": 0.2, "number": 3},
         ],
     },
+    "index_trial": {
+        "trade": [
+            {"leaves": 4, "neighbor_recall": 0.9, "p50": 0.2, "chosen": False},
+            {"leaves": 8, "neighbor_recall": 1.0, "p50": 0.4, "chosen": True},
+        ]
+    },
     "baseline": {"name": "release 1"},
 }
 

@@ -28,6 +28,20 @@ def test_an_exact_index_loses_nothing(saved):
     assert latency["queries"] == 60
     assert found["memory_mib"]["files"] > 0
     assert found["faults"] == []
+    assert "trade" not in found
+
+
+def test_more_leaves_find_more(clusters, tmp_path):
+    rows = 20_000  # from here on an index has leaves
+    table = clusters(1.0, classes=rows // 5)
+    save_index(build_index(table.vectors, neighbors=5, min_recall=0.8), tmp_path)
+    found = judge_index(tmp_path, table, table, neighbors=5, max_loss=1.0)
+    leaves, recalls = ([entry[key] for entry in found["trade"]] for key in ("leaves", "neighbor_recall"))
+    assert leaves == sorted(set(leaves))
+    assert recalls[0] < 0.7 < recalls[-1]
+    [chosen] = [entry for entry in found["trade"] if entry["chosen"]]
+    assert chosen["neighbor_recall"] == found["neighbor_recall"]
+    assert all(entry["p50"] > 0 for entry in found["trade"])
 
 
 def test_the_query_itself_is_no_answer(saved):
