@@ -25,6 +25,7 @@ class Drawing(NamedTuple):
 FIGURES = {
     "forest": Drawing("comparison.metrics", forest.draw, forest.height),
     "training": Drawing("training", training.training_curve),
+    "vital-signs": Drawing("training.epochs.0.effective_rank", training.vital_signs),
     "recall-curve": Drawing("recall_curve", retrieval.recall_curve),
     "growth": Drawing("growth", retrieval.growth_curve),
     "classes": Drawing("classes", retrieval.class_dots),
@@ -73,8 +74,11 @@ def draw_figures(report: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
 
 
 def find(report: Mapping[str, Any], path: str) -> Any:
-    """What stands in a report at a path such as `calibration.reliability`; None if nothing does."""
+    """What stands in a report at a path such as `calibration.reliability` or `epochs.0.loss`; None if nothing does."""
     value: Any = report
     for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, list):
+            value = dict(enumerate(value)).get(int(key))
+        else:
+            value = value.get(key) if isinstance(value, Mapping) else None
     return value

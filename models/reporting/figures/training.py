@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.reporting.figures.style import BLUE, GREEN, INK, MUTED, ORANGE
+from models.reporting.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, VERMILION
 from models.reporting.gate import metric_name
 
 if TYPE_CHECKING:
@@ -34,6 +34,31 @@ def training_curve(figure: "Figure", report: Mapping[str, Any]) -> None:
     lower.xaxis.get_major_locator().set_params(integer=True)
 
 
+def vital_signs(figure: "Figure", report: Mapping[str, Any]) -> None:
+    """Effective rank above; below the shares of pairs that teach, of gradient from positives, of dead proxies."""
+    epochs = report["training"]["epochs"]
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2, 3])
+    numbers = range(1, len(epochs) + 1)
+    upper.plot(numbers, _values(epochs, "effective_rank"), color=INK, linewidth=1.8, marker=".")
+    upper.set_ylabel("effective rank")
+    upper.set_ylim(bottom=0)
+    lines = [
+        ("active_pairs", "pairs that teach", BLUE, "-"),
+        ("positive_gradient_share", "gradient from positives", GREEN, "--"),
+        ("dead_proxies", "dead proxies", VERMILION, ":"),
+        ("proxy_distance", "class to proxy, 1 − cosine", ORANGE, "-."),  # noqa: RUF001
+    ]
+    for key, name, color, line in lines:
+        if any(key in row for row in epochs):
+            lower.plot(numbers, 100 * _values(epochs, key), line, color=color, linewidth=1.8, label=name)
+    if lower.lines:
+        lower.legend(loc="best", fontsize=8.5)
+    lower.set_ylim(bottom=0)
+    lower.set_ylabel("%")
+    lower.set_xlabel("epoch")
+    lower.xaxis.get_major_locator().set_params(integer=True)
+
+
 def trials(figure: "Figure", report: Mapping[str, Any]) -> None:
     """Above the best value so far, trial by trial; below every trial as a line across its settings."""
     upper, lower = figure.subplots(2, 1, height_ratios=[2, 3])
@@ -55,6 +80,11 @@ def trials(figure: "Figure", report: Mapping[str, Any]) -> None:
     lower.set_xticks(range(len(names)), [name.rpartition(".")[2] for name in names], rotation=12, fontsize=9)
     lower.set_yticks([0, 1], ["lowest", "highest"])
     lower.set_ylim(-0.08, 1.08)
+
+
+def _values(epochs: list, key: str) -> np.ndarray:
+    """A column of the history, nan where an epoch lacks it."""
+    return np.array([row.get(key, np.nan) for row in epochs], float)
 
 
 def _spread(values: list) -> np.ndarray:

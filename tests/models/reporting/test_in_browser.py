@@ -121,7 +121,10 @@ def page(clusters, tmp_path):
         validation=clusters(1.6, classes=12, split="val", seed=1),
         slices=["class_size", "confused"],
         context={
-            "training": {"best_epoch": 1, "epochs": [{"loss": 2.0, "val_map@r": 0.3}, {"loss": 1.0}]},
+            "training": {
+                "best_epoch": 1,
+                "epochs": [{"loss": 2.0, "val_map@r": 0.3, "effective_rank": 5.0}, {"loss": 1.0}],
+            },
             "search": {
                 "objective": "map@r",
                 "failed": 0,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.reporting.figures import FIGURES
+from models.reporting.figures import FIGURES, find
 from models.reporting.gate import StatisticalGate
 from models.reporting.judge import judge_candidate
 from models.reporting.page import SECTIONS, describe, render_page
@@ -37,7 +37,7 @@ AUDIT = {
 
 
 TRAINING = {"best_epoch": 1, "epochs": [{"loss": 2.0, "val_map@r": 0.3}]}
-UNDRAWN = {"training", "trials", "index"}  # their numbers come from elsewhere
+UNDRAWN = {"training", "vital-signs", "trials", "index"}  # their numbers come from elsewhere
 SEARCH = {"objective": "map@r", "failed": 1, "trials": [{"values": {"loss.margin": 0.5}, "score": 0.3, "number": 1}]}
 
 
@@ -180,8 +180,10 @@ def test_right_and_wrong_differ_by_more_than_colour(written):
 
 
 def test_sections_without_data_stay_grey(judged, clusters):
-    drawn = {name: b"<svg/>" for name in FIGURES}
-    page = render_page(judged(), drawn, {})
+    def drawn(report):
+        return {name: b"<svg/>" for name, drawing in FIGURES.items() if find(report, drawing.needs)}
+
+    page = render_page(judged(), drawn(judged()), {})
     grey = {attributes["id"] for attributes in Page(page).all("section") if attributes.get("class") == "missing"}
     assert grey == {"training", "forest", "map", "compatibility", "index", "search"}
     assert "The data was not audited in this run." in page
@@ -193,7 +195,7 @@ def test_sections_without_data_stay_grey(judged, clusters):
         training=TRAINING,
         search=SEARCH,
     )
-    page = render_page(whole, drawn, {})
+    page = render_page(whole, drawn(whole), {})
     grey = {attributes["id"] for attributes in Page(page).all("section") if attributes.get("class") == "missing"}
     assert not grey
     assert "1: leaky (train = 2 · test = 3)" in page
