@@ -195,8 +195,9 @@ def _report(options) -> None:
     if len(opened) == 2:
         from pipeline.commands import compare_releases
 
-        folder = Path(options.output or f"report-{opened[0].version}-{opened[1].version}")
-        page = compare_releases(*opened, folder.absolute())
+        older, newer = opened
+        folder = Path(options.output or f"report-{older.version}-{newer.version}")
+        page = compare_releases(older, newer, folder.absolute())
     else:
         page = (opened or [open_release(find_release(options.release))])[0].path / "report" / "report.html"
     print(page)

@@ -44,8 +44,8 @@ def class_dots(figure: "Figure", report: Mapping[str, Any]) -> None:
     dots = [axes.scatter(places, values, s=areas, color=BLUE, alpha=0.75, linewidths=0, label="a class")]
     if all(entry.get("baseline") is not None for entry in classes):
         before, name = 100 * np.array([entry["baseline"] for entry in classes]), report["baseline"]["name"]
-        crosses = {"marker": "x", "linewidths": 0.9, "color": ORANGE, "label": f"same class in {name}"}
-        dots.append(axes.scatter(places, before, s=12, **crosses))
+        told = f"same class in {name}"
+        dots.append(axes.scatter(places, before, s=12, marker="x", linewidths=0.9, color=ORANGE, label=told))
     for drawn in dots:
         drawn.set_rasterized(len(classes) > _MANY)
     axes.axhline(values.mean(), color=INK, linewidth=1, linestyle=":")
@@ -112,7 +112,7 @@ def class_sizes(figure: "Figure", report: Mapping[str, Any]) -> None:
         edges = np.geomspace(max(1, least), most + 1, 30)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.hist(images, edges, color=BLUE, alpha=0.35, edgecolor=BLUE)
+    axes.hist(images, edges.tolist(), color=BLUE, alpha=0.35, edgecolor=BLUE)
     axes.axvline(float(np.median(images)), color=INK, linewidth=1.2, linestyle=":")
     axes.annotate(
         f"median {np.median(images):g}",
@@ -124,4 +124,4 @@ def class_sizes(figure: "Figure", report: Mapping[str, Any]) -> None:
     )
     axes.set_xlabel("images of a class in the gallery")
     axes.set_ylabel("classes")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="y", integer=True)
