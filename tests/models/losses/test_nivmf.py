@@ -116,7 +116,7 @@ def test_exact_density_integrates_to_one():
     points = unit(rng.normal(size=(200_000, 3)))
     kappa = np.array([[3.0, 4.0, 5.0], [8.0, 6.0, 7.0]])
     mu = np.array([[1.0, 0.2, 0.1], [-0.2, 0.9, 0.8]])
-    loss = make(2, mu, kappa, metric="nivmf", normaliser="exact")
+    loss = make(2, mu, kappa, metric="nivmf", normaliser="exact", temp=1.0)
     density = np.array(loss._log_density(tf.constant(points), tf.constant(unit(mu)), tf.constant(kappa), True))
     density = density + float(log_normalizer(np.array([1e-9]), 3)[0])
     np.testing.assert_allclose(4 * np.pi * np.exp(density).mean(axis=0), 1.0, atol=0.02)
