@@ -28,7 +28,7 @@ from models.files import replace_file
 from models.retrieval.metrics import parse_metric
 from models.retrieval.neighbors import LeftOut, Ranking, Space, rank_block
 from models.retrieval.relevance import ClassRelevance
-from models.retrieval.table import TEXT_COLUMNS, Embeddings, read_table, write_table
+from models.retrieval.table import TEXT_COLUMNS, Embeddings, read_columns, read_table, table_files, write_table
 from models.retrieval.ties import count_before, in_order, rank_hits, tie_groups
 
 QUERIES, METRICS, NEIGHBORS = "queries.parquet", "metrics.json", "neighbors.parquet"
@@ -91,7 +91,7 @@ def evaluate_at_scale(
     sample: int = 10_000,
     keep_neighbors: int = 10,
     seed: int = 0,
-    beam_args: Sequence[str] = LOCAL_RUNNER,
+    beam_args: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate embeddings whose gallery no single machine need hold.
 
@@ -105,13 +105,13 @@ def evaluate_at_scale(
         sample: most queries to ask; more are sampled by a hash of seed and id.
         keep_neighbors: neighbours per query that are written down.
         seed: of the sample.
-        beam_args: flags for Beam, such as `--runner=...`.
+        beam_args: flags for Beam, such as `--runner=...`; none: here, in this process.
 
     Returns:
         `values` (metric -> mean), `queries`, `skipped`, `all_queries`, `gallery`.
 
     Raises:
-        DataError: `E_NO_RELEVANT`, and what reading the tables raises.
+        DataError: `E_NO_RELEVANT`, `E_LABELS` for a query without a label, and what reading the tables raises.
         UsageError: for unknown and graded metrics, and for more neighbours than the gallery can give.
     """
     wanted = {name: parse_metric(name)[1] for name in metrics}
@@ -119,9 +119,9 @@ def evaluate_at_scale(
         raise UsageError("E_METRIC_UNKNOWN", f"Expected metrics of right and wrong answers. Received: {graded}")
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    shards = _files(gallery)
-    asked, all_queries = _sample(_files(queries or gallery), sample, seed)
-    options = PipelineOptions(list(beam_args))
+    shards = [str(file) for file in table_files(Path(gallery))]
+    asked, all_queries = _sample(table_files(Path(queries or gallery)), sample, seed)
+    options = PipelineOptions(list(beam_args) or list(LOCAL_RUNNER))
     with beam.Pipeline(options=options) as pipeline:
         _ = (
             _spread(pipeline, shards)
@@ -158,23 +158,16 @@ def evaluate_at_scale(
     return told
 
 
-def _files(path: str | os.PathLike) -> list[str]:
-    files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
-    if not files or not files[0].is_file():
-        raise DataError("E_TABLE_MISSING", f"Expected embeddings (*.parquet) at {path}. Received: nothing there")
-    return [str(file) for file in files]
-
-
 def _spread(pipeline: beam.Pipeline, shards: list[str], name: str = "") -> beam.PCollection:
     return pipeline | f"Shards{name}" >> beam.Create(shards) | f"Spread{name}" >> beam.Reshuffle()
 
 
-def _sample(files: Sequence[str], most: int, seed: int) -> tuple[Embeddings, int]:
+def _sample(files: Sequence[Path], most: int, seed: int) -> tuple[Embeddings, int]:
     """The queries with the smallest hashes, whatever files they lie in; never more than those in memory at once."""
     heap: list[tuple[int, str]] = []
     asking = 0
     for file in files:
-        table = parquet.ParquetFile(file).read(columns=["id", "role"])
+        table = read_columns(file, ("id", "role"))
         for id_, role in zip(table["id"].to_pylist(), table["role"].to_pylist(), strict=True):
             if role == "gallery":
                 continue
@@ -191,13 +184,19 @@ def _sample(files: Sequence[str], most: int, seed: int) -> tuple[Embeddings, int
     ids, labels, roles, splits = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "labels", "roles", "splits")
     )
+    if not labels.all():
+        raise DataError(
+            "E_LABELS",
+            f"Expected a label for every query in {files[0]}. Received: {int((labels == '').sum())} without one, "
+            "as in tables of `anchorage embed`. Fill the column `label`",
+        )
     asked = Embeddings(ids, labels, roles, splits, np.concatenate([part.vectors for part in parts]))
     return asked.select(np.lexsort((asked.ids.astype(str),))), asking
 
 
 def _count(file: str, labels: frozenset[str]) -> Any:
     """Gallery rows of a shard, and of those labels."""
-    table = parquet.ParquetFile(file).read(columns=["label", "role"])
+    table = read_columns(Path(file), ("label", "role"))
     kept = [
         label
         for label, role in zip(table["label"].to_pylist(), table["role"].to_pylist(), strict=True)

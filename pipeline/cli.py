@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = create_parser()
     options, others = parser.parse_known_args(arguments)
-    if others and options.run is not _embed:
+    if others and options.run not in (_embed, _evaluate):
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     options.beam_arguments = others
     sys.path.append(str(Path.cwd()))  # where a user's own loss lies: "my_loss:MyLoss"
@@ -88,6 +88,19 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument("images", nargs="+", metavar="IMAGES", help="images, or folders of them")
     _add_release(verb)
     verb.add_argument("--output", required=True, metavar="TABLE.parquet")
+
+    verb = _add(verbs, "evaluate", _evaluate, "measure retrieval in a table of any size; other options go to Beam")
+    verb.add_argument("table", metavar="TABLE", help="embeddings with labels: a Parquet file, or a folder of them")
+    verb.add_argument("--queries", metavar="TABLE", help="(default: the rows of TABLE that may ask)")
+    verb.add_argument(
+        "--metrics", nargs="+", metavar="METRIC", default=["recall@1", "map@r"], help="(default: %(default)s)"
+    )
+    verb.add_argument(
+        "--sample", type=_positive, default=10_000, metavar="N", help="most queries (default: %(default)s)"
+    )
+    verb.add_argument("--neighbors", type=_positive, default=10, metavar="K", help="written down a query (default: 10)")
+    verb.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
+    verb.add_argument("--output", required=True, metavar="FOLDER", help="gets the metrics and the neighbours")
 
     verb = _add(verbs, "report", _report, "open the report of a release, or compare two releases")
     verb.add_argument(
@@ -179,6 +192,21 @@ def _embed(options) -> None:
     from pipeline.commands import embed
 
     embed(options.images, find_release(options.release), Path(options.output), options.beam_arguments)
+
+
+def _evaluate(options) -> None:
+    from pipeline.commands import evaluate
+
+    evaluate(
+        Path(options.table),
+        Path(options.output),
+        options.beam_arguments,
+        queries=options.queries,
+        metrics=options.metrics,
+        sample=options.sample,
+        keep_neighbors=options.neighbors,
+        seed=options.seed,
+    )
 
 
 def _report(options) -> None:

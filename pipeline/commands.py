@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models.errors import DataError, GateError, UsageError
 from pipeline.config import Experiment
@@ -193,6 +193,19 @@ def embed(images: Sequence[str], releases: Path, output: Path, beam_arguments: S
     print(f"{done.embedded} images embedded into {output} with release {release.version} of {releases}")
     if done.rejected:
         print(f"{done.rejected} set aside, named in {output}.rejects.jsonl")
+
+
+def evaluate(table: Path, output: Path, beam_arguments: Sequence[str], *, seed: int, **asked: Any) -> None:
+    """Measure retrieval in an embedding table, shard by shard with Beam; `asked` as for `evaluate_at_scale`."""
+    from components.evaluate_at_scale import NEIGHBORS, evaluate_at_scale
+
+    told = evaluate_at_scale(table, output, seed=seed, beam_args=beam_arguments, **asked)
+    print(f"result   {'  '.join(f'{name} {100 * value:.1f}' for name, value in told['values'].items())}  (percent)")
+    print(
+        f"         {table}: {told['queries']:,} of {told['all_queries']:,} queries, gallery {told['gallery']:,}, "
+        f"{told['skipped']:,} without a relevant item left out, seed {seed}"
+    )
+    print(f"nearest  {shown(output / NEIGHBORS)}")
 
 
 def shown(path: Path) -> Path:

@@ -96,7 +96,7 @@ def read_table(path: str | os.PathLike, splits: Sequence[str] | None = None) -> 
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    files = _files(Path(path))
+    files = table_files(Path(path))
     parts = [_read(file) for file in files]
     named = [part.schema.names for part in parts]
     if any(names != named[0] for names in named):
@@ -127,8 +127,8 @@ def read_table(path: str | os.PathLike, splits: Sequence[str] | None = None) -> 
 def count_rows(path: str | os.PathLike) -> dict[str, int]:
     """Rows of each split of a table; vectors are not read."""
     counts: Counter[str] = Counter()
-    for file in _files(Path(path)):
-        counts.update(_open(file, ("split",))["split"].to_pylist())
+    for file in table_files(Path(path)):
+        counts.update(read_columns(file, ("split",))["split"].to_pylist())
     return dict(sorted(counts.items()))
 
 
@@ -142,11 +142,12 @@ def write_ids(path: str | os.PathLike, embeddings: Embeddings) -> None:
 
 def read_ids(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Object arrays `id`, `label` and `role` of a file written by `write_ids`, in row order."""
-    table = _open(Path(path), ("id", "label", "role"))
+    table = read_columns(Path(path), ("id", "label", "role"))
     return {name: table[name].to_numpy(zero_copy_only=False) for name in ("id", "label", "role")}
 
 
-def _files(path: Path) -> list[Path]:
+def table_files(path: Path) -> list[Path]:
+    """The files of a table, in order; raises `E_TABLE_MISSING`."""
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
         raise DataError(
@@ -158,7 +159,7 @@ def _files(path: Path) -> list[Path]:
 def _read(file: Path) -> "pyarrow.Table":
     import pyarrow as pa
 
-    table = _open(file, (*TEXT_COLUMNS, "vector"), further=True)
+    table = read_columns(file, (*TEXT_COLUMNS, "vector"), further=True)
     kind = table.schema.field("vector").type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
         raise DataError(
@@ -167,8 +168,8 @@ def _read(file: Path) -> "pyarrow.Table":
     return table
 
 
-def _open(file: Path, columns: Iterable[str], further: bool = False) -> "pyarrow.Table":
-    """These columns of a file, and on request all further ones of text."""
+def read_columns(file: Path, columns: Iterable[str], further: bool = False) -> "pyarrow.Table":
+    """These columns of a file, and on request all further ones of text; raises `E_TABLE_DAMAGED`."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 

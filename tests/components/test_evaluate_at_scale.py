@@ -87,3 +87,10 @@ def test_what_cannot_be_asked(tmp_path):
         evaluate_at_scale(lonely, tmp_path / "out", metrics=["recall@1"])
     with pytest.raises(DataError, match="E_TABLE_MISSING"):
         evaluate_at_scale(tmp_path / "nowhere", tmp_path / "out", metrics=["recall@1"])
+    (tmp_path / "text.parquet").write_text("no table")
+    with pytest.raises(DataError, match="E_TABLE_DAMAGED"):
+        evaluate_at_scale(tmp_path / "text.parquet", tmp_path / "out", metrics=["recall@1"])
+    table = make_table(rows=20, roles=("both",))
+    table.labels[3] = ""
+    with pytest.raises(DataError, match=r"E_LABELS.* 1 without one"):
+        evaluate_at_scale(plant(tmp_path / "unnamed", table), tmp_path / "out", metrics=["recall@1"])

@@ -100,6 +100,23 @@ def test_embed_writes_a_table_and_names_what_it_could_not_read(folder):
     assert "damaged" in reject["path"]
 
 
+def test_evaluate_gives_the_numbers_of_the_report(folder):
+    folder, _ = folder
+    [judged] = folder.glob("runs/*/artifacts/EvaluateRetrieval/report/*/report.json")
+    report = json.loads(judged.read_text(encoding="utf-8"))
+    table = str(judged.parent / "embeddings.parquet")
+    done = anchorage(folder, "evaluate", table, "--metrics", "map@r", "recall@1", "--output", "out/judged")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((folder / "out/judged/metrics.json").read_text(encoding="utf-8"))
+    for name, value in told["values"].items():
+        assert value == pytest.approx(report["metrics"][name]["value"], abs=1e-6)
+    counted = (told["queries"], told["gallery"])
+    assert counted == (report["counts"]["queries"], report["counts"]["gallery"])
+    assert f"{told['queries']:,} of {told['all_queries']:,} queries" in done.stdout
+    wrong = anchorage(folder, "evaluate", "nowhere", "--output", "out/judged")
+    assert (wrong.returncode, "E_TABLE_MISSING" in wrong.stderr) == (3, True)
+
+
 def test_another_index_leaves_training_and_embedding_cached_then_rolls_back(folder):
     folder, _ = folder
     (folder / "toy.toml").write_text(_TOY.read_text() + "\n[index]\nneighbors = 5\n")
