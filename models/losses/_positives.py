@@ -24,6 +24,7 @@ class Slot(NamedTuple):
         take: function that leaves of an `(N, ...)` tensor the rows of these anchors.
         back: function that moves the rows of an `(N, N)` tensor from the
             anchor to its positive and adds up what meets there; only where B is N.
+        ones: `(N,)` ones in the dtype of the matrix.
     """
 
     index: Any
@@ -32,6 +33,11 @@ class Slot(NamedTuple):
     here: Any
     take: Callable[[Any], Any]
     back: Callable[[Any], Any]
+    ones: Any
+
+    def add_up(self, rows):
+        """Sums of the rows of a `(B, N)` tensor, `(B,)`: as a product, for XLA adds numbers in a row one by one."""
+        return ops.matmul(rows, self.ones)
 
 
 def sum_over_positives(
@@ -102,10 +108,11 @@ def reduce_over_positives(matrix, labels, measure, reducer: Reducer, positives=N
     def weigh(slot, fixed):
         costs, mask, derivative = measure(slot, fixed)
         weights = ops.cast(counted(costs, mask, reducer), costs.dtype)
-        number = ops.sum(weights)
+        add_up = slot.add_up if len(costs.shape) == 2 else lambda x: x
+        number = ops.sum(add_up(weights))
         if factors is not None:
             weights = weights * ops.reshape(slot.take(factors), (-1,) + (1,) * (len(costs.shape) - 1))
-        return (ops.sum(weights * costs), number), derivative(weights)
+        return (ops.sum(add_up(weights * costs)), number), derivative(weights)
 
     total, number = sum_over_positives(matrix, labels, weigh, totals=2, positives=positives, whole=whole)
     return total if name in ("sum", "per_anchor") else total / ops.maximum(number, 1.0)
@@ -148,6 +155,7 @@ class PositivesWalk:
     def __init__(self, matrix, labels=None, with_self=False, positives=None):
         self.fixed = ops.stop_gradient(matrix)
         self._columns = ops.arange(ops.shape(matrix)[1])
+        self._ones = ops.ones_like(self._columns, dtype=self.fixed.dtype)
         self._by_class = positives is None
         self._members = ClassMembers(labels) if self._by_class else MaskMembers(positives)
         self._first = ops.cast(0 if with_self and self._by_class else 1, self._columns.dtype)
@@ -183,6 +191,7 @@ class PositivesWalk:
             here=ops.cast(self._columns[None, :] == index[:, None], self.fixed.dtype),
             take=self._take,
             back=lambda rows: self._back(rows, shift, index),
+            ones=self._ones,
         )
 
     def through(self, step, *start):

@@ -77,7 +77,7 @@ class AngularLoss(keras.layers.Layer):
                     both = slope + slot.back(slope)
                 elif references is None:  # the positive has its turn as the anchor, at the same cost
                     both = 2.0 * slope
-                return near * both - slot.here * (pair * ops.sum(slope, axis=1, keepdims=True))
+                return near * both - slot.here * (pair * slot.add_up(slope))[:, None]
 
             return costs, slot.present, derivative
 

@@ -83,7 +83,7 @@ class DynamicSoftMarginLoss(keras.layers.Layer):
             counted = ops.logical_and(slot.take(negatives), slot.present[:, None])
             place = ops.cast(ops.clip(ops.floor(self._place(gaps)), 0, self.num_bins), "int32")
             weights = ops.where(counted, ops.take(share_below, place, axis=0), 0.0)
-            return (ops.sum(weights * gaps),), slot.here * ops.sum(weights, axis=1, keepdims=True) - weights
+            return (ops.sum(slot.add_up(weights * gaps)),), slot.here * slot.add_up(weights)[:, None] - weights
 
         total = sum_over_positives(distances, labels, measure)[0]
         return total / ops.maximum(ops.sum(counts), 1.0)

@@ -84,11 +84,11 @@ class PNPLoss(keras.layers.Layer):
             scaled = (scores - slot.value) / self.anneal
             sigmoid = ops.sigmoid(ops.clip(scaled, -_STEEPEST, _STEEPEST))
             sigmoid = ops.where(slot.take(negatives), sigmoid, 0.0)
-            cost, rate = self._shape(ops.sum(sigmoid, axis=1))
+            cost, rate = self._shape(slot.add_up(sigmoid))
             share = ops.where(slot.present, slot.take(weight), 0.0)
             slope = sigmoid * (1.0 - sigmoid) * ops.cast(ops.abs(scaled) < _STEEPEST, scores.dtype)
             slope = slope * (share * rate / self.anneal)[:, None]
-            return (ops.sum(share * cost),), slope - slot.here * ops.sum(slope, axis=1, keepdims=True)
+            return (ops.sum(share * cost),), slope - slot.here * slot.add_up(slope)[:, None]
 
         return sum_over_positives(scores, labels, measure, with_self=True)[0]
 

@@ -144,12 +144,12 @@ class RoadmapLoss(keras.layers.Layer):
             gaps = scores - slot.value
             height, slope = self.negative_step(gaps)
             height, slope = (ops.where(slot.take(negatives), x, 0.0) for x in (height, slope))
-            ahead = ops.sum(ops.cast(ops.logical_and(slot.take(mine), gaps >= 0), gaps.dtype), axis=1)
-            wrong = ops.sum(height, axis=1)
+            ahead = slot.add_up(ops.cast(ops.logical_and(slot.take(mine), gaps >= 0), gaps.dtype))
+            wrong = slot.add_up(height)
             weight = ops.where(slot.present, slot.take(share), 0.0)
             total = ops.maximum(ahead + wrong, 1.0)  # `ahead` counts the positive itself
             slope = slope * (weight * ahead / ops.square(total))[:, None]
-            return (ops.sum(weight * wrong / total),), slope - slot.here * ops.sum(slope, axis=1, keepdims=True)
+            return (ops.sum(weight * wrong / total),), slope - slot.here * slot.add_up(slope)[:, None]
 
         # Going through classes is quicker than through a mask.
         where = {"with_self": not self.exclude_self} if labels is not None else {"positives": mine}

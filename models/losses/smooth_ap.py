@@ -62,12 +62,12 @@ class SmoothAPLoss(keras.layers.Layer):
         def measure(slot, scores):
             others = 1.0 - slot.take(same)
             sigmoid = ops.sigmoid((scores - slot.value) / self.temperature) * (1.0 - slot.here)
-            rank = 1.0 + ops.sum(sigmoid, axis=1)
-            missing = ops.sum(sigmoid * others, axis=1)  # what ranks too high: in R, not in R+
+            rank = 1.0 + slot.add_up(sigmoid)
+            missing = slot.add_up(sigmoid * others)  # what ranks too high: in R, not in R+
             share = ops.where(slot.present, slot.take(weight), 0.0)
             slope = sigmoid * (1.0 - sigmoid) * (share / ops.square(rank) / self.temperature)[:, None]
             slope = slope * (rank[:, None] * others - missing[:, None])  # R+ - R [same] = R [other] - (R - R+)
-            return (ops.sum(share * missing / rank),), slope - slot.here * ops.sum(slope, axis=1, keepdims=True)
+            return (ops.sum(share * missing / rank),), slope - slot.here * slot.add_up(slope)[:, None]
 
         return sum_over_positives(scores, labels, measure, with_self=True)[0]
 

@@ -145,14 +145,14 @@ class SOPRCLoss(keras.layers.Layer):
             cost = ops.where(gap < 0, 1.0 - 2.0 * gap / self.tau1, ops.square(1.0 - gap / self.tau1))
             slope = -2.0 / self.tau1 * ops.where(gap < 0, ops.ones_like(gap), 1.0 - gap / self.tau1)
             cost, slope = (ops.where(inside, x, ops.zeros_like(x)) for x in (cost, slope))
-            false = (1.0 - share_of_prior) * ops.sum(cost, axis=1) / number
+            false = (1.0 - share_of_prior) * slot.add_up(cost) / number
             recall, recall_slope = self._recall(slot.value, slot.take(sketches))
             true = share_of_prior * recall
             share = ops.where(slot.present, slot.take(weight), 0.0)
             scale = share / ops.square(false + true)
             # d(cost)/d(gap) counts for the positive, its negative for the other item.
             slope = slope * (scale * true * (1.0 - share_of_prior) / number)[:, None]
-            slopes = slot.here * ops.sum(slope, axis=1, keepdims=True) - slope
+            slopes = slot.here * slot.add_up(slope)[:, None] - slope
             if not self.stop_gradient_through_tpr:
                 slopes = slopes - slot.here * (scale * false * share_of_prior * recall_slope)[:, None]
             return (ops.sum(share * false / (false + true)),), slopes

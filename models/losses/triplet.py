@@ -132,7 +132,7 @@ class TripletLoss(keras.layers.Layer):
 
         def derivative(weights):
             slope = weights * (ops.sigmoid(gap) if self.smooth else ops.cast(gap > 0, gap.dtype))
-            slopes = slot.here * ops.sum(slope, axis=1, keepdims=True) - slope
+            slopes = slot.here * slot.add_up(slope)[:, None] - slope
             if not self.swap:
                 return slopes
             moved = ops.where(from_positive < distances, slope, ops.zeros_like(slope))
