@@ -70,7 +70,7 @@ def _cost(axes: "Axes", rows: list[Row]) -> None:
     for place, row in enumerate(rows):
         if not math.isnan(row.time_ratio):
             axes.annotate(f" {row.time_ratio:.2f} x", (row.seconds, place), va="center", fontsize=8.5, color=MUTED)
-    axes.set_xlabel("processor seconds a run,\nand relative to the entry compared with")
+    axes.set_xlabel("processor seconds a run,\nand against that entry")
 
 
 def _finite(error: float) -> float:
