@@ -52,8 +52,8 @@ def vital_signs(figure: "Figure", report: Mapping[str, Any]) -> None:
         if any(key in row for row in epochs):
             lower.plot(numbers, 100 * _values(epochs, key), line, color=color, linewidth=1.8, label=name)
     if lower.lines:
-        lower.legend(loc="best", fontsize=8.5)
-    lower.set_ylim(bottom=0)
+        lower.legend(loc="upper center", ncols=2, fontsize=8.5)
+    lower.set_ylim(0, 1.5 * lower.get_ylim()[1])  # room for the legend above the lines
     lower.set_ylabel("%")
     lower.set_xlabel("epoch")
     lower.xaxis.get_major_locator().set_params(integer=True)
