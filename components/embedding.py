@@ -180,7 +180,7 @@ def embed_files(
         DataError: `E_NO_IMAGES` if there are none or all are bad, `E_MODEL_SIGNATURE`.
     """
     output, model_folder = Path(output), str(model_folder)
-    options = _beam_options(beam_args)
+    options = beam_options(beam_args)
     sources, rejects = _list_files(images)
     embedding_size(model_folder)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -236,12 +236,17 @@ def _as_json(reject: Reject) -> str:
     return json.dumps(reject._asdict(), ensure_ascii=False)
 
 
-def _beam_options(beam_args: Sequence[str]) -> PipelineOptions:
+def beam_options(beam_args: Sequence[str]) -> PipelineOptions:
+    """Beam's options out of flags of the command line; without any, Beam runs here, in this process.
+
+    Raises:
+        UsageError: E_BEAM_OPTION for a flag that Beam does not know.
+    """
     options = PipelineOptions(list(beam_args) or list(LOCAL_RUNNER))
     known = options.get_all_options(retain_unknown_options=False)
     unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
     if unknown:  # Beam would only log a warning and run with its defaults
-        raise UsageError("E_BEAM_OPTION", f"Expected options of `anchorage embed` or of Beam. Received: --{unknown[0]}")
+        raise UsageError("E_BEAM_OPTION", f"Expected options of this command or of Beam. Received: --{unknown[0]}")
     return options
 
 

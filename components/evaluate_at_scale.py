@@ -20,9 +20,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
-from apache_beam.options.pipeline_options import PipelineOptions
 
-from components.embedding import LOCAL_RUNNER
+from components.embedding import beam_options
 from models.errors import DataError, UsageError
 from models.files import replace_file
 from models.retrieval.metrics import parse_metric
@@ -112,16 +111,17 @@ def evaluate_at_scale(
 
     Raises:
         DataError: `E_NO_RELEVANT`, `E_LABELS` for a query without a label, and what reading the tables raises.
-        UsageError: for unknown and graded metrics, and for more neighbours than the gallery can give.
+        UsageError: for unknown and graded metrics, for more neighbours than the gallery can give, and
+            `E_BEAM_OPTION` for a flag that Beam does not know.
     """
     wanted = {name: parse_metric(name)[1] for name in metrics}
     if graded := [name for name in metrics if name.startswith("graded")]:
         raise UsageError("E_METRIC_UNKNOWN", f"Expected metrics of right and wrong answers. Received: {graded}")
+    options = beam_options(beam_args)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     shards = [str(file) for file in table_files(Path(gallery))]
     asked, all_queries = _sample(table_files(Path(queries or gallery)), sample, seed)
-    options = PipelineOptions(list(beam_args) or list(LOCAL_RUNNER))
     with beam.Pipeline(options=options) as pipeline:
         _ = (
             _spread(pipeline, shards)
