@@ -64,7 +64,9 @@ POOLINGS: dict[str, type[keras.layers.Layer]] = {
 }
 
 
-def attach_head(features, embedding_size: int, pooling: str, normalize: bool, raw: bool = False):
+def attach_head(
+    features, embedding_size: int, pooling: str, normalize: bool, raw: bool = False, start_scale: float = 1.0
+):
     """Pool a feature map, project it and, if asked, bring each row to unit length.
 
     Args:
@@ -73,6 +75,8 @@ def attach_head(features, embedding_size: int, pooling: str, normalize: bool, ra
         pooling: a key of `POOLINGS`.
         normalize: whether rows get unit length.
         raw: whether to give the rows before that too.
+        start_scale: factor on the initial weights of the projection, positive. Where the length of an embedding has
+            a meaning, as the certainty in `nivmf`, it says where lengths start.
 
     Returns:
         Symbolic `(N, D)` tensor, float32 under every precision policy; with `raw` a dict of two, `embeddings` and
@@ -80,12 +84,16 @@ def attach_head(features, embedding_size: int, pooling: str, normalize: bool, ra
 
     Raises:
         UsageError: E_NAME_UNKNOWN if `pooling` is unknown.
-        ValueError: if `embedding_size` is not positive.
+        ValueError: if `embedding_size` or `start_scale` is not positive.
     """
     check_size(embedding_size)
+    if not start_scale > 0:
+        raise ValueError(f"`start_scale` must be positive. Received: start_scale={start_scale}")
     pooled = pool(features, pooling)
-    # The last steps stay in float32: half precision would blur the order of near neighbours.
-    projected = keras.layers.Dense(embedding_size, dtype="float32", name="projection")(pooled)
+    # Dense starts by Glorot's rule, a scale of 1. The last steps stay in float32: half precision would blur the order
+    # of near neighbours.
+    start = keras.initializers.VarianceScaling(start_scale**2, "fan_avg", "uniform")
+    projected = keras.layers.Dense(embedding_size, kernel_initializer=start, dtype="float32", name="projection")(pooled)
     return finished(projected, normalize, raw)
 
 

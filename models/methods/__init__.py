@@ -5,6 +5,7 @@ from typing import Any
 
 from models.methods.alternating_projections import AlternatingProjections
 from models.methods.chance_constrained_proxies import ChanceConstrainedProxies
+from models.methods.class_mean_start import ClassMeanStart
 from models.methods.densely_anchored_sampling import DenselyAnchoredSampling
 from models.methods.intra_class_augmentation import IntraClassAugmentation
 from models.methods.learned_concatenation import LearnedConcatenation
@@ -18,6 +19,7 @@ from models.registry import create, find_class
 METHODS: dict[str, type[Method]] = {
     "alternating_projections": AlternatingProjections,
     "chance_constrained_proxies": ChanceConstrainedProxies,
+    "class_mean_start": ClassMeanStart,
     "densely_anchored_sampling": DenselyAnchoredSampling,
     "intra_class_augmentation": IntraClassAugmentation,
     "learned_concatenation": LearnedConcatenation,

@@ -72,3 +72,19 @@ def test_wrong_settings_are_named():
         attach_head(features, 5, "mean", normalize=True)
     with pytest.raises(ValueError, match="`embedding_size` must be positive"):
         attach_head(features, 0, "avg", normalize=True)
+
+
+@pytest.mark.parametrize("scale", [1.0, 7.0])
+def test_the_projection_starts_at_the_scale_asked_for(scale):
+    keras.utils.set_random_seed(4)
+    features = keras.Input((2, 2, 30))
+    model = keras.Model(features, attach_head(features, 50, "avg", normalize=False, start_scale=scale))
+    kernel = ops.convert_to_numpy(model.get_layer("projection").kernel)
+    limit = scale * np.sqrt(6 / (30 + 50))  # Glorot and Bengio, 2010, equation 16
+    assert 0.95 * limit < np.abs(kernel).max() <= limit * (1 + 1e-6)
+    assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.05)
+
+
+def test_the_projection_cannot_start_at_zero():
+    with pytest.raises(ValueError, match="start_scale=0"):
+        attach_head(keras.Input((2, 2, 3)), 5, "avg", normalize=True, start_scale=0)
