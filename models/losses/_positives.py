@@ -41,7 +41,15 @@ class Slot(NamedTuple):
 
 
 def sum_over_positives(
-    matrix, labels, measure, *, totals: int = 1, with_self: bool = False, positives=None, whole: bool = False
+    matrix,
+    labels,
+    measure,
+    *,
+    totals: int = 1,
+    with_self: bool = False,
+    positives=None,
+    others=None,
+    whole: bool = False,
 ):
     """Add up what `measure` finds for each anchor and each of its positives.
 
@@ -52,26 +60,27 @@ def sum_over_positives(
     Args:
         matrix: `(N, N)` float tensor, row i from anchor i.
         labels: `(N,)` integer tensor.
-        measure: function of `(slot, rows)`, the rows of the matrix of B anchors, giving a tuple of `totals`
-            scalars and the `(B, N)` derivative of the first of them with
-            respect to these rows.
+        measure: function of `(slot, rows)`, the rows of the matrix (or of `others`) of B anchors, giving a tuple of
+            `totals` scalars and the `(B, N)` derivative of the first of them with respect to the rows of the matrix.
         totals: how many sums there are.
         with_self: count an item among its own positives.
         positives: `(N, M)` bool, which entries of an `(N, M)` matrix are the positives, where labels
             do not say it. A slot's `back` has no meaning unless the columns are the rows.
+        others: `(N, M)` what `measure` gets to see in place of the matrix, such as the matrix with infinity where
+            nothing counts: made once, it spares a mask in every turn.
         whole: take all anchors as one block, for a `measure` that needs `slot.back`.
 
     Returns:
         Tuple of scalars; gradients flow through the first.
     """
-    walk = PositivesWalk(matrix, labels, with_self, positives)
+    walk = PositivesWalk(matrix, labels, with_self, positives, others)
     zero = ops.sum(walk.fixed[:0])
 
     def sum_rows(numbers):
         anchors = walk.at(numbers)
 
         def step(shift, weights, *sums):
-            found, slopes = measure(anchors.slot(shift), anchors.fixed)
+            found, slopes = measure(anchors.slot(shift), anchors.rows)
             return (shift + 1, weights + slopes, *(total + more for total, more in zip(sums, found, strict=True)))
 
         return walk.through(step, ops.zeros_like(anchors.fixed), *[zero] * totals)
@@ -86,7 +95,7 @@ def sum_over_positives(
     return (ops.stop_gradient(sums[0]) + carrier - ops.stop_gradient(carrier), *sums[1:])
 
 
-def reduce_over_positives(matrix, labels, measure, reducer: Reducer, positives=None, whole: bool = False):
+def reduce_over_positives(matrix, labels, measure, reducer: Reducer, positives=None, others=None, whole: bool = False):
     """One number out of the costs that come with each anchor and each of its positives.
 
     Args:
@@ -97,24 +106,26 @@ def reduce_over_positives(matrix, labels, measure, reducer: Reducer, positives=N
             `sum(weights * costs)` out of the weights.
         reducer: see `models.losses._reduce`; `"per_anchor"` goes through the positives twice.
         positives: as in `sum_over_positives`.
+        others: as there.
         whole: as there.
     """
     name, factors = name_of(reducer), None
     if name == "class_weighted":
         factors = class_factors(labels, reducer, matrix.dtype)
     if name == "per_anchor":
-        factors = _shares_of_anchors(matrix, labels, measure, positives)
+        factors = _shares_of_anchors(PositivesWalk(matrix, labels, False, positives, others), measure)
 
     def weigh(slot, fixed):
         costs, mask, derivative = measure(slot, fixed)
-        weights = ops.cast(counted(costs, mask, reducer), costs.dtype)
         add_up = slot.add_up if len(costs.shape) == 2 else lambda x: x
+        weights = ops.cast(counted(costs, mask, reducer), costs.dtype)
         number = ops.sum(add_up(weights))
         if factors is not None:
             weights = weights * ops.reshape(slot.take(factors), (-1,) + (1,) * (len(costs.shape) - 1))
         return (ops.sum(add_up(weights * costs)), number), derivative(weights)
 
-    total, number = sum_over_positives(matrix, labels, weigh, totals=2, positives=positives, whole=whole)
+    where = {"positives": positives, "others": others, "whole": whole}
+    total, number = sum_over_positives(matrix, labels, weigh, totals=2, **where)
     return total if name in ("sum", "per_anchor") else total / ops.maximum(number, 1.0)
 
 
@@ -133,27 +144,27 @@ def rows_from_positives(slot: Slot, matrix, pairs: Pairs, measure):
     return measure(ops.take(columns, slot.index, axis=0), columns)
 
 
-def _shares_of_anchors(matrix, labels, measure, positives):
+def _shares_of_anchors(walk, measure):
     """`(N,)` one over the number of costs of each anchor, and over the number of anchors."""
-    walk = PositivesWalk(matrix, labels, False, positives)
 
     def step(shift, numbers):
-        _, mask, _ = measure(walk.slot(shift), walk.fixed)
+        _, mask, _ = measure(walk.slot(shift), walk.rows)
         mask = ops.cast(mask, numbers.dtype)
         return shift + 1, numbers + (ops.sum(mask, axis=1) if len(mask.shape) == 2 else mask)
 
     (numbers,) = walk.through(step, ops.zeros_like(walk.fixed[:, 0]))
-    return 1.0 / (ops.maximum(numbers, 1.0) * ops.cast(ops.maximum(ops.shape(matrix)[0], 1), numbers.dtype))
+    return 1.0 / (ops.maximum(numbers, 1.0) * ops.cast(ops.maximum(ops.shape(walk.fixed)[0], 1), numbers.dtype))
 
 
 class PositivesWalk:
     """The loop over the first, second, ... positive of every anchor, on a matrix without gradient.
 
-    Takes the matrix, and the positives by labels or as a mask, as `sum_over_positives` does.
+    Takes the matrix, the positives by labels or as a mask, and the others, as `sum_over_positives` does.
     """
 
-    def __init__(self, matrix, labels=None, with_self=False, positives=None):
+    def __init__(self, matrix, labels=None, with_self=False, positives=None, others=None):
         self.fixed = ops.stop_gradient(matrix)
+        self.rows = self.fixed if others is None else ops.stop_gradient(others)
         self._columns = ops.arange(ops.shape(matrix)[1])
         self._ones = ops.ones_like(self._columns, dtype=self.fixed.dtype)
         self._by_class = positives is None
@@ -179,6 +190,7 @@ class PositivesWalk:
         part._numbers = ops.minimum(numbers, ops.shape(self.fixed)[0] - 1)
         part._real = part._numbers == numbers
         part.fixed = part._take(self.fixed)
+        part.rows = part.fixed if self.rows is self.fixed else part._take(self.rows)
         return part
 
     def slot(self, shift) -> Slot:

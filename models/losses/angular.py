@@ -11,6 +11,8 @@ from models.losses._pairs import compare
 from models.losses._positives import reduce_over_positives, rows_from_positives
 from models.losses._reduce import Reducer, check_any_reducer
 
+_MOST_NEAR = 20.0  # products of two powers of at most this stay far within float32
+
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class AngularLoss(keras.layers.Layer):
@@ -20,6 +22,8 @@ class AngularLoss(keras.layers.Layer):
 
         loss_ap = log( 1 + sum_{n in N_a} exp( 4 t (x_a + x_p).x_n - 2 (1 + t) x_a.x_p ) )
 
+    Up to 65 degrees, and with unit rows, the sum comes from products of `exp(4 t x_a.x_n)` and `exp(4 t x_p.x_n)`,
+    four times as fast as from logarithms; both are within the range of float32 there.
     pytorch-metric-learning leaves x_n at its own length; here all three have the same treatment.
     Memory grows with the square of the batch, never with its cube.
 
@@ -64,25 +68,40 @@ class AngularLoss(keras.layers.Layer):
         products = dot_products(pairs.rows, pairs.columns)
         fixed = ops.stop_gradient(products)
         mined = references is not None and pairs.columns is pairs.rows
+        small = self.normalize and near <= _MOST_NEAR
+        powers = ops.exp(near * fixed) if small else None
+
+        def by_powers(slot, rows):
+            """Costs, the terms of the sum, and one over the whole that they are shares of."""
+            terms = rows * rows_from_positives(slot, powers, pairs, lambda a, b: ops.exp(near * dot_products(a, b)))
+            far = ops.exp(-pair * slot.value[:, 0])
+            total = far * slot.add_up(terms)
+            return ops.log1p(total), terms, far / (1.0 + total), total / (1.0 + total)
+
+        def by_logarithms(slot, rows):
+            logits = near * (rows + rows_from_positives(slot, fixed, pairs, dot_products)) - pair * slot.value
+            mask = slot.take(pairs.negatives)
+            costs = masked_log1p_sum_exp(logits, mask, axis=1)
+            terms = ops.where(mask, ops.exp(ops.where(mask, logits, 0.0) - costs[:, None]), 0.0)
+            return costs, terms, ops.ones_like(costs), slot.add_up(terms)
 
         def measure(slot, rows):
-            logits = near * (rows + rows_from_positives(slot, fixed, pairs, dot_products)) - pair * slot.value
-            mask = ops.logical_and(slot.take(pairs.negatives), slot.present[:, None])
-            costs = masked_log1p_sum_exp(logits, mask, axis=1)
+            costs, terms, scale, share = (by_powers if small else by_logarithms)(slot, rows)
 
             def derivative(weights):
-                slope = ops.where(mask, ops.exp(ops.where(mask, logits, 0.0) - costs[:, None]), 0.0) * weights[:, None]
+                slope = terms * (scale * weights)[:, None]
                 both = slope
                 if mined:
                     both = slope + slot.back(slope)
                 elif references is None:  # the positive has its turn as the anchor, at the same cost
                     both = 2.0 * slope
-                return near * both - slot.here * (pair * slot.add_up(slope))[:, None]
+                return near * both - slot.here * (pair * share * weights)[:, None]
 
             return costs, slot.present, derivative
 
         positives = None if references is None else pairs.positives
-        return reduce_over_positives(products, labels, measure, self.reducer, positives, whole=mined)
+        others = ops.where(pairs.negatives, powers, 0.0) if small else None
+        return reduce_over_positives(products, labels, measure, self.reducer, positives, others, whole=mined)
 
     def get_config(self):
         names = ("alpha", "reducer", "normalize")

@@ -6,6 +6,7 @@ from keras import ops
 from models.geometry import lowest
 
 _TINY = 1e-12
+_TURNS = 4
 
 
 def negative_probabilities(distances, negatives, dim: int, cutoff: float = 0.5, nonzero_loss_cutoff: float = 1.4):
@@ -52,10 +53,14 @@ def count_drawn_negatives(probabilities, times, seed: keras.random.SeedGenerator
     numbers = keras.random.uniform(ops.shape(probabilities), dtype=probabilities.dtype, seed=seed)
     times = ops.where(total > 0, times, ops.zeros_like(times))
 
-    def step(turn, beyond):
-        height = ops.take(numbers, turn, axis=1) * total
+    def passed(turn):
+        """Which columns the draw of this turn lies beyond, as zeros and ones."""
+        height = ops.take(numbers, ops.minimum(turn, ops.shape(numbers)[1] - 1), axis=1) * total
         height = ops.where(ops.cast(turn, times.dtype) < times, height, -1.0)
-        return turn + 1, beyond + ops.cast(steps <= height[:, None], beyond.dtype)
+        return ops.cast(steps <= height[:, None], steps.dtype)
+
+    def step(turn, beyond):  # some turns at a time, for what costs is to walk through the large tensors
+        return turn + _TURNS, beyond + sum(passed(turn + later) for later in range(_TURNS))
 
     # How many of an anchor's draws lie beyond each column; those beyond one and not beyond the next fell on the next.
     start = (ops.zeros_like(ops.arange(1)[0]), ops.zeros_like(probabilities))
