@@ -12,7 +12,7 @@ class Draws(keras.layers.Layer):
 
     def __init__(self, seed: int, **kwargs):
         super().__init__(**kwargs)
-        self.generator = keras.random.SeedGenerator(seed % 2**32)  # JAX takes no other numbers
+        self.generator = keras.random.SeedGenerator(seed % 2**31)  # JAX takes 32 bits, PyTorch one of them for the sign
         self.built = True
 
     def save_own_variables(self, store):
