@@ -3,7 +3,8 @@
 import difflib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from models.errors import UsageError
@@ -53,10 +54,25 @@ def create(
     return cls(**arguments)
 
 
-def constructor_parameters(cls: type) -> dict[str, Any]:
+def constructor_parameters(cls: Callable) -> dict[str, Any]:
     """Names and defaults of what the constructor takes by keyword; `inspect.Parameter.empty` marks a required one."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {p.name: p.default for p in inspect.signature(cls).parameters.values() if p.kind in named}
+    return {p.name: p.default for p in constructor_signature(cls).parameters.values() if p.kind in named}
+
+
+def constructor_signature(cls: Callable) -> inspect.Signature:
+    """What a class, or a `partial` of one, takes to make an object.
+
+    `inspect.signature` cannot tell before Python 3.11.3 for a Keras layer that inherits its `__init__`: there it is
+    that of `Layer.__new__(*args, **kwargs)`.
+    """
+    if isinstance(cls, partial):
+        return inspect.signature(partial(_initializer(cls.func), **cls.keywords))
+    return inspect.signature(_initializer(cls))
+
+
+def _initializer(cls: type) -> Callable:
+    return cls.__init__.__get__(object()) if inspect.isfunction(cls.__init__) else cls
 
 
 def find_class(table: Mapping[str, type], name: str, base: type = object) -> type:

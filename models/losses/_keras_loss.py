@@ -10,7 +10,7 @@ from keras import ops
 
 from models.errors import UsageError
 from models.losses._batch import check_batch
-from models.registry import create, find_class
+from models.registry import constructor_signature, create, find_class
 
 # "auto", the default of Keras 2 that TensorFlow Similarity still has, is refused by Keras 3.
 REDUCTIONS = ("sum_over_batch_size", "sum")
@@ -93,7 +93,7 @@ class KerasLoss(keras.layers.Layer):
 
 
 def _make(cls: type, name: str, params: Mapping[str, Any], reduction: str) -> keras.losses.Loss:
-    arguments = inspect.signature(cls).parameters.values()
+    arguments = constructor_signature(cls).parameters.values()
     open_ended = any(argument.kind is inspect.Parameter.VAR_KEYWORD for argument in arguments)
     if open_ended or any(argument.name == "reduction" for argument in arguments):
         table: dict[str, Any] = {name: partial(cls, reduction=reduction)}

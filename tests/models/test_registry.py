@@ -1,3 +1,5 @@
+from functools import partial
+
 import keras
 import pytest
 
@@ -23,6 +25,15 @@ def test_class_from_another_module():
 def test_misspelt_parameter_is_refused():
     with pytest.raises(UsageError, match=r"'contrastive' takes \['distance', .*\]. Received unknown: \['margn'\]"):
         create_loss("contrastive", {"margn": 0.3})
+
+
+def test_parameters_of_a_constructor_that_is_inherited():
+    class Renamed(ContrastiveLoss):
+        pass
+
+    expected = {"pos_margin": 0.2, "neg_margin": 0.25}
+    for made in (Renamed, partial(Renamed, reducer="mean")):
+        assert create({"renamed": made}, "renamed", expected).get_config().items() >= expected.items()
 
 
 def test_unknown_name_lists_the_known_and_the_nearest():
