@@ -86,7 +86,7 @@ def train_run(
     methods = training.pop("methods", [])
     with _precision(training.pop("precision", "float32")), strategy_scope(training.pop("strategy", "")):
         keras.utils.set_random_seed(seed)
-        _sum_in_order()
+        _keep_order()
         learner = build_learner(
             encoder=encoder,
             loss=loss,
@@ -170,14 +170,17 @@ def flat_section(section: Settings) -> dict[str, Any]:
     return {**own, **section.get("params", {})}
 
 
-def _sum_in_order() -> None:
-    """Keep TensorFlow's threads from summing in whatever order they finish, from now on in this process.
+def _keep_order() -> None:
+    """Keep TensorFlow's threads from settling the order of what they do, from now on in this process.
 
-    Not on GPUs, where some operations have no such form and others get much slower.
+    Its dependency optimizer can drop the edge that has a weight read before it is updated, so that once in thousands
+    of steps a part of the loss sees the weights of the next one. Sums are taken in order on CPUs only: on GPUs some
+    operations have no such form and others get much slower.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
+        tf.config.optimizer.set_experimental_options({"dependency_optimization": False})
         if not tf.config.list_physical_devices("GPU"):
             tf.config.experimental.enable_op_determinism()
 
