@@ -50,6 +50,7 @@ def sum_over_positives(
     positives=None,
     others=None,
     whole: bool = False,
+    linear: bool = False,
 ):
     """Add up what `measure` finds for each anchor and each of its positives.
 
@@ -69,6 +70,8 @@ def sum_over_positives(
         others: `(N, M)` what `measure` gets to see in place of the matrix, such as the matrix with infinity where
             nothing counts: made once, it spares a mask in every turn.
         whole: take all anchors as one block, for a `measure` that needs `slot.back`.
+        linear: the first total is what `measure` finds plus `sum(derivative * matrix)`, at least 0: for costs that are
+            straight lines in the matrix, whose own sum would be one more walk through them.
 
     Returns:
         Tuple of scalars; gradients flow through the first.
@@ -92,10 +95,14 @@ def sum_over_positives(
         weights = ops.reshape(weights, (-1, ops.shape(matrix)[1]))[: ops.shape(matrix)[0]]
         sums = [ops.sum(total) for total in sums]
     carrier = ops.sum(ops.stop_gradient(weights) * matrix)
-    return (ops.stop_gradient(sums[0]) + carrier - ops.stop_gradient(carrier), *sums[1:])
+    held = ops.stop_gradient(carrier)
+    first = ops.relu(sums[0] + held) if linear else sums[0]
+    return (ops.stop_gradient(first) + carrier - held, *sums[1:])
 
 
-def reduce_over_positives(matrix, labels, measure, reducer: Reducer, positives=None, others=None, whole: bool = False):
+def reduce_over_positives(
+    matrix, labels, measure, reducer: Reducer, *, positives=None, others=None, whole: bool = False
+):
     """One number out of the costs that come with each anchor and each of its positives.
 
     Args:
@@ -127,6 +134,33 @@ def reduce_over_positives(matrix, labels, measure, reducer: Reducer, positives=N
     where = {"positives": positives, "others": others, "whole": whole}
     total, number = sum_over_positives(matrix, labels, weigh, totals=2, **where)
     return total if name in ("sum", "per_anchor") else total / ops.maximum(number, 1.0)
+
+
+def mean_of_hinges(matrix, labels, negatives, margin: float, positives=None):
+    """Mean of the hinges `margin + value - entry` above 0, over each anchor, its positives and its negatives.
+
+    What `reduce_over_positives` makes of them with `"avg_non_zero"`, in two thirds of the time.
+
+    Args:
+        matrix: `(N, M)` float tensor, row i from anchor i.
+        labels: `(N,)` integer tensor of the anchors.
+        negatives: `(N, M)` bool.
+        margin: at least 0.
+        positives: as in `sum_over_positives`.
+    """
+
+    def measure(slot, rows):
+        # One comparison with what was made before the loop: XLA does it again where it is needed and stores nothing.
+        limit = ops.where(slot.present[:, None], slot.value + margin, float("-inf"))
+        weights = ops.cast(rows < limit, rows.dtype)
+        number = slot.add_up(weights)
+        return (margin * ops.sum(number), ops.sum(number)), slot.here * number[:, None] - weights
+
+    others = ops.where(negatives, ops.stop_gradient(matrix), float("inf"))
+    total, number = sum_over_positives(
+        matrix, labels, measure, totals=2, positives=positives, others=others, linear=True
+    )
+    return total / ops.maximum(number, 1.0)
 
 
 def rows_from_positives(slot: Slot, matrix, pairs: Pairs, measure):

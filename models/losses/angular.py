@@ -101,7 +101,9 @@ class AngularLoss(keras.layers.Layer):
 
         positives = None if references is None else pairs.positives
         others = ops.where(pairs.negatives, powers, 0.0) if small else None
-        return reduce_over_positives(products, labels, measure, self.reducer, positives, others, whole=mined)
+        return reduce_over_positives(
+            products, labels, measure, self.reducer, positives=positives, others=others, whole=mined
+        )
 
     def get_config(self):
         names = ("alpha", "reducer", "normalize")

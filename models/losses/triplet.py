@@ -8,7 +8,7 @@ from keras import ops
 from models.geometry import find_measure, squared_distances
 from models.losses._checks import check_acute
 from models.losses._pairs import compare
-from models.losses._positives import reduce_over_positives, rows_from_positives
+from models.losses._positives import mean_of_hinges, reduce_over_positives, rows_from_positives
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 MINING = ("all", "angular", "batch_hard", "easy", "hard", "margin", "nearest_semi_hard", "semi_hard")
@@ -109,13 +109,16 @@ class TripletLoss(keras.layers.Layer):
         distances = self._matrix(pairs.rows, pairs.columns)
         if self.mining == "batch_hard":
             return self._batch_hard(distances, labels, pairs)
+        positives = None if references is None else pairs.positives
+        if self.mining == "all" and self.reducer == "avg_non_zero" and not self.smooth and not self.swap:
+            return mean_of_hinges(distances, labels, pairs.negatives, self.margin, positives)
         wide = self._wide_angles(pairs) if self.mining == "angular" else None
         return reduce_over_positives(
             distances,
             labels,
             lambda slot, d: self._triplets(slot, d, pairs, wide),
             self.reducer,
-            None if references is None else pairs.positives,
+            positives=positives,
             whole=self.swap,
         )
 
