@@ -60,19 +60,16 @@ def constructor_parameters(cls: Callable) -> dict[str, Any]:
     return {p.name: p.default for p in constructor_signature(cls).parameters.values() if p.kind in named}
 
 
-def constructor_signature(cls: Callable) -> inspect.Signature:
+def constructor_signature(cls: Any) -> inspect.Signature:
     """What a class, or a `partial` of one, takes to make an object.
 
     `inspect.signature` cannot tell before Python 3.11.3 for a Keras layer that inherits its `__init__`: there it is
     that of `Layer.__new__(*args, **kwargs)`.
     """
-    if isinstance(cls, partial):
-        return inspect.signature(partial(_initializer(cls.func), **cls.keywords))
-    return inspect.signature(_initializer(cls))
-
-
-def _initializer(cls: type) -> Callable:
-    return cls.__init__.__get__(object()) if inspect.isfunction(cls.__init__) else cls
+    made, given = (cls.func, cls.keywords) if isinstance(cls, partial) else (cls, {})
+    if not inspect.isfunction(made.__init__):
+        return inspect.signature(cls)
+    return inspect.signature(partial(made.__init__, None, **given))
 
 
 def find_class(table: Mapping[str, type], name: str, base: type = object) -> type:

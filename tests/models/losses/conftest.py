@@ -160,6 +160,7 @@ def compile_loss(loss, mode, dim):
     if mode == "compile":
         import torch
 
+        torch._dynamo.reset()  # what other losses left compiled is none of this one's business
         compiled = torch.compile(lambda embeddings, labels: loss(embeddings, labels), backend="aot_eager")
 
         def step(embeddings, labels):
