@@ -100,7 +100,7 @@ class AngularLoss(keras.layers.Layer):
             return costs, slot.present, derivative
 
         positives = None if references is None else pairs.positives
-        others = ops.where(pairs.negatives, powers, 0.0) if small else None
+        others = (ops.where(pairs.negatives, powers, 0.0),) if small else None
         return reduce_over_positives(
             products, labels, measure, self.reducer, positives=positives, others=others, whole=mined
         )

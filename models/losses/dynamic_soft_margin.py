@@ -7,7 +7,8 @@ from models.geometry import euclidean_distances, unit_rows
 from models.losses._batch import check_batch, pair_masks
 from models.losses._checks import check_at_least_one, check_between
 from models.losses._histogram import soft_histogram
-from models.losses._positives import PositivesWalk, sum_over_positives
+from models.losses._positives import sum_over_positives
+from models.losses._walk import PositivesWalk
 
 
 @keras.saving.register_keras_serializable(package="anchorage")

@@ -5,8 +5,8 @@ from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp, unit_rows
 from models.losses._batch import check_batch, mean_where
-from models.losses._positives import ClassMembers
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from models.losses._walk import ClassMembers
 
 LAYOUTS = ("labels", "halves", "interleaved")
 

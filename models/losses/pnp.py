@@ -8,9 +8,9 @@ from keras import ops
 from models.geometry import dot_products, unit_rows
 from models.losses._batch import check_batch, pair_masks
 from models.losses._positives import sum_over_positives
+from models.losses._steps import Step
 
 VARIANTS = ("O", "Ds", "Dq", "Iu", "Ib")
-_STEEPEST = 50.0  # |argument| the sigmoid is clipped at, as published
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -80,17 +80,17 @@ class PNPLoss(keras.layers.Layer):
         size = ops.sum(ops.cast(ops.logical_not(negatives), scores.dtype), axis=1)
         weight = 1.0 / (size * ops.cast(ops.shape(scores)[0], scores.dtype))
 
-        def measure(slot, scores):
-            scaled = (scores - slot.value) / self.anneal
-            sigmoid = ops.sigmoid(ops.clip(scaled, -_STEEPEST, _STEEPEST))
-            sigmoid = ops.where(slot.take(negatives), sigmoid, 0.0)
+        step = Step(self.anneal, bounded=self.normalize)
+
+        def measure(slot, prepared):
+            sigmoid = step(prepared, slot.value)
             cost, rate = self._shape(slot.add_up(sigmoid))
             share = ops.where(slot.present, slot.take(weight), 0.0)
-            slope = sigmoid * (1.0 - sigmoid) * ops.cast(ops.abs(scaled) < _STEEPEST, scores.dtype)
-            slope = slope * (share * rate / self.anneal)[:, None]
+            slope = sigmoid * (1.0 - sigmoid) * (share * rate / self.anneal)[:, None]
             return (ops.sum(share * cost),), slope - slot.here * slot.add_up(slope)[:, None]
 
-        return sum_over_positives(scores, labels, measure, with_self=True)[0]
+        others = (step.of(scores, negatives),)
+        return sum_over_positives(scores, labels, measure, with_self=True, others=others)[0]
 
     def _shape(self, count) -> tuple[Any, Any]:
         """The function g of the variant at `count`, and its derivative."""

@@ -9,6 +9,7 @@ from models.geometry import dot_products
 from models.losses._pairs import compare
 from models.losses._positives import sum_over_positives
 from models.losses._reduce import reduce_costs
+from models.losses._steps import Step
 
 _STEEPEST = 50.0  # |argument| of the sigmoid beyond which its slope is taken as 0
 
@@ -140,11 +141,11 @@ class RoadmapLoss(keras.layers.Layer):
         queries = ops.cast(count > 0, similarities.dtype)
         share = queries / (ops.maximum(count, 1.0) * ops.maximum(ops.sum(queries), 1.0))
 
-        def measure(slot, scores):
-            gaps = scores - slot.value
-            height, slope = self.negative_step(gaps)
-            height, slope = (ops.where(slot.take(negatives), x, 0.0) for x in (height, slope))
-            ahead = slot.add_up(ops.cast(ops.logical_and(slot.take(mine), gaps >= 0), gaps.dtype))
+        step = Step(self.tau, bounded=self.normalize)
+
+        def measure(slot, others, prepared, own):
+            height, slope = self._negative_step(others - slot.value, step(prepared, slot.value))
+            ahead = slot.add_up(ops.cast(own >= slot.value, own.dtype))
             wrong = slot.add_up(height)
             weight = ops.where(slot.present, slot.take(share), 0.0)
             total = ops.maximum(ahead + wrong, 1.0)  # `ahead` counts the positive itself
@@ -153,18 +154,21 @@ class RoadmapLoss(keras.layers.Layer):
 
         # Going through classes is quicker than through a mask.
         where = {"with_self": not self.exclude_self} if labels is not None else {"positives": mine}
-        return sum_over_positives(similarities, labels, measure, **where)[0]
+        others, own = (ops.where(mask, similarities, float("-inf")) for mask in (negatives, mine))
+        others = (others, step.of(similarities, negatives), own)
+        return sum_over_positives(similarities, labels, measure, others=others, **where)[0]
 
     def negative_step(self, gaps):
         """The step `H-` of score gaps and its slope."""
-        scaled = gaps / self.tau
-        sigmoid = ops.sigmoid(ops.clip(scaled, -_STEEPEST, _STEEPEST))
+        return self._negative_step(gaps, ops.sigmoid(gaps / self.tau))
+
+    def _negative_step(self, gaps, sigmoid):
         offset = self.offset
         if offset is None:
             offset = self.start + 1.0 / (1.0 + math.exp(-min(self.delta / self.tau, _STEEPEST)))
         straight = self.rho * (gaps - self.delta) + offset
         height = ops.where(gaps > self.delta, straight, sigmoid + self.start * ops.cast(gaps > 0, gaps.dtype))
-        bent = sigmoid * (1.0 - sigmoid) / self.tau * ops.cast(ops.abs(scaled) < _STEEPEST, gaps.dtype)
+        bent = sigmoid * (1.0 - sigmoid) / self.tau
         return height, ops.where(gaps > self.delta, self.rho * ops.ones_like(gaps), bent)
 
     def _calibration(self, similarities, positives, negatives):

@@ -8,7 +8,7 @@ from keras import ops
 
 from models.losses._batch import check_batch
 from models.losses._pairs import References
-from models.losses._positives import ClassMembers
+from models.losses._walk import ClassMembers
 from models.losses._wrapped import make_pair_loss
 
 _LOSS = {"name": "nt_xent"}

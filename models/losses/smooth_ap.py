@@ -6,6 +6,7 @@ from keras import ops
 from models.geometry import dot_products, unit_rows
 from models.losses._batch import check_batch
 from models.losses._positives import sum_over_positives
+from models.losses._steps import Step
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -59,17 +60,19 @@ class SmoothAPLoss(keras.layers.Layer):
         same = ops.cast(ops.equal(labels[:, None], labels[None, :]), scores.dtype)
         weight = 1.0 / (ops.sum(same, axis=1) * ops.cast(ops.shape(labels)[0], scores.dtype))
 
-        def measure(slot, scores):
-            others = 1.0 - slot.take(same)
-            sigmoid = ops.sigmoid((scores - slot.value) / self.temperature) * (1.0 - slot.here)
-            rank = 1.0 + slot.add_up(sigmoid)
+        step = Step(self.temperature, bounded=self.normalize)
+
+        def measure(slot, prepared, others):
+            sigmoid = step(prepared, slot.value)
+            rank = 0.5 + slot.add_up(sigmoid)  # the positive itself counts 1, not the 1/2 of its sigmoid
             missing = slot.add_up(sigmoid * others)  # what ranks too high: in R, not in R+
             share = ops.where(slot.present, slot.take(weight), 0.0)
-            slope = sigmoid * (1.0 - sigmoid) * (share / ops.square(rank) / self.temperature)[:, None]
-            slope = slope * (rank[:, None] * others - missing[:, None])  # R+ - R [same] = R [other] - (R - R+)
+            scale = (share / ops.square(rank) / self.temperature)[:, None]
+            # R+ - R [same] = R [other] - (R - R+)
+            slope = sigmoid * (1.0 - sigmoid) * (scale * rank[:, None] * others - scale * missing[:, None])
             return (ops.sum(share * missing / rank),), slope - slot.here * slot.add_up(slope)[:, None]
 
-        return sum_over_positives(scores, labels, measure, with_self=True)[0]
+        return sum_over_positives(scores, labels, measure, with_self=True, others=(step.of(scores), 1.0 - same))[0]
 
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature, "normalize": self.normalize}

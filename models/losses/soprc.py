@@ -9,7 +9,10 @@ from models.geometry import dot_products, unit_rows
 from models.losses._batch import check_batch, mean_where, pair_masks
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
 from models.losses._positives import sum_over_positives
+from models.losses._walk import ClassMembers
 from models.proxies import check_class_labels
+
+_SMALL_CLASS = 64  # most items of a class whose scores are sorted without those of the rest of the batch
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -138,13 +141,11 @@ class SOPRCLoss(keras.layers.Layer):
         pairs = ops.sum(ops.cast(positives, scores.dtype), axis=1) * ops.cast(away > 0, scores.dtype)
         weight = ops.cast(away > 0, scores.dtype) / ops.maximum(ops.sum(pairs), 1.0)
 
-        def measure(slot, scores):
+        def measure(slot, others):
             share_of_prior, number = slot.take(prior), ops.maximum(slot.take(away), 1.0)
-            gap = slot.value - scores
-            inside = ops.logical_and(slot.take(negatives), gap < self.tau1)
-            cost = ops.where(gap < 0, 1.0 - 2.0 * gap / self.tau1, ops.square(1.0 - gap / self.tau1))
-            slope = -2.0 / self.tau1 * ops.where(gap < 0, ops.ones_like(gap), 1.0 - gap / self.tau1)
-            cost, slope = (ops.where(inside, x, ops.zeros_like(x)) for x in (cost, slope))
+            short = ops.relu(1.0 - (slot.value - others) / self.tau1)
+            bent = ops.minimum(short, 1.0)  # a parabola up to 1, a straight line beyond
+            cost, slope = bent * (2.0 * short - bent), -2.0 / self.tau1 * bent
             false = (1.0 - share_of_prior) * slot.add_up(cost) / number
             recall, recall_slope = self._recall(slot.value, slot.take(sketches))
             true = share_of_prior * recall
@@ -157,7 +158,8 @@ class SOPRCLoss(keras.layers.Layer):
                 slopes = slopes - slot.here * (scale * false * share_of_prior * recall_slope)[:, None]
             return (ops.sum(share * false / (false + true)),), slopes
 
-        return sum_over_positives(scores, labels, measure)[0]
+        others = ops.where(negatives, scores, float("-inf"))
+        return sum_over_positives(scores, labels, measure, others=(others,))[0]
 
     def _recall(self, score, sketches):
         below = ops.relu(sketches - score) / (2.0 * self.tau2)
@@ -167,25 +169,40 @@ class SOPRCLoss(keras.layers.Layer):
 
     def _remember(self, scores, labels, positives, old):
         """Move the sketches of the classes present; returns the new one of each item's class."""
-        fresh = self._sketch(scores, positives)
-        same = ops.equal(labels[:, None], labels[None, :])
+        fresh = self._sketch(scores, labels, positives)
         if self.class_update == "last":
+            same = ops.equal(labels[:, None], labels[None, :])
             columns = ops.arange(ops.shape(labels)[0])
             fresh = ops.take(fresh, ops.max(ops.where(same, columns[None, :], 0), axis=1), axis=0)
         else:
-            same = ops.cast(same, fresh.dtype)
-            fresh = ops.matmul(same, fresh) / ops.sum(same, axis=1, keepdims=True)
+            sums = ops.segment_sum(fresh, labels, num_segments=self.num_classes)
+            sizes = ops.segment_sum(ops.ones_like(fresh[:, :1]), labels, num_segments=self.num_classes)
+            fresh = ops.take(sums, labels, axis=0) / ops.take(sizes, labels, axis=0)
         has_pair = ops.any(positives, axis=1, keepdims=True)
         new = ops.where(has_pair, (1.0 - self.beta) * old + self.beta * fresh, old)
         # All items of a class write the same row.
         self.sketches.assign(ops.scatter_update(self.sketches, labels[:, None], ops.cast(new, self.sketches.dtype)))
         return new
 
-    def _sketch(self, scores, positives):
+    def _sketch(self, scores, labels, positives):
         """Each anchor's positive scores, sorted and spread over `num_v` places by straight lines between midpoints."""
-        count = ops.sum(ops.cast(positives, "int32"), axis=1, keepdims=True)
+        members = ClassMembers(labels)
+        count = members.size[:, None] - 1
+
+        def own_class():
+            columns, present = members.first(_SMALL_CLASS)
+            kept = ops.logical_and(present, ops.take_along_axis(positives, columns, axis=1))
+            return self._spread(ops.where(kept, ops.take_along_axis(scores, columns, axis=1), 2.0), count)
+
+        def whole_batch():
+            return self._spread(ops.where(positives, scores, 2.0), count)
+
+        return ops.cond(members.largest <= _SMALL_CLASS, own_class, whole_batch)
+
+    def _spread(self, scores, count):
+        """`(N, num_v)` sketches; what is no positive score stands as a number above all scores."""
         last = ops.maximum(count - 1, 0)
-        ordered = ops.sort(ops.where(positives, scores, 2.0), axis=1)
+        ordered = ops.sort(scores, axis=1)
 
         def at(place):
             return ops.take_along_axis(ordered, ops.clip(place, 0, last), axis=1)

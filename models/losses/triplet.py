@@ -8,10 +8,12 @@ from keras import ops
 from models.geometry import find_measure, squared_distances
 from models.losses._checks import check_acute
 from models.losses._pairs import compare
-from models.losses._positives import mean_of_hinges, reduce_over_positives, rows_from_positives
+from models.losses._positives import mean_of_hinges, mean_of_softplus, reduce_over_positives, rows_from_positives
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from models.losses._walk import MOST_SOFT
 
 MINING = ("all", "angular", "batch_hard", "easy", "hard", "margin", "nearest_semi_hard", "semi_hard")
+WINDOWS = ("all", "easy", "hard", "margin", "semi_hard")
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -110,42 +112,52 @@ class TripletLoss(keras.layers.Layer):
         if self.mining == "batch_hard":
             return self._batch_hard(distances, labels, pairs)
         positives = None if references is None else pairs.positives
-        if self.mining == "all" and self.reducer == "avg_non_zero" and not self.smooth and not self.swap:
-            return mean_of_hinges(distances, labels, pairs.negatives, self.margin, positives)
-        wide = self._wide_angles(pairs) if self.mining == "angular" else None
+        if self.mining in WINDOWS and self.reducer == "avg_non_zero" and not self.smooth and not self.swap:
+            return mean_of_hinges(distances, labels, pairs.negatives, self.margin, self._window, positives)
+        if self.mining == "all" and self.reducer in ("avg_non_zero", "mean") and self._soft():
+            return mean_of_softplus(distances, labels, pairs.negatives, self.margin, positives)
         return reduce_over_positives(
             distances,
             labels,
-            lambda slot, d: self._triplets(slot, d, pairs, wide),
+            self._triplets(ops.stop_gradient(distances), pairs),
             self.reducer,
             positives=positives,
+            others=(ops.where(pairs.negatives, distances, float("inf")),),
             whole=self.swap,
         )
 
     def _matrix(self, rows, columns):
         return self._measure.sign * self._measure.matrix(rows, columns)
 
-    def _triplets(self, slot, distances, pairs, wide):
-        """Costs of one positive of each anchor against the negatives, which of them count, and their derivative."""
-        negatives = slot.take(pairs.negatives)
-        chosen = wide(slot) if wide else self._select(slot.value, distances, negatives)
-        chosen = ops.logical_and(ops.logical_and(chosen, negatives), slot.present[:, None])
-        from_positive = rows_from_positives(slot, distances, pairs, self._matrix) if self.swap else distances
-        gap = slot.value + self.margin - ops.minimum(distances, from_positive)
+    def _soft(self) -> bool:
+        """Whether the costs are softplus of differences that are known to be small."""
+        widest = {"euclidean": 2.0, "cosine": 2.0, "squared_euclidean": 4.0}.get(self.distance, float("inf"))
+        return self.smooth and not self.swap and self.normalize and widest + self.margin < MOST_SOFT
 
-        def derivative(weights):
-            slope = weights * (ops.sigmoid(gap) if self.smooth else ops.cast(gap > 0, gap.dtype))
-            slopes = slot.here * slot.add_up(slope)[:, None] - slope
-            if not self.swap:
-                return slopes
-            moved = ops.where(from_positive < distances, slope, ops.zeros_like(slope))
-            return slopes + (moved - slot.back(moved) if pairs.columns is pairs.rows else moved)
+    def _triplets(self, matrix, pairs):
+        """For `reduce_over_positives`: costs against the negatives, which of them count, and their derivative."""
+        select = self._selection(matrix, pairs)
 
-        return ops.softplus(gap) if self.smooth else ops.relu(gap), chosen, derivative
+        def measure(slot, distances):
+            chosen, pick, spread = select(slot, distances)
+            d_an = pick(distances)
+            counted = ops.logical_and(ops.logical_and(chosen, d_an < float("inf")), slot.present[:, None])
+            d_pn = pick(rows_from_positives(slot, matrix, pairs, self._matrix)) if self.swap else d_an
+            gap = slot.value + self.margin - ops.minimum(d_an, d_pn)
 
-    def _select(self, d_ap, distances, negatives):
-        if self.mining == "all":
-            return negatives
+            def derivative(weights):
+                slope = weights * (ops.sigmoid(gap) if self.smooth else ops.cast(gap > 0, gap.dtype))
+                slopes = slot.here * slot.add_up(slope)[:, None] - spread(slope)
+                if not self.swap:
+                    return slopes
+                moved = spread(ops.where(d_pn < d_an, slope, ops.zeros_like(slope)))
+                return slopes + (moved - slot.back(moved) if pairs.columns is pairs.rows else moved)
+
+            return ops.softplus(gap) if self.smooth else ops.relu(gap), counted, derivative
+
+        return measure
+
+    def _window(self, d_ap, distances):
         if self.mining == "hard":
             return distances <= d_ap
         if self.mining == "margin":
@@ -154,11 +166,30 @@ class TripletLoss(keras.layers.Layer):
             return distances - d_ap > self.miner_margin
         if self.mining == "semi_hard":
             return ops.logical_and(distances > d_ap, distances - d_ap <= self.miner_margin)
-        beyond = ops.logical_and(negatives, distances > d_ap)
-        nearest = ops.argmin(ops.where(beyond, distances, float("inf")), axis=1)
-        farthest = ops.argmax(ops.where(negatives, distances, float("-inf")), axis=1)
-        chosen = ops.where(ops.any(beyond, axis=1), nearest, farthest)
-        return chosen[:, None] == ops.arange(ops.shape(distances)[1], dtype=chosen.dtype)[None, :]
+        return distances < float("inf")
+
+    def _selection(self, matrix, pairs):
+        """Function of a slot and its rows, infinite where there is no negative, that says which negatives are wanted.
+
+        It gives a `(P, C)` mask of C candidates; a function that picks them out of an `(P, M)` tensor; and one that
+        puts `(P, C)` numbers back to their columns.
+        """
+        if self.mining != "nearest_semi_hard":
+            wide = self._wide_angles(pairs) if self.mining == "angular" else None
+            return lambda slot, d: (wide(slot) if wide else self._window(slot.value, d), _same, _same)
+        farthest = ops.max(ops.where(pairs.negatives, matrix, float("-inf")), axis=1)
+        columns = ops.arange(ops.shape(matrix)[1], dtype="int32")[None, :]
+
+        def nearest(slot, d):
+            beyond = slot.least(ops.where(d > slot.value, d, float("inf")))
+            wanted = ops.where(beyond < float("inf"), beyond, slot.take(farthest))[:, None]
+            first = slot.least(ops.where(d == wanted, columns, ops.shape(d)[1]))[:, None]
+            found = first < ops.shape(d)[1]
+            first = ops.where(found, first, 0)
+            here = ops.cast(columns == first, d.dtype)
+            return found, lambda x: ops.take_along_axis(x, first, axis=1), lambda x: x * here
+
+        return nearest
 
     def _wide_angles(self, pairs):
         """Function of a slot that says which negatives see anchor and positive under a wide angle."""
@@ -181,6 +212,10 @@ class TripletLoss(keras.layers.Layer):
     def get_config(self):
         names = ("margin", "mining", "miner_margin", "angle", "distance", "smooth", "swap", "reducer", "normalize")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _same(x):
+    return x
 
 
 def wide_angles(d_ap, d_an, d_pn, angle: float):

@@ -5,7 +5,7 @@ from keras import ops
 
 from models.losses._batch import check_batch, mean_where
 from models.losses._checks import check_not_negative, check_positive
-from models.losses._positives import ClassMembers
+from models.losses._walk import ClassMembers
 
 
 @keras.saving.register_keras_serializable(package="anchorage")

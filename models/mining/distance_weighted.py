@@ -7,6 +7,7 @@ from models.geometry import lowest
 
 _TINY = 1e-12
 _TURNS = 4
+_NUMBERS = 64
 
 
 def negative_probabilities(distances, negatives, dim: int, cutoff: float = 0.5, nonzero_loss_cutoff: float = 1.4):
@@ -38,7 +39,10 @@ def negative_probabilities(distances, negatives, dim: int, cutoff: float = 0.5, 
 
 
 def count_drawn_negatives(probabilities, times, seed: keras.random.SeedGenerator):
-    """Draw negatives for every anchor, each draw on its own.
+    """Draw negatives for every anchor, any two draws independent of each other.
+
+    A random number is the fractional part of the sum of one of 64 and one of few others: a number of its own for every
+    draw that there could be would cost more than all the rest.
 
     Args:
         probabilities: `(N, M)` float tensor, as from `negative_probabilities`.
@@ -50,12 +54,18 @@ def count_drawn_negatives(probabilities, times, seed: keras.random.SeedGenerator
     """
     steps = ops.cumsum(probabilities, axis=1)
     total = steps[:, -1]
-    numbers = keras.random.uniform(ops.shape(probabilities), dtype=probabilities.dtype, seed=seed)
+    rows, columns = ops.shape(probabilities)
+    numbers, shifts = (
+        keras.random.uniform((rows, count), dtype=probabilities.dtype, seed=seed)
+        for count in (_NUMBERS, columns // _NUMBERS + 1)
+    )
     times = ops.where(total > 0, times, ops.zeros_like(times))
 
     def passed(turn):
         """Which columns the draw of this turn lies beyond, as zeros and ones."""
-        height = ops.take(numbers, ops.minimum(turn, ops.shape(numbers)[1] - 1), axis=1) * total
+        turn = ops.minimum(turn, columns - 1)
+        number = ops.take(numbers, turn % _NUMBERS, axis=1) + ops.take(shifts, turn // _NUMBERS, axis=1)
+        height = (number - ops.floor(number)) * total
         height = ops.where(ops.cast(turn, times.dtype) < times, height, -1.0)
         return ops.cast(steps <= height[:, None], steps.dtype)
 

@@ -12,7 +12,8 @@ from models.geometry import dot_products, euclidean_distances, find_measure, low
 from models.losses._checks import check_acute, check_at_least_one, check_not_negative, check_positive
 from models.losses._draws import Draws
 from models.losses._pairs import Pairs
-from models.losses._positives import PositivesWalk, rows_from_positives
+from models.losses._positives import rows_from_positives
+from models.losses._walk import PositivesWalk
 from models.losses.multi_similarity import mine_pairs
 from models.losses.triplet import wide_angles
 from models.mining.distance_weighted import negative_probabilities

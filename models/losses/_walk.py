@@ -1,0 +1,223 @@
+"""The walk through all pairs of an anchor and a positive, some anchors and some of their positives at a time."""
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+_PAIRS_AT_ONCE = 32  # tensors of so many rows stay in the processor's cache between one operation and the next
+_PARTS = 16
+MOST_SOFT = 80.0 / _PARTS  # the product of so many exponentials stays within float32
+
+
+class Slot(NamedTuple):
+    """Some positives of some anchors: P pairs, the T positives of an anchor one after the other.
+
+    Attributes:
+        index: `(P,)` row number of the positive.
+        value: `(P, 1)` entry of the matrix at the positive.
+        present: `(P,)` bool; False where the anchor's class is too small.
+        here: `(P, N)` zeros with a one at the positive, in the dtype of the matrix.
+        take: function that leaves of an `(N, ...)` tensor the rows of the anchors, each T times.
+        back: function that moves the rows of an `(N, N)` tensor from the
+            anchor to its positive and adds up what meets there; only where P is N.
+        ones: `(N,)` ones in the dtype of the matrix.
+    """
+
+    index: Any
+    value: Any
+    present: Any
+    here: Any
+    take: Callable[[Any], Any]
+    back: Callable[[Any], Any]
+    ones: Any
+
+    def add_up(self, rows):
+        """Sums of the rows of a `(P, N)` tensor, `(P,)`.
+
+        XLA adds numbers that lie side by side one by one, but parts of a row one on the other many at a time.
+        """
+        rows = ops.sum(_folded(rows), axis=1)
+        return ops.matmul(rows, self.ones[: rows.shape[1]])
+
+    def add_up_logs(self, rows):
+        """Sums of the logarithms of the rows of a `(P, N)` tensor, at least 1 and at most `exp(MOST_SOFT)`: `(P,)`."""
+        rows = ops.log(ops.prod(_folded(rows), axis=1))
+        return ops.matmul(rows, self.ones[: rows.shape[1]])
+
+    def least(self, rows):
+        """Least entries of the rows of a `(P, N)` tensor, `(P,)`."""
+        return ops.min(ops.min(_folded(rows), axis=1), axis=1)
+
+
+class PositivesWalk:
+    """The loop over the first, second, ... positive of every anchor, on a matrix without gradient.
+
+    Args:
+        matrix: `(N, M)` float tensor, row i from anchor i.
+        labels: `(N,)` integer tensor, or None where there is a mask.
+        with_self: count an item among its own positives.
+        positives: `(N, M)` bool, which entries are the positives, where labels do not say it.
+        others: tuple of `(N, M)` tensors to be seen in place of the matrix; None for the matrix itself.
+    """
+
+    def __init__(self, matrix, labels=None, with_self=False, positives=None, others=None):
+        self.fixed = ops.stop_gradient(matrix)
+        self.rows = tuple(ops.stop_gradient(x) for x in others or (matrix,))
+        self._columns = ops.arange(ops.shape(matrix)[1])
+        self._ones = ops.ones_like(self._columns, dtype=self.fixed.dtype)
+        self._by_class = positives is None
+        self._members = ClassMembers(labels) if self._by_class else MaskMembers(positives)
+        self._first = ops.cast(0 if with_self and self._by_class else 1, self._columns.dtype)
+        self._numbers: Any = None
+        self._real: Any = None
+
+    def blocks(self, turns: int = 1):
+        """Row numbers of the anchors, `(blocks, B)`; those that fill the last block up lie beyond the rows.
+
+        Args:
+            turns: how many positives of an anchor are taken at once.
+        """
+        rows = ops.shape(self.fixed)[0]
+        if _is_symbol(rows):
+            return ops.arange(rows)[None, :]
+        # A known size stays a Python number: under JAX's jit nothing else can be a shape.
+        most = _PAIRS_AT_ONCE // turns
+        size = min(rows, most) if isinstance(rows, int) else ops.minimum(rows, most)
+        return ops.reshape(ops.arange((rows + size - 1) // size * size), (-1, size))
+
+    def at(self, numbers):
+        """The same walk for some anchors only, by row numbers as `blocks` gives them; None for all."""
+        if numbers is None:
+            return self
+        part = copy(self)
+        part._numbers = ops.minimum(numbers, ops.shape(self.fixed)[0] - 1)
+        part._real = part._numbers == numbers
+        part.fixed = part._take(self.fixed)
+        part.rows = tuple(part._take(x) for x in self.rows)
+        return part
+
+    def slot(self, shift, turns: int = 1) -> Slot:
+        """The positives of turn `shift` and of the turns after it, `turns` in all."""
+        found = [self._members.partner(shift + later, self._take) for later in range(turns)]
+        index, present = (ops.stack(parts, axis=1) for parts in zip(*found, strict=True))
+        if self._numbers is not None:
+            present = ops.logical_and(present, self._real[:, None])
+        value = ops.take_along_axis(self.fixed, index, axis=1)
+        index, present = ops.reshape(index, (-1,)), ops.reshape(present, (-1,))
+        return Slot(
+            index=index,
+            value=ops.reshape(value, (-1, 1)),
+            present=present,
+            here=ops.cast(self._columns[None, :] == index[:, None], self.fixed.dtype),
+            take=lambda x: repeat_rows(self._take(x), turns),
+            back=lambda rows: self._back(rows, shift, index),
+            ones=self._ones,
+        )
+
+    def through(self, step, *start):
+        """Calls `step(shift, *state)`, which gives the next `shift` and state, for every turn; the last state."""
+        return ops.while_loop(lambda shift, *_: shift < self._members.largest, step, (self._first, *start))[1:]
+
+    def _take(self, x):
+        return x if self._numbers is None else ops.take(x, self._numbers, axis=0)
+
+    def _back(self, rows, shift, index):
+        if self._by_class:
+            return ops.take(rows, self._members.partner(-shift)[0], axis=0)
+        return ops.segment_sum(rows, index, num_segments=ops.shape(rows)[0])  # two anchors may share a positive
+
+
+def _folded(rows):
+    """`(P, N)` rows as `(P, parts, N / parts)`, where the number of columns is known and can be divided."""
+    size = rows.shape[1]
+    parts = max(part for part in range(1, _PARTS + 1) if size % part == 0) if isinstance(size, int) and size else 1
+    return ops.reshape(rows, (-1, parts, size // parts)) if parts > 1 else rows[:, None, :]
+
+
+def repeat_rows(x, turns: int):
+    """Every row of an `(N, ...)` tensor `turns` times, one after the other."""
+    if turns == 1:
+        return x
+    shape = ops.shape(x)
+    return ops.reshape(ops.broadcast_to(x[:, None], (shape[0], turns, *shape[1:])), (-1, *shape[1:]))
+
+
+class ClassMembers:
+    """Finds, for every item at once, the item some places on in its class, going round.
+
+    Args:
+        labels: `(N,)` integer tensor.
+
+    Attributes:
+        size: `(N,)` number of items of the item's class.
+        place: `(N,)` how many rows of the class stand before the item.
+        largest: scalar, size of the largest class.
+    """
+
+    def __init__(self, labels):
+        labels = ops.convert_to_tensor(labels)
+        self._order = ops.cast(ops.argsort(labels), "int32")
+        place = ops.cast(ops.argsort(self._order), "int32")
+        self._first, self.size = _runs(ops.take(labels, self._order, axis=0), place)
+        self.place = place - self._first
+        self.largest = ops.max(self.size)
+
+    def first(self, count: int):
+        """Row numbers of the first items of each item's class, `(N, count)`, and which of them there are."""
+        places = ops.arange(count, dtype="int32")[None, :]
+        present = places < self.size[:, None]
+        return ops.take(self._order, self._first[:, None] + ops.where(present, places, 0), axis=0), present
+
+    def partner(self, shift, take=lambda x: x):
+        """Row number of the item `shift` places on, and whether the class has more than `shift` items.
+
+        Args:
+            shift: scalar.
+            take: leaves the items asked for of an `(N,)` tensor; all of them if left out.
+        """
+        size = take(self.size)
+        place = ops.mod(take(self.place) + shift, size)
+        return ops.take(self._order, take(self._first) + place, axis=0), shift < size
+
+
+def _is_symbol(size) -> bool:
+    """Whether a batch size is the symbol by which JAX asks for shapes alone."""
+    return keras.backend.backend() == "jax" and size is not None and not isinstance(size, int)
+
+
+def _runs(ordered, place):
+    """Where the class of each item begins among the `(N,)` ordered labels, and its size, by the place of the item."""
+    rows = ops.shape(ordered)[0]
+    if _is_symbol(rows):  # then nothing can be of that size
+        start = ops.sum(ops.cast(ordered[None, :] < ordered[:, None], "int32"), axis=1)
+        size = ops.sum(ops.cast(ordered[None, :] == ordered[:, None], "int32"), axis=1)
+        return ops.take(start, place, axis=0), ops.take(size, place, axis=0)
+    new = ops.concatenate([ops.ones_like(ordered[:1], dtype="int32"), ops.cast(ordered[1:] != ordered[:-1], "int32")])
+    run = ops.cast(ops.cumsum(new), "int32") - 1
+    sizes = ops.segment_sum(ops.ones_like(run), run, num_segments=rows)
+    starts = ops.cast(ops.cumsum(sizes), "int32") - sizes
+    run = ops.take(run, place, axis=0)
+    return ops.take(starts, run, axis=0), ops.take(sizes, run, axis=0)
+
+
+class MaskMembers:
+    """Finds, for every row at once, the column of its first, second, ... true entry.
+
+    Args:
+        mask: `(N, M)` bool.
+
+    Attributes:
+        largest: scalar, one more than the most true entries in a row.
+    """
+
+    def __init__(self, mask):
+        self._rank = ops.where(mask, ops.cumsum(ops.cast(mask, "int32"), axis=1), 0)
+        self.largest = ops.max(self._rank) + 1
+
+    def partner(self, shift, take=lambda x: x):
+        """Column of the true entry number `shift`, counted from 1, and whether there is one; `take` as above."""
+        here = take(self._rank) == ops.cast(shift, "int32")
+        return ops.argmax(ops.cast(here, "int32"), axis=1), ops.any(here, axis=1)
