@@ -9,6 +9,7 @@ from keras import ops
 
 from models.geometry import weighted_concatenation
 from models.losses._checks import check_not_negative
+from models.losses._layer import LossLayer
 from models.losses._members import make_member
 
 _MEMBERS = (
@@ -23,7 +24,7 @@ _INSIDE_NORM = 1e-6  # added to each coordinate of a difference, as published
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class EnsembleLoss(keras.layers.Layer):
+class EnsembleLoss(LossLayer):
     """Brings several losses to one size, weighs them, and learns the weights.
 
     Formula, for m losses `l_i` with running means `L_i` of `|l_i|` (constant in the gradient) and `L = mean_i L_i`:
