@@ -46,10 +46,10 @@ def _nan_where_not_finite(call: Callable) -> Callable:
             lambda x: ops.where(whole, x, ops.zeros_like(x)) if _is_float(x) else x, given
         )
         states = [] if kwargs.get("training") is False else self.non_trainable_weights
-        before = [ops.copy(state) for state in states]
+        before = [ops.copy(ops.convert_to_tensor(state)) for state in states]
         value = call(self, clean, labels, *args, **kwargs)
         for state, old in zip(states, before, strict=True):
-            state.assign(ops.where(whole, state, old))
+            state.assign(ops.where(whole, ops.convert_to_tensor(state), old))
         # The gradient is nan as well, so that an optimizer that scales the loss skips the step.
         factor = ops.cast(ops.where(whole, 1.0, float("nan")), clean.dtype)
         return ops.where(whole, value, factor * ops.sum(embeddings))
