@@ -116,8 +116,8 @@ def masked_logsumexp(x, mask, axis: int):
     top = ops.stop_gradient(ops.max(x, axis=axis, keepdims=True))
     top = ops.where(top > 0.5 * floor, top, 0.0)  # an empty set: exp(floor - 0) is 0, not exp(floor - floor) = 1
     total = ops.sum(ops.exp(x - top), axis=axis)
-    some = total > 0
-    return ops.where(some, ops.log(ops.where(some, total, 1.0)) + ops.squeeze(top, axis), 0.0)
+    none = total == 0  # not `total > 0`: that would make 0 of nan
+    return ops.where(none, 0.0, ops.log(ops.where(none, 1.0, total)) + ops.squeeze(top, axis))
 
 
 def masked_log1p_sum_exp(x, mask, axis: int):

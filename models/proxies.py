@@ -21,7 +21,7 @@ class ProxyBank(keras.layers.Layer):
     Args:
         num_classes: number of classes, at least 1.
         per_class: proxies of each class, at least 1.
-        stddev: standard deviation of the normal initial values; default `sqrt(2 / rows)`, that
+        stddev: standard deviation of the normal initial values, not negative; default `sqrt(2 / rows)`, that
             is He's normal initialiser by fan-out.
 
     Call arguments:
@@ -32,7 +32,8 @@ class ProxyBank(keras.layers.Layer):
         `(N, num_classes * per_class + M)` cosine similarities of embeddings and proxies.
 
     Raises:
-        ValueError: if `num_classes` or `per_class` is below 1, or novel proxies meet several a class.
+        ValueError: if `num_classes` or `per_class` is not a whole number from 1 on, `stddev` is negative, or novel
+            proxies meet several a class.
 
     Example:
         >>> bank = ProxyBank(num_classes=5, per_class=2)
@@ -43,8 +44,10 @@ class ProxyBank(keras.layers.Layer):
     def __init__(self, num_classes: int, per_class: int = 1, stddev: float | None = None, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
         for name, value in {"num_classes": num_classes, "per_class": per_class}.items():
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}")
+            if not 1 <= value < math.inf or value != int(value):
+                raise ValueError(f"`{name}` must be a whole number, at least 1. Received: {name}={value}")
+        if stddev is not None and not 0 <= stddev < math.inf:
+            raise ValueError(f"`stddev` must be a number, not negative. Received: stddev={stddev}")
         self.num_classes = int(num_classes)
         self.per_class = int(per_class)
         self.stddev = stddev
@@ -182,7 +185,7 @@ def check_class_labels(labels, num_classes: int):
     Raises:
         ValueError: on an eager call with a label out of range.
     """
-    known = _concrete_values(labels)
+    known = concrete_values(labels)
     if known is not None and known.size and (known.min() < 0 or known.max() >= num_classes):
         raise ValueError(
             f"Expected `labels` in 0 .. {num_classes - 1}, one proxy set a class. "
@@ -197,7 +200,7 @@ def check_class_labels(labels, num_classes: int):
     return ops.cast(ops.where(wrong, ops.zeros_like(labels), labels), "int32"), factor
 
 
-def _concrete_values(labels) -> Any:
+def concrete_values(labels) -> Any:
     """The labels as a NumPy array, or None while a graph is being traced."""
     if keras.backend.is_keras_tensor(labels):
         return None

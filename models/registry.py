@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from models.arguments import check_arguments
 from models.errors import UsageError
 
 # Module a user may name -> extra of this project that installs it.
@@ -34,13 +35,16 @@ def create(
 
     Raises:
         UsageError: `E_NAME_UNKNOWN` if the name leads to no such class,
-            `E_PARAMETER_UNKNOWN` if a parameter is not taken and
+            `E_PARAMETER_UNKNOWN` if a parameter is not taken,
             `E_PARAMETER_MISSING` if the constructor needs one that neither
-            `params` nor `facts` hold.
+            `params` nor `facts` hold and `E_PARAMETER_VALUE` if a value is
+            of another kind than its annotation.
         ValueError: if the constructor refuses a value.
     """
-    params, facts = params or {}, facts or {}
     cls = find_class(table, name, base)
+    params, facts = params or {}, facts or {}
+    if not isinstance(params, Mapping):
+        raise UsageError("E_PARAMETER_VALUE", f"Expected parameters of {name!r} by name. Received: {params!r}")
     takes = constructor_parameters(cls)
     unknown = sorted(set(params) - set(takes))
     if unknown:
@@ -51,6 +55,10 @@ def create(
     )
     if missing:
         raise UsageError("E_PARAMETER_MISSING", f"{name!r} needs {missing}. Received: {sorted(arguments)}")
+    try:
+        check_arguments(constructor_signature(cls).parameters, arguments)
+    except ValueError as error:
+        raise UsageError("E_PARAMETER_VALUE", f"{name!r}: {error}") from None
     return cls(**arguments)
 
 
@@ -78,6 +86,10 @@ def find_class(table: Mapping[str, type], name: str, base: type = object) -> typ
     Raises:
         UsageError: `E_NAME_UNKNOWN` if there is none, or it is not a subclass of `base`.
     """
+    if not isinstance(name, str):
+        raise UsageError(
+            "E_NAME_UNKNOWN", f"Expected one of {sorted(table)}, or 'package.module:ClassName'. Received: {name!r}"
+        )
     if name in table:
         return table[name]
     module_name, colon, attribute = name.partition(":")

@@ -8,7 +8,7 @@ def check_batch(embeddings, labels):
     """Raise unless `embeddings` is `(N, D)` float and `labels` is `(N,)` integer.
 
     Raises:
-        ValueError: on a wrong rank or on two different known batch sizes.
+        ValueError: on a wrong rank, on two different known batch sizes or on a batch without items.
         TypeError: on labels that are not integers; float32 cannot tell apart
             ids above 16,777,216, so a cast would merge classes in silence.
     """
@@ -20,6 +20,10 @@ def check_batch(embeddings, labels):
     rows, ids = embeddings.shape[0], labels.shape[0]
     if None not in (rows, ids) and rows != ids:
         raise ValueError(f"Expected one label per embedding. Received: {rows} embeddings and {ids} labels")
+    if rows == 0:
+        raise ValueError(
+            f"Expected a batch of at least one embedding. Received: embeddings.shape={tuple(embeddings.shape)}"
+        )
     dtype = keras.backend.standardize_dtype(labels.dtype)
     if "int" not in dtype:
         raise TypeError(f"Expected integer `labels`. Received: labels.dtype={dtype}")

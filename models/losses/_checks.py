@@ -1,5 +1,7 @@
 """Checks that many constructors share; the messages name the argument, what is wanted and what came."""
 
+import math
+
 
 def check_positive(**values: float):
     """Raise a `ValueError` unless every value is above 0."""
@@ -18,7 +20,7 @@ def check_not_negative(**values: float):
 def check_at_least_one(**values: int):
     """Raise a `ValueError` unless every value is a whole number from 1 on."""
     for name, value in values.items():
-        if value < 1 or value != int(value):
+        if not 1 <= value < math.inf or value != int(value):
             raise ValueError(f"`{name}` must be a whole number, at least 1. Received: {name}={value}")
 
 

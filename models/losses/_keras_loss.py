@@ -10,6 +10,7 @@ from keras import ops
 
 from models.errors import UsageError
 from models.losses._batch import check_batch
+from models.losses._layer import LossLayer
 from models.registry import constructor_signature, create, find_class
 
 # "auto", the default of Keras 2 that TensorFlow Similarity still has, is refused by Keras 3.
@@ -26,7 +27,7 @@ def is_keras_loss(name: str) -> bool:
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class KerasLoss(keras.layers.Layer):
+class KerasLoss(LossLayer):
     """Runs a `keras.losses.Loss` on embeddings and integer labels; what `create_loss` makes of such a class.
 
     A loss whose `call` names its first argument `y_true` gets the labels and the embeddings. Any other, such as

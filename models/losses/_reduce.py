@@ -1,11 +1,14 @@
 """How the many costs of a batch become one number; the names follow pytorch-metric-learning."""
 
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from keras import ops
 
 from models.losses._batch import mean_where
+from models.proxies import concrete_values
 
 REDUCERS = ("avg_non_zero", "mean", "sum")
 # Reducers for losses that hold one cost for each row, or for each pair of rows; those with parameters are mappings.
@@ -39,7 +42,16 @@ def check_any_reducer(reducer: Reducer, known: Sequence[str] = ANY_REDUCERS) -> 
     wanted = _PARAMETERS.get(name, set())
     if set(params) - wanted or (wanted and not params):
         raise ValueError(f"`reducer` {name!r} takes {sorted(wanted)}. Received: reducer={reducer!r}")
+    weights = params.get("weights", [])
+    listed = isinstance(weights, Sequence) and not isinstance(weights, str)
+    bounds = [params[key] for key in ("low", "high") if key in params]
+    if not listed or not all(_is_number(x) and 0 <= x < math.inf for x in weights) or not all(map(_is_number, bounds)):
+        raise ValueError(f"`reducer` {name!r} takes numbers, weights not below 0. Received: reducer={reducer!r}")
     return {"name": name, **params} if params else name
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
 
 
 def reduce_costs(costs, mask, reducer: Reducer, labels=None):
@@ -91,8 +103,18 @@ def counted(costs, mask, reducer: Reducer):
 
 
 def class_factors(labels, reducer: Reducer, dtype):
-    """`(N,)` weights of the anchors' classes, for `"class_weighted"`."""
+    """`(N,)` weights of the anchors' classes, for `"class_weighted"`.
+
+    Raises:
+        ValueError: on an eager call with a label that has no weight; in a compiled one the weight is nan.
+    """
     weights = _split(reducer)[1]["weights"]
+    values = concrete_values(labels)
+    if values is not None and values.size and (values.min() < 0 or values.max() >= len(weights)):
+        raise ValueError(
+            f"Expected `labels` in 0 .. {len(weights) - 1}, one of the `weights` of the reducer a class. "
+            f"Received: labels from {values.min()} to {values.max()}. Give `weights` one number for each class."
+        )
     labels = ops.convert_to_tensor(labels)
     known = ops.logical_and(labels >= 0, labels < len(weights))
     each = ops.take(ops.convert_to_tensor(weights, dtype=dtype), ops.where(known, labels, 0), axis=0)

@@ -22,7 +22,7 @@ class Step:
         self._by_powers = bounded and self._half <= _MOST
 
     def of(self, scores, counted=None):
-        """What a step needs to know of `(N, M)` scores; those outside of `counted`, `(N, M)` bool, count as far below."""
+        """What a step needs to know of `(N, M)` scores; those outside of `counted`, `(N, M)` bool, are far below."""
         prepared = ops.exp(-self._half * scores) if self._by_powers else -2.0 * self._half * scores
         return prepared if counted is None else ops.where(counted, prepared, float("inf"))
 

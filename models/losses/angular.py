@@ -7,6 +7,7 @@ from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp
 from models.losses._checks import check_acute
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._positives import reduce_over_positives, rows_from_positives
 from models.losses._reduce import Reducer, check_any_reducer
@@ -15,7 +16,7 @@ _MOST_NEAR = 20.0  # products of two powers of at most this stay far within floa
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class AngularLoss(keras.layers.Layer):
+class AngularLoss(LossLayer):
     """Bounds the angle at the negative of every triplet (anchor, positive, negative).
 
     Formula, for every ordered positive pair (a, p), with `t = tan(alpha)^2`:

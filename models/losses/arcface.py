@@ -9,13 +9,14 @@ from keras import ops
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
+from models.losses._layer import LossLayer
 from models.losses._margin_softmax import cosine_of_sum, softmax_with_own_logit
 from models.losses._reduce import Reducer, check_any_reducer
 from models.proxies import ProxyBank, check_class_labels
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class ArcFaceLoss(keras.layers.Layer):
+class ArcFaceLoss(LossLayer):
     """Softmax over class directions, the angle to the own one made larger by a margin.
 
     Formula, with theta the angle between embedding and class direction, m the margin:

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from models.geometry import dot_products, masked_logsumexp
-from models.losses._checks import check_at_least_one, check_positive
+from models.losses._checks import check_at_least_one, check_between, check_not_negative, check_positive
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 
 FORMS = ("margin", "softmax")
@@ -12,7 +13,7 @@ AGGREGATIONS = ("sum_per_anchor", "mean", "mean_nonzero", "anchor_mean", "anchor
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class BalancedContrastiveLoss(keras.layers.Layer):
+class BalancedContrastiveLoss(LossLayer):
     """Says how much pulling positives counts against spreading everything, and how a batch is averaged.
 
     Formula, with cosines `s`: `loss = positive + lam * entropy`, divided by `1 + lam` with `norm_by_lambda`, where
@@ -92,11 +93,8 @@ class BalancedContrastiveLoss(keras.layers.Layer):
             raise ValueError(
                 f"`aggregation` must be one of {list(AGGREGATIONS)}. Received: aggregation={aggregation!r}"
             )
-        if lam < 0:
-            raise ValueError(f"`lam` must not be negative. Received: lam={lam}")
-        for name, value in {"margin": margin, "pos_margin": pos_margin}.items():
-            if not -1 <= value <= 1:
-                raise ValueError(f"`{name}` must lie in [-1, 1]. Received: {name}={value}")
+        check_not_negative(lam=lam)
+        check_between(-1, 1, margin=margin, pos_margin=pos_margin)
         check_positive(tau=tau)
         self.form = form
         self.lam = lam

@@ -6,6 +6,7 @@ from keras import ops
 from models.geometry import dot_products, masked_log1p_sum_exp
 from models.losses._batch import mean_where
 from models.losses._checks import check_not_negative, check_positive
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses.multi_similarity import mine_pairs
 
@@ -14,7 +15,7 @@ _LARGEST_EXPONENT = 80.0  # exp of more leaves float32
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class CBMLLoss(keras.layers.Layer):
+class CBMLLoss(LossLayer):
     """Negative log posterior of "same class" for mined pairs, and a pull of negatives towards one value.
 
     Formula, with `S` the cosines and sums over the mined pairs of anchor i:

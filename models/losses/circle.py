@@ -5,12 +5,13 @@ from keras import ops
 
 from models.geometry import dot_products, masked_logsumexp
 from models.losses._checks import check_positive
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class CircleLoss(keras.layers.Layer):
+class CircleLoss(LossLayer):
     """Pulls each pair harder the further its similarity is from where it should be.
 
     Formula, with cosines `s`, positives `P_i` and negatives `N_i` of anchor i:

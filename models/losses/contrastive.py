@@ -4,12 +4,13 @@ import keras
 from keras import ops
 
 from models.geometry import find_measure
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._reduce import PAIR_REDUCERS, Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class ContrastiveLoss(keras.layers.Layer):
+class ContrastiveLoss(LossLayer):
     """Draws same-label pairs together and pushes other pairs past a margin.
 
     Formula, each of the two sets of ordered pairs reduced on its own and the two results added:

@@ -4,13 +4,14 @@ import keras
 
 from models.losses._batch import check_batch
 from models.losses._checks import check_not_negative, check_positive
+from models.losses._layer import LossLayer
 from models.losses._margin_softmax import softmax_with_own_logit
 from models.losses._reduce import Reducer, check_any_reducer
 from models.proxies import ProxyBank
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class CosFaceLoss(keras.layers.Layer):
+class CosFaceLoss(LossLayer):
     """Softmax over class directions, the cosine with the own one made smaller by a margin.
 
     Formula, with theta the angle between embedding and class direction:

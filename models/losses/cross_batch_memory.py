@@ -9,6 +9,7 @@ from keras import ops
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative
+from models.losses._layer import LossLayer
 from models.losses._pairs import References
 from models.losses._wrapped import make_miner, make_pair_loss
 
@@ -16,7 +17,7 @@ _LOSS = {"name": "contrastive"}
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class CrossBatchMemoryLoss(keras.layers.Layer):
+class CrossBatchMemoryLoss(LossLayer):
     """Compares the batch with the embeddings of the last batches, held without gradient.
 
     Formula:
@@ -24,7 +25,8 @@ class CrossBatchMemoryLoss(keras.layers.Layer):
         memory_weight loss(batch against the memory) + batch_weight loss(batch against itself)
 
     The memory is a queue of weights that are saved and not trained. An item is never compared with its own copy of
-    this batch. While the memory fills, only what is in it counts; without `training` it is left as it is.
+    this batch. While the memory fills, only what is in it counts; without `training` it is left as it is. A batch with
+    embeddings that are not finite costs nan and does not enter it: the next batches are not spoilt.
 
     Defaults: 1,024 rows and the batch put in first, as in pytorch-metric-learning 2.9; the paper holds up to the whole
     training set.

@@ -7,12 +7,13 @@ from models.geometry import euclidean_distances, unit_rows
 from models.losses._batch import check_batch, pair_masks
 from models.losses._checks import check_at_least_one, check_between
 from models.losses._histogram import soft_histogram
+from models.losses._layer import LossLayer
 from models.losses._positives import sum_over_positives
 from models.losses._walk import PositivesWalk
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class DynamicSoftMarginLoss(keras.layers.Layer):
+class DynamicSoftMarginLoss(LossLayer):
     """Weighs every triplet by the share of triplets that are easier than it, over the last batches.
 
     Formula, over all triplets (a, p, n) of the batch, with Euclidean distances of unit rows:

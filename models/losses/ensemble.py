@@ -9,6 +9,7 @@ from keras import ops
 
 from models.geometry import weighted_concatenation
 from models.losses._checks import check_not_negative
+from models.losses._layer import LossLayer
 from models.losses._members import make_member
 
 _MEMBERS = (
@@ -23,17 +24,20 @@ _INSIDE_NORM = 1e-6  # added to each coordinate of a difference, as published
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class EnsembleLoss(keras.layers.Layer):
+class EnsembleLoss(LossLayer):
     """Brings several losses to one size, weighs them, and learns the weights.
 
-    Formula, for m losses `l_i` with running means `L_i` (constant in the gradient) and `L = mean_i L_i`:
+    Formula, for m losses `l_i` with running means `L_i` of `|l_i|` (constant in the gradient) and `L = mean_i L_i`:
 
         w_i = c_i^2 + 1 / (4 m),    c trainable, at first sqrt(prior_i / sum prior - 1 / (4 m))
         loss = sum_i w_i l_i L / L_i + 100 eta (sum_i w_i - 1)^2 + diversity_weight max(0, 2 - D)
 
     with `D` the mean distance of the heads of an item, for encoders that give the members one head each. The
-    running mean is a plain average over all batches so far, this one included unless `training=False`. Members should
-    not fall below 0. Give `coefficients` a small learning rate with `rate_factors`: the penalty is stiff.
+    running mean is a plain average over all batches so far, this one included unless `training=False`; a batch whose
+    losses are not finite is left out of it. The paper has losses from 0 up, for which `|l_i|` is `l_i`; the magnitudes
+    are ours: with plain means a loss below 0, such as `proxy_nca` in its paper's form, would turn the sign of others
+    and have them pushed upwards. Learned weights still drift towards such a loss. Give `coefficients` a small learning
+    rate with `rate_factors`: it slows that, and the penalty is stiff.
 
     Defaults: those of the published demo and its stored results; binomial deviance, its fourth member, is left out.
 
@@ -114,8 +118,10 @@ class EnsembleLoss(keras.layers.Layer):
         )
         means = ops.convert_to_tensor(self.means)
         if training is not False:
-            means = means + (ops.stop_gradient(values) - means) / (self.batches + 1.0)
-            self.batches.assign_add(1.0)
+            sizes = ops.abs(ops.stop_gradient(values))
+            whole = ops.all(ops.isfinite(sizes))
+            means = ops.where(whole, means + (sizes - means) / (self.batches + 1.0), means)
+            self.batches.assign_add(ops.cast(whole, self.batches.dtype))
             self.means.assign(means)
         total = self.total(values, means)
         if heads is not None:

@@ -6,12 +6,13 @@ from keras import ops
 from models.geometry import squared_distances
 from models.losses._checks import check_at_least_one
 from models.losses._histogram import soft_histogram
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class FastAPLoss(keras.layers.Layer):
+class FastAPLoss(LossLayer):
     """Average precision of every item as a query, from histograms of its distances.
 
     Formula, with h+ and h the soft histograms of anchor i's squared distances on [0, 4] to its positives and to

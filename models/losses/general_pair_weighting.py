@@ -5,6 +5,7 @@ from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp, masked_logsumexp
 from models.losses._checks import check_not_negative, check_positive
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses.multi_similarity import mine_pairs
 
@@ -12,7 +13,7 @@ WEIGHTINGS = ("multi_similarity", "contrastive", "binomial_deviance", "lifted_st
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class GeneralPairWeightingLoss(keras.layers.Layer):
+class GeneralPairWeightingLoss(LossLayer):
     """A pair loss reduced to what acts: a sum of cosines, each with a weight held constant.
 
     Formula, with cosines `S`, positives `P_i` and negatives `N_i` of anchor i:

@@ -4,12 +4,13 @@ import keras
 from keras import ops
 
 from models.geometry import find_measure, masked_logsumexp
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class GeneralizedLiftedStructureLoss(keras.layers.Layer):
+class GeneralizedLiftedStructureLoss(LossLayer):
     """Holds all positives of an anchor, softly the farthest, against all its negatives, softly the nearest.
 
     Formula, with distances `d` and `lse` the log-sum-exp over the set:

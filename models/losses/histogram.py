@@ -6,11 +6,12 @@ from keras import ops
 from models.geometry import dot_products
 from models.losses._checks import check_at_least_one
 from models.losses._histogram import soft_histogram
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class HistogramLoss(keras.layers.Layer):
+class HistogramLoss(LossLayer):
     """Chance that a random negative pair is more similar than a random positive pair.
 
     Formula, with h+ and h- the soft histograms, each of sum 1, of the cosines of positive and negative pairs

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from models.losses._checks import check_not_negative
+from models.losses._layer import LossLayer
 from models.losses._members import make_member
 
 _PAIR = {"name": "multi_similarity", "params": {"alpha": 2.0, "beta": 50.0, "base": 1.0, "mining": False}}
@@ -13,7 +14,7 @@ _PROXY = {"name": "multi_proxy_anchor", "params": {"proxies_per_class": 1, "alph
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class HybridLoss(keras.layers.Layer):
+class HybridLoss(LossLayer):
     """Relations within the batch from a pair loss, quick convergence from a small share of a proxy loss.
 
     Formula:

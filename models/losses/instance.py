@@ -6,11 +6,12 @@ from keras import ops
 from models.geometry import dot_products, unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_positive
+from models.losses._layer import LossLayer
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class InstanceLoss(keras.layers.Layer):
+class InstanceLoss(LossLayer):
     """Tells every item of the batch from all others, whatever their classes; added to another loss.
 
     Formula, with cosines `s`:

@@ -6,12 +6,13 @@ from keras import ops
 from models.geometry import dot_products
 from models.losses._batch import mean_where
 from models.losses._checks import check_not_negative
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class IntraPairVarianceLoss(keras.layers.Layer):
+class IntraPairVarianceLoss(LossLayer):
     """Brings positive cosines up to their mean, and negative cosines down to theirs.
 
     Formula, with cosines `s` and m+, m- their means over all positive and all negative pairs (gradients flow

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from models.geometry import find_measure, lowest, masked_logsumexp
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
@@ -11,7 +12,7 @@ _BLOCK = 512  # references compared with all others at a time
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class LiftedStructureLoss(keras.layers.Layer):
+class LiftedStructureLoss(LossLayer):
     """Holds every positive pair against all negatives of both its items.
 
     Formula, for every ordered positive pair (a, p), with distances `d`:

@@ -5,14 +5,15 @@ from keras import ops
 
 from models.geometry import cosine_similarities, masked_logsumexp, unit_rows
 from models.losses._batch import check_batch
-from models.losses._checks import check_at_least_one, check_not_negative
+from models.losses._checks import check_not_negative
 from models.losses._draws import Draws
+from models.losses._layer import LossLayer
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 from models.proxies import ProxyBank, check_class_labels
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class ManifoldLoss(keras.layers.Layer):
+class ManifoldLoss(LossLayer):
     """Ranks proxies by random walks over a graph of all embeddings and all proxies.
 
     Formula, with cosines `s` over embeddings and proxies together:
@@ -67,7 +68,8 @@ class ManifoldLoss(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        check_at_least_one(num_proxies=num_proxies)
+        if num_proxies < 2:
+            raise ValueError(f"`num_proxies` must be at least 2. Received: num_proxies={num_proxies}")
         check_not_negative(lambda_c=lambda_c, margin=margin)
         if not 0 <= alpha < 1:
             raise ValueError(f"`alpha` must lie in [0, 1). Received: alpha={alpha}")

@@ -6,6 +6,7 @@ from keras import ops
 from models.geometry import squared_distances
 from models.losses._checks import check_at_least_one, check_not_negative
 from models.losses._draws import Draws
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.mining.distance_weighted import count_drawn_negatives, negative_probabilities
 from models.proxies import check_class_labels
@@ -15,7 +16,7 @@ _FARTHEST = 2.0  # distance of opposite unit rows
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class MarginLoss(keras.layers.Layer):
+class MarginLoss(LossLayer):
     """Wants positives nearer than a boundary and negatives farther, both by a margin; the boundary is learned.
 
     Formula, over triplets (a, p, n), with the boundary `beta` of the anchor's class:
@@ -97,9 +98,11 @@ class MarginLoss(keras.layers.Layer):
                 "`positives_per_anchor` must be 'all' or 'one'. "
                 f"Received: positives_per_anchor={positives_per_anchor!r}"
             )
-        if not 0 < cutoff < nonzero_loss_cutoff:
+        if not 0 < cutoff < 2:
+            raise ValueError(f"`cutoff` must lie between 0 and 2. Received: cutoff={cutoff}")
+        if not cutoff < nonzero_loss_cutoff:
             raise ValueError(
-                "`cutoff` must lie between 0 and `nonzero_loss_cutoff`. "
+                "`nonzero_loss_cutoff` must be above `cutoff`. "
                 f"Received: cutoff={cutoff}, nonzero_loss_cutoff={nonzero_loss_cutoff}"
             )
         self.margin = margin

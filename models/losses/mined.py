@@ -8,6 +8,7 @@ from keras import ops
 
 from models.geometry import unit_rows
 from models.losses._batch import check_batch, pair_masks
+from models.losses._layer import LossLayer
 from models.losses._pairs import References
 from models.losses._wrapped import call_arguments, make_miner, make_pair_loss
 
@@ -16,7 +17,7 @@ _MINER = {"name": "multi_similarity"}
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class MinedLoss(keras.layers.Layer):
+class MinedLoss(LossLayer):
     """Lets a miner choose the pairs of the batch that a loss sees.
 
     A loss over items, such as a classifier's, has each item's cost multiplied with the number of kept pairs that it

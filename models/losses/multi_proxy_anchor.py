@@ -6,13 +6,14 @@ from keras import ops
 from models.geometry import masked_log1p_sum_exp
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
+from models.losses._layer import LossLayer
 from models.proxies import ProxyBank, check_class_labels, gaps_within_classes
 
 _INSIDE_ROOT = 1e-5  # SoftTriple's constant under the root of the merging term
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class MultiProxyAnchorLoss(keras.layers.Layer):
+class MultiProxyAnchorLoss(LossLayer):
     """Proxy-Anchor with several proxies a class; with `proxies_per_class=1` it is Proxy-Anchor.
 
     Formula, with `s_nck` the cosine of embedding n and proxy k of class c:

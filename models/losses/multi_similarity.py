@@ -4,12 +4,14 @@ import keras
 from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp
+from models.losses._checks import check_between, check_not_negative, check_positive
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class MultiSimilarityLoss(keras.layers.Layer):
+class MultiSimilarityLoss(LossLayer):
     """Weighs each pair by its own similarity and by the similarities of its anchor's other pairs.
 
     Formula, with `S` the cosines and `P_i`, `N_i` the mined positives and negatives of anchor i:
@@ -64,14 +66,11 @@ class MultiSimilarityLoss(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        for name, value in {"alpha": alpha, "beta": beta}.items():
-            if value <= 0:
-                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
-        for name, limit in {"base": base, "negative_base": negative_base}.items():
-            if limit is not None and not -1 <= limit <= 1:
-                raise ValueError(f"`{name}` must lie in [-1, 1]. Received: {name}={limit}")
-        if eps < 0:
-            raise ValueError(f"`eps` must not be negative. Received: eps={eps}")
+        check_positive(alpha=alpha, beta=beta)
+        check_between(-1, 1, base=base)
+        if negative_base is not None:
+            check_between(-1, 1, negative_base=negative_base)
+        check_not_negative(eps=eps)
         self.alpha = alpha
         self.beta = beta
         self.base = base

@@ -5,6 +5,8 @@ from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp, unit_rows
 from models.losses._batch import check_batch, mean_where
+from models.losses._checks import check_not_negative
+from models.losses._layer import LossLayer
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 from models.losses._walk import ClassMembers
 
@@ -12,7 +14,7 @@ LAYOUTS = ("labels", "halves", "interleaved")
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class NPairLoss(keras.layers.Layer):
+class NPairLoss(LossLayer):
     """Tells the positive of each anchor from the positives of all other classes.
 
     With `layout="labels"`, of every class with at least two items the first in the batch is the anchor `a`, the second
@@ -65,8 +67,7 @@ class NPairLoss(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         if variant not in ("mc", "ovo"):
             raise ValueError(f"`variant` must be 'mc' or 'ovo'. Received: variant={variant!r}")
-        if reg_lambda < 0:
-            raise ValueError(f"`reg_lambda` must not be negative. Received: reg_lambda={reg_lambda}")
+        check_not_negative(reg_lambda=reg_lambda)
         if layout not in LAYOUTS:
             raise ValueError(f"`layout` must be one of {list(LAYOUTS)}. Received: layout={layout!r}")
         self.variant = variant

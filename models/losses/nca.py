@@ -5,12 +5,13 @@ from keras import ops
 
 from models.geometry import find_measure, masked_logsumexp
 from models.losses._checks import check_positive
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class NCALoss(keras.layers.Layer):
+class NCALoss(LossLayer):
     """Makes it likely that a neighbour drawn at random is of the anchor's class.
 
     Formula, with Euclidean distances `d` and `P_i`, `N_i` the positives and negatives of anchor i:

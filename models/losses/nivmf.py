@@ -9,6 +9,7 @@ from models.geometry import dot_products, masked_log1p_sum_exp, squared_distance
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
 from models.losses._draws import Draws
+from models.losses._layer import LossLayer
 from models.losses._vmf import draw_vmf, log_normalizer, mean_resultant
 from models.proxies import check_class_labels
 
@@ -20,7 +21,7 @@ _ALPHA, _DELTA = 32.0, 0.1  # Proxy-Anchor's constants in the guidance
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class NivMFLoss(keras.layers.Layer):
+class NivMFLoss(LossLayer):
     """Proxies that are distributions on the sphere; the length of an embedding is its certainty.
 
     An embedding z is a von Mises-Fisher distribution with direction `u = z / |z|` and concentration `|z|`; do not

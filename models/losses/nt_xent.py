@@ -5,12 +5,13 @@ from keras import ops
 
 from models.geometry import find_measure, masked_logsumexp
 from models.losses._checks import check_positive
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class NTXentLoss(keras.layers.Layer):
+class NTXentLoss(LossLayer):
     """Tells each positive of an anchor from the anchor's negatives by a softmax.
 
     Formula, for every ordered positive pair (a, p), with similarities `s` and `N_a` the negatives of a:

@@ -4,12 +4,13 @@ import keras
 from keras import ops
 
 from models.losses._batch import check_batch
+from models.losses._layer import LossLayer
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 from models.proxies import ProxyBank, check_class_labels
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class P2SGradLoss(keras.layers.Layer):
+class P2SGradLoss(LossLayer):
     """Wants the cosine with the own class direction to be 1, and with the others 0; there is nothing to tune.
 
     Formula, with theta the angle between embedding i and class direction k, K classes:

@@ -5,12 +5,14 @@ from keras import ops
 
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
+from models.losses._checks import check_at_least_one, check_positive
+from models.losses._layer import LossLayer
 from models.losses.softmax import smoothed_cross_entropy
 from models.proxies import check_class_labels
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class PCELoss(keras.layers.Layer):
+class PCELoss(LossLayer):
     """The pair loss that cross-entropy turns into once the classifier is eliminated.
 
     Formula, with n items, `p` the probabilities the classifier gives and `c_k = 1/n sum_i p_ik z_i`:
@@ -61,10 +63,8 @@ class PCELoss(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        if num_classes < 1:
-            raise ValueError(f"`num_classes` must be at least 1. Received: num_classes={num_classes}")
-        if lam <= 0:
-            raise ValueError(f"`lam` must be positive. Received: lam={lam}")
+        check_at_least_one(num_classes=num_classes)
+        check_positive(lam=lam)
         self.num_classes = num_classes
         self.lam = lam
         self.detach_p = detach_p

@@ -7,6 +7,8 @@ from keras import ops
 
 from models.geometry import dot_products, unit_rows
 from models.losses._batch import check_batch, pair_masks
+from models.losses._checks import check_positive
+from models.losses._layer import LossLayer
 from models.losses._positives import sum_over_positives
 from models.losses._steps import Step
 
@@ -14,7 +16,7 @@ VARIANTS = ("O", "Ds", "Dq", "Iu", "Ib")
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class PNPLoss(keras.layers.Layer):
+class PNPLoss(LossLayer):
     """Counts, softly, the negatives that stand before each positive, and shapes the count.
 
     Formula, with cosines `s` and `P_i` the class of i, i among them:
@@ -63,9 +65,7 @@ class PNPLoss(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         if variant not in VARIANTS:
             raise ValueError(f"`variant` must be one of {list(VARIANTS)}. Received: variant={variant!r}")
-        for name, value in {"anneal": anneal, "alpha": alpha, "b": b}.items():
-            if value <= 0:
-                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+        check_positive(anneal=anneal, alpha=alpha, b=b)
         self.variant = variant
         self.anneal = anneal
         self.alpha = alpha

@@ -6,6 +6,7 @@ from keras import ops
 from models.geometry import masked_logsumexp
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
+from models.losses._layer import LossLayer
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 from models.proxies import ProxyBank, check_class_labels
 
@@ -13,7 +14,7 @@ _STDDEV = 0.125  # N(0, 1) / 8, from the re-implementation that most people use
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class ProxyNCALoss(keras.layers.Layer):
+class ProxyNCALoss(LossLayer):
     """Pulls an embedding to the proxy of its class and off the proxies of all others.
 
     Formula, with `D_ic = |scale_x x_i - scale_p p_c|^2` on unit vectors and y the own class:
@@ -41,7 +42,8 @@ class ProxyNCALoss(keras.layers.Layer):
         label_smoothing: share of the target, in [0, 1), spread over the
             other classes; needs `include_positive`.
         assignment: `"static"` or `"dynamic"`, see above.
-        reducer: how the costs of the rows become one, see `models.losses._reduce`.
+        reducer: how the costs of the rows become one, see `models.losses._reduce`; `"avg_non_zero"` only with
+            `include_positive`, as costs below 0 would drop out.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
@@ -96,6 +98,11 @@ class ProxyNCALoss(keras.layers.Layer):
         self.label_smoothing = label_smoothing
         self.assignment = assignment
         self.reducer = check_any_reducer(reducer)
+        if self.reducer == "avg_non_zero" and not include_positive:
+            raise ValueError(
+                "`reducer` must not be 'avg_non_zero' with include_positive=False: costs may lie below 0 there, and it "
+                "would drop those items. Take 'mean', or include_positive=True. Received: reducer='avg_non_zero'"
+            )
         self.bank = ProxyBank(num_classes, proxies_per_class, stddev=_STDDEV, dtype=self.dtype_policy)
 
     @property

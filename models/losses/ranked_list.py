@@ -5,6 +5,7 @@ from keras import ops
 
 from models.geometry import euclidean_distances
 from models.losses._checks import check_between, check_not_negative, check_positive
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
@@ -12,7 +13,7 @@ _FLOOR = 1e-5  # added to every weight in the denominators, as in the reference
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class RankedListLoss(keras.layers.Layer):
+class RankedListLoss(LossLayer):
     """Gathers the positives of an anchor in a ball and keeps its negatives outside a larger one.
 
     Formula, with distances `d`, over the positives with `d > alpha - margin` and the negatives with `d < alpha`:

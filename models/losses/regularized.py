@@ -7,6 +7,7 @@ import keras
 
 from models.losses._batch import check_batch
 from models.losses._checks import check_not_negative
+from models.losses._layer import LossLayer
 from models.losses._members import make_member
 from models.registry import create
 
@@ -15,7 +16,7 @@ _LP = {"name": "lp"}
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class RegularizedLoss(keras.layers.Layer):
+class RegularizedLoss(LossLayer):
     """Adds weighted regularisers to a loss.
 
     Formula:

@@ -6,6 +6,8 @@ import keras
 from keras import ops
 
 from models.geometry import dot_products
+from models.losses._checks import check_not_negative, check_positive
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._positives import sum_over_positives
 from models.losses._reduce import reduce_costs
@@ -15,7 +17,7 @@ _STEEPEST = 50.0  # |argument| of the sigmoid beyond which its slope is taken as
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class RoadmapLoss(keras.layers.Layer):
+class RoadmapLoss(LossLayer):
     """Average precision of every item as a query, made smooth from above, and absolute thresholds on the scores.
 
     Formula, with cosines `s`, positives `P_q` and negatives of query q, `u = s_qj - s_qi`:
@@ -85,12 +87,8 @@ class RoadmapLoss(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        for name, value in {"tau": tau, "delta": delta}.items():
-            if value <= 0:
-                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
-        for name, value in {"rho": rho, "start": start, "w_ap": w_ap, "w_cal": w_cal}.items():
-            if value < 0:
-                raise ValueError(f"`{name}` must not be negative. Received: {name}={value}")
+        check_positive(tau=tau, delta=delta)
+        check_not_negative(rho=rho, start=start, w_ap=w_ap, w_cal=w_cal)
         if alpha <= beta:
             raise ValueError(f"`alpha` must be above `beta`. Received: alpha={alpha}, beta={beta}")
         if reduction not in ("active", "all"):

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from models.losses._batch import check_batch
+from models.losses._layer import LossLayer
 from models.losses._pairs import References
 from models.losses._walk import ClassMembers
 from models.losses._wrapped import make_pair_loss
@@ -15,7 +16,7 @@ _LOSS = {"name": "nt_xent"}
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class SelfSupervisedLoss(keras.layers.Layer):
+class SelfSupervisedLoss(LossLayer):
     """Takes the number of an item for its class: its two views belong together, all else does not.
 
     With `symmetric` every row is an anchor, held against all other rows. Without, the first view of every item

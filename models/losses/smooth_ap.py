@@ -5,12 +5,14 @@ from keras import ops
 
 from models.geometry import dot_products, unit_rows
 from models.losses._batch import check_batch
+from models.losses._checks import check_positive
+from models.losses._layer import LossLayer
 from models.losses._positives import sum_over_positives
 from models.losses._steps import Step
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class SmoothAPLoss(keras.layers.Layer):
+class SmoothAPLoss(LossLayer):
     """Average precision of every item as a query, with sigmoids for the steps.
 
     Formula, with cosines `s` and `P_i` the class of i, i among them:
@@ -47,8 +49,7 @@ class SmoothAPLoss(keras.layers.Layer):
 
     def __init__(self, temperature: float = 0.01, normalize: bool = True, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
-        if temperature <= 0:
-            raise ValueError(f"`temperature` must be positive. Received: temperature={temperature}")
+        check_positive(temperature=temperature)
         self.temperature = temperature
         self.normalize = normalize
 

@@ -6,13 +6,14 @@ import keras
 
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
+from models.losses._layer import LossLayer
 from models.losses._margin_softmax import softmax_with_own_logit
 from models.losses._reduce import Reducer, check_any_reducer
 from models.proxies import ProxyBank, gaps_within_classes
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class SoftTripleLoss(keras.layers.Layer):
+class SoftTripleLoss(LossLayer):
     """Softmax over classes that have several centres each, softly the nearest.
 
     Formula, with cosines `s_ikj` of embedding i and centre j of class k:

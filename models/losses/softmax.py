@@ -7,12 +7,14 @@ from keras import ops
 
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
+from models.losses._checks import check_at_least_one, check_positive
+from models.losses._layer import LossLayer
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 from models.proxies import check_class_labels
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class SoftmaxLoss(keras.layers.Layer):
+class SoftmaxLoss(LossLayer):
     """Classifies the embeddings; the classifier is thrown away afterwards.
 
     Formula, with logits `o_ik = (w_k.z_i + b_k) / temperature`, target `t_ik = 1 - label_smoothing` for the own
@@ -76,12 +78,10 @@ class SoftmaxLoss(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        if num_classes < 1:
-            raise ValueError(f"`num_classes` must be at least 1. Received: num_classes={num_classes}")
+        check_at_least_one(num_classes=num_classes)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"`label_smoothing` must lie in [0, 1). Received: label_smoothing={label_smoothing}")
-        if temperature <= 0:
-            raise ValueError(f"`temperature` must be positive. Received: temperature={temperature}")
+        check_positive(temperature=temperature)
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.temperature = temperature

@@ -8,6 +8,7 @@ from keras import ops
 from models.geometry import dot_products, unit_rows
 from models.losses._batch import check_batch, mean_where, pair_masks
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
+from models.losses._layer import LossLayer
 from models.losses._positives import sum_over_positives
 from models.losses._walk import ClassMembers
 from models.proxies import check_class_labels
@@ -16,7 +17,7 @@ _SMALL_CLASS = 64  # most items of a class whose scores are sorted without those
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class SOPRCLoss(keras.layers.Layer):
+class SOPRCLoss(LossLayer):
     """One minus the area under the precision-recall curve, with the class prior explicit and a remembered recall.
 
     Formula, for anchor a of class c, its positive scores `s_ai` and negative scores `n_aj`:

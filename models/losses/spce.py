@@ -6,10 +6,11 @@ from keras import ops
 from models.geometry import lowest, unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
+from models.losses._layer import LossLayer
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class SPCELoss(keras.layers.Layer):
+class SPCELoss(LossLayer):
     """Pairwise cross-entropy with hard assignments; needs no classifier.
 
     Formula, with n items and `m_ik = scale / n * sum_{y_j = k} z_i.z_j`:

@@ -6,6 +6,7 @@ from keras import ops
 from models.geometry import dot_products
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
+from models.losses._layer import LossLayer
 from models.losses._margin_softmax import falling_cosine_of_multiple, softmax_with_own_logit
 from models.losses._reduce import Reducer, check_any_reducer
 from models.proxies import ProxyBank
@@ -14,7 +15,7 @@ _TINY = 1e-12
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class SphereFaceLoss(keras.layers.Layer):
+class SphereFaceLoss(LossLayer):
     """Softmax over class directions, the angle to the own one multiplied by a whole number.
 
     Formula, with theta the angle between embedding x and class weight w, `k = floor(m theta / pi)`:

@@ -6,12 +6,13 @@ from keras import ops
 from models.geometry import find_measure, masked_logsumexp
 from models.losses._batch import mean_where
 from models.losses._checks import check_positive
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class SupConLoss(keras.layers.Layer):
+class SupConLoss(LossLayer):
     """Makes all positives of an anchor likely under one softmax over the rest of the batch.
 
     Formula, with similarities `s`, positives `P_i` and all others `A_i = P_i + N_i` of anchor i:

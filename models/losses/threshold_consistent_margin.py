@@ -6,11 +6,12 @@ from keras import ops
 from models.geometry import dot_products
 from models.losses._batch import mean_where
 from models.losses._checks import check_between, check_not_negative
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class ThresholdConsistentMarginLoss(keras.layers.Layer):
+class ThresholdConsistentMarginLoss(LossLayer):
     """Moves hard pairs only, towards one pair of cosine thresholds that all classes share.
 
     Formula, with cosines `s`, each mean over the pairs that fulfil its condition:

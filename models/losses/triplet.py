@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from models.geometry import find_measure, squared_distances
-from models.losses._checks import check_acute
+from models.losses._checks import check_acute, check_not_negative, check_positive
+from models.losses._layer import LossLayer
 from models.losses._pairs import compare
 from models.losses._positives import mean_of_hinges, mean_of_softplus, reduce_over_positives, rows_from_positives
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
@@ -17,7 +18,7 @@ WINDOWS = ("all", "easy", "hard", "margin", "semi_hard")
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class TripletLoss(keras.layers.Layer):
+class TripletLoss(LossLayer):
     """Wants each anchor nearer to its own class than to any other, by a margin.
 
     Formula, over triplets (a, p, n) with p of the label of a and n of another one:
@@ -88,10 +89,8 @@ class TripletLoss(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         if mining not in MINING:
             raise ValueError(f"`mining` must be one of {list(MINING)}. Received: mining={mining!r}")
-        if margin < 0:
-            raise ValueError(f"`margin` must not be negative. Received: margin={margin}")
-        if miner_margin <= 0:
-            raise ValueError(f"`miner_margin` must be positive. Received: miner_margin={miner_margin}")
+        check_not_negative(margin=margin)
+        check_positive(miner_margin=miner_margin)
         check_acute(angle=angle)
         if swap and mining == "batch_hard":
             raise ValueError("`swap` has no meaning with mining='batch_hard'. Received: swap=True")

@@ -7,13 +7,14 @@ from keras import ops
 
 from models.geometry import dot_products, masked_logsumexp
 from models.losses._checks import check_positive
+from models.losses._layer import LossLayer
 from models.losses._margin_softmax import cosine_of_sum
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class TupletMarginLoss(keras.layers.Layer):
+class TupletMarginLoss(LossLayer):
     """Wants the angle to each positive, less a margin, to be smaller than the angles to all negatives.
 
     Formula, for every ordered positive pair (a, p), with theta the angles and m the margin:

@@ -5,11 +5,12 @@ from keras import ops
 
 from models.losses._batch import check_batch, mean_where
 from models.losses._checks import check_not_negative, check_positive
+from models.losses._layer import LossLayer
 from models.losses._walk import ClassMembers
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
-class VICRegLoss(keras.layers.Layer):
+class VICRegLoss(LossLayer):
     """Two views of an item fall together, while each coordinate keeps its spread and goes its own way.
 
     The views a and b of an item are the first and the second row with its label; other rows are not used. Formula

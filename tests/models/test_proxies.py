@@ -22,10 +22,16 @@ def test_initial_spread(stddev, wanted):
     assert np.std(bank.proxies.numpy()) == pytest.approx(wanted, rel=0.02)
 
 
-@pytest.mark.parametrize("size", [{"num_classes": 0}, {"num_classes": 3, "per_class": 0}])
-def test_sizes_below_one_are_refused(size):
-    with pytest.raises(ValueError, match="must be at least 1"):
+@pytest.mark.parametrize("size", [{"num_classes": 0}, {"num_classes": 3, "per_class": 0}, {"num_classes": 3.7}])
+def test_sizes_that_are_no_counts_are_refused(size):
+    with pytest.raises(ValueError, match=r"must be a whole number, at least 1\. Received"):
         ProxyBank(**size)
+
+
+@pytest.mark.parametrize("stddev", [-1.0, float("nan"), float("inf")])
+def test_spread_that_is_none_is_refused(stddev):
+    with pytest.raises(ValueError, match=r"`stddev` must be a number, not negative\. Received: stddev="):
+        ProxyBank(num_classes=3, stddev=stddev)
 
 
 def test_labels_in_range_pass_unchanged():

@@ -69,7 +69,7 @@ def test_outliers_are_far_from_where_most_of_the_class_is():
         ({"margin": 180}, "`margin` must lie in .0, 180., in degrees. Received: margin=180"),
         ({"scale": 0}, "`scale` must be positive"),
         ({"sub_centers": 0}, "`sub_centers` must be a whole number, at least 1. Received: sub_centers=0"),
-        ({"num_classes": 0}, "`num_classes` must be at least 1"),
+        ({"num_classes": 0}, "`num_classes` must be a whole number, at least 1"),
         ({"reducer": "median"}, "`reducer` must be one of"),
     ],
 )

@@ -206,6 +206,21 @@ def test_finite_where_all_points_of_all_classes_coincide(loss, batch, slopes):
 
 
 @slow
+@pytest.mark.parametrize(("place", "wrong"), [(..., np.nan), ((3, 2), np.inf), ((3, 2), -np.inf)])
+def test_what_is_not_finite_costs_nan_and_leaves_no_trace(loss, batch, slopes, place, wrong):
+    embeddings = batch[0].copy()
+    embeddings[place] = wrong
+    value, (gradient, *_) = slopes(embeddings, batch[1])
+    assert np.isnan(value)
+    assert np.isnan(gradient).all()
+    rewind(loss)
+    before = [ops.convert_to_numpy(weight.value) for weight in loss.non_trainable_weights]
+    assert np.isnan(float(loss(embeddings, batch[1])))
+    for weight, old in zip(loss.non_trainable_weights, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(weight.value), old)
+
+
+@slow
 def test_class_ids_are_only_names(loss, batch, slopes, needs_dense_labels):
     if needs_dense_labels(loss):
         pytest.skip("its labels are rows of a weight")

@@ -114,6 +114,35 @@ def test_first_batch_brings_all_members_to_one_size():
     assert float(loss(X, LABELS)) == pytest.approx(np.mean(values), rel=1e-6)
 
 
+def test_no_member_is_pushed_upwards_by_one_that_falls_below_zero():
+    signed = {"name": "proxy_nca", "params": {"scale_x": 1.0}}
+    loss = EnsembleLoss(members=[signed, *PAIR], num_classes=3, eta=0.0, dtype="float64")
+    loss(X, LABELS, training=False)
+    proxies = loss.losses_of_members[0].bank.proxies
+    proxies.assign(8.0 * np.eye(3))
+    rows = np.repeat(np.eye(3), 2, axis=0) + 0.1 * X  # each near the proxy of its class
+    values = np.array([float(member(rows, LABELS)) for member in loss.losses_of_members])
+    assert values[0] < -0.5  # the mean of all three is below 0 as well
+    assert np.mean(values) < 0
+    loss(rows, LABELS)
+    np.testing.assert_allclose(loss.means, np.abs(values), rtol=1e-9)
+    seen = tf.Variable(values)
+    with tf.GradientTape() as tape:
+        total = loss.total(seen, loss.means)
+    wanted = np.mean(np.abs(values)) / np.abs(values) / 3  # equal weights, all of one size
+    np.testing.assert_allclose(tape.gradient(total, seen), wanted, rtol=1e-7)
+
+
+def test_a_batch_that_is_not_finite_leaves_the_means_as_they_are():
+    loss = EnsembleLoss(members=PAIR, dtype="float64")
+    loss(X, LABELS)
+    before = np.array(loss.means)
+    assert np.isnan(float(loss(np.where(X > 1, np.nan, X), LABELS)))
+    np.testing.assert_array_equal(loss.means, before)
+    loss(X, LABELS)
+    np.testing.assert_allclose(loss.means, before, rtol=1e-12)
+
+
 def test_heads_go_to_their_members_and_compression_leaves_the_embeddings_alone():
     loss = EnsembleLoss(members=PAIR, diversity_weight=0.0, eta=0.0, dtype="float64")
     heads = tf.Variable(np.random.default_rng(3).normal(size=(6, 2, 3)))

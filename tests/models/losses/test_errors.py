@@ -1,6 +1,8 @@
 """What every loss refuses: wrong batches, labels without a proxy, unknown parameters and values out of range."""
 
 import inspect
+import math
+import re
 
 import keras
 import numpy as np
@@ -24,6 +26,15 @@ FREE = {
     ("roadmap", "beta"),
     ("roadmap", "offset"),  # a height
     ("dynamic_soft_margin", "min_val"),  # must be negative
+}
+# By annotation: what is expected, and what is refused.
+WRONG = {
+    bool: ("True or False", ["false", 1, None]),
+    int: ("an integer", [3.7, math.nan, math.inf, "3", True, None]),
+    float: ("a finite number", [math.nan, math.inf, -math.inf, "0.1", True, None, [0.1]]),
+    str: ("a string", [3, True, None]),
+    int | None: ("an integer or None", [3.7, math.nan, "3", True]),
+    float | None: ("a finite number or None", [math.nan, math.inf, "0.1", True]),
 }
 
 
@@ -57,10 +68,19 @@ def loss(request):
         (EMBEDDINGS, LABELS > 0, TypeError, r"Expected integer `labels`\. Received: labels\.dtype=bool"),
         (EMBEDDINGS, LABELS[1:], ValueError, r"Expected one label per embedding\. Received: 6 embeddings and 5 labels"),
         (EMBEDDINGS, LABELS[:, None], ValueError, r"`labels` of shape \(batch,\)\. Received: .*labels.shape=\(6, 1\)"),
+        (EMBEDDINGS[:0], LABELS[:0], ValueError, r"at least one embedding\. Received: embeddings\.shape=\(0, 4\)"),
         (EMBEDDINGS[:, 0], LABELS, ValueError, r"`embeddings` of shape \(batch, dim\).*embeddings\.shape=\(6,\)"),
         (EMBEDDINGS[:, None], LABELS, ValueError, r"`embeddings` of shape \(batch, dim\).*shape=\(6, 1, 4\)"),
     ],
-    ids=["float labels", "bool labels", "other count", "labels (N, 1)", "embeddings (N,)", "embeddings (N, 1, D)"],
+    ids=[
+        "float labels",
+        "bool labels",
+        "other count",
+        "labels (N, 1)",
+        "empty",
+        "embeddings (N,)",
+        "embeddings (N, 1, D)",
+    ],
 )
 def test_wrong_batches_are_refused(loss, embeddings, labels, error, text):
     fresh = type(loss).from_config(loss.get_config())  # also before the weights are made
@@ -92,6 +112,84 @@ def test_negative_numbers_are_refused_where_they_make_no_sense(name, parameter):
     if "must be positive" in str(caught.value) or "at least 1" in str(caught.value):
         with pytest.raises(ValueError, match=rf"`{parameter}`.*Received: .*{parameter}=0"):
             make(name, **{parameter: 0})
+
+
+def annotated():
+    """Every parameter of every loss that is a number, a flag or a word, or one of these or None."""
+    for name, cls in sorted(LOSSES.items()):
+        for parameter in inspect.signature(cls).parameters.values():
+            if parameter.annotation in WRONG:
+                yield name, parameter
+
+
+@pytest.mark.parametrize(("name", "parameter"), [pytest.param(*x, id=f"{x[0]}-{x[1].name}") for x in annotated()])
+def test_values_of_another_kind_are_refused(name, parameter):
+    told, values = WRONG[parameter.annotation]
+    needed = inspect.signature(LOSSES[name]).parameters
+    facts = {"num_classes": CLASSES} if "num_classes" in needed else {}
+    for value in values:
+        text = re.escape(f"`{parameter.name}` must be {told}. Received: {parameter.name}={value!r}")
+        with pytest.raises(UsageError, match=f"^E_PARAMETER_VALUE: '{name}': {text}$"):
+            make(name, **{parameter.name: value})
+        with pytest.raises(ValueError, match=f"^{text}$"):
+            LOSSES[name](**{**facts, parameter.name: value})
+
+
+def test_every_kind_of_parameter_is_among_the_checked():
+    checked = {(name, parameter.name) for name, parameter in annotated()}
+    assert set(numbers()) <= checked | {("soprc", "class_prior")}  # one number or a list
+
+
+@pytest.mark.parametrize("wrong", [math.nan, "0.1", [0.1, math.nan, 0.1], [0.1, "0.1", 0.1], True])
+def test_lists_are_checked_entry_by_entry(wrong):
+    text = re.escape(f"must be a finite number or a list, each entry a finite number. Received: class_prior={wrong!r}")
+    with pytest.raises(UsageError, match=text):
+        make("soprc", class_prior=wrong)
+
+
+def test_numbers_of_numpy_and_integers_for_floats_are_taken():
+    assert make("contrastive", neg_margin=np.float32(2), power=np.int64(2), normalize=np.True_).power == 2
+    assert make("contrastive", neg_margin=2).neg_margin == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "text"),
+    [
+        ("margin", {"cutoff": 5, "nonzero_loss_cutoff": 6}, r"`cutoff` must lie between 0 and 2\. Received: cutoff=5"),
+        (
+            "margin",
+            {"nonzero_loss_cutoff": 0.5},
+            r"`nonzero_loss_cutoff` must be above `cutoff`\. Received: cutoff=0\.5",
+        ),
+        ("manifold", {"num_proxies": 1}, r"`num_proxies` must be at least 2\. Received: num_proxies=1"),
+        ("proxy_nca", {"reducer": "avg_non_zero"}, r"`reducer` .* costs may lie below 0.*Received: reducer='avg_non_"),
+        ("softmax", {"reducer": {"name": "threshold", "low": math.nan}}, r"'threshold' takes numbers.*Received"),
+        ("softmax", {"reducer": {"name": "class_weighted", "weights": [1, -1, 1]}}, r"weights not below 0\. Received"),
+        ("softmax", {"reducer": {"name": "class_weighted", "weights": 1}}, r"'class_weighted' takes numbers.*Received"),
+    ],
+)
+def test_what_the_descriptions_rule_out_is_refused(name, params, text):
+    with pytest.raises(ValueError, match=text):
+        make(name, **params)
+
+
+def test_items_of_negative_cost_are_not_at_risk_where_none_can_be():
+    assert make("proxy_nca", reducer="avg_non_zero", include_positive=True).reducer == "avg_non_zero"
+
+
+@pytest.mark.parametrize("name", ["contrastive", "softmax", "triplet"])
+def test_class_without_weight_is_refused_or_stops_the_training(name, compiler, compile_loss):
+    loss = make(name, reducer={"name": "class_weighted", "weights": [1.0, 2.0]})
+    with pytest.raises(ValueError, match=r"Expected `labels` in 0 \.\. 1, one of the `weights`.*labels from 0 to 2"):
+        loss(EMBEDDINGS, LABELS)
+    if compiler in ("graph", "jit"):  # a compiled step cannot raise
+        assert np.isnan(compile_loss(loss, compiler, DIM)(EMBEDDINGS, LABELS)[0])
+
+
+@pytest.mark.parametrize("name", [None, 3, ["softmax"]])
+def test_what_is_no_name_is_told(name):
+    with pytest.raises(UsageError, match=r"E_NAME_UNKNOWN: Expected one of \['angular'.*Received: "):
+        create_loss(name)
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))

@@ -44,7 +44,7 @@ def test_hand_worked_batch():
 
 
 @given(
-    st.integers(1, 8), st.integers(1, 4), st.floats(0, 2), st.floats(0.1, 0.9), st.floats(0, 0.1), st.integers(0, 2**16)
+    st.integers(1, 8), st.integers(2, 4), st.floats(0, 2), st.floats(0.1, 0.9), st.floats(0, 0.1), st.integers(0, 2**16)
 )
 def test_matches_reference(rows, classes, weight, alpha, margin, seed):
     rng = np.random.default_rng(seed)
@@ -72,7 +72,7 @@ def test_random_assignment_hangs_on_the_seed_and_moves_on():
     [
         ({"alpha": 1}, "`alpha` must lie in .0, 1.. Received: alpha=1"),
         ({"assignment": "nearest"}, "`assignment` must be 'random' or 'labels'"),
-        ({"num_proxies": 0}, "`num_proxies` must be a whole number"),
+        ({"num_proxies": 0}, "`num_proxies` must be at least 2"),
         ({"reducer": "median"}, "`reducer` must be one of"),
     ],
 )

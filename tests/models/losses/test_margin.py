@@ -116,10 +116,10 @@ def test_draws_move_on_and_start_again_with_the_seed():
             "`mining` must be 'distance_weighted' or 'all'. Received: mining='hard'",
         ),
         (
-            {"positives_per_anchor": 2, "num_classes": 2},
-            "`positives_per_anchor` must be 'all' or 'one'. Received: positives_per_anchor=2",
+            {"positives_per_anchor": "two", "num_classes": 2},
+            "`positives_per_anchor` must be 'all' or 'one'. Received: positives_per_anchor='two'",
         ),
-        ({"cutoff": 1.5, "num_classes": 2}, "`cutoff` must lie between 0 and `nonzero_loss_cutoff`"),
+        ({"cutoff": 1.5, "num_classes": 2}, "`nonzero_loss_cutoff` must be above `cutoff`"),
     ],
 )
 def test_wrong_values_are_told(params, text):

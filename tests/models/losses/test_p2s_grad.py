@@ -41,7 +41,7 @@ def test_matches_reference(rows, classes, seed):
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"num_classes": 0}, "`num_classes` must be at least 1. Received: num_classes=0"),
+        ({"num_classes": 0}, "`num_classes` must be a whole number, at least 1. Received: num_classes=0"),
     ],
 )
 def test_wrong_values_are_told(params, text):

@@ -81,7 +81,7 @@ def test_contrast_is_that_of_a_classifier_at_rest():
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"num_classes": 0}, "`num_classes` must be at least 1"),
+        ({"num_classes": 0}, "`num_classes` must be a whole number, at least 1"),
         ({"num_classes": 2, "lam": 0}, "`lam` must be positive"),
     ],
 )

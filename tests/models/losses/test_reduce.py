@@ -34,8 +34,9 @@ def test_nothing_counts(reducer):
     assert float(reduce_costs(COSTS, np.zeros_like(MASK), reducer)) == 0
 
 
-def test_class_without_a_weight_stops_the_training():
-    assert np.isnan(reduce_costs(COSTS, MASK, {"name": "class_weighted", "weights": [3.0]}, LABELS))
+def test_class_without_a_weight_is_told():
+    with pytest.raises(ValueError, match=r"Expected `labels` in 0 \.\. 0, .*Received: labels from 0 to 1\. Give"):
+        reduce_costs(COSTS, MASK, {"name": "class_weighted", "weights": [3.0]}, LABELS)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_splits_into_tightness_and_contrast():
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"num_classes": 0}, "`num_classes` must be at least 1. Received: num_classes=0"),
+        ({"num_classes": 0}, "`num_classes` must be a whole number, at least 1. Received: num_classes=0"),
         ({"num_classes": 3, "label_smoothing": 1}, r"`label_smoothing` must lie in \[0, 1\)"),
         ({"num_classes": 3, "temperature": -1}, "`temperature` must be positive. Received: temperature=-1"),
     ],
