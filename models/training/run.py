@@ -57,7 +57,8 @@ def train_run(
             `precision`, `strategy`, `augmentation`, `methods`, a list of `name` and `params` each, and `procedure`,
             a `name` of `models.procedures.PROCEDURES` and `params`. `optimizer`
             holds `name`, `learning_rate`, `rate_factors`, `frozen_steps`, `params`, and `schedule`, `warmup_steps`,
-            `final_share` of the rate; its groups are `proxies`, `trunk`, `head` and parts of a weight's path.
+            `final_share` of the rate; its groups are `proxies`, `trunk`, `head` and parts of a weight's path. A trunk
+            that is held still, by `frozen_steps` or a factor of 0, keeps the statistics of its batch norm, too.
         seed: of weights, batches and augmentation; the same seed gives the same learner on the same machine, bit for
             bit on CPUs.
         prepare: gets the built learner before its first step, to give it other weights; not with a procedure.
@@ -143,16 +144,18 @@ def build_learner(
     schedule = {"shape": optimizer.pop("schedule", "constant")}
     schedule |= {key: optimizer.pop(key) for key in ("warmup_steps", "final_share") if key in optimizer}
     rate = WarmupDecay(optimizer.pop("learning_rate"), epochs * steps_per_epoch, **schedule)
+    made = create_optimizer(learning_rate=rate, groups=_groups(network), **optimizer)
     learner = MetricLearner(network, loss_layer, around)
-    learner.compile(optimizer=create_optimizer(learning_rate=rate, groups=_groups(network), **optimizer))
+    learner.compile(optimizer=made)
     learner.build((None, image_size, image_size, 3))
+    made.check_groups([weight.path for weight in learner.trainable_variables])
     return learner
 
 
 def _groups(encoder: keras.Model) -> dict[str, list[str]]:
     """Paths of the weights before and after the feature map, which go by no common name."""
-    trunk = [weight.path for weight in encoder.get_layer("trunk").trainable_variables]
-    return {"trunk": trunk, "head": [w.path for w in encoder.trainable_variables if w.path not in trunk]}
+    trunk = [weight.path for weight in encoder.get_layer("trunk").weights]
+    return {"trunk": trunk, "head": [w.path for w in encoder.weights if w.path not in trunk]}
 
 
 def load_learner(path: str | Path) -> MetricLearner:
