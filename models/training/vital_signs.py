@@ -5,7 +5,7 @@ weight `W_ij`. With no more items than dimensions the weights are unique, whatev
 holds for proxies, whose gradient is a sum over items.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -37,37 +37,48 @@ class VitalSigns:
         order = random.permutation(np.unique(store.labels))
         places = np.concatenate([np.flatnonzero(store.labels == label)[:16] for label in order[:_ROWS]])
         self.rows = places[:_ROWS]
-        self._said: set[str] = set()
-        self._collapsed = 0
 
-    def after_epoch(self, learner: MetricLearner, step: int) -> dict[str, float]:
+    def after_epoch(
+        self, learner: MetricLearner, step: int, history: Sequence[Mapping[str, float]] = ()
+    ) -> dict[str, float]:
         """Signs after `step` steps, by name; sentences on what is newly odd are printed.
+
+        Args:
+            learner: whose signs.
+            step: steps done.
+            history: logs of the epochs before, which have the signs of those.
 
         Raises:
             DataError: E_COLLAPSED once all embeddings have been one point for two epochs.
+            FloatingPointError: if an embedding is not finite.
         """
         signs = self.measure(learner, step)
+        said = {name for row in history for name, _ in diagnose(row)}
         for name, sentence in diagnose(signs):
-            if name not in self._said:
+            if name not in said:
                 print(f"note: {sentence}", flush=True)
-                self._said.add(name)
-        self._collapsed = self._collapsed + 1 if signs["mean_cosine"] > _COLLAPSED else 0
-        if self._collapsed == 2:
+        point = _one_point(signs)
+        if point and len(self.rows) > 1 and history and _one_point(history[-1]):
             raise DataError(
                 "E_COLLAPSED",
-                f"All images have the same embedding (mean cosine {signs['mean_cosine']:.5f}) since two epochs, so the "
-                "training can teach nothing more. Lower the learning rate, freeze the trunk for the first steps, or "
-                "choose a loss with easier pairs.",
+                f"{point} since two epochs, so the training can teach nothing more. Lower the learning rate, freeze "
+                "the trunk for the first steps, or choose a loss with easier pairs.",
             )
         return signs
 
     def measure(self, learner: MetricLearner, step: int) -> dict[str, float]:
-        """Signs by name; those that the loss has no proxies or no gradient for are left out."""
+        """Signs by name; those that the loss has no proxies or no gradient for are left out.
+
+        Raises:
+            FloatingPointError: if an embedding is not finite.
+        """
         vectors = _embed(learner, self.store.read(self.rows))
+        if not np.isfinite(vectors).all():
+            raise FloatingPointError("embeddings became nan or infinite, though no weight did")
         sums, count = vectors.sum(0), len(vectors)
         signs = {
             "effective_rank": float(effective_rank(vectors)["effective_rank"]),
-            "mean_cosine": float((sums @ sums - count) / max(count * (count - 1), 1)),
+            "mean_cosine": float((sums @ sums - np.square(vectors).sum()) / max(count * (count - 1), 1)),
         }
         proxies = _class_proxies(learner.loss_layer)
         if proxies is not None:
@@ -78,10 +89,17 @@ class VitalSigns:
         return signs
 
 
-def diagnose(signs: dict[str, float]) -> Iterator[tuple[str, str]]:
+def _one_point(signs: Mapping[str, float]) -> str:
+    """That all embeddings are one point, in words; empty if they are not."""
+    if signs.get("mean_cosine", 0.0) > _COLLAPSED:
+        return f"All images have the same embedding (mean cosine {signs['mean_cosine']:.5f})"
+    return "The embeddings of all images are zero" if signs.get("effective_rank") == 0 else ""
+
+
+def diagnose(signs: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     """What is odd about the signs: a name and a sentence for each finding."""
-    rank = signs["effective_rank"]
-    if rank < 3.0:
+    rank = signs.get("effective_rank")
+    if rank is not None and rank < 3.0:
         yield (
             "effective_rank",
             f"the embeddings use hardly more than {rank:.1f} directions: the training is close to a collapse; "
