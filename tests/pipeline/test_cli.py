@@ -34,9 +34,11 @@ def test_help_loads_nothing_heavy():
 
 
 def test_check_says_what_the_file_asks_for(folder, capsys):
-    (folder / "toy.toml").write_text(_EXPERIMENT.format(path="images") + "params = {margin = {low = 0.1, high = 0.5}}")
+    (folder / "toy.toml").write_text(
+        _EXPERIMENT.format(path="images") + "params = {neg_margin = {low = 0.1, high = 0.5}}"
+    )
     assert main(["check", "toy.toml"]) == 0
-    assert "8 trials over loss.params.margin" in capsys.readouterr().out
+    assert "8 trials over loss.params.neg_margin" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
