@@ -11,6 +11,7 @@ from pipeline.config import Experiment, read_document, salvage, search_space, te
 from pipeline.graph import locate_data, training_settings
 
 _CLASSES = 1_000_000  # stand-in for a number that only the data knows
+_BUILT_CLASSES = 1_000  # the same where each takes memory
 
 
 def check_file(path: str | Path) -> Experiment:
@@ -82,9 +83,10 @@ def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mist
     encoder["head"] = mistakes.sift("encoder.head", encoder["head"], HEADS) or {"name": "plain"}
     if not load_weights and encoder["weights"] == "imagenet" and encoder["name"] in application_names():
         encoder["weights"] = None
+    network = None
     with mistakes.at("encoder", encoder):
         own = {key: value for key, value in encoder.items() if key != "params"}
-        create_encoder(image_size=experiment.data.image_size, **{**encoder["params"], **own})
+        network = create_encoder(image_size=experiment.data.image_size, **{**encoder["params"], **own})
     facts = {"num_classes": _CLASSES, "embedding_size": encoder["embedding_size"]}
     if sifted := _sift_loss("loss", loss, mistakes):
         with mistakes.at("loss", sifted):
@@ -113,6 +115,36 @@ def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mist
     for name, value in training["augmentation"].items():
         with mistakes.at(f"training.augmentation.{name}"):
             create_augmentation({name: value})
+    if sampler is not None and not mistakes.found:
+        facts["num_classes"] = _BUILT_CLASSES
+        steps = training["steps_per_epoch"] or sampler.steps_per_round
+        _fit_together(network, settings, facts, training["epochs"] * steps, mistakes)
+
+
+def _fit_together(network, settings: dict, facts: Mapping[str, Any], steps: int, mistakes: "_Mistakes") -> None:
+    """Make a learner of parts that are in order one by one: do encoder, loss, methods and optimizer go together?"""
+    from models.encoders import create_encoder
+    from models.learner import MetricLearner
+    from models.losses import create_loss
+    from models.methods import create_methods, need_raw
+    from models.training.run import compile_learner, flat_section
+
+    encoder, loss, training = settings["encoder"], settings["loss"], settings["training"]
+    size = network.input_shape[1]
+    if need_raw(training["methods"]):
+        network = create_encoder(image_size=size, **{**flat_section(encoder), "weights": None, "raw": True})
+    layer = create_loss(loss["name"], loss["params"], **facts)
+    with mistakes.at("loss"):
+        MetricLearner(network, layer).build((None, size, size, 3))
+    if mistakes.found:
+        return
+    learner = MetricLearner(network, layer, create_methods(training["methods"], **facts))
+    for place, method in enumerate(learner.methods):
+        with mistakes.at(f"training.methods.{place}"):
+            method.prepare(learner)
+    if not mistakes.found:
+        with mistakes.at("training.optimizer", training["optimizer"]):
+            compile_learner(learner, training["optimizer"], steps)
 
 
 def _sift_loss(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes") -> dict[str, Any] | None:

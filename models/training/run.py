@@ -140,16 +140,25 @@ def build_learner(
     facts = {**facts, "num_classes": num_classes, "embedding_size": encoder["embedding_size"]}
     loss_layer = create_loss(loss["name"], loss.get("params"), **facts)
     around = create_methods(methods, **facts, epochs=epochs, steps_per_epoch=steps_per_epoch, seed=seed)
+    learner = MetricLearner(network, loss_layer, around)
+    learner.build((None, image_size, image_size, 3))
+    compile_learner(learner, optimizer, epochs * steps_per_epoch)
+    return learner
+
+
+def compile_learner(learner: MetricLearner, optimizer: Settings, steps: int) -> None:
+    """Give a built learner the optimizer of plain settings, as `train_run` describes them, for so many steps.
+
+    Raises:
+        UsageError: what optimizer and schedule raise on wrong settings; E_NAME_UNKNOWN for a group without weights.
+    """
     optimizer = flat_section(optimizer)
     schedule = {"shape": optimizer.pop("schedule", "constant")}
     schedule |= {key: optimizer.pop(key) for key in ("warmup_steps", "final_share") if key in optimizer}
-    rate = WarmupDecay(optimizer.pop("learning_rate"), epochs * steps_per_epoch, **schedule)
-    made = create_optimizer(learning_rate=rate, groups=_groups(network), **optimizer)
-    learner = MetricLearner(network, loss_layer, around)
-    learner.compile(optimizer=made)
-    learner.build((None, image_size, image_size, 3))
+    rate = WarmupDecay(optimizer.pop("learning_rate"), steps, **schedule)
+    made = create_optimizer(learning_rate=rate, groups=_groups(learner.encoder), **optimizer)
     made.check_groups([weight.path for weight in learner.trainable_variables])
-    return learner
+    learner.compile(made)
 
 
 def _groups(encoder: keras.Model) -> dict[str, list[str]]:

@@ -71,6 +71,96 @@ def test_what_is_wrong_is_named_with_its_path(check, old, new, path, told):
     assert told in lines[0]
 
 
+_CONTRASTIVE = 'name = "contrastive"\nparams = {}'
+_MULTI_PROXY = 'name = "multi_proxy_anchor"\nparams = { alpha = 16.0 }'
+
+
+@pytest.mark.parametrize(
+    ("loss", "encoder", "training", "path", "told"),
+    [
+        (_CONTRASTIVE, "", "methods = [{ name = 'proxy_synthesis' }]", "methods.0", "need a loss with one proxy"),
+        (
+            _MULTI_PROXY,
+            "",
+            "methods = [{ name = 'moving_average' }, { name = 'chance_constrained_proxies' }]",
+            "methods.1",
+            "Expected a loss over pairs",
+        ),
+        (
+            _CONTRASTIVE,
+            "",
+            "methods = [{ name = 'chance_constrained_proxies' }]",
+            "methods.0",
+            "Set `normalize = false` in the parameters of the loss",
+        ),
+        (
+            'name = "vicreg"',
+            "",
+            "methods = [{ name = 'intra_class_augmentation', params = { start_epoch = 2 } }]",
+            "methods.0",
+            "Expected a loss over pairs",
+        ),
+        (
+            'name = "ensemble"',
+            "",
+            "methods = [{ name = 'learned_concatenation' }]",
+            "methods.0",
+            "'ensemble'",
+        ),
+        (
+            'name = "ensemble"',
+            "head = { name = 'ensemble', params = { members = 2 } }",
+            "",
+            "loss",
+            "Expected one head for each of 3 members",
+        ),
+        (
+            _CONTRASTIVE,
+            "",
+            "optimizer = { frozen_steps = { trunc = 5 } }",
+            "optimizer.frozen_steps",
+            "Did you mean 'trunk'?",
+        ),
+        (
+            _CONTRASTIVE,
+            "",
+            "optimizer = { rate_factors = { prxies = 5.0 } }",
+            "optimizer.rate_factors",
+            "`rate_factors` names the group 'prxies'",
+        ),
+        (
+            _CONTRASTIVE,
+            "",
+            "epochs = 2\nsteps_per_epoch = 5\noptimizer = { warmup_steps = 10 }",
+            "optimizer.warmup_steps",
+            "less than the 10 steps",
+        ),
+    ],
+)
+def test_parts_that_do_not_go_together_are_told_before_anything_runs(check, loss, encoder, training, path, told):
+    with pytest.raises(UsageError) as caught:
+        check(_MULTI_PROXY + "\n[training]", f"{loss}\n[encoder]\n{encoder}\n[training]\n{training}")
+    head, *lines = str(caught.value).splitlines()
+    assert head == "E_EXPERIMENT: the experiment 'toy' has mistakes:"
+    assert len(lines) == 1
+    assert lines[0].split()[0].removeprefix("training.") == path
+    assert told in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "training"),
+    [
+        (_CONTRASTIVE, "optimizer = { rate_factors = { proxies = 50.0 } }"),  # named by default, of no use here
+        ('name = "softmax"', "optimizer = { rate_factors = { softmax_loss = 0.1 }, frozen_steps = { stage_0_0 = 5 } }"),
+        (_CONTRASTIVE, "methods = [{ name = 'intra_class_augmentation', params = { start_epoch = 2 } }]"),
+        (_CONTRASTIVE, "epochs = 2\nsteps_per_epoch = 5\noptimizer = { warmup_steps = 9 }"),
+    ],
+)
+def test_parts_that_go_together_pass_as_often_as_one_looks(check, loss, training):
+    for _ in range(2):  # Keras counts names up
+        check(_MULTI_PROXY + "\n[training]", f"{loss}\n[training]\n{training}")
+
+
 _WRONG = """
 name = "Toy"
 sed = 1
@@ -189,6 +279,9 @@ def test_a_loss_of_ones_own_is_looked_up_too(tmp_path, monkeypatch):
         class OwnLoss(keras.layers.Layer):
             def __init__(self, weight, miner=None, **kwargs):
                 super().__init__(**kwargs)
+
+            def call(self, embeddings, labels):
+                return keras.ops.mean(embeddings)
         """)
     )
     monkeypatch.syspath_prepend(tmp_path)
