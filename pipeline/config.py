@@ -238,7 +238,7 @@ def load_experiment(path: str | Path) -> Experiment:
     """Read and check one experiment file.
 
     Raises:
-        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, or E_EXPERIMENT naming
+        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_EXPERIMENT_KIND, or E_EXPERIMENT naming
             every wrong key and value at once.
     """
     try:
@@ -251,15 +251,18 @@ def read_document(path: str | Path) -> dict[str, Any]:
     """The tables of an experiment file as they stand there.
 
     Raises:
-        UsageError: E_EXPERIMENT_MISSING or E_EXPERIMENT_SYNTAX.
+        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, or E_EXPERIMENT_KIND for a comparison file.
     """
     path = Path(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError("E_EXPERIMENT_MISSING", f"Expected an experiment file. Found nothing at {path}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError("E_EXPERIMENT_SYNTAX", f"{path} cannot be read as TOML: {error}") from None
+    if {"entries", "experiment"} & set(document):
+        raise UsageError("E_EXPERIMENT_KIND", f"{path} is a comparison, not an experiment: `anchorage compare {path}`")
+    return document
 
 
 # Parts of pydantic's error paths that name the branch of a union rather than a key of the file.

@@ -60,6 +60,20 @@ def test_wrong_use_is_one_line_and_exit_status_2(folder, capsys, arguments, told
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("verb", ["check", "run", "train"])
+def test_a_comparison_is_sent_where_it_belongs(folder, capsys, verb):
+    (folder / "methods.toml").write_text('name = "c"\nexperiment = "toy.toml"\n[[entries]]\nname = "one"')
+    assert main([verb, "methods.toml"]) == 2
+    told = "E_EXPERIMENT_KIND: methods.toml is a comparison, not an experiment: `anchorage compare methods.toml`\n"
+    assert capsys.readouterr().err == f"anchorage: {told}"
+
+
+def test_an_experiment_is_not_compared(folder, capsys):
+    (folder / "toy.toml").write_text(_EXPERIMENT.format(path="images"))
+    assert main(["compare", "toy.toml"]) == 2
+    assert "E_COMPARISON_KIND: toy.toml is an experiment" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["fly"], ["releases", "--foo"], ["search"], ["search", "a", "--neighbors", "0"]]
 )
