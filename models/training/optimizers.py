@@ -12,8 +12,9 @@ from keras import ops
 
 from models.errors import UsageError
 
-# A class's stand-in must not drift to the origin while its class is absent.
-UNDECAYED = frozenset({"proxies", "concentrations"})
+# What a class has of its own must not drift to the origin while the class is absent: proxies, their certainties and the
+# boundaries of the margin loss, whose name is that of batch norm's offsets.
+UNDECAYED = frozenset({"proxies", "concentrations", "margin_loss"})
 MAY_BE_ABSENT = frozenset({"proxies"})  # the default rates name them, and not every loss has some
 AVERAGING = frozenset({"use_ema", "ema_momentum", "ema_overwrite_frequency"})
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from models.errors import UsageError
+from models.losses import create_loss
 from models.training.optimizers import OPTIMIZERS, create_optimizer
 
 
@@ -43,6 +44,24 @@ def test_proxies_get_no_weight_decay():
     kernel, proxies = moved(create_optimizer("sgd", 0.1, weight_decay=0.5))
     assert kernel == pytest.approx(0.05 + 0.1, rel=1e-5)
     assert proxies == pytest.approx(0.1, rel=1e-5)
+
+
+def test_nothing_of_a_class_decays():
+    for loss, named in {
+        create_loss("margin", num_classes=3): "beta",
+        create_loss("nivmf", num_classes=3): "concentrations",
+    }.items():
+        loss(np.eye(3, 4, dtype="float32"), np.arange(3))
+        weight = next(weight for weight in loss.trainable_weights if weight.name == named)
+        offset = keras.layers.BatchNormalization(name="norm")
+        offset.build((None, 2))
+        offset.beta.assign([1.0, 1.0])
+        before = keras.ops.convert_to_numpy(weight)
+        optimizer = create_optimizer("sgd", 0.1, weight_decay=0.5)
+        optimizer.build([weight, offset.beta])
+        optimizer.apply([np.zeros(weight.shape, "float32"), np.zeros(2, "float32")])
+        np.testing.assert_array_equal(weight, before)
+        np.testing.assert_allclose(offset.beta, 0.95)
 
 
 def test_schedule_is_scaled_too():
