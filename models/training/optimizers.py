@@ -9,11 +9,12 @@ import keras
 from keras import ops
 
 from models.errors import UsageError
+from models.training.distribution import WholeGradients
 
 UNDECAYED = frozenset({"proxies"})  # a class's stand-in must not drift to the origin while its class is absent
 
 
-class RateFactors:
+class RateFactors(WholeGradients):
     """Mixin: multiplies the learning rate of some weights, and holds some still at first.
 
     A weight belongs to the group `key` if `key` is one of the parts of its path: the path

@@ -15,7 +15,7 @@ from models.learner import MetricLearner
 from models.losses import create_loss
 from models.methods import create_methods, need_raw
 from models.registry import create
-from models.training.distribution import strategy_scope
+from models.training.distribution import LossScaleOptimizer, strategy_scope
 from models.training.fit import FitResult, fit_learner
 from models.training.optimizers import create_optimizer
 from models.training.schedules import WarmupDecay
@@ -144,7 +144,9 @@ def build_learner(
     schedule |= {key: optimizer.pop(key) for key in ("warmup_steps", "final_share") if key in optimizer}
     rate = WarmupDecay(optimizer.pop("learning_rate"), epochs * steps_per_epoch, **schedule)
     learner = MetricLearner(network, loss_layer, around)
-    learner.compile(optimizer=create_optimizer(learning_rate=rate, groups=_groups(network), **optimizer))
+    moves = create_optimizer(learning_rate=rate, groups=_groups(network), **optimizer)
+    # What Keras would wrap by itself, but for several replicas.
+    learner.compile(LossScaleOptimizer(moves) if learner.dtype_policy.name == "mixed_float16" else moves)
     learner.build((None, image_size, image_size, 3))
     return learner
 
