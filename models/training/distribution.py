@@ -34,7 +34,10 @@ def strategy_scope(name: str) -> AbstractContextManager:
     if not name:
         return nullcontext()
     if name not in STRATEGIES:
-        raise UsageError("E_NAME_UNKNOWN", f"Unknown strategy {name!r}. Known: {sorted(STRATEGIES)}")
+        raise UsageError(
+            "E_NAME_UNKNOWN",
+            f"Unknown strategy {name!r}. Known: {sorted(STRATEGIES)}; Keras 3 has no support for several machines.",
+        )
     if keras.backend.backend() != "tensorflow":
         raise UsageError(
             "E_BACKEND",
@@ -110,6 +113,14 @@ def _gather(tf, context, rows):
     everyone = context.all_reduce(tf.distribute.ReduceOp.SUM, padded)
     known = None if rows.shape[0] is None else rows.shape[0] * count
     return tf.cast(tf.ensure_shape(everyone, [known, *rows.shape[1:]]), dtype)
+
+
+def synchronize_norms(model: keras.Model) -> None:
+    """Have batch normalisation take mean and variance over all replicas, which would drift apart else."""
+    if replicas() > 1:
+        for layer in model._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
 
 
 def sum_over_replicas(gradients: Sequence[Any]) -> list[Any]:

@@ -192,6 +192,7 @@ METHOD_CASES: dict[str, dict] = {
 }
 ADAM, SGD = ({"name": name, "learning_rate": rate} for name, rate in (("adamw", 1e-3), ("sgd", 0.1)))
 OTHER_CASES: dict[str, dict] = {
+    "batch normalisation": {"encoder": {"name": "small", "params": {"widths": [4, 8]}}},
     "frozen_steps": {"optimizer": {**ADAM, "frozen_steps": {"trunk": 3}, "params": {"weight_decay": 0.1}}},
     "hierarchical_batches": {
         "sampler": {"name": "hierarchical_batches", "params": {"groups": 2, "classes_per_group": 2, "per_class": 2}}
@@ -235,25 +236,29 @@ def test_each_method_has_its_case():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", [*METHOD_CASES, *OTHER_CASES])
 def test_two_replicas_give_what_one_device_gives(both, name):
+    """But for rounding: in half precision that of partial sums of 11 or 8 bits, else of float32."""
     alone, together = both[name]
+    rounding = 5e-3 if "precision" in OTHER_CASES.get(name, {}) else 1e-4
     for found, expected in zip(together["history"], alone["history"], strict=True):
         assert {"loss", "val_map@r", "effective_rank", "active_pairs"} <= set(found)
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        queries = {"val_recall@1": found["val_recall@1"]}  # one of 259 may turn on a last digit
+        assert found == pytest.approx({**expected, **queries}, rel=10 * rounding, abs=10 * rounding)
+        assert found["val_recall@1"] == pytest.approx(expected["val_recall@1"], abs=0.02)
     for (path, found), (_, expected) in zip(together["variables"], alone["variables"], strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4, err_msg=path)
-    np.testing.assert_allclose(together["directions"], alone["directions"], atol=1e-3)
+        atol = rounding * max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(found, expected, atol=atol, rtol=0, err_msg=path)
+    np.testing.assert_allclose(together["directions"], alone["directions"], atol=10 * rounding)
 
 
 @pytest.mark.slow
 def test_what_is_clipped_was_too_large(both):
     """Else the cases above would not tell whether replicas clip the gradient of the whole batch."""
-    plain = dict(both["sgd"][0]["variables"])
+    plain = both["sgd"][0]["directions"]
     for name in (name for name in OTHER_CASES if name.startswith("sgd, ")):
-        clipped = dict(both[name][0]["variables"])
-        assert max(np.abs(clipped[path] - plain[path]).max() for path in plain) > 1e-2, name
+        assert np.abs(both[name][0]["directions"] - plain).max() > 0.1, name
 
 
 @pytest.mark.slow
@@ -269,6 +274,7 @@ def test_one_device_gathers_nothing():
         assert gather_rows({"rows": rows})["rows"] is rows
 
 
-def test_unknown_strategy():
-    with pytest.raises(UsageError, match="E_NAME_UNKNOWN"):
-        strategy_scope("horovod")
+@pytest.mark.parametrize("name", ["horovod", "multi_worker", "tpu"])
+def test_unknown_strategy(name):
+    with pytest.raises(UsageError, match=r"E_NAME_UNKNOWN: .* Known: \['mirrored'\]; Keras 3 has no support for"):
+        strategy_scope(name)
