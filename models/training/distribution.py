@@ -144,7 +144,7 @@ class WholeGradients:
     Keras adds up the gradients of the replicas last, after it has clipped each, asked whether it is finite, and
     accumulated it. Here they are added up first. All that comes then is the same on every replica, so that each updates
     its own copy of a weight; Keras' own way, one update for all, cannot be told to wait for accumulated gradients.
-    With one replica all is as in Keras.
+    With one replica all is as in Keras. It is `apply_gradients` that adds up; `apply` wants them as sums.
     """
 
     def apply_gradients(self, grads_and_vars):
