@@ -133,7 +133,7 @@ class Training(Section):
     steps_per_epoch: Count = 0
     patience: Count = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    strategy: Literal["", "mirrored", "multi_worker", "tpu"] = ""
+    strategy: Literal["", "mirrored"] = ""
     sampler: Named = Named(name="shuffled_batches", params={"batch_size": 64})
     optimizer: Optimizer = Optimizer()
     augmentation: dict[str, float | bool] = {}

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from models.errors import UsageError
+from models.training.distribution import WholeGradients
 
 # What a class has of its own must not drift to the origin while the class is absent: proxies, their certainties and the
 # boundaries of the margin loss, whose name is that of batch norm's offsets.
@@ -21,7 +22,7 @@ AVERAGING = frozenset({"use_ema", "ema_momentum", "ema_overwrite_frequency"})
 _COUNTER = re.compile(r"_\d+$")
 
 
-class RateFactors:
+class RateFactors(WholeGradients):
     """Mixin: multiplies the learning rate of some weights, and holds some still at first.
 
     A weight belongs to the group `key` if `key` is one of the parts of its path: the path

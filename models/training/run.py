@@ -15,7 +15,7 @@ from models.learner import MetricLearner
 from models.losses import create_loss
 from models.methods import create_methods, need_raw
 from models.registry import create
-from models.training.distribution import strategy_scope
+from models.training.distribution import LossScaleOptimizer, strategy_scope
 from models.training.fit import FitResult, fit_learner
 from models.training.optimizers import create_optimizer
 from models.training.schedules import WarmupDecay
@@ -158,7 +158,8 @@ def compile_learner(learner: MetricLearner, optimizer: Settings, steps: int) -> 
     rate = WarmupDecay(optimizer.pop("learning_rate"), steps, **schedule)
     made = create_optimizer(learning_rate=rate, groups=_groups(learner.encoder), **optimizer)
     made.check_groups([weight.path for weight in learner.trainable_variables])
-    learner.compile(made)
+    # What Keras would wrap by itself, but for several replicas.
+    learner.compile(LossScaleOptimizer(made) if learner.dtype_policy.name == "mixed_float16" else made)
 
 
 def _groups(encoder: keras.Model) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ import numpy as np
 from models.data.batches import Sampler, Store
 from models.errors import DataError
 from models.learner import MetricLearner, named_outputs
-from models.methods.method import Step
+from models.methods.method import Step, embed_rows
 from models.retrieval.space import effective_rank
 
 _ROWS = 256  # items whose embeddings are looked at, in whole classes where these are small
@@ -72,7 +72,7 @@ class VitalSigns:
         Raises:
             FloatingPointError: if an embedding is not finite.
         """
-        vectors = _embed(learner, self.store.read(self.rows))
+        vectors = _units(embed_rows(learner, self.store, self.rows).astype(np.float64))
         if not np.isfinite(vectors).all():
             raise FloatingPointError("embeddings became nan or infinite, though no weight did")
         sums, count = vectors.sum(0), len(vectors)
@@ -183,16 +183,14 @@ def _weights(learner: MetricLearner, images: np.ndarray, labels: np.ndarray) -> 
     loss = learner.loss_layer
     outputs = named_outputs(learner.encoder(images, training=False))
     vectors = _units(keras.ops.convert_to_numpy(outputs["embeddings"]))
-    before = [keras.ops.convert_to_numpy(variable) for variable in loss.variables]
     proxies = _class_proxies(loss)
     embeddings = tf.constant(vectors, tf.float32)
-    with tf.GradientTape() as tape:
-        tape.watch(embeddings)
+    held = [] if proxies is None else [(loss.proxies, tf.constant(proxies[0]))]
+    sources = [embeddings, *(tensor for _, tensor in held)]
+    with tf.GradientTape() as tape, keras.StatelessScope(held):  # memories and counters stay as they were
+        tape.watch(sources)
         value = learner.plain_loss(Step(images, {**outputs, "embeddings": embeddings}, tf.constant(labels), False))
-    sources = [embeddings] if proxies is None else [embeddings, loss.proxies.value]
     gradients = tape.gradient(value, sources, unconnected_gradients="zero")
-    for variable, held in zip(loss.variables, before, strict=True):  # memories and counters stay as they were
-        variable.assign(held)
     if proxies is None:
         return _pair_weights(vectors, gradients[0].numpy(), labels)
     return _proxy_weights(vectors, labels, *proxies, tf.convert_to_tensor(gradients[1]).numpy())
@@ -229,11 +227,6 @@ def _class_proxies(loss: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray] | 
     if not count or proxies is None or len(proxies.shape) != 2 or proxies.shape[0] % count:
         return None
     return keras.ops.convert_to_numpy(proxies), np.repeat(np.arange(count), proxies.shape[0] // count)
-
-
-def _embed(learner: MetricLearner, images: np.ndarray) -> np.ndarray:
-    outputs = named_outputs(learner.predict_on_batch(images))
-    return _units(np.asarray(outputs["embeddings"], np.float64))
 
 
 def _units(rows: np.ndarray) -> np.ndarray:
