@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from models.methods.method import Method, Step
-from models.training.distribution import gather_rows, replicas
+from models.training.distribution import gather_rows, replicas, synchronize_norms
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -45,6 +45,7 @@ class MetricLearner(keras.Model):
         self._loss_takes = set(inspect.signature(loss_layer.call).parameters)
 
     def build(self, input_shape):
+        synchronize_norms(self.encoder)
         # A symbolic call makes the proxies before the optimizer counts variables and before weights load.
         inputs = keras.tree.map_shape_structure(lambda shape: keras.KerasTensor(shape), input_shape)
         outputs = self.encoder.compute_output_spec(inputs)

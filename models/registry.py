@@ -3,7 +3,7 @@
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -80,6 +80,17 @@ def constructor_signature(cls: Any) -> inspect.Signature:
     return inspect.signature(partial(made.__init__, None, **given))
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the known name most like the given one, with a space before it; empty if none is like it.
+
+    Example:
+        >>> nearest("margn", ["distance", "margin"])
+        " Did you mean 'margin'?"
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
 def find_class(table: Mapping[str, type], name: str, base: type = object) -> type:
     """The class a name stands for: an entry of `table`, or `"package.module:ClassName"`.
 
@@ -94,10 +105,9 @@ def find_class(table: Mapping[str, type], name: str, base: type = object) -> typ
         return table[name]
     module_name, colon, attribute = name.partition(":")
     if not colon:
-        close = difflib.get_close_matches(name, table, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UsageError(
-            "E_NAME_UNKNOWN", f"Unknown name {name!r}. Known: {sorted(table)}, or 'package.module:ClassName'.{hint}"
+            "E_NAME_UNKNOWN",
+            f"Unknown name {name!r}. Known: {sorted(table)}, or 'package.module:ClassName'.{nearest(name, table)}",
         )
     try:
         found = getattr(importlib.import_module(module_name), attribute)

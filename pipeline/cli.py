@@ -146,11 +146,10 @@ def _data(options) -> None:
 
 
 def _check(options) -> None:
-    from pipeline.config import load_experiment, search_space
-    from pipeline.graph import locate_data
+    from pipeline.config import search_space
+    from pipeline.preflight import check_file
 
-    experiment = load_experiment(options.experiment)
-    locate_data(experiment)
+    experiment = check_file(options.experiment)
     ranges = search_space(experiment)
     search = f", {experiment.tuning.trials} trials over {', '.join(ranges)}" if ranges else ""
     print(f"{options.experiment}: in order (loss {experiment.loss.name}, encoder {experiment.encoder.name}{search})")

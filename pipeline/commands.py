@@ -26,34 +26,33 @@ def build_data(name: str, output: Path) -> None:
 
 
 def show_losses(name: str | None) -> None:
-    """Print all losses in a table, or everything about one."""
+    """Print all losses, or everything about one; no name, paper, parameter or default is ever cut short."""
     import inspect
+    import textwrap
+    from shutil import get_terminal_size
 
-    from models.losses import LOSSES, describe_losses
+    from models.losses import describe_loss, describe_losses, find_loss
 
-    if name is not None and name not in LOSSES:
-        raise UsageError("E_LOSS_UNKNOWN", f"Expected one of {', '.join(sorted(LOSSES))}. Received: {name!r}")
-    required = inspect.Parameter.empty
-    rows = [
-        (
-            loss.name,
-            loss.paper,
-            [key if value is required else f"{key}={value!r}" for key, value in loss.parameters.items()],
-        )
-        for loss in describe_losses()
-        if name in (None, loss.name)
-    ]
+    def parameters(loss) -> list[str]:
+        required = inspect.Parameter.empty
+        return [key if value is required else f"{key}={value!r}" for key, value in loss.parameters.items()]
+
     if name is not None:
-        print(f"{name}({', '.join(rows[0][2])})\n{rows[0][1]}\n\n{inspect.getdoc(LOSSES[name])}")
+        loss = describe_loss(name)
+        text = inspect.cleandoc(find_loss(name).__doc__ or "It has no docstring.")
+        print("\n".join([f"{name}({', '.join(parameters(loss))})", *filter(None, [loss.paper]), "", text]))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("loss", "paper", "parameters and their defaults", box=None, header_style="bold")
-    for row in rows:
+    fold = textwrap.TextWrapper(
+        width=get_terminal_size().columns,
+        initial_indent="    ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for loss in describe_losses():
         # A parameter and its default stay on one line.
-        table.add_row(row[0], row[1], ", ".join(cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in row[2]))
-    Console().print(table)
+        listed = ", ".join(parameter.replace(" ", "\N{NO-BREAK SPACE}") for parameter in parameters(loss))
+        print(loss.name, fold.fill(loss.paper), fold.fill(listed).replace("\N{NO-BREAK SPACE}", " "), sep="\n")
 
 
 def train(experiment: Experiment, output: Path | None) -> None:

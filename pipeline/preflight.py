@@ -1,73 +1,248 @@
 """Builds what an experiment names before anything runs: a wrong name or value should not cost an hour."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from models.errors import AnchorageError, UsageError
-from pipeline.config import Experiment, search_space
-from pipeline.graph import training_settings
+from models.errors import UsageError
+from pipeline.config import Experiment, read_document, salvage, search_space, tell_mistakes
+from pipeline.graph import locate_data, training_settings
 
 _CLASSES = 1_000_000  # stand-in for a number that only the data knows
+_BUILT_CLASSES = 1_000  # the same where each takes memory
+
+
+def check_file(path: str | Path) -> Experiment:
+    """Read an experiment file, make its parts and look for its data.
+
+    Stored weights of `keras.applications` are left where they are: fetching them can take minutes.
+
+    Raises:
+        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_DATA_MISSING, or E_EXPERIMENT naming every wrong key,
+            value, name and parameter at once, with its path in the file.
+    """
+    experiment, mistakes = salvage(read_document(path))
+    if experiment is not None:
+        of_parts = find_mistakes(experiment, load_weights=False)
+        # What the schema refused was taken out: that it is now missing is no mistake of its own.
+        mistakes |= {key: text for key, text in of_parts.items() if not any(_within(told, key) for told in mistakes)}
+        try:
+            locate_data(experiment)
+        except UsageError as error:
+            if not mistakes:
+                raise
+            mistakes.setdefault("data.path", error.message)
+    if experiment is None or mistakes:
+        raise UsageError("E_EXPERIMENT", f"{path} has mistakes:\n{tell_mistakes(mistakes)}")
+    return experiment
 
 
 def check_parts(experiment: Experiment) -> None:
     """Make all parts that the file names, at every end of a range, and look up the metrics.
 
     Raises:
-        UsageError: the part's own, or E_EXPERIMENT_VALUE with the section that holds the wrong value.
+        UsageError: E_EXPERIMENT naming every wrong name, parameter and value at once, with its path in the file.
+    """
+    if mistakes := find_mistakes(experiment):
+        raise UsageError("E_EXPERIMENT", f"the experiment {experiment.name!r} has mistakes:\n{tell_mistakes(mistakes)}")
+
+
+def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str, str]:
+    """Wrong names, parameters and values of the parts, by their path in the file.
+
+    All names and parameters are looked up; of several wrong values of one part the first is told.
     """
     from models.retrieval.metrics import parse_metric
     from models.tuning.space import corner_values, settle
 
-    with _section("evaluation.metrics"):
-        for name in experiment.evaluation.metrics:
+    mistakes = _Mistakes()
+    for place, name in enumerate(experiment.evaluation.metrics):
+        with mistakes.at(f"evaluation.metrics.{place}"):
             parse_metric(name)
     for values in corner_values(search_space(experiment)):
-        _make_parts(experiment, settle(training_settings(experiment), values))
+        _make_parts(experiment, settle(training_settings(experiment), values), load_weights, mistakes)
+    return mistakes.found
 
 
-def _make_parts(experiment: Experiment, settings: dict) -> None:
+def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mistakes: "_Mistakes") -> None:
     import numpy as np
 
     from models.data.batches import create_augmentation
     from models.data.sampling import SAMPLERS
-    from models.encoders import create_encoder
+    from models.encoders import HEADS, create_encoder
+    from models.encoders.backbones import application_names
     from models.losses import create_loss
-    from models.methods import create_methods
-    from models.procedures import create_procedure
+    from models.methods import METHODS, Method, create_methods
+    from models.procedures import PROCEDURES, Procedure, create_procedure
     from models.registry import create
     from models.training.optimizers import create_optimizer
 
     encoder, loss, training = settings["encoder"], settings["loss"], settings["training"]
-    with _section("encoder"):
-        create_encoder(image_size=experiment.data.image_size, **{**encoder.pop("params"), **encoder})
-    with _section("loss"):
-        facts = {"num_classes": _CLASSES, "embedding_size": encoder["embedding_size"]}
-        create_loss(loss["name"], loss["params"], **facts)
-    with _section("training.sampler"):
+    encoder["head"] = mistakes.sift("encoder.head", encoder["head"], HEADS) or {"name": "plain"}
+    if not load_weights and encoder["weights"] == "imagenet" and encoder["name"] in application_names():
+        encoder["weights"] = None
+    network = None
+    with mistakes.at("encoder", encoder):
+        own = {key: value for key, value in encoder.items() if key != "params"}
+        network = create_encoder(image_size=experiment.data.image_size, **{**encoder["params"], **own})
+    facts = {"num_classes": _CLASSES, "embedding_size": encoder["embedding_size"]}
+    if sifted := _sift_loss("loss", loss, mistakes):
+        with mistakes.at("loss", sifted):
+            create_loss(sifted["name"], sifted["params"], **facts)
+    sampler = None
+    if sifted := mistakes.sift("training.sampler", training["sampler"], SAMPLERS):
         given = {"labels": np.repeat(np.arange(_CLASSES), 2), "seed": experiment.seed}
-        sampler = create(SAMPLERS, training["sampler"]["name"], training["sampler"]["params"], given)
-    with _section("training.methods"):
-        facts |= getattr(sampler, "facts", {})
-        create_methods(training["methods"], **facts, epochs=training["epochs"], steps_per_epoch=1, seed=0)
-    if training["procedure"]:
-        with _section("training.procedure"):
-            create_procedure(training["procedure"], seed=0)
-    with _section("training.optimizer"):
-        optimizer = training["optimizer"]
+        with mistakes.at("training.sampler", sifted):
+            sampler = create(SAMPLERS, sifted["name"], sifted["params"], given)
+    facts |= getattr(sampler, "facts", {})
+    facts |= {"epochs": training["epochs"], "steps_per_epoch": 1, "seed": 0}
+    for place, method in enumerate(training["methods"]):
+        path = f"training.methods.{place}"
+        if sifted := mistakes.sift(path, method, METHODS, Method):
+            with mistakes.at(path, sifted, unless="training.sampler"):  # it may lack what the sampler would have known
+                create_methods([sifted], **facts)
+    procedure = training["procedure"]
+    if procedure and (sifted := mistakes.sift("training.procedure", procedure, PROCEDURES, Procedure)):
+        with mistakes.at("training.procedure", sifted):
+            create_procedure(sifted, seed=0)
+    optimizer = training["optimizer"]
+    with mistakes.at("training.optimizer", optimizer):
         create_optimizer(
             optimizer["name"], optimizer["learning_rate"], optimizer["rate_factors"], **optimizer["params"]
         )
-    with _section("training.augmentation"):
-        create_augmentation(training["augmentation"])
+    for name, value in training["augmentation"].items():
+        with mistakes.at(f"training.augmentation.{name}"):
+            create_augmentation({name: value})
+    if sampler is not None and not mistakes.found:
+        facts["num_classes"] = _BUILT_CLASSES
+        steps = training["steps_per_epoch"] or sampler.steps_per_round
+        _fit_together(network, settings, facts, training["epochs"] * steps, mistakes)
 
 
-@contextmanager
-def _section(name: str) -> Iterator[None]:
-    """Name the section in what a constructor says of its arguments."""
-    try:
-        yield
-    except AnchorageError as error:
-        raise UsageError(error.code, f"[{name}] {error.message}") from None
-    except (ValueError, TypeError, ImportError, AttributeError) as error:
-        raise UsageError("E_EXPERIMENT_VALUE", f"[{name}] {' '.join(str(error).split())}") from None
+def _fit_together(network, settings: dict, facts: Mapping[str, Any], steps: int, mistakes: "_Mistakes") -> None:
+    """Make a learner of parts that are in order one by one: do encoder, loss, methods and optimizer go together?"""
+    from models.encoders import create_encoder
+    from models.learner import MetricLearner
+    from models.losses import create_loss
+    from models.methods import create_methods, need_raw
+    from models.training.run import compile_learner, flat_section
+
+    encoder, loss, training = settings["encoder"], settings["loss"], settings["training"]
+    size = network.input_shape[1]
+    if need_raw(training["methods"]):
+        network = create_encoder(image_size=size, **{**flat_section(encoder), "weights": None, "raw": True})
+    layer = create_loss(loss["name"], loss["params"], **facts)
+    with mistakes.at("loss"):
+        MetricLearner(network, layer).build((None, size, size, 3))
+    if mistakes.found:
+        return
+    learner = MetricLearner(network, layer, create_methods(training["methods"], **facts))
+    for place, method in enumerate(learner.methods):
+        with mistakes.at(f"training.methods.{place}"):
+            method.prepare(learner)
+    if not mistakes.found:
+        with mistakes.at("training.optimizer", training["optimizer"]):
+            compile_learner(learner, training["optimizer"], steps)
+
+
+def _sift_loss(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes") -> dict[str, Any] | None:
+    """As `_Mistakes.sift`, for a loss and the parts inside it."""
+    import keras
+
+    from models.losses import LOSSES
+    from models.losses._keras_loss import is_keras_loss
+    from models.mining import MINERS
+    from models.regularizers import REGULARIZERS
+
+    if is_keras_loss(loss["name"]):
+        return dict(loss)
+    sifted = mistakes.sift(path, loss, LOSSES, keras.layers.Layer)
+    if sifted is None or loss["name"] not in LOSSES:
+        return sifted
+    tables = {"miner": MINERS, "embeddings_regularizer": REGULARIZERS, "proxies_regularizer": REGULARIZERS}
+
+    def sift(path: str, part: Any, key: str) -> dict[str, Any] | None:
+        if not _is_part(part):
+            return part  # for the constructor to complain about
+        part = {"params": {}, **part}
+        if key in tables:
+            return mistakes.sift(path, part, tables[key], keras.layers.Layer)
+        return _sift_loss(path, part, mistakes)
+
+    params = sifted["params"]
+    for key in params.keys() & {*tables, "loss", "pair", "proxy"}:
+        params[key] = sift(f"{path}.params.{key}", params[key], key)
+    if isinstance(params.get("members"), list):
+        parts = [sift(f"{path}.params.members.{i}", part, "loss") for i, part in enumerate(params["members"])]
+        params["members"] = parts if all(parts) else None
+    return {**sifted, "params": {key: value for key, value in params.items() if value is not None}}
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("name"), str) and set(value) <= {"name", "params"}
+
+
+# Where the fault lies that a maker of parts tells by this code.
+_PLACES = {"E_NAME_UNKNOWN": "name", "E_PARAMETER_UNKNOWN": "params", "E_ENCODER_WEIGHTS": "weights"}
+
+
+class _Mistakes:
+    """What was found wrong so far, by its path in the file."""
+
+    def __init__(self):
+        self.found: dict[str, str] = {}
+
+    def sift(
+        self, path: str, section: Mapping[str, Any], table: Mapping[str, Any], base: type = object
+    ) -> dict[str, Any] | None:
+        """A part without the parameters that it does not take, which are noted; None if its name leads nowhere."""
+        from models.registry import constructor_parameters, find_class, nearest
+
+        name = section["name"]
+        try:
+            takes = constructor_parameters(find_class(table, name, base))
+        except UsageError as error:
+            self.found.setdefault(f"{path}.name", error.message)
+            return None
+        for key in section["params"].keys() - takes.keys():
+            told = f"{name!r} takes {sorted(takes)}. Received unknown: {key!r}.{nearest(key, takes)}"
+            self.found.setdefault(f"{path}.params.{key}", told)
+        return {"name": name, "params": {key: value for key, value in section["params"].items() if key in takes}}
+
+    @contextmanager
+    def at(self, path: str, section: Mapping[str, Any] | None = None, unless: str = "") -> Iterator[None]:
+        """Note what a constructor says of its arguments; nothing missing `unless` what is named was in order."""
+        try:
+            yield
+        except UsageError as error:
+            if error.code != "E_PARAMETER_MISSING" or not self._took_out(path, unless):
+                self.found.setdefault(self._place(path, section, error.message, error.code), error.message)
+        except (ValueError, TypeError, ImportError, AttributeError) as error:
+            told = " ".join(str(error).split())
+            self.found.setdefault(self._place(path, section, told), told)
+
+    def _took_out(self, path: str, unless: str) -> bool:
+        """Whether what is missing may be missing only because something else is wrong: a part inside this one, say."""
+        inside = re.compile(rf"{re.escape(path)}\.params\.\w+\.")
+        return any(inside.match(key) or _within(key, unless) for key in self.found)
+
+    @staticmethod
+    def _place(path: str, section: Mapping[str, Any] | None, told: str, code: str = "") -> str:
+        if section is None:
+            return path
+        named = re.match(r"`(\w+)`", told)  # as in "`margin` must be positive"
+        params = section["params"]
+        if named and named[1] in params:
+            return f"{path}.params.{named[1]}"
+        if named and named[1] in section:
+            return f"{path}.{named[1]}"
+        if len(section) > 2 and code in _PLACES:  # encoder and optimizer, whose names were not looked up before
+            return f"{path}.{_PLACES[code]}"
+        return f"{path}.params" if params or code == "E_PARAMETER_MISSING" else path
+
+
+def _within(path: str, other: str) -> bool:
+    """Whether the path is the other one, or lies in it."""
+    return bool(other) and f"{path}.".startswith(f"{other}.")

@@ -149,7 +149,8 @@ def evaluation_batches(store: Store, batch_size: int, rows: np.ndarray | None = 
         for start in range(0, len(wanted), batch_size):
             yield store.read(wanted[start : start + batch_size])
 
-    signature = tf.TensorSpec((None, store.image_size, store.image_size, 3), tf.uint8)
+    none = store.read(wanted[:0])
+    signature = tf.TensorSpec((None, *none.shape[1:]), none.dtype)
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(wanted) // batch_size))).prefetch(2)
 

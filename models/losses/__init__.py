@@ -52,7 +52,7 @@ from models.losses.threshold_consistent_margin import ThresholdConsistentMarginL
 from models.losses.triplet import TripletLoss
 from models.losses.tuplet_margin import TupletMarginLoss
 from models.losses.vicreg import VICRegLoss
-from models.registry import constructor_parameters, create
+from models.registry import constructor_parameters, create, find_class
 
 LOSSES: dict[str, type[keras.layers.Layer]] = {
     "angular": AngularLoss,
@@ -133,15 +133,31 @@ class LossDescription(NamedTuple):
 
 def describe_losses() -> list[LossDescription]:
     """Name, paper, purpose and parameters of every loss in the table, in alphabetical order."""
-    return [
-        LossDescription(
-            name=name,
-            paper=_first_line(sys.modules[cls.__module__].__doc__),
-            summary=_first_line(cls.__doc__),
-            parameters=constructor_parameters(cls),
-        )
-        for name, cls in sorted(LOSSES.items())
-    ]
+    return [describe_loss(name) for name in sorted(LOSSES)]
+
+
+def describe_loss(name: str) -> LossDescription:
+    """The same of one loss, by any name that `create_loss` takes.
+
+    Raises:
+        UsageError: E_NAME_UNKNOWN, with the name that may have been meant.
+    """
+    cls = find_loss(name)
+    return LossDescription(
+        name=name,
+        paper=_first_line(sys.modules[cls.__module__].__doc__),
+        summary=_first_line(cls.__doc__),
+        parameters=constructor_parameters(cls),
+    )
+
+
+def find_loss(name: str) -> type:
+    """The class of a loss: a Keras layer, or a `keras.losses.Loss`.
+
+    Raises:
+        UsageError: E_NAME_UNKNOWN, with the name that may have been meant.
+    """
+    return find_class(LOSSES, name, keras.losses.Loss if is_keras_loss(name) else keras.layers.Layer)
 
 
 def _first_line(docstring: str | None) -> str:

@@ -34,8 +34,8 @@ class MarginLoss(LossLayer):
         beta: initial boundary, a distance in (0, 2).
         nu: price of a high boundary.
         beta_per_class: one boundary for each class rather than one for all.
-        learn_beta: train the boundary. Its weight is called `beta`: give it a learning rate of its own with
-            `rate_factors={"beta": ...}`.
+        learn_beta: train the boundary. Give it a learning rate of its own with `rate_factors={"margin_loss": ...}`:
+            its name, `beta`, is also that of the offsets in batch norm.
         num_classes: number of training classes; needed with `beta_per_class`.
         clip_beta: keep the boundary within [0, 2], the distances there are on unit rows; without, a high learning
             rate can carry it out of them.

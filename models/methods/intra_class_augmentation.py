@@ -15,6 +15,7 @@ from models.losses._pairs import References
 from models.methods._class_statistics import ClassStatistics, class_statistics, correct_variances, merge_statistics
 from models.methods.method import Method
 from models.proxies import check_class_labels
+from models.training.distribution import predict_rows
 
 _MANY_CLASSES = 1000  # more than these: few items in each, in the authors' code
 _SAME = 1.0 - 1e-5  # cosine from which on a positive teaches nothing
@@ -185,11 +186,9 @@ class IntraClassAugmentation(Method):
             self._measure(surroundings)
 
     def _measure(self, surroundings):
-        from models.data.batches import evaluation_batches
-
-        images = evaluation_batches(surroundings.store, 256)
-        raw = surroundings.learner.encoder.predict(images, verbose=0)["raw"]
-        self.update(np.asarray(raw), surroundings.store.labels)
+        store = surroundings.store
+        raw = predict_rows(surroundings.learner.encoder, store, np.arange(len(store)))["raw"]
+        self.update(raw, store.labels)
 
     def update(self, embeddings, labels) -> None:
         """Take in the raw embeddings `(M, D)` of all training images, and from now on give the loss copies."""

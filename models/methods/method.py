@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import keras
 import numpy as np
 
+from models.training.distribution import predict_rows
+
 if TYPE_CHECKING:
     from models.data.batches import Sampler, Store
 
@@ -109,7 +111,7 @@ def embed_rows(encoder: keras.Model, store: "Store", rows: np.ndarray, batch_siz
     """Embeddings of the images of some rows of a store, as they leave the encoder in evaluation.
 
     Args:
-        encoder: the network.
+        encoder: the network, or a learner for the one that it judges.
         store: where the images are.
         rows: integers of any shape; a row that comes twice is embedded once.
         batch_size: images at a time.
@@ -118,8 +120,6 @@ def embed_rows(encoder: keras.Model, store: "Store", rows: np.ndarray, batch_siz
         `(*rows.shape, D)` float32.
     """
     once, places = np.unique(rows, return_inverse=True)
-    parts = []
-    for start in range(0, len(once), batch_size):
-        outputs = encoder.predict_on_batch(store.read(once[start : start + batch_size]))
-        parts.append(np.asarray(outputs["embeddings"] if isinstance(outputs, dict) else outputs, np.float32))
-    return np.concatenate(parts)[places.reshape(np.shape(rows))]
+    outputs = predict_rows(encoder, store, once, batch_size)
+    embeddings = np.asarray(outputs["embeddings"] if isinstance(outputs, dict) else outputs, np.float32)
+    return embeddings[places.reshape(np.shape(rows))]

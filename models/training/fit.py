@@ -14,6 +14,7 @@ from models.learner import MetricLearner
 from models.methods import Surroundings
 from models.training.checkpoints import Checkpoints
 from models.training.distribution import replicas
+from models.training.frozen_norms import FrozenNorms
 from models.training.refresh import refresh_sampler
 from models.training.validation import METRICS
 from models.training.watch import Termination, Watch
@@ -99,7 +100,7 @@ def fit_learner(
     steps = steps_per_epoch or sampler.steps_per_round
     _build(learner, store.image_size)
     surroundings = Surroundings(learner, store, sampler, steps, epochs, seed)
-    with TemporaryDirectory() as scratch, Termination() as termination:
+    with TemporaryDirectory() as scratch, Termination() as termination, FrozenNorms() as norms:
         checkpoints = Checkpoints(checkpoint_folder or scratch, run_key, sampler)
         progress = checkpoints.resume(learner)
         resumed_step = progress.step
@@ -119,7 +120,7 @@ def fit_learner(
             patience=patience,
             keep=checkpoint_folder is not None,
         )
-        callbacks = [*callbacks, watch, *_tensorboard(log_folder)]
+        callbacks = [*callbacks, norms, watch, *_tensorboard(log_folder)]
         verbose = verbose if verbose != "auto" else 1 if sys.stdout.isatty() else 2
         while progress.epoch < epochs and not watch.exhausted:
             rest = steps - progress.step % steps  # less than a whole epoch after an interruption within one

@@ -1,7 +1,9 @@
 """Keras optimizers whose learning rate differs between groups of weights."""
 
+import difflib
 import inspect
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,20 +11,28 @@ import keras
 from keras import ops
 
 from models.errors import UsageError
+from models.training.distribution import WholeGradients
 
-UNDECAYED = frozenset({"proxies"})  # a class's stand-in must not drift to the origin while its class is absent
+# What a class has of its own must not drift to the origin while the class is absent: proxies, their certainties and the
+# boundaries of the margin loss, whose name is that of batch norm's offsets.
+UNDECAYED = frozenset({"proxies", "concentrations", "margin_loss"})
+MAY_BE_ABSENT = frozenset({"proxies"})  # the default rates name them, and not every loss has some
+AVERAGING = frozenset({"use_ema", "ema_momentum", "ema_overwrite_frequency"})
+
+_COUNTER = re.compile(r"_\d+$")
 
 
-class RateFactors:
+class RateFactors(WholeGradients):
     """Mixin: multiplies the learning rate of some weights, and holds some still at first.
 
     A weight belongs to the group `key` if `key` is one of the parts of its path: the path
-    `"proxy_nca_loss/proxy_bank/proxies"` has the part `"proxies"`; or if `groups` names its path under `key`. A
-    weight in several groups gets the product. Proxies get no weight decay. Saved and loaded with the optimizer.
+    `"proxy_nca_loss/proxy_bank_1/proxies"` has the parts `"proxies"` and, with Keras' counter or without,
+    `"proxy_bank"`; or if `groups` names its path under `key`. A weight in several groups gets the product. Weight decay
+    goes with the rate of the group; proxies get none. A weight that is held still does not count in `global_clipnorm`,
+    and its running means of the gradient are kept meanwhile, to start from. Saved and loaded with the optimizer.
 
     Args:
-        rate_factors: factor on the learning rate by group, each at least 0;
-            a group without weights has no effect.
+        rate_factors: factor on the learning rate by group, each at least 0; 0 holds the group still for good.
         frozen_steps: steps for which the weights of a group do not move, by group.
         groups: further groups, each the paths of its weights.
     """
@@ -39,38 +49,78 @@ class RateFactors:
         self.rate_factors = dict(rate_factors or {})
         self.frozen_steps = dict(frozen_steps or {})
         self.groups = {key: list(paths) for key, paths in (groups or {}).items()}
+        self._clipped: tuple[str, ...] = ()
         for name in ("rate_factors", "frozen_steps"):
             for key, value in getattr(self, name).items():
                 if value < 0:
                     raise ValueError(f"Values in `{name}` must not be negative. Received: {key!r}: {value}")
 
+    def holds(self, path: str) -> bool:
+        """Whether the weight of this path is held still at the step that comes next."""
+        return not float(ops.convert_to_numpy(self._moves(path)))
+
+    def check_groups(self, paths: Sequence[str]) -> None:
+        """Refuse a group that none of these weights belongs to.
+
+        Raises:
+            UsageError: E_NAME_UNKNOWN, with the groups there are.
+        """
+        known = {name for path in paths for name in self._names(path)} | MAY_BE_ABSENT | set(self.groups)
+        for setting in ("rate_factors", "frozen_steps"):
+            for key in sorted(set(getattr(self, setting)) - known):
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                inside = {name for path in self.groups.get("trunk", ()) for name in self._names(path)} - {"trunk"}
+                told = ", ".join(sorted(known - inside)) + (", or a part of a path in the trunk" if inside else "")
+                raise UsageError("E_NAME_UNKNOWN", f"`{setting}` names the group {key!r}. Known: {told}.{hint}")
+
     def update_step(self, gradient, variable, learning_rate):
-        names = self._names(variable)
-        factor = math.prod(self.rate_factors.get(name, 1.0) for name in names)
-        frozen = self._frozen_until(names)
-        if frozen:
-            moves = ops.cast(self._iterations >= frozen, "float32")
-            factor = factor * moves  # running means of the gradient are kept meanwhile, to start from
-            if self.weight_decay is not None and self._decays(variable):
-                self.assign_sub(variable, variable * self.weight_decay * learning_rate * moves)
-        super().update_step(gradient, variable, learning_rate * factor)
+        path = self._path(variable)
+        rate = learning_rate * self._factor(path) * self._moves(path)
+        if self.weight_decay is not None and self._use_weight_decay(variable):
+            self.assign_sub(variable, variable * self.weight_decay * ops.cast(rate, variable.dtype))
+        super().update_step(gradient, variable, rate)
 
-    def _frozen_until(self, names: list[str]) -> int:
-        return max(self.frozen_steps.get(name, 0) for name in names)
+    def _factor(self, path: str) -> float:
+        return math.prod(self.rate_factors.get(name, 1.0) for name in self._names(path))
 
-    def _decays(self, variable) -> bool:
-        return UNDECAYED.isdisjoint(self._names(variable)) and super()._use_weight_decay(variable)  # type: ignore[misc]
+    def _moves(self, path: str):
+        """1, or 0 for a weight that is held still; a tensor for one that is so only at first."""
+        frozen = max(self.frozen_steps.get(name, 0) for name in self._names(path))
+        if frozen and self._factor(path):
+            return ops.cast(self._iterations >= frozen, "float32")  # type: ignore[attr-defined]
+        return 1.0 if self._factor(path) else 0.0
 
-    def _names(self, variable) -> list[str]:
+    def _path(self, variable) -> str:
         # TensorFlow hands over its own variable, which has no path: find the Keras one by its place.
-        place = self._get_variable_index(variable)  # type: ignore[attr-defined]
-        path = self._trainable_variables[place].path  # type: ignore[attr-defined]
-        return [*path.split("/"), *(key for key, paths in self.groups.items() if path in paths)]
+        return self._trainable_variables[self._get_variable_index(variable)].path  # type: ignore[attr-defined]
+
+    def _names(self, path: str) -> list[str]:
+        parts = path.split("/")
+        plain = {_COUNTER.sub("", part) for part in parts}  # a second learner of a process has others
+        return [*{*parts, *plain}, *(key for key, paths in self.groups.items() if path in paths)]
 
     def _use_weight_decay(self, variable) -> bool:
-        return not self._frozen_until(self._names(variable)) and self._decays(
-            variable
-        )  # the frozen see to it themselves
+        exempt = not UNDECAYED.isdisjoint(self._names(self._path(variable)))
+        return not exempt and super()._use_weight_decay(variable)  # type: ignore[misc]
+
+    def _apply_weight_decay(self, variables) -> None:
+        """Left to `update_step`, which knows the rate of each weight."""
+
+    def _backend_apply_gradients(self, grads, trainable_variables) -> None:
+        self._clipped = tuple(self._path(variable) for variable in trainable_variables)
+        super()._backend_apply_gradients(grads, trainable_variables)  # type: ignore[misc]
+
+    def _clip_gradients(self, grads):
+        clip = super()._clip_gradients
+        moves = [self._moves(path) for path in self._clipped]
+        if not self.global_clipnorm or all(isinstance(move, float) and move == 1.0 for move in moves):
+            return clip(grads)  # the other limits take each weight by itself
+        moving = clip([_times(gradient, move) for gradient, move in zip(grads, moves, strict=True)])
+        return [
+            own if isinstance(move, float) and move == 1.0 else own + _times(whole, 1.0 - move)
+            for own, whole, move in zip(moving, clip(grads), moves, strict=True)
+        ]
 
     def get_config(self):
         own = {name: getattr(self, name) for name in ("rate_factors", "frozen_steps", "groups")}
@@ -100,6 +150,11 @@ class RMSprop(RateFactors, keras.optimizers.RMSprop):
 OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {"adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "sgd": SGD}
 
 
+def _times(gradient, factor):
+    gradient = ops.convert_to_tensor(gradient)  # rows that were looked up come as slices
+    return gradient * ops.cast(factor, gradient.dtype)
+
+
 def create_optimizer(
     name: str,
     learning_rate: float,
@@ -114,12 +169,14 @@ def create_optimizer(
     Args:
         name: a key of `OPTIMIZERS`.
         learning_rate: step size, or a Keras learning-rate schedule.
-        rate_factors: factor on the learning rate by part of a weight's path, such as `{"proxies": 100.0}`.
-        weight_decay: decoupled decay a step, times the learning rate; proxies get none.
+        rate_factors: factor on the learning rate by part of a weight's path, such as `{"proxies": 100.0}`; 0 holds a
+            group still for good.
+        weight_decay: decoupled decay a step, times the learning rate of the weight; proxies get none.
         frozen_steps: steps for which a group does not move, such as `{"trunk": 500}`.
         groups: the paths of weights by group, for groups that a path does not show.
         **params: further arguments of the Keras optimizer, such as `momentum`, `global_clipnorm` or
-            `gradient_accumulation_steps` (a pair loss still sees one batch at a time).
+            `gradient_accumulation_steps` (a pair loss still sees one batch at a time). Keras' own average of the
+            weights, `use_ema`, is not among them: it overwrites the weights after each call of `fit`.
 
     Raises:
         UsageError: `E_NAME_UNKNOWN` or `E_PARAMETER_UNKNOWN`.
@@ -129,10 +186,12 @@ def create_optimizer(
         raise UsageError("E_NAME_UNKNOWN", f"Unknown optimizer {name!r}. Known: {sorted(OPTIMIZERS)}")
     cls = OPTIMIZERS[name]
     keras_class = getattr(keras.optimizers, cls.__name__)
-    takes = sorted(set(inspect.signature(keras_class).parameters) - {"kwargs", "name", "learning_rate", "weight_decay"})
+    own = {"kwargs", "name", "learning_rate", "weight_decay", *AVERAGING}
+    takes = sorted(set(inspect.signature(keras_class).parameters) - own)
     unknown = sorted(set(params) - set(takes))
     if unknown:
-        raise UsageError("E_PARAMETER_UNKNOWN", f"optimizer {name!r} takes {takes}. Received unknown: {unknown}")
+        hint = "" if AVERAGING.isdisjoint(unknown) else ". Averaged weights are the method 'moving_average'"
+        raise UsageError("E_PARAMETER_UNKNOWN", f"optimizer {name!r} takes {takes}. Received unknown: {unknown}{hint}")
     if weight_decay is not None:
         params["weight_decay"] = weight_decay  # left out otherwise: AdamW has a default of its own
     return cls(

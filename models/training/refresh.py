@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from models.data.batches import evaluation_batches, is_refreshed
+from models.data.batches import is_refreshed
 from models.methods import Surroundings
+from models.training.distribution import predict_rows
 
 
 def refresh_sampler(surroundings: Surroundings, step: int, batch_size: int = 256) -> bool:
@@ -17,7 +18,6 @@ def refresh_sampler(surroundings: Surroundings, step: int, batch_size: int = 256
     learner, sampler = surroundings.learner, surroundings.sampler
     if not is_refreshed(sampler):
         return False
-    images = evaluation_batches(surroundings.store, batch_size, sampler.probes(step))
-    outputs = learner.predict(images, verbose=0)
+    outputs = predict_rows(learner, surroundings.store, sampler.probes(step), batch_size)
     sampler.update(np.asarray(outputs["embeddings"] if isinstance(outputs, dict) else outputs, np.float32))
     return True

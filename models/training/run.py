@@ -15,7 +15,7 @@ from models.learner import MetricLearner
 from models.losses import create_loss
 from models.methods import create_methods, need_raw
 from models.registry import create
-from models.training.distribution import strategy_scope
+from models.training.distribution import LossScaleOptimizer, strategy_scope
 from models.training.fit import FitResult, fit_learner
 from models.training.optimizers import create_optimizer
 from models.training.schedules import WarmupDecay
@@ -57,7 +57,8 @@ def train_run(
             `precision`, `strategy`, `augmentation`, `methods`, a list of `name` and `params` each, and `procedure`,
             a `name` of `models.procedures.PROCEDURES` and `params`. `optimizer`
             holds `name`, `learning_rate`, `rate_factors`, `frozen_steps`, `params`, and `schedule`, `warmup_steps`,
-            `final_share` of the rate; its groups are `proxies`, `trunk`, `head` and parts of a weight's path.
+            `final_share` of the rate; its groups are `proxies`, `trunk`, `head` and parts of a weight's path. A trunk
+            that is held still, by `frozen_steps` or a factor of 0, keeps the statistics of its batch norm, too.
         seed: of weights, batches and augmentation; the same seed gives the same learner on the same machine, bit for
             bit on CPUs.
         prepare: gets the built learner before its first step, to give it other weights; not with a procedure.
@@ -139,20 +140,32 @@ def build_learner(
     facts = {**facts, "num_classes": num_classes, "embedding_size": encoder["embedding_size"]}
     loss_layer = create_loss(loss["name"], loss.get("params"), **facts)
     around = create_methods(methods, **facts, epochs=epochs, steps_per_epoch=steps_per_epoch, seed=seed)
+    learner = MetricLearner(network, loss_layer, around)
+    learner.build((None, image_size, image_size, 3))
+    compile_learner(learner, optimizer, epochs * steps_per_epoch)
+    return learner
+
+
+def compile_learner(learner: MetricLearner, optimizer: Settings, steps: int) -> None:
+    """Give a built learner the optimizer of plain settings, as `train_run` describes them, for so many steps.
+
+    Raises:
+        UsageError: what optimizer and schedule raise on wrong settings; E_NAME_UNKNOWN for a group without weights.
+    """
     optimizer = flat_section(optimizer)
     schedule = {"shape": optimizer.pop("schedule", "constant")}
     schedule |= {key: optimizer.pop(key) for key in ("warmup_steps", "final_share") if key in optimizer}
-    rate = WarmupDecay(optimizer.pop("learning_rate"), epochs * steps_per_epoch, **schedule)
-    learner = MetricLearner(network, loss_layer, around)
-    learner.compile(optimizer=create_optimizer(learning_rate=rate, groups=_groups(network), **optimizer))
-    learner.build((None, image_size, image_size, 3))
-    return learner
+    rate = WarmupDecay(optimizer.pop("learning_rate"), steps, **schedule)
+    made = create_optimizer(learning_rate=rate, groups=_groups(learner.encoder), **optimizer)
+    made.check_groups([weight.path for weight in learner.trainable_variables])
+    # What Keras would wrap by itself, but for several replicas.
+    learner.compile(LossScaleOptimizer(made) if learner.dtype_policy.name == "mixed_float16" else made)
 
 
 def _groups(encoder: keras.Model) -> dict[str, list[str]]:
     """Paths of the weights before and after the feature map, which go by no common name."""
-    trunk = [weight.path for weight in encoder.get_layer("trunk").trainable_variables]
-    return {"trunk": trunk, "head": [w.path for w in encoder.trainable_variables if w.path not in trunk]}
+    trunk = [weight.path for weight in encoder.get_layer("trunk").weights]
+    return {"trunk": trunk, "head": [w.path for w in encoder.weights if w.path not in trunk]}
 
 
 def load_learner(path: str | Path) -> MetricLearner:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from models.data.batches import Store, evaluation_batches
+from models.data.batches import Store
 from models.errors import DataError
 from models.retrieval.metrics import evaluate_retrieval
+from models.training.distribution import predict_rows
 
 METRICS = ("recall@1", "map@r")
 _SHORTEST = 1e-12  # a row shorter than this has no direction
@@ -18,7 +19,7 @@ def embed_store(model: keras.Model, store: Store, batch_size: int = 256) -> np.n
 
     Retrieval goes by the cosine, also where the lengths of the embeddings mean something to the loss.
     """
-    outputs = model.predict(evaluation_batches(store, batch_size), verbose=0)
+    outputs = predict_rows(model, store, np.arange(len(store)), batch_size)
     vectors = np.asarray(outputs["embeddings"] if isinstance(outputs, dict) else outputs, np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SHORTEST)
 

@@ -5,7 +5,7 @@ weight `W_ij`. With no more items than dimensions the weights are unique, whatev
 holds for proxies, whose gradient is a sum over items.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from models.data.batches import Sampler, Store
 from models.errors import DataError
 from models.learner import MetricLearner, named_outputs
-from models.methods.method import Step
+from models.methods.method import Step, embed_rows
 from models.retrieval.space import effective_rank
 
 _ROWS = 256  # items whose embeddings are looked at, in whole classes where these are small
@@ -37,37 +37,48 @@ class VitalSigns:
         order = random.permutation(np.unique(store.labels))
         places = np.concatenate([np.flatnonzero(store.labels == label)[:16] for label in order[:_ROWS]])
         self.rows = places[:_ROWS]
-        self._said: set[str] = set()
-        self._collapsed = 0
 
-    def after_epoch(self, learner: MetricLearner, step: int) -> dict[str, float]:
+    def after_epoch(
+        self, learner: MetricLearner, step: int, history: Sequence[Mapping[str, float]] = ()
+    ) -> dict[str, float]:
         """Signs after `step` steps, by name; sentences on what is newly odd are printed.
+
+        Args:
+            learner: whose signs.
+            step: steps done.
+            history: logs of the epochs before, which have the signs of those.
 
         Raises:
             DataError: E_COLLAPSED once all embeddings have been one point for two epochs.
+            FloatingPointError: if an embedding is not finite.
         """
         signs = self.measure(learner, step)
+        said = {name for row in history for name, _ in diagnose(row)}
         for name, sentence in diagnose(signs):
-            if name not in self._said:
+            if name not in said:
                 print(f"note: {sentence}", flush=True)
-                self._said.add(name)
-        self._collapsed = self._collapsed + 1 if signs["mean_cosine"] > _COLLAPSED else 0
-        if self._collapsed == 2:
+        point = _one_point(signs)
+        if point and len(self.rows) > 1 and history and _one_point(history[-1]):
             raise DataError(
                 "E_COLLAPSED",
-                f"All images have the same embedding (mean cosine {signs['mean_cosine']:.5f}) since two epochs, so the "
-                "training can teach nothing more. Lower the learning rate, freeze the trunk for the first steps, or "
-                "choose a loss with easier pairs.",
+                f"{point} since two epochs, so the training can teach nothing more. Lower the learning rate, freeze "
+                "the trunk for the first steps, or choose a loss with easier pairs.",
             )
         return signs
 
     def measure(self, learner: MetricLearner, step: int) -> dict[str, float]:
-        """Signs by name; those that the loss has no proxies or no gradient for are left out."""
-        vectors = _embed(learner, self.store.read(self.rows))
+        """Signs by name; those that the loss has no proxies or no gradient for are left out.
+
+        Raises:
+            FloatingPointError: if an embedding is not finite.
+        """
+        vectors = _units(embed_rows(learner, self.store, self.rows).astype(np.float64))
+        if not np.isfinite(vectors).all():
+            raise FloatingPointError("embeddings became nan or infinite, though no weight did")
         sums, count = vectors.sum(0), len(vectors)
         signs = {
             "effective_rank": float(effective_rank(vectors)["effective_rank"]),
-            "mean_cosine": float((sums @ sums - count) / max(count * (count - 1), 1)),
+            "mean_cosine": float((sums @ sums - np.square(vectors).sum()) / max(count * (count - 1), 1)),
         }
         proxies = _class_proxies(learner.loss_layer)
         if proxies is not None:
@@ -78,10 +89,17 @@ class VitalSigns:
         return signs
 
 
-def diagnose(signs: dict[str, float]) -> Iterator[tuple[str, str]]:
+def _one_point(signs: Mapping[str, float]) -> str:
+    """That all embeddings are one point, in words; empty if they are not."""
+    if signs.get("mean_cosine", 0.0) > _COLLAPSED:
+        return f"All images have the same embedding (mean cosine {signs['mean_cosine']:.5f})"
+    return "The embeddings of all images are zero" if signs.get("effective_rank") == 0 else ""
+
+
+def diagnose(signs: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     """What is odd about the signs: a name and a sentence for each finding."""
-    rank = signs["effective_rank"]
-    if rank < 3.0:
+    rank = signs.get("effective_rank")
+    if rank is not None and rank < 3.0:
         yield (
             "effective_rank",
             f"the embeddings use hardly more than {rank:.1f} directions: the training is close to a collapse; "
@@ -165,16 +183,14 @@ def _weights(learner: MetricLearner, images: np.ndarray, labels: np.ndarray) -> 
     loss = learner.loss_layer
     outputs = named_outputs(learner.encoder(images, training=False))
     vectors = _units(keras.ops.convert_to_numpy(outputs["embeddings"]))
-    before = [keras.ops.convert_to_numpy(variable) for variable in loss.variables]
     proxies = _class_proxies(loss)
     embeddings = tf.constant(vectors, tf.float32)
-    with tf.GradientTape() as tape:
-        tape.watch(embeddings)
+    held = [] if proxies is None else [(loss.proxies, tf.constant(proxies[0]))]
+    sources = [embeddings, *(tensor for _, tensor in held)]
+    with tf.GradientTape() as tape, keras.StatelessScope(held):  # memories and counters stay as they were
+        tape.watch(sources)
         value = learner.plain_loss(Step(images, {**outputs, "embeddings": embeddings}, tf.constant(labels), False))
-    sources = [embeddings] if proxies is None else [embeddings, loss.proxies.value]
     gradients = tape.gradient(value, sources, unconnected_gradients="zero")
-    for variable, held in zip(loss.variables, before, strict=True):  # memories and counters stay as they were
-        variable.assign(held)
     if proxies is None:
         return _pair_weights(vectors, gradients[0].numpy(), labels)
     return _proxy_weights(vectors, labels, *proxies, tf.convert_to_tensor(gradients[1]).numpy())
@@ -211,11 +227,6 @@ def _class_proxies(loss: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray] | 
     if not count or proxies is None or len(proxies.shape) != 2 or proxies.shape[0] % count:
         return None
     return keras.ops.convert_to_numpy(proxies), np.repeat(np.arange(count), proxies.shape[0] // count)
-
-
-def _embed(learner: MetricLearner, images: np.ndarray) -> np.ndarray:
-    outputs = named_outputs(learner.predict_on_batch(images))
-    return _units(np.asarray(outputs["embeddings"], np.float64))
 
 
 def _units(rows: np.ndarray) -> np.ndarray:

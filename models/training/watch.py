@@ -98,7 +98,10 @@ class Watch(keras.callbacks.Callback):
         if not all(np.isfinite(keras.ops.convert_to_numpy(v)).all() for v in self.model.weights):
             self._stop_not_finite("weights became nan or infinite")
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        logs.update(self.signs.after_epoch(self.model, self.progress.step))
+        try:
+            logs.update(self.signs.after_epoch(self.model, self.progress.step, self.progress.history))
+        except FloatingPointError as error:
+            self._stop_not_finite(str(error))
         if self.validation_store is not None:
             logs.update({f"val_{n}": v for n, v in validate(self.model, self.validation_store).items()})
             self._compare(logs[f"val_{self.monitor}"])

@@ -84,11 +84,16 @@ def load_comparison(path: str | Path) -> tuple[Comparison, dict[str, Any]]:
         The comparison, and its experiment file as a plain document with the comparison's own `set` laid over it.
 
     Raises:
-        UsageError: E_COMPARISON_MISSING, E_COMPARISON_SYNTAX, or E_COMPARISON naming every mistake.
+        UsageError: E_COMPARISON_MISSING, E_COMPARISON_SYNTAX, E_COMPARISON_KIND for an experiment file, or E_COMPARISON
+            naming every mistake.
     """
     path = Path(path)
+    document = _read(path)
+    if {"data", "loss"} & set(document):
+        told = f"`anchorage check {path}`, or run or train in place of check"
+        raise UsageError("E_COMPARISON_KIND", f"{path} is an experiment, not a comparison: {told}")
     try:
-        comparison = Comparison.model_validate(_read(path))
+        comparison = Comparison.model_validate(document)
     except ValidationError as error:
         raise UsageError("E_COMPARISON", f"{path} has mistakes:\n{explain(error)}") from None
     return comparison, merge(_read(path.parent / comparison.experiment), comparison.set)

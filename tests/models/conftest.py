@@ -53,6 +53,12 @@ def validation_store(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def uneven_store(tmp_path_factory):
+    """259 images: three more than are embedded at once, of classes that the others lack."""
+    return draw_store(tmp_path_factory.mktemp("uneven"), seed=2, classes=7, per_class=37)
+
+
+@pytest.fixture(scope="session")
 def settings():
     """Makes the arguments of `train_run`, with some of the training section changed."""
     return lambda **training: {**SETTINGS, "training": {**TRAINING, **training}}
@@ -72,14 +78,24 @@ def arrays(learner):
 
 @pytest.fixture
 def goes_on(store, validation_store, monkeypatch, tmp_path):
-    """Trains straight, and again told to stop after `stops`, steps from the start; asserts that all comes out equal."""
+    """Trains straight, and again told to stop after `stops`, steps from the start; asserts that all comes out equal.
 
+    Both the learner that is given back, with the weights of its best epoch, and the newest checkpoint.
+    """
     from models.errors import ResourceError
     from models.training import watch
+    from models.training.checkpoints import Checkpoints
     from models.training.run import train_run
 
+    def options(name):
+        return {"checkpoint_folder": tmp_path / name, "run_key": "a"}
+
+    def newest(name):
+        path = Checkpoints(tmp_path / name, "a").newest()
+        return {(path.name, file.name): np.load(file) for file in sorted(path.glob("*.npz"))}
+
     def compare(arguments, stops):
-        straight, result = train_run(store, validation_store, **arguments)
+        straight, result = train_run(store, validation_store, **arguments, **options("straight"))
         plain = watch.Watch.on_train_batch_end
 
         def stopping(self, batch, logs=None):
@@ -90,15 +106,20 @@ def goes_on(store, validation_store, monkeypatch, tmp_path):
 
         asked = set()
         monkeypatch.setattr(watch.Watch, "on_train_batch_end", stopping)
-        options = {"checkpoint_folder": tmp_path / "checkpoints", "run_key": "a"}
         for _ in stops:
             with pytest.raises(ResourceError, match="E_INTERRUPTED"):
-                train_run(store, validation_store, **arguments, **options)
-        learner, again = train_run(store, validation_store, **arguments, **options)
+                train_run(store, validation_store, **arguments, **options("stopped"))
+        learner, again = train_run(store, validation_store, **arguments, **options("stopped"))
         assert again.resumed_step == max(stops)
         assert again.history == result.history
         for (path, found), (_, expected) in zip(arrays(learner), arrays(straight), strict=True):
             np.testing.assert_array_equal(found, expected, err_msg=path)
+        found, expected = newest("stopped"), newest("straight")
+        assert list(found) == list(expected)
+        for name, values in expected.items():
+            assert found[name].files == values.files
+            for key in values.files:
+                np.testing.assert_array_equal(found[name][key], values[key], err_msg=f"{name} {key}")
         return learner
 
     return compare

@@ -34,9 +34,11 @@ def test_help_loads_nothing_heavy():
 
 
 def test_check_says_what_the_file_asks_for(folder, capsys):
-    (folder / "toy.toml").write_text(_EXPERIMENT.format(path="images") + "params = {margin = {low = 0.1, high = 0.5}}")
+    (folder / "toy.toml").write_text(
+        _EXPERIMENT.format(path="images") + "params = {neg_margin = {low = 0.1, high = 0.5}}"
+    )
     assert main(["check", "toy.toml"]) == 0
-    assert "8 trials over loss.params.margin" in capsys.readouterr().out
+    assert "8 trials over loss.params.neg_margin" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,20 @@ def test_wrong_use_is_one_line_and_exit_status_2(folder, capsys, arguments, told
     error = capsys.readouterr().err
     assert error.startswith(f"anchorage: {told}: ")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["check", "run", "train"])
+def test_a_comparison_is_sent_where_it_belongs(folder, capsys, verb):
+    (folder / "methods.toml").write_text('name = "c"\nexperiment = "toy.toml"\n[[entries]]\nname = "one"')
+    assert main([verb, "methods.toml"]) == 2
+    told = "E_EXPERIMENT_KIND: methods.toml is a comparison, not an experiment: `anchorage compare methods.toml`\n"
+    assert capsys.readouterr().err == f"anchorage: {told}"
+
+
+def test_an_experiment_is_not_compared(folder, capsys):
+    (folder / "toy.toml").write_text(_EXPERIMENT.format(path="images"))
+    assert main(["compare", "toy.toml"]) == 2
+    assert "E_COMPARISON_KIND: toy.toml is an experiment" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

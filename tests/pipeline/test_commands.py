@@ -1,4 +1,12 @@
+import fcntl
 import inspect
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 
 import pytest
 
@@ -6,15 +14,52 @@ from models.errors import UsageError
 from models.losses import LOSSES
 from pipeline.commands import show_losses
 
+_LIST = [sys.executable, "-m", "pipeline.cli", "losses"]
 
-def test_losses_lists_names_papers_and_defaults(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "500")
+
+def entries(listing):
+    """Name of a loss to all that is said of it, folded lines joined again."""
+    told = [list(map(str.strip, entry.splitlines())) for entry in re.split(r"\n(?=\S)", listing)]
+    return {name: " ".join(lines) for name, *lines in told}
+
+
+@pytest.mark.parametrize("columns", ["500", "80", "24"])
+def test_losses_lists_whole_names_papers_and_defaults_at_any_width(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
     show_losses(None)
-    told = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()[0] in LOSSES}
-    assert set(told) == set(LOSSES)
-    assert "Hadsell, Chopra & LeCun, CVPR 2006" in told["contrastive"]
+    listing = capsys.readouterr().out
+    told = entries(listing)
+    assert list(told) == sorted(LOSSES)
+    assert "Hadsell, Chopra & LeCun, CVPR 2006, equation 4." in told["contrastive"]
     assert "neg_margin=1.0" in told["contrastive"]
-    assert "num_classes, margin=28.6" in told["arcface"].replace("\N{NO-BREAK SPACE}", " ")
+    assert told["arcface"].endswith("section 3.2. num_classes, margin=28.6, scale=64.0, sub_centers=1, reducer='mean'")
+    assert "loss={'name': 'contrastive'}" in listing  # a parameter and its default on one line
+    assert not any(cut in listing for cut in ("\N{HORIZONTAL ELLIPSIS}", "...", "\N{NO-BREAK SPACE}"))
+    if columns == "80":
+        assert max(map(len, listing.splitlines())) <= 80
+
+
+def test_a_terminal_and_a_pipe_of_one_width_show_the_same():
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    piped = subprocess.run(_LIST, capture_output=True, text=True, check=True, env=environment).stdout
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen(_LIST, stdout=theirs, stderr=subprocess.DEVNULL, env=environment) as command:
+        os.close(theirs)
+        shown = b""
+        while chunk := _read(ours):
+            shown += chunk
+    os.close(ours)
+    assert command.returncode == 0
+    assert shown.decode().replace("\r\n", "\n") == piped
+    assert list(entries(piped)) == sorted(LOSSES)
+
+
+def _read(terminal):
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # how Linux says that the other end is closed
+        return b""
 
 
 def test_losses_tells_all_about_one(capsys):
@@ -25,6 +70,25 @@ def test_losses_tells_all_about_one(capsys):
     assert "\n".join(docstring) == inspect.getdoc(LOSSES["circle"])
 
 
-def test_unknown_loss_is_refused_with_the_known_ones():
-    with pytest.raises(UsageError, match=r"E_LOSS_UNKNOWN: Expected one of angular, .*Received: 'circel'"):
+def test_losses_tells_of_a_loss_of_ones_own(capsys, monkeypatch, tmp_path):
+    (tmp_path / "own_listed_loss.py").write_text(
+        '"""Centres: nobody, nowhere, 2030."""\nimport keras\n\nclass CentreLoss(keras.layers.Layer):\n'
+        '    """Draws rows to the mean."""\n\n'
+        "    def __init__(self, weight, power=2, **kwargs):\n        super().__init__(**kwargs)\n\n"
+        "class BareLoss(keras.layers.Layer):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    show_losses("own_listed_loss:CentreLoss")
+    told = capsys.readouterr().out
+    assert told == (
+        "own_listed_loss:CentreLoss(weight, power=2)\nCentres: nobody, nowhere, 2030.\n\nDraws rows to the mean.\n"
+    )
+    show_losses("own_listed_loss:BareLoss")
+    assert capsys.readouterr().out.endswith("\nIt has no docstring.\n")
+    show_losses("keras.losses:Circle")
+    assert capsys.readouterr().out.startswith("keras.losses:Circle(gamma=80.0, margin=0.4, ")
+
+
+def test_unknown_loss_is_refused_with_the_known_ones_and_the_nearest():
+    with pytest.raises(UsageError, match=r"'circel'. Known: \['angular', .*Did you mean 'circle'\?"):
         show_losses("circel")

@@ -103,3 +103,10 @@ def test_unreadable_files_have_their_own_codes(write, tmp_path, text, code):
         load_experiment(path)
     assert caught.value.code == code
     assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize("strategy", ["multi_worker", "tpu"])
+def test_only_the_strategy_that_trains_is_taken(write, strategy):
+    with pytest.raises(UsageError, match=r"training.strategy +Input should be '' or 'mirrored'"):
+        load_experiment(write(_LEAST + f"[training]\nstrategy = '{strategy}'\n"))
+    assert load_experiment(write(_LEAST + "[training]\nstrategy = 'mirrored'\n")).training.strategy == "mirrored"

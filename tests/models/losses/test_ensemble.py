@@ -168,6 +168,22 @@ def test_compression_costs_nothing_once_distances_are_kept_in_proportion():
     assert float(compression_cost(X[:, :2], X)) == pytest.approx(float(compression_cost(7 * X[:, :2], X)), rel=1e-9)
 
 
+def test_no_gradient_flows_through_the_running_means():
+    """Each member's own gradient times its weight and the ratio of means, half of which are of this batch."""
+    loss = EnsembleLoss(members=PAIR, prior=[1.0, 3.0], eta=0.0, dtype="float64")
+    other = np.random.default_rng(7).normal(size=(6, 3))
+    first = [float(member(other, LABELS)) for member in loss.losses_of_members]
+    loss(other, LABELS)
+    x = tf.Variable(X)
+    with tf.GradientTape(persistent=True) as tape:
+        total = loss(x, LABELS)
+        values = [member(x, LABELS) for member in loss.losses_of_members]
+    means = np.mean([first, [float(value) for value in values]], axis=0)
+    own = [tape.gradient(value, x).numpy() for value in values]
+    wanted = sum(w * means.mean() / mean * slope for w, mean, slope in zip([0.25, 0.75], means, own, strict=True))
+    np.testing.assert_allclose(tape.gradient(total, x), wanted, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [

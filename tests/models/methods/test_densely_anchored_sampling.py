@@ -199,6 +199,28 @@ def test_saved_with_memory_and_random_state(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_has_no_part_in_evaluation():
+    """The loss is the plain one on the embeddings, and neither memory nor draws take a step."""
+    rows, labels = draw_batch()
+    rows = rows.astype("float32")
+    encoder = keras.Sequential([keras.Input((DIM,)), keras.layers.Dense(DIM), keras.layers.UnitNormalization()])
+    params = {"shift": 1.0, "scale_range": 0.5}
+    [das] = create_methods(
+        [{"name": "densely_anchored_sampling", "params": params}], num_classes=CLASSES, embedding_size=DIM, seed=5
+    )
+    learner = MetricLearner(encoder, create_loss("contrastive"), [das])
+    learner.compile(keras.optimizers.SGD(0.0))
+    before = float(create_loss("contrastive")(encoder.predict(rows, verbose=0), labels))
+    assert learner.train_on_batch(rows, labels) != pytest.approx(before, rel=1e-3)
+    states = [keras.ops.convert_to_numpy(variable) for variable in das.variables]
+    learner.reset_metrics()
+    assert learner.test_on_batch(rows, labels) == pytest.approx(before, rel=1e-5)
+    np.testing.assert_allclose(learner.predict(rows, verbose=0), encoder.predict(rows, verbose=0))
+    assert len(das.variables) == 4  # what it counts, remembers and draws from
+    for variable, state in zip(das.variables, states, strict=True):
+        np.testing.assert_array_equal(variable, state)
+
+
 def test_goes_on_as_if_never_stopped(goes_on, settings):
     around = [{"name": "densely_anchored_sampling", "params": {"slots": 3}}]
     arguments = {**settings(epochs=4, steps_per_epoch=25, methods=around), "loss": {"name": "multi_similarity"}}

@@ -187,6 +187,19 @@ def test_weights_that_are_not_finite_are_never_kept(rig, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["not-finite.json"]
 
 
+def test_embeddings_that_are_not_finite_stop_the_training_though_weights_are(rig, tmp_path):
+    """Weights near the end of the range of float32, and so many of them that their products are beyond it."""
+    learner = rig.learner()
+
+    def overflow():
+        layer = learner.encoder.get_layer("projection")
+        layer.kernel.assign(np.full(layer.kernel.shape, 3e38))
+
+    with pytest.raises(DataError, match="E_LOSS_NOT_FINITE: In epoch 1, step 5, embeddings became nan"):
+        rig.fit(learner, checkpoint_folder=tmp_path, callbacks=[At(5, overflow)])
+    assert [path.name for path in tmp_path.iterdir()] == ["not-finite.json"]
+
+
 def test_wrong_arguments_are_named(rig):
     with pytest.raises(UsageError, match=r"Unknown metric to monitor: 'loss'\. Known: \['recall@1', 'map@r'\]"):
         rig.fit(monitor="loss")

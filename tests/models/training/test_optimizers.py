@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from models.errors import UsageError
+from models.losses import create_loss
 from models.training.optimizers import OPTIMIZERS, create_optimizer
 
 
@@ -43,6 +44,24 @@ def test_proxies_get_no_weight_decay():
     kernel, proxies = moved(create_optimizer("sgd", 0.1, weight_decay=0.5))
     assert kernel == pytest.approx(0.05 + 0.1, rel=1e-5)
     assert proxies == pytest.approx(0.1, rel=1e-5)
+
+
+def test_nothing_of_a_class_decays():
+    for loss, named in {
+        create_loss("margin", num_classes=3): "beta",
+        create_loss("nivmf", num_classes=3): "concentrations",
+    }.items():
+        loss(np.eye(3, 4, dtype="float32"), np.arange(3))
+        weight = next(weight for weight in loss.trainable_weights if weight.name == named)
+        offset = keras.layers.BatchNormalization(name="norm")
+        offset.build((None, 2))
+        offset.beta.assign([1.0, 1.0])
+        before = keras.ops.convert_to_numpy(weight)
+        optimizer = create_optimizer("sgd", 0.1, weight_decay=0.5)
+        optimizer.build([weight, offset.beta])
+        optimizer.apply([np.zeros(weight.shape, "float32"), np.zeros(2, "float32")])
+        np.testing.assert_array_equal(weight, before)
+        np.testing.assert_allclose(offset.beta, 0.95)
 
 
 def test_schedule_is_scaled_too():
@@ -97,3 +116,86 @@ def test_decay_of_a_group_that_was_frozen():
 def test_factors_reach_groups_named_by_path():
     kernel, proxies = moved(create_optimizer("sgd", 0.1, {"body": 3.0}, groups={"body": ["two/kernel"]}))
     assert (kernel, proxies) == (pytest.approx(0.3, rel=1e-5), pytest.approx(0.1, rel=1e-5))
+
+
+def test_decay_goes_with_the_rate_of_the_group():
+    # sgd, rate 0.1, decay 0.5, gradient 1 on a weight of 1: 0.1 f + 0.1 f * 0.5
+    for factor in (0.0, 0.1, 3.0):
+        kernel, _ = moved(create_optimizer("sgd", 0.1, {"kernel": factor}, weight_decay=0.5))
+        assert kernel == pytest.approx(0.15 * factor, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_factor_of_zero_holds_a_group_still_for_good(name):
+    kernel, proxies = moved(create_optimizer(name, 0.1, {"kernel": 0.0}, weight_decay=0.5), steps=3)
+    assert kernel == 0.0
+    assert proxies > 0.1
+
+
+# Two gradients of 1: together of norm sqrt(2), each alone of norm 1.
+@pytest.mark.parametrize(
+    ("clipping", "kernel", "proxies"),
+    [
+        ({"clipnorm": 0.5}, 0.05, 0.05),
+        ({"clipvalue": 0.25}, 0.025, 0.025),
+        ({"global_clipnorm": 0.5}, 0.05 / np.sqrt(2), 0.05 / np.sqrt(2)),
+        ({"global_clipnorm": 0.5, "rate_factors": {"kernel": 0.0}}, 0.0, 0.05),
+        ({"global_clipnorm": 0.5, "frozen_steps": {"kernel": 1}}, 0.0, 0.05),
+        ({"global_clipnorm": 0.5, "frozen_steps": {"kernel": 0, "absent": 1}}, 0.05 / np.sqrt(2), 0.05 / np.sqrt(2)),
+    ],
+)
+def test_only_what_moves_counts_for_the_clipping(clipping, kernel, proxies):
+    assert moved(create_optimizer("sgd", 0.1, **clipping)) == pytest.approx((kernel, proxies), rel=1e-5)
+
+
+def test_a_group_that_was_frozen_counts_for_the_clipping_once_it_moves():
+    optimizer = create_optimizer("sgd", 0.1, global_clipnorm=0.5, frozen_steps={"kernel": 1})
+    assert moved(optimizer, steps=2) == pytest.approx((0.05 / np.sqrt(2), 0.05 + 0.05 / np.sqrt(2)), rel=1e-5)
+
+
+def test_clipping_leaves_the_mean_gradient_of_a_frozen_group_something_to_start_from():
+    # Adam's first own step after a frozen one is as long as any: the means know two gradients of the same size
+    optimizer = create_optimizer("adam", 0.1, global_clipnorm=0.5, frozen_steps={"kernel": 1})
+    assert moved(optimizer, steps=2)[0] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_accumulated_steps_are_one_with_the_mean_gradient():
+    # sgd, rate 0.1, decay 0.5: the mean of 1 and 3 once, and decay once
+    model = Two(name="two")
+    model.build((None, 1))
+    optimizer = create_optimizer("sgd", 0.1, {"kernel": 2.0}, weight_decay=0.5, gradient_accumulation_steps=2)
+    optimizer.build(model.trainable_variables)
+    optimizer.apply([np.float32(1.0)] * 2)
+    assert (float(model.kernel.numpy()), float(model.proxies.numpy())) == (1.0, 1.0)
+    optimizer.apply([np.float32(3.0)] * 2)
+    assert float(model.kernel.numpy()) == pytest.approx(1.0 - 0.2 * 2.0 - 0.2 * 0.5, rel=1e-5)
+    assert float(model.proxies.numpy()) == pytest.approx(1.0 - 0.1 * 2.0, rel=1e-5)
+
+
+def test_keras_own_average_is_refused_with_the_way_to_do_it():
+    with pytest.raises(UsageError, match=r"E_PARAMETER_UNKNOWN.*unknown: \['use_ema'\].*method 'moving_average'"):
+        create_optimizer("adam", 0.1, use_ema=True)
+    with pytest.raises(UsageError, match=r"\['ema_momentum', 'ema_overwrite_frequency'\].*moving_average"):
+        create_optimizer("adam", 0.1, ema_momentum=0.9, ema_overwrite_frequency=10)
+
+
+def test_a_group_is_found_whatever_number_keras_counts_up_to():
+    for name in ("two", "two_7"):
+        model = Two(name=name)
+        model.build((None, 1))
+        optimizer = create_optimizer("sgd", 0.1, {"two": 3.0})
+        optimizer.build(model.trainable_variables)
+        optimizer.apply([np.float32(1.0)] * 2)
+        assert float(model.kernel.numpy()) == pytest.approx(0.7, rel=1e-5)
+
+
+def test_groups_without_weights_are_refused():
+    paths = ["stage_0_0/kernel", "learner_1/margin_loss_1/beta"]
+    create_optimizer("sgd", 0.1, {"proxies": 2.0, "margin_loss": 2.0, "stage_0_0": 0.5}).check_groups(paths)
+    options = {"groups": {"trunk": paths[:1]}}
+    with pytest.raises(UsageError, match=r"E_NAME_UNKNOWN: `frozen_steps` names the group 'trunc'") as caught:
+        create_optimizer("sgd", 0.1, frozen_steps={"trunc": 500}, **options).check_groups(paths)
+    told = "beta, learner, learner_1, margin_loss, margin_loss_1, proxies, trunk, or a part of a path in the trunk"
+    assert f"Known: {told}. Did you mean 'trunk'?" in str(caught.value)
+    with pytest.raises(UsageError, match=r"`rate_factors` names the group 'prxies'.*Did you mean 'proxies'\?"):
+        create_optimizer("sgd", 0.1, {"prxies": 10.0}).check_groups(paths)

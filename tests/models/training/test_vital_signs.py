@@ -117,11 +117,37 @@ def test_sentences():
     assert "negative pairs" in found["positive_gradient_share"]
 
 
-def test_a_collapsed_training_stops_and_says_why(batch):
+@pytest.mark.parametrize(
+    ("factor", "told"), [(1.0, r"E_COLLAPSED.*same embedding \(mean cosine 1.0"), (0.0, "E_COLLAPSED.*are zero since")]
+)
+def test_a_collapsed_training_stops_and_says_why(batch, factor, told, capsys):
+    signs, learner = signs_of(Pulls(), factor * np.ones((ROWS, DIM), "float32"), batch[1])
+    first = signs.after_epoch(learner, 1)
+    assert first["mean_cosine"] == pytest.approx(factor)
+    assert "close to a collapse" in capsys.readouterr().out
+    again, _ = signs_of(Pulls(), signs.store.vectors, batch[1])  # as after an interruption: only the history is left
+    with pytest.raises(DataError, match=told):
+        again.after_epoch(learner, 2, [first])
+    assert not capsys.readouterr().out  # it was said
+
+
+def test_two_collapsed_epochs_must_follow_each_other(batch):
     signs, learner = signs_of(Pulls(), np.ones((ROWS, DIM), "float32"), batch[1])
-    signs.after_epoch(learner, 1)
-    with pytest.raises(DataError, match=r"E_COLLAPSED.*same embedding"):
-        signs.after_epoch(learner, 2)
+    well = {"effective_rank": 8.0, "mean_cosine": 0.1}
+    ill = signs.after_epoch(learner, 1)
+    assert signs.after_epoch(learner, 3, [ill, well]) == ill
+
+
+def test_one_image_is_no_collapse():
+    signs, learner = signs_of(Pulls(), np.ones((1, DIM), "float32"), np.zeros(1, int))
+    signs.measure = lambda learner, step: {"effective_rank": 0.0, "mean_cosine": 0.0}
+    assert signs.after_epoch(learner, 2, [signs.after_epoch(learner, 1)])["mean_cosine"] == 0.0
+
+
+def test_embeddings_that_are_not_finite_are_told(batch):
+    signs, learner = signs_of(Pulls(), np.where(np.eye(ROWS, DIM) > 0, np.nan, batch[0]), batch[1])
+    with pytest.raises(FloatingPointError, match="embeddings became nan"):
+        signs.after_epoch(learner, 1)
 
 
 def test_logged_in_every_epoch(store, validation_store, settings):

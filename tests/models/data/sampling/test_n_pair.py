@@ -28,6 +28,16 @@ def test_hard_classes_are_different_and_ties_go_to_the_first():
     assert hard_classes(-np.eye(3), 3).tolist() == [0, 1, 2]
 
 
+@given(st.integers(1, 12), st.integers(0, 2**16))
+def test_every_hard_class_comes_nearest_to_those_before(classes, seed):
+    means = np.random.default_rng(seed).normal(size=(classes, 3))
+    chosen = hard_classes(means, classes).tolist()
+    assert sorted(chosen) == list(range(classes))
+    for place in range(1, classes):
+        best = {row: max(means[row] @ means[done] for done in chosen[:place]) for row in chosen[place:]}
+        assert best[chosen[place]] == pytest.approx(max(best.values()), rel=1e-12)
+
+
 @given(st.sampled_from(["none", "hard_class"]), st.integers(1, 10), st.integers(0, 100), st.integers(0, 2**31))
 def test_every_batch_is_pairs_of_different_items_of_different_classes(mining, pairs, step, seed):
     sampler = NPairBatches(LABELS, pairs, seed, mining=mining)
