@@ -156,11 +156,14 @@ def train(arguments, strategy):
 
 
 store, other = map(RecordStore, sys.argv[1:3])
-answers = {}
+answers, encoders = {}, {}
 for name, case in json.loads(sys.argv[4]).items():
-    answers[name] = [train(case, strategy) for strategy in ("", "mirrored")]
-    encoder = answers[name][1][1].encoder
-    answers[name] = [answer for answer, _ in answers[name]]
+    answers[name] = []
+    for strategy in ("", "mirrored"):
+        answer, learner = train(case, strategy)
+        answers[name].append(answer)
+        encoders[name] = learner.encoder
+encoder = encoders["plain"]
 answers["rows"] = [
     (embed_rows(encoder, other, rows), encoder(other.read(rows)).numpy())
     for rows in (np.arange(count)[::-1] for count in (1, 256, 257, 259))
