@@ -156,11 +156,14 @@ def train(arguments, strategy):
 
 
 store, other = map(RecordStore, sys.argv[1:3])
-answers = {}
+answers, encoders = {}, {}
 for name, case in json.loads(sys.argv[4]).items():
-    answers[name] = [train(case, strategy) for strategy in ("", "mirrored")]
-    encoder = answers[name][1][1].encoder
-    answers[name] = [answer for answer, _ in answers[name]]
+    answers[name] = []
+    for strategy in ("", "mirrored"):
+        answer, learner = train(case, strategy)
+        answers[name].append(answer)
+        encoders[name] = learner.encoder
+encoder = encoders["plain"]
 answers["rows"] = [
     (embed_rows(encoder, other, rows), encoder(other.read(rows)).numpy())
     for rows in (np.arange(count)[::-1] for count in (1, 256, 257, 259))
@@ -241,16 +244,16 @@ def test_each_method_has_its_case():
 def test_two_replicas_give_what_one_device_gives(both, name):
     """But for rounding: in half precision that of partial sums of 11 or 8 bits, else of float32."""
     alone, together = both[name]
-    rounding = 5e-3 if "precision" in OTHER_CASES.get(name, {}) else 1e-4
+    rounding, signs = (1e-2, 5e-2) if "precision" in OTHER_CASES.get(name, {}) else (1e-4, 1e-3)
     for found, expected in zip(together["history"], alone["history"], strict=True):
         assert {"loss", "val_map@r", "effective_rank", "active_pairs"} <= set(found)
         queries = {"val_recall@1": found["val_recall@1"]}  # one of 259 may turn on a last digit
-        assert found == pytest.approx({**expected, **queries}, rel=10 * rounding, abs=10 * rounding)
+        assert found == pytest.approx({**expected, **queries}, rel=signs, abs=signs)
         assert found["val_recall@1"] == pytest.approx(expected["val_recall@1"], abs=0.02)
     for (path, found), (_, expected) in zip(together["variables"], alone["variables"], strict=True):
         atol = rounding * max(1.0, np.abs(expected).max())
         np.testing.assert_allclose(found, expected, atol=atol, rtol=0, err_msg=path)
-    np.testing.assert_allclose(together["directions"], alone["directions"], atol=10 * rounding)
+    np.testing.assert_allclose(together["directions"], alone["directions"], atol=signs)
 
 
 @pytest.mark.slow
