@@ -35,7 +35,8 @@ class EnsembleLoss(keras.layers.Layer):
     running mean is a plain average over all batches so far, this one included unless `training=False`. Members should
     not fall below 0. Give `coefficients` a small learning rate with `rate_factors`: the penalty is stiff.
 
-    Defaults: those of the published demo and its stored results; binomial deviance, its fourth member, is left out.
+    Defaults: `demo_WEDL_run_best.py` of the published code (d-zabihzadeh/DML-Ensemble-of-Losses) and its stored
+    results; binomial deviance, its fourth member, is left out.
 
     Args:
         members: the losses, each `{"name": ..., "params": {...}}`; by default a classifier, a triplet loss
