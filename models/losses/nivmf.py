@@ -40,7 +40,7 @@ class NivMFLoss(keras.layers.Layer):
     published one is off for concentrations above 11.
 
     Defaults: temperature 0.003 and 5 draws of `example_runs.sh`, concentration, rho and guidance of `parameters.py` in
-    the published code (ExplainableML/Probabilistic_Deep_Metric_Learning), but an accurate log C.
+    the published code (ExplainableML/Probabilistic_Deep_Metric_Learning), but log C is accurate and draws are scaled.
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
