@@ -172,7 +172,7 @@ def _sift_loss(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes") -> dic
         return _sift_loss(path, part, mistakes)
 
     params = sifted["params"]
-    for key in params.keys() & {*tables, "loss", "pair", "proxy"}:
+    for key in [key for key in params if key in tables or key in ("loss", "pair", "proxy")]:
         params[key] = sift(f"{path}.params.{key}", params[key], key)
     if isinstance(params.get("members"), list):
         parts = [sift(f"{path}.params.members.{i}", part, "loss") for i, part in enumerate(params["members"])]
@@ -181,7 +181,9 @@ def _sift_loss(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes") -> dic
 
 
 def _is_part(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("name"), str) and set(value) <= {"name", "params"}
+    if not (isinstance(value, Mapping) and set(value) <= {"name", "params"}):
+        return False
+    return isinstance(value.get("name"), str) and isinstance(value.get("params", {}), Mapping)
 
 
 # Where the fault lies that a maker of parts tells by this code.
@@ -206,7 +208,7 @@ class _Mistakes:
         except UsageError as error:
             self.found.setdefault(f"{path}.name", error.message)
             return None
-        for key in section["params"].keys() - takes.keys():
+        for key in [key for key in section["params"] if key not in takes]:
             told = f"{name!r} takes {sorted(takes)}. Received unknown: {key!r}.{nearest(key, takes)}"
             self.found.setdefault(f"{path}.params.{key}", told)
         return {"name": name, "params": {key: value for key, value in section["params"].items() if key in takes}}

@@ -28,7 +28,8 @@ class AngularLoss(LossLayer):
     pytorch-metric-learning leaves x_n at its own length; here all three have the same treatment.
     Memory grows with the square of the batch, never with its cube.
 
-    Defaults: 40 degrees as in pytorch-metric-learning 2.9.
+    Defaults: 40 degrees, `AngularLoss` of pytorch-metric-learning 2.9, which names no place; its `docs/losses.md` gives
+    36 to 55 for the paper.
 
     Args:
         alpha: upper bound of the angle in degrees, in (0, 90).

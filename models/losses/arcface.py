@@ -29,7 +29,8 @@ class ArcFaceLoss(LossLayer):
     With `sub_centers` above 1 a class has that many directions and the nearest of them counts; `find_outliers` then
     tells items of wrong labels.
 
-    Defaults: 0.5 rad and 64, those of the 2019 paper's experiments; one direction a class (the sub-centre paper: 3).
+    Defaults: 0.5 rad and 64, which pytorch-metric-learning 2.9 gives for the 2019 paper (`docs/losses.md`,
+    ArcFaceLoss); one direction a class, which is plain ArcFace (its `SubCenterArcFaceLoss`: 3).
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.

@@ -30,7 +30,8 @@ class CBMLLoss(LossLayer):
     summed over the anchors that keep pairs of both kinds, divided by the size of the batch. The paper's text
     was not open to us: the formulas are those of its published code.
 
-    Defaults: those of the published code.
+    Defaults: `cbml_benchmark/config/defaults.py` of the published code (kanshichao/CBML); its configurations for CUB
+    have hyper_weight 0.2.
 
     Args:
         pos_a: cosine where a positive costs log 2.

@@ -21,7 +21,8 @@ class CircleLoss(LossLayer):
 
     with `lse` the log-sum-exp over the set. An anchor that lacks positives or negatives costs 0.
 
-    Defaults: 0.4 and 80, which the paper takes for fine-grained retrieval; for faces it has 0.25 and 256.
+    Defaults: 0.4 and 80, which pytorch-metric-learning 2.9 gives for the paper's fine-grained retrieval
+    (`docs/losses.md`, CircleLoss; faces: 0.25 and 256).
 
     Args:
         m: relaxation, in [0, 1]: positives aim at a cosine of 1 - m, negatives at m.

@@ -21,7 +21,8 @@ class ContrastiveLoss(LossLayer):
     with `d_ij` the distance between embeddings i and j. With a similarity (`"cosine"`, `"dot"`) the
     differences change sign. The paper has `power=2`, raw embeddings (`normalize=False`) and a factor 1/2.
 
-    Defaults: those of pytorch-metric-learning 2.9; the paper squares the costs (`power=2`).
+    Defaults: 0 and 1, `ContrastiveLoss` of pytorch-metric-learning 2.9, which names no place; the paper squares the
+    costs (`power=2`).
 
     Args:
         pos_margin: distance below which a positive pair costs nothing.

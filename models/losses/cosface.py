@@ -20,7 +20,8 @@ class CosFaceLoss(LossLayer):
         other logits: scale cos theta
         loss_i = cross-entropy of the logits
 
-    Defaults: 0.35 and 64 as in pytorch-metric-learning 2.9; the paper has 64 and margins from 0.25 to 0.45.
+    Defaults: 0.35 and 64, `CosFaceLoss` of pytorch-metric-learning 2.9; its `docs/losses.md` gives 64 and margins from
+    0.25 to 0.45 for the CVPR paper.
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.

@@ -28,8 +28,9 @@ class CrossBatchMemoryLoss(LossLayer):
     this batch. While the memory fills, only what is in it counts; without `training` it is left as it is. A batch with
     embeddings that are not finite costs nan and does not enter it: the next batches are not spoilt.
 
-    Defaults: 1,024 rows and the batch put in first, as in pytorch-metric-learning 2.9; the paper holds up to the whole
-    training set.
+    Defaults: 1,024 rows and the batch put in first, `CrossBatchMemory` of pytorch-metric-learning 2.9; the authors'
+    `ret_benchmark/config/defaults.py` (msight-tech/research-xbm) has 8,192 rows, the paper up to the whole training
+    set.
 
     Args:
         loss: a loss over pairs, `{"name": ..., "params": {...}}`.

@@ -28,7 +28,8 @@ class DynamicSoftMarginLoss(LossLayer):
 
     Memory grows with the square of the batch, never with its cube.
 
-    Defaults: those of pytorch-metric-learning 2.9; the paper has 512 intervals.
+    Defaults: `DynamicSoftMarginLoss` of pytorch-metric-learning 2.9; the authors' `modules/dynamic_soft_margin.py` has
+    momentum 0.01 too, but 512 intervals.
 
     Args:
         min_val: least gap, below 0; -2 for unit rows.

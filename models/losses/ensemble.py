@@ -39,7 +39,8 @@ class EnsembleLoss(LossLayer):
     and have them pushed upwards. Learned weights still drift towards such a loss. Give `coefficients` a small learning
     rate with `rate_factors`: it slows that, and the penalty is stiff.
 
-    Defaults: those of the published demo and its stored results; binomial deviance, its fourth member, is left out.
+    Defaults: `demo_WEDL_run_best.py` of the published code (d-zabihzadeh/DML-Ensemble-of-Losses) and its stored
+    results; binomial deviance, its fourth member, is left out.
 
     Args:
         members: the losses, each `{"name": ..., "params": {...}}`; by default a classifier, a triplet loss

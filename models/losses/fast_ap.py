@@ -22,7 +22,8 @@ class FastAPLoss(LossLayer):
 
     Anchors without positives drop out of the average.
 
-    Defaults: 10 intervals, which the paper suggests, as in pytorch-metric-learning 2.9.
+    Defaults: 10 intervals, `matlab/get_opts.m` of the authors' code (kunhe/FastAP-metric-learning), which the paper
+    suggests according to pytorch-metric-learning 2.9 (`docs/losses.md`, FastAPLoss).
 
     Args:
         num_bins: Q, intervals between the Q + 1 nodes of the histogram, at least 1.

@@ -29,7 +29,9 @@ class GeneralPairWeightingLoss(LossLayer):
     - `"lifted_structure"`: `softmax(-S)` over positives and `softmax(S)` over negatives, for anchors with
       `base + log sum exp(-S) + log sum exp(S) > 0`.
 
-    Defaults: alpha, beta and eps of the paper's experiments, base of its published code.
+    Defaults: 2 and 50, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`, MultiSimilarityLoss;
+    with base 1); base 0.5 and eps 0.1 are those of the authors' `losses/multi_similarity_loss.py`
+    (msight-tech/research-ms-loss).
 
     Args:
         weighting: see above.

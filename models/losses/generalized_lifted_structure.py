@@ -19,8 +19,8 @@ class GeneralizedLiftedStructureLoss(LossLayer):
 
     An empty set adds 0, as in pytorch-metric-learning.
 
-    Defaults: 1 and 0 as in pytorch-metric-learning 2.9; the paper has margins from 0.1 to 1 and no margin for
-    positives.
+    Defaults: 1 and 0, `GeneralizedLiftedStructureLoss` of pytorch-metric-learning 2.9; its `docs/losses.md` gives
+    margins from 0.1 to 1 and none for positives for the paper.
 
     Args:
         neg_margin: distance that negatives should keep.

@@ -19,7 +19,7 @@ class HistogramLoss(LossLayer):
 
         loss = sum_r h-_r sum_{q <= r} h+_q
 
-    Defaults: 100 intervals as in pytorch-metric-learning 2.9.
+    Defaults: 100 intervals, `HistogramLoss` of pytorch-metric-learning 2.9, which names no place.
 
     Args:
         n_bins: n, intervals between the nodes, at least 1.

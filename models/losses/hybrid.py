@@ -27,7 +27,8 @@ class HybridLoss(LossLayer):
     exponent of Multi-Similarity as its own authors have it. The paper prints the other sign: for that, give the
     pair loss `negative_base=-1.0`.
 
-    Defaults: the settings of the paper: alpha 2, beta 50, base 1; 32 and 0.1; weight 0.03.
+    Defaults: 2, 50 and 1 (equation 6), 32 and 0.1 (equation 5) and 0.03 (equation 7), as a reading of the paper by
+    others reports them; its text was not open to us.
 
     Args:
         num_classes: number of training classes, for the members that ask for it.

@@ -22,7 +22,7 @@ class InstanceLoss(LossLayer):
     the row with the number of the label for the item's own, which is the same only for labels 0 .. N - 1.) For a
     classifier over all items of a set, number the items and use `softmax` without a bias.
 
-    Defaults: 64 as in pytorch-metric-learning 2.9.
+    Defaults: 64, `InstanceLoss` of pytorch-metric-learning 2.9, which names no place.
 
     Args:
         gamma: scale, positive.

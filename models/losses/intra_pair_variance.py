@@ -21,7 +21,8 @@ class IntraPairVarianceLoss(LossLayer):
         positives: max(0, (1 - pos_eps) m+ - s_ij)^2
         negatives: max(0, s_ij - (1 + neg_eps) m-)^2
 
-    Defaults: 0.01 and 0.01, the paper's, as in pytorch-metric-learning 2.9.
+    Defaults: 0.01 and 0.01, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`,
+    IntraPairVarianceLoss).
 
     Args:
         pos_eps: slack of the positives, at least 0.

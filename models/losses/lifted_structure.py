@@ -23,7 +23,7 @@ class LiftedStructureLoss(LossLayer):
     Against a memory, p and all negatives come from it: its items of another class are the negatives of p, whatever a
     miner keeps. They cost a comparison of the memory with itself.
 
-    Defaults: those of pytorch-metric-learning 2.9; the paper has the margin 1 too.
+    Defaults: 1 and 0, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`, LiftedStructureLoss).
 
     Args:
         neg_margin: distance that negatives should keep.

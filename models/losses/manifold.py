@@ -26,7 +26,7 @@ class ManifoldLoss(LossLayer):
     for embeddings i and proxies k, c_i the own proxy; the context term has the cosines of the rows of F in
     the place of F.
 
-    Defaults: those of pytorch-metric-learning 2.9.
+    Defaults: `ManifoldLoss` of pytorch-metric-learning 2.9, which names no place.
 
     Args:
         num_proxies: number of proxies, at least 2.

@@ -27,7 +27,8 @@ class MarginLoss(LossLayer):
     With `mining="distance_weighted"` each ordered pair (a, p) gets one negative, drawn by
     `models.mining.distance_weighted` (the sampler needs unit rows); with `"all"` it gets every one.
 
-    Defaults: 0.2 and 1.2, the paper's; the rest as in the authors' example in MXNet.
+    Defaults: 0.2, 1.2, nu 0, cutoffs 0.5 and 1.4: `example/gluon/embedding_learning` of MXNet, by the authors; 0.2 and
+    1.2 are the paper's too (`docs/losses.md` of pytorch-metric-learning 2.9, MarginLoss).
 
     Args:
         margin: half the wanted gap (alpha in the paper), at least 0.

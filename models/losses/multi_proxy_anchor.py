@@ -25,7 +25,8 @@ class MultiProxyAnchorLoss(LossLayer):
     `C+` are the classes present in the batch, the second mean is over all `C` classes. The paper's text was
     not open to us: this is the construction its abstract describes, with SoftTriple's soft class similarity.
 
-    Defaults: alpha and delta of the Proxy-Anchor paper, gamma of SoftTriple; four proxies a class are ours.
+    Defaults: 32 and 0.1 of Proxy-Anchor's `code/train.py` (tjddus9597/Proxy-Anchor-CVPR2020), gamma of SoftTriple's
+    `train.py` (idstcv/SoftTriple); four proxies a class are ours, as the paper's text was not open to us.
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.

@@ -22,7 +22,9 @@ class MultiSimilarityLoss(LossLayer):
     Mining keeps a negative above `min_{positives} S_ik - eps` and a positive below
     `max_{negatives} S_ik + eps`. The paper sets `beta=50, base=1`, its published code `beta=40, base=0.5`.
 
-    Defaults: alpha, beta and eps of the paper's experiments, base of its published code.
+    Defaults: 2 and 50, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`, MultiSimilarityLoss;
+    with base 1); base 0.5 and eps 0.1 are those of the authors' `losses/multi_similarity_loss.py`
+    (msight-tech/research-ms-loss).
 
     Args:
         alpha: sharpness on positives, positive.

@@ -27,7 +27,8 @@ class NPairLoss(LossLayer):
         ovo: 1/N sum_i sum_{j != i} log(1 + exp(a_i.p_j - a_i.p_i))
         plus reg_lambda / 4 (mean |a_i|^2 + mean |p_i|^2)
 
-    Defaults: 0.002 as in TensorFlow and PaddlePaddle; the paper's own weight could not be checked.
+    Defaults: 0.002 of `tf.contrib.losses.metric_learning.npairs_loss` in TensorFlow 1 and `npair_loss` in PaddlePaddle;
+    the paper's own weight could not be checked.
 
     Args:
         variant: `"mc"` or `"ovo"`.

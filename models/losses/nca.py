@@ -20,7 +20,8 @@ class NCALoss(LossLayer):
 
     Anchors without positives drop out of the average.
 
-    Defaults: 1, the paper's, as in pytorch-metric-learning 2.9.
+    Defaults: 1, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`, NCALoss): its equation has no
+    factor.
 
     Args:
         softmax_scale: c, positive.

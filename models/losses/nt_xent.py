@@ -20,7 +20,8 @@ class NTXentLoss(LossLayer):
 
     Other positives of the anchor are not in the denominator.
 
-    Defaults: 0.07 as in pytorch-metric-learning 2.9; MoCo has 0.07, SimCLR 0.5.
+    Defaults: 0.07, `NTXentLoss` of pytorch-metric-learning 2.9, whose `docs/losses.md` gives 0.07 for MoCo and 0.5 for
+    SimCLR.
 
     Args:
         temperature: t, positive.

@@ -23,7 +23,8 @@ class PCELoss(LossLayer):
     The printed form was not open to us; this is a derivation whose value was checked. The sum of the parts
     is no bound on the cross-entropy.
 
-    Defaults: lambda 1 and no gradient through p, as in the published code.
+    Defaults: ours: no code of this loss was published, and its printed form was not open to us. lambda 1 and constant p
+    are the plainest choice in the derivation.
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.

@@ -27,7 +27,8 @@ class PNPLoss(LossLayer):
     with g by variant: `"O"`: R; `"Ds"`: log(1 + R); `"Dq"`: 1 - (1 + R)^-alpha; `"Iu"`: (1 + R) log(1 + R);
     `"Ib"`: (b R - log(1 + b R)) / b^2.
 
-    Defaults: those of pytorch-metric-learning 2.9.
+    Defaults: `parameters.py` of the authors' code (interestingzhuo/PNPloss), as `PNPLoss` of pytorch-metric-learning
+    2.9; the authors' best run is Dq with alpha 4 (their README), the paper's alpha is 8 (its `docs/losses.md`).
 
     Args:
         variant: see above.

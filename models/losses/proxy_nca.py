@@ -31,7 +31,8 @@ class ProxyNCALoss(LossLayer):
     pytorch-metric-learning is `scale_x = scale_p = sqrt(s)`. The paper gives no scales: 3 and 3 for CUB and
     Cars, 1 and 8 for SOP come from its re-implementation.
 
-    Defaults: scales of the widely used PyTorch implementation on CUB and Cars196; Proxy-NCA++ has 3 and 3 as well.
+    Defaults: 3 and 3 of the README of dichotomies/proxy-nca for CUB and Cars196, as the paper leaves the scales out;
+    Proxy-NCA++ has the temperature 1/9, which is 3 and 3 as well.
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.

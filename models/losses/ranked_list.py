@@ -24,7 +24,8 @@ class RankedListLoss(LossLayer):
 
     The 1e-5 is counted once for every item of the batch.
 
-    Defaults: those of pytorch-metric-learning 2.9; `margin` and `tn`, which it leaves open, are ours.
+    Defaults: imbalance, alpha and tp of `RankedListLoss` of pytorch-metric-learning 2.9, which names no place and
+    leaves `margin` and `tn` open: those are 0.4 and 10 of a later code (kanshichao/CBML, `config/defaults.py`).
 
     Args:
         margin: width between the two balls, in (0, alpha).

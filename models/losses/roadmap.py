@@ -35,7 +35,7 @@ class RoadmapLoss(LossLayer):
     Inside `cross_batch_memory` the items of the memory are ranked; the published training adds that to the loss within
     the batch, which there is `batch_weight=1.0`.
 
-    Defaults: those of the published code for SOP, CUB and In-Shop.
+    Defaults: `roadmap/config/loss/roadmap.yaml` of the published code (elias-ramzi/ROADMAP), for SOP, CUB and In-Shop.
 
     Args:
         tau: width of the sigmoid, positive.

@@ -22,7 +22,7 @@ class SelfSupervisedLoss(LossLayer):
     With `symmetric` every row is an anchor, held against all other rows. Without, the first view of every item
     is an anchor, held against the second views alone; a loss that averages over all rows counts the others as 0.
 
-    Defaults: symmetric, as in SimCLR and in pytorch-metric-learning 2.9.
+    Defaults: symmetric, `SelfSupervisedLoss` of pytorch-metric-learning 2.9 and SimCLR.
 
     Args:
         loss: a loss over pairs, `{"name": ..., "params": {...}}`.

@@ -24,7 +24,7 @@ class SmoothAPLoss(LossLayer):
     Classes may differ in size and stand in any order (pytorch-metric-learning wants equal blocks and is
     right only where there are as many classes as items in each).
 
-    Defaults: 0.01 as in pytorch-metric-learning 2.9.
+    Defaults: 0.01, `SmoothAPLoss` of pytorch-metric-learning 2.9, which names no place.
 
     Args:
         temperature: width of the sigmoid, positive.

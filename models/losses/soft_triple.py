@@ -25,7 +25,8 @@ class SoftTripleLoss(LossLayer):
 
         tau sum_k sum_{j < l} sqrt(2 - 2 w_kj.w_kl) / (K C (C - 1))
 
-    Defaults: those of the paper, but for the merging term, which is off; the paper gives it 0.2.
+    Defaults: `train.py` of the authors' code (idstcv/SoftTriple), but for the merging term, which is off; there tau is
+    0.2.
 
     Args:
         num_classes: number of training classes K; labels lie in `0 .. num_classes - 1`.

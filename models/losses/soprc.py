@@ -31,7 +31,8 @@ class SOPRCLoss(LossLayer):
     trained, updated before it is used unless `training=False`. `var+` is the mean squared distance below the mean
     of the positive scores that lie below it, `var-` likewise above for negatives.
 
-    Defaults: those of the published code for SOP.
+    Defaults: numbers of `config/SOP/soprc_sgd.yaml` in the published code (KID-7391/SOPRC). Ours are `class_update`,
+    there the last anchor's, and one prior for all classes, there 0.01 times the class's size over the largest.
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.

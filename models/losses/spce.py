@@ -21,11 +21,11 @@ class SPCELoss(LossLayer):
 
     The factor 1 before the first part follows our derivation; the printed form was not open to us.
 
-    Defaults: scale 1 as in the paper.
+    Defaults: ours: no code of this loss was published, and its printed form was not open to us. Scale 1 is that of the
+    derivation.
 
     Args:
-        scale: multiplies the exponents, positive. With 1, as published, the loss is
-            flat on unit rows in large batches.
+        scale: multiplies the exponents, positive. With 1 the loss is flat on unit rows in large batches.
         normalize: bring the embeddings to unit length first.
         classes: `"batch"` or `"all"`: the classes of the sum.
         num_classes: number of training classes; needed with `"all"`.

@@ -26,7 +26,8 @@ class SphereFaceLoss(LossLayer):
 
     where `|w|` is taken as 1 unless `weight_lengths`, which makes it the large-margin softmax.
 
-    Defaults: margin 4 as in the paper; scale 1 as in pytorch-metric-learning 2.9.
+    Defaults: 4 and 1, which pytorch-metric-learning 2.9 gives for the margin that works best and the scale
+    (`docs/losses.md`, LargeMarginSoftmaxLoss).
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.

@@ -22,7 +22,8 @@ class SupConLoss(LossLayer):
     Anchors without positives drop out of the average. The paper multiplies by `t`, its published code by
     `t / 0.07`; neither is done here.
 
-    Defaults: 0.1, the paper's, as in pytorch-metric-learning 2.9.
+    Defaults: 0.1, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`, SupConLoss); the README of
+    the authors' code (HobbitLong/SupContrast) has it for CIFAR.
 
     Args:
         temperature: t, positive.

@@ -19,7 +19,7 @@ class ThresholdConsistentMarginLoss(LossLayer):
         lambda_plus  mean_{positives, s <= margin_plus}  (margin_plus - s)
       + lambda_minus mean_{negatives, s >= margin_minus} (s - margin_minus)
 
-    Defaults: those of pytorch-metric-learning 2.9.
+    Defaults: `ThresholdConsistentMarginLoss` of pytorch-metric-learning 2.9, which names no place.
 
     Args:
         lambda_plus: weight of the positives, at least 0.

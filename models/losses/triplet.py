@@ -40,7 +40,8 @@ class TripletLoss(LossLayer):
 
     Memory grows with the square of the batch, never with its cube.
 
-    Defaults: those of pytorch-metric-learning 2.9; FaceNet has the margin 0.2 on squared distances.
+    Defaults: 0.05 of `TripletMarginLoss` and 0.2 of `TripletMarginMiner` of pytorch-metric-learning 2.9, which name no
+    place; FaceNet has the margin 0.2 on squared distances (section 3.3).
 
     Args:
         margin: least wanted difference of the two distances, in their units; at least 0.

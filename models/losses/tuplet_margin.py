@@ -23,7 +23,8 @@ class TupletMarginLoss(LossLayer):
 
     The paper adds the intra-pair variance loss (`models.losses.intra_pair_variance`).
 
-    Defaults: 0.1 rad and 64, the paper's, as in pytorch-metric-learning 2.9.
+    Defaults: 0.1 rad, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`, TupletMarginLoss), and
+    64 of its `TupletMarginLoss`, which names no place.
 
     Args:
         margin: m in degrees, in [0, 180); 5.73 is 0.1 rad.

@@ -20,7 +20,8 @@ class VICRegLoss(LossLayer):
       + variance_mu  1/2 ( mean_D max(0, 1 - std_a) + mean_D max(0, 1 - std_b) ),   std = sqrt(var + eps)
       + covariance_v 1/D ( sum_{c != d} cov_a[c, d]^2 + sum_{c != d} cov_b[c, d]^2 )
 
-    Defaults: 25, 25, 1 and 1e-4, those of the paper, as in pytorch-metric-learning 2.9.
+    Defaults: 25, 25, 1 and 1e-4 of the authors' `main_vicreg.py` (facebookresearch/vicreg), as in
+    pytorch-metric-learning 2.9.
 
     Args:
         invariance_lambda: weight of the first term, at least 0.

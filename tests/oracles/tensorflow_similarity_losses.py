@@ -18,6 +18,7 @@ from cases import answer, batches, write
 OVER_BATCHES = [
     ("TripletLoss", {"negative_mining_strategy": "hard", "margin": 0.1}),
     ("TripletLoss", {"negative_mining_strategy": "hard", "distance": "euclidean"}),
+    ("TripletLoss", {"negative_mining_strategy": "hard", "distance": "snr", "margin": 0.5}),
     ("TripletLoss", {}),
     ("TripletLoss", {"distance": "sql2", "margin": 0.5}),
     ("TripletLoss", {"positive_mining_strategy": "easy", "negative_mining_strategy": "hard", "margin": 0.5}),

@@ -264,6 +264,11 @@ def test_a_file_full_of_mistakes_tells_all_of_them_at_once(tmp_path):
             "[{ name = 'triplet' }, { name = 'nt_xnt' }, { name = 'circle', params = { gama = 1.0 } }] }",
             ["loss.params.members.1.name", "loss.params.members.2.params.gama"],
         ),
+        (
+            "name = 'a'\n[data]\npath = '.'\n[loss]\nname = 'mined'\n"
+            "params = { loss = { name = 'triplet', params = 3 } }",
+            ["loss.params"],
+        ),
     ],
 )
 def test_mistakes_of_the_schema_hide_none_of_the_others(tmp_path, monkeypatch, text, paths):

@@ -1,6 +1,7 @@
 """Writes models/losses/README.md: every loss, where it and its defaults come from, and how exact it was measured to be.
 
-Run by `make conformance`, after the tests of the losses have left their figures under `.conformance`.
+Run by `make conformance`, after the tests of the losses have left their figures under `.conformance`. With `--text` it
+takes the figures from the page that is there: papers, parameters, defaults and formulas are brought up to date at once.
 """
 
 import inspect
@@ -70,24 +71,49 @@ def figure(found, dtype):
 def render(measured):
     """The whole page out of what each backend's run left behind."""
     kinds = {name: value for facts in measured.values() for name, value in facts["versions"].items()}
-    page = _HEAD.format(
+    figures = {}
+    for name in LOSSES:
+        found = [facts["losses"].get(name, {}) for facts in measured.values()]
+        largest = [f"{figure(one, 'float64')}, {figure(one, 'float32')}" for one in found]
+        figures[name] = " | ".join([str(max(one.get("cases", 0) for one in found)), *largest])
+    return lay_out(
+        figures,
         tests=", ".join(f"{BACKENDS[name]} {facts['tests']:,} tests" for name, facts in measured.items()),
         versions=", ".join(f"{name} {value}" for name, value in kinds.items()),
-        backends=" | ".join(BACKENDS[name] for name in measured),
-        lines="|".join("---" for _ in measured),
+        backends=[BACKENDS[name] for name in measured],
+    )
+
+
+def refresh(page):
+    """The page with what the code says today, and the figures that stand in it."""
+    tests, versions = re.search(r"^(.* tests)\. Versions: (.*)\.$", page, re.MULTILINE).groups()
+    backends = re.search(r"\| cases \| (.*) \|$", page, re.MULTILINE)[1].split(" | ")
+    rows = [row.removesuffix(" |").rsplit(" | ", 1 + len(backends)) for row in page.splitlines() if row[:4] == "| [`"]
+    figures = {front.split("`")[1]: " | ".join(last) for front, *last in rows}
+    missing = sorted(set(LOSSES) - set(figures))
+    if missing:
+        raise SystemExit(f"The page has no figures of {missing}. Run `make conformance`.")
+    return lay_out(figures, tests, versions, backends)
+
+
+def lay_out(figures, tests, versions, backends):
+    """The page; `figures` holds the last cells of each loss's row."""
+    page = _HEAD.format(
+        tests=tests, versions=versions, backends=" | ".join(backends), lines="|".join("---" for _ in backends)
     )
     sections = []
     for loss in describe_losses():
-        found = [facts["losses"].get(loss.name, {}) for facts in measured.values()]
         purpose, text, origin = parts_of(loss.name)
-        figures = " | ".join(f"{figure(one, 'float64')}, {figure(one, 'float32')}" for one in found)
-        page += f"{front_of(loss)} {origin} | {max(one.get('cases', 0) for one in found)} | {figures} |\n"
+        page += f"{front_of(loss)} {origin} | {figures[loss.name]} |\n"
         sections.append(f"### {loss.name}\n\n{purpose}\n\n{text}\n")
     return page + "\n## Formulas\n\n" + "\n".join(sections)
 
 
 def main():
     """Read the figures, check that they are whole, write the page."""
+    if sys.argv[1:] == ["--text"]:
+        write(refresh(PAGE.read_text(encoding="utf-8")))
+        return
     measured = {}
     for backend in BACKENDS:
         path = ROOT / ".conformance" / f"{backend}.json"
@@ -99,7 +125,12 @@ def main():
         missing = sorted(set(LOSSES) - set(measured[backend]["losses"]))
         if missing:
             raise SystemExit(f"No case was measured on {backend} for {missing}: add one to test_oracles.py.")
-    PAGE.write_text(render(measured), encoding="utf-8")
+    write(render(measured))
+
+
+def write(page):
+    """Put the page in its place."""
+    PAGE.write_text(page, encoding="utf-8")
     print(f"{len(LOSSES)} losses in {PAGE.relative_to(ROOT)}")
 
 
