@@ -48,8 +48,12 @@ def test_published_totals(name):
 
 def test_published_diversity():
     case = CASES["diversity_three_heads"]
-    heads = np.swapaxes(np.array(case["inputs"]["heads"]), 0, 1)
-    assert float(lack_of_diversity(heads)) == pytest.approx(case["expected"]["loss"], rel=1e-9)
+    heads = tf.Variable(np.swapaxes(np.array(case["inputs"]["heads"]), 0, 1))
+    with tf.GradientTape() as tape:
+        value = lack_of_diversity(heads)
+    norms = np.linalg.norm(tape.gradient(value, heads), axis=(0, 2))
+    assert float(value) == pytest.approx(case["expected"]["loss"], rel=1e-9)
+    np.testing.assert_allclose(norms, case["expected"]["grad_norms"], rtol=1e-9)
 
 
 def test_published_compression():

@@ -28,6 +28,8 @@ def test_published_weights():
     loss = GeneralPairWeightingLoss(**params, dtype="float64")
     x, labels = np.array(case["inputs"]["embeddings"]), np.array(case["inputs"]["labels"])
     of_positives, of_negatives = loss.pair_weights(np.array(case["expected"]["similarity"]), *pair_masks(labels))
+    for mask, weights in (("positive_mask", of_positives), ("negative_mask", of_negatives)):
+        np.testing.assert_array_equal(np.array(weights) > 0, case["expected"][mask])
     np.testing.assert_allclose(of_positives, case["expected"]["w_pos"], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(of_negatives, case["expected"]["w_neg"], rtol=1e-9, atol=1e-12)
     gradient = gradient_of(lambda x: loss(x, labels), x)

@@ -40,6 +40,10 @@ def test_published_cases(case):
     assert float(value) == pytest.approx(expected["loss"], rel=1e-9)
     np.testing.assert_allclose(gradient, expected["grad_embeddings"], rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(tf.convert_to_tensor(of_beta), expected["grad_beta"], rtol=1e-9, atol=1e-12)
+    loss.nu += 1.0  # adds the boundaries of all triplets over the number of active terms
+    of_triplets = np.array(beta)[labels[inputs["anchor"]] if per_class else np.zeros(len(inputs["anchor"]), int)]
+    more = float(loss.cost(rows, rows, labels, positives, negatives)) - float(value)
+    assert np.sum(of_triplets) / more == pytest.approx(expected["active_terms"], rel=1e-9)
 
 
 @given(

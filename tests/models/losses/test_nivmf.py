@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from scipy.special import ive
 
+from models.geometry import cosine_similarities
 from models.losses._vmf import draw_vmf, log_normalizer, mean_resultant, place_draws
 from models.losses.nivmf import NivMFLoss, guide
 from models.losses.softmax import SoftmaxLoss
@@ -74,9 +75,14 @@ def test_published_expected_likelihood(name):
 
 def test_published_guidance():
     case = CASES["guidance"]
-    cosines = unit(np.array(case["inputs"]["embeddings"])) @ unit(np.array(case["inputs"]["mu"])).T
-    value = guide(cosines, np.array(case["inputs"]["labels"], "int32"))
+    x, mu = (tf.Variable(np.array(case["inputs"][key])) for key in ("embeddings", "mu"))
+    with tf.GradientTape() as tape:
+        cosines = cosine_similarities(x, mu)
+        value = guide(cosines, np.array(case["inputs"]["labels"], "int32"))
+    of_x, of_mu = tape.gradient(value, [x, mu])
     assert float(value) == pytest.approx(case["expected"]["loss"], rel=1e-9)
+    np.testing.assert_allclose(of_x, case["expected"]["grad"]["embeddings"], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(of_mu, case["expected"]["grad"]["mu"], rtol=1e-9)
 
 
 def test_published_draws_from_noise():

@@ -63,6 +63,15 @@ def test_published_scores():
         value = RoadmapLoss(dtype="float64").sup_ap(scores, targets, ~targets)
     assert float(value) == pytest.approx(case["expected"]["loss"], rel=1e-9)
     np.testing.assert_allclose(tape.gradient(value, scores), case["expected"]["grad"]["scores"], rtol=1e-9, atol=1e-12)
+    assert 1 - float(value) == pytest.approx(case["expected"]["ap"], rel=1e-9)
+
+
+def test_published_average_precision_is_the_limit_of_a_narrow_step():
+    case = next(case for case in CASES if case["name"] == "supap_from_scores")
+    targets = np.array(case["inputs"]["targets"]) == 1
+    exact = RoadmapLoss(tau=1e-4, rho=0.0, start=0.0, offset=1.0, dtype="float64")
+    value = exact.sup_ap(tf.constant(case["inputs"]["scores"], "float64"), targets, ~targets)
+    assert 1 - float(value) == pytest.approx(case["expected"]["true_ap"], rel=1e-12)
 
 
 def test_row_wise_form_equals_the_form_over_classes():

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.geometry import cosine_similarities
 from models.losses._batch import pair_masks
 from models.losses.soprc import SOPRCLoss, semi_variance
 
@@ -83,9 +85,12 @@ def test_published_sketches(name):
 
 def test_published_semi_variance():
     case = CASES["semivariance"]
-    z = unit(np.array(case["inputs"]["embeddings"]))
-    value = semi_variance(z @ z.T, *pair_masks(np.array(case["inputs"]["labels"])), 1.0, 5.0)
+    x = tf.Variable(np.array(case["inputs"]["embeddings"]))
+    with tf.GradientTape() as tape:
+        scores = cosine_similarities(x, x)
+        value = semi_variance(scores, *pair_masks(np.array(case["inputs"]["labels"])), 1.0, 5.0)
     assert float(value) == pytest.approx(case["expected"]["loss"], rel=1e-9)
+    np.testing.assert_allclose(tape.gradient(value, x), case["expected"]["grad"]["embeddings"], rtol=1e-9, atol=1e-12)
 
 
 def test_sketches_of_absent_classes_and_outside_training_stay():
