@@ -78,6 +78,21 @@ def test_gradient_is_that_of_multi_similarity():
     np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("eps", [0.1, 2.1])
+def test_weights_lie_between_0_and_1_and_follow_the_cosines(eps):
+    """A pair weighs the more the farther a positive is off, the nearer a negative."""
+    x, labels = np.random.default_rng(2).normal(size=(12, 3)), np.arange(12) % 3
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    s = x @ x.T
+    weights = GeneralPairWeightingLoss(beta=5.0, eps=eps, dtype="float64").pair_weights(s, *pair_masks(labels))
+    for kind, slope in zip(map(np.array, weights), (-1, 1), strict=True):
+        assert np.all((kind >= 0) & (kind < 1))
+        for row, cosines in zip(kind, s, strict=True):
+            kept = row > 0
+            assert np.all(np.diff(row[kept][np.argsort(cosines[kept])]) * slope > 0)
+    assert np.count_nonzero(weights) > 50
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [
