@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.special import ive
+from scipy.special import hyp0f1, ive
 
 from models.geometry import cosine_similarities
 from models.losses._vmf import draw_vmf, log_normalizer, mean_resultant, place_draws
@@ -93,16 +93,44 @@ def test_published_draws_from_noise():
     np.testing.assert_allclose(found, case["expected"]["samples"], rtol=1e-9)
 
 
-@pytest.mark.parametrize("dim", [3, 16, 128])
-@pytest.mark.parametrize("kappa", [1.0, 20.0, 200.0])
+@pytest.mark.parametrize("dim", [3, 16, 128, 512])
+@pytest.mark.parametrize("kappa", [1.0, 10.0, 20.0, 50.0, 200.0])
 def test_mean_cosine_of_draws(dim, kappa):
     direction = unit(np.ones((1, dim), "float32"))
     draws = draw_vmf(tf.constant(direction), tf.constant([kappa]), 4000, keras.random.SeedGenerator(1)).numpy()[:, 0]
     np.testing.assert_allclose(np.linalg.norm(draws, axis=1), 1.0, atol=1e-3)
     cosines = draws @ direction[0]
-    nu = dim / 2 - 1
-    wanted = ive(nu + 1, kappa) / ive(nu, kappa)
+    # the ratio of the Bessel functions as one of hypergeometric functions, which are numbers at 512 dimensions too
+    wanted = kappa / dim * hyp0f1(dim / 2 + 1, kappa**2 / 4) / hyp0f1(dim / 2, kappa**2 / 4)
     assert np.mean(cosines) == pytest.approx(wanted, abs=4 * np.std(cosines) / np.sqrt(4000) + 1e-4)
+
+
+def test_draws_without_concentration_are_uniform():
+    direction = unit(np.ones((1, 8), "float32"))
+    draws = draw_vmf(tf.constant(direction), tf.constant([1e-4]), 4000, keras.random.SeedGenerator(2)).numpy()[:, 0]
+    np.testing.assert_allclose(draws.mean(axis=0), 0.0, atol=5 / np.sqrt(8 * 4000))
+    np.testing.assert_allclose(draws.T @ draws / 4000, np.eye(8) / 8, atol=0.015)
+
+
+@pytest.mark.parametrize("dim", [3, 128])
+@pytest.mark.parametrize("kappa", [1.0, 50.0])
+def test_more_concentration_draws_nearer_to_the_direction(dim, kappa):
+    direction, kappa = tf.constant(unit(np.ones((1, dim)))), tf.Variable([kappa], dtype="float64")
+    with tf.GradientTape() as tape:
+        draws = draw_vmf(direction, kappa, 500, keras.random.SeedGenerator(3))
+        cosine = tf.reduce_mean(tf.linalg.matvec(draws[:, 0], direction[0]))
+    assert float(tape.gradient(cosine, kappa)[0]) > 1e-5
+
+
+@pytest.mark.parametrize("dim", [3, 16, 128, 512])
+def test_slope_of_the_normaliser_is_the_resultant_and_falls(dim):
+    kappa = tf.Variable(np.geomspace(0.01, 500, 40))
+    with tf.GradientTape() as tape:
+        value = log_normalizer(kappa, dim)
+    slope = tape.gradient(value, kappa).numpy()
+    np.testing.assert_allclose(slope, -np.array(mean_resultant(kappa, dim)), rtol=1e-6, atol=1e-9)
+    assert np.all(slope < 0)
+    assert np.all(np.diff(slope) < 0)
 
 
 def test_cosine_metric_is_a_softmax_on_cosines():
@@ -196,6 +224,77 @@ def test_same_distribution_has_overlap_one():
         similarities = np.array(loss._similarities(tf.constant(z), tf.constant(unit(proxies))))
         assert similarities.max() <= 1e-6
         assert similarities[0, 1] == pytest.approx(0.0, abs=1e-6)
+
+
+ISOTROPIC = [{"metric": "cos"}, {"metric": "l2"}, {"metric": "neg_kl", "mean_resultant": "exact"}]
+ISOTROPIC += [{"metric": "ppk", "rho": 1.0}, {"metric": "ppk", "rho": 0.5}]
+SPREAD = np.array([[2.0, 5.0, 9.0, 3.0], [1.0, 4.0, 2.0, 8.0], [6.0, 1.0, 3.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("params", "kappa"),
+    [
+        *((params, None if params["metric"] == "cos" else SPREAD[0, :3]) for params in ISOTROPIC),
+        ({"metric": "nivmf"}, np.full((3, 4), 5.0)),
+        ({"metric": "nivmf"}, SPREAD),
+    ],
+)
+def test_rotation_matters_only_where_coordinates_differ(params, kappa):
+    z, proxies, labels = batch(4)
+    turn = np.linalg.qr(np.random.default_rng(5).normal(size=(4, 4)))[0]
+    plain, turned = (
+        float(make(3, rows, kappa, temp=0.7, **params)(points, labels))
+        for points, rows in ((z, proxies), (z @ turn, proxies @ turn))
+    )
+    if kappa is SPREAD:
+        assert abs(turned - plain) > 0.01
+    else:
+        assert turned == pytest.approx(plain, rel=1e-9)
+
+
+def test_length_of_embeddings_matters_but_for_cosines():
+    z, proxies, labels = batch(4)
+    for params in ISOTROPIC:
+        short, long = (float(make(3, proxies, temp=0.7, **params)(scale * z, labels)) for scale in (1.0, 2.0))
+        assert (short == pytest.approx(long, rel=1e-9)) == (params["metric"] == "cos")
+
+
+@pytest.mark.parametrize("normaliser", ["repo", "exact", "none"])
+def test_equal_concentrations_rank_classes_as_cosines_do(normaliser):
+    z, proxies, _ = batch(6)
+    loss = make(3, proxies, np.full((3, 4), 7.0), metric="nivmf", temp=1.0, normaliser=normaliser)
+    found = np.array(loss._similarities(tf.constant(z), tf.constant(unit(proxies))))
+    np.testing.assert_array_equal(np.argsort(found), np.argsort(unit(z) @ unit(proxies).T))
+
+
+@pytest.mark.parametrize("kappa", [0.5, 6.0, 40.0])
+def test_exact_normaliser_and_equal_coordinates_give_the_isotropic_density(kappa):
+    z, proxies, _ = batch(7)
+    loss = make(3, proxies, np.full((3, 4), kappa), metric="nivmf", temp=1.0, normaliser="exact")
+    found = np.array(loss._similarities(tf.constant(z), tf.constant(unit(proxies))))
+    uniform = -np.log(2 * np.pi**2)  # over the sphere in four dimensions, which the layer leaves out
+    np.testing.assert_allclose(found + uniform, log_c(kappa, 4) + kappa * unit(z) @ unit(proxies).T, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rho", [1.0, 0.5])
+def test_kernels_do_not_tell_image_from_proxy(rho):
+    z, proxies, _ = batch(8)
+    kappa = np.array([2.0, 5.0, 9.0])
+
+    def similarities(points, directions, lengths):
+        loss = make(len(directions), directions, lengths, metric="ppk", rho=rho, temp=1.0)
+        return np.array(loss._similarities(tf.constant(points), tf.constant(unit(directions))))
+
+    there = similarities(z, proxies, kappa)
+    back = similarities(kappa[:, None] * unit(proxies), z, np.linalg.norm(z, axis=1))
+    np.testing.assert_allclose(back.T, there, rtol=1e-9, atol=1e-12)
+
+
+def test_a_constant_added_to_all_densities_changes_nothing():
+    densities, labels = np.random.default_rng(9).normal(size=(6, 3)), np.array([0, 1, 2, 0, 1, 2])
+    loss = make(3, np.eye(3))
+    value = float(loss.cross_entropy(tf.constant(densities), labels))
+    assert float(loss.cross_entropy(tf.constant(densities + 868.0), labels)) == pytest.approx(value, rel=1e-9)
 
 
 def test_draws_move_on_and_start_again_with_the_seed():
