@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.learner import MetricLearner
 from models.losses import LOSSES
@@ -20,15 +22,20 @@ def contrastive(d, positive, negative):
     return (np.mean(pull) if pull else 0.0) + (np.mean(push) if push else 0.0)
 
 
-@pytest.mark.parametrize("enqueue", ["before", "after"])
-@pytest.mark.parametrize("size", [4, 6, 7, 50])
-def test_matches_a_plain_queue_over_many_batches(enqueue, size):
-    rng = np.random.default_rng(3)
+@given(
+    st.integers(1, 5),
+    st.integers(0, 12),
+    st.integers(1, 4),
+    st.sampled_from(["before", "after"]),
+    st.integers(0, 2**16),
+)
+def test_matches_a_plain_queue_over_many_batches(rows, more, classes, enqueue, seed):
+    rng, size = np.random.default_rng(seed), rows + more
     loss = CrossBatchMemoryLoss(memory_size=size, enqueue=enqueue, dtype="float64")
     queue = []
-    for step in range(8):
-        embeddings, labels = rng.normal(size=(4, 3)), rng.integers(0, 3, 4)
-        batch = [(step * 4 + i, row, label) for i, (row, label) in enumerate(zip(embeddings, labels, strict=True))]
+    for step in range(6):
+        embeddings, labels = rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)
+        batch = [(step * rows + i, row, label) for i, (row, label) in enumerate(zip(embeddings, labels, strict=True))]
         if enqueue == "before":
             queue = (queue + batch)[-size:]
         d = np.array([[np.linalg.norm(units(x) - units(y)) for _, y, _ in queue] for _, x, _ in batch])

@@ -7,7 +7,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.special import hyp0f1, ive
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import hyp0f1, ive, logsumexp
 
 from models.geometry import cosine_similarities
 from models.losses._vmf import draw_vmf, log_normalizer, mean_resultant, place_draws
@@ -200,6 +202,51 @@ def norm(x):
 
 
 @pytest.mark.parametrize("normaliser", ["none", "exact"])
+def log_density(x, k, m, normaliser, scale=True):
+    """`log f(x)` of the non-isotropic distribution with unit direction `m`, written out for one point."""
+    length, dim = norm(k * m), len(x)
+    cosine = (k * x) @ (k * m) / norm(k * x) if scale else x @ (k * m)  # times |K m|
+    factor = {
+        "none": 0.0,
+        "repo": np.sum(np.log(k)) - np.log(length),
+        "exact": np.sum(np.log(k)) - dim * np.log(norm(k * x)),
+    }
+    return log_c(length, dim) + cosine + factor[normaliser]
+
+
+SHAPES = st.integers(1, 6), st.integers(1, 4), st.integers(3, 8), st.sampled_from(["none", "repo", "exact"])
+
+
+@given(*SHAPES, st.floats(0.3, 2.0), st.sampled_from([0.0, 0.7]), st.integers(0, 2**16))
+def test_densities_match_reference(rows, classes, dim, normaliser, temp, guidance, seed):
+    rng = np.random.default_rng(seed)
+    z, labels = 3 * rng.normal(size=(rows, dim)), rng.integers(0, classes, rows)
+    m, kappa = unit(rng.normal(size=(classes, dim))), rng.uniform(0.5, 12, (classes, dim))
+    h = np.array([[log_density(u, k, c, normaliser) / temp for k, c in zip(kappa, m, strict=True)] for u in unit(z)])
+    wanted = np.mean(logsumexp(h, axis=1) - h[np.arange(rows), labels])
+    cosines = unit(z) @ m.T
+    for y in labels:
+        wanted += guidance / rows * np.log1p(np.sum(np.exp(-32 * (cosines[labels == y, y] - 0.1))))
+    for c in range(classes):
+        wanted += guidance / classes * np.log1p(np.sum(np.exp(32 * (cosines[labels != c, c] + 0.1))))
+    loss = make(classes, 2 * m, kappa, metric="nivmf", temp=temp, normaliser=normaliser, guidance=guidance)
+    assert float(loss(z, labels)) == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+
+
+@given(*SHAPES, st.booleans(), st.integers(0, 2**16))
+def test_expected_likelihood_matches_reference(rows, classes, dim, normaliser, scale, seed):
+    rng = np.random.default_rng(seed)
+    draws = unit(rng.normal(size=(4, rows, dim)))
+    m, kappa = unit(rng.normal(size=(classes, dim))), rng.uniform(0.5, 12, (classes, dim))
+    params = {"normaliser": normaliser, "scale_sample_by_kappa": scale, "temp": 0.5}
+    found = np.array(make(classes, 2 * m, kappa, **params).expected_likelihood(tf.constant(draws)))
+    uniform = float(log_normalizer(np.array([1e-9]), dim)[0])  # which the layer leaves out
+    for n in range(rows):
+        for c in range(classes):
+            each = [(log_density(x, kappa[c], m[c], normaliser, scale) - uniform) / 0.5 for x in draws[:, n]]
+            assert found[n, c] == pytest.approx(logsumexp(each) - np.log(4), rel=1e-5, abs=1e-5)
+
+
 def test_expected_likelihood_of_many_draws_is_that_of_the_kernel(normaliser):
     # Isotropic, at temperature 1: the closed form is the product kernel with rho = 1.
     z, proxies, _ = batch(2, 16)
