@@ -94,5 +94,5 @@ def test_wrong_values_are_told(params, error, text):
 
 def test_regularizer_of_proxies_that_the_loss_lacks_is_told():
     loss = RegularizedLoss(PAIRS, proxies_regularizer={"name": "lp"})
-    with pytest.raises(ValueError, match="`proxies_regularizer` needs a loss with proxies. .*contrastive"):
+    with pytest.raises(ValueError, match=r"`proxies_regularizer` needs a loss with proxies. .*contrastive"):
         loss(ROWS, np.array([0, 0, 1, 1, 2, 2]))
