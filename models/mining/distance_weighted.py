@@ -57,10 +57,10 @@ def count_drawn_negatives(probabilities, times, seed: keras.random.SeedGenerator
         """Which columns the draw of this turn lies beyond, as zeros and ones."""
         height = ops.take(numbers, ops.minimum(turn, ops.shape(numbers)[1] - 1), axis=1) * total
         height = ops.where(ops.cast(turn, times.dtype) < times, height, -1.0)
-        return ops.cast(steps <= height[:, None], steps.dtype)
+        return ops.cast(steps <= height[:, None], "int8")
 
     def step(turn, beyond):  # some turns at a time, for what costs is to walk through the large tensors
-        return turn + _TURNS, beyond + sum(passed(turn + later) for later in range(_TURNS))
+        return turn + _TURNS, beyond + ops.cast(sum(passed(turn + later) for later in range(_TURNS)), beyond.dtype)
 
     # How many of an anchor's draws lie beyond each column; those beyond one and not beyond the next fell on the next.
     start = (ops.zeros_like(ops.arange(1)[0]), ops.zeros_like(probabilities))
