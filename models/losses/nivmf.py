@@ -48,7 +48,7 @@ class NivMFLoss(LossLayer):
         metric: see above.
         temp: initial temperature, positive; its logarithm is trained as the weight `log_temp`.
         concentration: initial concentrations, at least 0.1, below which they do not go.
-        samples: draws an embedding, for `"el_nivmf"`.
+        samples: draws an embedding, for `"el_nivmf"`; a step holds about six `(samples, N, num_classes)` tensors.
         guidance: weight of Proxy-Anchor on the directions, at least 0.
         rho: power of the product kernel, positive.
         normaliser: `"repo"`, `"exact"` or `"none"`: the term G.

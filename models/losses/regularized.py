@@ -64,8 +64,6 @@ class RegularizedLoss(LossLayer):
         super().__init__(**{"dtype": "float32", **kwargs})
         check_not_negative(embeddings_weight=embeddings_weight, proxies_weight=proxies_weight)
         self.inner = make_member(loss, num_classes, self.dtype_policy)
-        if proxies_regularizer is not None and not hasattr(type(self.inner), "proxies"):
-            raise ValueError(f"`proxies_regularizer` needs a loss with proxies. Received: loss={dict(loss)}")
         self.on_embeddings = self._make(embeddings_regularizer)
         self.on_proxies = self._make(proxies_regularizer)
         self.loss = dict(loss)
@@ -87,6 +85,8 @@ class RegularizedLoss(LossLayer):
 
     def build(self, embeddings_shape, labels_shape):
         self.inner(keras.KerasTensor(embeddings_shape), keras.KerasTensor(labels_shape, dtype="int32"))  # weights
+        if self.on_proxies is not None and not hasattr(self.inner, "proxies"):
+            raise ValueError(f"`proxies_regularizer` needs a loss with proxies. Received: loss={self.loss}")
 
     def call(self, embeddings, labels):
         check_batch(embeddings, labels)

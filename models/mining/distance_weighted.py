@@ -67,10 +67,10 @@ def count_drawn_negatives(probabilities, times, seed: keras.random.SeedGenerator
         number = ops.take(numbers, turn % _NUMBERS, axis=1) + ops.take(shifts, turn // _NUMBERS, axis=1)
         height = (number - ops.floor(number)) * total
         height = ops.where(ops.cast(turn, times.dtype) < times, height, -1.0)
-        return ops.cast(steps <= height[:, None], steps.dtype)
+        return ops.cast(steps <= height[:, None], "int8")
 
     def step(turn, beyond):  # some turns at a time, for what costs is to walk through the large tensors
-        return turn + _TURNS, beyond + sum(passed(turn + later) for later in range(_TURNS))
+        return turn + _TURNS, beyond + ops.cast(sum(passed(turn + later) for later in range(_TURNS)), beyond.dtype)
 
     # How many of an anchor's draws lie beyond each column; those beyond one and not beyond the next fell on the next.
     start = (ops.zeros_like(ops.arange(1)[0]), ops.zeros_like(probabilities))

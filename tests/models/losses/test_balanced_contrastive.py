@@ -131,6 +131,30 @@ def test_aggregations_meet_where_every_pair_costs():
     assert terms["sum_per_anchor"] == pytest.approx([terms["mean"][0], 2 * terms["mean"][1]], rel=1e-9)
 
 
+@pytest.mark.parametrize("params", FORMS)
+def test_is_affine_in_lambda_and_at_0_only_the_positives_are_left(params):
+    x, labels = np.random.default_rng(9).normal(size=(8, 3)), np.arange(8) % 3
+    values = [float(BalancedContrastiveLoss(**params, lam=lam, dtype="float64")(x, labels)) for lam in (0, 1, 4)]
+    positive, entropy = BalancedContrastiveLoss(**params, dtype="float64").terms(x, labels)
+    assert values[0] == float(positive)
+    assert values[1:] == pytest.approx([float(positive + lam * entropy) for lam in (1, 4)], rel=1e-12)
+    alone = BalancedContrastiveLoss(**params, lam=0.0, dtype="float64")
+    assert float(alone(x[:3], labels[:3])) == 0.0  # negatives alone
+
+
+@given(st.integers(1, 10), st.integers(1, 4), st.floats(-1, 1), st.booleans(), st.integers(0, 2**16))
+def test_mean_over_what_costs_is_never_below_the_mean(rows, classes, margin, by_anchor, seed):
+    rng = np.random.default_rng(seed)
+    x, labels = rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)
+    name = "anchor_mean" if by_anchor else "mean"
+    every, some = (
+        BalancedContrastiveLoss(margin=margin, aggregation=aggregation, dtype="float64").terms(x, labels)
+        for aggregation in (name, f"{name}_nonzero")
+    )
+    assert float(some[0]) >= float(every[0]) - 1e-12
+    assert float(some[1]) >= float(every[1]) - 1e-12
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 
 from models.geometry import weighted_concatenation
@@ -48,8 +50,12 @@ def test_published_totals(name):
 
 def test_published_diversity():
     case = CASES["diversity_three_heads"]
-    heads = np.swapaxes(np.array(case["inputs"]["heads"]), 0, 1)
-    assert float(lack_of_diversity(heads)) == pytest.approx(case["expected"]["loss"], rel=1e-9)
+    heads = tf.Variable(np.swapaxes(np.array(case["inputs"]["heads"]), 0, 1))
+    with tf.GradientTape() as tape:
+        value = lack_of_diversity(heads)
+    norms = np.linalg.norm(tape.gradient(value, heads), axis=(0, 2))
+    assert float(value) == pytest.approx(case["expected"]["loss"], rel=1e-9)
+    np.testing.assert_allclose(norms, case["expected"]["grad_norms"], rtol=1e-9)
 
 
 def test_published_compression():
@@ -67,6 +73,42 @@ def test_published_concatenation():
     found = np.array(weighted_concatenation(heads, np.array(case["inputs"]["weights"])))
     np.testing.assert_allclose(found, case["expected"]["embedding"], rtol=1e-9, atol=1e-12)
     assert pdist(found, "sqeuclidean")[0] == pytest.approx(case["expected"]["squared_distance_rows_0_1"], rel=1e-9)
+
+
+def plain_members(x, labels):
+    """Contrastive loss and Multi-Similarity without mining, as loops."""
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    pull, push, total = [], [], 0.0
+    for i in range(len(x)):
+        others = [j for j in range(len(x)) if j != i]
+        pull += [np.linalg.norm(x[i] - x[j]) for j in others if labels[i] == labels[j]]
+        push += [max(0.0, 1 - np.linalg.norm(x[i] - x[j])) for j in others if labels[i] != labels[j]]
+        total += np.log1p(sum(np.exp(-2 * (x[i] @ x[j] - 0.5)) for j in others if labels[i] == labels[j])) / 2
+        total += np.log1p(sum(np.exp(50 * (x[i] @ x[j] - 0.5)) for j in others if labels[i] != labels[j])) / 50
+    sides = [[cost for cost in side if cost > 0] for side in (pull, push)]
+    return [sum(np.mean(side) for side in sides if side), total / len(x)]
+
+
+@given(st.integers(2, 8), st.integers(1, 3), st.booleans(), st.floats(0, 2), st.integers(0, 2**16))
+def test_matches_reference_over_three_batches(rows, classes, with_heads, eta, seed):
+    rng = np.random.default_rng(seed)
+    loss = EnsembleLoss(members=PAIR, eta=eta, diversity_weight=0.3, dtype="float64")
+    loss.build((None, 3), (None,))
+    c, seen = rng.normal(size=2), []
+    loss.coefficients.assign(c)
+    for _ in range(3):
+        x, labels = rng.normal(size=(rows, 2, 3)), rng.integers(0, classes, rows)
+        heads = [x[:, 0], x[:, 1]] if with_heads else [x[:, 0]] * 2
+        values = [plain_members(head, labels)[place] for place, head in enumerate(heads)]
+        seen.append(values)
+        means, weights = np.mean(seen, axis=0), c**2 + 1 / 8
+        wanted = 100 * eta * (weights.sum() - 1) ** 2
+        for value, mean, weight in zip(values, means, weights, strict=True):
+            wanted += weight * value * (means.mean() / mean if mean > 1e-8 else 1.0)
+        if with_heads:
+            wanted += 0.3 * max(0.0, 2 - np.mean(np.linalg.norm(x[:, 0] - x[:, 1] + 1e-6, axis=1)))
+        found = loss(x[:, 0], labels, **({"heads": x} if with_heads else {}))
+        assert float(found) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
 def test_running_means_are_plain_averages_of_the_training_batches():

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.losses._batch import pair_masks
-from models.losses.general_pair_weighting import GeneralPairWeightingLoss
+from models.losses.general_pair_weighting import WEIGHTINGS, GeneralPairWeightingLoss
 from models.losses.multi_similarity import MultiSimilarityLoss
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "vectors" / "11-multi-similarity.json").read_text())
@@ -28,10 +30,57 @@ def test_published_weights():
     loss = GeneralPairWeightingLoss(**params, dtype="float64")
     x, labels = np.array(case["inputs"]["embeddings"]), np.array(case["inputs"]["labels"])
     of_positives, of_negatives = loss.pair_weights(np.array(case["expected"]["similarity"]), *pair_masks(labels))
+    for mask, weights in (("positive_mask", of_positives), ("negative_mask", of_negatives)):
+        np.testing.assert_array_equal(np.array(weights) > 0, case["expected"][mask])
     np.testing.assert_allclose(of_positives, case["expected"]["w_pos"], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(of_negatives, case["expected"]["w_neg"], rtol=1e-9, atol=1e-12)
     gradient = gradient_of(lambda x: loss(x, labels), x)
     np.testing.assert_allclose(gradient, case["expected"]["surrogate_grad_embeddings"], rtol=1e-8, atol=1e-11)
+
+
+def weights_of(weighting, positives, negatives, alpha, beta, base, eps):
+    """Weights of one anchor's pairs, from two lists of cosines."""
+    if weighting == "contrastive":
+        return np.ones(len(positives)), (negatives > base).astype(float)
+    if weighting == "binomial_deviance":
+        return (
+            alpha / max(len(positives), 1) / (1 + np.exp(-alpha * (base - positives))),
+            beta / max(len(negatives), 1) / (1 + np.exp(-beta * (negatives - base))),
+        )
+    if weighting == "lifted_structure":
+        tops = [np.log(np.sum(np.exp(x))) if len(x) else 0.0 for x in (-positives, negatives)]
+        on = base + sum(tops) > 0
+        return on * np.exp(-positives - tops[0]), on * np.exp(negatives - tops[1])
+    kept = (
+        positives < np.max(negatives, initial=-np.inf) + eps,
+        negatives > np.min(positives, initial=np.inf) - eps,
+    )
+    low, high = np.exp(-alpha * (positives - base)) * kept[0], np.exp(beta * (negatives - base)) * kept[1]
+    return low / (1 + low.sum()), high / (1 + high.sum())
+
+
+@given(
+    st.integers(1, 10),
+    st.integers(1, 4),
+    st.sampled_from(WEIGHTINGS),
+    st.floats(0.5, 5.0),
+    st.floats(1.0, 50.0),
+    st.floats(-0.5, 1.0),
+    st.floats(0.0, 0.5),
+    st.integers(0, 2**16),
+)
+def test_matches_reference(rows, classes, weighting, alpha, beta, base, eps, seed):
+    rng = np.random.default_rng(seed)
+    x, labels = rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)
+    units = x / np.linalg.norm(x, axis=1, keepdims=True)
+    s, wanted = units @ units.T, 0.0
+    for i in range(rows):
+        same = labels == labels[i]
+        positives, negatives = s[i, same & (np.arange(rows) != i)], s[i, ~same]
+        of_positives, of_negatives = weights_of(weighting, positives, negatives, alpha, beta, base, eps)
+        wanted += (of_negatives @ negatives - of_positives @ positives) / rows
+    loss = GeneralPairWeightingLoss(weighting, alpha, beta, base, eps, dtype="float64")
+    assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
 
 
 def written_out(weighting):
@@ -74,6 +123,21 @@ def test_gradient_is_that_of_multi_similarity():
         for loss in (GeneralPairWeightingLoss(dtype="float64"), MultiSimilarityLoss(dtype="float64"))
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("eps", [0.1, 2.1])
+def test_weights_lie_between_0_and_1_and_follow_the_cosines(eps):
+    """A pair weighs the more the farther a positive is off, the nearer a negative."""
+    x, labels = np.random.default_rng(2).normal(size=(12, 3)), np.arange(12) % 3
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    s = x @ x.T
+    weights = GeneralPairWeightingLoss(beta=5.0, eps=eps, dtype="float64").pair_weights(s, *pair_masks(labels))
+    for kind, slope in zip(map(np.array, weights), (-1, 1), strict=True):
+        assert np.all((kind >= 0) & (kind < 1))
+        for row, cosines in zip(kind, s, strict=True):
+            kept = row > 0
+            assert np.all(np.diff(row[kept][np.argsort(cosines[kept])]) * slope > 0)
+    assert np.count_nonzero(weights) > 50
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,10 @@ def test_published_cases(case):
     assert float(value) == pytest.approx(expected["loss"], rel=1e-9)
     np.testing.assert_allclose(gradient, expected["grad_embeddings"], rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(tf.convert_to_tensor(of_beta), expected["grad_beta"], rtol=1e-9, atol=1e-12)
+    loss.nu += 1.0  # adds the boundaries of all triplets over the number of active terms
+    of_triplets = np.array(beta)[labels[inputs["anchor"]] if per_class else np.zeros(len(inputs["anchor"]), int)]
+    more = float(loss.cost(rows, rows, labels, positives, negatives)) - float(value)
+    assert np.sum(of_triplets) / more == pytest.approx(expected["active_terms"], rel=1e-9)
 
 
 @given(
@@ -103,6 +107,68 @@ def test_draws_move_on_and_start_again_with_the_seed():
     values = [float(first(*batch)) for _ in range(3)]
     assert values == [float(second(*batch)) for _ in range(3)]
     assert len(set(values)) == 3
+
+
+# On the circle, in degrees: two classes of two, 20 apart within and 160 to 180 across. Distances 0.35 and 1.97 or more.
+APART = np.radians([0.0, 20.0, 180.0, 200.0])
+
+
+@pytest.mark.parametrize("mining", ["all", "distance_weighted"])
+def test_beyond_both_margins_loss_and_gradients_are_zero(mining):
+    x, labels = tf.Variable(np.stack([np.cos(APART), np.sin(APART)], axis=1)), np.array([0, 0, 1, 1])
+    loss = MarginLoss(margin=0.2, beta=1.2, num_classes=2, mining=mining, dtype="float64")
+    with tf.GradientTape() as tape:
+        value = loss(x, labels)
+    gradients = tape.gradient(value, [x, loss.boundaries.value])
+    assert float(value) == 0.0
+    assert not any(np.any(tf.convert_to_tensor(gradient)) for gradient in gradients)
+
+
+def test_slope_in_the_boundary_and_none_for_an_absent_class():
+    """Within its kinks the loss rises by (active negatives - active positives) / active terms."""
+    rng = np.random.default_rng(2)
+    x, labels = rng.normal(size=(8, 3)), np.array([0, 0, 0, 0, 2, 2, 2, 2])
+    d = np.sqrt(np.sum((units(x)[:, None] - units(x)[None]) ** 2, axis=2) + 1e-8)
+    same = (labels[:, None] == labels[None]) & ~np.eye(8, dtype=bool)
+    loss = MarginLoss(0.2, 1.1, num_classes=3, mining="all", dtype="float64")
+    loss.build((None, 3), (None,))
+    loss.boundaries.assign([1.1] * 3)  # at first they are float32 numbers
+    pulled = np.sum(same & (d > 1.1 - 0.2), axis=1) * 4  # once for each of 4 negatives
+    pushed = np.sum((labels[:, None] != labels[None]) & (d < 1.1 + 0.2), axis=1) * 3
+    wanted = (pushed - pulled).reshape(2, 4).sum(axis=1) / np.sum(pushed + pulled)
+    with tf.GradientTape() as tape:
+        value = loss(x, labels)
+    gradient = tf.convert_to_tensor(tape.gradient(value, loss.boundaries.value)).numpy()
+    np.testing.assert_allclose(gradient, [wanted[0], 0.0, wanted[1]], rtol=1e-9)
+    loss.boundaries.assign([1.1 + 1e-4, 1.1, 1.1])
+    assert float(loss(x, labels)) - float(value) == pytest.approx(1e-4 * wanted[0], rel=1e-6)
+
+
+def test_no_gradient_flows_through_the_draws():
+    # The same seed draws the same negatives: what is left is the slope of the cost for given triplets.
+    rng = np.random.default_rng(5)
+    x, labels, way = rng.normal(size=(10, 3)), np.arange(10) % 3, rng.normal(size=(10, 3))
+    variable = tf.Variable(x)
+    with tf.GradientTape() as tape:
+        value = MarginLoss(beta_per_class=False, seed=3, dtype="float64")(variable, labels)
+    slope = np.sum(tape.gradient(value, variable).numpy() * way)
+    ends = [
+        float(MarginLoss(beta_per_class=False, seed=3, dtype="float64")(x + step * way, labels))
+        for step in (1e-6, -1e-6)
+    ]
+    assert abs(slope) > 0.01
+    assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("mining", ["all", "distance_weighted"])
+def test_rotation_does_not_matter(mining):
+    rng = np.random.default_rng(6)
+    x, labels, turn = rng.normal(size=(10, 3)), np.arange(10) % 3, np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    plain, turned = (
+        float(MarginLoss(beta_per_class=False, mining=mining, seed=3, dtype="float64")(rows, labels))
+        for rows in (x, x @ turn)
+    )
+    assert turned == pytest.approx(plain, rel=1e-9)
 
 
 @pytest.mark.parametrize(

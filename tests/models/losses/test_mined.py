@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
 from models.losses.mined import MinedLoss, shares_of_pairs
@@ -72,6 +74,34 @@ def test_proxy_anchor_adds_the_weights_to_its_exponents():
         own = np.equal(LABELS, c)
         wanted += logsumexp(np.append(pull[own, c], 0.0)) + logsumexp(np.append(push[~own, c], 0.0))
     assert mined("multi_proxy_anchor", {"proxies_per_class": 1}, PROXIES) == pytest.approx(wanted / 3, rel=1e-9)
+
+
+@given(
+    st.integers(1, 9), st.integers(1, 4), st.sampled_from(["pair_margin", "multi_similarity"]), st.integers(0, 2**16)
+)
+def test_pairs_that_a_miner_keeps_match_reference(rows, classes, miner, seed):
+    """The contrastive loss over them, as a loop."""
+    rng = np.random.default_rng(seed)
+    x, labels = rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)
+    s, pull, push = units(x) @ units(x).T, [], []
+    for i in range(rows):
+        mine = [j for j in range(rows) if j != i and labels[j] == labels[i]]
+        others = [j for j in range(rows) if labels[j] != labels[i]]
+        d = np.linalg.norm(units(x) - units(x)[i], axis=1)
+        if miner == "pair_margin":
+            kept = [j for j in mine if d[j] > 0.4], [j for j in others if d[j] < 1.1]
+        else:
+            kept = (
+                [j for j in mine if s[i, j] < max(s[i, others], default=-np.inf) + 0.1],
+                [j for j in others if s[i, j] > min(s[i, mine], default=np.inf) - 0.1],
+            )
+        pull += [d[j] for j in kept[0]]
+        push += [1.2 - d[j] for j in kept[1] if d[j] < 1.2]
+    params = {"pos_margin": 0.4, "neg_margin": 1.1} if miner == "pair_margin" else {}
+    inner = {"name": "contrastive", "params": {"neg_margin": 1.2}}
+    loss = MinedLoss(inner, {"name": miner, "params": params}, dtype="float64")
+    wanted = sum(np.mean(side) for side in (pull, push) if side)
+    assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
 def test_losses_that_know_neither_pairs_nor_weights_are_refused():

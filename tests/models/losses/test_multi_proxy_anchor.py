@@ -67,6 +67,85 @@ def test_copies_of_one_proxy_share_its_gradient():
     np.testing.assert_allclose(np.repeat(gradients[0][1] / 3, 3, axis=0), gradients[1][1], rtol=1e-8)
 
 
+def value_and_slopes(loss, x, labels):
+    """Value, and gradients of embeddings and proxies."""
+    x = tf.Variable(x)
+    with tf.GradientTape() as tape:
+        value = loss(x, labels)
+    return float(value), *(gradient.numpy() for gradient in tape.gradient(value, [x, loss.proxies.value]))
+
+
+def test_lengths_do_not_matter_and_gradients_are_orthogonal():
+    rng = np.random.default_rng(1)
+    x, proxies, labels = rng.normal(size=(7, 4)), rng.normal(size=(6, 4)), np.array([0, 0, 1, 1, 2, 2, 2])
+    loss = with_proxies(MultiProxyAnchorLoss(3, 2, alpha=8.0, dtype="float64"), proxies)
+    value, of_x, of_proxies = value_and_slopes(loss, x, labels)
+    for gradient, rows in ((of_x, x), (of_proxies, proxies)):
+        assert np.abs(gradient).max() > 0.1
+        np.testing.assert_allclose(np.sum(gradient * rows, axis=1), 0.0, atol=1e-12)
+    loss.proxies.assign(proxies * rng.uniform(0.1, 10, (6, 1)))
+    assert float(loss(x * rng.uniform(0.1, 10, (7, 1)), labels)) == pytest.approx(value, rel=1e-12)
+
+
+def test_a_batch_twice_costs_more():
+    # sums inside the logarithms, not means
+    rng = np.random.default_rng(2)
+    x, proxies, labels = rng.normal(size=(5, 4)), rng.normal(size=(3, 4)), np.array([0, 0, 1, 1, 2])
+    loss = with_proxies(MultiProxyAnchorLoss(3, 1, dtype="float64"), proxies)
+    assert float(loss(np.tile(x, (2, 1)), np.tile(labels, 2))) > float(loss(x, labels)) + 0.1
+
+
+def test_proxy_of_an_absent_class_is_pushed_and_not_pulled():
+    rng = np.random.default_rng(3)
+    x, labels, alpha, delta = rng.normal(size=(5, 4)), np.array([0, 0, 1, 1, 1]), 8.0, 0.1
+    proxies, other = rng.normal(size=(3, 4)), rng.normal(size=4)
+    loss = with_proxies(MultiProxyAnchorLoss(3, 1, alpha, delta, dtype="float64"), proxies)
+    value, _, of_proxies = value_and_slopes(loss, x, labels)
+    length = np.linalg.norm(proxies[2])
+    s = unit(x) @ proxies[2] / length
+    pushed = np.exp(alpha * (s + delta))
+    weights = pushed / (1 + pushed.sum())
+    wanted = alpha / 3 * weights @ (unit(x) - s[:, None] * proxies[2] / length) / length
+    assert np.abs(wanted).max() > 0.01
+    np.testing.assert_allclose(of_proxies[2], wanted, rtol=1e-9)
+    loss.proxies.assign(np.array([*proxies[:2], other]))
+    moved = np.exp(alpha * (unit(x) @ unit(other) + delta))
+    more = (np.log1p(moved.sum()) - np.log1p(pushed.sum())) / 3
+    assert float(loss(x, labels)) - value == pytest.approx(more, rel=1e-9)
+
+
+def test_sharp_limit_is_a_hinge_on_the_hardest_item_of_each_proxy():
+    rng = np.random.default_rng(4)
+    x, labels, proxies = rng.normal(size=(6, 4)), np.array([0, 0, 1, 1, 1, 1]), rng.normal(size=(3, 4))
+    s, own = unit(x) @ unit(proxies).T, labels[:, None] == np.arange(3)
+    pull = np.mean([max(0, 0.1 - s[own[:, c], c].min()) for c in (0, 1)])
+    push = np.mean([max(0, 0.1 + s[~own[:, c], c].max()) for c in range(3)])
+    loss = with_proxies(MultiProxyAnchorLoss(3, 1, alpha=1e5, delta=0.1, dtype="float64"), proxies)
+    assert float(loss(x, labels)) / 1e5 == pytest.approx(pull + push, abs=1e-4)
+
+
+@given(st.integers(1, 4), st.floats(0.01, 10.0), st.integers(0, 2**16))
+def test_softly_nearest_lies_between_farthest_and_nearest_proxy(k, gamma, seed):
+    rng = np.random.default_rng(seed)
+    x, proxies = rng.normal(size=(5, 4)), rng.normal(size=(3 * k, 4))
+    bank = with_proxies(MultiProxyAnchorLoss(3, k, dtype="float64"), proxies).bank
+    s = (unit(x) @ unit(proxies).T).reshape(5, 3, k)
+    found = np.array(bank.softly_nearest(x, gamma))
+    assert np.all(found >= s.min(axis=2) - 1e-12)
+    assert np.all(found <= s.max(axis=2) + 1e-12)
+    np.testing.assert_allclose(bank.softly_nearest(x, 1e-6), s.max(axis=2), atol=1e-5)
+    np.testing.assert_allclose(bank.softly_nearest(x, 1e9), s.mean(axis=2), atol=1e-8)
+
+
+def test_order_of_the_proxies_of_a_class_does_not_matter():
+    rng = np.random.default_rng(6)
+    x, labels, proxies = rng.normal(size=(6, 4)), np.array([0, 0, 1, 1, 2, 2]), rng.normal(size=(9, 4))
+    loss = with_proxies(MultiProxyAnchorLoss(3, 3, tau_reg=0.2, dtype="float64"), proxies)
+    value = float(loss(x, labels))
+    loss.proxies.assign(proxies[[2, 0, 1, 3, 5, 4, 8, 7, 6]])
+    assert float(loss(x, labels)) == pytest.approx(value, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [

@@ -78,6 +78,14 @@ def test_sharp_limit_is_a_hinge_on_the_hardest_pairs():
     assert float(loss(embeddings, np.array([0, 0, 1]))) == pytest.approx(wanted, abs=1e-3)
 
 
+def test_separated_classes_cost_nothing_without_slack():
+    # every positive is nearer than every negative: mining leaves no pair
+    embeddings = np.array([[1.0, 0.1], [1.0, -0.1], [0.1, 1.0], [-0.1, 1.0]])
+    batch = embeddings, np.array([0, 0, 1, 1])
+    assert float(MultiSimilarityLoss(eps=0.0, dtype="float64")(*batch)) == 0.0
+    assert float(MultiSimilarityLoss(mining=False, dtype="float64")(*batch)) > 0.1
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [

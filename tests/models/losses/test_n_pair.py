@@ -122,6 +122,50 @@ def test_all_pairs_equal_or_of_two_classes():
     assert float(NPairLoss("ovo")(x, labels)) == pytest.approx(float(NPairLoss("mc")(x, labels)), rel=1e-6)
 
 
+@pytest.mark.parametrize("variant", ["mc", "ovo"])
+def test_rotation_and_order_of_the_classes_do_not_matter(variant):
+    rng = np.random.default_rng(6)
+    x, labels = rng.normal(size=(8, 3)), np.array([0, 0, 1, 1, 2, 2, 2, 3])
+    loss = NPairLoss(variant, dtype="float64")
+    value = float(loss(x, labels))
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    assert float(loss(x @ turn, labels)) == pytest.approx(value, rel=1e-12)
+    order = np.concatenate([np.flatnonzero(labels == c) for c in (2, 3, 0, 1)])
+    assert float(loss(x[order], labels[order])) == pytest.approx(value, rel=1e-12)
+    assert float(loss(x, np.array([7, 4, 9, 1])[labels])) == pytest.approx(value, rel=1e-12)
+
+
+def test_regulariser_is_quadratic_in_the_scale():
+    x, labels = np.random.default_rng(7).normal(size=(6, 3)), np.array([0, 0, 1, 1, 2, 2])
+    with_it, without = (NPairLoss(reg_lambda=reg_lambda, dtype="float64") for reg_lambda in (0.3, 0.0))
+
+    def regulariser(scale):
+        return float(with_it(scale * x, labels)) - float(without(scale * x, labels))
+
+    assert regulariser(1.0) > 0.1
+    assert regulariser(3.0) == pytest.approx(9 * regulariser(1.0), rel=1e-9)
+
+
+@pytest.mark.parametrize("variant", ["mc", "ovo"])
+def test_longer_rows_cost_less_where_every_pair_is_nearest(variant):
+    rng = np.random.default_rng(8)
+    centers = np.repeat(np.eye(3), 2, axis=0)
+    x, labels = centers + 0.1 * rng.normal(size=(6, 3)), np.array([0, 0, 1, 1, 2, 2])
+    scores = x[::2] @ x[1::2].T
+    assert np.all(scores.argmax(axis=1) == np.arange(3))
+    loss = NPairLoss(variant, reg_lambda=0.0, dtype="float64")
+    values = [float(loss(scale * x, labels)) for scale in (0.5, 1.0, 2.0, 4.0)]
+    assert np.all(np.diff(values) < 0)
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.booleans(), st.integers(0, 2**16))
+def test_one_against_one_is_never_below_one_against_all(rows, classes, symmetric, seed):
+    rng = np.random.default_rng(seed)
+    x, labels = rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)
+    one, all_others = (float(NPairLoss(v, 0.1, symmetric, dtype="float64")(x, labels)) for v in ("ovo", "mc"))
+    assert one >= all_others - 1e-12
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [

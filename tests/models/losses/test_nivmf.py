@@ -7,8 +7,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.special import ive
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import hyp0f1, ive, logsumexp
 
+from models.geometry import cosine_similarities
 from models.losses._vmf import draw_vmf, log_normalizer, mean_resultant, place_draws
 from models.losses.nivmf import NivMFLoss, guide
 from models.losses.softmax import SoftmaxLoss
@@ -74,9 +77,14 @@ def test_published_expected_likelihood(name):
 
 def test_published_guidance():
     case = CASES["guidance"]
-    cosines = unit(np.array(case["inputs"]["embeddings"])) @ unit(np.array(case["inputs"]["mu"])).T
-    value = guide(cosines, np.array(case["inputs"]["labels"], "int32"))
+    x, mu = (tf.Variable(np.array(case["inputs"][key])) for key in ("embeddings", "mu"))
+    with tf.GradientTape() as tape:
+        cosines = cosine_similarities(x, mu)
+        value = guide(cosines, np.array(case["inputs"]["labels"], "int32"))
+    of_x, of_mu = tape.gradient(value, [x, mu])
     assert float(value) == pytest.approx(case["expected"]["loss"], rel=1e-9)
+    np.testing.assert_allclose(of_x, case["expected"]["grad"]["embeddings"], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(of_mu, case["expected"]["grad"]["mu"], rtol=1e-9)
 
 
 def test_published_draws_from_noise():
@@ -87,16 +95,44 @@ def test_published_draws_from_noise():
     np.testing.assert_allclose(found, case["expected"]["samples"], rtol=1e-9)
 
 
-@pytest.mark.parametrize("dim", [3, 16, 128])
-@pytest.mark.parametrize("kappa", [1.0, 20.0, 200.0])
+@pytest.mark.parametrize("dim", [3, 16, 128, 512])
+@pytest.mark.parametrize("kappa", [1.0, 10.0, 20.0, 50.0, 200.0])
 def test_mean_cosine_of_draws(dim, kappa):
     direction = unit(np.ones((1, dim), "float32"))
     draws = draw_vmf(tf.constant(direction), tf.constant([kappa]), 4000, keras.random.SeedGenerator(1)).numpy()[:, 0]
     np.testing.assert_allclose(np.linalg.norm(draws, axis=1), 1.0, atol=1e-3)
     cosines = draws @ direction[0]
-    nu = dim / 2 - 1
-    wanted = ive(nu + 1, kappa) / ive(nu, kappa)
+    # the ratio of the Bessel functions as one of hypergeometric functions, which are numbers at 512 dimensions too
+    wanted = kappa / dim * hyp0f1(dim / 2 + 1, kappa**2 / 4) / hyp0f1(dim / 2, kappa**2 / 4)
     assert np.mean(cosines) == pytest.approx(wanted, abs=4 * np.std(cosines) / np.sqrt(4000) + 1e-4)
+
+
+def test_draws_without_concentration_are_uniform():
+    direction = unit(np.ones((1, 8), "float32"))
+    draws = draw_vmf(tf.constant(direction), tf.constant([1e-4]), 4000, keras.random.SeedGenerator(2)).numpy()[:, 0]
+    np.testing.assert_allclose(draws.mean(axis=0), 0.0, atol=5 / np.sqrt(8 * 4000))
+    np.testing.assert_allclose(draws.T @ draws / 4000, np.eye(8) / 8, atol=0.015)
+
+
+@pytest.mark.parametrize("dim", [3, 128])
+@pytest.mark.parametrize("kappa", [1.0, 50.0])
+def test_more_concentration_draws_nearer_to_the_direction(dim, kappa):
+    direction, kappa = tf.constant(unit(np.ones((1, dim)))), tf.Variable([kappa], dtype="float64")
+    with tf.GradientTape() as tape:
+        draws = draw_vmf(direction, kappa, 500, keras.random.SeedGenerator(3))
+        cosine = tf.reduce_mean(tf.linalg.matvec(draws[:, 0], direction[0]))
+    assert float(tape.gradient(cosine, kappa)[0]) > 1e-5
+
+
+@pytest.mark.parametrize("dim", [3, 16, 128, 512])
+def test_slope_of_the_normaliser_is_the_resultant_and_falls(dim):
+    kappa = tf.Variable(np.geomspace(0.01, 500, 40))
+    with tf.GradientTape() as tape:
+        value = log_normalizer(kappa, dim)
+    slope = tape.gradient(value, kappa).numpy()
+    np.testing.assert_allclose(slope, -np.array(mean_resultant(kappa, dim)), rtol=1e-6, atol=1e-9)
+    assert np.all(slope < 0)
+    assert np.all(np.diff(slope) < 0)
 
 
 def test_cosine_metric_is_a_softmax_on_cosines():
@@ -166,6 +202,51 @@ def norm(x):
 
 
 @pytest.mark.parametrize("normaliser", ["none", "exact"])
+def log_density(x, k, m, normaliser, scale=True):
+    """`log f(x)` of the non-isotropic distribution with unit direction `m`, written out for one point."""
+    length, dim = norm(k * m), len(x)
+    cosine = (k * x) @ (k * m) / norm(k * x) if scale else x @ (k * m)  # times |K m|
+    factor = {
+        "none": 0.0,
+        "repo": np.sum(np.log(k)) - np.log(length),
+        "exact": np.sum(np.log(k)) - dim * np.log(norm(k * x)),
+    }
+    return log_c(length, dim) + cosine + factor[normaliser]
+
+
+SHAPES = st.integers(1, 6), st.integers(1, 4), st.integers(3, 8), st.sampled_from(["none", "repo", "exact"])
+
+
+@given(*SHAPES, st.floats(0.3, 2.0), st.sampled_from([0.0, 0.7]), st.integers(0, 2**16))
+def test_densities_match_reference(rows, classes, dim, normaliser, temp, guidance, seed):
+    rng = np.random.default_rng(seed)
+    z, labels = 3 * rng.normal(size=(rows, dim)), rng.integers(0, classes, rows)
+    m, kappa = unit(rng.normal(size=(classes, dim))), rng.uniform(0.5, 12, (classes, dim))
+    h = np.array([[log_density(u, k, c, normaliser) / temp for k, c in zip(kappa, m, strict=True)] for u in unit(z)])
+    wanted = np.mean(logsumexp(h, axis=1) - h[np.arange(rows), labels])
+    cosines = unit(z) @ m.T
+    for y in labels:
+        wanted += guidance / rows * np.log1p(np.sum(np.exp(-32 * (cosines[labels == y, y] - 0.1))))
+    for c in range(classes):
+        wanted += guidance / classes * np.log1p(np.sum(np.exp(32 * (cosines[labels != c, c] + 0.1))))
+    loss = make(classes, 2 * m, kappa, metric="nivmf", temp=temp, normaliser=normaliser, guidance=guidance)
+    assert float(loss(z, labels)) == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+
+
+@given(*SHAPES, st.booleans(), st.integers(0, 2**16))
+def test_expected_likelihood_matches_reference(rows, classes, dim, normaliser, scale, seed):
+    rng = np.random.default_rng(seed)
+    draws = unit(rng.normal(size=(4, rows, dim)))
+    m, kappa = unit(rng.normal(size=(classes, dim))), rng.uniform(0.5, 12, (classes, dim))
+    params = {"normaliser": normaliser, "scale_sample_by_kappa": scale, "temp": 0.5}
+    found = np.array(make(classes, 2 * m, kappa, **params).expected_likelihood(tf.constant(draws)))
+    uniform = float(log_normalizer(np.array([1e-9]), dim)[0])  # which the layer leaves out
+    for n in range(rows):
+        for c in range(classes):
+            each = [(log_density(x, kappa[c], m[c], normaliser, scale) - uniform) / 0.5 for x in draws[:, n]]
+            assert found[n, c] == pytest.approx(logsumexp(each) - np.log(4), rel=1e-5, abs=1e-5)
+
+
 def test_expected_likelihood_of_many_draws_is_that_of_the_kernel(normaliser):
     # Isotropic, at temperature 1: the closed form is the product kernel with rho = 1.
     z, proxies, _ = batch(2, 16)
@@ -190,6 +271,77 @@ def test_same_distribution_has_overlap_one():
         similarities = np.array(loss._similarities(tf.constant(z), tf.constant(unit(proxies))))
         assert similarities.max() <= 1e-6
         assert similarities[0, 1] == pytest.approx(0.0, abs=1e-6)
+
+
+ISOTROPIC = [{"metric": "cos"}, {"metric": "l2"}, {"metric": "neg_kl", "mean_resultant": "exact"}]
+ISOTROPIC += [{"metric": "ppk", "rho": 1.0}, {"metric": "ppk", "rho": 0.5}]
+SPREAD = np.array([[2.0, 5.0, 9.0, 3.0], [1.0, 4.0, 2.0, 8.0], [6.0, 1.0, 3.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("params", "kappa"),
+    [
+        *((params, None if params["metric"] == "cos" else SPREAD[0, :3]) for params in ISOTROPIC),
+        ({"metric": "nivmf"}, np.full((3, 4), 5.0)),
+        ({"metric": "nivmf"}, SPREAD),
+    ],
+)
+def test_rotation_matters_only_where_coordinates_differ(params, kappa):
+    z, proxies, labels = batch(4)
+    turn = np.linalg.qr(np.random.default_rng(5).normal(size=(4, 4)))[0]
+    plain, turned = (
+        float(make(3, rows, kappa, temp=0.7, **params)(points, labels))
+        for points, rows in ((z, proxies), (z @ turn, proxies @ turn))
+    )
+    if kappa is SPREAD:
+        assert abs(turned - plain) > 0.01
+    else:
+        assert turned == pytest.approx(plain, rel=1e-9)
+
+
+def test_length_of_embeddings_matters_but_for_cosines():
+    z, proxies, labels = batch(4)
+    for params in ISOTROPIC:
+        short, long = (float(make(3, proxies, temp=0.7, **params)(scale * z, labels)) for scale in (1.0, 2.0))
+        assert (short == pytest.approx(long, rel=1e-9)) == (params["metric"] == "cos")
+
+
+@pytest.mark.parametrize("normaliser", ["repo", "exact", "none"])
+def test_equal_concentrations_rank_classes_as_cosines_do(normaliser):
+    z, proxies, _ = batch(6)
+    loss = make(3, proxies, np.full((3, 4), 7.0), metric="nivmf", temp=1.0, normaliser=normaliser)
+    found = np.array(loss._similarities(tf.constant(z), tf.constant(unit(proxies))))
+    np.testing.assert_array_equal(np.argsort(found), np.argsort(unit(z) @ unit(proxies).T))
+
+
+@pytest.mark.parametrize("kappa", [0.5, 6.0, 40.0])
+def test_exact_normaliser_and_equal_coordinates_give_the_isotropic_density(kappa):
+    z, proxies, _ = batch(7)
+    loss = make(3, proxies, np.full((3, 4), kappa), metric="nivmf", temp=1.0, normaliser="exact")
+    found = np.array(loss._similarities(tf.constant(z), tf.constant(unit(proxies))))
+    uniform = -np.log(2 * np.pi**2)  # over the sphere in four dimensions, which the layer leaves out
+    np.testing.assert_allclose(found + uniform, log_c(kappa, 4) + kappa * unit(z) @ unit(proxies).T, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rho", [1.0, 0.5])
+def test_kernels_do_not_tell_image_from_proxy(rho):
+    z, proxies, _ = batch(8)
+    kappa = np.array([2.0, 5.0, 9.0])
+
+    def similarities(points, directions, lengths):
+        loss = make(len(directions), directions, lengths, metric="ppk", rho=rho, temp=1.0)
+        return np.array(loss._similarities(tf.constant(points), tf.constant(unit(directions))))
+
+    there = similarities(z, proxies, kappa)
+    back = similarities(kappa[:, None] * unit(proxies), z, np.linalg.norm(z, axis=1))
+    np.testing.assert_allclose(back.T, there, rtol=1e-9, atol=1e-12)
+
+
+def test_a_constant_added_to_all_densities_changes_nothing():
+    densities, labels = np.random.default_rng(9).normal(size=(6, 3)), np.array([0, 1, 2, 0, 1, 2])
+    loss = make(3, np.eye(3))
+    value = float(loss.cross_entropy(tf.constant(densities), labels))
+    assert float(loss.cross_entropy(tf.constant(densities + 868.0), labels)) == pytest.approx(value, rel=1e-9)
 
 
 def test_draws_move_on_and_start_again_with_the_seed():

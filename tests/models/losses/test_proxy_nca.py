@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,6 +109,50 @@ def test_length_of_embeddings_does_not_matter():
 
 def test_one_class_alone_costs_nothing():
     assert float(ProxyNCALoss(1)(np.ones((2, 3), "float32"), np.array([0, 0]))) == 0.0
+
+
+@given(st.integers(2, 6), st.floats(0.3, 3.0), st.floats(0.3, 3.0), st.booleans(), st.integers(0, 2**16))
+def test_probability_form_lies_between_0_and_its_bound(classes, scale_x, scale_p, worst, seed):
+    """The bound is met by an embedding opposite to its own proxy and equal to all others."""
+    rng = np.random.default_rng(seed)
+    proxies, x, labels = rng.normal(size=(classes, 4)), rng.normal(size=(7, 4)), rng.integers(0, classes, 7)
+    if worst:
+        labels[:] = classes - 1
+        x = np.tile(x[:1], (7, 1))
+        proxies = np.concatenate([np.tile(2 * x[:1], (classes - 1, 1)), -x[:1]])
+    loss = with_proxies(ProxyNCALoss(classes, 1, scale_x, scale_p, include_positive=True, dtype="float64"), proxies)
+    value = float(loss(x, labels))
+    bound = np.log1p((classes - 1) * np.exp((scale_x + scale_p) ** 2 - (scale_x - scale_p) ** 2))
+    assert 0 <= value <= bound * (1 + 1e-9)
+    if worst:
+        assert value == pytest.approx(bound, rel=1e-9)
+
+
+FORMS = [{}, {"include_positive": True}, {"include_positive": True, "label_smoothing": 0.2}]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_classes_and_proxies_may_be_renamed_together(form):
+    rng = np.random.default_rng(4)
+    x, proxies, labels, order = rng.normal(size=(7, 3)), rng.normal(size=(4, 3)), rng.integers(0, 4, 7), [2, 0, 3, 1]
+    value = float(with_proxies(ProxyNCALoss(4, **form, dtype="float64"), proxies)(x, labels))
+    renamed = with_proxies(ProxyNCALoss(4, **form, dtype="float64"), proxies[order])
+    assert float(renamed(x, np.argsort(order)[labels])) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradient_is_orthogonal_to_its_vector_and_lengths_do_not_matter(form):
+    rng = np.random.default_rng(5)
+    x, proxies, labels = tf.Variable(rng.normal(size=(7, 3))), rng.normal(size=(4, 3)), rng.integers(0, 4, 7)
+    loss = with_proxies(ProxyNCALoss(4, **form, dtype="float64"), proxies)
+    with tf.GradientTape() as tape:
+        value = loss(x, labels)
+    of_x, of_proxies = tape.gradient(value, [x, loss.proxies.value])
+    for gradient, rows in ((of_x, x.numpy()), (of_proxies, proxies)):
+        assert np.abs(gradient).max() > 0.1
+        np.testing.assert_allclose(np.sum(gradient * rows, axis=1), 0.0, atol=1e-12)
+    loss.proxies.assign(proxies * rng.uniform(0.1, 10, (4, 1)))
+    assert float(loss(x * rng.uniform(0.1, 10, (7, 1)), labels)) == pytest.approx(float(value), rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from models.losses._pairs import References
 from models.losses.roadmap import RoadmapLoss
+from models.losses.smooth_ap import SmoothAPLoss
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "vectors" / "10-roadmap.json").read_text())
 
@@ -63,6 +64,15 @@ def test_published_scores():
         value = RoadmapLoss(dtype="float64").sup_ap(scores, targets, ~targets)
     assert float(value) == pytest.approx(case["expected"]["loss"], rel=1e-9)
     np.testing.assert_allclose(tape.gradient(value, scores), case["expected"]["grad"]["scores"], rtol=1e-9, atol=1e-12)
+    assert 1 - float(value) == pytest.approx(case["expected"]["ap"], rel=1e-9)
+
+
+def test_published_average_precision_is_the_limit_of_a_narrow_step():
+    case = next(case for case in CASES if case["name"] == "supap_from_scores")
+    targets = np.array(case["inputs"]["targets"]) == 1
+    exact = RoadmapLoss(tau=1e-4, rho=0.0, start=0.0, offset=1.0, dtype="float64")
+    value = exact.sup_ap(tf.constant(case["inputs"]["scores"], "float64"), targets, ~targets)
+    assert 1 - float(value) == pytest.approx(case["expected"]["true_ap"], rel=1e-12)
 
 
 def test_row_wise_form_equals_the_form_over_classes():
@@ -99,6 +109,96 @@ def test_slope_is_that_of_the_step():
     loss = RoadmapLoss(dtype="float64")
     rise = (np.array(loss.negative_step(gaps + 1e-7)[0]) - np.array(loss.negative_step(gaps - 1e-7)[0])) / 2e-7
     np.testing.assert_allclose(loss.negative_step(gaps)[1], rise, rtol=1e-5, atol=1e-8)
+
+
+def scores_and_masks(seed, rows=3, columns=9):
+    rng = np.random.default_rng(seed)
+    same = rng.random((rows, columns)) < 0.4
+    same[:, 0], same[:, 1] = True, False  # one of each kind at least
+    return rng.uniform(-1, 1, (rows, columns)), same
+
+
+@pytest.mark.parametrize(("tau", "rho", "offset"), [(0.01, 100.0, 1.44), (0.2, 10.0, None), (0.05, 0.0, None)])
+def test_lies_between_0_and_1(tau, rho, offset):
+    scores, same = scores_and_masks(0, rows=30)
+    loss = RoadmapLoss(tau=tau, rho=rho, offset=offset, dtype="float64")
+    assert 0 < float(loss.sup_ap(scores, same, ~same)) < 1
+    apart = np.where(same, 0.9, 0.9 - 30 * tau) + np.random.default_rng(1).uniform(0, tau, scores.shape)
+    assert float(loss.sup_ap(apart, same, ~same)) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.3])
+def test_with_sigmoids_as_steps_it_is_smooth_ap(temperature):
+    """One item a class but the query itself, whose rank among positives no sigmoid can change."""
+    x, labels = np.random.default_rng(3).normal(size=(6, 3)), np.arange(6)
+    sigmoids = RoadmapLoss(tau=temperature, delta=3.0, start=0.0, w_cal=0.0, dtype="float64")  # no gap is above 2
+    smooth = SmoothAPLoss(temperature, dtype="float64")
+    assert float(sigmoids(x, labels)) == pytest.approx(float(smooth(x, labels)), rel=1e-9)
+
+
+def test_narrow_step_gives_the_exact_average_precision():
+    scores, same = scores_and_masks(2, rows=30)
+    exact = RoadmapLoss(tau=1e-7, rho=0.0, start=0.0, offset=1.0, dtype="float64")
+    wanted = []
+    for row, mine in zip(scores, same, strict=True):
+        hits = mine[np.argsort(-row)]
+        wanted.append(np.mean((np.cumsum(hits) / np.arange(1, len(row) + 1))[hits]))
+    assert 1 - float(exact.sup_ap(scores, same, ~same)) == pytest.approx(np.mean(wanted), rel=1e-5)
+
+
+def test_a_constant_added_to_all_scores_changes_calibration_alone():
+    scores, same = scores_and_masks(1)
+    loss = RoadmapLoss(dtype="float64")
+    moved = float(loss.sup_ap(scores + 0.25, same, ~same))
+    assert moved == pytest.approx(float(loss.sup_ap(scores, same, ~same)), rel=1e-9)
+    before, after = (float(loss._calibration(tf.constant(s), same, ~same)) for s in (scores, scores + 0.25))
+    assert abs(before - after) > 0.01
+
+
+@pytest.mark.parametrize(("tau", "rho"), [(0.01, 100.0), (0.2, 10.0), (0.1, 0.0)])
+def test_raising_a_negative_never_lowers_the_loss(tau, rho):
+    loss = RoadmapLoss(tau=tau, rho=rho, offset=None, dtype="float64")
+    heights = np.array(loss.negative_step(np.linspace(-1, 1, 2001))[0])
+    assert np.all(np.diff(heights) >= -1e-12)
+    scores, same = scores_and_masks(3, rows=1)
+    values = []
+    for height in np.linspace(-1, 1, 6):
+        scores[:, 1] = height  # a negative
+        values.append(float(loss.sup_ap(scores, same, ~same)))
+    assert np.all(np.diff(values) >= -1e-12)
+    assert values[-1] > values[0]
+
+
+def test_gradients_of_a_query_sum_to_zero_and_spare_undisputed_positives():
+    scores, same = scores_and_masks(5)
+    scores[:, 0] = 3.0  # a positive that no negative comes near
+    x = tf.Variable(scores)
+    with tf.GradientTape() as tape:
+        value = RoadmapLoss(dtype="float64").sup_ap(x, same, ~same)
+    gradient = tape.gradient(value, x).numpy()
+    assert np.all(np.abs(gradient).max(axis=1) > 0.001)
+    np.testing.assert_allclose(gradient.sum(axis=1), 0.0, atol=1e-12)
+    np.testing.assert_allclose(gradient[:, 0], 0.0, atol=1e-12)
+
+
+def test_calibration_is_zero_only_within_both_limits():
+    same = np.array([[True, True, False, False]])
+    loss = RoadmapLoss(alpha=0.9, beta=0.6, dtype="float64")
+    costs = [
+        float(loss._calibration(tf.constant([row], "float64"), same, ~same))
+        for row in ([0.9, 0.95, 0.6, -1.0], [0.9, 0.8, 0.6, 0.0], [0.9, 0.95, 0.7, 0.0])
+    ]
+    assert costs == pytest.approx([0.0, 0.1, 0.1])
+
+
+@given(st.integers(0, 2**16))
+def test_mean_of_active_pairs_is_never_below_that_of_all(seed):
+    scores, same = scores_and_masks(seed)
+    active, everything = (
+        float(RoadmapLoss(reduction=name, dtype="float64")._calibration(tf.constant(scores), same, ~same))
+        for name in ("active", "all")
+    )
+    assert active >= everything - 1e-12
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.losses.self_supervised import SelfSupervisedLoss
 
@@ -35,6 +37,23 @@ def test_first_views_against_second_views(views):
     loss = SelfSupervisedLoss(inner, symmetric=False, dtype="float64")
     value = loss(views.reshape(10, 3), np.tile(np.arange(5), 2))
     assert float(value) == pytest.approx(reference(views[0], [views[1]] * 5, range(5), 0.3), rel=1e-9)
+
+
+@given(st.integers(1, 6), st.booleans(), st.floats(0.1, 2.0), st.integers(0, 2**16))
+def test_matches_reference_with_views_in_any_order(items, symmetric, temperature, seed):
+    rng = np.random.default_rng(seed)
+    rows, labels = rng.normal(size=(2 * items, 3)), rng.permutation(np.tile(np.arange(items), 2))
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    first, second = (np.array([np.flatnonzero(labels == item)[place] for item in range(items)]) for place in (0, 1))
+    if symmetric:
+        others = [np.delete(units, i, axis=0) for i in range(2 * items)]
+        twins = [np.flatnonzero(np.delete(labels, i) == labels[i])[0] for i in range(2 * items)]
+        wanted = reference(units, others, twins, temperature)
+    else:
+        wanted = reference(units[first], [units[second]] * items, range(items), temperature)
+    inner = {"name": "nt_xent", "params": {"temperature": temperature}}
+    loss = SelfSupervisedLoss(inner, symmetric, dtype="float64")
+    assert float(loss(rows, 5 * labels)) == pytest.approx(wanted, rel=1e-8, abs=1e-10)
 
 
 def test_loss_that_is_not_over_pairs_is_refused():

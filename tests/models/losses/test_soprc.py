@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.geometry import cosine_similarities
 from models.losses._batch import pair_masks
 from models.losses.soprc import SOPRCLoss, semi_variance
 
@@ -83,9 +85,12 @@ def test_published_sketches(name):
 
 def test_published_semi_variance():
     case = CASES["semivariance"]
-    z = unit(np.array(case["inputs"]["embeddings"]))
-    value = semi_variance(z @ z.T, *pair_masks(np.array(case["inputs"]["labels"])), 1.0, 5.0)
+    x = tf.Variable(np.array(case["inputs"]["embeddings"]))
+    with tf.GradientTape() as tape:
+        scores = cosine_similarities(x, x)
+        value = semi_variance(scores, *pair_masks(np.array(case["inputs"]["labels"])), 1.0, 5.0)
     assert float(value) == pytest.approx(case["expected"]["loss"], rel=1e-9)
+    np.testing.assert_allclose(tape.gradient(value, x), case["expected"]["grad"]["embeddings"], rtol=1e-9, atol=1e-12)
 
 
 def test_sketches_of_absent_classes_and_outside_training_stay():
@@ -105,6 +110,90 @@ def test_new_sketch_replaces_or_leaves_the_old_one():
         z = unit(X)
         wanted = np.mean([sketch((z[a] @ z.T)[[j for j in (7, 8) if j != a]], 6) for a in (7, 8)], axis=0)
         np.testing.assert_allclose(loss.sketches[2], np.arange(6) / 6 if same else wanted, rtol=1e-6)
+
+
+def false_over_true(near, far, sketch=(-1.0,), **params):
+    """F / R where both anchors see their positive at cosine `near` and the one negative at `far`."""
+    cosines = np.array([[1, near, far], [near, 1, far], [far, far, 1]])
+    loss = SOPRCLoss(2, 0.5, beta=0.0, num_v=len(sketch), w_var=0.0, dtype="float64", **params)
+    loss.build((None, 3), (None,))
+    loss.sketches.assign([sketch] * 2)
+    value = float(loss(np.linalg.cholesky(cosines), np.array([0, 0, 1])))
+    return value / (1 - value)
+
+
+def test_false_positive_surrogate_falls_and_bounds_the_step():
+    gaps = np.array([-0.5, -0.2, -0.01, 0.02, 0.15, 0.21, 0.5])
+    # the sketch lies below every score: R = 1 / 2
+    found = np.array([false_over_true(0.2, 0.2 - gap, tau1=0.2) / 2 for gap in gaps])
+    assert np.all(np.diff(found) <= 0)
+    assert np.all(found >= (gaps < 0))
+    np.testing.assert_allclose(found[-2:], 0.0, atol=1e-12)
+
+
+def test_true_positive_surrogate_falls_and_stays_below_the_step():
+    gaps = np.array([-0.7, -0.2, -0.03, -0.001, 0.001, 0.5, 1.3])
+    false = 1 + 2 * 0.3 / 0.1  # u = -0.3
+    found = np.array([2 * false / false_over_true(0.3, 0.6, [0.3 - gap], tau2=0.05) - 1 for gap in gaps])
+    assert np.all(np.diff(found) <= 1e-12)
+    assert np.all(found <= (gaps < 0) + 1e-12)
+    assert np.all(found >= -1e-12)
+    assert found[0] > 0.99
+
+
+def test_recall_is_the_share_of_positives_that_score_higher():
+    scores = np.random.default_rng(4).uniform(-0.5, 1.0, 400)
+    for near in (0.1, 0.4, 0.75):
+        recall = (1 + 2 * 0.1 / 0.1) / false_over_true(near, near + 0.1, scores, tau2=1e-7)
+        assert recall == pytest.approx(np.mean(scores > near), abs=0.004)
+
+
+def test_lies_between_0_and_1_and_is_0_for_separated_classes():
+    for prior in (1e-6, 0.5):
+        loss = SOPRCLoss(3, prior, w_var=0.0, dtype="float64")
+        assert 0 < float(loss(X, LABELS)) < 1
+    assert float(loss(np.eye(3)[LABELS], LABELS)) == 0.0  # cosines 1 and 0
+
+
+def test_a_higher_prior_costs_less_and_a_sure_class_nothing():
+    values = [
+        float(SOPRCLoss(3, prior, w_var=0.0, dtype="float64")(X, LABELS)) for prior in (0.001, 0.1, 0.5, 0.9, 1 - 1e-9)
+    ]
+    assert np.all(np.diff(values) < 0)
+    assert values[-1] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("class_update", ["mean", "last"])
+def test_sketches_stay_among_the_cosines_and_never_fall(class_update):
+    rng = np.random.default_rng(2)
+    loss = SOPRCLoss(3, num_v=11, beta=0.7, class_update=class_update, dtype="float64")
+    for _ in range(5):
+        loss(rng.normal(size=(9, 3)), rng.permutation(LABELS))
+    sketches = loss.sketches.numpy()
+    assert np.all(np.abs(sketches) <= 1)
+    assert np.all(np.diff(sketches, axis=1) >= -1e-12)
+
+
+def test_classes_may_be_renamed_with_their_priors_and_sketches():
+    order = np.array([2, 0, 1])
+    plain = SOPRCLoss(3, [0.1, 0.3, 0.6], num_v=5, dtype="float64")
+    renamed = SOPRCLoss(3, [0.6, 0.1, 0.3], num_v=5, dtype="float64")  # class order[k] is called k
+    for x in np.random.default_rng(3).normal(size=(2, 9, 3)):
+        assert float(renamed(x, np.argsort(order)[LABELS])) == pytest.approx(float(plain(x, LABELS)), rel=1e-12)
+    np.testing.assert_allclose(renamed.sketches, plain.sketches.numpy()[order], rtol=1e-12)
+
+
+def test_semi_variance_knows_no_shift_and_is_0_only_for_equal_scores():
+    positives, negatives = pair_masks(LABELS)
+    scores = unit(X) @ unit(X).T
+    value = float(semi_variance(scores, positives, negatives, 1.0, 5.0))
+    assert float(semi_variance(scores + 3.0, positives, negatives, 1.0, 5.0)) == pytest.approx(value, rel=1e-9)
+    equal = np.where(positives, 0.75, -0.25)
+    assert float(semi_variance(equal, positives, negatives, 1.0, 5.0)) == 0.0
+    for i, j in ((0, 1), (0, 8)):  # one positive, one negative
+        moved = equal.copy()
+        moved[i, j] += 0.1
+        assert float(semi_variance(moved, positives, negatives, 1.0, 5.0)) > 1e-6
 
 
 @pytest.mark.parametrize(

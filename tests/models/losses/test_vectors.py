@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from models.losses import LOSSES
 
@@ -301,6 +302,41 @@ def test_value_and_gradients(file, name, dtype, tolerance, slopes_of, agree):
     pairs = (value, expected["loss"]), (found[: len(of_embeddings)], of_embeddings)
     for ours, theirs in (*pairs, *zip(of_weights, weights.values(), strict=True)):
         agree(CASES[file][name][0], f"{file}:{name}", dtype, ours, theirs, max(tolerance, LOOSE.get(name, 0.0)))
+
+
+def spce_parts(loss, embeddings, labels):
+    """Tightness by its sum over pairs, and what is left of the loss."""
+    rows = ops.convert_to_numpy(embeddings)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True) if loss.normalize else rows
+    tightness = -np.sum((rows @ rows.T)[labels[:, None] == labels[None]]) / len(labels) ** 2
+    return tightness, loss(embeddings, labels) - tightness
+
+
+# What a case says of the parts of its loss, and how our layer gives them.
+PARTS = {
+    "spce": (("tightness", "contrastive"), spce_parts),
+    "pce": (("tightness", "contrastive"), lambda loss, x, labels: loss._parts(x, labels)),
+    "hybrid": (("multi_similarity", "proxy_anchor"), lambda loss, *b: (loss.pair_loss(*b), loss.proxy_loss(*b))),
+    "balanced_contrastive": (("positive", "entropy"), lambda loss, *batch: loss.terms(*batch)),
+}
+WITH_PARTS = [(file, name) for file, name in ALL if CASES[file][name][0] in PARTS]
+
+
+@pytest.mark.parametrize(("file", "name"), WITH_PARTS, ids=[f"{file}:{name}" for file, name in WITH_PARTS])
+def test_parts(file, name):
+    case = load(file, name)
+    names, parts_of = PARTS[CASES[file][name][0]]
+    embeddings, labels = batch_of(case, "float64")
+    found = parts_of(make_loss(file, case, "float64")[0], ops.convert_to_tensor(embeddings, "float64"), labels)
+    assert [float(part) for part in found] == pytest.approx([case["expected"][part] for part in names], rel=1e-10)
+
+
+@pytest.mark.parametrize(("file", "name"), ALL, ids=[f"{file}:{name}" for file, name in ALL])
+def test_nothing_expected_is_left_out(file, name):
+    parts, _ = PARTS.get(CASES[file][name][0], ((), None))
+    elsewhere = {"v_after"} if file == "18-soprc" else set()  # test_soprc.py has the sketches
+    rest = {key for key in load(file, name)["expected"] if key != "loss" and not key.startswith("grad")}
+    assert rest - elsewhere == set(parts)
 
 
 @pytest.mark.parametrize("file", sorted(CASES))

@@ -45,6 +45,25 @@ def test_opposite_and_equal_points_give_no_nan(dim):
     np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=1e-5)
 
 
+def test_probabilities_keep_to_the_eligible_and_follow_the_rows():
+    rng = np.random.default_rng(4)
+    rows, labels, order = rng.normal(size=(12, 4)), np.arange(12) % 3, rng.permutation(12)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[3] = rows[1] + [0.01, 0, 0, 0]  # nearer than the cutoff, of another class
+    rows[5] = rows[1] + [0, 0.02, 0, 0]
+    turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+
+    def probabilities(rows, labels):
+        return np.array(negative_probabilities(distances_of(rows), labels[:, None] != labels[None], 4))
+
+    found = probabilities(rows, labels)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=1e-9)
+    assert not np.any(found[(labels[:, None] == labels[None]) | (distances_of(rows) >= 1.4)])
+    assert found[1, 3] == pytest.approx(found[1, 5], rel=1e-9) != 0  # all below the cutoff weigh alike
+    np.testing.assert_allclose(probabilities(rows @ turn, labels), found, rtol=1e-9)
+    np.testing.assert_allclose(probabilities(rows[order], labels[order]), found[order][:, order], rtol=1e-9)
+
+
 def test_draws_follow_the_probabilities_and_never_take_the_own_class():
     labels = np.repeat(np.arange(4), 50)
     probabilities = np.random.default_rng(0).random(4)[labels] * (labels[:, None] != labels[None])
