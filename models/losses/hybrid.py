@@ -23,8 +23,9 @@ class HybridLoss(keras.layers.Layer):
     and, for an encoder with several heads, `head_weight` times the pair loss of each head.
 
     The defaults are those of the paper, Multi-Similarity and Proxy-Anchor, with the sign in the negative
-    exponent of Multi-Similarity as its own authors have it. The paper prints the other sign: for that, give the
-    pair loss `negative_base=-1.0`.
+    exponent of Multi-Similarity as its own authors have it. The paper prints the other sign (mhgl_as_printed):
+    `pair={"name": "multi_similarity", "params": {"alpha": 2.0, "beta": 50.0, "base": 1.0, "negative_base": -1.0,
+    "mining": False}}`.
 
     Defaults: the settings of the paper: alpha 2, beta 50, base 1; 32 and 0.1; weight 0.03.
 

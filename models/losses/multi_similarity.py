@@ -18,7 +18,10 @@ class MultiSimilarityLoss(keras.layers.Layer):
                          + 1/beta  log(1 + sum_{N_i} exp( beta  (S_ik - base))) ]
 
     Mining keeps a negative above `min_{positives} S_ik - eps` and a positive below
-    `max_{negatives} S_ik + eps`. The paper sets `beta=50, base=1`, its published code `beta=40, base=0.5`.
+    `max_{negatives} S_ik + eps`.
+
+    Parameter sets: `beta=50, base=1` is the paper's (ms_paper), `beta=40, base=0.5` that of its published code
+    (ms_repo); both have `alpha=2, eps=0.1`. `mining=False` gives the loss of pytorch-metric-learning 2.9.
 
     Defaults: alpha, beta and eps of the paper's experiments, base of its published code.
 

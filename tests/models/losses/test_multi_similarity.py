@@ -1,11 +1,16 @@
 """MultiSimilarityLoss against hand-worked values, a plain loop over pairs and its limits."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.losses.multi_similarity import MultiSimilarityLoss
+
+VECTORS = Path(__file__).parents[2] / "data" / "vectors" / "11-multi-similarity.json"
 
 
 def reference(embeddings, labels, alpha, beta, base, eps, mining):
@@ -27,6 +32,21 @@ def test_hand_worked_batch():
     # orthogonal pair of one class, no negatives: each anchor has log(1 + exp(2 * 0.5)) / 2
     loss = MultiSimilarityLoss(mining=False)
     assert float(loss(np.eye(2, dtype="float32"), np.array([7, 7]))) == pytest.approx(np.log1p(np.e) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("params", "case", "wanted"),
+    [
+        ({"beta": 50, "base": 1}, "paper_setting_lambda1", 0.7210436639),
+        ({"beta": 40, "base": 0.5}, "repo_setting_lambda_half_beta40", 0.6968297832),
+        ({"mining": False}, "pml_defaults_no_mining", 0.3462537976),
+    ],
+    ids=["ms_paper", "ms_repo", "library"],
+)
+def test_parameter_sets_of_the_docstring(params, case, wanted):
+    inputs = next(found for found in json.loads(VECTORS.read_text()) if found["name"] == case)["inputs"]
+    value = MultiSimilarityLoss(**params, dtype="float64")(np.array(inputs["embeddings"]), np.array(inputs["labels"]))
+    assert float(value) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_one_class_with_mining_costs_nothing():
