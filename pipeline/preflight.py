@@ -43,7 +43,7 @@ def _make_parts(experiment: Experiment, settings: dict) -> None:
         create_encoder(image_size=experiment.data.image_size, **{**encoder.pop("params"), **encoder})
     with _section("loss"):
         facts = {"num_classes": _CLASSES, "embedding_size": encoder["embedding_size"]}
-        create_loss(loss["name"], loss["params"], **facts)
+        create_loss(loss["name"], loss["params"], **facts, class_counts=[2] * _CLASSES)
     with _section("training.sampler"):
         given = {"labels": np.repeat(np.arange(_CLASSES), 2), "seed": experiment.seed}
         sampler = create(SAMPLERS, training["sampler"]["name"], training["sampler"]["params"], given)

@@ -111,7 +111,7 @@ def create_loss(name: str, params: dict[str, Any] | None = None, **facts: Any) -
         name: a key of `LOSSES`, or `"package.module:ClassName"` of a Keras layer or of a `keras.losses.Loss`, such
             as `"tensorflow_similarity.losses:CircleLoss"`.
         params: constructor arguments.
-        **facts: what only the data knows: `num_classes`, `embedding_size`.
+        **facts: what only the data knows: `num_classes`, `class_counts`, `embedding_size`.
 
     Raises:
         UsageError: on an unknown name or parameter, or a missing one.
