@@ -12,7 +12,7 @@ from keras import ops
 
 from models.learner import MetricLearner
 from models.losses import LOSSES, create_loss
-from models.losses._reduce import ANY_REDUCERS
+from models.losses._reduce import ANCHOR_REDUCERS
 from models.mining import MINERS
 from models.regularizers import REGULARIZERS
 
@@ -259,6 +259,6 @@ def test_every_choice_of_a_loss_is_tried(name):
 
 def test_every_shared_part_is_tried_with_some_loss():
     whole = json.dumps(SETTINGS)
-    for name in (*ANY_REDUCERS, *MINERS, *REGULARIZERS, "cosine", "dot", "euclidean", "snr", "squared_euclidean"):
+    for name in (*ANCHOR_REDUCERS, *MINERS, *REGULARIZERS, "cosine", "dot", "euclidean", "snr", "squared_euclidean"):
         # What is a default somewhere need not be written.
         assert f'"{name}"' in whole or name in ("mean", "lp", "euclidean"), name
