@@ -9,6 +9,7 @@ from models.losses._keras_loss import KerasLoss, is_keras_loss
 from models.losses.angular import AngularLoss
 from models.losses.arcface import ArcFaceLoss
 from models.losses.balanced_contrastive import BalancedContrastiveLoss
+from models.losses.binomial_deviance import BinomialDevianceLoss
 from models.losses.cbml import CBMLLoss
 from models.losses.circle import CircleLoss
 from models.losses.contrastive import ContrastiveLoss
@@ -58,6 +59,7 @@ LOSSES: dict[str, type[keras.layers.Layer]] = {
     "angular": AngularLoss,
     "arcface": ArcFaceLoss,
     "balanced_contrastive": BalancedContrastiveLoss,
+    "binomial_deviance": BinomialDevianceLoss,
     "cbml": CBMLLoss,
     "circle": CircleLoss,
     "contrastive": ContrastiveLoss,
