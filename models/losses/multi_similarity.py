@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from models.geometry import dot_products, masked_log1p_sum_exp
+from models.geometry import find_measure, masked_log1p_sum_exp
+from models.losses._checks import check_not_negative
 from models.losses._pairs import compare
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 
@@ -28,10 +29,13 @@ class MultiSimilarityLoss(keras.layers.Layer):
     Args:
         alpha: sharpness on positives, positive.
         beta: sharpness on negatives, positive.
-        base: cosine that positives should exceed and negatives stay below (lambda in the paper), in [-1, 1].
+        base: cosine that positives should exceed and negatives stay below (lambda in the paper), in [-1, 1]; a
+            distance the other way round, at least 0, where `distance` is one.
         eps: slack of the mining, at least 0.
         mining: leave easy pairs out.
         negative_base: another `base` for negatives; None takes the same.
+        distance: what S is: `"dot"`, on unit rows the cosine, `"cosine"`, or a distance with the sign changed:
+            `"euclidean"`, `"squared_euclidean"` or `"snr"`.
         reducer: how the costs of the anchors become one, see `models.losses._reduce`.
         normalize: bring the rows to unit length first.
 
@@ -62,6 +66,7 @@ class MultiSimilarityLoss(keras.layers.Layer):
         eps: float = 0.1,
         mining: bool = True,
         negative_base: float | None = None,
+        distance: str = "dot",
         reducer: Reducer = "mean",
         normalize: bool = True,
         **kwargs,
@@ -70,8 +75,15 @@ class MultiSimilarityLoss(keras.layers.Layer):
         for name, value in {"alpha": alpha, "beta": beta}.items():
             if value <= 0:
                 raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
-        for name, limit in {"base": base, "negative_base": negative_base}.items():
-            if limit is not None and not -1 <= limit <= 1:
+        self._measure = find_measure(distance)
+        limits = {
+            name: value for name, value in {"base": base, "negative_base": negative_base}.items() if value is not None
+        }
+        if self._measure.sign > 0:
+            check_not_negative(**limits)
+            limits = {}
+        for name, limit in limits.items():
+            if not -1 <= limit <= 1:
                 raise ValueError(f"`{name}` must lie in [-1, 1]. Received: {name}={limit}")
         if eps < 0:
             raise ValueError(f"`eps` must not be negative. Received: eps={eps}")
@@ -81,22 +93,24 @@ class MultiSimilarityLoss(keras.layers.Layer):
         self.eps = eps
         self.mining = mining
         self.negative_base = negative_base
+        self.distance = distance
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
     def call(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
-        similarities = dot_products(rows, columns)
+        sign = -self._measure.sign
+        similarities = sign * self._measure.matrix(rows, columns)
         if self.mining:
             positives, negatives = mine_pairs(similarities, positives, negatives, self.eps)
         negative_base = self.base if self.negative_base is None else self.negative_base
-        pull = masked_log1p_sum_exp(-self.alpha * (similarities - self.base), positives, axis=1) / self.alpha
-        push = masked_log1p_sum_exp(self.beta * (similarities - negative_base), negatives, axis=1) / self.beta
+        pull = masked_log1p_sum_exp(-self.alpha * (similarities - sign * self.base), positives, axis=1) / self.alpha
+        push = masked_log1p_sum_exp(self.beta * (similarities - sign * negative_base), negatives, axis=1) / self.beta
         costs = pull + push
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
 
     def get_config(self):
-        names = ("alpha", "beta", "base", "eps", "mining", "negative_base", "reducer", "normalize")
+        names = ("alpha", "beta", "base", "eps", "mining", "negative_base", "distance", "reducer", "normalize")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

@@ -39,7 +39,7 @@ ORDERED = {
 RANDOM = {
     "margin": (
         "triplets are drawn at random",
-        lambda params: params.get("mining") != "all" or params.get("positives_per_anchor") == "one",
+        lambda params: params.get("mining") != "all" or params.keys() & {"positives_per_anchor", "triplets_per_anchor"},
     ),
     "mined": (
         "pairs are drawn at random",
