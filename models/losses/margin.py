@@ -42,8 +42,8 @@ class MarginLoss(keras.layers.Layer):
         positives_per_anchor: `"all"`, or `"one"` drawn at random.
         triplets_per_anchor: draw that many triplets for each anchor, the positive evenly from those above and the
             negative by `mining`, where `"all"` is evenly too; no more than the batch has items. None for no such draw.
-        distance: `"euclidean"`, `"squared_euclidean"`, `"snr"`, `"cosine"` or `"dot"`; for similarities all
-            differences change sign, and the boundary is one. Negatives are drawn by Euclidean distances all the same.
+        distance: `"euclidean"`, or any other name of `models.geometry.MEASURES`; for similarities all differences
+            change sign, and the boundary is one. Negatives are drawn by Euclidean distances all the same.
         cutoff: distances below it count as this when drawing, in (0, 2).
         nonzero_loss_cutoff: distances from here on are not drawn, above `cutoff`.
         seed: of the draws.

@@ -35,7 +35,7 @@ class MultiSimilarityLoss(keras.layers.Layer):
         mining: leave easy pairs out.
         negative_base: another `base` for negatives; None takes the same.
         distance: what S is: `"dot"`, on unit rows the cosine, `"cosine"`, or a distance with the sign changed:
-            `"euclidean"`, `"squared_euclidean"` or `"snr"`.
+            `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"snr"`.
         reducer: how the costs of the anchors become one, see `models.losses._reduce`.
         normalize: bring the rows to unit length first.
 

@@ -259,6 +259,16 @@ def test_every_choice_of_a_loss_is_tried(name):
 
 def test_every_shared_part_is_tried_with_some_loss():
     whole = json.dumps(SETTINGS)
-    for name in (*ANCHOR_REDUCERS, *MINERS, *REGULARIZERS, "cosine", "dot", "euclidean", "snr", "squared_euclidean"):
+    for name in (
+        *ANCHOR_REDUCERS,
+        *MINERS,
+        *REGULARIZERS,
+        "cosine",
+        "dot",
+        "euclidean",
+        "manhattan",
+        "snr",
+        "squared_euclidean",
+    ):
         # What is a default somewhere need not be written.
         assert f'"{name}"' in whole or name in ("mean", "lp", "euclidean"), name
