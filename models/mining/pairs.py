@@ -22,6 +22,7 @@ from models.mining.distance_weighted import negative_probabilities
 _STRATEGIES = ("easy", "hard", "semi_hard", "all")
 _TRIPLETS = ("all", "easy", "hard", "semi_hard")
 _ROUNDING = 1e-6  # a share of a number of pairs that is a whole number must not come out above it
+_TIE = 1e-5  # a pair both ways has the same distance but for rounding
 
 
 class PairMiner(keras.layers.Layer):
@@ -275,7 +276,7 @@ class HDCMiner(PairMiner):
         kept = ops.ceil(self.filter_percentage * number * (1.0 - _ROUNDING))
         ordered = ops.sort(ops.reshape(ops.where(mask, ease, float("inf")), (-1,)))
         limit = ops.take(ordered, ops.maximum(ops.cast(kept, "int32") - 1, 0))
-        return ops.logical_and(mask, ease <= limit)
+        return ops.logical_and(mask, ease <= limit + _TIE)
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
