@@ -60,6 +60,30 @@ def euclidean_distances(a, b):
     return ops.sqrt(ops.maximum(squared_distances(a, b), _TINY))
 
 
+@ops.custom_gradient
+def manhattan_distances(a, b):
+    """Sum of the absolute differences of the coordinates of rows: `(N, M)`; equal coordinates pass no gradient.
+
+    Goes through the coordinates one by one, there and back, so that no `(N, M, D)` tensor is ever held.
+    """
+    of_a, of_b = ops.transpose(a), ops.transpose(b)
+
+    def gaps(place):
+        return ops.take(of_a, place, axis=0)[:, None] - ops.take(of_b, place, axis=0)[None, :]
+
+    def gradient(*inputs, upstream=None):
+        upstream = inputs[0] if upstream is None else upstream  # PyTorch hands over `a` and `b` first
+
+        def slopes(place):
+            signed = upstream * ops.sign(gaps(place))
+            return ops.sum(signed, axis=1), -ops.sum(signed, axis=0)
+
+        return tuple(ops.transpose(slope) for slope in ops.map(slopes, ops.arange(a.shape[1])))
+
+    total = ops.fori_loop(1, a.shape[1], lambda place, total: total + ops.abs(gaps(place)), ops.abs(gaps(0)))
+    return total, gradient
+
+
 def snr_distances(a, b):
     """Signal-to-noise distance `var(a_i - b_j) / var(a_i)` over coordinates; asymmetric (Yuan et al., CVPR 2019).
 
@@ -81,6 +105,7 @@ class Measure(NamedTuple):
 MEASURES: dict[str, Measure] = {
     "euclidean": Measure(euclidean_distances, 1),
     "squared_euclidean": Measure(squared_distances, 1),
+    "manhattan": Measure(manhattan_distances, 1),
     "snr": Measure(snr_distances, 1),
     "cosine": Measure(cosine_similarities, -1),
     "dot": Measure(dot_products, -1),

@@ -87,7 +87,8 @@ def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mist
     with mistakes.at("encoder", encoder):
         own = {key: value for key, value in encoder.items() if key != "params"}
         network = create_encoder(image_size=experiment.data.image_size, **{**encoder["params"], **own})
-    facts = {"num_classes": _CLASSES, "embedding_size": encoder["embedding_size"]}
+    facts: dict[str, Any] = {"num_classes": _CLASSES, "class_counts": [2] * _CLASSES}
+    facts["embedding_size"] = encoder["embedding_size"]
     if sifted := _sift_loss("loss", loss, mistakes):
         with mistakes.at("loss", sifted):
             create_loss(sifted["name"], sifted["params"], **facts)
@@ -116,7 +117,7 @@ def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mist
         with mistakes.at(f"training.augmentation.{name}"):
             create_augmentation({name: value})
     if sampler is not None and not mistakes.found:
-        facts["num_classes"] = _BUILT_CLASSES
+        facts |= {"num_classes": _BUILT_CLASSES, "class_counts": [2] * _BUILT_CLASSES}
         steps = training["steps_per_epoch"] or sampler.steps_per_round
         _fit_together(network, settings, facts, training["epochs"] * steps, mistakes)
 

@@ -9,6 +9,7 @@ from models.losses._keras_loss import KerasLoss, is_keras_loss
 from models.losses.angular import AngularLoss
 from models.losses.arcface import ArcFaceLoss
 from models.losses.balanced_contrastive import BalancedContrastiveLoss
+from models.losses.binomial_deviance import BinomialDevianceLoss
 from models.losses.cbml import CBMLLoss
 from models.losses.circle import CircleLoss
 from models.losses.contrastive import ContrastiveLoss
@@ -58,6 +59,7 @@ LOSSES: dict[str, type[keras.layers.Layer]] = {
     "angular": AngularLoss,
     "arcface": ArcFaceLoss,
     "balanced_contrastive": BalancedContrastiveLoss,
+    "binomial_deviance": BinomialDevianceLoss,
     "cbml": CBMLLoss,
     "circle": CircleLoss,
     "contrastive": ContrastiveLoss,
@@ -111,7 +113,7 @@ def create_loss(name: str, params: dict[str, Any] | None = None, **facts: Any) -
         name: a key of `LOSSES`, or `"package.module:ClassName"` of a Keras layer or of a `keras.losses.Loss`, such
             as `"tensorflow_similarity.losses:CircleLoss"`.
         params: constructor arguments.
-        **facts: what only the data knows: `num_classes`, `embedding_size`.
+        **facts: what only the data knows: `num_classes`, `class_counts`, `embedding_size`.
 
     Raises:
         UsageError: on an unknown name or parameter, or a missing one.

@@ -1,4 +1,8 @@
-"""How the many costs of a batch become one number; the names follow pytorch-metric-learning."""
+"""How the many costs of a batch become one number; the names follow pytorch-metric-learning.
+
+Of its reducers `DoNothingReducer` has no use here, where a loss is one number; `MultipleReducers` neither, since the
+terms of a loss share their reducer; and `DivisorReducer` is part of the losses whose formula has a divisor.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,8 +17,10 @@ from models.proxies import concrete_values
 REDUCERS = ("avg_non_zero", "mean", "sum")
 # Reducers for losses that hold one cost for each row, or for each pair of rows; those with parameters are mappings.
 ANY_REDUCERS = (*REDUCERS, "per_anchor", "threshold", "class_weighted")
-# Further ones for a loss that holds one cost for each pair and nothing else.
-PAIR_REDUCERS = (*ANY_REDUCERS, "sum_per_row", "sum_per_entry")
+# Further ones for a loss that holds one cost for each pair; over costs of anchors they would be what is there.
+ANCHOR_REDUCERS = (*ANY_REDUCERS, "anchor_mean", "anchor_mean_nonzero")
+# And for one that can also count what is no pair.
+PAIR_REDUCERS = (*ANCHOR_REDUCERS, "sum_per_row", "sum_per_entry")
 _PARAMETERS = {"threshold": {"low", "high"}, "class_weighted": {"weights"}}
 
 Reducer = str | Mapping[str, Any]
@@ -62,7 +68,9 @@ def reduce_costs(costs, mask, reducer: Reducer, labels=None):
         mask: bool tensor of the same shape: which entries count.
         reducer: `"mean"` over the entries in `mask`, `"avg_non_zero"` over
             those of them above 0, or their `"sum"`; `"per_anchor"` the mean over all anchors of the
-            mean over the anchor's pairs; `"threshold"` the mean over those strictly between
+            mean over the anchor's pairs; `"anchor_mean"` that over the anchors with pairs alone and
+            `"anchor_mean_nonzero"` the same of costs above 0, which classes of unequal size sway less;
+            `"threshold"` the mean over those strictly between
             `low` and `high`; `"class_weighted"` the mean after each was
             multiplied with the weight of its anchor's class; `"sum_per_row"` the sum divided by the number of
             rows N, `"sum_per_entry"` by that of all entries, whether they are in `mask` or not.
@@ -80,6 +88,8 @@ def reduce_costs(costs, mask, reducer: Reducer, labels=None):
     if name == "per_anchor" and len(costs.shape) == 2:
         return ops.mean(mean_where(costs, mask, axis=1))
     mask = counted(costs, mask, reducer)
+    if name.startswith("anchor_mean") and len(costs.shape) == 2:
+        costs, mask = mean_where(costs, mask, axis=1), ops.any(mask, axis=1)
     if name == "class_weighted":
         factors = class_factors(labels, reducer, costs.dtype)
         costs = costs * ops.reshape(factors, (-1,) + (1,) * (len(costs.shape) - 1))
@@ -94,7 +104,7 @@ def name_of(reducer: Reducer) -> str:
 def counted(costs, mask, reducer: Reducer):
     """Which of the entries in `mask` enter the average, by their costs."""
     name, params = _split(reducer)
-    if name == "avg_non_zero":
+    if name in ("avg_non_zero", "anchor_mean_nonzero"):
         return ops.logical_and(mask, costs > 0)
     if name == "threshold":
         mask = ops.logical_and(mask, costs > params.get("low", float("-inf")))

@@ -29,7 +29,7 @@ class ContrastiveLoss(LossLayer):
         neg_margin: distance beyond which a negative pair costs nothing. On unit rows
             Euclidean distances lie in [0, 2].
         power: 1 for plain hinges, 2 for squared ones.
-        distance: `"euclidean"`, `"squared_euclidean"`, `"snr"`, `"cosine"` or `"dot"`.
+        distance: `"euclidean"`, `"squared_euclidean"`, `"manhattan"`, `"snr"`, `"cosine"` or `"dot"`.
             With `"snr"` this is the signal-to-noise contrastive loss (Yuan et al., CVPR 2019).
         reducer: how the costs of the pairs become one, see `models.losses._reduce`.
         normalize: bring the rows to unit length first.

@@ -20,6 +20,7 @@ _MEMBERS = (
 _PRIOR = (2.0, 1.0, 3.0)
 _FARTHEST = 2.0  # distance of opposite unit vectors
 _LEAST_MEAN = 1e-8
+WEIGHTINGS = ("squares", "softmax", "fixed")
 _INSIDE_NORM = 1e-6  # added to each coordinate of a difference, as published
 
 
@@ -39,16 +40,25 @@ class EnsembleLoss(LossLayer):
     and have them pushed upwards. Learned weights still drift towards such a loss. Give `coefficients` a small learning
     rate with `rate_factors`: it slows that, and the penalty is stiff.
 
+    `weighting` has two other forms, which are ours: `"softmax"` takes `w = softmax(c)`, at first the shares of `prior`,
+    of any size, and needs no penalty; `"fixed"` is the plain sum `sum_i prior_i l_i`, nothing brought to size and
+    nothing learned. There a member may have a miner of its own, as the loss `mined`: together that is what
+    pytorch-metric-learning calls `MultipleLosses`.
+
+    The published demo has four members: to the three below it adds `{"name": "binomial_deviance"}` in the third place,
+    with `prior=[2, 1, 2, 3]`.
+
     Defaults: `demo_WEDL_run_best.py` of the published code (d-zabihzadeh/DML-Ensemble-of-Losses) and its stored
-    results; binomial deviance, its fourth member, is left out.
+    results, without its third member.
 
     Args:
         members: the losses, each `{"name": ..., "params": {...}}`; by default a classifier, a triplet loss
             and Proxy-NCA.
-        prior: one positive number a member; each share must be at least `1 / (4 m)`. Default: equal shares.
+        prior: one positive number a member; each share must be at least `1 / (4 m)` with `"squares"`. None for ones.
         num_classes: number of training classes, for the members that ask for it.
         eta: stiffness of the penalty, at least 0.
         diversity_weight: at least 0.
+        weighting: see above.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
@@ -81,10 +91,13 @@ class EnsembleLoss(LossLayer):
         num_classes: int | None = None,
         eta: float = 100.0,
         diversity_weight: float = 0.1,
+        weighting: str = "squares",
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
         check_not_negative(eta=eta, diversity_weight=diversity_weight)
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"`weighting` must be one of {list(WEIGHTINGS)}. Received: weighting={weighting!r}")
         if members is None:
             members, prior = _MEMBERS, prior or _PRIOR
         self.losses_of_members = [make_member(member, num_classes, self.dtype_policy) for member in members]
@@ -95,12 +108,18 @@ class EnsembleLoss(LossLayer):
         self.num_classes = num_classes
         self.eta = eta
         self.diversity_weight = diversity_weight
+        self.weighting = weighting
         self.floor = 1.0 / (4 * len(self.members))
-        self._first = first_coefficients(self.prior or [1.0] * len(self.members))
-        if len(self._first) != len(self.members):
-            raise ValueError(f"Expected {len(self.members)} numbers in `prior`. Received: prior={prior}")
+        self._prior = self.prior or [1.0] * len(self.members)
+        if len(self._prior) != len(self.members) or not all(part > 0 for part in self._prior):
+            raise ValueError(f"Expected {len(self.members)} numbers in `prior`, above 0. Received: prior={prior}")
+        self._first = np.log(np.divide(self._prior, np.sum(self._prior))).tolist()
+        if weighting == "squares":
+            self._first = first_coefficients(self._prior)
 
     def build(self, embeddings_shape, labels_shape=None, **_):
+        if self.weighting == "fixed":
+            return
         shape = (len(self.members),)
         self.coefficients = self.add_weight(
             name="coefficients", shape=shape, initializer=lambda shape, dtype=None: ops.array(self._first, dtype=dtype)
@@ -117,14 +136,7 @@ class EnsembleLoss(LossLayer):
                 for place, loss in enumerate(self.losses_of_members)
             ]
         )
-        means = ops.convert_to_tensor(self.means)
-        if training is not False:
-            sizes = ops.abs(ops.stop_gradient(values))
-            whole = ops.all(ops.isfinite(sizes))
-            means = ops.where(whole, means + (sizes - means) / (self.batches + 1.0), means)
-            self.batches.assign_add(ops.cast(whole, self.batches.dtype))
-            self.means.assign(means)
-        total = self.total(values, means)
+        total = self.total(values, None if self.weighting == "fixed" else self._updated_means(values, training))
         if heads is not None:
             total = total + self.diversity_weight * lack_of_diversity(heads)
         if compressed is not None:
@@ -132,20 +144,38 @@ class EnsembleLoss(LossLayer):
             total = total + compression_cost(compressed, ops.stop_gradient(whole))
         return total
 
+    def _updated_means(self, values, training):
+        means = ops.convert_to_tensor(self.means)
+        if training is not False:
+            sizes = ops.abs(ops.stop_gradient(values))
+            whole = ops.all(ops.isfinite(sizes))
+            means = ops.where(whole, means + (sizes - means) / (self.batches + 1.0), means)
+            self.batches.assign_add(ops.cast(whole, self.batches.dtype))
+            self.means.assign(means)
+        return means
+
     def weights_of_members(self):
-        """The `(m,)` weights, each at least `1 / (4 m)`."""
+        """The `(m,)` weights; with `"squares"` each is at least `1 / (4 m)`."""
+        if self.weighting == "fixed":
+            return ops.convert_to_tensor(self._prior, dtype=self.compute_dtype)
+        if self.weighting == "softmax":
+            return ops.softmax(self.coefficients)
         return ops.square(self.coefficients) + self.floor
 
     def total(self, values, means):
         """Weighted sum of the members' values, brought to one size by their means, and the penalty."""
         weights = self.weights_of_members()
+        if self.weighting == "fixed":
+            return ops.sum(weights * values)
         # A member that never cost anything has nothing to be brought to size.
         sizes = ops.where(means > _LEAST_MEAN, ops.mean(means) / ops.maximum(means, _LEAST_MEAN), 1.0)
-        penalty = 100.0 * self.eta * ops.square(ops.sum(weights) - 1.0)
-        return ops.sum(weights * values * ops.stop_gradient(sizes)) + penalty
+        total = ops.sum(weights * values * ops.stop_gradient(sizes))
+        if self.weighting == "softmax":
+            return total
+        return total + 100.0 * self.eta * ops.square(ops.sum(weights) - 1.0)
 
     def get_config(self):
-        names = ("members", "prior", "num_classes", "eta", "diversity_weight")
+        names = ("members", "prior", "num_classes", "eta", "diversity_weight", "weighting")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

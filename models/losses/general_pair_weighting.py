@@ -7,9 +7,10 @@ from models.geometry import dot_products, masked_log1p_sum_exp, masked_logsumexp
 from models.losses._checks import check_not_negative, check_positive
 from models.losses._layer import LossLayer
 from models.losses._pairs import compare
+from models.losses._walk import PositivesWalk
 from models.losses.multi_similarity import mine_pairs
 
-WEIGHTINGS = ("multi_similarity", "contrastive", "binomial_deviance", "lifted_structure")
+WEIGHTINGS = ("multi_similarity", "contrastive", "binomial_deviance", "lifted_structure", "triplet")
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -28,10 +29,11 @@ class GeneralPairWeightingLoss(LossLayer):
     - `"binomial_deviance"`: `alpha / |P_i| sigma(alpha (base - S_ij))`, `beta / |N_i| sigma(beta (S_ij - base))`.
     - `"lifted_structure"`: `softmax(-S)` over positives and `softmax(S)` over negatives, for anchors with
       `base + log sum exp(-S) + log sum exp(S) > 0`.
+    - `"triplet"`: in how many of the anchor's triplets with `S_in > S_ip - margin` the pair stands.
 
     Defaults: 2 and 50, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`, MultiSimilarityLoss;
     with base 1); base 0.5 and eps 0.1 are those of the authors' `losses/multi_similarity_loss.py`
-    (msight-tech/research-ms-loss).
+    (msight-tech/research-ms-loss); the margin is ours.
 
     Args:
         weighting: see above.
@@ -39,6 +41,7 @@ class GeneralPairWeightingLoss(LossLayer):
         beta: sharpness on negatives, positive.
         base: cosine between the two kinds (lambda in the paper).
         eps: slack of the mining, at least 0; for `"multi_similarity"`.
+        margin: by how much a positive should exceed a negative, at least 0; for `"triplet"`.
         normalize: bring the rows to unit length first.
 
     Call arguments:
@@ -66,6 +69,7 @@ class GeneralPairWeightingLoss(LossLayer):
         beta: float = 50.0,
         base: float = 0.5,
         eps: float = 0.1,
+        margin: float = 0.1,
         normalize: bool = True,
         **kwargs,
     ):
@@ -73,12 +77,13 @@ class GeneralPairWeightingLoss(LossLayer):
         if weighting not in WEIGHTINGS:
             raise ValueError(f"`weighting` must be one of {list(WEIGHTINGS)}. Received: weighting={weighting!r}")
         check_positive(alpha=alpha, beta=beta)
-        check_not_negative(eps=eps)
+        check_not_negative(eps=eps, margin=margin)
         self.weighting = weighting
         self.alpha = alpha
         self.beta = beta
         self.base = base
         self.eps = eps
+        self.margin = margin
         self.normalize = normalize
 
     def call(self, embeddings, labels, references=None):
@@ -101,6 +106,8 @@ class GeneralPairWeightingLoss(LossLayer):
             tops = masked_logsumexp(-s, positives, axis=1), masked_logsumexp(s, negatives, axis=1)
             on = ops.cast(self.base + tops[0] + tops[1] > 0, s.dtype)[:, None]
             pair = on * _exp(-s, positives, tops[0]), on * _exp(s, negatives, tops[1])
+        elif self.weighting == "triplet":
+            pair = self._violations(s, positives, negatives)
         else:
             positives, negatives = mine_pairs(s, positives, negatives, self.eps)
             low, high = -self.alpha * (s - self.base), self.beta * (s - self.base)
@@ -113,8 +120,21 @@ class GeneralPairWeightingLoss(LossLayer):
             for mask, weights in zip((positives, negatives), pair, strict=True)
         )
 
+    def _violations(self, s, positives, negatives):
+        """In how many triplets that are less than `margin` apart each pair stands, as positive and as negative."""
+        others = ops.where(negatives, s, float("-inf"))
+
+        def step(shift, near, far):
+            slot = walk.slot(shift)
+            limit = ops.where(slot.present[:, None], slot.value - self.margin, float("inf"))
+            found = ops.cast(others > limit, s.dtype)
+            return shift + 1, near + slot.here * slot.add_up(found)[:, None], far + found
+
+        walk = PositivesWalk(s, positives=positives)
+        return walk.through(step, ops.zeros_like(s), ops.zeros_like(s))
+
     def get_config(self):
-        names = ("weighting", "alpha", "beta", "base", "eps", "normalize")
+        names = ("weighting", "alpha", "beta", "base", "eps", "margin", "normalize")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

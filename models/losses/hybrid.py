@@ -24,8 +24,9 @@ class HybridLoss(LossLayer):
     and, for an encoder with several heads, `head_weight` times the pair loss of each head.
 
     The defaults are those of the paper, Multi-Similarity and Proxy-Anchor, with the sign in the negative
-    exponent of Multi-Similarity as its own authors have it. The paper prints the other sign: for that, give the
-    pair loss `negative_base=-1.0`.
+    exponent of Multi-Similarity as its own authors have it. The paper prints the other sign (mhgl_as_printed):
+    `pair={"name": "multi_similarity", "params": {"alpha": 2.0, "beta": 50.0, "base": 1.0, "negative_base": -1.0,
+    "mining": False}}`.
 
     Defaults: 2, 50 and 1 (equation 6), 32 and 0.1 (equation 5) and 0.03 (equation 7), as a reading of the paper by
     others reports them; its text was not open to us.

@@ -8,7 +8,7 @@ from models.losses._batch import mean_where
 from models.losses._checks import check_not_negative
 from models.losses._layer import LossLayer
 from models.losses._pairs import compare
-from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from models.losses._reduce import ANCHOR_REDUCERS, Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -53,7 +53,7 @@ class IntraPairVarianceLoss(LossLayer):
         check_not_negative(pos_eps=pos_eps, neg_eps=neg_eps)
         self.pos_eps = pos_eps
         self.neg_eps = neg_eps
-        self.reducer = check_any_reducer(reducer)
+        self.reducer = check_any_reducer(reducer, ANCHOR_REDUCERS)
 
     def call(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references)

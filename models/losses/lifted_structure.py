@@ -6,7 +6,7 @@ from keras import ops
 from models.geometry import find_measure, lowest, masked_logsumexp
 from models.losses._layer import LossLayer
 from models.losses._pairs import compare
-from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from models.losses._reduce import ANCHOR_REDUCERS, Reducer, check_any_reducer, reduce_costs
 
 _BLOCK = 512  # references compared with all others at a time
 
@@ -65,7 +65,7 @@ class LiftedStructureLoss(LossLayer):
         self.neg_margin = neg_margin
         self.pos_margin = pos_margin
         self.distance = distance
-        self.reducer = check_any_reducer(reducer)
+        self.reducer = check_any_reducer(reducer, ANCHOR_REDUCERS)
         self.normalize = normalize
 
     def call(self, embeddings, labels, references=None):

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from models.geometry import squared_distances
+from models.geometry import find_measure, squared_distances
 from models.losses._checks import check_at_least_one, check_not_negative
 from models.losses._draws import Draws
 from models.losses._layer import LossLayer
@@ -32,7 +32,7 @@ class MarginLoss(LossLayer):
 
     Args:
         margin: half the wanted gap (alpha in the paper), at least 0.
-        beta: initial boundary, a distance in (0, 2).
+        beta: initial boundary, a distance in (0, 2), or what `distance` measures.
         nu: price of a high boundary.
         beta_per_class: one boundary for each class rather than one for all.
         learn_beta: train the boundary. Give it a learning rate of its own with `rate_factors={"margin_loss": ...}`:
@@ -42,6 +42,10 @@ class MarginLoss(LossLayer):
             rate can carry it out of them.
         mining: `"distance_weighted"` or `"all"`.
         positives_per_anchor: `"all"`, or `"one"` drawn at random.
+        triplets_per_anchor: draw that many triplets for each anchor, the positive evenly from those above and the
+            negative by `mining`, where `"all"` is evenly too; no more than the batch has items. None for no such draw.
+        distance: `"euclidean"`, or any other name of `models.geometry.MEASURES`; for similarities all differences
+            change sign, and the boundary is one. Negatives are drawn by Euclidean distances all the same.
         cutoff: distances below it count as this when drawing, in (0, 2).
         nonzero_loss_cutoff: distances from here on are not drawn, above `cutoff`.
         seed: of the draws.
@@ -82,13 +86,20 @@ class MarginLoss(LossLayer):
         nonzero_loss_cutoff: float = 1.4,
         seed: int = 0,
         normalize: bool = True,
+        triplets_per_anchor: int | None = None,
+        distance: str = "euclidean",
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
         check_not_negative(margin=margin, nu=nu)
+        if triplets_per_anchor is not None:
+            check_at_least_one(triplets_per_anchor=triplets_per_anchor)
+        self._measure = find_measure(distance)
+        if clip_beta and distance != "euclidean":
+            raise ValueError(f"`clip_beta` needs distance='euclidean'. Received: distance={distance!r}")
         if num_classes is not None:
             check_at_least_one(num_classes=num_classes)
-        if not 0 < beta < 2:
+        if distance == "euclidean" and not 0 < beta < 2:
             raise ValueError(f"`beta` must lie between 0 and 2. Received: beta={beta}")
         if beta_per_class and num_classes is None:
             raise ValueError("`num_classes` is needed with beta_per_class=True. Received: num_classes=None")
@@ -119,6 +130,8 @@ class MarginLoss(LossLayer):
         self.nonzero_loss_cutoff = nonzero_loss_cutoff
         self.seed = seed
         self.normalize = normalize
+        self.triplets_per_anchor = triplets_per_anchor
+        self.distance = distance
         self._draws = Draws(seed)
 
     def build(self, embeddings_shape, labels_shape):
@@ -139,16 +152,28 @@ class MarginLoss(LossLayer):
         if self.positives_per_anchor == "one":
             positives = self._draw_one(positives)
         times = ops.sum(positives, axis=1, keepdims=True)
-        if self.mining == "all":
+        if self.triplets_per_anchor is not None:
+            positives, drawn = self._draw_triplets(pairs, positives)
+        elif self.mining == "all":
             negatives = ops.cast(pairs.negatives, positives.dtype)
             drawn, positives = negatives * times, positives * ops.sum(negatives, axis=1, keepdims=True)
         else:
-            distances = ops.stop_gradient(ops.sqrt(squared_distances(pairs.rows, pairs.columns)))
-            probabilities = negative_probabilities(
-                distances, pairs.negatives, embeddings.shape[1], self.cutoff, self.nonzero_loss_cutoff
-            )
-            drawn = count_drawn_negatives(probabilities, times[:, 0], self._draws.generator)
+            drawn = count_drawn_negatives(self._probabilities(pairs), times[:, 0], self._draws.generator)
         return self.cost(pairs.rows, pairs.columns, labels, ops.stop_gradient(positives), ops.stop_gradient(drawn))
+
+    def _probabilities(self, pairs):
+        distances = ops.stop_gradient(ops.sqrt(squared_distances(pairs.rows, pairs.columns)))
+        return negative_probabilities(
+            distances, pairs.negatives, pairs.rows.shape[1], self.cutoff, self.nonzero_loss_cutoff
+        )
+
+    def _draw_triplets(self, pairs, positives):
+        """How often each column is the positive, and the negative, of each anchor in `triplets_per_anchor` draws."""
+        negatives = self._probabilities(pairs) if self.mining != "all" else _evenly(pairs.negatives, positives.dtype)
+        wanted = ops.cast(ops.minimum(self.triplets_per_anchor, ops.shape(positives)[1]), positives.dtype)
+        times = wanted * ops.cast(ops.any(positives > 0, axis=1), positives.dtype)
+        shares = _evenly(positives > 0, positives.dtype), negatives
+        return tuple(count_drawn_negatives(share, times, self._draws.generator) for share in shares)
 
     def _draw_one(self, positives):
         """One of the positives of each anchor, each as likely as the others."""
@@ -167,10 +192,14 @@ class MarginLoss(LossLayer):
             positives: `(N, M)`, in how many triplets column j is the positive of anchor i.
             negatives: `(N, M)`, in how many triplets column j is the negative of anchor i.
         """
-        distances = ops.sqrt(squared_distances(rows, columns) + _INSIDE_ROOT)
+        if self.distance == "euclidean":
+            distances = ops.sqrt(squared_distances(rows, columns) + _INSIDE_ROOT)
+        else:
+            distances = self._measure.matrix(rows, columns)
         boundaries, in_range = self._boundaries(labels)
-        pull = ops.relu(distances - boundaries[:, None] + self.margin)
-        push = ops.relu(boundaries[:, None] - distances + self.margin)
+        beyond = self._measure.sign * (distances - boundaries[:, None])
+        pull = ops.relu(beyond + self.margin)
+        push = ops.relu(self.margin - beyond)
         total = ops.sum(positives * pull + negatives * push)
         if self.nu:
             total = total + self.nu * ops.sum(ops.sum(positives, axis=1) * boundaries)
@@ -186,4 +215,10 @@ class MarginLoss(LossLayer):
     def get_config(self):
         names = ("margin", "beta", "nu", "beta_per_class", "learn_beta", "num_classes", "clip_beta")
         rest = ("mining", "positives_per_anchor", "cutoff", "nonzero_loss_cutoff", "seed", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}
+        more = ("triplets_per_anchor", "distance")
+        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest, *more)}}
+
+
+def _evenly(mask, dtype):
+    shares = ops.cast(mask, dtype)
+    return shares / ops.maximum(ops.sum(shares, axis=1, keepdims=True), 1.0)

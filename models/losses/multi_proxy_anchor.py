@@ -9,6 +9,7 @@ from models.losses._checks import check_at_least_one, check_not_negative, check_
 from models.losses._layer import LossLayer
 from models.proxies import ProxyBank, check_class_labels, gaps_within_classes
 
+VARIANTS = ("class_anchor", "data_anchor")
 _INSIDE_ROOT = 1e-5  # SoftTriple's constant under the root of the merging term
 
 
@@ -22,8 +23,14 @@ class MultiProxyAnchorLoss(LossLayer):
         loss = 1/|C+| sum_{c in C+} log(1 + sum_{y_n = c} exp(-alpha (S_nc - delta)))
              + 1/C sum_c log(1 + sum_{y_n != c} exp(alpha (S_nc + delta)))
 
-    `C+` are the classes present in the batch, the second mean is over all `C` classes. The paper's text was
-    not open to us: this is the construction its abstract describes, with SoftTriple's soft class similarity.
+    `C+` are the classes present in the batch, the second mean is over all `C` classes. With `variant="data_anchor"`
+    items and classes change places, and each item has its own cost:
+
+        loss = 1/N sum_n [ log(1 + exp(-alpha (S_{n y_n} - delta)))
+                         + log(1 + sum_{c != y_n} exp(alpha (S_nc + delta))) ]
+
+    The paper's text was not open to us: the first is the construction its abstract describes, with SoftTriple's soft
+    class similarity, the second what we take a later version of it to mean.
 
     Defaults: 32 and 0.1 of Proxy-Anchor's `code/train.py` (tjddus9597/Proxy-Anchor-CVPR2020), gamma of SoftTriple's
     `train.py` (idstcv/SoftTriple); four proxies a class are ours, as the paper's text was not open to us.
@@ -36,6 +43,7 @@ class MultiProxyAnchorLoss(LossLayer):
         gamma: softness of the choice between the proxies of a class, positive; towards 0 only the nearest counts.
         tau_reg: weight, at least 0, of a term that merges the proxies of a class:
             `sum_c sum_{a<b} sqrt(2 - 2 p_ca.p_cb + 1e-5) / (C K (K - 1))`.
+        variant: `"class_anchor"` or `"data_anchor"`, see above.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
@@ -68,6 +76,7 @@ class MultiProxyAnchorLoss(LossLayer):
         delta: float = 0.1,
         gamma: float = 0.1,
         tau_reg: float = 0.0,
+        variant: str = "class_anchor",
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -76,12 +85,15 @@ class MultiProxyAnchorLoss(LossLayer):
         if not 0 <= delta <= 1:
             raise ValueError(f"`delta` must lie in [0, 1]. Received: delta={delta}")
         check_not_negative(tau_reg=tau_reg)
+        if variant not in VARIANTS:
+            raise ValueError(f"`variant` must be one of {list(VARIANTS)}. Received: variant={variant!r}")
         self.num_classes = num_classes
         self.proxies_per_class = proxies_per_class
         self.alpha = alpha
         self.delta = delta
         self.gamma = gamma
         self.tau_reg = tau_reg
+        self.variant = variant
         self.bank = ProxyBank(num_classes, proxies_per_class, dtype=self.dtype_policy)
 
     @property
@@ -99,12 +111,14 @@ class MultiProxyAnchorLoss(LossLayer):
         labels, in_range = check_class_labels(labels, classes)
         own = ops.take_along_axis(similarities, labels[:, None], axis=1)[:, 0]
         shift = 0.0 if row_weights is None else row_weights - 1.0
-        pull = _pull(self.alpha * (self.delta - own) + shift, labels)
+        exponents = self.alpha * (self.delta - own) + shift
+        by_item = self.variant == "data_anchor"
+        pull = ops.mean(ops.softplus(exponents)) if by_item else _pull(exponents, labels)
         others = labels[:, None] != ops.arange(classes, dtype="int32")[None, :]
         exponents = self.alpha * (similarities + self.delta)
         if row_weights is not None:
             exponents = exponents + shift[:, None]
-        push = ops.mean(masked_log1p_sum_exp(exponents, others, axis=0))
+        push = ops.mean(masked_log1p_sum_exp(exponents, others, axis=1 if by_item else 0))
         return (pull + push + self._merging()) * ops.cast(in_range, pull.dtype)
 
     def _merging(self):
@@ -114,7 +128,7 @@ class MultiProxyAnchorLoss(LossLayer):
         return self.tau_reg * gaps_within_classes(self.proxies, k, _INSIDE_ROOT)
 
     def get_config(self):
-        names = ("num_classes", "proxies_per_class", "alpha", "delta", "gamma", "tau_reg")
+        names = ("num_classes", "proxies_per_class", "alpha", "delta", "gamma", "tau_reg", "variant")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from models.geometry import dot_products, masked_log1p_sum_exp
+from models.geometry import find_measure, masked_log1p_sum_exp
 from models.losses._checks import check_between, check_not_negative, check_positive
 from models.losses._layer import LossLayer
 from models.losses._pairs import compare
@@ -20,7 +20,10 @@ class MultiSimilarityLoss(LossLayer):
                          + 1/beta  log(1 + sum_{N_i} exp( beta  (S_ik - base))) ]
 
     Mining keeps a negative above `min_{positives} S_ik - eps` and a positive below
-    `max_{negatives} S_ik + eps`. The paper sets `beta=50, base=1`, its published code `beta=40, base=0.5`.
+    `max_{negatives} S_ik + eps`.
+
+    Parameter sets: `beta=50, base=1` is the paper's (ms_paper), `beta=40, base=0.5` that of its published code
+    (ms_repo); both have `alpha=2, eps=0.1`. `mining=False` gives the loss of pytorch-metric-learning 2.9.
 
     Defaults: 2 and 50, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`, MultiSimilarityLoss;
     with base 1); base 0.5 and eps 0.1 are those of the authors' `losses/multi_similarity_loss.py`
@@ -29,10 +32,13 @@ class MultiSimilarityLoss(LossLayer):
     Args:
         alpha: sharpness on positives, positive.
         beta: sharpness on negatives, positive.
-        base: cosine that positives should exceed and negatives stay below (lambda in the paper), in [-1, 1].
+        base: cosine that positives should exceed and negatives stay below (lambda in the paper), in [-1, 1]; a
+            distance the other way round, at least 0, where `distance` is one.
         eps: slack of the mining, at least 0.
         mining: leave easy pairs out.
         negative_base: another `base` for negatives; None takes the same.
+        distance: what S is: `"dot"`, on unit rows the cosine, `"cosine"`, or a distance with the sign changed:
+            `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"snr"`.
         reducer: how the costs of the anchors become one, see `models.losses._reduce`.
         normalize: bring the rows to unit length first.
 
@@ -63,38 +69,44 @@ class MultiSimilarityLoss(LossLayer):
         eps: float = 0.1,
         mining: bool = True,
         negative_base: float | None = None,
+        distance: str = "dot",
         reducer: Reducer = "mean",
         normalize: bool = True,
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
         check_positive(alpha=alpha, beta=beta)
-        check_between(-1, 1, base=base)
-        if negative_base is not None:
-            check_between(-1, 1, negative_base=negative_base)
         check_not_negative(eps=eps)
+        self._measure = find_measure(distance)
+        limits = {"base": base} if negative_base is None else {"base": base, "negative_base": negative_base}
+        if self._measure.sign > 0:
+            check_not_negative(**limits)
+        else:
+            check_between(-1, 1, **limits)
         self.alpha = alpha
         self.beta = beta
         self.base = base
         self.eps = eps
         self.mining = mining
         self.negative_base = negative_base
+        self.distance = distance
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
     def call(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
-        similarities = dot_products(rows, columns)
+        sign = -self._measure.sign
+        similarities = sign * self._measure.matrix(rows, columns)
         if self.mining:
             positives, negatives = mine_pairs(similarities, positives, negatives, self.eps)
         negative_base = self.base if self.negative_base is None else self.negative_base
-        pull = masked_log1p_sum_exp(-self.alpha * (similarities - self.base), positives, axis=1) / self.alpha
-        push = masked_log1p_sum_exp(self.beta * (similarities - negative_base), negatives, axis=1) / self.beta
+        pull = masked_log1p_sum_exp(-self.alpha * (similarities - sign * self.base), positives, axis=1) / self.alpha
+        push = masked_log1p_sum_exp(self.beta * (similarities - sign * negative_base), negatives, axis=1) / self.beta
         costs = pull + push
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
 
     def get_config(self):
-        names = ("alpha", "beta", "base", "eps", "mining", "negative_base", "reducer", "normalize")
+        names = ("alpha", "beta", "base", "eps", "mining", "negative_base", "distance", "reducer", "normalize")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

@@ -7,7 +7,7 @@ from models.geometry import find_measure, masked_logsumexp
 from models.losses._checks import check_positive
 from models.losses._layer import LossLayer
 from models.losses._pairs import compare
-from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from models.losses._reduce import ANCHOR_REDUCERS, Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -61,7 +61,7 @@ class NTXentLoss(LossLayer):
         self._measure = find_measure(distance)
         self.temperature = temperature
         self.distance = distance
-        self.reducer = check_any_reducer(reducer)
+        self.reducer = check_any_reducer(reducer, ANCHOR_REDUCERS)
         self.normalize = normalize
 
     def call(self, embeddings, labels, references=None):

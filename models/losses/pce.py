@@ -80,7 +80,7 @@ class PCELoss(LossLayer):
         check_batch(embeddings, labels)
         labels, in_range = check_class_labels(labels, self.num_classes)
         rows = unit_rows(embeddings) if self.normalize else embeddings
-        tightness, contrastive = self._parts(rows, labels)
+        tightness, contrastive = self._terms(rows, labels)
         loss = tightness + contrastive
         if self.train_classifier:
             logits = ops.matmul(ops.stop_gradient(rows), ops.transpose(self.proxies))
@@ -88,7 +88,13 @@ class PCELoss(LossLayer):
             loss = loss + classifier - ops.stop_gradient(classifier)
         return loss * ops.cast(in_range, loss.dtype)
 
-    def _parts(self, rows, labels):
+    def terms(self, embeddings, labels):
+        """The tightness and the contrastive part, two scalars; the layer must be built."""
+        check_batch(embeddings, labels)
+        labels, _ = check_class_labels(labels, self.num_classes)
+        return self._terms(unit_rows(embeddings) if self.normalize else embeddings, labels)
+
+    def _terms(self, rows, labels):
         probabilities = ops.softmax(ops.matmul(rows, ops.transpose(self.proxies)), axis=1)
         if self.detach_p:
             probabilities = ops.stop_gradient(probabilities)

@@ -28,9 +28,10 @@ class RoadmapLoss(LossLayer):
         calibration = mean_{positive pairs} max(0, alpha - s) + mean_{negative pairs} max(0, s - beta)
         loss = w_ap SupAP + w_cal calibration
 
-    The defaults are those of the published code. The paper's form has `offset=None, exclude_self=True,
-    reduction="all", w_ap=0.5, w_cal=0.5`. With a computed offset and `start=0.5` SupAP is never below one minus the
-    true average precision, ties aside; with the published offset it can be, a little.
+    The defaults are those of the published code. The paper's form has `offset=None, ties_ahead=True,
+    exclude_self=True, reduction="all", w_ap=0.5, w_cal=0.5`. With a computed offset and `start=0.5` SupAP is never
+    below one minus the true average precision; with the published offset it can be, a little. A positive and a
+    negative that tie count as half wrong, `H-(0) = 1/2`, unless `ties_ahead` makes it `start + 1/2`.
 
     Inside `cross_batch_memory` the items of the memory are ranked; the published training adds that to the loss within
     the batch, which there is `batch_weight=1.0`.
@@ -43,6 +44,7 @@ class RoadmapLoss(LossLayer):
         delta: gap where the straight part begins, positive.
         start: lift of the step right of 0, at least 0.
         offset: height where the straight part begins; None joins it to the sigmoid.
+        ties_ahead: count a negative with the score of the positive as ahead of it, as the paper does.
         alpha: positives should have at least this cosine.
         beta: negatives should have at most this cosine, below `alpha`.
         w_ap: weight of SupAP, at least 0.
@@ -77,6 +79,7 @@ class RoadmapLoss(LossLayer):
         delta: float = 0.05,
         start: float = 0.5,
         offset: float | None = 1.44,
+        ties_ahead: bool = False,
         alpha: float = 0.9,
         beta: float = 0.6,
         w_ap: float = 1.0,
@@ -98,6 +101,7 @@ class RoadmapLoss(LossLayer):
         self.delta = delta
         self.start = start
         self.offset = offset
+        self.ties_ahead = ties_ahead
         self.alpha = alpha
         self.beta = beta
         self.w_ap = w_ap
@@ -165,7 +169,8 @@ class RoadmapLoss(LossLayer):
         if offset is None:
             offset = self.start + 1.0 / (1.0 + math.exp(-min(self.delta / self.tau, _STEEPEST)))
         straight = self.rho * (gaps - self.delta) + offset
-        height = ops.where(gaps > self.delta, straight, sigmoid + self.start * ops.cast(gaps > 0, gaps.dtype))
+        ahead = gaps >= 0 if self.ties_ahead else gaps > 0
+        height = ops.where(gaps > self.delta, straight, sigmoid + self.start * ops.cast(ahead, gaps.dtype))
         bent = sigmoid * (1.0 - sigmoid) / self.tau
         return height, ops.where(gaps > self.delta, self.rho * ops.ones_like(gaps), bent)
 
@@ -175,5 +180,6 @@ class RoadmapLoss(LossLayer):
         return low + reduce_costs(ops.relu(similarities - self.beta), negatives, reducer)
 
     def get_config(self):
-        names = ("tau", "rho", "delta", "start", "offset", "alpha", "beta", "w_ap", "w_cal", "exclude_self")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, "reduction", "normalize")}}
+        names = ("tau", "rho", "delta", "start", "offset", "ties_ahead", "alpha", "beta", "w_ap", "w_cal")
+        rest = ("exclude_self", "reduction", "normalize")
+        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}

@@ -37,6 +37,9 @@ class SOPRCLoss(LossLayer):
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
         class_prior: share of a class among all items, in (0, 1); one number, or one for each class.
+        prior_mul: prior of the largest class, in (0, 1), the others in proportion to their sizes, in place of
+            `class_prior`: `prior_c = prior_mul n_c / max n`, as in the published code. None takes `class_prior`.
+        class_counts: items of each class, n, for `prior_mul`; a training from an experiment file counts them.
         tau1: width of the false-positive surrogate, positive.
         tau2: width of the true-positive surrogate, positive.
         beta: weight of the newest sketch, in [0, 1].
@@ -83,6 +86,8 @@ class SOPRCLoss(LossLayer):
         stop_gradient_through_tpr: bool = True,
         class_update: str = "mean",
         normalize: bool = True,
+        prior_mul: float | None = None,
+        class_counts: Sequence[int] | None = None,
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -99,8 +104,12 @@ class SOPRCLoss(LossLayer):
                 f"`class_prior` must be one number in (0, 1), or {num_classes} of them. "
                 f"Received: class_prior={class_prior}"
             )
+        if prior_mul is not None:
+            priors = _priors_of_counts(prior_mul, class_counts, num_classes)
         self.num_classes = num_classes
-        self.class_prior = priors if isinstance(class_prior, Sequence) else class_prior
+        self.class_prior = list(class_prior) if isinstance(class_prior, Sequence) else class_prior
+        self.prior_mul = prior_mul
+        self.class_counts = None if prior_mul is None else [int(count) for count in class_counts or ()]
         self._priors = priors
         self.tau1 = tau1
         self.tau2 = tau2
@@ -223,8 +232,19 @@ class SOPRCLoss(LossLayer):
 
     def get_config(self):
         names = ("num_classes", "class_prior", "tau1", "tau2", "beta", "num_v", "w_var", "lam1", "lam2")
-        rest = ("stop_gradient_through_tpr", "class_update", "normalize")
+        rest = ("prior_mul", "class_counts", "stop_gradient_through_tpr", "class_update", "normalize")
         return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}
+
+
+def _priors_of_counts(prior_mul: float, counts: Sequence[int] | None, num_classes: int) -> list[float]:
+    if not 0 < prior_mul < 1:
+        raise ValueError(f"`prior_mul` must lie between 0 and 1. Received: prior_mul={prior_mul}")
+    if counts is None or len(counts) != num_classes or min(counts) < 0 or not max(counts):
+        raise ValueError(
+            f"`prior_mul` needs `class_counts`, {num_classes} numbers, not all 0. Received: class_counts={counts}"
+        )
+    largest = max(counts)
+    return [prior_mul * count / largest for count in counts]
 
 
 def semi_variance(scores, positives, negatives, lam1: float, lam2: float):

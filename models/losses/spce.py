@@ -69,6 +69,17 @@ class SPCELoss(LossLayer):
         self.num_classes = num_classes
 
     def call(self, embeddings, labels):
+        own, spread = self._terms(embeddings, labels)
+        # One mean of gaps, not a gap of means, so that a nearly sure answer keeps its digits.
+        return ops.mean(spread - own)
+
+    def terms(self, embeddings, labels):
+        """The tightness and the contrastive part, two scalars."""
+        own, spread = self._terms(embeddings, labels)
+        return -ops.mean(own), ops.mean(spread)
+
+    def _terms(self, embeddings, labels):
+        """`m_{i y_i}` and `log sum_k exp(m_ik)` of every item."""
         check_batch(embeddings, labels)
         rows = unit_rows(embeddings) if self.normalize else embeddings
         labels = ops.convert_to_tensor(labels)
@@ -84,7 +95,7 @@ class SPCELoss(LossLayer):
             # All absent classes in one column; rounding may leave a crumb of none.
             absent = ops.where(absent > 0.5, ops.log(ops.maximum(absent, 0.5)), lowest(logits))
             logits = ops.concatenate([logits, absent * ops.ones_like(logits[:, :1])], axis=1)
-        return ops.mean(ops.logsumexp(logits, axis=1) - own)
+        return own, ops.logsumexp(logits, axis=1)
 
     def get_config(self):
         names = ("scale", "normalize", "classes", "num_classes")

@@ -48,7 +48,7 @@ class TripletLoss(LossLayer):
         mining: see above.
         miner_margin: width of the semi-hard band, positive; for `"semi_hard"`, `"margin"` and `"easy"`.
         angle: in degrees, in (0, 90); for `"angular"`.
-        distance: `"euclidean"`, `"squared_euclidean"`, `"snr"`, `"cosine"` or `"dot"`;
+        distance: `"euclidean"`, `"squared_euclidean"`, `"manhattan"`, `"snr"`, `"cosine"` or `"dot"`;
             similarities are taken with the sign changed.
         smooth: softplus in place of the hinge.
         swap: measure n from the nearer of a and p; not with `"batch_hard"`. Distances within a memory carry no

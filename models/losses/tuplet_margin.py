@@ -10,7 +10,7 @@ from models.losses._checks import check_positive
 from models.losses._layer import LossLayer
 from models.losses._margin_softmax import cosine_of_sum
 from models.losses._pairs import compare
-from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from models.losses._reduce import ANCHOR_REDUCERS, Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -56,7 +56,7 @@ class TupletMarginLoss(LossLayer):
         check_positive(scale=scale)
         self.margin = margin
         self.scale = scale
-        self.reducer = check_any_reducer(reducer)
+        self.reducer = check_any_reducer(reducer, ANCHOR_REDUCERS)
 
     def call(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references)

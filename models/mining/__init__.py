@@ -6,8 +6,10 @@ _PLACES = {
     "angular": "AngularMiner",
     "batch_easy_hard": "BatchEasyHardMiner",
     "distance_weighted": "DistanceWeightedMiner",
+    "hdc": "HDCMiner",
     "multi_similarity": "MultiSimilarityMiner",
     "pair_margin": "PairMarginMiner",
+    "triplet_margin": "TripletMarginMiner",
     "uniform_histogram": "UniformHistogramMiner",
 }
 

@@ -63,8 +63,8 @@ def count_drawn_negatives(probabilities, times, seed: keras.random.SeedGenerator
 
     def passed(turn):
         """Which columns the draw of this turn lies beyond, as zeros and ones."""
-        turn = ops.minimum(turn, columns - 1)
-        number = ops.take(numbers, turn % _NUMBERS, axis=1) + ops.take(shifts, turn // _NUMBERS, axis=1)
+        last = ops.minimum(turn, columns - 1)
+        number = ops.take(numbers, last % _NUMBERS, axis=1) + ops.take(shifts, last // _NUMBERS, axis=1)
         height = (number - ops.floor(number)) * total
         height = ops.where(ops.cast(turn, times.dtype) < times, height, -1.0)
         return ops.cast(steps <= height[:, None], "int8")

@@ -2,8 +2,10 @@
 
 Named after pytorch-metric-learning's; angular: Wang, Zhou, Wen, Liu & Lin, ICCV 2017; multi-similarity: Wang et al.,
 CVPR 2019, eq. 11-12; batch-hard: Hermans et al., 2017; easy positives: Xuan, Stylianou & Pless, WACV 2020;
-distance-weighted: Wu et al., ICCV 2017.
+distance-weighted: Wu et al., ICCV 2017; hdc: Yuan, Yang & Zhang, ICCV 2017; triplet margin: Schroff et al., CVPR 2015.
 """
+
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -19,6 +21,9 @@ from models.losses.triplet import wide_angles
 from models.mining.distance_weighted import negative_probabilities
 
 _STRATEGIES = ("easy", "hard", "semi_hard", "all")
+_TRIPLETS = ("all", "easy", "hard", "semi_hard")
+_ROUNDING = 1e-6  # a share of a number of pairs that is a whole number must not come out above it
+_TIE = 1e-5  # a pair both ways has the same distance but for rounding
 
 
 class PairMiner(keras.layers.Layer):
@@ -102,11 +107,20 @@ class BatchEasyHardMiner(PairMiner):
     Args:
         positive: which positive.
         negative: which negative; not `"semi_hard"` together with a positive of `"semi_hard"` or `"all"`.
+        allowed_pos_range: least and largest Euclidean distance of the positives that count at all; None for any.
+        allowed_neg_range: likewise for negatives.
     """
 
-    names = ("positive", "negative")
+    names = ("positive", "negative", "allowed_pos_range", "allowed_neg_range")
 
-    def __init__(self, positive: str = "hard", negative: str = "hard", **kwargs):
+    def __init__(
+        self,
+        positive: str = "hard",
+        negative: str = "hard",
+        allowed_pos_range: Sequence[float] | None = None,
+        allowed_neg_range: Sequence[float] | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         for name, value in {"positive": positive, "negative": negative}.items():
             if value not in _STRATEGIES:
@@ -118,11 +132,18 @@ class BatchEasyHardMiner(PairMiner):
                 "'semi_hard' needs one chosen pair of the other kind. "
                 f"Received: positive={positive!r}, negative={negative!r}"
             )
+        for name, limits in {"allowed_pos_range": allowed_pos_range, "allowed_neg_range": allowed_neg_range}.items():
+            if limits is not None and not (len(limits) == 2 and limits[0] <= limits[1]):
+                raise ValueError(f"`{name}` must be the least and the largest distance. Received: {name}={limits}")
         self.positive = positive
         self.negative = negative
+        self.allowed_pos_range = None if allowed_pos_range is None else list(allowed_pos_range)
+        self.allowed_neg_range = None if allowed_neg_range is None else list(allowed_neg_range)
 
     def call(self, rows, columns, positives, negatives):
         distances = ops.stop_gradient(euclidean_distances(rows, columns))
+        positives = _within(distances, positives, self.allowed_pos_range)
+        negatives = _within(distances, negatives, self.allowed_neg_range)
         whole = ops.logical_and(ops.any(positives, axis=1), ops.any(negatives, axis=1))[:, None]
         positives, negatives = ops.logical_and(positives, whole), ops.logical_and(negatives, whole)
         if self.positive != "semi_hard":
@@ -171,16 +192,92 @@ class AngularMiner(PairMiner):
         pairs = Pairs(rows, columns, positives, negatives)
         squared = ops.stop_gradient(squared_distances(rows, columns))
 
-        def step(shift, near, far):
-            slot = walk.slot(shift)
+        def choose(slot):
             from_positive = rows_from_positives(slot, squared, pairs, squared_distances)
-            wide = wide_angles(slot.value, squared, from_positive, self.angle)
-            wide = ops.logical_and(ops.logical_and(wide, negatives), slot.present[:, None])
-            kept = ops.logical_and(slot.here > 0, ops.any(wide, axis=1, keepdims=True))
-            return shift + 1, ops.logical_or(near, kept), ops.logical_or(far, wide)
+            return wide_angles(slot.value, squared, from_positive, self.angle)
 
-        walk = PositivesWalk(squared, positives=positives)
-        return walk.through(step, ops.zeros_like(positives), ops.zeros_like(negatives))
+        return _pairs_of_triplets(squared, positives, negatives, choose)
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class TripletMarginMiner(PairMiner):
+    """Keeps the pairs that stand in a triplet of a kind, by the gap `d_an - d_ap`.
+
+    - `"all"`: a gap of at most `margin`.
+    - `"hard"`: of at most 0.
+    - `"semi_hard"`: above 0 and at most `margin`.
+    - `"easy"`: above `margin`.
+
+    A pair counts once, in however many such triplets it stands (pytorch-metric-learning repeats it in losses over
+    single pairs). A triplet loss over the kept pairs of an anchor makes up more triplets than these; `TripletLoss`
+    takes exactly these with its own `mining`, where `"all"` is called `"margin"`.
+
+    Args:
+        margin: in the units of `distance`, at least 0.
+        type_of_triplets: see above.
+        distance: a name of `models.geometry.MEASURES`; similarities are taken with the sign changed.
+    """
+
+    names = ("margin", "type_of_triplets", "distance")
+
+    def __init__(self, margin: float = 0.2, type_of_triplets: str = "all", distance: str = "euclidean", **kwargs):
+        super().__init__(**kwargs)
+        check_not_negative(margin=margin)
+        if type_of_triplets not in _TRIPLETS:
+            raise ValueError(
+                f"`type_of_triplets` must be one of {list(_TRIPLETS)}. Received: type_of_triplets={type_of_triplets!r}"
+            )
+        self._measure = find_measure(distance)
+        self.margin = margin
+        self.type_of_triplets = type_of_triplets
+        self.distance = distance
+
+    def call(self, rows, columns, positives, negatives):
+        distances = ops.stop_gradient(self._measure.sign * self._measure.matrix(rows, columns))
+
+        def choose(slot):
+            gaps = distances - slot.value
+            if self.type_of_triplets == "hard":
+                return gaps <= 0
+            if self.type_of_triplets == "easy":
+                return gaps > self.margin
+            near = gaps <= self.margin
+            return near if self.type_of_triplets == "all" else ops.logical_and(near, gaps > 0)
+
+        return _pairs_of_triplets(distances, positives, negatives, choose)
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class HDCMiner(PairMiner):
+    """Keeps a share of the positives of the batch, the farthest, and the same share of the negatives, the nearest.
+
+    Shares are rounded up to whole pairs. Pairs that tie with the last one stay too.
+
+    Args:
+        filter_percentage: the share, in (0, 1].
+        distance: a name of `models.geometry.MEASURES`; similarities are taken with the sign changed.
+    """
+
+    names = ("filter_percentage", "distance")
+
+    def __init__(self, filter_percentage: float = 0.5, distance: str = "euclidean", **kwargs):
+        super().__init__(**kwargs)
+        if not 0 < filter_percentage <= 1:
+            raise ValueError(f"`filter_percentage` must lie in (0, 1]. Received: filter_percentage={filter_percentage}")
+        self._measure = find_measure(distance)
+        self.filter_percentage = filter_percentage
+        self.distance = distance
+
+    def call(self, rows, columns, positives, negatives):
+        distances = ops.stop_gradient(self._measure.sign * self._measure.matrix(rows, columns))
+        return self._hardest(-distances, positives), self._hardest(distances, negatives)
+
+    def _hardest(self, ease, mask):
+        number = ops.sum(ops.cast(mask, ease.dtype))
+        kept = ops.ceil(self.filter_percentage * number * (1.0 - _ROUNDING))
+        ordered = ops.sort(ops.reshape(ops.where(mask, ease, float("inf")), (-1,)))
+        limit = ops.take(ordered, ops.maximum(ops.cast(kept, "int32") - 1, 0))
+        return ops.logical_and(mask, ease <= limit + _TIE)
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -249,6 +346,33 @@ class UniformHistogramMiner(PairMiner):
         shares = ops.take(ops.cast(wanted, present.dtype) / ops.maximum(present, 1.0), bins, axis=0)
         kept = _drawn(shares, self._draws)
         return ops.logical_and(positives, kept), ops.logical_and(negatives, kept)
+
+
+def _within(distances, mask, limits):
+    """The pairs of the mask whose distances lie within the limits, both included."""
+    if limits is None:
+        return mask
+    return ops.logical_and(mask, ops.logical_and(distances >= limits[0], distances <= limits[1]))
+
+
+def _pairs_of_triplets(matrix, positives, negatives, choose):
+    """The pairs that stand in a chosen triplet.
+
+    Args:
+        matrix: `(N, M)` float tensor without gradient.
+        positives: `(N, M)` bool.
+        negatives: `(N, M)` bool.
+        choose: function of one positive of every anchor, a `Slot`, that says with which columns it is a triplet.
+    """
+
+    def step(shift, near, far):
+        slot = walk.slot(shift)
+        chosen = ops.logical_and(ops.logical_and(choose(slot), negatives), slot.present[:, None])
+        kept = ops.logical_and(slot.here > 0, ops.any(chosen, axis=1, keepdims=True))
+        return shift + 1, ops.logical_or(near, kept), ops.logical_or(far, chosen)
+
+    walk = PositivesWalk(matrix, positives=positives)
+    return walk.through(step, ops.zeros_like(positives), ops.zeros_like(negatives))
 
 
 def _drawn(shares, draws: Draws):

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from models.data.batches import Store, create_augmentation
 from models.data.sampling import SAMPLERS
@@ -98,7 +99,7 @@ def train_run(
             epochs=training["epochs"],
             steps_per_epoch=training["steps_per_epoch"],
             seed=seed,
-            facts=getattr(sampler, "facts", {}),
+            facts={"class_counts": _class_counts(store), **getattr(sampler, "facts", {})},
         )
         if prepare is not None:
             prepare(learner)
@@ -116,6 +117,10 @@ def train_run(
             **training,
         )
     return TrainRun(learner, result)
+
+
+def _class_counts(store) -> list[int]:
+    return np.bincount(store.labels, minlength=len(store.class_names)).tolist()
 
 
 def build_learner(

@@ -22,6 +22,7 @@ def rows():
         ("squared_euclidean", lambda a, b: cdist(a, b, "sqeuclidean")),
         ("cosine", lambda a, b: 1 - cdist(a, b, "cosine")),
         ("dot", lambda a, b: a @ b.T),
+        ("manhattan", lambda a, b: cdist(a, b, "cityblock")),
         ("snr", lambda a, b: np.var(a[:, None] - b[None], axis=2, ddof=1) / np.var(a, axis=1, ddof=1)[:, None]),
     ],
 )
@@ -37,6 +38,21 @@ def test_gradient_is_finite_where_points_coincide(name, fill):
         tape.watch(points)
         value = tf.reduce_sum(find_measure(name).matrix(points, points))
     assert np.isfinite(tape.gradient(value, points)).all()
+
+
+def test_gradient_of_the_manhattan_distance(rows):
+    a, b = map(tf.Variable, rows)
+    weights = np.random.default_rng(1).normal(size=(5, 3))
+
+    @tf.function(jit_compile=True)
+    def compiled():
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(weights * find_measure("manhattan").matrix(a, b))
+        return tape.gradient(value, [a, b])
+
+    signs = np.sign(rows[0][:, None] - rows[1][None]) * weights[..., None]
+    for found, wanted in zip(compiled(), (signs.sum(axis=1), -signs.sum(axis=0)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
 def test_unit_rows_keep_a_zero_row_and_survive_extreme_lengths():

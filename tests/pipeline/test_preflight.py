@@ -36,6 +36,7 @@ def check(tmp_path):
 
 def test_a_sound_experiment_passes(check):
     check()
+    check('"multi_proxy_anchor"\nparams = { alpha = 16.0 }', '"soprc"\nparams = { prior_mul = 0.1 }')
 
 
 @pytest.mark.parametrize(

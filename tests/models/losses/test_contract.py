@@ -12,7 +12,7 @@ from keras import ops
 
 from models.learner import MetricLearner
 from models.losses import LOSSES, create_loss
-from models.losses._reduce import ANY_REDUCERS
+from models.losses._reduce import ANCHOR_REDUCERS
 from models.mining import MINERS
 from models.regularizers import REGULARIZERS
 
@@ -43,7 +43,7 @@ ORDERED = {
 RANDOM = {
     "margin": (
         "triplets are drawn at random",
-        lambda params: params.get("mining") != "all" or params.get("positives_per_anchor") == "one",
+        lambda params: params.get("mining") != "all" or params.keys() & {"positives_per_anchor", "triplets_per_anchor"},
     ),
     "mined": (
         "pairs are drawn at random",
@@ -321,6 +321,16 @@ def test_every_choice_of_a_loss_is_tried(name):
 
 def test_every_shared_part_is_tried_with_some_loss():
     whole = json.dumps(SETTINGS)
-    for name in (*ANY_REDUCERS, *MINERS, *REGULARIZERS, "cosine", "dot", "euclidean", "snr", "squared_euclidean"):
+    for name in (
+        *ANCHOR_REDUCERS,
+        *MINERS,
+        *REGULARIZERS,
+        "cosine",
+        "dot",
+        "euclidean",
+        "manhattan",
+        "snr",
+        "squared_euclidean",
+    ):
         # What is a default somewhere need not be written.
         assert f'"{name}"' in whole or name in ("mean", "lp", "euclidean"), name

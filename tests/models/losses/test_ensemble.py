@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 
 from models.geometry import weighted_concatenation
+from models.losses.contrastive import ContrastiveLoss
 from models.losses.ensemble import (
     EnsembleLoss,
     compression_cost,
     first_coefficients,
     lack_of_diversity,
 )
+from models.losses.triplet import TripletLoss
 
 CASES = {
     case["name"]: case
@@ -131,6 +133,31 @@ def test_weights_sum_to_one_at_first_and_keep_a_least():
         np.testing.assert_allclose(loss.weights_of_members(), np.square(coefficients) + 1 / 8, rtol=1e-12)
 
 
+def test_softmax_weights_start_at_the_prior_and_sum_to_one():
+    loss = EnsembleLoss(members=PAIR, prior=[1.0, 99.0], weighting="softmax", dtype="float64")
+    loss.build((None, 3), (None,))
+    np.testing.assert_allclose(loss.weights_of_members(), [0.01, 0.99], atol=1e-7)
+    loss.coefficients.assign([1.0, 3.0])
+    np.testing.assert_allclose(loss.weights_of_members(), [1 / (1 + np.e**2), np.e**2 / (1 + np.e**2)], rtol=1e-7)
+    values, means = np.array([1.2, 0.3]), np.array([1.0, 0.4])
+    wanted = (1.2 * 0.7 / 1.0 + np.e**2 * 0.3 * 0.7 / 0.4) / (1 + np.e**2)
+    assert float(loss.total(values, means)) == pytest.approx(wanted, rel=1e-7)
+
+
+def test_fixed_weights_give_the_plain_weighted_sum_of_members_with_miners_of_their_own():
+    mined = {"loss": {"name": "triplet"}, "miner": {"name": "batch_easy_hard"}}
+    members = [{"name": "mined", "params": mined}, {"name": "contrastive", "params": {"neg_margin": 0.5}}]
+    loss = EnsembleLoss(members=members, prior=[2.0, 0.1], weighting="fixed", dtype="float64")
+    # The second step finds nothing remembered from the first.
+    for _ in range(2):
+        batch_hard, pairs = TripletLoss(mining="batch_hard", dtype="float64"), ContrastiveLoss(neg_margin=0.5)
+        wanted = 2 * float(batch_hard(X, LABELS)) + 0.1 * float(pairs(X, LABELS))
+        assert float(loss(X, LABELS, training=True)) == pytest.approx(wanted, rel=1e-6)
+    assert not loss.weights
+    plain = EnsembleLoss(members=PAIR, weighting="fixed", dtype="float64")
+    np.testing.assert_array_equal(plain.weights_of_members(), [1.0, 1.0])
+
+
 def test_order_of_the_members_does_not_matter():
     loss = EnsembleLoss(members=[{"name": "contrastive"}] * 3, dtype="float64")
     loss.build((None, 3), (None,))
@@ -232,6 +259,8 @@ def test_no_gradient_flows_through_the_running_means():
         ({"members": []}, "`members` must name at least one loss"),
         ({"members": PAIR, "prior": [1.0, 0.01]}, "`prior` must give each loss at least a share of 0.1250"),
         ({"members": PAIR, "prior": [1.0]}, "Expected 2 numbers in `prior`"),
+        ({"members": PAIR, "prior": [1.0, -1.0], "weighting": "fixed"}, "Expected 2 numbers in `prior`, above 0"),
+        ({"members": PAIR, "weighting": "learned"}, "`weighting` must be one of .*Received: weighting='learned'"),
         ({"members": PAIR, "eta": -1}, "`eta` must not be negative. Received: eta=-1"),
     ],
 )

@@ -92,6 +92,10 @@ def written_out(weighting):
             tf.reduce_sum(p * tf.math.softplus(2 * (0.5 - s)), 1) / tf.maximum(tf.reduce_sum(p, 1), 1)
             + tf.reduce_sum(n * tf.math.softplus(50 * (s - 0.5)), 1) / tf.maximum(tf.reduce_sum(n, 1), 1)
         )
+    if weighting == "triplet":
+        return lambda s, p, n: tf.reduce_sum(
+            p[:, :, None] * n[:, None, :] * tf.nn.relu(s[:, None, :] - s[:, :, None] + 0.1)
+        )
 
     def lifted(s, p, n):
         # an anchor without positives has 0 in place of the log of an empty sum
@@ -102,7 +106,7 @@ def written_out(weighting):
     return lifted
 
 
-@pytest.mark.parametrize("weighting", ["contrastive", "binomial_deviance", "lifted_structure"])
+@pytest.mark.parametrize("weighting", ["contrastive", "binomial_deviance", "lifted_structure", "triplet"])
 def test_gradient_is_that_of_the_loss_behind(weighting):
     x = np.random.default_rng(0).normal(size=(8, 3))
     positives, negatives = (tf.cast(mask, tf.float64) for mask in pair_masks(LABELS))
@@ -114,6 +118,15 @@ def test_gradient_is_that_of_the_loss_behind(weighting):
     loss = GeneralPairWeightingLoss(weighting, dtype="float64")
     ours = gradient_of(lambda x: loss(x, LABELS), x)
     np.testing.assert_allclose(ours, gradient_of(behind, x), rtol=1e-8, atol=1e-10)
+
+
+def test_triplet_weights_count_violating_triplets():
+    # Anchor 0: positives at 0.9 and 0.4, negatives at 0.85, 0.45 and -0.5; those above 0.8 and 0.3 violate.
+    s = np.array([[1.0, 0.9, 0.4, 0.85, 0.45, -0.5]])
+    positives, negatives = np.array([[0, 1, 1, 0, 0, 0]], bool), np.array([[0, 0, 0, 1, 1, 1]], bool)
+    near, far = GeneralPairWeightingLoss("triplet").pair_weights(s.astype("float32"), positives, negatives)
+    np.testing.assert_array_equal(near, [[0, 1, 2, 0, 0, 0]])
+    np.testing.assert_array_equal(far, [[0, 0, 0, 2, 1, 0]])
 
 
 def test_gradient_is_that_of_multi_similarity():

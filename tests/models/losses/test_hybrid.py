@@ -1,5 +1,8 @@
 """HybridLoss is its two members, added."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,6 +14,7 @@ from models.losses.hybrid import HybridLoss
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
 LABELS = np.array([0, 0, 1, 1, 2, 2])
+VECTORS = Path(__file__).parents[2] / "data" / "vectors" / "07-multi-head-global-local.json"
 
 
 def reference(x, labels, proxies, proxy_weight):
@@ -61,6 +65,16 @@ def test_the_printed_sign_never_costs_less():
     for seed in range(5):
         rows = np.random.default_rng(seed).normal(size=(6, 3)).astype("float32")
         assert float(plus(rows, LABELS)) > float(minus(rows, LABELS)) == pytest.approx(float(plain(rows, LABELS)))
+
+
+def test_printed_form_of_the_docstring():
+    case = next(found for found in json.loads(VECTORS.read_text()) if found["name"] == "hybrid_printed_plus_sigma")
+    params = {"alpha": 2.0, "beta": 50.0, "base": 1.0, "negative_base": -1.0, "mining": False}
+    loss = HybridLoss(num_classes=3, pair={"name": "multi_similarity", "params": params}, dtype="float64")
+    loss.build((None, 2), (None,))
+    loss.proxies.assign(case["inputs"]["weights"]["W"])
+    value = loss(np.array(case["inputs"]["embeddings"]), np.array(case["inputs"]["labels"]))
+    assert float(value) == pytest.approx(3.5261998910, rel=1e-9)
 
 
 def test_any_two_losses():

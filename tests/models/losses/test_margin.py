@@ -93,6 +93,41 @@ def test_one_positive_and_one_drawn_negative_an_anchor():
     assert values == {1.0, 1.207107}
 
 
+# pytorch-metric-learning 2.9.0 in float64: MarginLoss(beta=0.7) with its distances, on rows of default_rng(5).
+@pytest.mark.parametrize(
+    ("distance", "wanted"),
+    [
+        ("squared_euclidean", 1.788811139271416),
+        ("cosine", 0.8708641691355644),
+        ("snr", 4.3968154277170015),
+    ],
+)
+def test_distances_have_the_values_of_another_library(distance, wanted):
+    x, labels = np.random.default_rng(5).normal(size=(8, 3)), np.array([0, 0, 1, 1, 2, 2, 2, 0])
+    loss = MarginLoss(beta=0.7, beta_per_class=False, mining="all", distance=distance, dtype="float64")
+    assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-7)
+
+
+@pytest.mark.parametrize("mining", ["all", "distance_weighted"])
+def test_so_many_triplets_are_drawn_for_each_anchor_that_has_any(mining, monkeypatch):
+    rng, labels, seen = np.random.default_rng(0), np.array([0, 0, 0, 0, 1, 1, 2]), []
+    loss = MarginLoss(beta_per_class=False, mining=mining, triplets_per_anchor=5)
+    x = rng.normal(size=(7, 3)).astype("float32")
+    loss(x, labels)
+    monkeypatch.setattr(loss, "cost", lambda *triplets: seen.append(triplets[-2:]) or 0.0)
+    for _ in range(200):
+        loss(x, labels)
+    positives, negatives = np.sum(np.array(seen), axis=0)
+    same = labels[:, None] == labels[None]
+    np.testing.assert_array_equal(positives.sum(axis=1), [1000] * 6 + [0])
+    np.testing.assert_array_equal(negatives.sum(axis=1), [1000] * 6 + [0])
+    assert not positives[~same | np.eye(7, dtype=bool)].any()
+    assert not negatives[same].any()
+    np.testing.assert_allclose(positives[0, 1:4], 1000 / 3, atol=60)  # 4 standard deviations
+    if mining == "all":
+        np.testing.assert_allclose(negatives[0, 4:], 1000 / 3, atol=60)
+
+
 def test_boundary_is_kept_among_the_distances():
     loss = MarginLoss(num_classes=3, clip_beta=True)
     loss.build((None, 4), (None,))
@@ -186,6 +221,9 @@ def test_rotation_does_not_matter(mining):
             "`positives_per_anchor` must be 'all' or 'one'. Received: positives_per_anchor='two'",
         ),
         ({"cutoff": 1.5, "num_classes": 2}, "`nonzero_loss_cutoff` must be above `cutoff`"),
+        ({"distance": "cosine", "clip_beta": True}, "`clip_beta` needs distance='euclidean'. Received: distance='cosi"),
+        ({"distance": "arc"}, "`distance` must be one of .*Received: distance='arc'"),
+        ({"triplets_per_anchor": 0}, "`triplets_per_anchor` must be a whole number, at least 1. Received: .*=0"),
     ],
 )
 def test_wrong_values_are_told(params, text):

@@ -53,6 +53,23 @@ def test_matches_reference(rows, classes, k, alpha, delta, gamma, tau_reg, seed)
     assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-8, abs=1e-10)
 
 
+@given(st.integers(1, 8), st.integers(1, 5), st.integers(1, 3), st.floats(1.0, 40.0), st.integers(0, 2**16))
+def test_data_anchor_matches_reference(rows, classes, k, alpha, seed):
+    rng = np.random.default_rng(seed)
+    x, labels, proxies = rng.normal(size=(rows, 4)), rng.integers(0, classes, rows), rng.normal(size=(classes * k, 4))
+    s = (unit(x) @ unit(proxies).T).reshape(rows, classes, k)
+    weights = np.exp(s / 0.1)
+    s = np.sum(s * weights / weights.sum(-1, keepdims=True), axis=-1)
+    costs = []
+    for n, own in enumerate(labels):
+        others = [c for c in range(classes) if c != own]
+        costs.append(
+            np.log1p(np.exp(-alpha * (s[n, own] - 0.2))) + np.log1p(np.exp(alpha * (s[n, others] + 0.2)).sum())
+        )
+    loss = MultiProxyAnchorLoss(classes, k, alpha, delta=0.2, variant="data_anchor", dtype="float64")
+    assert float(with_proxies(loss, proxies)(x, labels)) == pytest.approx(np.mean(costs), rel=1e-8, abs=1e-10)
+
+
 def test_copies_of_one_proxy_share_its_gradient():
     rng = np.random.default_rng(0)
     x, labels, proxies = rng.normal(size=(5, 4)), np.array([0, 0, 1, 1, 2]), rng.normal(size=(3, 4))
@@ -152,6 +169,7 @@ def test_order_of_the_proxies_of_a_class_does_not_matter():
         ({"alpha": 0}, "`alpha` must be positive. Received: alpha=0"),
         ({"gamma": -1}, "`gamma` must be positive. Received: gamma=-1"),
         ({"delta": 2}, r"`delta` must lie in \[0, 1\]. Received: delta=2"),
+        ({"variant": "both"}, "`variant` must be one of .*Received: variant='both'"),
         ({"tau_reg": -1}, "`tau_reg` must not be negative. Received: tau_reg=-1"),
     ],
 )

@@ -1,11 +1,16 @@
 """MultiSimilarityLoss against hand-worked values, a plain loop over pairs and its limits."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.losses.multi_similarity import MultiSimilarityLoss
+
+VECTORS = Path(__file__).parents[2] / "data" / "vectors" / "11-multi-similarity.json"
 
 
 def reference(embeddings, labels, alpha, beta, base, eps, mining):
@@ -27,6 +32,47 @@ def test_hand_worked_batch():
     # orthogonal pair of one class, no negatives: each anchor has log(1 + exp(2 * 0.5)) / 2
     loss = MultiSimilarityLoss(mining=False)
     assert float(loss(np.eye(2, dtype="float32"), np.array([7, 7]))) == pytest.approx(np.log1p(np.e) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("params", "case", "wanted"),
+    [
+        ({"beta": 50, "base": 1}, "paper_setting_lambda1", 0.7210436639),
+        ({"beta": 40, "base": 0.5}, "repo_setting_lambda_half_beta40", 0.6968297832),
+        ({"mining": False}, "pml_defaults_no_mining", 0.3462537976),
+    ],
+    ids=["ms_paper", "ms_repo", "library"],
+)
+def test_parameter_sets_of_the_docstring(params, case, wanted):
+    inputs = next(found for found in json.loads(VECTORS.read_text()) if found["name"] == case)["inputs"]
+    value = MultiSimilarityLoss(**params, dtype="float64")(np.array(inputs["embeddings"]), np.array(inputs["labels"]))
+    assert float(value) == pytest.approx(wanted, rel=1e-9)
+
+
+# pytorch-metric-learning 2.9.0 in float64: MultiSimilarityLoss(2, 10, 0.8) and its distances, rows of default_rng(5).
+@pytest.mark.parametrize(
+    ("params", "wanted"),
+    [
+        ({"distance": "euclidean"}, 1.277782481521853),
+        ({"distance": "squared_euclidean"}, 2.5297319911192364),
+        ({"distance": "snr"}, 6.566999799330413),
+        ({"distance": "cosine"}, 1.4761183300798337),
+        ({"normalize": False}, 2.5995468149710663),
+    ],
+)
+def test_distances_have_the_values_of_another_library(params, wanted):
+    x, labels = np.random.default_rng(5).normal(size=(8, 3)), np.array([0, 0, 1, 1, 2, 2, 2, 0])
+    loss = MultiSimilarityLoss(beta=10, base=0.8, mining=False, **params, dtype="float64")
+    assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-7)
+
+
+def test_mining_by_distances_is_that_by_their_negatives():
+    # Anchor 0 has a positive at distance 1, negatives at 1.05 and 3; the others have nothing to compare.
+    x, labels = np.array([[0.0], [1.0], [-1.05], [3.0]]), np.array([0, 0, 1, 2])
+    loss = MultiSimilarityLoss(distance="euclidean", normalize=False, base=0.5, beta=4.0, dtype="float64")
+    # 0: positive 1 < 1.05 + 0.1 and negative 1.05 < 1 + 0.1 stay, 3 goes; 1: negatives 2.05 and 2 lie beyond 1 + 0.1.
+    wanted = np.log1p(np.exp(2 * 0.5)) / 2 + np.log1p(np.exp(-4 * 0.55)) / 4
+    assert float(loss(x, labels)) == pytest.approx(wanted / 4, rel=1e-6)
 
 
 def test_one_class_with_mining_costs_nothing():
@@ -92,6 +138,8 @@ def test_separated_classes_cost_nothing_without_slack():
         ({"alpha": 0}, "`alpha` must be positive. Received: alpha=0"),
         ({"beta": -1.0}, "`beta` must be positive. Received: beta=-1.0"),
         ({"base": 1.5}, r"`base` must lie in \[-1, 1\]. Received: base=1.5"),
+        ({"distance": "arc"}, "`distance` must be one of .*Received: distance='arc'"),
+        ({"distance": "snr", "base": -1}, "`base` must not be negative. Received: base=-1"),
         ({"eps": -0.1}, "`eps` must not be negative. Received: eps=-0.1"),
     ],
 )

@@ -135,6 +135,36 @@ def test_slope_of_the_normaliser_is_the_resultant_and_falls(dim):
     assert np.all(np.diff(slope) < 0)
 
 
+# Mean cosines of draws of the published code, two digits; right are 0.085, 0.345, 0.731 and 0.021, 0.097, 0.344.
+@pytest.mark.parametrize(
+    ("dim", "kappa", "wanted"),
+    [(128, 11, -0.48), (128, 50, 0.22), (128, 200, 0.722), (512, 11, -0.84), (512, 50, -0.44), (512, 200, 0.22)],
+)
+def test_published_proposals_are_off_where_they_are_known_to_be(dim, kappa, wanted):
+    direction = unit(np.ones((1, dim), "float32"))
+    seed = keras.random.SeedGenerator(1)
+    draws = draw_vmf(tf.constant(direction), tf.constant([float(kappa)]), 4000, seed, "repo").numpy()[:, 0]
+    assert np.mean(draws @ direction[0]) == pytest.approx(wanted, abs=0.006)
+
+
+def test_published_proposals_are_the_exact_ones_up_to_a_concentration_of_ten():
+    direction = tf.constant(unit(np.ones((1, 64), "float32")))
+    exact, repo = (
+        np.array(draw_vmf(direction, tf.constant([9.5]), 50, keras.random.SeedGenerator(1), name))
+        for name in ("exact", "repo")
+    )
+    np.testing.assert_allclose(repo, exact, atol=1e-6)
+
+
+def test_loss_draws_from_the_proposals_it_is_told():
+    _, proxies, labels = batch(2, 16)
+    values = [
+        float(make(3, proxies, temp=0.5, sampler_b=name)(40 * unit(proxies)[labels], labels))
+        for name in ("exact", "repo")
+    ]
+    assert values[1] > values[0]  # scattered draws have less in common with their class
+
+
 def test_cosine_metric_is_a_softmax_on_cosines():
     rng = np.random.default_rng(0)
     z, proxies, labels = rng.normal(size=(6, 4)), rng.normal(size=(3, 4)), np.array([0, 1, 2, 0, 1, 2])
@@ -359,6 +389,7 @@ def test_draws_move_on_and_start_again_with_the_seed():
         ({"metric": "dot"}, "`metric` must be one of .*Received: metric='dot'"),
         ({"temp": 0}, "`temp` must be positive. Received: temp=0"),
         ({"concentration": 0.01}, "`concentration` must be at least 0.1. Received: concentration=0.01"),
+        ({"sampler_b": "all"}, "`sampler_b` must be one of .*Received: sampler_b='all'"),
         ({"normaliser": "all"}, "`normaliser` must be one of .*Received: normaliser='all'"),
         ({"samples": 0}, "`samples` must be a whole number, at least 1. Received: samples=0"),
     ],

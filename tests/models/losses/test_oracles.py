@@ -37,6 +37,15 @@ def nt_xent(x, temperature=0.07):
     return np.mean(costs)
 
 
+def binomial_deviance(x, _):
+    s, total = unit(x) @ unit(x).T, 0.0
+    for i in range(ROWS):
+        near = [np.log1p(np.exp(2 * (0.5 - s[i, j]))) for j in range(ROWS) if j != i and LABELS[j] == LABELS[i]]
+        far = [np.log1p(np.exp(25 * (s[i, j] - 0.5))) for j in range(ROWS) if LABELS[j] != LABELS[i]]
+        total += np.mean(near) + np.mean(far)
+    return total / ROWS
+
+
 def whole_batch(x):
     u = unit(x)
     return contrastive(
@@ -110,6 +119,7 @@ def ensemble(x, held):
 
 # Loss -> its loop, of the embeddings and of what is held constant in the gradient; parameters; weights.
 ORACLES = {
+    "binomial_deviance": (binomial_deviance, {}, {}),
     "cross_batch_memory": (cross_batch_memory, {"memory_size": 2 * ROWS}, {}),
     "dynamic_soft_margin": (dynamic_soft_margin, {}, {}),
     "ensemble": (ensemble, {"members": [{"name": "contrastive"}, {"name": "nt_xent"}]}, {}),

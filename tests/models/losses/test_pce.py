@@ -57,6 +57,16 @@ def parts_of_loss(z, w, labels, lam):
     return tightness, float(loss(z, labels)) - tightness
 
 
+def test_published_terms():
+    # Of the loss 1.0381667512 the two parts are these.
+    case = next(case for case in CASES if case["name"] == "pce_lambda_1_stopgrad_p")
+    loss = with_weights(
+        PCELoss(len(case["inputs"]["weights"]["W"]), dtype="float64"), np.array(case["inputs"]["weights"]["W"])
+    )
+    terms = loss.terms(np.array(case["inputs"]["embeddings"]), np.array(case["inputs"]["labels"]))
+    np.testing.assert_allclose(terms, [-0.1090277778, 1.1471945290], rtol=1e-9)
+
+
 def test_tightness_is_the_least_that_any_classifier_gives():
     rng = np.random.default_rng(1)
     z, labels, lam = rng.normal(size=(7, 3)), np.array([0, 0, 1, 1, 2, 3, 3]), 0.6

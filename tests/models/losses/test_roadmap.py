@@ -16,7 +16,9 @@ from models.losses.smooth_ap import SmoothAPLoss
 CASES = json.loads((Path(__file__).parents[2] / "data" / "vectors" / "10-roadmap.json").read_text())
 
 
-def step(u, tau=0.01, rho=100.0, delta=0.05, start=0.5, offset=1.44):
+def step(u, tau=0.01, rho=100.0, delta=0.05, start=0.5, offset=1.44, at_zero=0.5):
+    if u == 0:
+        return at_zero
     sigmoid = 1 / (1 + np.exp(-np.clip(u / tau, -50, 50)))
     return rho * (u - delta) + offset if u > delta else sigmoid + (start if u > 0 else 0.0)
 
@@ -55,6 +57,24 @@ def test_is_never_below_one_minus_average_precision(rows, seed):
     true = list(average_precisions(unit(x) @ unit(x).T, labels, True, lambda u: float(u > 0)))
     loss = RoadmapLoss(w_cal=0.0, offset=None, exclude_self=True, dtype="float64")
     assert float(loss(x, labels)) >= (1 - np.mean(true) if true else 0.0) - 1e-9
+
+
+@given(st.integers(2, 10), st.booleans(), st.integers(0, 2**16))
+def test_ties_count_half_or_as_ahead(rows, ties_ahead, seed):
+    rng = np.random.default_rng(seed)
+    x, labels = rng.integers(-1, 2, (rows, 2)).astype("float64"), np.arange(rows) % 2  # whole numbers: many ties
+    values = list(average_precisions(x @ x.T, labels, True, lambda u: step(u, at_zero=1.0 if ties_ahead else 0.5)))
+    params = {"exclude_self": True, "normalize": False, "ties_ahead": ties_ahead}
+    loss = RoadmapLoss(w_cal=0.0, **params, dtype="float64")
+    assert float(loss(x, labels)) == pytest.approx(1 - np.mean(values) if values else 0.0, rel=1e-9, abs=1e-9)
+
+
+def test_form_of_the_paper_bounds_the_average_precision_with_ties_too():
+    # One positive beside two negatives of the same score: rank 3, so that the average precision is 1/3.
+    paper = RoadmapLoss(offset=None, ties_ahead=True, exclude_self=True, reduction="all", w_ap=0.5, w_cal=0.5)
+    scores, mine = np.array([[0.3, 0.3, 0.3]], "float32"), np.array([[True, False, False]])
+    assert float(paper.sup_ap(scores, mine, ~mine)) == pytest.approx(2 / 3)
+    assert float(RoadmapLoss().sup_ap(scores, mine, ~mine)) == pytest.approx(1 / 2)
 
 
 def test_published_scores():

@@ -74,6 +74,13 @@ def test_matches_reference(rows, classes, prior, tau1, tau2, beta, length, seed)
     assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
+def test_priors_follow_the_sizes_of_the_classes():
+    found = SOPRCLoss(3, prior_mul=0.1, class_counts=[20, 5, 10], dtype="float64")
+    written = SOPRCLoss(3, class_prior=[0.1, 0.025, 0.05], dtype="float64")
+    assert float(found(X, LABELS)) == pytest.approx(float(written(X, LABELS)), rel=1e-12)
+    assert SOPRCLoss(3, class_counts=[20, 5, 10]).get_config()["class_counts"] is None  # offered, not asked for
+
+
 @pytest.mark.parametrize("name", ["soprc_stop_gradient_last", "soprc_stop_gradient_mean"])
 def test_published_sketches(name):
     case = CASES[name]
@@ -205,6 +212,10 @@ def test_semi_variance_knows_no_shift_and_is_0_only_for_equal_scores():
         ({"class_prior": [0.1, 0.2]}, r"`class_prior` must be one number in \(0, 1\), or 3 of them"),
         ({"class_prior": 1.0}, r"`class_prior` must be one number in \(0, 1\), or 3 of them"),
         ({"class_update": "first"}, "`class_update` must be 'mean' or 'last'. Received: class_update='first'"),
+        ({"prior_mul": 1.0}, "`prior_mul` must lie between 0 and 1. Received: prior_mul=1.0"),
+        ({"prior_mul": 0.1}, "`prior_mul` needs `class_counts`, 3 numbers, not all 0. Received: class_counts=None"),
+        ({"prior_mul": 0.1, "class_counts": [5, 1]}, r"`class_counts`, 3 numbers, .* Received: class_counts=\[5, 1\]"),
+        ({"prior_mul": 0.1, "class_counts": [0, 0, 0]}, r"not all 0. Received: class_counts=\[0, 0, 0\]"),
         ({"w_var": -1}, "`w_var` must not be negative. Received: w_var=-1"),
     ],
 )

@@ -139,7 +139,10 @@ CASES = {
     "10-roadmap": {
         **dict.fromkeys(("supap_wide", "supap_repo_settings", "roadmap_repo"), ("roadmap", AP)),
         "calibration": ("roadmap", pick("alpha", "beta", w_ap=0.0)),
-        "roadmap_paper": ("roadmap", lambda case: {**AP(case), "w_ap": 0.5, "w_cal": 0.5, "reduction": "all"}),
+        "roadmap_paper": (
+            "roadmap",
+            lambda case: {**AP(case), "ties_ahead": True, "w_ap": 0.5, "w_cal": 0.5, "reduction": "all"},
+        ),
     },
     "11-multi-similarity": dict.fromkeys(
         ("paper_setting_lambda1", "repo_setting_lambda_half_beta40", "pml_defaults_no_mining", "singletons"),

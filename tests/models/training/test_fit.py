@@ -205,6 +205,12 @@ def test_wrong_arguments_are_named(rig):
         rig.fit(monitor="loss")
 
 
+def test_losses_that_ask_for_the_sizes_of_the_classes_get_them(store, settings):
+    loss = {"name": "soprc", "params": {"prior_mul": 0.1}}
+    learner, _ = train_run(store, None, **{**settings(epochs=1, steps_per_epoch=1), "loss": loss})
+    assert learner.loss_layer.class_counts == [list(store.labels).count(label) for label in range(8)]
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_and_leaves_the_policy_alone(store, validation_store, settings, precision):
     arguments = settings(precision=precision, epochs=1)
