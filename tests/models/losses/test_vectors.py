@@ -318,7 +318,7 @@ def spce_parts(loss, embeddings, labels):
 # What a case says of the parts of its loss, and how our layer gives them.
 PARTS = {
     "spce": (("tightness", "contrastive"), spce_parts),
-    "pce": (("tightness", "contrastive"), lambda loss, x, labels: loss._parts(x, labels)),
+    "pce": (("tightness", "contrastive"), lambda loss, *batch: loss.terms(*batch)),
     "hybrid": (("multi_similarity", "proxy_anchor"), lambda loss, *b: (loss.pair_loss(*b), loss.proxy_loss(*b))),
     "balanced_contrastive": (("positive", "entropy"), lambda loss, *batch: loss.terms(*batch)),
 }
