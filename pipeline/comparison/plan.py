@@ -42,6 +42,8 @@ CHOICE = Block(seed=0, fold=0)  # where values are chosen
 
 def report_blocks(comparison: Comparison) -> list[Block]:
     """What every entry is repeated over for the table."""
+    if comparison.judge == "choice":
+        return [CHOICE]
     if comparison.judge == "test":
         return [Block(seed, None) for seed in comparison.seeds]
     folds = range(1, comparison.folds)
@@ -59,7 +61,7 @@ def expand(comparison: Comparison, document: Mapping[str, Any]) -> dict[str, lis
     """
     plan = {entry.name: _candidates(entry, comparison.tune, document) for entry in comparison.entries}
     counts = {entry.name: len(plan[entry.name]) for entry in comparison.entries if not entry.unlike}
-    if len(set(counts.values())) > 1:
+    if len(set(counts.values())) > 1 and comparison.judge != "choice":
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UsageError(
             "E_UNEQUAL_TRIALS",
@@ -110,7 +112,8 @@ def check_alike(
         labels: of a training set, which a sampler needs to tell the size of its batches.
 
     Returns:
-        In which keys an entry that says why differs from the others, by its name.
+        In which keys an entry that says why differs from the others, by its name; and in which rate factors from the
+        entry that it is held against: those are free to differ, but belong to such a reason.
 
     Raises:
         UsageError: E_UNLIKE if one differs and does not say why.
@@ -131,6 +134,9 @@ def check_alike(
                     f'give a reason that the table will print: unlike = "..."',
                 )
             differing.setdefault(entry.name, []).extend(k for k in keys if k not in differing.get(entry.name, []))
+        if entry.unlike:
+            own, base = (plan[name][0].experiment for name in (entry.name, entry.against or usual))
+            differing[entry.name] += _differing_rates(own, base)
     return {name: keys for name, keys in differing.items() if keys}
 
 
@@ -154,6 +160,12 @@ def budget(experiment: Experiment, labels: Sequence[int]) -> dict[str, Any]:
     flat |= {f"training.{key}": value for key, value in training.model_dump(mode="json", exclude=own).items()}
     augmentation = {key: value for key, value in training.augmentation.items() if value}
     return flat | {"batch size": made.batch_size, "steps": steps, "training.augmentation": augmentation}
+
+
+def _differing_rates(one: Experiment, other: Experiment) -> list[str]:
+    factors, others = (experiment.training.optimizer.rate_factors for experiment in (one, other))
+    groups = [group for group in {**others, **factors} if factors.get(group, 1.0) != others.get(group, 1.0)]
+    return [f"training.optimizer.rate_factors.{group}" for group in groups]
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -31,12 +31,14 @@ class Chosen(NamedTuple):
         values: the primary metric of each trial; None where it failed or is missing.
         at_end: paths of values at either end of their list, so that a better one may lie outside.
         missing: whether a trial has no record yet.
+        tried: the values of each trial by the paths of their keys.
     """
 
     candidate: Candidate | None
     values: list[float | None]
     at_end: list[str]
     missing: bool = False
+    tried: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass
@@ -121,17 +123,18 @@ def choose(candidates: Sequence[Candidate], records: Sequence[Mapping[str, Any] 
     if len(candidates) == 1:
         return Chosen(candidates[0], [], [])
     values = [record["values"][primary] if record and "error" not in record else None for record in records]
+    tried = [one.values for one in candidates]
     finished = [value for value in values if value is not None]
     missing = any(record is None for record in records)
     if missing or not finished:
-        return Chosen(None, values, [], missing)
+        return Chosen(None, values, [], missing, tried)
     best = candidates[values.index(max(finished))]
     at_end = []
     for path, value in best.values.items():
         grid = list(dict.fromkeys(candidate.values[path] for candidate in candidates))
         if len(grid) > 2 and value in (grid[0], grid[-1]) and all(isinstance(v, int | float) for v in grid):
             at_end.append(path)
-    return Chosen(best, values, at_end)
+    return Chosen(best, values, at_end, tried=tried)
 
 
 def summarize(comparison: Comparison, blocks: Sequence[Block], rows: list[Row]) -> Outcome:

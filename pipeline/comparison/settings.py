@@ -36,7 +36,8 @@ class Comparison(Section):
     The classes outside the test half are dealt into `folds`. Fold 0 makes the choices: the values of `tune`, with seed
     0, and with `validation` the epoch of every run. The others take turns in judging. `design` says whether every seed
     meets every one of them ("crossed") or each seed the next one in turn ("paired"). With `judge = "test"` the
-    runs are judged on the test half instead.
+    runs are judged on the test half instead. With `judge = "choice"` there are only the trials, as many as an entry
+    likes, and the best of them stands in the table: to look for causes and settings, not for a verdict.
     """
 
     name: Name
@@ -46,7 +47,7 @@ class Comparison(Section):
     folds: Annotated[int, Field(ge=3)] = 6
     fold_seed: Count = 0
     design: Literal["crossed", "paired"] = "crossed"
-    judge: Literal["folds", "test"] = "folds"
+    judge: Literal["folds", "test", "choice"] = "folds"
     validation: bool = True
     metrics: list[str] = Field(default_factory=lambda: ["recall@1", "map@r"], min_length=1)
     primary: str = "map@r"

@@ -11,6 +11,7 @@ from models.files import replace_file
 from models.reporting.ranking import Difference, Estimate
 from pipeline.comparison.data import Images
 from pipeline.comparison.jobs import tell_values
+from pipeline.comparison.plan import CHOICE
 from pipeline.comparison.results import Outcome, Row, units_of
 
 _SHOWN = {"map@r": "MAP@R", "r_precision": "R-precision"}
@@ -87,7 +88,7 @@ def _absent(row: Row) -> str:
 def _price(row: Row, base: Row, metric: str) -> str:
     price = row.seconds_per_point(base, metric)
     if price is None:
-        return "nothing won" if row.differences else ""
+        return "nothing won" if row.differences and row.differences[metric].units > 1 else ""
     return f"{price:.0f}" if price > 0 else "costs no more"
 
 
@@ -164,7 +165,7 @@ def _notes(outcome: Outcome) -> list[str]:
         if row.entry.unlike:
             keys = f" (differs in {', '.join(row.unlike)})" if row.unlike else " (differs in nothing that was compared)"
             told.append(f"† Unlike the others{keys}: {row.entry.unlike.strip().rstrip('.')}.")
-        told += _choice(row)
+        told += _choice(row, _SHOWN.get(outcome.comparison.primary, outcome.comparison.primary))
         failed = len(row.records) - len(row.good)
         if failed:
             told.append(f"{failed} of {len(row.records)} runs failed: {row.errors[0]}")
@@ -173,7 +174,7 @@ def _notes(outcome: Outcome) -> list[str]:
     return [*lines, ""]
 
 
-def _choice(row: Row) -> list[str]:
+def _choice(row: Row, primary: str) -> list[str]:
     chosen = row.chosen
     if not chosen.values:
         return []
@@ -186,6 +187,12 @@ def _choice(row: Row) -> list[str]:
     if chosen.at_end:
         paths = ", ".join(path.rpartition(".")[2] for path in chosen.at_end)
         told.append(f"The best {paths} lies at the end of its list: a better one may lie outside.")
+    if chosen.tried:
+        each = (
+            f"{tell_values(values)} {'failed' if value is None else f'{100 * value:.1f} %'}"
+            for values, value in zip(chosen.tried, chosen.values, strict=True)
+        )
+        told.append(f"{primary} of the trials: {'; '.join(each)}.")
     return told
 
 
@@ -200,11 +207,11 @@ def _conditions(outcome: Outcome, images: Images) -> list[str]:
         f"- {sum(sizes)} classes outside the test half, dealt into {len(sizes)} folds of {min(sizes)} to {max(sizes)}."
     )
     trials = max(len(row.chosen.values) for row in outcome.rows)
-    if trials:
+    if trials and comparison.judge != "choice":
         lines.append(f"- Fold 0 made the choices: {_count(trials, 'trial')} an entry, seed 0.")
-    if comparison.validation:
+    if comparison.validation and comparison.judge != "choice":
         lines.append("- It also chose the epoch of each run; no run of the table trains on its classes.")
-    else:
+    elif not comparison.validation:
         lines.append("- Every run is judged after its last epoch.")
     lines.append(_judged(outcome))
     settings = record["settings"]
@@ -223,6 +230,12 @@ def _conditions(outcome: Outcome, images: Images) -> list[str]:
 def _judged(outcome: Outcome) -> str:
     counts = [(r["queries"], len(r["per_class"])) for row in outcome.rows[:1] for r in row.good.values()]
     seeds = ", ".join(str(seed) for seed in dict.fromkeys(block.seed for block in outcome.blocks))
+    if outcome.comparison.judge == "choice":
+        return (
+            f"- Trials only: {CHOICE.told}, which also chose the epoch of each run where one was chosen. A row holds "
+            "its entry's best trial: to find causes and settings by, no verdict. No other fold was judged, and the "
+            "test half was not opened."
+        )
     if outcome.comparison.judge == "test":
         looks = _looks(outcome.comparison.folder / "records")
         return (

@@ -8,7 +8,7 @@ from pipeline.comparison.plan import Block, check_alike, expand, report_blocks
 from pipeline.comparison.settings import load_comparison
 from pipeline.preflight import check_parts
 
-METHODS = Path(__file__).parents[3] / "pipeline/experiments/compare-methods.toml"
+TABLES = sorted((Path(__file__).parents[3] / "pipeline/experiments").glob("compare-*.toml"))
 LABELS = np.repeat(np.arange(10), 4)
 RATE = "training.optimizer.learning_rate"
 
@@ -24,6 +24,7 @@ def test_blocks(make):
     paired = report_blocks(make(entry, seeds=[5, 6, 7], folds=3, design="paired"))
     assert paired == [Block(5, 1), Block(6, 2), Block(7, 1)]
     assert report_blocks(make(entry, seeds=[1, 2], judge="test")) == [Block(1, None), Block(2, None)]
+    assert report_blocks(make(entry, seeds=[1, 2], judge="choice")) == [Block(0, 0)]
 
 
 def test_every_combination_of_a_grid_is_a_candidate(make, document):
@@ -46,6 +47,7 @@ def test_unequal_trials_are_refused(make, document):
     with pytest.raises(UsageError, match=r"E_UNEQUAL_TRIALS: .*Received: a 2, b 1"):
         expand(make(*entries), document)
     assert len(expand(make(entries[0], {**entries[1], "unlike": "it has no rate"}), document)["b"]) == 1
+    assert len(expand(make(*entries, judge="choice"), document)["b"]) == 1  # nothing is held against another there
 
 
 @pytest.mark.parametrize(
@@ -111,17 +113,36 @@ def test_a_value_to_choose_must_not_be_a_budget(make, document):
         check_alike(comparison, expand(comparison, document), LABELS)
 
 
-def test_the_methods_table_is_fair():
-    comparison, document = load_comparison(METHODS)
+def test_a_reason_names_the_rate_factors_that_differ_from_the_entry_compared_with(make, document):
+    def rates(**factors):
+        return {"training": {"optimizer": {"rate_factors": factors}}}
+
+    head = {"encoder": {"head": {"name": "plain", "params": {"start_scale": 2.0}}}}
+    other = {"name": "c", "against": "b", "set": {**head, **rates(proxies=15.0, beta=1.0)}, "unlike": "a head"}
+    comparison = make({"name": "a"}, {"name": "b", "set": rates(proxies=100.0, trunk=0.5)}, other)
+    assert check_alike(comparison, expand(comparison, document), LABELS) == {
+        "c": [
+            "encoder.head",
+            "training.optimizer.rate_factors.proxies",
+            "training.optimizer.rate_factors.trunk",  # a group that is not named learns at the network's own rate
+        ]
+    }
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_the_tables_are_fair(path):
+    comparison, document = load_comparison(path)
     plan = expand(comparison, document)
     assert check_alike(comparison, plan, np.repeat(np.arange(97), 12)).keys() == {
         entry.name for entry in comparison.entries if entry.unlike
     }
-    assert {entry.against for entry in comparison.entries if entry.label[0].isdigit()} <= plan.keys()
+    if path.stem == "compare-methods":
+        assert {entry.against for entry in comparison.entries if entry.label[0].isdigit()} <= plan.keys()
 
 
 @pytest.mark.slow
-def test_the_methods_table_is_made_of_parts_that_there_are():
-    comparison, document = load_comparison(METHODS)
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_the_tables_are_made_of_parts_that_there_are(path):
+    comparison, document = load_comparison(path)
     for candidates in expand(comparison, document).values():
         check_parts(candidates[0].experiment)

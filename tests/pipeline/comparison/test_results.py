@@ -52,6 +52,7 @@ def test_the_best_trial_is_chosen(make, document):
     chosen = choose(candidates, [record(0.3), record(0.5), {"error": "E: x"}], "map@r")
     assert chosen.candidate is candidates[1]
     assert chosen.values == [0.3, 0.5, None]
+    assert chosen.tried == [{RATE: 0.1}, {RATE: 0.2}, {RATE: 0.3}]
     assert chosen.at_end == []
     assert choose(candidates, [record(0.3), record(0.2), record(0.1)], "map@r").at_end == [RATE]
     unfinished = choose(candidates, [record(0.3), record(0.2), None], "map@r")
@@ -154,6 +155,23 @@ def test_table_and_pictures(make, tmp_path, monkeypatch):
     pictures = draw_comparison(outcome, tmp_path)
     assert [picture.name for picture in pictures] == ["comparison.png"]
     assert pictures[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_table_of_trials_tells_each_and_no_verdict(make, document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    comparison = make(
+        {"name": "base"}, {"name": "other", "against": "base", "tune": {RATE: [0.1, 0.2, 0.3]}}, judge="choice"
+    )
+    rows = rows_of(comparison, {"base": [0.4], "other": [0.45]})
+    trials = [record(0.45), record(0.2), {"error": "E: x"}]
+    rows[1].chosen = choose(expand(comparison, document)["other"], trials, "map@r")
+    write_table(summarize(comparison, BLOCKS[:1], rows), Images(tmp_path, None, [["a"]], ""), tmp_path / "table.md")
+    text = (tmp_path / "table.md").read_text()
+    assert "MAP@R of the trials: learning_rate 0.1 45.0 %; learning_rate 0.2 20.0 %; learning_rate 0.3 failed." in text
+    told = "one run, no error known: +5.0"
+    assert f"| other | 45.0 | 45.0 | base | {told} | {told} | 10 | 1.00 x | 1.00 x |  |" in text.splitlines()
+    assert "- Trials only: seed 0, fold 0, which also chose the epoch of each run where one was chosen." in text
+    assert "Fold 0 made the choices" not in text
 
 
 def test_ranks_are_drawn(make, tmp_path, monkeypatch):
