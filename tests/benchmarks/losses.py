@@ -49,6 +49,7 @@ CASES = {
     "arcface": Case("arcface", proxies=1),
     "arcface, 3 sub-centers": Case("arcface", {"sub_centers": 3}, proxies=3),
     "balanced_contrastive": Case("balanced_contrastive"),
+    "binomial_deviance": Case("binomial_deviance"),
     "cbml": Case("cbml"),
     "circle": Case("circle"),
     "contrastive": Case("contrastive"),
