@@ -181,5 +181,5 @@ def test_unknown_loss_and_parameter_stop_before_anything_runs(folder, tmp_path):
         done = anchorage(folder, "run", "wrong.toml")
         assert done.returncode == 2, done.stderr
         assert told in done.stderr
-        assert done.stderr.count("\n") == 1
+        assert done.stderr.count("\n") == 2  # what is wrong with the file, and a line for its one mistake
         assert not (folder / "runs/wrong/metadata.sqlite").exists()

@@ -60,7 +60,7 @@ def test_similarities_are_taken_with_the_sign_changed():
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"distance": "manhattan"}, "`distance` must be one of .*Received: distance='manhattan'"),
+        ({"distance": "chebyshev"}, "`distance` must be one of .*Received: distance='chebyshev'"),
         ({"reducer": "median"}, "`reducer` must be one of"),
     ],
 )

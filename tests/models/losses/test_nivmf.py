@@ -277,6 +277,7 @@ def test_expected_likelihood_matches_reference(rows, classes, dim, normaliser, s
             assert found[n, c] == pytest.approx(logsumexp(each) - np.log(4), rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.parametrize("normaliser", ["none", "exact"])
 def test_expected_likelihood_of_many_draws_is_that_of_the_kernel(normaliser):
     # Isotropic, at temperature 1: the closed form is the product kernel with rho = 1.
     z, proxies, _ = batch(2, 16)

@@ -51,7 +51,7 @@ def test_matches_reference(rows, classes, margin, scale, weight_lengths, seed):
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"margin": 1.5}, "`margin` must be a whole number, at least 1. Received: margin=1.5"),
+        ({"margin": 1.5}, "`margin` must be an integer. Received: margin=1.5"),
         ({"scale": 0}, "`scale` must be positive"),
         ({"reducer": "median"}, "`reducer` must be one of"),
     ],
