@@ -13,7 +13,7 @@ from models.losses._positives import sum_over_positives
 from models.losses._reduce import reduce_costs
 from models.losses._steps import Step
 
-_STEEPEST = 50.0  # |argument| of the sigmoid beyond which its slope is taken as 0
+_STEEPEST = 50.0  # beyond which a sigmoid is 1 to the last digit
 
 
 @keras.saving.register_keras_serializable(package="anchorage")

@@ -6,8 +6,8 @@ from keras import ops
 from models.geometry import lowest
 
 _TINY = 1e-12
-_TURNS = 4
-_NUMBERS = 64
+_TURNS = 4  # draws of an anchor that are looked up at a time
+_NUMBERS = 64  # random numbers of an anchor; further draws are sums of two
 
 
 def negative_probabilities(distances, negatives, dim: int, cutoff: float = 0.5, nonzero_loss_cutoff: float = 1.4):
