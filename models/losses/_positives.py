@@ -6,7 +6,7 @@ from models.losses._pairs import Pairs
 from models.losses._reduce import Reducer, class_factors, counted, name_of
 from models.losses._walk import PositivesWalk, Slot, repeat_rows
 
-_TURNS_AT_ONCE = 2  # positives of each anchor; more would be too many where classes are small
+TURNS_AT_ONCE = 2  # positives of each anchor; more would be too many where classes are small
 
 
 def sum_over_positives(
@@ -20,6 +20,7 @@ def sum_over_positives(
     others=None,
     whole: bool = False,
     linear: bool = False,
+    signed: bool = False,
 ):
     """Add up what `measure` finds for each anchor and each of its positives.
 
@@ -41,15 +42,16 @@ def sum_over_positives(
         others: tuple of `(N, M)` tensors that `measure` gets to see in place of the matrix, such as the matrix with
             infinity where nothing counts: made once, it spares a mask in every turn.
         whole: take all anchors as one block, for a `measure` that needs `slot.back`.
-        linear: the first total is what `measure` finds plus `sum(derivative * matrix)`, at least 0: for costs that are
-            straight lines in the matrix, whose own sum would be one more walk through them.
+        linear: the first total is what `measure` finds plus `sum(derivative * matrix)`: for costs that are straight
+            lines in the matrix, whose own sum would be one more walk through them.
+        signed: whether a linear total may lie below 0, where else only rounding can take it.
 
     Returns:
         Tuple of scalars; gradients flow through the first.
     """
     walk = PositivesWalk(matrix, labels, with_self, positives, others)
     zero = ops.sum(walk.fixed[:0])
-    turns = 1 if whole else _TURNS_AT_ONCE
+    turns = 1 if whole else TURNS_AT_ONCE
 
     def sum_rows(numbers):
         anchors = walk.at(numbers)
@@ -72,7 +74,9 @@ def sum_over_positives(
         sums = [ops.sum(total) for total in sums]
     carrier = ops.sum(ops.stop_gradient(weights) * matrix)
     held = ops.stop_gradient(carrier)
-    first = ops.relu(sums[0] + held) if linear else sums[0]
+    first = sums[0] + held if linear else sums[0]
+    if linear and not signed:
+        first = ops.relu(first)
     return (ops.stop_gradient(first) + carrier - held, *sums[1:])
 
 

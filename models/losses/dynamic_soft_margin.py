@@ -6,10 +6,12 @@ from keras import ops
 from models.geometry import euclidean_distances, unit_rows
 from models.losses._batch import check_batch, pair_masks
 from models.losses._checks import check_at_least_one, check_between
-from models.losses._histogram import soft_histogram
+from models.losses._gaps import GapNodes
 from models.losses._layer import LossLayer
-from models.losses._positives import sum_over_positives
-from models.losses._walk import PositivesWalk
+from models.losses._positives import TURNS_AT_ONCE, sum_over_positives
+from models.losses._walk import PositivesWalk, repeat_rows
+
+_LARGEST = 2.0  # distance of two unit rows
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -64,6 +66,8 @@ class DynamicSoftMarginLoss(LossLayer):
         self.min_val = min_val
         self.num_bins = num_bins
         self.momentum = momentum
+        self._per_interval = num_bins / (-2.0 * min_val)
+        self._nodes = GapNodes(num_bins, _LARGEST * self._per_interval)
 
     def build(self, embeddings_shape, labels_shape):
         self.histogram = self.add_weight(
@@ -75,49 +79,49 @@ class DynamicSoftMarginLoss(LossLayer):
         rows = unit_rows(embeddings)
         distances = euclidean_distances(rows, rows)
         negatives = pair_masks(labels)[1]
-        counts = self._count(ops.stop_gradient(distances), labels, negatives)
+        intervals = ops.stop_gradient(distances) * self._per_interval
+        others = (self._nodes.prepare(intervals, negatives),)
+        counts = self._count(PositivesWalk(intervals, labels, others=others), negatives)
         histogram = self._blend(counts)
         if training is not False:
             self.histogram.assign(histogram)
         share_below = ops.cumsum(histogram)
 
-        def measure(slot, distances):
-            gaps = slot.value - distances
-            counted = ops.logical_and(slot.take(negatives), slot.present[:, None])
-            place = ops.cast(ops.clip(ops.floor(self._place(gaps)), 0, self.num_bins), "int32")
-            weights = ops.where(counted, ops.take(share_below, place, axis=0), 0.0)
-            return (ops.sum(slot.add_up(weights * gaps)),), slot.here * slot.add_up(weights)[:, None] - weights
+        def measure(slot, rows):
+            weights = self._nodes.read(slot, self._place(slot.value * self._per_interval), rows, share_below)
+            return (0.0,), slot.here * slot.add_up(weights)[:, None] - weights
 
-        total = sum_over_positives(distances, labels, measure)[0]
+        total = sum_over_positives(distances, labels, measure, others=others, linear=True, signed=True)[0]
         return total / ops.maximum(ops.sum(counts), 1.0)
 
-    def _place(self, gaps):
-        return (gaps - self.min_val) * (self.num_bins / (-2.0 * self.min_val))
+    def _place(self, intervals):
+        """Where a gap of so many intervals lies on the nodes."""
+        return intervals + 0.5 * self.num_bins
 
-    def _count(self, distances, labels, negatives):
-        """Histogram of the gaps of this batch."""
-        walk = PositivesWalk(distances, labels)
+    def _count(self, walk, negatives):
+        """Histogram of the gaps of this batch, from a walk over distances in intervals."""
+        number = ops.sum(ops.cast(negatives, walk.fixed.dtype), axis=1)
 
-        def count_rows(numbers):
-            anchors = walk.at(numbers)
+        def count_rows(anchors_of_block):
+            anchors = walk.at(anchors_of_block)
+            rows = repeat_rows(anchors.rows[0], TURNS_AT_ONCE)
 
             def step(shift, counts):
-                slot = anchors.slot(shift)
-                counted = ops.logical_and(slot.take(negatives), slot.present[:, None])
-                places = self._place(slot.value - anchors.fixed)
-                return shift + 1, counts + soft_histogram(places, ops.cast(counted, places.dtype), self.num_bins)[0]
+                slot = anchors.slot(shift, TURNS_AT_ONCE)
+                more = self._nodes.count(slot, self._place(slot.value), rows, slot.take(number))
+                return shift + TURNS_AT_ONCE, counts + more
 
-            return anchors.through(step, ops.zeros((self.num_bins + 1,), dtype=distances.dtype))[0]
+            return anchors.through(step, ops.zeros((self.num_bins + 1,), dtype=walk.fixed.dtype))[0]
 
-        return ops.sum(ops.map(count_rows, walk.blocks()), axis=0)
+        return ops.sum(ops.map(count_rows, walk.blocks(TURNS_AT_ONCE)), axis=0)
 
     def _blend(self, counts):
         held = ops.convert_to_tensor(self.histogram)
         number = ops.sum(counts)
         fresh = counts / ops.maximum(number, 1.0)
-        share = ops.where(ops.sum(held) > 0, self.momentum, 1.0)
-        share = ops.where(number > 0, share, 0.0)  # a batch without triplets says nothing
-        share = ops.cast(share, held.dtype)
+        known = ops.cast(ops.sum(held) > 0, held.dtype)
+        share = 1.0 + known * (self.momentum - 1.0)
+        share = share * ops.cast(number > 0, held.dtype)  # a batch without triplets says nothing
         return ops.stop_gradient((1.0 - share) * held + share * fresh)
 
     def get_config(self):

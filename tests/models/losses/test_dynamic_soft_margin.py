@@ -20,17 +20,18 @@ def triplet_gaps(x, labels):
     ]
 
 
-def reference(batches, num_bins, momentum):
-    nodes, held = np.linspace(-2, 2, num_bins + 1), None
+def reference(batches, num_bins, momentum, min_val=-2.0):
+    nodes, held = np.linspace(min_val, -min_val, num_bins + 1), None
     for x, labels in batches:
         gaps = triplet_gaps(x, labels)
         if not gaps:
             value = 0.0
             continue
-        counts = sum(np.maximum(0, 1 - np.abs(gap - nodes) * num_bins / 4) for gap in gaps)
+        inside = np.clip(gaps, min_val, -min_val)
+        counts = sum(np.maximum(0, 1 - np.abs(gap - nodes) * num_bins / -min_val / 2) for gap in inside)
         fresh = counts / counts.sum()
         held = fresh if held is None else (1 - momentum) * held + momentum * fresh
-        value = np.mean([held[: 1 + np.flatnonzero(nodes <= gap)[-1]].sum() * gap for gap in gaps])
+        value = np.mean([held[nodes <= max(gap, min_val)].sum() * gap for gap in gaps])
     return value
 
 
@@ -41,14 +42,21 @@ def test_hand_worked_batch():
     assert float(DynamicSoftMarginLoss(num_bins=2)(embeddings, labels)) == pytest.approx((1 - gap / 2) * gap, rel=1e-5)
 
 
-@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 12), st.floats(0.01, 1.0), st.integers(0, 2**16))
-def test_matches_reference_over_three_batches(rows, classes, num_bins, momentum, seed):
+@given(
+    st.integers(1, 9),
+    st.integers(1, 3),
+    st.integers(1, 12) | st.integers(13, 99),  # from some number of nodes on they are looked up
+    st.floats(0.01, 1.0),
+    st.sampled_from([-0.1, -0.7, -1.9, -2.0, -3.0]),
+    st.integers(0, 2**16),
+)
+def test_matches_reference_over_three_batches(rows, classes, num_bins, momentum, min_val, seed):
     rng = np.random.default_rng(seed)
     batches = [(rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)) for _ in range(3)]
-    loss = DynamicSoftMarginLoss(num_bins=num_bins, momentum=momentum, dtype="float64")
+    loss = DynamicSoftMarginLoss(min_val, num_bins, momentum, dtype="float64")
     for end in range(3):
         value = float(loss(*batches[end]))
-        assert value == pytest.approx(reference(batches[: end + 1], num_bins, momentum), rel=1e-7, abs=1e-10)
+        assert value == pytest.approx(reference(batches[: end + 1], num_bins, momentum, min_val), rel=1e-7, abs=1e-10)
 
 
 def test_histogram_stands_still_outside_training():
