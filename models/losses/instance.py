@@ -54,11 +54,15 @@ class InstanceLoss(LossLayer):
     def call(self, embeddings, labels):
         check_batch(embeddings, labels)
         rows = unit_rows(embeddings)
-        logits = self.gamma * dot_products(rows, rows)
+        own = self.gamma * ops.sum(ops.square(rows), axis=1, keepdims=True)
+        # No cosine is above that with oneself: nothing overflows, and small costs keep their digits. It is taken off
+        # within the product, as one more coordinate.
+        gaps = dot_products(
+            ops.concatenate([self.gamma * rows, -own], axis=1), ops.concatenate([rows, ops.ones_like(own)], axis=1)
+        )
         columns = ops.arange(ops.shape(rows)[0])
         others = columns[:, None] != columns[None, :]
-        # No cosine is above that with oneself: nothing overflows, and small costs keep their digits.
-        shares = ops.exp(logits - ops.diagonal(logits)[:, None])
+        shares = ops.exp(gaps)
         costs = ops.log1p(ops.sum(ops.where(others, shares, 0.0), axis=1))
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
 
