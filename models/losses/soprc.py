@@ -58,7 +58,7 @@ class SOPRCLoss(LossLayer):
         training: `False` leaves the sketches as they are.
 
     Returns:
-        Scalar float32 tensor, at least 0; 0 where no anchor has both kinds
+        Scalar float32 tensor, at least 0; only the semi-variance is left where no anchor has both kinds
         of pairs. A compiled call with a label outside the classes gives nan.
 
     Raises:

@@ -3,8 +3,9 @@
 One step is a forward and a backward pass, compiled, on one thread; its cost is CPU time, the median of runs that
 alternate between the two libraries. Each lives in a process of its own under a cap on memory. Our losses are timed as
 a graph, which is what `learner.compile()` trains with on a CPU, and under XLA, which it takes on a GPU and anywhere
-with `jit_compile=True`; the faster of the two counts. The floor is the matrix of similarities (batch x batch, or
-batch x proxies for losses with proxies) with its gradients and nothing else, in its faster mode.
+with `jit_compile=True`; the faster of the two counts. The floor is the product that a loss cannot do without, with its
+gradients and nothing else, in its faster mode: the matrix of similarities of the batch; the batch times proxies, as
+often as the formula has it, for losses with proxies; or one inverse for the loss that walks over a graph.
 
 The other library needs an environment of its own, which inline metadata describes:
 
@@ -12,7 +13,8 @@ The other library needs an environment of its own, which inline metadata describ
     python tests/benchmarks/losses.py --peer-python pml/bin/python
 
 The bars: faster than the other library from 512 rows on and not slower at 128; losses over pairs at most 4 times the
-floor at 2,048 rows; losses with proxies at most 2.5 times at 512 rows and 10,000 classes; under 400 MiB at 2,048 rows.
+floor at 2,048 rows; losses with proxies at most 2.5 times theirs at 512 rows and 10,000 classes; under 400 MiB at
+2,048 rows.
 """
 
 import argparse
@@ -32,37 +34,47 @@ WORKERS = Path(__file__).parent / "workers"
 ROOT = Path(__file__).parents[2]
 _ONE_TIMING = 20.0  # milliseconds, about; quicker steps are repeated
 _MOST_SPENT = 5000.0  # milliseconds on one way of doing a case
-PAIR_FLOOR, PROXY_FLOOR = "similarity matrix", "batch x proxies"
+PAIR_FLOOR, PROXY_FLOOR, INVERSE_FLOOR = "similarity matrix", "batch x proxies", "inverse"
 
 
 class Case(NamedTuple):
-    """One line of the table: a loss with settings, and its number of proxies a class, which says what its floor is."""
+    """One line of the table: a loss with settings, and the products of batch and classes that its formula has.
+
+    That is the number of proxies a class for most, of members for `ensemble`, twice the draws for `nivmf`, and three
+    for `pce`: logits, centres and similarities with the centres. None for losses that compare the batch with itself.
+    """
 
     loss: str
     params: dict[str, Any] = {}  # noqa: RUF012 (never written to)
-    proxies: int = 0
+    products: int = 0
+
+    @property
+    def floor(self) -> str:
+        if self.loss == "manifold":
+            return INVERSE_FLOOR
+        return PROXY_FLOOR if self.products else PAIR_FLOOR
 
 
 _NORMALISED = {"normalize": True, "normalize_weight": True}
 CASES = {
     "angular": Case("angular"),
-    "arcface": Case("arcface", proxies=1),
-    "arcface, 3 sub-centers": Case("arcface", {"sub_centers": 3}, proxies=3),
+    "arcface": Case("arcface", products=1),
+    "arcface, 3 sub-centers": Case("arcface", {"sub_centers": 3}, products=3),
     "balanced_contrastive": Case("balanced_contrastive"),
     "binomial_deviance": Case("binomial_deviance"),
     "cbml": Case("cbml"),
     "circle": Case("circle"),
     "contrastive": Case("contrastive"),
     "contrastive, snr": Case("contrastive", {"distance": "snr"}),
-    "cosface": Case("cosface", proxies=1),
+    "cosface": Case("cosface", products=1),
     "cross_batch_memory": Case("cross_batch_memory", {"memory_size": 2048}),
     "dynamic_soft_margin": Case("dynamic_soft_margin"),
-    "ensemble": Case("ensemble", proxies=1),
+    "ensemble": Case("ensemble", products=2),
     "fast_ap": Case("fast_ap"),
     "general_pair_weighting": Case("general_pair_weighting"),
     "generalized_lifted_structure": Case("generalized_lifted_structure"),
     "histogram": Case("histogram"),
-    "hybrid": Case("hybrid", proxies=1),
+    "hybrid": Case("hybrid", products=1),
     "instance": Case("instance"),
     "intra_pair_variance": Case("intra_pair_variance"),
     "lifted_structure": Case("lifted_structure"),
@@ -70,29 +82,29 @@ CASES = {
     "margin": Case("margin", {"beta_per_class": False}),
     "margin, all pairs": Case("margin", {"mining": "all", "beta_per_class": False}),
     "mined": Case("mined"),
-    "multi_proxy_anchor, 1 proxy": Case("multi_proxy_anchor", {"proxies_per_class": 1}, proxies=1),
-    "multi_proxy_anchor, 2 proxies": Case("multi_proxy_anchor", {"proxies_per_class": 2}, proxies=2),
+    "multi_proxy_anchor, 1 proxy": Case("multi_proxy_anchor", {"proxies_per_class": 1}, products=1),
+    "multi_proxy_anchor, 2 proxies": Case("multi_proxy_anchor", {"proxies_per_class": 2}, products=2),
     "multi_similarity": Case("multi_similarity"),
     "n_pair": Case("n_pair"),
     "nca": Case("nca"),
-    "nivmf": Case("nivmf", proxies=1),
+    "nivmf": Case("nivmf", products=10),
     "nt_xent": Case("nt_xent"),
-    "p2s_grad": Case("p2s_grad", proxies=1),
-    "pce": Case("pce", proxies=1),
+    "p2s_grad": Case("p2s_grad", products=1),
+    "pce": Case("pce", products=3),
     "pnp": Case("pnp"),
-    "proxy_nca": Case("proxy_nca", proxies=1),
+    "proxy_nca": Case("proxy_nca", products=1),
     "ranked_list": Case("ranked_list"),
-    "regularized": Case("regularized", {"loss": {"name": "softmax", "params": _NORMALISED}}, proxies=1),
+    "regularized": Case("regularized", {"loss": {"name": "softmax", "params": _NORMALISED}}, products=1),
     "roadmap": Case("roadmap"),
     "self_supervised": Case("self_supervised"),
     "smooth_ap": Case("smooth_ap"),
-    "soft_triple": Case("soft_triple", proxies=10),
-    "soft_triple, 2 centers": Case("soft_triple", {"centers_per_class": 2}, proxies=2),
-    "softmax": Case("softmax", proxies=1),
-    "softmax, normalised": Case("softmax", _NORMALISED, proxies=1),
+    "soft_triple": Case("soft_triple", products=10),
+    "soft_triple, 2 centers": Case("soft_triple", {"centers_per_class": 2}, products=2),
+    "softmax": Case("softmax", products=1),
+    "softmax, normalised": Case("softmax", _NORMALISED, products=1),
     "soprc": Case("soprc"),
     "spce": Case("spce"),
-    "sphereface": Case("sphereface", proxies=1),
+    "sphereface": Case("sphereface", products=1),
     "sup_con": Case("sup_con"),
     "threshold_consistent_margin": Case("threshold_consistent_margin"),
     "triplet": Case("triplet"),
@@ -137,13 +149,14 @@ class Worker:
         return json.loads(answer)
 
 
-def draw_batch(path: Path, rows: int, dim: int, classes: int, per_class: int, proxies: int) -> None:
+def draw_batch(path: Path, rows: int, dim: int, classes: int, per_class: int, products: int) -> None:
     """Noisy clusters, so that miners have work: `per_class` neighbouring rows of each label."""
     rng = np.random.default_rng(0)
     labels = np.sort(rng.permutation(classes)[np.arange(rows) // per_class]).astype("int32")
     centers = rng.normal(size=(classes, dim))
     embeddings = (centers[labels] + 1.5 * rng.normal(size=(rows, dim))).astype("float32")
-    np.savez(path, embeddings=embeddings, labels=labels, proxies=np.tile(centers.astype("float32"), (proxies, 1)))
+    proxies = np.tile(centers.astype("float32"), (products, 1))
+    np.savez(path, embeddings=embeddings, labels=labels, proxies=proxies)
 
 
 class Run:
@@ -176,11 +189,10 @@ class Run:
 def run_case(name: str, order: dict[str, Any], ours: Worker, peer: Worker | None, rounds: int) -> dict[str, Run]:
     """Prepare every way of doing a case, then time them turn by turn."""
     case = CASES[name]
-    floor = PROXY_FLOOR if case.proxies else PAIR_FLOOR
     runs = {}
     for mode, xla in {"graph": False, "xla": True}.items():
         runs[mode] = Run(ours, mode, loss=case.loss, params=case.params, xla=xla, **order)
-        runs[f"floor {mode}"] = Run(ours, f"floor {mode}", loss=floor, xla=xla, **order)
+        runs[f"floor {mode}"] = Run(ours, f"floor {mode}", loss=case.floor, xla=xla, **order)
     if peer is not None:
         runs["peer"] = Run(peer, "peer", case=name, **order)
     spent = dict.fromkeys(runs, 0.0)
@@ -238,7 +250,7 @@ def main() -> None:
         for name, (rows, dim, classes) in itertools.product(options.cases, sizes):
             per_class = 2 if CASES[name].loss in PAIRS_OF_VIEWS else max(4, math.ceil(rows / classes))
             batch = Path(folder) / "batch.npz"
-            draw_batch(batch, rows, dim, max(classes, rows // per_class), per_class, CASES[name].proxies)
+            draw_batch(batch, rows, dim, max(classes, rows // per_class), per_class, CASES[name].products)
             order = {"batch": str(batch), "classes": max(classes, rows // per_class)}
             runs = run_case(name, order, ours, peer if name in known else None, options.rounds)
             print(row_of(name, (rows, dim, classes), runs), flush=True)

@@ -13,18 +13,26 @@ from serve import cap_memory, serve
 
 from models.losses import create_loss
 
-# What has no loss: the products below every loss of its kind, forward and backward.
-FLOORS = ("similarity matrix", "batch x proxies")
+# What has no loss: the product below every loss of its kind, forward and backward.
+FLOORS = {
+    "similarity matrix": lambda rows, others: tf.matmul(rows, others, transpose_b=True),
+    "batch x proxies": lambda rows, others: tf.matmul(rows, others, transpose_b=True),
+    "inverse": lambda rows, others: tf.linalg.inv(rows),
+}
+GRAPH_PROXIES = 50  # rows beside the batch in the graph of the manifold loss
 
 
 def prepare(order):
     batch = np.load(order["batch"])
     embeddings, labels = tf.constant(batch["embeddings"]), tf.constant(batch["labels"])
-    loss = None
-    if order["loss"] not in FLOORS:
+    floor, loss = FLOORS.get(order["loss"]), None
+    if floor is None:
         loss = create_loss(order["loss"], order["params"], num_classes=order["classes"])
         loss(keras.KerasTensor(embeddings.shape), keras.KerasTensor(labels.shape, dtype="int32"))
-    others = tf.constant(batch["proxies"]) if order["loss"] == FLOORS[1] else embeddings
+    others = tf.constant(batch["proxies"]) if order["loss"] == "batch x proxies" else embeddings
+    if order["loss"] == "inverse":
+        size = len(embeddings) + GRAPH_PROXIES
+        embeddings = others = tf.eye(size) + tf.random.stateless_uniform((size, size), (0, 0), maxval=1 / size)
     upstream = tf.ones((len(embeddings), len(others)))
 
     def step(rows, labels, others):
@@ -33,8 +41,8 @@ def prepare(order):
             if loss is not None:
                 value = loss(rows, labels)
                 return value, tape.gradient(value, [rows, *loss.trainable_variables])
-            product = tf.matmul(rows, others, transpose_b=True)
-        return product, tape.gradient(product, [rows, others], output_gradients=upstream)
+            product = floor(rows, others)
+        return product, tape.gradient(product, [rows, others], output_gradients=upstream, unconnected_gradients="zero")
 
     compiled = tf.function(step, jit_compile=order["xla"])
     return lambda: compiled(embeddings, labels, tf.identity(others))
