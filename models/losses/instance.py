@@ -60,10 +60,8 @@ class InstanceLoss(LossLayer):
         gaps = dot_products(
             ops.concatenate([self.gamma * rows, -own], axis=1), ops.concatenate([rows, ops.ones_like(own)], axis=1)
         )
-        columns = ops.arange(ops.shape(rows)[0])
-        others = columns[:, None] != columns[None, :]
-        shares = ops.exp(gaps)
-        costs = ops.log1p(ops.sum(ops.where(others, shares, 0.0), axis=1))
+        others = 1.0 - ops.eye(ops.shape(rows)[0], dtype=rows.dtype)
+        costs = ops.log1p(ops.sum(others * ops.exp(gaps), axis=1))
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
 
     def get_config(self):

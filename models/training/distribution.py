@@ -158,13 +158,6 @@ class WholeGradients:
             for gradient, variable in zip(grads, trainable_variables, strict=True):
                 self.update_step(gradient, variable, learning_rate)
 
-    def _apply_weight_decay(self, variables):
-        if replicas() == 1:
-            super()._apply_weight_decay(variables)
-        elif self.weight_decay is not None:
-            for variable in filter(self._use_weight_decay, variables):
-                variable.assign_sub(variable * self.weight_decay * self.learning_rate)
-
     def _backend_increment_gradient_accumulators(self, grads, acc_grads):
         if replicas() == 1:
             super()._backend_increment_gradient_accumulators(grads, acc_grads)
