@@ -16,7 +16,8 @@ from models.training.distribution import gather_rows, replicas, synchronize_norm
 class MetricLearner(keras.Model):
     """Fits `encoder` and the weights of `loss_layer` on (inputs, labels) batches.
 
-    The loss comes from the layer alone: `compile` takes an optimizer and no loss. `predict` gives what the
+    The loss comes from the layer alone: `compile` takes an optimizer and no loss; `jit_compile=True` is quicker on CPUs
+    for losses over triplets and ranks, where the encoder is small beside them. `predict` gives what the
     encoder gives, or the one that a method wants judged. Saving keeps encoder, loss, methods, what these have
     learned and remember, and the optimizer.
 
