@@ -113,7 +113,7 @@ class MultiProxyAnchorLoss(LossLayer):
         shift = 0.0 if row_weights is None else row_weights - 1.0
         exponents = self.alpha * (self.delta - own) + shift
         by_item = self.variant == "data_anchor"
-        pull = ops.mean(ops.softplus(exponents)) if by_item else _pull(exponents, labels)
+        pull = ops.mean(ops.softplus(exponents)) if by_item else _pull(exponents, labels, classes)
         others = labels[:, None] != ops.arange(classes, dtype="int32")[None, :]
         exponents = self.alpha * (similarities + self.delta)
         if row_weights is not None:
@@ -132,12 +132,11 @@ class MultiProxyAnchorLoss(LossLayer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def _pull(exponents, labels):
-    """Mean over the classes present of `log(1 + sum exp)` over their items, without a (batch, classes) tensor.
-
-    Every item carries its class's value; weighting it by one over the class's count makes each class count once.
-    """
-    same = ops.equal(labels[:, None], labels[None, :])
-    per_item = masked_log1p_sum_exp(ops.broadcast_to(exponents[None, :], ops.shape(same)), same, axis=1)
-    weights = 1.0 / ops.sum(ops.cast(same, exponents.dtype), axis=1)
-    return ops.sum(weights * per_item) / ops.sum(weights)
+def _pull(exponents, labels, classes):
+    """Mean over the classes present of `log(1 + sum exp)` over their items, without a (batch, classes) tensor."""
+    top = ops.maximum(ops.segment_max(ops.stop_gradient(exponents), labels, num_segments=classes), 0.0)
+    total = ops.segment_sum(ops.exp(exponents - ops.take(top, labels, axis=0)), labels, num_segments=classes)
+    count = ops.segment_sum(ops.ones_like(exponents), labels, num_segments=classes)
+    of_class = top + ops.log1p(total + ops.expm1(-top))
+    present = ops.cast(count > 0, exponents.dtype)
+    return ops.sum(present * of_class) / ops.sum(present)

@@ -99,8 +99,8 @@ class PCELoss(LossLayer):
         if self.detach_p:
             probabilities = ops.stop_gradient(probabilities)
         count = ops.cast(ops.shape(rows)[0], rows.dtype)
-        same = ops.cast(ops.equal(labels[:, None], labels[None, :]), rows.dtype)
-        tightness = -ops.sum(rows * ops.matmul(same, rows)) / (2.0 * self.lam * count * count)
+        sums = ops.segment_sum(rows, labels, num_segments=self.num_classes)
+        tightness = -ops.sum(ops.square(sums)) / (2.0 * self.lam * count * count)
         centers = ops.matmul(ops.transpose(probabilities), rows) / count
         logits = ops.matmul(rows, ops.transpose(centers)) / self.lam
         spread = ops.mean(ops.logsumexp(logits, axis=1))
