@@ -114,9 +114,8 @@ def draw_vmf(directions, kappa, samples: int, seed: keras.random.SeedGenerator, 
     """
     count, dim = ops.shape(directions)[0], directions.shape[1]
     dtype = directions.dtype
-    half = (dim - 1.0) / 2.0
     shape = (PROPOSALS, samples, count)
-    beta = keras.random.beta(shape, half, half, dtype=dtype, seed=seed)
+    beta = _draw_beta(shape, dim, dtype, seed)
     uniform = keras.random.uniform(shape, dtype=dtype, seed=seed)
     accepted = _accept(beta, ops.stop_gradient(kappa), dim, uniform, sampler_b)
     # The first accepted proposal; the last one where none was.
@@ -124,6 +123,17 @@ def draw_vmf(directions, kappa, samples: int, seed: keras.random.SeedGenerator, 
     beta = ops.take_along_axis(beta, first[None], axis=0)[0]
     tangents = unit_rows(keras.random.normal((samples, count, dim - 1), dtype=dtype, seed=seed))
     return place_draws(directions, kappa, beta, tangents, sampler_b)
+
+
+def _draw_beta(shape, dim: int, dtype, seed):
+    """Draws of Beta((D - 1) / 2, (D - 1) / 2), as one coordinate of a uniform direction in R^D has it, from -1 to 1.
+
+    The first two coordinates lie at a uniform angle, at a distance whose square is one minus a power of a uniform
+    number. `keras.random.beta` rejects proposals, which TensorFlow cannot compile with XLA.
+    """
+    power = ops.log(keras.random.uniform(shape, dtype=dtype, seed=seed)) * (2.0 / (dim - 2.0))
+    angle = keras.random.uniform(shape, maxval=2.0 * math.pi, dtype=dtype, seed=seed)
+    return 0.5 + 0.5 * ops.sqrt(-ops.expm1(power)) * ops.cos(angle)
 
 
 def place_draws(directions, kappa, beta, tangents, sampler_b: str = "exact"):

@@ -129,8 +129,6 @@ class NivMFLoss(LossLayer):
         self.sampler_b = sampler_b
         self.seed = seed
         self._draws = Draws(seed)
-        # TensorFlow draws from beta distributions outside XLA only; `compile` then leaves XLA off by itself.
-        self.supports_jit = metric != "el_nivmf" or keras.backend.backend() != "tensorflow"
 
     def build(self, embeddings_shape, labels_shape):
         dim = embeddings_shape[-1]
