@@ -21,6 +21,7 @@ import argparse
 import itertools
 import json
 import math
+import select
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,7 @@ WORKERS = Path(__file__).parent / "workers"
 ROOT = Path(__file__).parents[2]
 _ONE_TIMING = 20.0  # milliseconds, about; quicker steps are repeated
 _MOST_SPENT = 5000.0  # milliseconds on one way of doing a case
+_LONGEST = 600.0  # seconds; who has not answered by then has stuck, as XLA can where an allocation fails
 PAIR_FLOOR, PROXY_FLOOR, INVERSE_FLOOR = "similarity matrix", "batch x proxies", "inverse"
 
 
@@ -140,6 +142,8 @@ class Worker:
         try:
             self.process.stdin.write(json.dumps(order) + "\n")
             self.process.stdin.flush()
+            if not select.select([self.process.stdout], [], [], _LONGEST)[0]:
+                self.process.kill()
             answer = self.process.stdout.readline()
         except BrokenPipeError:
             answer = ""

@@ -257,8 +257,9 @@ ELSEWHERE = {
 LOOSE = {"margin": 1e-7, "manifold": 1e-7}  # manifold: the oracle inverts its graph in float32
 # Our layer holds the logarithm of the temperature, at first in float32.
 LOOSE.update(dict.fromkeys(CASES["20-nivmf"], 1e-7))
-if keras.backend.backend() == "torch":  # there Keras adds up the bins of a histogram in float32
-    LOOSE.update(fast_ap=1e-7, histogram=1e-7)
+if keras.backend.backend() == "torch":  # there Keras adds up segments in float32: bins of a histogram, rows of a class
+    _SEGMENTS = ("fast_ap", "histogram", "proxy_anchor", "mpa_", "hybrid_", "pce_")
+    LOOSE.update(dict.fromkeys((name for file in CASES.values() for name in file if name.startswith(_SEGMENTS)), 1e-7))
 
 
 def load(file, name):
@@ -331,7 +332,8 @@ def test_parts(file, name):
     names, parts_of = PARTS[CASES[file][name][0]]
     embeddings, labels = batch_of(case, "float64")
     found = parts_of(make_loss(file, case, "float64")[0], ops.convert_to_tensor(embeddings, "float64"), labels)
-    assert [float(part) for part in found] == pytest.approx([case["expected"][part] for part in names], rel=1e-10)
+    wanted = [case["expected"][part] for part in names]
+    assert [float(part) for part in found] == pytest.approx(wanted, rel=max(1e-10, LOOSE.get(name, 0.0)))
 
 
 @pytest.mark.parametrize(("file", "name"), ALL, ids=[f"{file}:{name}" for file, name in ALL])
