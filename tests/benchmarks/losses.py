@@ -44,11 +44,13 @@ class Case(NamedTuple):
 
     That is the number of proxies a class for most, of members for `ensemble`, twice the draws for `nivmf`, and three
     for `pce`: logits, centres and similarities with the centres. None for losses that compare the batch with itself.
+    `per_class` is how many rows of each label the loss wants, where it does.
     """
 
     loss: str
     params: dict[str, Any] = {}  # noqa: RUF012 (never written to)
     products: int = 0
+    per_class: int | None = None
 
     @property
     def floor(self) -> str:
@@ -88,6 +90,7 @@ CASES = {
     "multi_proxy_anchor, 2 proxies": Case("multi_proxy_anchor", {"proxies_per_class": 2}, products=2),
     "multi_similarity": Case("multi_similarity"),
     "n_pair": Case("n_pair"),
+    "n_pair, 2 of a class": Case("n_pair", per_class=2),
     "nca": Case("nca"),
     "nivmf": Case("nivmf", products=10),
     "nt_xent": Case("nt_xent"),
@@ -98,7 +101,7 @@ CASES = {
     "ranked_list": Case("ranked_list"),
     "regularized": Case("regularized", {"loss": {"name": "softmax", "params": _NORMALISED}}, products=1),
     "roadmap": Case("roadmap"),
-    "self_supervised": Case("self_supervised"),
+    "self_supervised": Case("self_supervised", per_class=2),
     "smooth_ap": Case("smooth_ap"),
     "soft_triple": Case("soft_triple", products=10),
     "soft_triple, 2 centers": Case("soft_triple", {"centers_per_class": 2}, products=2),
@@ -116,9 +119,8 @@ CASES = {
     "triplet, smooth": Case("triplet", {"smooth": True}),
     "triplet, squared": Case("triplet", {"distance": "squared_euclidean"}),
     "tuplet_margin": Case("tuplet_margin"),
-    "vicreg": Case("vicreg"),
+    "vicreg": Case("vicreg", per_class=2),
 }
-PAIRS_OF_VIEWS = ("self_supervised", "vicreg")  # these take two rows of each label
 
 
 class Worker:
@@ -252,7 +254,7 @@ def main() -> None:
     sizes = list(itertools.product(options.rows, options.dims, options.classes))
     with tempfile.TemporaryDirectory() as folder:
         for name, (rows, dim, classes) in itertools.product(options.cases, sizes):
-            per_class = 2 if CASES[name].loss in PAIRS_OF_VIEWS else max(4, math.ceil(rows / classes))
+            per_class = CASES[name].per_class or max(4, math.ceil(rows / classes))
             batch = Path(folder) / "batch.npz"
             draw_batch(batch, rows, dim, max(classes, rows // per_class), per_class, CASES[name].products)
             order = {"batch": str(batch), "classes": max(classes, rows // per_class)}

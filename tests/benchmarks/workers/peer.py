@@ -50,6 +50,7 @@ PEERS = {
     "multi_proxy_anchor, 1 proxy": lambda c, d: losses.ProxyAnchorLoss(c, d),
     "multi_similarity": lambda c, d: mined(losses.MultiSimilarityLoss(), miners.MultiSimilarityMiner()),
     "n_pair": lambda c, d: losses.NPairsLoss(),
+    "n_pair, 2 of a class": lambda c, d: losses.NPairsLoss(),
     "nca": lambda c, d: losses.NCALoss(),
     "nt_xent": lambda c, d: losses.NTXentLoss(),
     "p2s_grad": lambda c, d: losses.P2SGradLoss(num_classes=c, descriptors_dim=d),
