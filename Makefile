@@ -26,7 +26,7 @@ run: setup data ## install, build the icon data, run the whole pipeline, say whe
 
 test: setup lint ## install, lint, all tests
 	@echo '== tests'
-	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile
+	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: setup lint ## install, lint, quick tests of the losses and models
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile -m "not slow" tests/models models
