@@ -173,6 +173,15 @@ def test_loss_draws_from_the_proposals_it_is_told():
     assert values[1] > 5 * values[0]  # scattered draws have less in common with their class
 
 
+def test_draws_compile_with_xla():
+    """Other draws than without, so the same value but for their scatter."""
+    _, proxies, labels = batch(2, 16)
+    z = 4 * unit(proxies)[labels]
+    loss = make(3, proxies, temp=1.0, samples=2000)
+    compiled = tf.function(lambda: loss(z, labels), jit_compile=True)
+    assert float(compiled()) == pytest.approx(float(loss(z, labels)), rel=0.15)
+
+
 def test_cosine_metric_is_a_softmax_on_cosines():
     rng = np.random.default_rng(0)
     z, proxies, labels = rng.normal(size=(6, 4)), rng.normal(size=(3, 4)), np.array([0, 1, 2, 0, 1, 2])
