@@ -1,14 +1,13 @@
 """Trainable stand-ins for classes, held as one weight."""
 
 import math
-from functools import reduce
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from models.geometry import cosine_similarities, dot_products, unit_rows
+from models.geometry import cosine_similarities, unit_rows
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -65,48 +64,23 @@ class ProxyBank(keras.layers.Layer):
         own = cosine_similarities(embeddings, self.proxies)
         if novel_proxies is None:
             return own
-        if self.per_class > 1:
-            raise ValueError(f"Expected one proxy a class where there are novel ones. Received: {self.per_class}")
+        self._check_single()
         return ops.concatenate([own, cosine_similarities(embeddings, novel_proxies)], axis=1)
 
-    def by_place(self, embeddings):
-        """List of the `(N, num_classes)` cosines with the first proxy of every class, with the second, and so on."""
-        places = ops.reshape(unit_rows(self.proxies), (self.num_classes, self.per_class, -1))
-        rows = unit_rows(embeddings)
-        return [dot_products(rows, places[:, place]) for place in range(self.per_class)]
+    def by_class(self, novel_proxies=None):
+        """`(num_classes, per_class, D)` proxies at unit length; with novel ones `(num_classes + M, 1, D)`."""
+        if novel_proxies is None:
+            return ops.reshape(unit_rows(self.proxies), (self.num_classes, self.per_class, -1))
+        self._check_single()
+        return unit_rows(ops.concatenate([self.proxies, novel_proxies], axis=0))[:, None, :]
 
-    def softly_nearest(self, embeddings, gamma: float, novel_proxies=None):
-        """`(N, num_classes)` sums of the cosines with a class's proxies, weighted with their softmax over `gamma`."""
-        if self.per_class == 1 or novel_proxies is not None:
-            return self(embeddings, novel_proxies)
-        return _soft_maximum(gamma)(*self.by_place(embeddings))
+    def _check_single(self):
+        if self.per_class > 1:
+            raise ValueError(f"Expected one proxy a class where there are novel ones. Received: {self.per_class}")
 
     def get_config(self):
         config = {"num_classes": self.num_classes, "per_class": self.per_class, "stddev": self.stddev}
         return {**super().get_config(), **config}
-
-
-def _soft_maximum(gamma: float):
-    """Function of tensors x_j: `sum_j softmax_j(x_j / gamma) x_j`, entry by entry; its gradient keeps no weights."""
-
-    def weigh(tensors):
-        top = reduce(ops.maximum, tensors)
-        weights = [ops.exp((x - top) / gamma) for x in tensors]
-        return weights, sum(weights[1:], weights[0])
-
-    @ops.custom_gradient
-    def soft_maximum(*tensors):
-        weights, total = weigh(tensors)
-        result = sum(w * x for w, x in zip(weights, tensors, strict=True)) / total
-
-        def gradient(*upstreams, upstream=None):
-            weights, total = weigh(tensors)
-            share = (upstreams[0] if upstream is None else upstream) / total
-            return tuple(share * w * (1.0 + (x - result) / gamma) for w, x in zip(weights, tensors, strict=True))
-
-        return result, gradient
-
-    return soft_maximum
 
 
 def gaps_within_classes(proxies, per_class: int, inside_root: float = 1e-12):

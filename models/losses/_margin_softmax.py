@@ -4,22 +4,24 @@ import math
 
 from keras import ops
 
-from models.geometry import masked_logsumexp
+from models.losses._classes import logsumexp_of_others, only, own_logits
 from models.losses._reduce import Reducer, reduce_costs
 from models.proxies import check_class_labels
 
 _SMALLEST_SINE = 1e-7  # squared: keeps the gradient of the angle finite at 0 and 180 degrees
 
 
-def softmax_with_own_logit(logits, labels, change, reducer: Reducer, row_weights=None):
+def softmax_with_own_logit(rows, proxies, labels, change, reducer: Reducer, row_weights=None, join=only):
     """Cross-entropy after the logit of the own class was changed.
 
     Args:
-        logits: `(N, K)` float tensor, one column for each class.
-        labels: `(N,)` integer tensor in `0 .. K - 1`.
+        rows: `(N, D)` float tensor; its inner products with the proxies are the logits.
+        proxies: `(C, K, D)` float tensor, K for each class.
+        labels: `(N,)` integer tensor in `0 .. C - 1`.
         change: function of the `(N,)` own logits giving the new ones.
         reducer: see `models.losses._reduce`.
         row_weights: `(N,)` factors on the costs, or None.
+        join: what makes one logit of those of the K proxies, see `models.losses._classes`.
 
     Returns:
         Scalar; nan on a compiled call with a label outside the classes.
@@ -27,13 +29,10 @@ def softmax_with_own_logit(logits, labels, change, reducer: Reducer, row_weights
     Raises:
         ValueError: on an eager call with such a label.
     """
-    classes = ops.shape(logits)[1]
-    labels, in_range = check_class_labels(labels, classes)
-    own = change(ops.take_along_axis(logits, labels[:, None], axis=1)[:, 0])
-    others = ops.arange(classes, dtype="int32")[None, :] != labels[:, None]
-    against = masked_logsumexp(logits, others, axis=1)
+    labels, in_range = check_class_labels(labels, ops.shape(proxies)[0])
+    own = change(own_logits(rows, proxies, labels, join))
     # Softplus of the difference: the log-sum-exp over all classes less the own logit loses small costs to rounding.
-    costs = ops.softplus(against - own) if logits.shape[1] != 1 else 0.0 * own
+    costs = ops.softplus(logsumexp_of_others(rows, proxies, labels, join) - own) if proxies.shape[0] != 1 else 0.0 * own
     costs = costs if row_weights is None else costs * row_weights
     return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), reducer, labels) * ops.cast(in_range, costs.dtype)
 

@@ -1,7 +1,6 @@
 """ArcFace: Deng, Guo, Xue & Zafeiriou, CVPR 2019, equation 3; with sub-centres: Deng et al., ECCV 2020, section 3.2."""
 
 import math
-from functools import reduce
 
 import keras
 from keras import ops
@@ -9,6 +8,7 @@ from keras import ops
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
+from models.losses._classes import nearest
 from models.losses._layer import LossLayer
 from models.losses._margin_softmax import cosine_of_sum, softmax_with_own_logit
 from models.losses._reduce import Reducer, check_any_reducer
@@ -89,8 +89,8 @@ class ArcFaceLoss(LossLayer):
 
     def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
-        cosines = reduce(ops.maximum, self.bank.by_place(embeddings))
-        return softmax_with_own_logit(self.scale * cosines, labels, self._add_margin, self.reducer, row_weights)
+        rows, proxies = self.scale * unit_rows(embeddings), self.bank.by_class()
+        return softmax_with_own_logit(rows, proxies, labels, self._add_margin, self.reducer, row_weights, nearest)
 
     def find_outliers(self, embeddings, labels, angle: float = 75.0):
         """Items far from the main direction of their class: the sub-centre paper drops them and trains again.

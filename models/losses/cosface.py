@@ -2,6 +2,7 @@
 
 import keras
 
+from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_not_negative, check_positive
 from models.losses._layer import LossLayer
@@ -70,9 +71,9 @@ class CosFaceLoss(LossLayer):
 
     def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
-        logits = self.scale * self.bank(embeddings)
-        shift = self.scale * self.margin
-        return softmax_with_own_logit(logits, labels, lambda own: own - shift, self.reducer, row_weights)
+        rows, shift = self.scale * unit_rows(embeddings), self.scale * self.margin
+        proxies = self.bank.by_class()
+        return softmax_with_own_logit(rows, proxies, labels, lambda own: own - shift, self.reducer, row_weights)
 
     def get_config(self):
         names = ("num_classes", "margin", "scale", "reducer")

@@ -3,9 +3,10 @@
 import keras
 from keras import ops
 
-from models.geometry import masked_log1p_sum_exp
+from models.geometry import masked_log1p_sum_exp, unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
+from models.losses._classes import class_logits, logsumexp_of_others, only, over_classes, own_logits, softly_nearest
 from models.losses._layer import LossLayer
 from models.proxies import ProxyBank, check_class_labels, gaps_within_classes
 
@@ -106,20 +107,29 @@ class MultiProxyAnchorLoss(LossLayer):
 
     def call(self, embeddings, labels, row_weights=None, novel_proxies=None):
         check_batch(embeddings, labels)
-        similarities = self.bank.softly_nearest(embeddings, self.gamma, novel_proxies)
-        classes = ops.shape(similarities)[1]
+        rows, proxies = self.alpha * unit_rows(embeddings), self.bank.by_class(novel_proxies)
+        join = softly_nearest(self.alpha * self.gamma) if self.proxies_per_class > 1 else only
+        classes = ops.shape(proxies)[0]
         labels, in_range = check_class_labels(labels, classes)
-        own = ops.take_along_axis(similarities, labels[:, None], axis=1)[:, 0]
-        shift = 0.0 if row_weights is None else row_weights - 1.0
-        exponents = self.alpha * (self.delta - own) + shift
-        by_item = self.variant == "data_anchor"
-        pull = ops.mean(ops.softplus(exponents)) if by_item else _pull(exponents, labels, classes)
-        others = labels[:, None] != ops.arange(classes, dtype="int32")[None, :]
-        exponents = self.alpha * (similarities + self.delta)
-        if row_weights is not None:
-            exponents = exponents + shift[:, None]
-        push = ops.mean(masked_log1p_sum_exp(exponents, others, axis=1 if by_item else 0))
+        shift = ops.zeros_like(rows[:, 0]) if row_weights is None else row_weights - 1.0
+        shift = shift + self.alpha * self.delta
+        own = shift - own_logits(rows, proxies, labels, join)
+        if self.variant == "data_anchor":
+            pull = ops.mean(ops.softplus(own))
+            push = ops.mean(ops.softplus(logsumexp_of_others(rows, proxies, labels, join) + shift))
+        else:
+            pull = _pull(own, labels, classes)
+            push = ops.mean(self._push(rows, proxies, labels, shift, join))
         return (pull + push + self._merging()) * ops.cast(in_range, pull.dtype)
+
+    def _push(self, rows, proxies, labels, shift, join):
+        """`(C,)` costs of the classes: how near the items of others are."""
+
+        def of_part(ids, proxies, rows, labels, shift):
+            exponents = class_logits(rows, proxies, join) + shift[:, None]
+            return masked_log1p_sum_exp(exponents, labels[:, None] != ids[None, :], axis=0)
+
+        return over_classes(of_part, (proxies,), rows, labels, shift, held=self.proxies_per_class)
 
     def _merging(self):
         k = self.proxies_per_class

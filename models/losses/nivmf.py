@@ -5,9 +5,17 @@ import math
 import keras
 from keras import ops
 
-from models.geometry import dot_products, masked_log1p_sum_exp, squared_distances, unit_rows
+from models.geometry import (
+    cosine_similarities,
+    dot_products,
+    lowest,
+    masked_log1p_sum_exp,
+    squared_distances,
+    unit_rows,
+)
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
+from models.losses._classes import over_classes
 from models.losses._draws import Draws
 from models.losses._layer import LossLayer
 from models.losses._vmf import draw_vmf, log_normalizer, mean_resultant
@@ -49,7 +57,7 @@ class NivMFLoss(LossLayer):
         metric: see above.
         temp: initial temperature, positive; its logarithm is trained as the weight `log_temp`.
         concentration: initial concentrations, at least 0.1, below which they do not go.
-        samples: draws an embedding, for `"el_nivmf"`; a step holds about six `(samples, N, num_classes)` tensors.
+        samples: draws an embedding, for `"el_nivmf"`.
         guidance: weight of Proxy-Anchor on the directions, at least 0.
         rho: power of the product kernel, positive.
         normaliser: `"repo"`, `"exact"` or `"none"`: the term G.
@@ -145,33 +153,59 @@ class NivMFLoss(LossLayer):
     def call(self, embeddings, labels):
         check_batch(embeddings, labels)
         labels, in_range = check_class_labels(labels, self.num_classes)
-        directions = unit_rows(ops.convert_to_tensor(self.proxies))
-        similarities = self._similarities(embeddings, directions)
-        loss = self.cross_entropy(similarities, labels)
+        points = embeddings
+        if self.metric == "el_nivmf":
+            directions, lengths = unit_rows(embeddings), _length(embeddings)
+            points = draw_vmf(directions, lengths, self.samples, self._draws.generator, self.sampler_b)
+        loss = ops.mean(self.costs(points, labels))
         if self.guidance:
-            loss = loss + self.guidance * guide(dot_products(unit_rows(embeddings), directions), labels)
+            loss = loss + self.guidance * guide(cosine_similarities(embeddings, self.proxies), labels)
         return loss * ops.cast(in_range, loss.dtype)
 
-    def cross_entropy(self, similarities, labels):
-        """Mean of `log sum exp` over the classes minus the own class's similarity."""
-        own = ops.take_along_axis(similarities, labels[:, None], axis=1)
-        # From the gaps, so that a nearly sure answer keeps its digits.
-        others = labels[:, None] != ops.arange(self.num_classes, dtype="int32")[None, :]
-        return ops.mean(masked_log1p_sum_exp(similarities - own, others, axis=1))
+    def costs(self, points, labels):
+        """`(N,)`: `log sum exp` over the classes minus the own class's similarity.
 
-    def _similarities(self, z, directions):
-        temp = ops.exp(self.log_temp)
+        Args:
+            points: `(N, D)` embeddings, or for `"el_nivmf"` draws `(S, N, D)`.
+            labels: `(N,)` integer tensor of class ids.
+        """
+
+        def of_part(ids, *rest):
+            *classes, labels, points, temp = rest
+            similarities = self._similarities(points, temp, *classes)
+            own = ids[None, :] == labels[:, None]
+            others = ops.logsumexp(ops.where(own, lowest(similarities), similarities), axis=1)
+            return ops.stack([others, ops.sum(ops.where(own, similarities, 0.0), axis=1)])[None]
+
+        held = 3 * (points.shape[0] if self.metric == "el_nivmf" else 1)  # two products and theirs
+        found = over_classes(of_part, self._classes(), labels, points, ops.exp(self.log_temp), held=held)
+        # From the difference, so that a nearly sure answer keeps its digits.
+        return ops.softplus(ops.logsumexp(found[:, 0], axis=0) - ops.sum(found[:, 1], axis=0))
+
+    def similarities(self, points):
+        """`(N, C)`: the `h` of embeddings `(N, D)`, or for `"el_nivmf"` of draws `(S, N, D)`, with all classes."""
+        return self._similarities(points, ops.exp(self.log_temp), *self._classes())
+
+    def _classes(self):
+        """Directions, `(C, D)`, and concentrations, `(C, D)` or `(C,)`, if the metric has them."""
+        directions = unit_rows(ops.convert_to_tensor(self.proxies))
+        if self.metric == "cos":
+            return (directions,)
+        return directions, ops.maximum(ops.convert_to_tensor(self.concentrations), _LEAST_CONCENTRATION)
+
+    def _similarities(self, z, temp, directions, kappa=None):
         if self.metric == "cos":
             return dot_products(unit_rows(z), directions) / temp
-        kappa = ops.maximum(ops.convert_to_tensor(self.concentrations), _LEAST_CONCENTRATION)
         if self.metric == "l2":
             return -squared_distances(z, kappa[:, None] * directions) / temp
         if self.metric == "nivmf":
-            return self._log_density(unit_rows(z), directions, kappa, True)
-        length = _length(z)
+            return self._log_density(unit_rows(z), temp, directions, kappa, True)
         if self.metric == "el_nivmf":
-            draws = draw_vmf(unit_rows(z), length, self.samples, self._draws.generator, self.sampler_b)
-            return self.expected_likelihood(draws)
+            flat = ops.reshape(z, (-1, z.shape[2]))
+            densities = self._log_density(flat, temp, directions, kappa, self.scale_sample_by_kappa)
+            densities = ops.reshape(densities, (z.shape[0], -1, ops.shape(directions)[0]))
+            return ops.logsumexp(densities, axis=0) - math.log(z.shape[0])
+        length = _length(z)
         own, theirs = self._log_c(length, z)[:, None], self._log_c(kappa, z)[None, :]
         if self.metric == "neg_kl":
             shrink = mean_resultant(length, z.shape[1]) if self.mean_resultant == "exact" else ops.ones_like(length)
@@ -182,19 +216,9 @@ class NivMFLoss(LossLayer):
         joint = ops.sqrt(ops.maximum(joint, _SHORTEST))
         return (self.rho * (own + theirs) - self._log_c(self.rho * joint, z)) / temp
 
-    def expected_likelihood(self, samples):
-        """`log mean_s exp(log f_c(x_s) / t)` for given draws `(S, N, D)`: `(N, C)`."""
-        count, dim = samples.shape[0], samples.shape[2]
-        kappa = ops.maximum(ops.convert_to_tensor(self.concentrations), _LEAST_CONCENTRATION)
-        directions = unit_rows(ops.convert_to_tensor(self.proxies))
-        flat = ops.reshape(samples, (-1, dim))
-        densities = self._log_density(flat, directions, kappa, self.scale_sample_by_kappa)
-        densities = ops.reshape(densities, (count, -1, self.num_classes))
-        return ops.logsumexp(densities, axis=0) - math.log(count)
-
-    def _log_density(self, x, directions, kappa, scale: bool):
+    def _log_density(self, x, temp, directions, kappa, scale: bool):
         """`log f_c(x) / t`: `(N, C)`. What is one number a class is joined first: of (N, C) tensors there are few."""
-        temp, dim = ops.exp(self.log_temp), x.shape[1]
+        dim = x.shape[1]
         scaled = kappa * directions
         length = _length(scaled)
         of_class = self._log_c(length, x)

@@ -7,7 +7,7 @@ from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
 from models.losses._layer import LossLayer
-from models.losses.softmax import smoothed_cross_entropy
+from models.losses.softmax import cross_entropy
 from models.proxies import check_class_labels
 
 
@@ -83,8 +83,8 @@ class PCELoss(LossLayer):
         tightness, contrastive = self._terms(rows, labels)
         loss = tightness + contrastive
         if self.train_classifier:
-            logits = ops.matmul(ops.stop_gradient(rows), ops.transpose(self.proxies))
-            classifier = ops.mean(smoothed_cross_entropy(logits, labels))
+            proxies = ops.convert_to_tensor(self.proxies)
+            classifier = ops.mean(cross_entropy(ops.stop_gradient(rows), proxies, labels))
             loss = loss + classifier - ops.stop_gradient(classifier)
         return loss * ops.cast(in_range, loss.dtype)
 

@@ -3,9 +3,10 @@
 import keras
 from keras import ops
 
-from models.geometry import masked_logsumexp
+from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
+from models.losses._classes import class_logits, logsumexp_of_others, nearest, own_logits
 from models.losses._layer import LossLayer
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 from models.proxies import ProxyBank, check_class_labels
@@ -117,33 +118,30 @@ class ProxyNCALoss(LossLayer):
     def call(self, embeddings, labels, row_weights=None, novel_proxies=None):
         check_batch(embeddings, labels)
         # The squared lengths are the same in every distance and cancel: -D_ic + const is a scaled cosine.
-        logits = 2.0 * self.scale_x * self.scale_p * self.bank(embeddings, novel_proxies)
-        classes = ops.shape(logits)[1] // self.proxies_per_class
+        rows = 2.0 * self.scale_x * self.scale_p * unit_rows(embeddings)
+        proxies = self.bank.by_class(novel_proxies)
         if self.assignment == "dynamic":
-            labels = ops.argmax(ops.stop_gradient(logits), axis=1) // self.proxies_per_class
-        labels, in_range = check_class_labels(labels, classes)
-        own = self._own(logits, labels)
-        if self.num_classes == 1 and novel_proxies is None:
+            labels = ops.argmax(class_logits(rows, ops.stop_gradient(proxies), nearest), axis=1)
+        labels, in_range = check_class_labels(labels, ops.shape(proxies)[0])
+        own = own_logits(rows, proxies, labels, nearest)
+        if proxies.shape[0] == 1:
             return 0.0 * ops.sum(own)
-        class_of_proxy = ops.repeat(ops.arange(classes, dtype="int32"), self.proxies_per_class)
-        others = labels[:, None] != class_of_proxy[None, :]
-        losses = masked_logsumexp(logits, others, axis=1) - own
+        places = range(self.proxies_per_class)
+        of_place = [logsumexp_of_others(rows, proxies[:, place : place + 1], labels) for place in places]
+        losses = ops.logsumexp(ops.stack(of_place), axis=0) - own
         if self.include_positive:
             losses = ops.softplus(losses)
         if self.label_smoothing:
-            total = ops.sum(ops.where(others, logits, ops.zeros_like(logits)), axis=1)
-            count = ops.cast((classes - 1) * self.proxies_per_class, losses.dtype)
-            losses = losses + self.label_smoothing * (own - total / count)
+            losses = losses + self.label_smoothing * (own - self._mean_of_others(rows, proxies, labels))
         losses = losses if row_weights is None else losses * row_weights
         loss = reduce_costs(losses, ops.ones_like(losses, dtype="bool"), self.reducer, labels)
         return loss * ops.cast(in_range, loss.dtype)
 
-    def _own(self, logits, labels):
-        if self.proxies_per_class == 1:
-            return ops.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-        k = self.proxies_per_class
-        places = labels[:, None] * k + ops.arange(k, dtype="int32")[None, :]
-        return ops.max(ops.take_along_axis(logits, places, axis=1), axis=1)
+    def _mean_of_others(self, rows, proxies, labels):
+        """`(N,)` means of the logits with the proxies of other classes, without any of them."""
+        others = ops.sum(proxies, axis=(0, 1)) - ops.sum(ops.take(proxies, labels, axis=0), axis=1)
+        count = (ops.shape(proxies)[0] - 1) * self.proxies_per_class
+        return ops.sum(rows * others, axis=1) / ops.cast(count, rows.dtype)
 
     def get_config(self):
         names = ("num_classes", "proxies_per_class", "scale_x", "scale_p", "include_positive", "label_smoothing")

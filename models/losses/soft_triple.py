@@ -4,8 +4,10 @@ import math
 
 import keras
 
+from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
+from models.losses._classes import only, softly_nearest
 from models.losses._layer import LossLayer
 from models.losses._margin_softmax import softmax_with_own_logit
 from models.losses._reduce import Reducer, check_any_reducer
@@ -94,9 +96,10 @@ class SoftTripleLoss(LossLayer):
 
     def call(self, embeddings, labels, row_weights=None, novel_proxies=None):
         check_batch(embeddings, labels)
-        cosines = self.bank.softly_nearest(embeddings, self.gamma, novel_proxies)
-        shift = self.la * self.margin
-        loss = softmax_with_own_logit(self.la * cosines, labels, lambda own: own - shift, self.reducer, row_weights)
+        rows, shift = self.la * unit_rows(embeddings), self.la * self.margin
+        proxies = self.bank.by_class(novel_proxies)
+        join = softly_nearest(self.la * self.gamma) if self.centers_per_class > 1 else only
+        loss = softmax_with_own_logit(rows, proxies, labels, lambda own: own - shift, self.reducer, row_weights, join)
         if not self.tau or self.centers_per_class == 1:
             return loss
         return loss + self.tau * gaps_within_classes(self.proxies, self.centers_per_class)

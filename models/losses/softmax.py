@@ -8,6 +8,7 @@ from keras import ops
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
+from models.losses._classes import logsumexp_of_all, own_logits
 from models.losses._layer import LossLayer
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 from models.proxies import check_class_labels
@@ -117,11 +118,15 @@ class SoftmaxLoss(LossLayer):
         labels, in_range = check_class_labels(labels, ops.shape(weights)[0])
         rows = unit_rows(embeddings) if self.normalize else embeddings
         weights = unit_rows(weights) if self.normalize_weight else weights
-        logits = ops.matmul(rows, ops.transpose(weights))
-        logits = (logits + self.bias if self.use_bias else logits) / self.temperature
+        rows = rows / self.temperature
+        if self.use_bias:  # one coordinate more
+            weights = ops.concatenate([weights, ops.convert_to_tensor(self.bias)[:, None]], axis=1)
+            rows = ops.concatenate([rows, ops.full_like(rows[:, :1], 1.0 / self.temperature)], axis=1)
+        costs = cross_entropy(rows, weights, labels)
         for sign in self._watched if training is not False and novel_proxies is None else ():
-            sign.update_state(math.log(self.num_classes) - ops.mean(smoothed_cross_entropy(logits, labels)))
-        costs = smoothed_cross_entropy(logits, labels, self.label_smoothing if self.num_classes > 1 else 0.0)
+            sign.update_state(math.log(self.num_classes) - ops.mean(costs))
+        if self.label_smoothing and self.num_classes > 1:
+            costs = costs + self.label_smoothing * lead_of_own(rows, weights, labels)
         costs = costs - (self._target_entropy() if self.kl else 0.0)
         costs = costs if row_weights is None else costs * row_weights
         loss = reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
@@ -146,20 +151,21 @@ class SoftmaxLoss(LossLayer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def smoothed_cross_entropy(logits, labels, label_smoothing: float = 0.0):
-    """Cross-entropy of each row against `1 - label_smoothing` on the own class and the rest shared by the others.
+def cross_entropy(rows, weights, labels):
+    """`(N,)` cross-entropies of a linear classifier.
 
     Args:
-        logits: `(N, K)` float tensor.
+        rows: `(N, D)` float tensor.
+        weights: `(K, D)` float tensor, one row for each class.
         labels: `(N,)` integer tensor in `0 .. K - 1`.
-        label_smoothing: in [0, 1); 0 where K = 1.
-
-    Returns:
-        `(N,)` float tensor.
     """
-    own = ops.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    losses = ops.logsumexp(logits, axis=1) - own
-    if label_smoothing:
-        others = (ops.sum(logits, axis=1) - own) / ops.cast(ops.shape(logits)[1] - 1, logits.dtype)
-        losses = losses + label_smoothing * (own - others)
-    return losses
+    weights = weights[:, None, :]
+    # The own logit is no summand to the last digit: it comes from another product.
+    return ops.relu(logsumexp_of_all(rows, weights) - own_logits(rows, weights, labels))
+
+
+def lead_of_own(rows, weights, labels):
+    """`(N,)` own logits less the means of the others; arguments as above, K at least 2."""
+    own = own_logits(rows, weights[:, None, :], labels)
+    others = ops.matmul(rows, ops.sum(weights, axis=0)) - own  # their sum, without any of them
+    return own - others / ops.cast(ops.shape(weights)[0] - 1, rows.dtype)

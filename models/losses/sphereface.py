@@ -3,7 +3,6 @@
 import keras
 from keras import ops
 
-from models.geometry import dot_products
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
 from models.losses._layer import LossLayer
@@ -86,15 +85,15 @@ class SphereFaceLoss(LossLayer):
         check_batch(embeddings, labels)
         lengths = self.scale * _lengths(embeddings)
         if self.weight_lengths:
-            logits = self.scale * dot_products(embeddings, self.proxies)
-            labels = ops.convert_to_tensor(labels)
-            known = ops.clip(labels, 0, self.num_classes - 1)  # the check itself comes below
+            proxies = ops.convert_to_tensor(self.proxies)[:, None, :]
+            known = ops.clip(ops.convert_to_tensor(labels), 0, self.num_classes - 1)  # the check itself comes below
             lengths = lengths * ops.take(_lengths(self.proxies), known, axis=0)
         else:
-            logits = lengths[:, None] * self.bank(embeddings)
+            proxies = self.bank.by_class()
         safe = ops.where(lengths > 0, lengths, 1.0)
         return softmax_with_own_logit(
-            logits,
+            self.scale * embeddings,
+            proxies,
             labels,
             lambda own: lengths * falling_cosine_of_multiple(own / safe, self.margin),
             self.reducer,

@@ -141,19 +141,6 @@ def test_sharp_limit_is_a_hinge_on_the_hardest_item_of_each_proxy():
     assert float(loss(x, labels)) / 1e5 == pytest.approx(pull + push, abs=1e-4)
 
 
-@given(st.integers(1, 4), st.floats(0.01, 10.0), st.integers(0, 2**16))
-def test_softly_nearest_lies_between_farthest_and_nearest_proxy(k, gamma, seed):
-    rng = np.random.default_rng(seed)
-    x, proxies = rng.normal(size=(5, 4)), rng.normal(size=(3 * k, 4))
-    bank = with_proxies(MultiProxyAnchorLoss(3, k, dtype="float64"), proxies).bank
-    s = (unit(x) @ unit(proxies).T).reshape(5, 3, k)
-    found = np.array(bank.softly_nearest(x, gamma))
-    assert np.all(found >= s.min(axis=2) - 1e-12)
-    assert np.all(found <= s.max(axis=2) + 1e-12)
-    np.testing.assert_allclose(bank.softly_nearest(x, 1e-6), s.max(axis=2), atol=1e-5)
-    np.testing.assert_allclose(bank.softly_nearest(x, 1e9), s.mean(axis=2), atol=1e-8)
-
-
 def test_order_of_the_proxies_of_a_class_does_not_matter():
     rng = np.random.default_rng(6)
     x, labels, proxies = rng.normal(size=(6, 4)), np.array([0, 0, 1, 1, 2, 2]), rng.normal(size=(9, 4))

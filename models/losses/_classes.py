@@ -1,0 +1,113 @@
+"""Logits of rows with the proxies of all classes, and sums over classes that do not hold all of them at once."""
+
+from functools import reduce
+
+import keras
+from keras import ops
+
+from models.geometry import dot_products, lowest
+
+_MOST_HELD = 100_000_000  # numbers, 381 MiB; beyond, classes are taken in parts, which costs a third more time
+_HELD_IN_PARTS = 2**21  # TensorFlow's graphs have ten parts in work at once
+_HELD_FOR_SUM = 3  # matrices, for a log-sum-exp and its gradient
+
+
+def only(logits):
+    """The logits of a class with one proxy."""
+    return logits
+
+
+def nearest(*logits):
+    """The largest of the logits of a class's proxies."""
+    return reduce(ops.maximum, logits)
+
+
+def softly_nearest(gamma: float):
+    """Function of tensors x_j: `sum_j softmax_j(x_j / gamma) x_j`, entry by entry; its gradient keeps no weights."""
+
+    def weigh(tensors):
+        top = reduce(ops.maximum, tensors)
+        weights = [ops.exp((x - top) / gamma) for x in tensors]
+        return weights, sum(weights[1:], weights[0])
+
+    @ops.custom_gradient
+    def soft_maximum(*tensors):
+        weights, total = weigh(tensors)
+        result = sum(w * x for w, x in zip(weights, tensors, strict=True)) / total
+
+        def gradient(*upstreams, upstream=None):
+            weights, total = weigh(tensors)
+            share = (upstreams[0] if upstream is None else upstream) / total
+            return tuple(share * w * (1.0 + (x - result) / gamma) for w, x in zip(weights, tensors, strict=True))
+
+        return result, gradient
+
+    return soft_maximum
+
+
+def class_logits(rows, proxies, join=only):
+    """Logits of rows (N, D) with classes of K proxies (C, K, D): `(N, C)`.
+
+    Args:
+        rows: `(N, D)` float tensor.
+        proxies: `(C, K, D)` float tensor.
+        join: function of K tensors of inner products giving the logits.
+    """
+    return join(*[dot_products(rows, proxies[:, place]) for place in range(proxies.shape[1])])
+
+
+def own_logits(rows, proxies, labels, join=only):
+    """`(N,)` logits of the rows with their own classes; arguments as above, and `(N,)` labels.
+
+    Looked up among the proxies: the gradient of a look-up among the `(N, C)` logits is as large as these.
+    """
+    own = ops.take(proxies, labels, axis=0)
+    return join(*[ops.sum(rows * own[:, place], axis=1) for place in range(proxies.shape[1])])
+
+
+def logsumexp_of_others(rows, proxies, labels, join=only):
+    """`(N,)` log-sum-exps of the logits of the rows with all classes but their own; far below 0 without any."""
+
+    def of_part(ids, proxies, rows, labels):
+        logits = class_logits(rows, proxies, join)
+        others = ids[None, :] != labels[:, None]
+        return ops.logsumexp(ops.where(others, logits, lowest(logits)), axis=1)[None, :]
+
+    return ops.logsumexp(over_classes(of_part, (proxies,), rows, labels, held=proxies.shape[1]), axis=0)
+
+
+def logsumexp_of_all(rows, proxies):
+    """`(N,)` log-sum-exps of the logits of the rows with all classes of one proxy."""
+
+    def of_part(ids, proxies, rows):
+        return ops.logsumexp(class_logits(rows, proxies), axis=1)[None, :]
+
+    return ops.logsumexp(over_classes(of_part, (proxies,), rows), axis=0)
+
+
+def over_classes(function, classes, *rows, held: int = 1):
+    """What a function gives for all classes, a part of them at a time where it would hold too many numbers.
+
+    Parts are computed again for the gradient, so that memory stays that of one part.
+
+    Args:
+        function: of the `(B,)` ids of some classes, what there is of `classes` for them, and `rows`; gradients reach
+            what it has as arguments. What it gives for the parts is put together along the first axis.
+        classes: tuple of `(C, ...)` tensors.
+        rows: `(N, ...)` tensors.
+        held: `(N, C)` tensors that the function holds beside those of a log-sum-exp.
+    """
+    count, size = rows[0].shape[0], classes[0].shape[0]
+    classes = (ops.arange(ops.shape(classes[0])[0], dtype="int32"), *classes)
+    held = held + _HELD_FOR_SUM
+    if count is None or size is None or count * size * held <= _MOST_HELD:
+        return function(*classes, *rows)
+    again = keras.remat(function)
+    each = max(1, min(size, _HELD_IN_PARTS // (count * held)))
+    end = size // each * each
+    blocks = tuple(ops.reshape(x[:end], (-1, each, *x.shape[1:])) for x in classes)
+    found = ops.map(lambda part: again(*part, *rows), blocks)
+    found = ops.reshape(found, (-1, *found.shape[2:]))
+    if end == size:
+        return found
+    return ops.concatenate([found, again(*[x[end:] for x in classes], *rows)], axis=0)
