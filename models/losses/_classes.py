@@ -9,6 +9,7 @@ from models.geometry import dot_products, lowest
 
 _MOST_HELD = 100_000_000  # numbers, 381 MiB; beyond, classes are taken in parts, which costs a third more time
 _HELD_IN_PARTS = 2**21  # TensorFlow's graphs have ten parts in work at once
+_LEAST_PART = 64  # classes: what is added up over all parts is as large as the rows
 _HELD_FOR_SUM = 3  # matrices, for a log-sum-exp and its gradient
 
 
@@ -68,46 +69,48 @@ def own_logits(rows, proxies, labels, join=only):
 def logsumexp_of_others(rows, proxies, labels, join=only):
     """`(N,)` log-sum-exps of the logits of the rows with all classes but their own; far below 0 without any."""
 
-    def of_part(ids, proxies, rows, labels):
+    def of_part(ids, proxies, rows):
         logits = class_logits(rows, proxies, join)
         others = ids[None, :] != labels[:, None]
         return ops.logsumexp(ops.where(others, logits, lowest(logits)), axis=1)[None, :]
 
-    return ops.logsumexp(over_classes(of_part, (proxies,), rows, labels, held=proxies.shape[1]), axis=0)
+    held = (rows.shape[0], proxies.shape[1])
+    return ops.logsumexp(over_classes(of_part, (proxies,), rows, held=held), axis=0)
 
 
 def logsumexp_of_all(rows, proxies):
     """`(N,)` log-sum-exps of the logits of the rows with all classes of one proxy."""
 
-    def of_part(ids, proxies, rows):
+    def of_part(_, proxies, rows):
         return ops.logsumexp(class_logits(rows, proxies), axis=1)[None, :]
 
-    return ops.logsumexp(over_classes(of_part, (proxies,), rows), axis=0)
+    return ops.logsumexp(over_classes(of_part, (proxies,), rows, held=(rows.shape[0], 1)), axis=0)
 
 
-def over_classes(function, classes, *rows, held: int = 1):
+def over_classes(function, classes, *others, held: tuple[int | None, int]):
     """What a function gives for all classes, a part of them at a time where it would hold too many numbers.
 
     Parts are computed again for the gradient, so that memory stays that of one part.
 
     Args:
-        function: of the `(B,)` ids of some classes, what there is of `classes` for them, and `rows`; gradients reach
+        function: of the `(B,)` ids of some classes, what there is of `classes` for them, and `others`; gradients reach
             what it has as arguments. What it gives for the parts is put together along the first axis.
-        classes: tuple of `(C, ...)` tensors.
-        rows: `(N, ...)` tensors.
-        held: `(N, C)` tensors that the function holds beside those of a log-sum-exp.
+        classes: tuple of `(C, ...)` float tensors.
+        others: float tensors.
+        held: rows N, None where they are not known yet, and how many `(N, C)` tensors the function holds beside those
+            of a log-sum-exp.
     """
-    count, size = rows[0].shape[0], classes[0].shape[0]
-    classes = (ops.arange(ops.shape(classes[0])[0], dtype="int32"), *classes)
-    held = held + _HELD_FOR_SUM
-    if count is None or size is None or count * size * held <= _MOST_HELD:
-        return function(*classes, *rows)
-    again = keras.remat(function)
-    each = max(1, min(size, _HELD_IN_PARTS // (count * held)))
+    count, size = held[0], classes[0].shape[0]
+    ids = ops.arange(ops.shape(classes[0])[0], dtype="int32")
+    if count is None or size is None or count * size * (held[1] + _HELD_FOR_SUM) <= _MOST_HELD:
+        return function(ids, *classes, *others)
+
+    def of_block(block):
+        ids, *classes = block
+        return keras.remat(lambda *tensors: function(ids, *tensors))(*classes, *others)
+
+    each = min(size, max(_LEAST_PART, _HELD_IN_PARTS // (count * (held[1] + _HELD_FOR_SUM))))
     end = size // each * each
-    blocks = tuple(ops.reshape(x[:end], (-1, each, *x.shape[1:])) for x in classes)
-    found = ops.map(lambda part: again(*part, *rows), blocks)
+    found = ops.map(of_block, tuple(ops.reshape(x[:end], (-1, each, *x.shape[1:])) for x in (ids, *classes)))
     found = ops.reshape(found, (-1, *found.shape[2:]))
-    if end == size:
-        return found
-    return ops.concatenate([found, again(*[x[end:] for x in classes], *rows)], axis=0)
+    return found if end == size else ops.concatenate([found, of_block([x[end:] for x in (ids, *classes)])], axis=0)

@@ -125,11 +125,11 @@ class MultiProxyAnchorLoss(LossLayer):
     def _push(self, rows, proxies, labels, shift, join):
         """`(C,)` costs of the classes: how near the items of others are."""
 
-        def of_part(ids, proxies, rows, labels, shift):
+        def of_part(ids, proxies, rows, shift):
             exponents = class_logits(rows, proxies, join) + shift[:, None]
             return masked_log1p_sum_exp(exponents, labels[:, None] != ids[None, :], axis=0)
 
-        return over_classes(of_part, (proxies,), rows, labels, shift, held=self.proxies_per_class)
+        return over_classes(of_part, (proxies,), rows, shift, held=(rows.shape[0], self.proxies_per_class))
 
     def _merging(self):
         k = self.proxies_per_class

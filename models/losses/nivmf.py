@@ -171,14 +171,14 @@ class NivMFLoss(LossLayer):
         """
 
         def of_part(ids, *rest):
-            *classes, labels, points, temp = rest
+            *classes, points, temp = rest
             similarities = self._similarities(points, temp, *classes)
             own = ids[None, :] == labels[:, None]
             others = ops.logsumexp(ops.where(own, lowest(similarities), similarities), axis=1)
             return ops.stack([others, ops.sum(ops.where(own, similarities, 0.0), axis=1)])[None]
 
-        held = 3 * (points.shape[0] if self.metric == "el_nivmf" else 1)  # two products and theirs
-        found = over_classes(of_part, self._classes(), labels, points, ops.exp(self.log_temp), held=held)
+        held = (points.shape[-2], 3 * (points.shape[0] if self.metric == "el_nivmf" else 1))  # two products and theirs
+        found = over_classes(of_part, self._classes(), points, ops.exp(self.log_temp), held=held)
         # From the difference, so that a nearly sure answer keeps its digits.
         return ops.softplus(ops.logsumexp(found[:, 0], axis=0) - ops.sum(found[:, 1], axis=0))
 

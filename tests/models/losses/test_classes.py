@@ -41,6 +41,7 @@ def rows():
 def take_parts(monkeypatch):
     def take(held):
         monkeypatch.setattr(_classes, "_MOST_HELD", 0)
+        monkeypatch.setattr(_classes, "_LEAST_PART", 1)
         monkeypatch.setattr(_classes, "_HELD_IN_PARTS", held)
 
     return take
