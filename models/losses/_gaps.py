@@ -48,8 +48,11 @@ class GapNodes:
         if self._reach > _FEW:
             return soft_histogram(value - rows, present * ops.cast(rows < _FAR, rows.dtype), self.intervals)[0]
         edges, nodes = self._window(value)
-        excess = [slot.add_up(ops.relu(edges[:, i : i + 1] - rows)) for i in range(self._reach)]
-        above = ops.concatenate([number[:, None], -_differences(ops.stack(excess, axis=1))], axis=1)
+        # By how much the edges exceed what lies below: the smaller of both added up, an operation less an entry.
+        width = ops.cast(ops.shape(rows)[1], rows.dtype)
+        below = [slot.add_up(ops.minimum(edges[:, i : i + 1], rows)) for i in range(self._reach)]
+        excess = width * edges - ops.stack(below, axis=1)
+        above = ops.concatenate([number[:, None], -_differences(excess)], axis=1)
         shares = present * -_differences(above)  # what lies on a node is what lies on it or above, less what is above
         nodes = ops.concatenate([nodes, ops.minimum(nodes[:, -1:] + 1, self.intervals)], axis=1)
         return ops.segment_sum(ops.reshape(shares, (-1,)), ops.reshape(nodes, (-1,)), num_segments=self.intervals + 1)
