@@ -83,6 +83,19 @@ class NPairLoss(LossLayer):
         rows = unit_rows(embeddings) if self.normalize else embeddings
         labels = ops.convert_to_tensor(labels)
         first, second, real = self._pairs(labels)
+        few = (ops.shape(first)[0] + 1) // 2
+
+        def over(first, second, real):
+            return self._over_pairs(rows, labels, first, second, real)
+
+        # There may be as many pairs as half of the rows; with four and more of a class there are half as many at most.
+        return ops.cond(
+            ops.sum(ops.cast(real, "int32")) <= few,
+            lambda: over(first[:few], second[:few], real[:few]),
+            lambda: over(first, second, real),
+        )
+
+    def _over_pairs(self, rows, labels, first, second, real):
         anchors, positives = (ops.take(rows, index, axis=0) for index in (first, second))
         labels = ops.take(labels, first, axis=0)
         scores = dot_products(anchors, positives)
