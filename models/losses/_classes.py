@@ -66,6 +66,11 @@ def own_logits(rows, proxies, labels, join=only):
     return join(*[ops.sum(rows * own[:, place], axis=1) for place in range(proxies.shape[1])])
 
 
+def sums_of_classes(x, labels, classes: int):
+    """`(C, ...)` sums of the entries `(N, ...)` of each class; Keras' own segment sum takes float32 on PyTorch."""
+    return ops.scatter_update(ops.zeros((classes, *x.shape[1:]), dtype=x.dtype), labels[:, None], x, reduction="add")
+
+
 def logsumexp_of_others(rows, proxies, labels, join=only):
     """`(N,)` log-sum-exps of the logits of the rows with all classes but their own; far below 0 without any."""
 

@@ -8,7 +8,7 @@ from keras import ops
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
-from models.losses._classes import nearest
+from models.losses._classes import nearest, sums_of_classes
 from models.losses._layer import LossLayer
 from models.losses._margin_softmax import cosine_of_sum, softmax_with_own_logit
 from models.losses._reduce import Reducer, check_any_reducer
@@ -111,7 +111,7 @@ class ArcFaceLoss(LossLayer):
         centers = ops.take(ops.reshape(unit_rows(ops.convert_to_tensor(self.proxies)), shape), labels, axis=0)
         own = ops.sum(centers * rows[:, None, :], axis=2)
         votes = ops.one_hot(ops.argmax(own, axis=1), self.sub_centers)
-        main = ops.cast(ops.argmax(ops.segment_sum(votes, labels, self.num_classes), axis=1), "int32")
+        main = ops.cast(ops.argmax(sums_of_classes(votes, labels, self.num_classes), axis=1), "int32")
         to_main = ops.take_along_axis(own, ops.take(main, labels, axis=0)[:, None], axis=1)[:, 0]
         return to_main < math.cos(math.radians(angle)), main
 

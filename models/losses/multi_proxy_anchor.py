@@ -6,7 +6,15 @@ from keras import ops
 from models.geometry import masked_log1p_sum_exp, unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
-from models.losses._classes import class_logits, logsumexp_of_others, only, over_classes, own_logits, softly_nearest
+from models.losses._classes import (
+    class_logits,
+    logsumexp_of_others,
+    only,
+    over_classes,
+    own_logits,
+    softly_nearest,
+    sums_of_classes,
+)
 from models.losses._layer import LossLayer
 from models.proxies import ProxyBank, check_class_labels, gaps_within_classes
 
@@ -145,8 +153,8 @@ class MultiProxyAnchorLoss(LossLayer):
 def _pull(exponents, labels, classes):
     """Mean over the classes present of `log(1 + sum exp)` over their items, without a (batch, classes) tensor."""
     top = ops.maximum(ops.segment_max(ops.stop_gradient(exponents), labels, num_segments=classes), 0.0)
-    total = ops.segment_sum(ops.exp(exponents - ops.take(top, labels, axis=0)), labels, num_segments=classes)
-    count = ops.segment_sum(ops.ones_like(exponents), labels, num_segments=classes)
+    total = sums_of_classes(ops.exp(exponents - ops.take(top, labels, axis=0)), labels, classes)
+    count = sums_of_classes(ops.ones_like(exponents), labels, classes)
     of_class = top + ops.log1p(total + ops.expm1(-top))
     present = ops.cast(count > 0, exponents.dtype)
     return ops.sum(present * of_class) / ops.sum(present)

@@ -6,6 +6,7 @@ from keras import ops
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
+from models.losses._classes import sums_of_classes
 from models.losses._layer import LossLayer
 from models.losses.softmax import cross_entropy
 from models.proxies import check_class_labels
@@ -99,7 +100,7 @@ class PCELoss(LossLayer):
         if self.detach_p:
             probabilities = ops.stop_gradient(probabilities)
         count = ops.cast(ops.shape(rows)[0], rows.dtype)
-        sums = ops.segment_sum(rows, labels, num_segments=self.num_classes)
+        sums = sums_of_classes(rows, labels, self.num_classes)
         tightness = -ops.sum(ops.square(sums)) / (2.0 * self.lam * count * count)
         centers = ops.matmul(ops.transpose(probabilities), rows) / count
         logits = ops.matmul(rows, ops.transpose(centers)) / self.lam

@@ -8,6 +8,7 @@ from keras import ops
 from models.geometry import dot_products, unit_rows
 from models.losses._batch import check_batch, mean_where, pair_masks
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
+from models.losses._classes import sums_of_classes
 from models.losses._layer import LossLayer
 from models.losses._positives import sum_over_positives
 from models.losses._walk import ClassMembers
@@ -186,8 +187,8 @@ class SOPRCLoss(LossLayer):
             columns = ops.arange(ops.shape(labels)[0])
             fresh = ops.take(fresh, ops.max(ops.where(same, columns[None, :], 0), axis=1), axis=0)
         else:
-            sums = ops.segment_sum(fresh, labels, num_segments=self.num_classes)
-            sizes = ops.segment_sum(ops.ones_like(fresh[:, :1]), labels, num_segments=self.num_classes)
+            sums = sums_of_classes(fresh, labels, self.num_classes)
+            sizes = sums_of_classes(ops.ones_like(fresh[:, :1]), labels, self.num_classes)
             fresh = ops.take(sums, labels, axis=0) / ops.take(sizes, labels, axis=0)
         has_pair = ops.any(positives, axis=1, keepdims=True)
         new = ops.where(has_pair, (1.0 - self.beta) * old + self.beta * fresh, old)

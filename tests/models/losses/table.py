@@ -33,7 +33,7 @@ The last three columns say how far a loss was, at most, from its oracle, in valu
 float64, then, as in training, in float32. The oracle is a number of cases (column "cases"), published ones in float64
 or plain loops, whose slopes by differences are themselves right to about 1e-9. A difference is divided by the largest
 number of the case, or by 1 where that is less. Keras itself turns float64 into float32 on JAX and PyTorch; for these
-figures it was kept from that, but for sums over segments on PyTorch: bins of histograms, rows of a class.
+figures it was kept from that, but for the bins of histograms on PyTorch.
 
 Of defaults it is said where they come from. Where the text of a paper was not at hand, that is the source that states
 its values.
