@@ -13,10 +13,15 @@ from serve import cap_memory, serve
 
 from models.losses import create_loss
 
+
+def product(rows, others):
+    return tf.matmul(rows, others, transpose_b=True)
+
+
 # What has no loss: the product below every loss of its kind, forward and backward.
 FLOORS = {
-    "similarity matrix": lambda rows, others: tf.matmul(rows, others, transpose_b=True),
-    "batch x proxies": lambda rows, others: tf.matmul(rows, others, transpose_b=True),
+    "similarity matrix": product,
+    "batch x proxies": product,
     "inverse": lambda rows, others: tf.linalg.inv(rows),
 }
 GRAPH_PROXIES = 50  # rows beside the batch in the graph of the manifold loss
@@ -41,11 +46,13 @@ def prepare(order):
             if loss is not None:
                 value = loss(rows, labels)
                 return value, tape.gradient(value, [rows, *loss.trainable_variables])
-            product = floor(rows, others)
-        return product, tape.gradient(product, [rows, others], output_gradients=upstream, unconnected_gradients="zero")
+            below = floor(rows, others)
+        return below, tape.gradient(below, [rows, others], output_gradients=upstream, unconnected_gradients="zero")
 
-    compiled = tf.function(step, jit_compile=order["xla"])
-    return lambda: compiled(embeddings, labels, tf.identity(others))
+    # Called as the part of a compiled training step that it is: no choice among traces by its arguments.
+    others = tf.identity(others)
+    compiled = tf.function(step, jit_compile=order["xla"]).get_concrete_function(embeddings, labels, others)
+    return lambda: compiled(embeddings, labels, others)
 
 
 def allocated_peak(step):
