@@ -1,6 +1,7 @@
 """Logits of rows with the proxies of all classes, and sums over classes that do not hold all of them at once."""
 
 from functools import reduce
+from typing import Any
 
 import keras
 from keras import ops
@@ -92,7 +93,7 @@ def logsumexp_of_all(rows, proxies):
     return ops.logsumexp(over_classes(of_part, (proxies,), rows, held=(rows.shape[0], 1)), axis=0)
 
 
-def over_classes(function, classes, *others, held: tuple[int | None, int]):
+def over_classes(function, classes, *others, held: tuple[Any, int]):
     """What a function gives for all classes, a part of them at a time where it would hold too many numbers.
 
     Parts are computed again for the gradient, so that memory stays that of one part.
@@ -102,12 +103,13 @@ def over_classes(function, classes, *others, held: tuple[int | None, int]):
             what it has as arguments. What it gives for the parts is put together along the first axis.
         classes: tuple of `(C, ...)` float tensors.
         others: float tensors.
-        held: rows N, None where they are not known yet, and how many `(N, C)` tensors the function holds beside those
-            of a log-sum-exp.
+        held: rows N, no number where they are not known yet, and how many `(N, C)` tensors the function holds beside
+            those of a log-sum-exp.
     """
     count, size = held[0], classes[0].shape[0]
     ids = ops.arange(ops.shape(classes[0])[0], dtype="int32")
-    if count is None or size is None or count * size * (held[1] + _HELD_FOR_SUM) <= _MOST_HELD:
+    known = isinstance(count, int) and isinstance(size, int)  # else None, or the symbol by which JAX asks for shapes
+    if not known or count * size * (held[1] + _HELD_FOR_SUM) <= _MOST_HELD:
         return function(ids, *classes, *others)
 
     def of_block(block):
