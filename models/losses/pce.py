@@ -3,12 +3,11 @@
 import keras
 from keras import ops
 
-from models.geometry import unit_rows
+from models.geometry import dot_products, unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
-from models.losses._classes import sums_of_classes
+from models.losses._classes import own_logits, sums_of_classes
 from models.losses._layer import LossLayer
-from models.losses.softmax import cross_entropy
 from models.proxies import check_class_labels
 
 
@@ -80,12 +79,9 @@ class PCELoss(LossLayer):
     def call(self, embeddings, labels):
         check_batch(embeddings, labels)
         labels, in_range = check_class_labels(labels, self.num_classes)
-        rows = unit_rows(embeddings) if self.normalize else embeddings
-        tightness, contrastive = self._terms(rows, labels)
+        tightness, contrastive, classifier = self._terms(embeddings, labels)
         loss = tightness + contrastive
         if self.train_classifier:
-            proxies = ops.convert_to_tensor(self.proxies)
-            classifier = ops.mean(cross_entropy(ops.stop_gradient(rows), proxies, labels))
             loss = loss + classifier - ops.stop_gradient(classifier)
         return loss * ops.cast(in_range, loss.dtype)
 
@@ -93,19 +89,24 @@ class PCELoss(LossLayer):
         """The tightness and the contrastive part, two scalars; the layer must be built."""
         check_batch(embeddings, labels)
         labels, _ = check_class_labels(labels, self.num_classes)
-        return self._terms(unit_rows(embeddings) if self.normalize else embeddings, labels)
+        return self._terms(embeddings, labels)[:2]
 
-    def _terms(self, rows, labels):
-        probabilities = ops.softmax(ops.matmul(rows, ops.transpose(self.proxies)), axis=1)
+    def _terms(self, embeddings, labels):
+        rows = unit_rows(embeddings) if self.normalize else embeddings
+        proxies, fixed = ops.convert_to_tensor(self.proxies), ops.stop_gradient(rows)
+        logits = dot_products(fixed, proxies)
+        log_total = ops.logsumexp(logits, axis=1)
+        classifier = ops.mean(log_total - own_logits(fixed, proxies[:, None, :], labels))
         if self.detach_p:
-            probabilities = ops.stop_gradient(probabilities)
+            probabilities = ops.exp(ops.stop_gradient(logits - log_total[:, None]))
+        else:
+            probabilities = ops.softmax(dot_products(rows, proxies), axis=1)
         count = ops.cast(ops.shape(rows)[0], rows.dtype)
         sums = sums_of_classes(rows, labels, self.num_classes)
         tightness = -ops.sum(ops.square(sums)) / (2.0 * self.lam * count * count)
         centers = ops.matmul(ops.transpose(probabilities), rows) / count
-        logits = ops.matmul(rows, ops.transpose(centers)) / self.lam
-        spread = ops.mean(ops.logsumexp(logits, axis=1))
-        return tightness, spread - ops.sum(ops.square(centers)) / (2.0 * self.lam)
+        spread = ops.mean(ops.logsumexp(dot_products(rows / self.lam, centers), axis=1))
+        return tightness, spread - ops.sum(ops.square(centers)) / (2.0 * self.lam), classifier
 
     def get_config(self):
         names = ("num_classes", "lam", "detach_p", "train_classifier", "normalize")
