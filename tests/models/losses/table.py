@@ -26,6 +26,9 @@ On a CPU Keras trains without XLA. Losses over triplets and ranks are three to s
 on: `learner.compile(optimizer, jit_compile=True)`, where the encoder is small beside the loss; convolutions are not
 quicker there. [The steps of all losses](../../tests/benchmarks/losses.md) are timed both ways.
 
+Losses over classes that would hold more than 381 MiB at once (2,048 rows, 10,000 classes with two proxies each) take
+the classes in parts, which costs a third more time.
+
 Written by `make conformance`; do not edit. It runs the tests of the losses on all three backends of Keras:
 {tests}. Versions: {versions}.
 
