@@ -47,6 +47,8 @@ def _carry_out(order: dict[str, Any], steps: dict[str, Step], prepare: Callable,
         answer = {"ms": _milliseconds(step, 1)}
         steps[order["key"]] = step
         return answer
+    if order["key"] not in steps:
+        return {"error": "lost with a process that died"}
     step = steps[order["key"]]
     return {"mib": peak(step)} if order["do"] == "peak" else {"ms": _milliseconds(step, order["repeat"])}
 
