@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 import apache_beam as beam
 import tensorflow as tf
 from absl import logging
-from tfx import v1 as tfx
-from tfx.dsl.component.experimental.annotations import BeamComponentParameter
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Examples
 
 from components.artifacts import DataAudit
@@ -23,12 +23,12 @@ AUDIT = "audit.json"
 _SHOWN = 20  # names listed of each kind; the counts are of all
 
 
-@tfx.dsl.components.component(use_beam=True)
+@component(use_beam=True)
 def AuditExamples(
-    examples: tfx.dsl.components.InputArtifact[Examples],
-    audit: tfx.dsl.components.OutputArtifact[DataAudit],
-    block: tfx.dsl.components.Parameter[int] = 1,
-    code_version: tfx.dsl.components.Parameter[str] = "",
+    examples: InputArtifact[Examples],
+    audit: OutputArtifact[DataAudit],
+    block: Parameter[int] = 1,
+    code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
     """Counts images and classes of every split, and looks for what retrieval results would suffer from.

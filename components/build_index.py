@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 from absl import logging
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 
 from components.artifacts import EmbeddingTable, RetrievalIndex
 from components.embed_examples import read_table_facts
@@ -16,16 +17,16 @@ from models.retrieval.table import read_table, write_ids
 IDS = "ids.parquet"
 
 
-@tfx.dsl.components.component
+@component
 def BuildIndex(
-    embeddings: tfx.dsl.components.InputArtifact[EmbeddingTable],
-    index: tfx.dsl.components.OutputArtifact[RetrievalIndex],
-    splits_json: tfx.dsl.components.Parameter[str] = '["test"]',
-    neighbors: tfx.dsl.components.Parameter[int] = 10,
-    min_recall: tfx.dsl.components.Parameter[float] = 0.95,
-    leaves: tfx.dsl.components.Parameter[int] = 0,
-    seed: tfx.dsl.components.Parameter[int] = 0,
-    code_version: tfx.dsl.components.Parameter[str] = "",
+    embeddings: InputArtifact[EmbeddingTable],
+    index: OutputArtifact[RetrievalIndex],
+    splits_json: Parameter[str] = '["test"]',
+    neighbors: Parameter[int] = 10,
+    min_recall: Parameter[float] = 0.95,
+    leaves: Parameter[int] = 0,
+    seed: Parameter[int] = 0,
+    code_version: Parameter[str] = "",
 ):
     """Indexes what can be found, and refuses an index that forgets too much of it.
 

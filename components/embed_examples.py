@@ -7,8 +7,8 @@ from pathlib import Path
 
 import apache_beam as beam
 from absl import logging
-from tfx import v1 as tfx
-from tfx.dsl.component.experimental.annotations import BeamComponentParameter
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Examples, Model
 from tfx.utils import path_utils
 
@@ -27,16 +27,16 @@ _FAULTS, _FAULT_FILE = "faults", "fault.json"
 _MAX_REJECTS, _MAX_REJECT_SHARE = 10, 0.001
 
 
-@tfx.dsl.components.component(use_beam=True)
+@component(use_beam=True)
 def EmbedExamples(
-    examples: tfx.dsl.components.InputArtifact[Examples],
-    embeddings: tfx.dsl.components.OutputArtifact[EmbeddingTable],
-    model: tfx.dsl.components.InputArtifact[Model] = None,
-    baseline: tfx.dsl.components.InputArtifact[BaselineRelease] = None,
-    splits_json: tfx.dsl.components.Parameter[str] = '["test"]',
-    attributes_json: tfx.dsl.components.Parameter[str] = "[]",
-    batch_size: tfx.dsl.components.Parameter[int] = 128,
-    code_version: tfx.dsl.components.Parameter[str] = "",
+    examples: InputArtifact[Examples],
+    embeddings: OutputArtifact[EmbeddingTable],
+    model: InputArtifact[Model] = None,
+    baseline: InputArtifact[BaselineRelease] = None,
+    splits_json: Parameter[str] = '["test"]',
+    attributes_json: Parameter[str] = "[]",
+    batch_size: Parameter[int] = 128,
+    code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
     """Embeds every image of some splits, with a trained model or with an earlier release.

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types.artifact_utils import get_split_uri
 from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelRun, TunerResults
 from tfx.utils import path_utils
@@ -36,35 +37,35 @@ TRIALS = "tuner_results.json"  # of the Tuner
 VALIDATION = "val"
 
 
-@tfx.dsl.components.component
+@component
 def EvaluateRetrieval(
-    embeddings: tfx.dsl.components.InputArtifact[EmbeddingTable],
-    model: tfx.dsl.components.InputArtifact[Model],
-    report: tfx.dsl.components.OutputArtifact[RetrievalReport],
-    blessing: tfx.dsl.components.OutputArtifact[ModelBlessing],
-    index: tfx.dsl.components.InputArtifact[RetrievalIndex] = None,
-    baseline: tfx.dsl.components.InputArtifact[BaselineRelease] = None,
-    baseline_embeddings: tfx.dsl.components.InputArtifact[EmbeddingTable] = None,
-    store: tfx.dsl.components.InputArtifact[Examples] = None,
-    audit: tfx.dsl.components.InputArtifact[DataAudit] = None,
-    model_run: tfx.dsl.components.InputArtifact[ModelRun] = None,
-    tuner_results: tfx.dsl.components.InputArtifact[TunerResults] = None,
-    metrics_json: tfx.dsl.components.Parameter[str] = '["recall@1", "map@r"]',
-    primary: tfx.dsl.components.Parameter[str] = "map@r",
-    minimum_json: tfx.dsl.components.Parameter[str] = "{}",
-    max_drop: tfx.dsl.components.Parameter[float] = 0.0,
-    gate_json: tfx.dsl.components.Parameter[str] = "{}",
-    slices_json: tfx.dsl.components.Parameter[str] = "[]",
-    leave_out: tfx.dsl.components.Parameter[str] = "",
-    parents: tfx.dsl.components.Parameter[str] = "",
-    index_loss: tfx.dsl.components.Parameter[float] = 0.02,
-    index_p99_ms: tfx.dsl.components.Parameter[float] = 0.0,
-    index_memory_mib: tfx.dsl.components.Parameter[float] = 0.0,
-    false_accepts: tfx.dsl.components.Parameter[float] = 0.05,
-    clustering: tfx.dsl.components.Parameter[int] = 0,
-    split: tfx.dsl.components.Parameter[str] = "test",
-    facts_json: tfx.dsl.components.Parameter[str] = "{}",
-    code_version: tfx.dsl.components.Parameter[str] = "",
+    embeddings: InputArtifact[EmbeddingTable],
+    model: InputArtifact[Model],
+    report: OutputArtifact[RetrievalReport],
+    blessing: OutputArtifact[ModelBlessing],
+    index: InputArtifact[RetrievalIndex] = None,
+    baseline: InputArtifact[BaselineRelease] = None,
+    baseline_embeddings: InputArtifact[EmbeddingTable] = None,
+    store: InputArtifact[Examples] = None,
+    audit: InputArtifact[DataAudit] = None,
+    model_run: InputArtifact[ModelRun] = None,
+    tuner_results: InputArtifact[TunerResults] = None,
+    metrics_json: Parameter[str] = '["recall@1", "map@r"]',
+    primary: Parameter[str] = "map@r",
+    minimum_json: Parameter[str] = "{}",
+    max_drop: Parameter[float] = 0.0,
+    gate_json: Parameter[str] = "{}",
+    slices_json: Parameter[str] = "[]",
+    leave_out: Parameter[str] = "",
+    parents: Parameter[str] = "",
+    index_loss: Parameter[float] = 0.02,
+    index_p99_ms: Parameter[float] = 0.0,
+    index_memory_mib: Parameter[float] = 0.0,
+    false_accepts: Parameter[float] = 0.05,
+    clustering: Parameter[int] = 0,
+    split: Parameter[str] = "test",
+    facts_json: Parameter[str] = "{}",
+    code_version: Parameter[str] = "",
 ):
     """Measures the candidate, compares it with the last release on the same queries, and judges it.
 

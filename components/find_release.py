@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 
 from components.artifacts import BaselineRelease
 from models.files import replace_file
@@ -15,13 +16,13 @@ from models.release.manifest import read_manifest
 BASELINE = "baseline.json"
 
 
-@tfx.dsl.components.component
+@component
 def FindRelease(
-    baseline: tfx.dsl.components.OutputArtifact[BaselineRelease],
-    releases: tfx.dsl.components.Parameter[str],
-    store_id: tfx.dsl.components.Parameter[str] = "",
-    run_key: tfx.dsl.components.Parameter[str] = "",
-    code_version: tfx.dsl.components.Parameter[str] = "",
+    baseline: OutputArtifact[BaselineRelease],
+    releases: Parameter[str],
+    store_id: Parameter[str] = "",
+    run_key: Parameter[str] = "",
+    code_version: Parameter[str] = "",
 ):
     """Finds the newest release in use that did not come from this very run.
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import apache_beam as beam
 import tensorflow as tf
 from absl import logging
-from tfx import v1 as tfx
 from tfx.components.util import examples_utils
-from tfx.dsl.component.experimental.annotations import BeamComponentParameter
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.proto import example_gen_pb2
 from tfx.types.standard_artifacts import Examples
 
@@ -27,21 +27,21 @@ REJECTS = "rejects.jsonl"
 _SHARD_IMAGES = 512  # images in one TFRecord file, which is also one Beam job
 
 
-@tfx.dsl.components.component(use_beam=True)
+@component(use_beam=True)
 def ImageExampleGen(
-    examples: tfx.dsl.components.OutputArtifact[Examples],
-    root: tfx.dsl.components.Parameter[str],
-    table: tfx.dsl.components.Parameter[str] = "",
-    columns_json: tfx.dsl.components.Parameter[str] = "{}",
-    val_share: tfx.dsl.components.Parameter[float] = 0.15,
-    test_share: tfx.dsl.components.Parameter[float] = 0.5,
-    seed: tfx.dsl.components.Parameter[int] = 0,
-    max_reject_share: tfx.dsl.components.Parameter[float] = 0.001,
-    max_rejects: tfx.dsl.components.Parameter[int] = 10,
-    max_pixels: tfx.dsl.components.Parameter[int] = 50_000_000,
-    attributes_json: tfx.dsl.components.Parameter[str] = "[]",
-    data_version: tfx.dsl.components.Parameter[str] = "",
-    code_version: tfx.dsl.components.Parameter[str] = "",
+    examples: OutputArtifact[Examples],
+    root: Parameter[str],
+    table: Parameter[str] = "",
+    columns_json: Parameter[str] = "{}",
+    val_share: Parameter[float] = 0.15,
+    test_share: Parameter[float] = 0.5,
+    seed: Parameter[int] = 0,
+    max_reject_share: Parameter[float] = 0.001,
+    max_rejects: Parameter[int] = 10,
+    max_pixels: Parameter[int] = 50_000_000,
+    attributes_json: Parameter[str] = "[]",
+    data_version: Parameter[str] = "",
+    code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
     """Lists, splits by class, checks every image by decoding it, and writes tf.Examples.

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import apache_beam as beam
 import tensorflow as tf
 from absl import logging
-from tfx import v1 as tfx
-from tfx.dsl.component.experimental.annotations import BeamComponentParameter
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types.artifact_utils import get_split_uri
 from tfx.types.standard_artifacts import Examples
 
@@ -21,13 +21,13 @@ from models.errors import DataError, UsageError
 _BATCH = 64  # images decoded at once
 
 
-@tfx.dsl.components.component(use_beam=True)
+@component(use_beam=True)
 def PackExamples(
-    examples: tfx.dsl.components.InputArtifact[Examples],
-    store: tfx.dsl.components.OutputArtifact[Examples],
-    image_size: tfx.dsl.components.Parameter[int],
-    fit: tfx.dsl.components.Parameter[str] = "crop",
-    code_version: tfx.dsl.components.Parameter[str] = "",
+    examples: InputArtifact[Examples],
+    store: OutputArtifact[Examples],
+    image_size: Parameter[int],
+    fit: Parameter[str] = "crop",
+    code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
     """Decodes every image once, so that training reads rows instead of files.

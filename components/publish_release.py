@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 from absl import logging
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Model, ModelBlessing
 from tfx.utils import path_utils
 
@@ -18,17 +19,17 @@ from models.release import publish_release
 from models.retrieval.table import read_ids
 
 
-@tfx.dsl.components.component
+@component
 def PublishRelease(
-    model: tfx.dsl.components.InputArtifact[Model],
-    index: tfx.dsl.components.InputArtifact[RetrievalIndex],
-    report: tfx.dsl.components.InputArtifact[RetrievalReport],
-    blessing: tfx.dsl.components.InputArtifact[ModelBlessing],
-    release: tfx.dsl.components.OutputArtifact[Release],
-    releases: tfx.dsl.components.Parameter[str],
-    store_id: tfx.dsl.components.Parameter[str] = "",
-    facts_json: tfx.dsl.components.Parameter[str] = "{}",
-    code_version: tfx.dsl.components.Parameter[str] = "",
+    model: InputArtifact[Model],
+    index: InputArtifact[RetrievalIndex],
+    report: InputArtifact[RetrievalReport],
+    blessing: InputArtifact[ModelBlessing],
+    release: OutputArtifact[Release],
+    releases: Parameter[str],
+    store_id: Parameter[str] = "",
+    facts_json: Parameter[str] = "{}",
+    code_version: Parameter[str] = "",
 ):
     """Publishes what was blessed, and nothing else.
 

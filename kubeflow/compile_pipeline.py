@@ -29,7 +29,7 @@ def compile_experiment(experiment: Experiment, output: Path, *, image: str, volu
     """
     if output.suffix != ".yaml":
         raise UsageError("E_OUTPUT_SUFFIX", f"`--output` must end in .yaml. Received: {output}")
-    from tfx.v1.orchestration import experimental
+    from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
 
     places = Places(
         pipeline_root=pipeline_root,
@@ -38,9 +38,9 @@ def compile_experiment(experiment: Experiment, output: Path, *, image: str, volu
     )
     # Scheduled runs read what the data and the release folder hold at that time: nothing is frozen at compile time.
     pipeline = create_pipeline(experiment, places, Fingerprints(data="", run="", store=""))
-    config = experimental.KubeflowV2DagRunnerConfig(default_image=image, use_pipeline_spec_2_1=True)
+    config = KubeflowV2DagRunnerConfig(default_image=image, use_pipeline_spec_2_1=True)
     output.parent.mkdir(parents=True, exist_ok=True)
-    runner = experimental.KubeflowV2DagRunner(config, output_dir=str(output.parent), output_filename=output.name)
+    runner = KubeflowV2DagRunner(config, output_dir=str(output.parent), output_filename=output.name)
     runner.run(pipeline)
 
 

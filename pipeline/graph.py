@@ -109,13 +109,14 @@ def create_pipeline(experiment: Experiment, places: Places, fingerprints: Finger
     Returns:
         A `tfx.dsl.Pipeline`; the Tuner is in it only if the experiment holds ranges.
     """
-    from tfx import v1 as tfx
+    from tfx.orchestration.metadata import sqlite_metadata_connection_config
+    from tfx.orchestration.pipeline import Pipeline
 
     nodes = _data_nodes(experiment, fingerprints)
     nodes |= _training_nodes(experiment, places, nodes["pack"])
     nodes |= _judging_nodes(experiment, places, fingerprints, nodes)
-    connection = places.metadata and tfx.orchestration.metadata.sqlite_metadata_connection_config(places.metadata)
-    return tfx.dsl.Pipeline(
+    connection = places.metadata and sqlite_metadata_connection_config(places.metadata)
+    return Pipeline(
         pipeline_name=experiment.name,
         pipeline_root=places.pipeline_root,
         components=list(nodes.values()),
@@ -128,7 +129,7 @@ def create_pipeline(experiment: Experiment, places: Places, fingerprints: Finger
 def _data_nodes(experiment: Experiment, fingerprints: Fingerprints) -> dict:
     """Ingest, statistics, schema, validation, audit and packing."""
     import tensorflow_data_validation as tfdv
-    from tfx import v1 as tfx
+    from tfx.components import ExampleValidator, SchemaGen, StatisticsGen
 
     from components.audit_examples import AuditExamples
     from components.ingest import ImageExampleGen
@@ -152,11 +153,9 @@ def _data_nodes(experiment: Experiment, fingerprints: Fingerprints) -> dict:
     )
     # Statistics over compressed image bytes say nothing and cost much: the other features are looked at.
     options = tfdv.StatsOptions(feature_allowlist=["image/id", "label", "role"])
-    statistics = tfx.components.StatisticsGen(examples=ingest.outputs["examples"], stats_options=options)
-    schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"])
-    validator = tfx.components.ExampleValidator(
-        statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
-    )
+    statistics = StatisticsGen(examples=ingest.outputs["examples"], stats_options=options)
+    schema = SchemaGen(statistics=statistics.outputs["statistics"])
+    validator = ExampleValidator(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
     audit = AuditExamples(
         examples=ingest.outputs["examples"],
         block=int(data.block_on_leaks),
@@ -182,7 +181,8 @@ def _data_nodes(experiment: Experiment, fingerprints: Fingerprints) -> dict:
 
 def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
     """The Trainer, and before it the Tuner when there is something to search."""
-    from tfx import v1 as tfx
+    from tfx.components import Trainer, Tuner
+    from tfx.proto.trainer_pb2 import EvalArgs, TrainArgs
 
     space = search_space(experiment)
     config = {
@@ -191,13 +191,13 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
         "code_version": code_version("components.trainer", *_own_modules(experiment)),
     }
     splits = {
-        "train_args": tfx.proto.TrainArgs(splits=["train"]),
-        "eval_args": tfx.proto.EvalArgs(splits=["val"]),
+        "train_args": TrainArgs(splits=["train"]),
+        "eval_args": EvalArgs(splits=["val"]),
     }
     nodes = {}
     if space:
         search = {"space": space, **experiment.tuning.model_dump(mode="json")}
-        nodes["tuner"] = tfx.components.Tuner(
+        nodes["tuner"] = Tuner(
             tuner_fn="components.tuner.tuner_fn",
             examples=pack.outputs["store"],
             custom_config={
@@ -207,7 +207,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
             },
             **splits,
         )
-    nodes["trainer"] = tfx.components.Trainer(
+    nodes["trainer"] = Trainer(
         run_fn="components.trainer.run_fn",
         examples=pack.outputs["store"],
         hyperparameters=nodes["tuner"].outputs["best_hyperparameters"] if space else None,

@@ -4,8 +4,11 @@ import pytest
 import yaml
 from PIL import Image
 from tensorflow_metadata.proto.v0 import statistics_pb2
-from tfx import v1 as tfx
+from tfx.components import SchemaGen, StatisticsGen
 from tfx.orchestration import metadata
+from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
+from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx.orchestration.pipeline import Pipeline
 
 from components.audit_examples import AuditExamples
 from components.ingest import ImageExampleGen
@@ -19,12 +22,12 @@ def pipeline(root, work):
     ingest = ImageExampleGen(root=str(root), val_share=0.3, seed=1, data_version="d", code_version="c")
     examples = ingest.outputs["examples"]
     options = tfdv.StatsOptions(feature_allowlist=["image/id", "label", "role"])
-    statistics = tfx.components.StatisticsGen(examples=examples, stats_options=options)
-    schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"])
+    statistics = StatisticsGen(examples=examples, stats_options=options)
+    schema = SchemaGen(statistics=statistics.outputs["statistics"])
     audit = AuditExamples(examples=examples, code_version="c")
     pack = PackExamples(examples=examples, image_size=8, fit="pad", code_version="c")
     pack.add_upstream_node(audit)
-    return tfx.dsl.Pipeline(
+    return Pipeline(
         pipeline_name="data",
         pipeline_root=str(work / "root"),
         components=[ingest, statistics, schema, audit, pack],
@@ -45,7 +48,7 @@ def root(tmp_path):
 
 def test_stock_nodes_take_the_examples_and_a_second_run_is_cached(root, tmp_path):
     for _ in range(2):
-        tfx.orchestration.LocalDagRunner().run(pipeline(root, tmp_path))
+        LocalDagRunner().run(pipeline(root, tmp_path))
     (statistics,) = (tmp_path / "root/StatisticsGen/statistics").glob("*/Split-train/FeatureStats.pb")
     features = statistics_pb2.DatasetFeatureStatisticsList.FromString(statistics.read_bytes()).datasets[0]
     assert features.num_examples == 4
@@ -55,9 +58,8 @@ def test_stock_nodes_take_the_examples_and_a_second_run_is_cached(root, tmp_path
 
 
 def test_data_nodes_compile_for_kubeflow(root, tmp_path):
-    kubeflow = tfx.orchestration.experimental
-    config = kubeflow.KubeflowV2DagRunnerConfig(default_image="registry/anchorage:1", use_pipeline_spec_2_1=True)
-    runner = kubeflow.KubeflowV2DagRunner(config=config, output_filename=str(tmp_path / "pipeline.yaml"))
+    config = KubeflowV2DagRunnerConfig(default_image="registry/anchorage:1", use_pipeline_spec_2_1=True)
+    runner = KubeflowV2DagRunner(config=config, output_filename=str(tmp_path / "pipeline.yaml"))
     runner.run(pipeline(root, tmp_path))
     spec = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))
     tasks = spec["root"]["dag"]["tasks"]

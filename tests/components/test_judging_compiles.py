@@ -2,7 +2,9 @@
 
 import yaml
 from kfp import components as kfp_components
-from tfx import v1 as tfx
+from tfx.dsl.components.common.importer import Importer
+from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
+from tfx.orchestration.pipeline import Pipeline
 from tfx.types.standard_artifacts import Examples, Model
 
 from components.artifacts import DataAudit, EmbeddingTable, RetrievalIndex
@@ -13,7 +15,7 @@ from components.publish_release import PublishRelease
 
 def test_compiles(tmp_path):
     sources = {
-        kind.__name__: tfx.dsl.Importer(source_uri=f"/data/{kind.__name__}", artifact_type=kind).with_id(kind.__name__)
+        kind.__name__: Importer(source_uri=f"/data/{kind.__name__}", artifact_type=kind).with_id(kind.__name__)
         for kind in (EmbeddingTable, Model, RetrievalIndex, Examples, DataAudit)
     }
     made = {name: importer.outputs["result"] for name, importer in sources.items()}
@@ -36,9 +38,9 @@ def test_compiles(tmp_path):
         releases="/releases",
     )
     path = tmp_path / "p.yaml"
-    config = tfx.orchestration.experimental.KubeflowV2DagRunnerConfig(default_image="x:1", use_pipeline_spec_2_1=True)
-    runner = tfx.orchestration.experimental.KubeflowV2DagRunner(config=config, output_filename=str(path))
-    pipeline = tfx.dsl.Pipeline("judging", "/root", components=[*sources.values(), find, evaluate, publish])
+    config = KubeflowV2DagRunnerConfig(default_image="x:1", use_pipeline_spec_2_1=True)
+    runner = KubeflowV2DagRunner(config=config, output_filename=str(path))
+    pipeline = Pipeline("judging", "/root", components=[*sources.values(), find, evaluate, publish])
     runner.run(pipeline, write_out=True)
     [spec, *_] = [part for part in yaml.safe_load_all(path.read_text()) if part and "root" in part]
     assert {"FindRelease", "EvaluateRetrieval", "PublishRelease"} <= set(spec["root"]["dag"]["tasks"])

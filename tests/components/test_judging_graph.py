@@ -2,8 +2,9 @@
 
 import yaml
 from kfp import components as kfp_components
-from tfx import v1 as tfx
-from tfx.orchestration import pipeline as tfx_pipeline
+from tfx.dsl.components.common.importer import Importer
+from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
+from tfx.orchestration.pipeline import Pipeline
 from tfx.types.standard_artifacts import Examples, Model
 
 from components.artifacts import BaselineRelease
@@ -12,19 +13,18 @@ from components.embed_examples import EmbedExamples
 
 
 def test_compiles_for_kubeflow(tmp_path):
-    examples = tfx.dsl.Importer(source_uri="/data/examples", artifact_type=Examples).with_id("Examples")
-    model = tfx.dsl.Importer(source_uri="/data/model", artifact_type=Model).with_id("Model")
-    baseline = tfx.dsl.Importer(source_uri="/data/baseline", artifact_type=BaselineRelease).with_id("Baseline")
+    examples = Importer(source_uri="/data/examples", artifact_type=Examples).with_id("Examples")
+    model = Importer(source_uri="/data/model", artifact_type=Model).with_id("Model")
+    baseline = Importer(source_uri="/data/baseline", artifact_type=BaselineRelease).with_id("Baseline")
     embed = EmbedExamples(examples=examples.outputs["result"], model=model.outputs["result"], code_version="1")
     again = EmbedExamples(examples=examples.outputs["result"], baseline=baseline.outputs["result"], code_version="1")
     again = again.with_id("EmbedExamples.baseline")
     index = BuildIndex(embeddings=embed.outputs["embeddings"], code_version="1")
     nodes = [examples, model, baseline, embed, again, index]
     path = tmp_path / "pipeline.yaml"
-    experimental = tfx.orchestration.experimental
-    config = experimental.KubeflowV2DagRunnerConfig(default_image="image:1", use_pipeline_spec_2_1=True)
-    runner = experimental.KubeflowV2DagRunner(config, output_filename=str(path))
-    runner.run(tfx_pipeline.Pipeline("judging", pipeline_root="/root", components=nodes))
+    config = KubeflowV2DagRunnerConfig(default_image="image:1", use_pipeline_spec_2_1=True)
+    runner = KubeflowV2DagRunner(config, output_filename=str(path))
+    runner.run(Pipeline("judging", pipeline_root="/root", components=nodes))
 
     spec = yaml.safe_load(path.read_text())
     tasks = spec["root"]["dag"]["tasks"]
