@@ -84,6 +84,17 @@ def logsumexp_of_others(rows, proxies, labels, join=only):
     return ops.logsumexp(over_classes(of_part, (proxies,), rows, held=held), axis=0)
 
 
+def own_and_others(rows, proxies, labels, join=only):
+    """What the two functions above give; out of one `(N, C)` tensor where that is less than `(N, K, D)` own proxies."""
+    classes, each, dim = proxies.shape
+    if not _at_once((rows.shape[0], each), classes) or not isinstance(classes, int) or classes > each * dim:
+        return own_logits(rows, proxies, labels, join), logsumexp_of_others(rows, proxies, labels, join)
+    logits = class_logits(rows, proxies, join)
+    mine = ops.arange(classes, dtype="int32")[None, :] == labels[:, None]
+    own = ops.sum(ops.where(mine, logits, ops.zeros_like(logits)), axis=1)
+    return own, ops.logsumexp(ops.where(mine, lowest(logits), logits), axis=1)
+
+
 def logsumexp_of_all(rows, proxies):
     """`(N,)` log-sum-exps of the logits of the rows with all classes of one proxy."""
 
@@ -108,8 +119,7 @@ def over_classes(function, classes, *others, held: tuple[Any, int]):
     """
     count, size = held[0], classes[0].shape[0]
     ids = ops.arange(ops.shape(classes[0])[0], dtype="int32")
-    known = isinstance(count, int) and isinstance(size, int)  # else None, or the symbol by which JAX asks for shapes
-    if not known or count * size * (held[1] + _HELD_FOR_SUM) <= _MOST_HELD:
+    if _at_once(held, size):
         return function(ids, *classes, *others)
 
     def of_block(block):
@@ -121,3 +131,10 @@ def over_classes(function, classes, *others, held: tuple[Any, int]):
     found = ops.map(of_block, tuple(ops.reshape(x[:end], (-1, each, *x.shape[1:])) for x in (ids, *classes)))
     found = ops.reshape(found, (-1, *found.shape[2:]))
     return found if end == size else ops.concatenate([found, of_block([x[end:] for x in (ids, *classes)])], axis=0)
+
+
+def _at_once(held, size) -> bool:
+    """Whether all classes may be taken at once, or must: a size may be None or, on JAX, a symbol."""
+    count, each = held
+    known = isinstance(count, int) and isinstance(size, int)
+    return not known or count * size * (each + _HELD_FOR_SUM) <= _MOST_HELD

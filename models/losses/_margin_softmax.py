@@ -4,7 +4,7 @@ import math
 
 from keras import ops
 
-from models.losses._classes import logsumexp_of_others, only, own_logits
+from models.losses._classes import only, own_and_others
 from models.losses._reduce import Reducer, reduce_costs
 from models.proxies import check_class_labels
 
@@ -30,9 +30,10 @@ def softmax_with_own_logit(rows, proxies, labels, change, reducer: Reducer, row_
         ValueError: on an eager call with such a label.
     """
     labels, in_range = check_class_labels(labels, ops.shape(proxies)[0])
-    own = change(own_logits(rows, proxies, labels, join))
+    own, others = own_and_others(rows, proxies, labels, join)
+    own = change(own)
     # Softplus of the difference: the log-sum-exp over all classes less the own logit loses small costs to rounding.
-    costs = ops.softplus(logsumexp_of_others(rows, proxies, labels, join) - own) if proxies.shape[0] != 1 else 0.0 * own
+    costs = ops.softplus(others - own) if proxies.shape[0] != 1 else 0.0 * own
     costs = costs if row_weights is None else costs * row_weights
     return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), reducer, labels) * ops.cast(in_range, costs.dtype)
 

@@ -68,7 +68,10 @@ class VICRegLoss(LossLayer):
         members = ClassMembers(labels)
         second, has_second = members.partner(1)
         chosen = ops.logical_and(members.place == 0, has_second)
-        views = embeddings, ops.take(embeddings, second, axis=0)
+        # No more classes than half of the items have two: those that have come first, the rest has no weight.
+        first = ops.argsort(ops.cast(ops.logical_not(chosen), "int32"))[: (ops.shape(labels)[0] + 1) // 2]
+        chosen, second = ops.take(chosen, first, axis=0), ops.take(second, first, axis=0)
+        views = ops.take(embeddings, first, axis=0), ops.take(embeddings, second, axis=0)
         count = ops.sum(ops.cast(chosen, embeddings.dtype))
         loss = self.invariance_lambda * mean_where(ops.mean(ops.square(views[0] - views[1]), axis=1), chosen)
         for view in views:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.losses import LOSSES, _classes, create_loss
-from models.losses._classes import class_logits, nearest, own_logits, softly_nearest
+from models.losses._classes import class_logits, nearest, own_and_others, own_logits, softly_nearest
 
 ROWS, CLASSES, DIM = 6, 11, 4
 LABELS = np.array([0, 0, 3, 10, 9, 3])
@@ -110,3 +110,14 @@ def test_own_logits_are_those_among_all(join, rows):
     proxies = keras.ops.convert_to_tensor(np.random.default_rng(2).normal(size=(CLASSES, 3, DIM)))
     found = np.array(own_logits(rows, proxies, keras.ops.convert_to_tensor(LABELS), join))
     np.testing.assert_allclose(found, np.array(class_logits(rows, proxies, join))[np.arange(ROWS), LABELS], rtol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [12, 13])  # as many numbers as the own proxies of an item have, and more
+def test_own_and_others_are_the_same_either_way(classes, rows):
+    rows, labels = (keras.ops.convert_to_tensor(x) for x in (rows, LABELS.astype("int32")))
+    proxies = keras.ops.convert_to_tensor(np.random.default_rng(2).normal(size=(classes, 3, DIM)))
+    own, others = (np.array(x) for x in own_and_others(rows, proxies, labels, nearest))
+    logits = np.array(class_logits(rows, proxies, nearest))
+    mine = np.arange(classes) == LABELS[:, None]
+    np.testing.assert_allclose(own, logits[mine], rtol=1e-12)
+    np.testing.assert_allclose(others, np.log(np.sum(np.where(mine, 0.0, np.exp(logits)), axis=1)), rtol=1e-12)
