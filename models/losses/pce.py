@@ -95,16 +95,20 @@ class PCELoss(LossLayer):
         rows = unit_rows(embeddings) if self.normalize else embeddings
         proxies, fixed = ops.convert_to_tensor(self.proxies), ops.stop_gradient(rows)
         logits = dot_products(fixed, proxies)
-        log_total = ops.logsumexp(logits, axis=1)
-        classifier = ops.mean(log_total - own_logits(fixed, proxies[:, None, :], labels))
-        if self.detach_p:
-            probabilities = ops.exp(ops.stop_gradient(logits - log_total[:, None]))
-        else:
-            probabilities = ops.softmax(dot_products(rows, proxies), axis=1)
+        top = ops.stop_gradient(ops.max(logits, axis=1, keepdims=True))
+        shares = ops.exp(logits - top)
+        total = ops.sum(shares, axis=1)
+        own = own_logits(fixed, proxies[:, None, :], labels)
+        classifier = ops.mean(ops.log(total) + top[:, 0] - own)
         count = ops.cast(ops.shape(rows)[0], rows.dtype)
         sums = sums_of_classes(rows, labels, self.num_classes)
         tightness = -ops.sum(ops.square(sums)) / (2.0 * self.lam * count * count)
-        centers = ops.matmul(ops.transpose(probabilities), rows) / count
+        if self.detach_p:  # p is never made: what its rows are divided by goes to the embeddings
+            shares, total = ops.stop_gradient(shares), ops.stop_gradient(total)
+            centers = ops.matmul(ops.transpose(shares), rows / total[:, None]) / count
+        else:
+            probabilities = ops.softmax(dot_products(rows, proxies), axis=1)
+            centers = ops.matmul(ops.transpose(probabilities), rows) / count
         spread = ops.mean(ops.logsumexp(dot_products(rows / self.lam, centers), axis=1))
         return tightness, spread - ops.sum(ops.square(centers)) / (2.0 * self.lam), classifier
 
