@@ -25,14 +25,12 @@ class ProxyBank(keras.layers.Layer):
 
     Call arguments:
         embeddings: `(N, D)` float tensor.
-        novel_proxies: `(M, D)` proxies of further classes, for this call only; needs `per_class=1`.
 
     Returns:
-        `(N, num_classes * per_class + M)` cosine similarities of embeddings and proxies.
+        `(N, num_classes * per_class)` cosine similarities of embeddings and proxies.
 
     Raises:
-        ValueError: if `num_classes` or `per_class` is not a whole number from 1 on, `stddev` is negative, or novel
-            proxies meet several a class.
+        ValueError: if `num_classes` or `per_class` is not a whole number from 1 on, or `stddev` is negative.
 
     Example:
         >>> bank = ProxyBank(num_classes=5, per_class=2)
@@ -60,23 +58,23 @@ class ProxyBank(keras.layers.Layer):
             initializer=keras.initializers.RandomNormal(stddev=spread),
         )
 
-    def call(self, embeddings, novel_proxies=None):
-        own = cosine_similarities(embeddings, self.proxies)
-        if novel_proxies is None:
-            return own
-        self._check_single()
-        return ops.concatenate([own, cosine_similarities(embeddings, novel_proxies)], axis=1)
+    def call(self, embeddings):
+        return cosine_similarities(embeddings, self.proxies)
 
     def by_class(self, novel_proxies=None):
-        """`(num_classes, per_class, D)` proxies at unit length; with novel ones `(num_classes + M, 1, D)`."""
+        """`(num_classes, per_class, D)` proxies at unit length; with novel ones `(num_classes + M, 1, D)`.
+
+        Args:
+            novel_proxies: `(M, D)` proxies of further classes; needs `per_class=1`.
+
+        Raises:
+            ValueError: if novel proxies meet several a class.
+        """
         if novel_proxies is None:
             return ops.reshape(unit_rows(self.proxies), (self.num_classes, self.per_class, -1))
-        self._check_single()
-        return unit_rows(ops.concatenate([self.proxies, novel_proxies], axis=0))[:, None, :]
-
-    def _check_single(self):
         if self.per_class > 1:
             raise ValueError(f"Expected one proxy a class where there are novel ones. Received: {self.per_class}")
+        return unit_rows(ops.concatenate([self.proxies, novel_proxies], axis=0))[:, None, :]
 
     def get_config(self):
         config = {"num_classes": self.num_classes, "per_class": self.per_class, "stddev": self.stddev}

@@ -45,6 +45,11 @@ def pair_masks(labels):
     return ops.logical_and(same, ops.not_equal(rows[:, None], rows[None, :])), ops.logical_not(same)
 
 
+def true_rows_first(mask, count):
+    """Row numbers of the true entries of an `(N,)` mask and then of others: `(count,)`."""
+    return ops.argsort(ops.cast(ops.logical_not(mask), "int32"))[:count]
+
+
 def mean_where(values, mask, axis=None):
     """Mean of `values` over the true entries of `mask`; 0 where there are none."""
     weights = ops.cast(mask, values.dtype)

@@ -14,13 +14,8 @@ _LEAST_PART = 64  # classes: what is added up over all parts is as large as the 
 _HELD_FOR_SUM = 3  # matrices, for a log-sum-exp and its gradient
 
 
-def only(logits):
-    """The logits of a class with one proxy."""
-    return logits
-
-
 def nearest(*logits):
-    """The largest of the logits of a class's proxies."""
+    """The largest of the logits of a class's proxies; of a single proxy its own."""
     return reduce(ops.maximum, logits)
 
 
@@ -44,10 +39,10 @@ def softly_nearest(gamma: float):
 
         return result, gradient
 
-    return soft_maximum
+    return lambda *tensors: soft_maximum(*tensors) if len(tensors) > 1 else tensors[0]
 
 
-def class_logits(rows, proxies, join=only):
+def class_logits(rows, proxies, join=nearest):
     """Logits of rows (N, D) with classes of K proxies (C, K, D): `(N, C)`.
 
     Args:
@@ -58,7 +53,7 @@ def class_logits(rows, proxies, join=only):
     return join(*[dot_products(rows, proxies[:, place]) for place in range(proxies.shape[1])])
 
 
-def own_logits(rows, proxies, labels, join=only):
+def own_logits(rows, proxies, labels, join=nearest):
     """`(N,)` logits of the rows with their own classes; arguments as above, and `(N,)` labels.
 
     Looked up among the proxies: the gradient of a look-up among the `(N, C)` logits is as large as these.
@@ -72,27 +67,42 @@ def sums_of_classes(x, labels, classes: int):
     return ops.scatter_update(ops.zeros((classes, *x.shape[1:]), dtype=x.dtype), labels[:, None], x, reduction="add")
 
 
-def logsumexp_of_others(rows, proxies, labels, join=only):
+def mean_of_others(rows, proxies, labels):
+    """`(N,)` means of the logits with the single proxies of all other classes, at least one, without any of them."""
+    others = ops.sum(proxies, axis=(0, 1)) - ops.sum(ops.take(proxies, labels, axis=0), axis=1)
+    count = (ops.shape(proxies)[0] - 1) * proxies.shape[1]
+    return ops.sum(rows * others, axis=1) / ops.cast(count, rows.dtype)
+
+
+def tell_own_from_others(logits, ids, labels):
+    """`(N,)` own logits and log-sum-exps of the others, out of the `(N, B)` logits with classes `ids`.
+
+    Where the own class is not among these its logit is 0; without any other the log-sum-exp is far below 0.
+    """
+    mine = ids[None, :] == labels[:, None]
+    own = ops.sum(ops.where(mine, logits, ops.zeros_like(logits)), axis=1)
+    return own, ops.logsumexp(ops.where(mine, lowest(logits), logits), axis=1)
+
+
+def logsumexp_of_others(rows, proxies, labels, join=nearest):
     """`(N,)` log-sum-exps of the logits of the rows with all classes but their own; far below 0 without any."""
 
     def of_part(ids, proxies, rows):
-        logits = class_logits(rows, proxies, join)
-        others = ids[None, :] != labels[:, None]
-        return ops.logsumexp(ops.where(others, logits, lowest(logits)), axis=1)[None, :]
+        return tell_own_from_others(class_logits(rows, proxies, join), ids, labels)[1][None, :]
 
     held = (rows.shape[0], proxies.shape[1])
     return ops.logsumexp(over_classes(of_part, (proxies,), rows, held=held), axis=0)
 
 
-def own_and_others(rows, proxies, labels, join=only):
-    """What the two functions above give; out of one `(N, C)` tensor where that is less than `(N, K, D)` own proxies."""
+def own_and_others(rows, proxies, labels, join=nearest):
+    """Own logits and log-sum-exps of the others; from all logits where these are fewer than what own proxies have.
+
+    Arguments as above; both `(N,)`.
+    """
     classes, each, dim = proxies.shape
-    if not _at_once((rows.shape[0], each), classes) or not isinstance(classes, int) or classes > each * dim:
-        return own_logits(rows, proxies, labels, join), logsumexp_of_others(rows, proxies, labels, join)
-    logits = class_logits(rows, proxies, join)
-    mine = ops.arange(classes, dtype="int32")[None, :] == labels[:, None]
-    own = ops.sum(ops.where(mine, logits, ops.zeros_like(logits)), axis=1)
-    return own, ops.logsumexp(ops.where(mine, lowest(logits), logits), axis=1)
+    if isinstance(classes, int) and classes <= each * dim and _at_once((rows.shape[0], each), classes):
+        return tell_own_from_others(class_logits(rows, proxies, join), ops.arange(classes, dtype="int32"), labels)
+    return own_logits(rows, proxies, labels, join), logsumexp_of_others(rows, proxies, labels, join)
 
 
 def logsumexp_of_all(rows, proxies):

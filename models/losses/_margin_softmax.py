@@ -4,14 +4,14 @@ import math
 
 from keras import ops
 
-from models.losses._classes import only, own_and_others
+from models.losses._classes import nearest, own_and_others
 from models.losses._reduce import Reducer, reduce_costs
 from models.proxies import check_class_labels
 
 _SMALLEST_SINE = 1e-7  # squared: keeps the gradient of the angle finite at 0 and 180 degrees
 
 
-def softmax_with_own_logit(rows, proxies, labels, change, reducer: Reducer, row_weights=None, join=only):
+def softmax_with_own_logit(rows, proxies, labels, change, reducer: Reducer, row_weights=None, join=nearest):
     """Cross-entropy after the logit of the own class was changed.
 
     Args:

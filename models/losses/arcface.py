@@ -8,7 +8,7 @@ from keras import ops
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
-from models.losses._classes import nearest, sums_of_classes
+from models.losses._classes import sums_of_classes
 from models.losses._layer import LossLayer
 from models.losses._margin_softmax import cosine_of_sum, softmax_with_own_logit
 from models.losses._reduce import Reducer, check_any_reducer
@@ -90,7 +90,7 @@ class ArcFaceLoss(LossLayer):
     def call(self, embeddings, labels, row_weights=None):
         check_batch(embeddings, labels)
         rows, proxies = self.scale * unit_rows(embeddings), self.bank.by_class()
-        return softmax_with_own_logit(rows, proxies, labels, self._add_margin, self.reducer, row_weights, nearest)
+        return softmax_with_own_logit(rows, proxies, labels, self._add_margin, self.reducer, row_weights)
 
     def find_outliers(self, embeddings, labels, angle: float = 75.0):
         """Items far from the main direction of their class: the sub-centre paper drops them and trains again.

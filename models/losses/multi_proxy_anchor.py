@@ -8,9 +8,8 @@ from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
 from models.losses._classes import (
     class_logits,
-    logsumexp_of_others,
-    only,
     over_classes,
+    own_and_others,
     own_logits,
     softly_nearest,
     sums_of_classes,
@@ -116,17 +115,16 @@ class MultiProxyAnchorLoss(LossLayer):
     def call(self, embeddings, labels, row_weights=None, novel_proxies=None):
         check_batch(embeddings, labels)
         rows, proxies = self.alpha * unit_rows(embeddings), self.bank.by_class(novel_proxies)
-        join = softly_nearest(self.alpha * self.gamma) if self.proxies_per_class > 1 else only
+        join = softly_nearest(self.alpha * self.gamma)
         classes = ops.shape(proxies)[0]
         labels, in_range = check_class_labels(labels, classes)
         shift = ops.zeros_like(rows[:, 0]) if row_weights is None else row_weights - 1.0
         shift = shift + self.alpha * self.delta
-        own = shift - own_logits(rows, proxies, labels, join)
         if self.variant == "data_anchor":
-            pull = ops.mean(ops.softplus(own))
-            push = ops.mean(ops.softplus(logsumexp_of_others(rows, proxies, labels, join) + shift))
+            own, others = own_and_others(rows, proxies, labels, join)
+            pull, push = ops.mean(ops.softplus(shift - own)), ops.mean(ops.softplus(others + shift))
         else:
-            pull = _pull(own, labels, classes)
+            pull = _pull(shift - own_logits(rows, proxies, labels, join), labels, classes)
             push = ops.mean(self._push(rows, proxies, labels, shift, join))
         return (pull + push + self._merging()) * ops.cast(in_range, pull.dtype)
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from models.geometry import dot_products, masked_log1p_sum_exp, unit_rows
-from models.losses._batch import check_batch, mean_where
+from models.losses._batch import check_batch, mean_where, true_rows_first
 from models.losses._checks import check_not_negative
 from models.losses._layer import LossLayer
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
@@ -119,7 +119,7 @@ class NPairLoss(LossLayer):
             anchor = ops.logical_and(places % 2 == 0, places < 2 * half) if beside else places < half
             positives = ops.where(anchor, places + (1 if beside else half), 0)
             anchor = ops.logical_and(anchor, labels == ops.take(labels, positives, axis=0))
-        first = ops.argsort(ops.cast(ops.logical_not(anchor), "int32"))[: (count + 1) // 2]
+        first = true_rows_first(anchor, (count + 1) // 2)
         return first, ops.take(positives, first, axis=0), ops.take(anchor, first, axis=0)
 
     def _against(self, scores, labels, real):

@@ -8,14 +8,13 @@ from keras import ops
 from models.geometry import (
     cosine_similarities,
     dot_products,
-    lowest,
     masked_log1p_sum_exp,
     squared_distances,
     unit_rows,
 )
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
-from models.losses._classes import over_classes
+from models.losses._classes import over_classes, tell_own_from_others
 from models.losses._draws import Draws
 from models.losses._layer import LossLayer
 from models.losses._vmf import draw_vmf, log_normalizer, mean_resultant
@@ -172,15 +171,12 @@ class NivMFLoss(LossLayer):
 
         def of_part(ids, *rest):
             *classes, points, temp = rest
-            similarities = self._similarities(points, temp, *classes)
-            own = ids[None, :] == labels[:, None]
-            others = ops.logsumexp(ops.where(own, lowest(similarities), similarities), axis=1)
-            return ops.stack([others, ops.sum(ops.where(own, similarities, 0.0), axis=1)])[None]
+            return ops.stack(tell_own_from_others(self._similarities(points, temp, *classes), ids, labels))[None]
 
         held = (points.shape[-2], 3 * (points.shape[0] if self.metric == "el_nivmf" else 1))  # two products and theirs
         found = over_classes(of_part, self._classes(), points, ops.exp(self.log_temp), held=held)
         # From the difference, so that a nearly sure answer keeps its digits.
-        return ops.softplus(ops.logsumexp(found[:, 0], axis=0) - ops.sum(found[:, 1], axis=0))
+        return ops.softplus(ops.logsumexp(found[:, 1], axis=0) - ops.sum(found[:, 0], axis=0))
 
     def similarities(self, points):
         """`(N, C)`: the `h` of embeddings `(N, D)`, or for `"el_nivmf"` of draws `(S, N, D)`, with all classes."""

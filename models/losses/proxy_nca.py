@@ -6,7 +6,7 @@ from keras import ops
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
-from models.losses._classes import class_logits, logsumexp_of_others, nearest, own_logits
+from models.losses._classes import class_logits, logsumexp_of_others, mean_of_others, own_logits
 from models.losses._layer import LossLayer
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 from models.proxies import ProxyBank, check_class_labels
@@ -121,9 +121,9 @@ class ProxyNCALoss(LossLayer):
         rows = 2.0 * self.scale_x * self.scale_p * unit_rows(embeddings)
         proxies = self.bank.by_class(novel_proxies)
         if self.assignment == "dynamic":
-            labels = ops.argmax(class_logits(rows, ops.stop_gradient(proxies), nearest), axis=1)
+            labels = ops.argmax(class_logits(rows, ops.stop_gradient(proxies)), axis=1)
         labels, in_range = check_class_labels(labels, ops.shape(proxies)[0])
-        own = own_logits(rows, proxies, labels, nearest)
+        own = own_logits(rows, proxies, labels)
         if proxies.shape[0] == 1:
             return 0.0 * ops.sum(own)
         places = range(self.proxies_per_class)
@@ -132,16 +132,10 @@ class ProxyNCALoss(LossLayer):
         if self.include_positive:
             losses = ops.softplus(losses)
         if self.label_smoothing:
-            losses = losses + self.label_smoothing * (own - self._mean_of_others(rows, proxies, labels))
+            losses = losses + self.label_smoothing * (own - mean_of_others(rows, proxies, labels))
         losses = losses if row_weights is None else losses * row_weights
         loss = reduce_costs(losses, ops.ones_like(losses, dtype="bool"), self.reducer, labels)
         return loss * ops.cast(in_range, loss.dtype)
-
-    def _mean_of_others(self, rows, proxies, labels):
-        """`(N,)` means of the logits with the proxies of other classes, without any of them."""
-        others = ops.sum(proxies, axis=(0, 1)) - ops.sum(ops.take(proxies, labels, axis=0), axis=1)
-        count = (ops.shape(proxies)[0] - 1) * self.proxies_per_class
-        return ops.sum(rows * others, axis=1) / ops.cast(count, rows.dtype)
 
     def get_config(self):
         names = ("num_classes", "proxies_per_class", "scale_x", "scale_p", "include_positive", "label_smoothing")

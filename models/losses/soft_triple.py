@@ -7,7 +7,7 @@ import keras
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_not_negative, check_positive
-from models.losses._classes import only, softly_nearest
+from models.losses._classes import softly_nearest
 from models.losses._layer import LossLayer
 from models.losses._margin_softmax import softmax_with_own_logit
 from models.losses._reduce import Reducer, check_any_reducer
@@ -98,7 +98,7 @@ class SoftTripleLoss(LossLayer):
         check_batch(embeddings, labels)
         rows, shift = self.la * unit_rows(embeddings), self.la * self.margin
         proxies = self.bank.by_class(novel_proxies)
-        join = softly_nearest(self.la * self.gamma) if self.centers_per_class > 1 else only
+        join = softly_nearest(self.la * self.gamma)
         loss = softmax_with_own_logit(rows, proxies, labels, lambda own: own - shift, self.reducer, row_weights, join)
         if not self.tau or self.centers_per_class == 1:
             return loss

@@ -8,7 +8,7 @@ from keras import ops
 from models.geometry import unit_rows
 from models.losses._batch import check_batch
 from models.losses._checks import check_at_least_one, check_positive
-from models.losses._classes import logsumexp_of_all, own_logits
+from models.losses._classes import logsumexp_of_all, mean_of_others, own_logits
 from models.losses._layer import LossLayer
 from models.losses._reduce import Reducer, check_any_reducer, reduce_costs
 from models.proxies import check_class_labels
@@ -122,11 +122,14 @@ class SoftmaxLoss(LossLayer):
         if self.use_bias:  # one coordinate more
             weights = ops.concatenate([weights, ops.convert_to_tensor(self.bias)[:, None]], axis=1)
             rows = ops.concatenate([rows, ops.full_like(rows[:, :1], 1.0 / self.temperature)], axis=1)
-        costs = cross_entropy(rows, weights, labels)
+        weights = weights[:, None, :]
+        own = own_logits(rows, weights, labels)
+        # The own logit is no summand to the last digit: it comes from another product.
+        costs = ops.relu(logsumexp_of_all(rows, weights) - own)
         for sign in self._watched if training is not False and novel_proxies is None else ():
             sign.update_state(math.log(self.num_classes) - ops.mean(costs))
         if self.label_smoothing and self.num_classes > 1:
-            costs = costs + self.label_smoothing * lead_of_own(rows, weights, labels)
+            costs = costs + self.label_smoothing * (own - mean_of_others(rows, weights, labels))
         costs = costs - (self._target_entropy() if self.kl else 0.0)
         costs = costs if row_weights is None else costs * row_weights
         loss = reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
@@ -149,23 +152,3 @@ class SoftmaxLoss(LossLayer):
             "watch",
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
-def cross_entropy(rows, weights, labels):
-    """`(N,)` cross-entropies of a linear classifier.
-
-    Args:
-        rows: `(N, D)` float tensor.
-        weights: `(K, D)` float tensor, one row for each class.
-        labels: `(N,)` integer tensor in `0 .. K - 1`.
-    """
-    weights = weights[:, None, :]
-    # The own logit is no summand to the last digit: it comes from another product.
-    return ops.relu(logsumexp_of_all(rows, weights) - own_logits(rows, weights, labels))
-
-
-def lead_of_own(rows, weights, labels):
-    """`(N,)` own logits less the means of the others; arguments as above, K at least 2."""
-    own = own_logits(rows, weights[:, None, :], labels)
-    others = ops.matmul(rows, ops.sum(weights, axis=0)) - own  # their sum, without any of them
-    return own - others / ops.cast(ops.shape(weights)[0] - 1, rows.dtype)

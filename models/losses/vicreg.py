@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from models.losses._batch import check_batch, mean_where
+from models.losses._batch import check_batch, mean_where, true_rows_first
 from models.losses._checks import check_not_negative, check_positive
 from models.losses._layer import LossLayer
 from models.losses._walk import ClassMembers
@@ -69,7 +69,7 @@ class VICRegLoss(LossLayer):
         second, has_second = members.partner(1)
         chosen = ops.logical_and(members.place == 0, has_second)
         # No more classes than half of the items have two: those that have come first, the rest has no weight.
-        first = ops.argsort(ops.cast(ops.logical_not(chosen), "int32"))[: (ops.shape(labels)[0] + 1) // 2]
+        first = true_rows_first(chosen, (ops.shape(labels)[0] + 1) // 2)
         chosen, second = ops.take(chosen, first, axis=0), ops.take(second, first, axis=0)
         views = ops.take(embeddings, first, axis=0), ops.take(embeddings, second, axis=0)
         count = ops.sum(ops.cast(chosen, embeddings.dtype))

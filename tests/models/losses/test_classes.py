@@ -59,7 +59,7 @@ def test_parts_give_value_and_gradients_of_the_whole(name, held, rows, take_part
         np.testing.assert_allclose(gradient, wanted, rtol=1e-7, atol=1e-9 * np.abs(wanted).max())
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the others compile in the test above, or do not")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX compiles above, PyTorch runs as it is")
 @pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("name", ["arcface", "multi_proxy_anchor", "nivmf"])
 def test_parts_compile(name, xla, rows, take_parts, slopes_of):

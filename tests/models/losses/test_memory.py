@@ -44,10 +44,10 @@ THOROUGH += ("smooth_ap", "soprc")
 MORE = json.loads((ROOT / "tests" / "data" / "loss_settings.json").read_text())
 # With so many classes one (rows, classes) tensor has 78 MiB, and several proxies a class or draws an item have several.
 WITH_MANY = [("arcface", {"sub_centers": 3}), ("multi_proxy_anchor", {"proxies_per_class": 2}), ("proxy_nca", {})]
+WITH_MANY += [(name, {}) for name in ("ensemble", "hybrid", "nivmf", "p2s_grad", "pce", "soft_triple", "softmax")]
 # TensorFlow's graphs run in any order: of the ensemble's members now one, now two are in work, and it takes 360 to 420
 # MiB as a graph; under XLA always the same.
 UNDER_XLA = ("ensemble",)
-WITH_MANY += [(name, {}) for name in ("ensemble", "hybrid", "nivmf", "p2s_grad", "pce", "soft_triple", "softmax")]
 SETTINGS = [(name, params) for name in sorted(LOSSES) for params in ({}, *(MORE[name] if name in THOROUGH else ()))]
 
 pytestmark = [
