@@ -1,7 +1,7 @@
 """The gate: may a candidate replace the release in use? An answer with its reasons in words."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,9 +10,25 @@ from models.errors import UsageError
 from models.reporting.bootstrap import Differences, compare_by_classes, holm
 
 _NAMES = {"map@r": "MAP@R", "r_precision": "R-precision", "map": "mAP", "mrr": "MRR"}
-_ROUNDING = 1e-9  # a drop of exactly `max_drop` is allowed
+_ROUNDING = 1e-9  # a drop of exactly `max_drop` is allowed, and equal values are not better
 _FEW_CLASSES, _FEW_QUERIES = 5, 20  # below either, a slice is shown and not judged
 _LEVEL = 0.95  # of the intervals that are shown
+_WIDE = 30  # classes below which an interval is wide enough to say so
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A baseline that learned nothing from the training images, on the queries of the candidate.
+
+    Attributes:
+        name: such as "raw pixels".
+        per_query: metric name -> (candidate, baseline), each `(Q,)` in [0, 1].
+        query_labels: `(Q,)` class of each query.
+    """
+
+    name: str
+    per_query: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    query_labels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,7 @@ class Comparison:
         common_share: share of the candidate's queries that are common.
         slices: name -> `(Q,)` bool, the common queries of the slice.
         index: what `judge_index` found; None if there is no index.
+        untrained: baselines without training that the candidate must beat.
     """
 
     metrics: Mapping[str, float]
@@ -53,6 +70,7 @@ class Comparison:
     common_share: float = 1.0
     slices: Mapping[str, np.ndarray] = field(default_factory=dict)
     index: Mapping[str, Any] | None = None
+    untrained: Sequence[Untrained] = ()
 
 
 @dataclass(frozen=True)
@@ -63,14 +81,17 @@ class Verdict:
         state: one of the four.
         reasons: sentences for a person, the decisive ones first.
         case: what decided: "first_run", "no_baseline", "not_worse", "changed_test_set" (not worse, on other images
-            than before), "below_floor", "worse", "worse_on_slice", "index", "too_few_common" or "forced".
+            than before), "training_does_not_help", "below_floor", "worse", "worse_on_slice", "index", "too_few_common"
+            or "forced".
         evidence: the numbers behind it, JSON-ready: see `StatisticalGate.judge`.
+        untrained: the comparison with each baseline without training, JSON-ready: see there.
     """
 
     state: str
     reasons: tuple[str, ...]
     case: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    untrained: Sequence[Mapping[str, Any]] = ()
 
     @property
     def blessed(self) -> bool:
@@ -85,18 +106,20 @@ class Gate(Protocol):
 
 @dataclass(frozen=True)
 class StatisticalGate:
-    """Blesses a candidate that reaches its floors, and that is with confidence not much worse than the baseline.
+    """Blesses a candidate that beats its baselines without training, reaches its floors and keeps up with the release.
 
-    The primary metric's difference to the baseline is bounded from below by a paired bootstrap over classes; the bound
-    must not lie under `-max_drop`. A slice holds the candidate where it is clearly worse than its own margin allows:
-    the chance of such a loss by luck, corrected after Holm for the number of slices, is below `1 - confidence`.
+    To beat a baseline without training, the whole interval of the primary metric's difference must lie above 0, at
+    `confidence`. All of them must be beaten, so their number needs no correction. Its difference to the earlier
+    release is bounded from below by a paired bootstrap over classes; the bound must not lie under `-max_drop`. A slice
+    holds the candidate where it is clearly worse than its own margin allows: the chance of such a loss by luck,
+    corrected after Holm for the number of slices, is below `1 - confidence`.
 
     Args:
         minimum: metric name -> least accepted value, in [0, 1].
-        primary: the metric compared with the baseline on the same queries.
+        primary: the metric compared with the baselines on the same queries.
         max_drop: how much of it may be lost, in [0, 1].
         slice_drops: slice name, or the part before "=", -> how much may be lost there; "" for all others.
-        confidence: of the bound and the slices, in [0.5, 1).
+        confidence: of the bound, the slices and the intervals against the baselines without training, in [0.5, 1).
         resamples: bootstrap draws.
         seed: of the draws.
         min_common: least share of the candidate's queries that the baseline must share.
@@ -132,7 +155,8 @@ class StatisticalGate:
         Otherwise it holds `resamples`, `seed`, `confidence` (of `lower_bound`), `level` (of the intervals), `primary`,
         `margin`, `lower_bound`, `queries`, `classes`, `metrics` (name -> `candidate`, `baseline`, `difference`, `low`,
         `high`, `queries`, `classes`) and `slices`, greatest loss first (the same with `name`, `margin`, `p`, `p_holm`,
-        `judged` and `worse`).
+        `judged` and `worse`). `untrained` of the verdict has one entry a baseline without training: `name`, `level` of
+        its intervals, `metrics` as above, and `better`, whether the candidate beats it.
 
         Raises:
             UsageError: if a metric of the gate was not measured.
@@ -145,23 +169,31 @@ class StatisticalGate:
         held = [("below_floor", missed)] if missed else []
         if comparison.index and comparison.index.get("faults"):
             held.append(("index", list(comparison.index["faults"])))
+        entries, unbeaten, beaten = self._compare_untrained(comparison.untrained)
+        if unbeaten:
+            held.insert(0, ("training_does_not_help", unbeaten))
         if comparison.baseline is None:
             case = "first_run" if comparison.first else "no_baseline"
             told = ["There is no earlier release to compare with."]
             if not comparison.first:
-                why = comparison.baseline_reason
-                told = [f"No baseline, though there were releases: {why} Only the floors were checked."]
-            return self._conclude(held, kept + told, case, {})
-        found, worse, passed = self._compare(comparison)
-        held = worse[:1] + held + worse[1:]
-        case = "not_worse"
-        if comparison.set_changed:
-            case = "changed_test_set"
-            passed.append(
-                f"The evaluation images are not those {comparison.baseline_name} was published with; "
-                "both models were measured anew on the images they share."
-            )
-        return self._conclude(held, passed + kept, case, found)
+                checked = "the floors and the baselines without training" if entries else "the floors"
+                told = [
+                    f"No baseline, though there were releases: {comparison.baseline_reason} "
+                    f"Only {checked} were checked."
+                ]
+            verdict = self._conclude(held, beaten + kept + told, case, {})
+        else:
+            found, worse, passed = self._compare(comparison)
+            held = worse[:1] + held + worse[1:]
+            case = "not_worse"
+            if comparison.set_changed:
+                case = "changed_test_set"
+                passed.append(
+                    f"The evaluation images are not those {comparison.baseline_name} was published with; "
+                    "both models were measured anew on the images they share."
+                )
+            verdict = self._conclude(held, passed + beaten + kept, case, found)
+        return replace(verdict, untrained=entries)
 
     def _conclude(self, held: list[tuple[str, list[str]]], passed: list[str], case: str, evidence: Mapping) -> Verdict:
         if not held:
@@ -218,6 +250,44 @@ class StatisticalGate:
             passed.append(f"None of {judged} slices is clearly worse than its margin allows.")
         return evidence, against, passed
 
+    def _compare_untrained(self, baselines: Sequence[Untrained]) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+        """Evidence, and sentences about the baselines that the candidate does not beat and about those it does."""
+        entries: list[dict[str, Any]] = []
+        unbeaten, beaten = [], []
+        for baseline in baselines:
+            masks = dict.fromkeys(baseline.per_query, np.ones(len(baseline.query_labels), bool))
+            drawn = compare_by_classes(
+                baseline.per_query, baseline.query_labels, masks, resamples=self.resamples, seed=self.seed
+            )
+            metrics = {name: _entry(drawn, at, self.confidence) for at, name in enumerate(drawn.names)}
+            found = metrics[self.primary]
+            better = bool(found["classes"] >= _FEW_CLASSES and found["low"] > _ROUNDING)
+            entries.append({"name": baseline.name, "level": self.confidence, "better": better, "metrics": metrics})
+            if better:
+                beaten.append(f"the {baseline.name} ({100 * found['baseline']:.1f} %; {_interval(found)} points)")
+            else:
+                unbeaten.append(self._tell_unbeaten(baseline.name, found))
+        if beaten:
+            found = entries[0]["metrics"][self.primary]
+            value = f"{metric_name(self.primary)} {100 * found['candidate']:.1f} %"
+            sure = f"with {100 * self.confidence:g} % confidence"
+            beaten = [f"{value} is better, {sure}, than {' and '.join(beaten)}."]
+        return entries, unbeaten, beaten
+
+    def _tell_unbeaten(self, name: str, found: Mapping[str, Any]) -> str:
+        clearly = "clearly " if found["difference"] > 0 else ""
+        told = (
+            f"{metric_name(self.primary)} {100 * found['candidate']:.1f} % is not {clearly}better than the {name}, "
+            f"{100 * found['baseline']:.1f} %: difference {points(found['difference'])} points, "
+            f"{100 * self.confidence:g} % interval {_interval(found)}, on {found['queries']:,} queries of "
+            f"{found['classes']:,} classes."
+        )
+        if found["classes"] < _FEW_CLASSES:
+            return f"{told} Fewer than {_FEW_CLASSES} classes cannot show an improvement: test on more of them."
+        if clearly and found["classes"] < _WIDE:
+            return f"{told} With so few classes the interval is wide: more test classes make it narrower."
+        return told
+
     def _judge_slices(self, drawn: Differences, names: list[str]) -> list[dict[str, Any]]:
         """One entry a slice, the greatest loss first."""
         entries = []
@@ -260,8 +330,8 @@ def points(difference: float) -> str:
     return "±0.0" if text in {"+0.0", "-0.0"} else text.replace("-", "−")  # noqa: RUF001
 
 
-def _entry(drawn: Differences, at: int) -> dict[str, Any]:
-    low, high = drawn.interval(at, _LEVEL)
+def _entry(drawn: Differences, at: int, level: float = _LEVEL) -> dict[str, Any]:
+    low, high = drawn.interval(at, level)
     return {
         "queries": int(drawn.queries[at]),
         "classes": int(drawn.classes[at]),
@@ -271,6 +341,11 @@ def _entry(drawn: Differences, at: int) -> dict[str, Any]:
         "low": low,
         "high": high,
     }
+
+
+def _interval(entry: Mapping[str, Any]) -> str:
+    """The ends of the interval of a difference, in points."""
+    return f"{points(entry['low'])} to {points(entry['high'])}"
 
 
 def _tell_slice(entry: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from models.reporting.numbers import Ways
 from models.reporting.slices import make_slices
 from models.reporting.space import describe_space
 from models.reporting.thresholds import choose_thresholds
+from models.reporting.untrained import compare_untrained
 from models.retrieval.calibration import calibrate
 from models.retrieval.clustering import cluster_metrics
 from models.retrieval.metrics import RetrievalResult
@@ -42,6 +43,7 @@ def judge_candidate(
     gate: Gate,
     baseline: "Embeddings | None" = None,
     baseline_facts: Mapping[str, Any],
+    untrained: "Mapping[str, Embeddings] | None" = None,
     validation: "Embeddings | None" = None,
     validation_split: str = "val",
     context: Mapping[str, Any],
@@ -65,6 +67,8 @@ def judge_candidate(
         baseline_facts: `version` (None if there is no release), `reason` in
             words, `first` (whether nothing was published before),
             `evaluation_set` it was published with.
+        untrained: baselines without training, name -> embeddings of the same
+            images, such as "raw pixels".
         validation: embeddings of other classes than the evaluation split's,
             for the thresholds and the calibration.
         validation_split: that split's name.
@@ -110,6 +114,7 @@ def judge_candidate(
         comparison, curve, told, compared = _compare(
             candidate, result, baseline, baseline_facts, ways, slices, primary, max_drop, seed
         )
+    comparison = replace(comparison, untrained=compare_untrained(candidate, result, untrained or {}, ways))
     verdict = gate.judge(replace(comparison, index=index_trial))
     matrix = confusion_matrix(candidate, result)
     report = {
@@ -130,6 +135,7 @@ def judge_candidate(
         "metrics": numbers.metric_entries(result, candidate.labels[result.query_rows], comparison, minimum, seed=seed),
         "baseline": told,
         **({"comparison": dict(verdict.evidence)} if verdict.evidence else {}),
+        **({"untrained": list(verdict.untrained)} if verdict.untrained else {}),
         **compared,
         "recall_curve": curve,
         "growth": numbers.growth_curve(pairs, result.num_gallery),

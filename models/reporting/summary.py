@@ -16,12 +16,16 @@ def summarize(report: Mapping[str, Any]) -> str:
         "",
     ]
     against = report["baseline"]["name"]
-    lines.append(f"| metric | this model, % | 95 % interval |{f' points against {against} |' if against else ''}")
-    lines.append(f"|---|---|---|{'---|' if against else ''}")
+    untrained = report.get("untrained", [])
+    headings = ["metric", "this model, %", "95 % interval", *([f"points against {against}"] if against else [])]
+    headings += [f"{baseline['name']}, %" for baseline in untrained]
+    lines += [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
     for name, entry in report["metrics"].items():
         low, high = entry["interval"]
-        row = f"| {metric_name(name)} | {100 * entry['value']:.1f} | {100 * low:.1f} to {100 * high:.1f} |"
-        lines.append(row + (f" {points(entry['difference'])} |" if "difference" in entry else ""))
+        row = [metric_name(name), f"{100 * entry['value']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
+        row += [points(entry["difference"]) if "difference" in entry else "none"] if against else []
+        row += [f"{100 * baseline['metrics'][name]['baseline']:.1f}" for baseline in untrained]
+        lines.append(f"| {' | '.join(row)} |")
     if lost := [entry for entry in report.get("comparison", {}).get("slices", []) if entry["difference"] < 0][:5]:
         lines += ["", "Slices that lost:", ""]
         lines += [

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 JUDGED = "embeddings.parquet"  # beside a report: the embeddings it was made from
 _GATE = ("confidence", "resamples", "slice_drops")
-_KEPT = ("thresholds", "calibration", "identity", "reproduce")  # what the older release has no part in
+_KEPT = ("thresholds", "calibration", "untrained", "identity", "reproduce")  # what the older release has no part in
 
 
 def compare_releases(older: "Release", newer: "Release") -> dict[str, Any]:

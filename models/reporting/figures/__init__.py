@@ -23,6 +23,7 @@ class Drawing(NamedTuple):
 
 
 FIGURES = {
+    "untrained": Drawing("untrained", forest.draw_untrained, forest.height_untrained),
     "forest": Drawing("comparison.metrics", forest.draw, forest.height),
     "training": Drawing("training", training.training_curve),
     "vital-signs": Drawing("training.epochs.0.effective_rank", training.vital_signs),

@@ -38,6 +38,32 @@ def draw(figure: "Figure", report: Mapping[str, Any]) -> None:
     axes.set_xlabel(f"points better (right) or worse (left) than {report['baseline']['name']}")
 
 
+def draw_untrained(figure: "Figure", report: Mapping[str, Any]) -> None:
+    """One line a baseline without training and metric of the headline; the first, which decides, has a square mark."""
+    axes = figure.add_subplot()
+    lines = [(entry, name) for entry in report["untrained"] for name in report["headline"]]
+    for place, (entry, name) in enumerate(lines):
+        found = entry["metrics"][name]
+        color, mark = (BLUE, "s") if name == report["primary"] else (MUTED, "o")
+        if name == report["primary"] and not entry["better"]:
+            color, mark = VERMILION, "X"
+        axes.plot([100 * found["low"], 100 * found["high"]], [place, place], color=color, linewidth=2)
+        axes.plot(100 * found["difference"], place, mark, color=color, markersize=6)
+    for place in range(len(report["headline"]), len(lines), len(report["headline"])):
+        axes.axhline(place - 0.5, color=MUTED, linewidth=0.6, linestyle=":")
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_yticks(range(len(lines)), [f"{metric_name(name)}, {entry['name']}" for entry, name in lines])
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("points better (right) or worse (left) than the baseline")
+
+
+def height_untrained(report: Mapping[str, Any]) -> float:
+    """Inches, by the number of lines."""
+    return 0.9 + 0.29 * len(report["untrained"]) * len(report["headline"])
+
+
 def height(report: Mapping[str, Any]) -> float:
     """Inches, by the number of lines."""
     lines = len(report["comparison"]["metrics"]) + len(report["comparison"]["slices"][:_SLICES])

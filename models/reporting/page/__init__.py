@@ -35,7 +35,8 @@ class Section(NamedTuple):
 SECTIONS = (
     Section("identity", "Identity card", "identity", "the facts about model and data were not given."),
     Section("training", "How it learned", "training", "the history of the training was not given."),
-    Section("forest", "Against the baseline", "comparison.metrics", "there is no baseline to compare with."),
+    Section("untrained", "Against no training", "untrained", "no baselines without training were given."),
+    Section("forest", "Against the last release", "comparison.metrics", "there is no release to compare with."),
     Section("metrics", "Metrics", "metrics", "nothing was measured."),
     Section("curve", "Recall as one looks further", "recall_curve", "no query has a right answer in the gallery."),
     Section("classes", "Class by class", "classes", "no class was asked for."),

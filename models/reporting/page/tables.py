@@ -40,6 +40,14 @@ def _forest(report: Mapping[str, Any]) -> Table:
     return [("name", *names), *((name, *(entry.get(key) for key in names)) for name, entry in entries)]
 
 
+def _untrained(report: Mapping[str, Any]) -> Table:
+    names = ("candidate", "baseline", "difference", "low", "high", "queries", "classes")
+    entries = [
+        (entry["name"], metric, found) for entry in report["untrained"] for metric, found in entry["metrics"].items()
+    ]
+    return [("baseline", "metric", *names), *((*key, *(found[name] for name in names)) for *key, found in entries)]
+
+
 def _curve(report: Mapping[str, Any]) -> Table:
     curve = report["recall_curve"]
     baseline = curve.get("baseline") or [None] * len(curve["k"])
@@ -92,6 +100,7 @@ _ROC = {name: name for name in ("threshold", "false_accept", "true_accept")}
 _MAP = {"x": "x", "y": "y", "label": "labels", "id": "ids"}
 
 _TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], Table]]] = {
+    "untrained": ("untrained", _untrained),
     "forest": ("comparison.metrics", _forest),
     "training": ("training", _training),
     "vital-signs": ("training.epochs.0.effective_rank", _training),

@@ -71,6 +71,9 @@ REPORT = {
         ]
     },
     "baseline": {"name": "release 1"},
+    "untrained": [{"name": "raw pixels", "better": False, "metrics": {"map@r": ENTRY}}],
+    "headline": ["map@r"],
+    "primary": "map@r",
 }
 
 
@@ -102,11 +105,12 @@ def test_same_numbers_same_bytes(tmp_path):
         ("space.hubness.histogram", {"times": [0], "items": [3]}),
         ("search.trials", [{"values": {"a": 1}, "score": 0.0, "number": 2}]),
         ("comparison.slices", []),
+        ("untrained", [{"name": name, "better": True, "metrics": {"map@r": ENTRY}} for name in ("a", "b", "c")]),
     ],
 )
 def test_odd_numbers_can_be_drawn(tmp_path, path, value):
     top, *parents = path.split(".")
-    report = {key: copy.deepcopy(REPORT[key]) for key in (top, "baseline")}
+    report = {key: copy.deepcopy(REPORT[key]) for key in (top, "baseline", "headline", "primary")}
     part = report
     for key in [top, *parents][:-1]:
         part = part[key]

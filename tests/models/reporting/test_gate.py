@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.errors import UsageError
-from models.reporting.gate import Comparison, StatisticalGate, points
+from models.reporting.gate import Comparison, StatisticalGate, Untrained, points
 
 LABELS = np.repeat(np.arange(40), 5)
 
@@ -171,6 +171,81 @@ def test_forced_says_what_was_overruled_and_why():
     assert "worse than allowed" in verdict.reasons[1]
     assert "below its floor" in verdict.reasons[2]
     assert gate(force="labels were mended").judge(compare(0.1)).state == "SHIP"  # no force was needed
+
+
+def untrained(name="raw pixels", value=0.2, spread=0.0, classes=40):
+    """A baseline with this MAP@R, off by `spread` from class to class, against a candidate at 0.3."""
+    labels = np.repeat(np.arange(classes), 5)
+    noise = spread * np.random.default_rng(1).normal(size=classes)
+    per_query = {"map@r": (np.full(len(labels), 0.3), value + (noise - noise.mean())[labels])}
+    return Untrained(name, per_query, labels)
+
+
+def test_a_model_that_is_worse_than_raw_pixels_is_no_first_release():
+    verdict = gate({"map@r": 0.1}).judge(first(untrained=[untrained(value=0.5), untrained("untrained network")]))
+    assert (verdict.state, verdict.case, verdict.blessed) == ("HOLD", "training_does_not_help", False)
+    assert verdict.reasons == (
+        "MAP@R 30.0 % is not better than the raw pixels, 50.0 %: difference −20.0 points, "  # noqa: RUF001
+        "95 % interval −20.0 to −20.0, on 200 queries of 40 classes.",  # noqa: RUF001
+        "MAP@R 30.0 % is better, with 95 % confidence, than the untrained network (20.0 %; +10.0 to +10.0 points).",
+        "MAP@R is 45.0 %, at or above its floor of 10 %.",
+        "There is no earlier release to compare with.",
+    )
+    pixels, network = verdict.untrained
+    assert (pixels["name"], pixels["better"], network["better"]) == ("raw pixels", False, True)
+    assert pixels["metrics"]["map@r"]["difference"] == pytest.approx(-0.2)
+
+
+def test_a_model_better_than_all_baselines_is_a_first_release():
+    verdict = gate().judge(first(untrained=[untrained(value=0.2, spread=0.1), untrained("untrained network", 0.25)]))
+    assert (verdict.state, verdict.case) == ("FIRST", "first_run")
+    assert verdict.reasons[0].startswith("MAP@R 30.0 % is better, with 95 % confidence, than the raw pixels (20.0 %; +")
+    assert verdict.reasons[0].endswith(" points) and the untrained network (25.0 %; +5.0 to +5.0 points).")
+    entry = verdict.untrained[0]["metrics"]["map@r"]
+    error = 1.96 * 0.1 / 40**0.5  # of a mean over 40 classes
+    assert (entry["low"], entry["high"]) == pytest.approx((0.1 - error, 0.1 + error), abs=0.005)
+
+
+def test_an_interval_that_reaches_zero_holds_and_few_classes_are_said():
+    # difference 1 point, spread 0.1 over 8 classes: standard error 3.5 points
+    verdict = gate().judge(first(untrained=[untrained(value=0.29, spread=0.1, classes=8)]))
+    assert verdict.case == "training_does_not_help"
+    assert (
+        "MAP@R 30.0 % is not clearly better than the raw pixels, 29.0 %: difference +1.0 points" in verdict.reasons[0]
+    )
+    assert verdict.reasons[0].endswith(
+        "of 8 classes. With so few classes the interval is wide: more test classes make it narrower."
+    )
+    entry = verdict.untrained[0]["metrics"]["map@r"]
+    assert entry["low"] < 0 < entry["high"]
+    assert gate().judge(first(untrained=[untrained(value=0.3)])).state == "HOLD"  # the very same answers
+    three = gate().judge(first(untrained=[untrained(value=0.1, classes=3)]))
+    assert three.reasons[0].endswith("Fewer than 5 classes cannot show an improvement: test on more of them.")
+
+
+def test_the_interval_is_of_the_confidence_asked_for():
+    baseline = untrained(value=0.28, spread=0.1)  # standard error 1.6 points
+    entry, narrow = (gate(confidence=level).judge(first(untrained=[baseline])).untrained[0] for level in (0.95, 0.5))
+    assert (entry["level"], narrow["level"]) == (0.95, 0.5)
+    assert not entry["better"]
+    assert narrow["better"]
+    assert entry["metrics"]["map@r"]["low"] < 0 < narrow["metrics"]["map@r"]["low"]
+
+
+def test_a_later_release_must_beat_the_baselines_too():
+    verdict = gate().judge(compare(0.05, untrained=[untrained(value=0.5)]))
+    assert (verdict.state, verdict.case) == ("HOLD", "training_does_not_help")
+    assert verdict.evidence["metrics"]["map@r"]["difference"] == pytest.approx(0.05)
+    assert gate().judge(compare(0.05, untrained=[untrained()])).state == "SHIP"
+    gone = gate().judge(first(first=False, baseline_reason="Release 2 is gone.", untrained=[untrained()]))
+    assert "Only the floors and the baselines without training were checked." in gone.reasons[-1]
+
+
+def test_force_overrules_the_baselines_and_says_so():
+    verdict = gate(force="a demonstration").judge(first(untrained=[untrained(value=0.5)]))
+    assert (verdict.state, verdict.blessed) == ("FORCED", True)
+    assert verdict.reasons[0] == "Published by force, against the gate: a demonstration."
+    assert "is not better than the raw pixels, 50.0 %" in verdict.reasons[1]
 
 
 def test_metric_that_was_not_measured():

@@ -59,6 +59,24 @@ def test_better_and_worse_than_the_baseline(judge, clusters):
     assert judge(good, good)["verdict"]["state"] == "SHIP"
 
 
+def test_a_candidate_no_better_than_untrained_ones_is_held(judge, clusters):
+    good, bad = clusters(0.3), clusters(3.0)
+    report = judge(good, untrained={"raw pixels": bad, "untrained network": good})
+    assert (report["verdict"]["state"], report["verdict"]["case"]) == ("HOLD", "training_does_not_help")
+    assert "is not better than the untrained network" in report["verdict"]["reasons"][0]
+    assert [(entry["name"], entry["better"]) for entry in report["untrained"]] == [
+        ("raw pixels", True),
+        ("untrained network", False),
+    ]
+    for entry, table in zip(report["untrained"], (bad, good), strict=True):
+        for name in ("recall@1", "map@r"):
+            assert entry["metrics"][name]["candidate"] == pytest.approx(report["metrics"][name]["value"])
+            assert entry["metrics"][name]["baseline"] == pytest.approx(judge(table)["metrics"][name]["value"])
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert judge(good, untrained={"raw pixels": bad})["verdict"]["state"] == "FIRST"
+    assert "untrained" not in judge(good)
+
+
 def test_different_images_are_said_and_only_common_ones_compared(judge, clusters):
     good, bad = clusters(0.3), clusters(3.0)
     facts = {"version": 3, "reason": "", "evaluation_set": "another"}

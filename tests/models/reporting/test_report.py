@@ -70,7 +70,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def judged(clusters):
-    def judge(candidate=None, baseline=None, **context):
+    def judge(candidate=None, baseline=None, untrained=None, **context):
         return judge_candidate(
             clusters(1.0) if candidate is None else candidate,
             split="test",
@@ -80,6 +80,7 @@ def judged(clusters):
             gate=StatisticalGate({}, "map@r", 1.0),
             baseline=baseline,
             baseline_facts={"version": 2 if baseline else None, "reason": "Because."},
+            untrained=untrained,
             validation=clusters(1.0, split="val", seed=1),
             context=context,
         )
@@ -91,7 +92,8 @@ def judged(clusters):
 def written(judged, clusters, tmp_path_factory):
     """A report with a baseline, its folder, and its page."""
     folder = tmp_path_factory.mktemp("written") / "report"
-    report = judged(clusters(2.0, classes=12), clusters(2.5, classes=12, seed=4))
+    untrained = {"raw pixels": clusters(3.0, classes=12, seed=5), "untrained network": clusters(9.0, classes=12)}
+    report = judged(clusters(2.0, classes=12), clusters(2.5, classes=12, seed=4), untrained)
     write_report(report, folder, pictures)
     return report, folder, (folder / "report.html").read_text("utf-8")
 
@@ -185,11 +187,12 @@ def test_sections_without_data_stay_grey(judged, clusters):
 
     page = render_page(judged(), drawn(judged()), {})
     grey = {attributes["id"] for attributes in Page(page).all("section") if attributes.get("class") == "missing"}
-    assert grey == {"training", "forest", "map", "compatibility", "index", "search"}
+    assert grey == {"training", "untrained", "forest", "map", "compatibility", "index", "search"}
     assert "The data was not audited in this run." in page
     whole = judged(
         clusters(1.6, classes=12),
         clusters(2.0, classes=12),
+        {"raw pixels": clusters(3.0, classes=12)},
         index={"kind": "brute_force", "recall": 1.0},
         audit=AUDIT,
         training=TRAINING,
@@ -217,6 +220,20 @@ def test_names_from_the_data_cannot_become_markup(judged, table_of, tmp_path):
     assert len(page.all("script")) == 1
     assert not page.all("b") or all(not attributes for attributes in page.all("b"))
     assert all("onerror" not in attributes for attributes in page.all("img"))
+
+
+def test_baselines_without_training_stand_on_card_table_and_figure(written):
+    report, _, text = written
+    assert [baseline["name"] for baseline in report["untrained"]] == ["raw pixels", "untrained network"]
+    values = [100 * baseline["metrics"]["map@r"]["baseline"] for baseline in report["untrained"]]
+    assert f'<div class="small muted">raw pixels {values[0]:.1f}</div>' in text
+    for name, value in zip(("raw pixels", "untrained network"), values, strict=True):
+        assert f'<th scope="col" class="wide-only">{name}</th>' in text
+        assert f'<td class="wide-only">{value:.1f} %</td>' in text
+    [link] = [attributes["href"] for attributes in Page(text).all("a") if attributes.get("download") == "untrained.csv"]
+    rows = base64.b64decode(link.partition("base64,")[2]).decode().splitlines()
+    assert rows[0] == "baseline,metric,candidate,baseline,difference,low,high,queries,classes"
+    assert len(rows) == 1 + 2 * len(report["metrics"])
 
 
 def test_csv_of_the_classes(written):

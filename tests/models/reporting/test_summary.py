@@ -53,3 +53,10 @@ def test_first_release_has_nothing_to_compare():
     assert "| MAP@R | 50.0 | 40.0 to 60.0 |\n" in text
     assert "against release" not in text
     assert "Slices" not in text
+
+
+def test_baselines_without_training_have_a_column_each():
+    untrained = [{"name": "raw pixels", "metrics": {"map@r": {"baseline": 0.177}}}]
+    text = summarize({**REPORT, "untrained": untrained})
+    assert "| metric | this model, % | 95 % interval | points against release 3 | raw pixels, % |\n" in text
+    assert "| MAP@R | 46.4 | 42.4 to 50.1 | \N{MINUS SIGN}2.1 | 17.7 |\n" in text
