@@ -12,13 +12,10 @@ from tfx.dsl.component.experimental.annotations import BeamComponentParameter, I
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Examples
 
-from components.artifacts import DataAudit
-from components.ingest import read_rejects
+from components.artifacts import AUDIT, DataAudit
 from components.jobs import run_jobs
-from models.data.examples import ExampleShard, list_shards, read_counts, read_examples
+from models.data.examples import ExampleShard, list_shards, read_counts, read_examples, read_rejects
 from models.errors import DataError
-
-AUDIT = "audit.json"
 
 _SHOWN = 20  # names listed of each kind; the counts are of all
 

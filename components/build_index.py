@@ -8,13 +8,10 @@ from absl import logging
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 
-from components.artifacts import EmbeddingTable, RetrievalIndex
-from components.embed_examples import read_table_facts
+from components.artifacts import IDS, EmbeddingTable, RetrievalIndex, read_table_facts
 from models.errors import DataError
 from models.retrieval.index import build_index, save_index
 from models.retrieval.table import read_table, write_ids
-
-IDS = "ids.parquet"
 
 
 @component

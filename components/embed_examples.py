@@ -12,16 +12,13 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Examples, Model
 from tfx.utils import path_utils
 
-from components.artifacts import BaselineRelease, EmbeddingTable
-from components.embedding import Image, embed_images, embedding_size, read_rejects, tell_rejects
-from models.data.examples import ExampleShard, list_shards, read_examples
+from components.artifacts import BASELINE, NO_BASELINE, TABLE, BaselineRelease, EmbeddingTable
+from components.embedding import Image, embed_images, embedding_size, tell_rejects
+from models.data.examples import ExampleShard, list_shards, read_examples, read_rejects
 from models.errors import DataError
 from models.files import replace_file
 from models.release import fingerprint_model, open_release
 from models.retrieval.table import count_rows
-
-NO_BASELINE = "none.json"
-TABLE = "table.json"
 
 _FAULTS, _FAULT_FILE = "faults", "fault.json"
 _MAX_REJECTS, _MAX_REJECT_SHARE = 10, 0.001
@@ -65,7 +62,7 @@ def EmbedExamples(
     folder = Path(embeddings.uri)
     folder.mkdir(parents=True, exist_ok=True)
     if baseline is not None:
-        found = json.loads((Path(baseline.uri) / "baseline.json").read_text(encoding="utf-8"))
+        found = json.loads((Path(baseline.uri) / BASELINE).read_text(encoding="utf-8"))
         if found["version"] is None:
             _write_json(folder / NO_BASELINE, {"reason": found["reason"]})
             logging.info("no baseline to embed with: %s", found["reason"])
@@ -96,21 +93,6 @@ def EmbedExamples(
     facts = {"model_fingerprint": fingerprint, "dimension": embedding_size(model_folder), **counts}
     _write_json(folder / TABLE, facts)
     logging.info("embedded %s", facts)
-
-
-def read_table_facts(uri: str) -> dict | None:
-    """`table.json` of an EmbeddingTable folder; None where there was no release to embed with.
-
-    Raises:
-        DataError: `E_TABLE_MISSING` if neither was written.
-    """
-    folder = Path(uri)
-    if (folder / NO_BASELINE).is_file():
-        return None
-    try:
-        return json.loads((folder / TABLE).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError("E_TABLE_MISSING", f"Expected {TABLE} in {folder}. Received: {error}") from error
 
 
 def _open_baseline(found: dict) -> tuple[str, str]:

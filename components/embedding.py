@@ -24,13 +24,13 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 from tensorflow.core.protobuf import saved_model_pb2
 
+from models.data.examples import REJECTS, read_rejects
 from models.data.images import MAX_BYTES, MAX_PIXELS, check_image
 from models.data.listing import SUFFIXES, Reject
 from models.errors import DataError, UsageError
 from models.files import TEMPORARY, replace_file
 from models.retrieval.table import TEXT_COLUMNS, count_rows, embedding_schema, read_table, write_table
 
-REJECTS = "rejects.jsonl"
 LOCAL_RUNNER = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
 
 _SIGNATURE = "serving_default"
@@ -204,12 +204,6 @@ def embed_files(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Embedded(len(table), len(rejects))
-
-
-def read_rejects(folder: str) -> list[Reject]:
-    """The dead letters in a folder that `embed_images` wrote."""
-    with tf.io.gfile.GFile(posixpath.join(folder, REJECTS)) as file:
-        return [Reject(**json.loads(line)) for line in file]
 
 
 def tell_rejects(rejects: Sequence[Reject]) -> str:

@@ -13,11 +13,21 @@ from tfx.types.artifact_utils import get_split_uri
 from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelRun, TunerResults
 from tfx.utils import path_utils
 
-from components.artifacts import BaselineRelease, DataAudit, EmbeddingTable, RetrievalIndex, RetrievalReport
-from components.audit_examples import AUDIT
-from components.build_index import IDS
-from components.embed_examples import read_table_facts
-from components.find_release import BASELINE
+from components.artifacts import (
+    AUDIT,
+    BASELINE,
+    CALIBRATION,
+    HISTORY,
+    IDS,
+    THRESHOLDS,
+    TRIALS,
+    BaselineRelease,
+    DataAudit,
+    EmbeddingTable,
+    RetrievalIndex,
+    RetrievalReport,
+    read_table_facts,
+)
 from models.data.store import RecordStore
 from models.errors import DataError
 from models.files import replace_file
@@ -31,9 +41,6 @@ from models.reporting.through_index import judge_index
 from models.reporting.two_releases import JUDGED
 from models.retrieval.table import Embeddings, read_ids, read_table, write_table
 
-THRESHOLDS, CALIBRATION = "thresholds.json", "calibration.json"
-HISTORY = "history.json"  # of the Trainer
-TRIALS = "tuner_results.json"  # of the Tuner
 VALIDATION = "val"
 
 

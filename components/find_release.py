@@ -8,12 +8,10 @@ from absl import logging
 from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 
-from components.artifacts import BaselineRelease
+from components.artifacts import BASELINE, BaselineRelease
 from models.files import replace_file
 from models.release import current_version, open_release
 from models.release.manifest import read_manifest
-
-BASELINE = "baseline.json"
 
 
 @component

@@ -17,12 +17,10 @@ from tfx.proto import example_gen_pb2
 from tfx.types.standard_artifacts import Examples
 
 from components.jobs import run_jobs
-from models.data.examples import COUNTS, ExampleShard, ImageExample, read_counts, write_shard
+from models.data.examples import COUNTS, REJECTS, ExampleShard, ImageExample, read_counts, read_rejects, write_shard
 from models.data.images import MAX_BYTES, check_image, image_notes
 from models.data.listing import SPLITS, Listing, Reject, Source, list_images
 from models.errors import DataError
-
-REJECTS = "rejects.jsonl"
 
 _SHARD_IMAGES = 512  # images in one TFRecord file, which is also one Beam job
 
@@ -100,15 +98,6 @@ def ImageExampleGen(
     examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
     examples_utils.set_file_format(examples, "tfrecords_gzip")
     logging.info("ingested %s; rejected %d; skipped %d other files", dict(kept), len(rejects), listing.skipped)
-
-
-def read_rejects(uri: str) -> list[Reject]:
-    """The rejects of a folder of examples; none where there is no such file."""
-    path = posixpath.join(uri, REJECTS)
-    if not tf.io.gfile.exists(path):
-        return []
-    with tf.io.gfile.GFile(path) as file:
-        return [Reject(**json.loads(line)) for line in file]
 
 
 def _jobs(sources: list[Source]) -> list[tuple[str, list[tuple]]]:

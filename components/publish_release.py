@@ -10,9 +10,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Model, ModelBlessing
 from tfx.utils import path_utils
 
-from components.artifacts import Release, RetrievalIndex, RetrievalReport
-from components.build_index import IDS
-from components.evaluate_retrieval import CALIBRATION, THRESHOLDS
+from components.artifacts import CALIBRATION, IDS, THRESHOLDS, Release, RetrievalIndex, RetrievalReport
 from models.errors import GateError
 from models.files import replace_file
 from models.release import publish_release

@@ -10,13 +10,13 @@ from typing import Any
 from absl import logging
 from tfx.components.trainer.fn_args_utils import FnArgs
 
+from components.artifacts import HISTORY
 from models.data.store import RecordStore
 from models.export import export_encoder
 from models.training.run import train_run
 from models.tuning.space import settle
 
 LEARNER = "learner.keras"
-HISTORY = "history.json"
 
 
 def run_fn(fn_args: FnArgs) -> None:

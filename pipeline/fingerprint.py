@@ -11,12 +11,14 @@ import importlib.util
 import json
 import os
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 _ROOTS = ("models", "components", "pipeline")
+_TABLES = ("models.losses", "models.methods")  # packages of which a training uses what it names
+_MEMBERS = "models.losses._members"  # makes losses by names that a constructor may hold as its default
 
 
 def code_version(*modules: str, tables: Collection[str] = ()) -> str:
@@ -28,15 +30,17 @@ def code_version(*modules: str, tables: Collection[str] = ()) -> str:
 
     Args:
         modules: dotted names, such as `"components.trainer"`.
-        tables: packages that only list what there is to choose from, such as `"models.losses"`. They do not count, nor
-            does what they import, unless something else reaches it: name what is chosen among `modules`.
+        tables: packages that list what there is to choose from, such as `"models.losses"`. Of these only the functions
+            and classes count, not the list, nor what they import unless something else reaches it: name what is
+            chosen among `modules`.
     """
     files = sorted({file for module in reached_modules(*modules, tables=tables) for file in _sources(module)})
-    return digest([[name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in files])
+    hashes = [[name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in files]
+    return digest(hashes + [[table, _definitions(table)] for table in sorted(tables)])
 
 
 def reached_modules(*modules: str, tables: Collection[str] = ()) -> set[str]:
-    """The modules that `code_version` counts."""
+    """The modules that `code_version` counts in full."""
     reached: set[str] = set(tables)
     waiting = list(modules)
     while waiting:
@@ -47,8 +51,36 @@ def reached_modules(*modules: str, tables: Collection[str] = ()) -> set[str]:
     return reached - set(tables)
 
 
-def has_module(name: str) -> bool:
-    """Whether this project has a module of that dotted name; nothing is imported to look."""
+def training_modules(settings: Mapping[str, Any], *core: str) -> tuple[list[str], list[str]]:
+    """What a training of these settings counts as its code: `code_version`'s modules and tables.
+
+    A change in a loss or a method that it does not use leaves its result valid. Where it cannot be told from the
+    settings which ones are used, all count.
+
+    Args:
+        settings: what `models.training.run.train_run` takes.
+        *core: modules that count for every training.
+    """
+    core = (*core, "models.methods.method")  # the base class, which the table hands on
+    own = {name.partition(":")[0] for name in _names(settings) if ":" in name}
+    chosen = [settings["loss"], settings["training"].get("methods", [])]
+    places = [[f"{table}.{name}" for table in _TABLES] for name in _names(chosen)]
+    found = [[place for place in of_name if _has_module(place)] for of_name in places]
+    modules = {*core, *own, *(place for of_name in found for place in of_name)}
+    if _names(settings["loss"]) and all(found) and _MEMBERS not in reached_modules(*modules, tables=_TABLES):
+        return sorted(modules), list(_TABLES)
+    return sorted({*modules, *_TABLES}), []
+
+
+def _names(value: Any) -> list[str]:
+    """Names of all building blocks, those inside others too."""
+    if isinstance(value, Mapping):
+        own = [value["name"]] if isinstance(value.get("name"), str) else []
+        return own + _names(list(value.values()))
+    return [name for item in value for name in _names(item)] if isinstance(value, list) else []
+
+
+def _has_module(name: str) -> bool:
     return _is_ours(name) and _file(name) is not None
 
 
@@ -97,13 +129,29 @@ def _imports(module: str) -> tuple[str, ...]:
     if path is None or not _is_ours(module):
         return ()
     names = {module}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _executed(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     ours = {name for name in names if _is_ours(name) and _file(name)}
     return tuple(sorted(ours | {name.rpartition(".")[0] for name in ours} - {""}))
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and all below it, but for what only type checkers read."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")):
+            yield from _executed(child)
+
+
+@cache
+def _definitions(module: str) -> str:
+    """The functions and classes of a module as text without comments."""
+    path = _file(module)
+    body = ast.parse(path.read_text(encoding="utf-8")).body if path else []
+    return "\n".join(ast.unparse(node) for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef))
 
 
 def _is_ours(module: str) -> bool:

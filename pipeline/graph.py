@@ -1,13 +1,12 @@
 """The pipeline as a graph of TFX nodes: one experiment in, one TFX pipeline out."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import UsageError
 from pipeline.config import Experiment, search_space
-from pipeline.fingerprint import code_version, data_version, digest, folder_identity
+from pipeline.fingerprint import code_version, data_version, digest, folder_identity, training_modules
 
 _TABLES = {".csv", ".tsv", ".parquet"}
 
@@ -83,7 +82,7 @@ def fingerprint_run(experiment: Experiment) -> Fingerprints:
     """Digest what a run on this machine depends on."""
     settings = experiment.model_dump(mode="json", exclude={"runs", "release"})
     data = data_version(*locate_data(experiment))
-    run = digest([settings, data, code_version("pipeline.graph", *_own_modules(experiment))])
+    run = digest([settings, data, _training_code(experiment, "pipeline.graph")])
     return Fingerprints(data=data, run=run, store=folder_identity(experiment.release_folder))
 
 
@@ -122,7 +121,9 @@ def create_pipeline(experiment: Experiment, places: Places, fingerprints: Finger
         components=list(nodes.values()),
         enable_cache=True,
         metadata_connection_config=connection or None,
-        beam_pipeline_args=["--direct_running_mode=in_memory", "--direct_num_workers=1"],
+        # Beam's defaults: one worker in this process. Given any argument, TFX first builds a source distribution of
+        # itself for every Beam node, for workers elsewhere.
+        beam_pipeline_args=[],
     )
 
 
@@ -188,7 +189,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
     config = {
         "settings": training_settings(experiment),
         "checkpoints": places.checkpoints,
-        "code_version": code_version("components.trainer", *_own_modules(experiment)),
+        "code_version": _training_code(experiment, "components.trainer"),
     }
     splits = {
         "train_args": TrainArgs(splits=["train"]),
@@ -203,7 +204,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
             custom_config={
                 **config,
                 "tuning": search,
-                "code_version": code_version("components.tuner", *_own_modules(experiment)),
+                "code_version": _training_code(experiment, "components.tuner"),
             },
             **splits,
         )
@@ -312,20 +313,10 @@ def _facts(experiment: Experiment, fingerprints: Fingerprints) -> dict:
     }
 
 
-def _own_modules(experiment: Experiment) -> list[str]:
-    """Modules of the user's own classes, named in the file as "package.module:ClassName"."""
-    return sorted({name.partition(":")[0] for name in _names(training_settings(experiment)) if ":" in name})
-
-
-def _names(value) -> Iterator[str]:
-    """Names of all building blocks, those inside others too."""
-    if isinstance(value, dict):
-        if isinstance(value.get("name"), str):
-            yield value["name"]
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _names(item)
+def _training_code(experiment: Experiment, module: str) -> str:
+    """Digest of the code of a module and of the training that this experiment asks for."""
+    modules, tables = training_modules(training_settings(experiment), module)
+    return code_version(*modules, tables=tables)
 
 
 def _json(value) -> str:

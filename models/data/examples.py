@@ -13,10 +13,11 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from models.data.listing import Reject
 from models.data.tables import ATTRIBUTE
 from models.errors import DataError
 
-COUNTS = "counts.json"
+COUNTS, REJECTS = "counts.json", "rejects.jsonl"
 FEATURES = ("image/id", "label", "role", "image/encoded")
 
 _BLOCK = 1 << 20
@@ -132,6 +133,17 @@ def read_counts(root: str) -> dict | None:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError("E_COUNTS_DAMAGED", f"{path} is not as ingest writes it ({error!r}). Ingest again.") from error
     return counts
+
+
+def read_rejects(root: str) -> list[Reject]:
+    """The records that were set aside, from `rejects.jsonl`; none where there is no such file."""
+    import tensorflow as tf
+
+    path = posixpath.join(root, REJECTS)
+    if not tf.io.gfile.exists(path):
+        return []
+    with tf.io.gfile.GFile(path) as file:
+        return [Reject(**json.loads(line)) for line in file]
 
 
 def read_records(root: str, shard: ExampleShard) -> Iterator[bytes]:

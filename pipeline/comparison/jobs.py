@@ -1,7 +1,7 @@
 """One run of a comparison as a document that a child process can work off, and the key of its record."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,20 +9,16 @@ from typing import Any
 from pipeline.comparison.data import Images
 from pipeline.comparison.plan import CHOICE, Block, Candidate
 from pipeline.comparison.settings import Comparison
-from pipeline.config import Experiment
-from pipeline.fingerprint import code_version, digest, has_module, reached_modules
+from pipeline.fingerprint import code_version, digest, training_modules
 from pipeline.graph import training_settings
 
 _CORE = (
     "models.training.run",
     "models.training.validation",
-    "models.methods.method",
     "models.retrieval.metrics",
     "models.data.store",
     "models.data.subset",
 )
-_TABLES = ("models.losses", "models.methods")  # what a run does not name in them does not count as its code
-_MEMBERS = "models.losses._members"  # makes losses by names that a constructor may hold as its default
 
 
 @dataclass(frozen=True)
@@ -70,11 +66,12 @@ class Jobs:
     def of(self, candidate: Candidate, block: Block, title: str) -> Job:
         """The job of one candidate in one block."""
         experiment = candidate.experiment.model_copy(update={"seed": block.seed})
-        modules, tables = run_modules(experiment)
+        settings = training_settings(experiment)
+        modules, tables = training_modules(settings, *_CORE)
         sides = self._images.sides(block, self._comparison.validation)
         depends = {
             **sides,
-            "settings": training_settings(experiment),
+            "settings": settings,
             "metrics": self._comparison.metrics,
             "monitor": self._comparison.primary,
             "data": self._images.digest,
@@ -99,45 +96,9 @@ class Jobs:
         return self._codes[which]
 
 
-def run_modules(experiment: Experiment) -> tuple[list[str], list[str]]:
-    """Modules whose code a run goes through, and the tables of which it uses no more than those.
-
-    A loss added to the table thus leaves the records of other losses valid.
-    """
-    settings = training_settings(experiment)
-    named = sorted(set(_names([settings["loss"], settings["training"].get("methods", [])])))
-    own = [part.name for part in (experiment.encoder, experiment.training.sampler) if ":" in part.name]
-    places = {name: _places(name) for name in named}
-    modules = sorted({*_CORE, *(place for found in places.values() for place in found), *map(_module, own)})
-    if not all(places.values()):  # a name that no file bears: all of the tables may count
-        return [*modules, *_TABLES], []
-    if _MEMBERS in reached_modules(*modules, tables=_TABLES):
-        return sorted({*modules, *_TABLES}), []
-    return modules, list(_TABLES)
-
-
 def tell_values(values: Mapping[str, Any]) -> str:
     """Chosen values in short, as in "learning_rate 0.001"."""
     return ", ".join(
         f"{path.rpartition('.')[2]} {f'{value:g}' if isinstance(value, float) else value}"
         for path, value in values.items()
     )
-
-
-def _places(name: str) -> list[str]:
-    return [_module(name)] if ":" in name else [f"{t}.{name}" for t in _TABLES if has_module(f"{t}.{name}")]
-
-
-def _module(name: str) -> str:
-    return name.partition(":")[0]
-
-
-def _names(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        if isinstance(value.get("name"), str):
-            yield value["name"]
-        for item in value.values():
-            yield from _names(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _names(item)

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from tfx.types.standard_artifacts import Examples, Model
 
-from components.artifacts import BaselineRelease, EmbeddingTable
-from components.embed_examples import EmbedExamples, read_table_facts
-from components.embedding import read_rejects
+from components.artifacts import BaselineRelease, EmbeddingTable, read_table_facts
+from components.embed_examples import EmbedExamples
 from components.ingest import ImageExampleGen
-from models.data.examples import COUNTS, ImageExample, list_shards, read_counts, write_shard
+from models.data.examples import COUNTS, ImageExample, list_shards, read_counts, read_rejects, write_shard
 from models.errors import DataError
 from models.release import fingerprint_model, publish_release
 from models.retrieval.index import build_index, save_index

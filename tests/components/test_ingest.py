@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from tfx.types.standard_artifacts import Examples
 
-from components.ingest import ImageExampleGen, read_rejects
-from models.data.examples import list_shards, read_counts, read_examples
+from components.ingest import ImageExampleGen
+from models.data.examples import list_shards, read_counts, read_examples, read_rejects
 from models.errors import DataError
 
 

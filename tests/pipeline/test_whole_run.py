@@ -63,6 +63,11 @@ def test_a_run_ends_with_a_release_and_says_where(folder):
     assert (folder / "releases/toy/current").read_text().strip() == "1"
 
 
+def test_no_node_packs_tfx_for_workers_that_there_are_not(folder):
+    folder, _ = folder
+    assert "sdist package" not in (folder / "runs/toy/run.log").read_text(encoding="utf-8")
+
+
 def test_a_second_run_takes_everything_from_the_cache(folder):
     folder, _ = folder
     done = anchorage(folder, *_RUN)

@@ -6,7 +6,7 @@ import pytest
 
 from models.errors import ResourceError
 from pipeline.comparison.data import Images
-from pipeline.comparison.jobs import Jobs, run_modules, tell_values
+from pipeline.comparison.jobs import Jobs, tell_values
 from pipeline.comparison.plan import CHOICE, Block, expand
 from pipeline.comparison.pool import work_off
 
@@ -50,22 +50,6 @@ def test_a_key_stands_for_all_that_a_run_depends_on(job_of):
     assert len(set(keys)) == len(keys)
     assert job_of().key == keys[0]
     assert job_of().record.name == f"{keys[0]}.json"
-
-
-def test_only_the_code_that_a_run_goes_through_counts(make, document):
-    def modules(loss):
-        comparison = make({"name": "a", "set": {"loss": loss}})
-        return run_modules(expand(comparison, document)["a"][0].experiment)
-
-    chosen, tables = modules({"name": "cbml"})
-    assert "models.losses.cbml" in chosen
-    assert "models.losses" in tables
-    assert "models.losses" not in chosen
-    assert modules({"name": "my_loss:Mine"})[0][-1] == "my_loss"
-    for loss in ("ensemble", "no_such_file"):  # may use any loss by name
-        chosen, tables = modules({"name": loss})
-        assert "models.losses" in chosen
-        assert not tables
 
 
 def test_values_in_short():
