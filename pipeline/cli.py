@@ -134,8 +134,8 @@ def _add_release(verb: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, received {text!r}")
+    if not (text.isascii() and text.isdigit() and len(text) <= 18) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, received {text!r:.60}")
     return int(text)
 
 
@@ -232,18 +232,21 @@ def _report(options) -> None:
 
 
 def _releases(options) -> None:
-    from models.release import list_releases, roll_back
+    from models.release import current_version, list_releases, open_release, roll_back
 
     folder = find_release(options.release)
     if options.action == "rollback":
         print(f"current release: {roll_back(folder, options.to)} (in {folder})")
         return
     print(f"releases in {folder}")
-    for release in list_releases(folder):
+    listed = list_releases(folder)
+    for release in listed:
         mark = "->" if release.current else "  "
         metrics = release.facts.get("metrics", {})
         told = release.fault or "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"{mark} {release.version:>4}  {release.created}  {told}")
+    if current_version(folder) not in (None, *(release.version for release in listed)):
+        open_release(folder)  # says which one is missing
 
 
 def find_release(named: str | None) -> Path:

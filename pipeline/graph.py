@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import UsageError
+from models.release import find_baseline
 from pipeline.config import Experiment, search_space
 from pipeline.fingerprint import code_version, data_version, digest, folder_identity, training_modules
 
@@ -37,11 +38,14 @@ class Fingerprints:
         run: digest of experiment, data and code together; a release made under the
             same one is this very run and never its own baseline.
         store: identity of the release folder, so that a deleted one is filled again.
+        baseline: identity of the release that the candidate is compared with, so that one that was damaged or rolled
+            back since is not taken from the cache.
     """
 
     data: str
     run: str
     store: str
+    baseline: str = ""
 
 
 def local_places(experiment: Experiment) -> Places:
@@ -83,7 +87,9 @@ def fingerprint_run(experiment: Experiment) -> Fingerprints:
     settings = experiment.model_dump(mode="json", exclude={"runs", "release"})
     data = data_version(*locate_data(experiment))
     run = digest([settings, data, _training_code(experiment, "pipeline.graph")])
-    return Fingerprints(data=data, run=run, store=folder_identity(experiment.release_folder))
+    store = folder_identity(experiment.release_folder)
+    baseline = find_baseline(experiment.release_folder, run)
+    return Fingerprints(data=data, run=run, store=store, baseline=f"{baseline['version']}:{baseline['bundle']}")
 
 
 def training_settings(experiment: Experiment) -> dict:
@@ -234,6 +240,7 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
         releases=places.releases,
         store_id=fingerprints.store,
         run_key=fingerprints.run,
+        expected=fingerprints.baseline,
         code_version=code_version("components.find_release"),
     )
     embed = EmbedExamples(

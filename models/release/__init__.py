@@ -12,6 +12,7 @@ Nothing here loads a model or an index: the functions check the files before any
 library opens them, and import neither Keras nor TensorFlow.
 """
 
+from models.release.baseline import find_baseline
 from models.release.manifest import fingerprint_model
 from models.release.publishing import publish_release, roll_back
 from models.release.reading import Release, ReleaseSummary, current_version, list_releases, open_release
@@ -20,6 +21,7 @@ __all__ = [
     "Release",
     "ReleaseSummary",
     "current_version",
+    "find_baseline",
     "fingerprint_model",
     "list_releases",
     "open_release",

@@ -1,5 +1,6 @@
 """Writing the folder of releases: publish the next version, or point back to an earlier one."""
 
+import logging
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -7,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from models.errors import DataError, UsageError
+from models.errors import AnchorageError, DataError, UsageError
 from models.files import (
     TEMPORARY,
     check_free_space,
@@ -22,9 +23,10 @@ from models.files import (
 )
 from models.release import manifest as manifests
 from models.release.libraries import library_versions
-from models.release.reading import POINTER, current_version, named, open_release, versions, whole_number
+from models.release.reading import POINTER, current_version, lineage, named, open_release, versions, whole_number
 
 _COUNTER = ".last-version"
+_log = logging.getLogger(__name__)
 
 
 def publish_release(
@@ -56,14 +58,15 @@ def publish_release(
 
     Raises:
         DataError: `E_RELEASE_MIXED` if the index was not made with this
-            model; `E_RELEASE_DAMAGED` for pickles and paths out of place.
+            model; `E_RELEASE_FILE` for pickles and paths out of place.
         ResourceError: `E_DISK_FULL`, `E_NO_ACCESS`; nothing is published.
     """
     releases = Path(releases).absolute()
     if releases.exists() and not releases.is_dir():
         raise UsageError("E_RELEASE_MISSING", f"Expected a folder of releases at {releases}. Received: a file.")
     sources = _collect(Path(model_folder), Path(index_folder), files)
-    manifests.check_names(releases, sources)
+    if fault := manifests.name_fault(sources):
+        raise DataError("E_RELEASE_FILE", f"Expected files that a release may hold. Received: {fault}.")
     index_facts = manifests.read_index_facts(Path(index_folder))
     fingerprint = manifests.fingerprint_model(model_folder)
     manifests.check_pair(fingerprint, index_facts.get("model_fingerprint"), "index")
@@ -82,7 +85,7 @@ def publish_release(
                 "model_fingerprint": fingerprint,
                 "index": index_facts,
                 "libraries": library_versions(),
-                "facts": {**facts, "previous": current_version(releases)},
+                "facts": {**facts, "previous": next(lineage(releases), None)},
             }
             _publish(releases, version, sources, head)
     return version
@@ -93,23 +96,25 @@ def roll_back(releases: str | Path, version: int | None = None) -> int:
 
     Args:
         releases: folder of releases.
-        version: which release; None takes the one that the current release
-            replaced.
+        version: which release; None takes the newest intact one among those
+            that were current before, other than a copy of the current one.
 
     Returns:
         The version that is now current.
 
     Raises:
         UsageError: `E_RELEASE_MISSING` if there is no such version.
-        DataError: if that release is damaged; the pointer stays as it was.
+        DataError: if that release is damaged, or all earlier ones are; the
+            pointer stays as it was.
     """
     releases = Path(releases).absolute()
     if not releases.is_dir():
         raise UsageError("E_RELEASE_MISSING", f"Expected a folder of releases at {releases}. Received: no such folder.")
     with disk_trouble(releases, 0), locked(releases):
         if version is None:
-            version = _replaced_version(releases)
-        open_release(releases, version)
+            version = _earlier_version(releases)
+        else:
+            open_release(releases, version)
         _point_to(releases, version)
     return version
 
@@ -161,6 +166,8 @@ def _collect(
 
 
 def _point_to(releases: Path, version: int) -> None:
+    if (releases / POINTER).is_dir():  # not ours, so kept under another name
+        (releases / POINTER).rename(releases / f"{POINTER}-{secrets.token_hex(4)}")
     replace_file(releases / POINTER, f"{version}\n".encode())
 
 
@@ -170,15 +177,32 @@ def _next_version(releases: Path) -> int:
         last = whole_number((releases / _COUNTER).read_text(encoding="ascii").strip())
     except (OSError, ValueError):
         last = 0  # no counter yet, or a damaged one: the folders say enough
-    return max([last, current_version(releases) or 0, *versions(releases)]) + 1
+    return max([last, *lineage(releases), *versions(releases)]) + 1
 
 
-def _replaced_version(releases: Path) -> int:
+def _earlier_version(releases: Path) -> int:
+    """The newest intact version that was current before the current one and is not the same release once more."""
     current = current_version(releases)
-    previous = manifests.read_manifest(releases / str(current))["facts"]["previous"] if current else None
-    if previous is None:
-        raise UsageError(
-            "E_RELEASE_MISSING",
-            f"Expected an earlier release to go back to in {releases}. Received: {named(versions(releases))}.",
-        )
-    return previous
+    try:
+        content = open_release(releases, current).content if current else None
+    except AnchorageError:
+        content = None  # damaged or gone, so that an intact copy of it is what is wanted
+    faults = []
+    for version in lineage(releases):
+        if version == current:
+            continue
+        try:
+            found = open_release(releases, version)
+        except AnchorageError as error:
+            _log.warning("release %d is passed over: %s", version, error)
+            faults.append(error)
+            continue
+        if found.content != content:
+            return version
+        _log.warning("release %d is passed over: it has the same model and index as release %d", version, current)
+    if faults:
+        raise faults[0]
+    raise UsageError(
+        "E_RELEASE_MISSING",
+        f"Expected an earlier release to go back to in {releases}. Received: {named(versions(releases))}.",
+    )

@@ -1,7 +1,7 @@
 """Reading the folder of releases: which there are, which is current, and whether one may be opened."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from models.errors import AnchorageError, DataError, UsageError
 from models.release import manifest as manifests
 
 POINTER = "current"
+_LONGEST = len(str(manifests.LAST_VERSION))
 
 
 class ReleaseSummary(NamedTuple):
@@ -41,6 +42,11 @@ class Release:
     @property
     def model_fingerprint(self) -> str:
         return self.manifest["model_fingerprint"]
+
+    @property
+    def content(self) -> str:
+        """Identity of what search answers with: two releases with the same one differ in their reports at most."""
+        return manifests.content(self.manifest)
 
     @property
     def index_folder(self) -> Path:
@@ -79,12 +85,15 @@ def current_version(releases: str | Path) -> int | None:
     except (OSError, ValueError) as error:
         raise DataError(
             "E_RELEASE_DAMAGED",
-            f"Expected one version number in {pointer}. Received: {error}. Choose a version with `anchorage releases`.",
+            f"Expected one version number in {pointer}. Received: {error}. Choose a version with "
+            f"`anchorage releases rollback --release {Path(releases)} --to VERSION`.",
         ) from error
 
 
 def list_releases(releases: str | Path) -> list[ReleaseSummary]:
     """All published versions, oldest first, read from their manifests alone.
+
+    A pointer that cannot be read leaves none of them marked as current: `current_version` says why.
 
     Raises:
         UsageError: if there is no folder at `releases`.
@@ -92,7 +101,10 @@ def list_releases(releases: str | Path) -> list[ReleaseSummary]:
     releases = Path(releases)
     if not releases.is_dir():
         raise UsageError("E_RELEASE_MISSING", f"Expected a folder of releases at {releases}. Received: no such folder.")
-    current = current_version(releases)
+    try:
+        current = current_version(releases)
+    except DataError:
+        current = None
     summaries = []
     for version in sorted(versions(releases)):
         try:
@@ -129,7 +141,7 @@ def open_release(path: str | Path, version: int | None = None) -> Release:
             )
         folder = path / str(version)
         if not folder.is_dir():
-            raise _no_such_version(path, version)
+            raise no_such_version(path, version)
     found = manifests.read_manifest(folder)
     if version not in (None, found["version"]):
         raise DataError(
@@ -140,16 +152,44 @@ def open_release(path: str | Path, version: int | None = None) -> Release:
     return Release(folder, found)
 
 
+def lineage(releases: Path) -> Iterator[int]:
+    """Versions from the current one back, each followed by the one that it replaced, so that none was rolled back.
+
+    Where that cannot be read, because the pointer or a release is damaged or gone, the next lower version follows.
+    """
+    if not releases.is_dir():
+        return
+    try:
+        version = current_version(releases)
+    except DataError:
+        version = None
+    if version is None:
+        version = max(versions(releases), default=None)
+    seen: set[int] = set()
+    while version is not None and version not in seen:
+        seen.add(version)
+        yield version
+        try:
+            version = manifests.read_manifest(releases / str(version))["facts"]["previous"]
+        except AnchorageError:
+            version = max((there for there in versions(releases) if there < min(seen)), default=None)
+
+
 def versions(releases: Path) -> list[int]:
     """Numbers of the version folders, whole or not, in no order."""
-    return [
-        int(path.name) for path in releases.iterdir() if path.is_dir() and path.name.isascii() and path.name.isdigit()
-    ]
+    names = [path.name for path in releases.iterdir() if path.is_dir()]
+    return [int(name) for name in names if name.isascii() and name.isdigit() and len(name) <= _LONGEST]
 
 
-def _no_such_version(releases: Path, version: int) -> UsageError:
+def no_such_version(releases: Path, version: int) -> UsageError:
+    """The error for a version whose folder is not there."""
     there = versions(releases) if releases.is_dir() else []
-    return UsageError("E_RELEASE_MISSING", f"Expected release {version} in {releases}. Received: {named(there)}.")
+    advice = ""
+    if there:
+        advice = f" Go back to an earlier one with `anchorage releases rollback --release {releases}`."
+    return UsageError(
+        "E_RELEASE_MISSING", f"Expected release {version} in {releases}. Received: {named(there)}.{advice}"
+    )
 
 
 def named(there: Sequence[int]) -> str:
@@ -159,6 +199,6 @@ def named(there: Sequence[int]) -> str:
 
 def whole_number(text: str) -> int:
     """`int(text)`, for plain digits only."""
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST):
         raise ValueError(f"{text[:40]!r}")
     return int(text)

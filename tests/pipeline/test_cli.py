@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from models.release.manifest import seal
 from pipeline.cli import find_release, main
 
 _EXPERIMENT = """
@@ -75,7 +76,15 @@ def test_an_experiment_is_not_compared(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["releases", "--foo"], ["search"], ["search", "a", "--neighbors", "0"]]
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["releases", "--foo"],
+        ["search"],
+        ["search", "a", "--neighbors", "0"],
+        ["releases", "rollback", "--to", "1" * 300],
+    ],
 )
 def test_unknown_words_exit_with_2(folder, arguments):
     with pytest.raises(SystemExit) as caught:
@@ -96,3 +105,54 @@ def test_one_of_several_releases_must_be_named(folder, capsys):
         (folder / "releases" / name / "current").write_text("1")
     assert main(["releases"]) == 2
     assert "releases/icons, releases/toy" in capsys.readouterr().err
+
+
+@pytest.fixture
+def releases(folder):
+    """A folder of three releases whose manifests read well; the third is current."""
+    for version in (1, 2, 3):
+        path = folder / f"releases/toy/{version}"
+        path.mkdir(parents=True)
+        manifest = {
+            "format": 1,
+            "version": version,
+            "created": "2026-01-01",
+            "model_fingerprint": "x",
+            "index": {},
+            "libraries": {},
+            "facts": {"previous": version - 1 or None, "metrics": {"map@r": 0.25}},
+            "files": {},
+        }
+        (path / "manifest.json").write_bytes(seal(manifest))
+    (folder / "releases/toy/current").write_text("3")
+    return folder / "releases/toy"
+
+
+def test_releases_are_listed_beside_one_whose_manifest_is_a_folder(releases, capsys):
+    (releases / "2/manifest.json").unlink()
+    (releases / "2/manifest.json").mkdir()
+    assert main(["releases"]) == 0
+    _, one, two, three = capsys.readouterr().out.splitlines()
+    assert one.split() == ["1", "2026-01-01", "map@r", "0.2500"]
+    assert "E_RELEASE_DAMAGED" in two
+    assert three.split() == ["->", "3", "2026-01-01", "map@r", "0.2500"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "status", "told"),
+    [
+        (lambda path: (path / "current").write_text("x"), 3, "--to VERSION"),
+        (lambda path: ((path / "current").unlink(), (path / "current").mkdir()), 3, "--to VERSION"),
+        (lambda path: (path / "current").write_text("9" * 300), 3, "--to VERSION"),
+        (lambda path: (path / "current").write_text("9"), 2, "anchorage releases rollback"),
+    ],
+)
+def test_releases_are_listed_when_the_pointer_is_damaged_and_the_way_out_is_named(
+    releases, capsys, damage, status, told
+):
+    damage(releases)
+    assert main(["releases"]) == status
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 4
+    assert told in shown.err
+    assert shown.err.count("\n") == 1

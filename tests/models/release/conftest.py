@@ -10,6 +10,7 @@ class Sources:
     """Model and index folders to publish from; the bytes stand for real ones, which no test here opens."""
 
     def __init__(self, folder: Path, text: str = "one"):
+        self.galleries = 0
         self.model, self.index = folder / "model", folder / "index"
         (self.model / "variables").mkdir(parents=True)
         (self.model / "assets").mkdir()
@@ -25,8 +26,14 @@ class Sources:
         facts = {"kind": "brute_force", "rows": 3, "dimension": 8, "model_fingerprint": fingerprint}
         (self.index / "index.json").write_text(json.dumps(facts))
 
-    def publish(self, releases, **facts) -> int:
-        files = {"gallery.parquet": b"ids", "labels.json": b"[]", "thresholds.json": b'{"equal_error": 0.5}'}
+    def publish(self, releases, copy=False, **facts) -> int:
+        """Publishes with another gallery each time, unless as a `copy` of what was published last."""
+        self.galleries += not copy
+        files = {
+            "gallery.parquet": b"ids %d" % self.galleries,
+            "labels.json": b"[]",
+            "thresholds.json": b'{"equal_error": 0.5}',
+        }
         return publish_release(releases, model_folder=self.model, index_folder=self.index, files=files, facts=facts)
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from models import files as release_files
-from models.errors import DataError, ResourceError, UsageError
+from models.errors import AnchorageError, DataError, ResourceError, UsageError
 from models.release import current_version, list_releases, open_release, publish_release, roll_back
 
 
@@ -66,6 +66,68 @@ def test_roll_back_to_a_damaged_release_leaves_the_pointer(sources, releases):
     assert current_version(releases) == 2
 
 
+def test_roll_back_passes_over_damaged_releases_and_copies_of_the_current_one(sources, releases, caplog):
+    for _ in range(3):
+        sources.publish(releases)
+    sources.publish(releases, copy=True)
+    (releases / "2/labels.json").write_bytes(b"[]x")
+    assert roll_back(releases) == 1
+    passed = [record.getMessage() for record in caplog.records]
+    assert passed[0] == "release 3 is passed over: it has the same model and index as release 4"
+    assert passed[1].startswith("release 2 is passed over: E_RELEASE_DAMAGED")
+
+
+def test_roll_back_from_a_damaged_release_goes_to_an_intact_copy_of_it(sources, releases):
+    sources.publish(releases)
+    sources.publish(releases)
+    sources.publish(releases, copy=True)
+    (releases / "3/saved_model.pb").write_bytes(b"grapf one")
+    assert roll_back(releases) == 2
+
+
+@pytest.mark.parametrize("fault", ["deleted", "no manifest", "manifest"])
+def test_roll_back_from_a_release_that_cannot_be_read_goes_to_the_one_below(sources, releases, fault):
+    for _ in range(3):
+        sources.publish(releases)
+    if fault == "deleted":
+        shutil.rmtree(releases / "3")
+    elif fault == "no manifest":
+        (releases / "3/manifest.json").unlink()
+    else:
+        (releases / "3/manifest.json").write_text("{")
+    with pytest.raises(AnchorageError, match=r"anchorage releases rollback --release \S*releases`"):
+        open_release(releases)
+    assert roll_back(releases) == 2
+    assert open_release(releases).version == 2
+
+
+@pytest.mark.parametrize("pointer", ["folder", "garbage", "300 digits", "missing"])
+def test_damaged_pointer_is_mended_by_rollback_or_by_the_next_release(sources, releases, tmp_path, pointer):
+    sources.publish(releases)
+    sources.publish(releases)
+    damage_pointer(releases, pointer)
+    if pointer == "missing":
+        assert current_version(releases) is None
+    else:
+        with pytest.raises(DataError, match=r"one version number.*anchorage releases rollback .* --to VERSION"):
+            current_version(releases)
+        with pytest.raises(DataError, match="one version number"):
+            roll_back(releases)  # which one was current is not known
+    assert roll_back(releases, 1) == current_version(releases) == 1
+    damage_pointer(releases, pointer)
+    assert sources.publish(releases) == current_version(releases) == 3
+    assert open_release(releases).facts["previous"] == 2
+
+
+def damage_pointer(releases, how):
+    (releases / "current").unlink()
+    if how == "folder":
+        (releases / "current").mkdir()
+        (releases / "current/notes.txt").write_text("mine")
+    elif how != "missing":
+        (releases / "current").write_text({"garbage": "one", "300 digits": "1" * 300}[how])
+
+
 def test_after_a_roll_back_the_next_release_replaces_the_older_one(sources, releases):
     for _ in range(3):
         sources.publish(releases)
@@ -90,15 +152,6 @@ def test_a_number_taken_by_someone_else_is_never_overwritten(sources, releases):
     assert list((releases / "7").iterdir()) == []
 
 
-def test_pointer_can_be_mended_by_choosing_a_version(sources, releases):
-    sources.publish(releases)
-    (releases / "current").write_text("one")
-    with pytest.raises(DataError, match="one version number"):
-        current_version(releases)
-    assert roll_back(releases, 1) == 1
-    assert current_version(releases) == 1
-
-
 def test_index_of_another_model_is_refused_before_anything_is_written(sources, make_sources, releases):
     sources.index = make_sources("two").index
     with pytest.raises(DataError, match="E_RELEASE_MIXED"):
@@ -109,7 +162,7 @@ def test_index_of_another_model_is_refused_before_anything_is_written(sources, m
 @pytest.mark.parametrize("name", ["notes.pkl", "index/Docids.PICKLE", "../outside", "/etc/x", "a//b"])
 def test_files_that_no_release_may_hold(sources, releases, name):
     files = {"gallery.parquet": b"ids", name: b"x"}
-    with pytest.raises(DataError, match="E_RELEASE_DAMAGED"):
+    with pytest.raises(DataError, match="E_RELEASE_FILE"):
         publish_release(releases, model_folder=sources.model, index_folder=sources.index, files=files, facts={})
     assert not releases.exists()
 

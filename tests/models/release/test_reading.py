@@ -66,7 +66,7 @@ def test_pickle_is_refused_even_when_the_manifest_lists_it(release):
 
 
 def test_path_out_of_the_release_is_refused(release):
-    entry = {"sha256": "0", "size": 0}
+    entry = {"sha256": "0" * 64, "size": 0}
     reseal(release, files={**read_manifest(release)["files"], "../../secrets": entry})
     with pytest.raises(DataError, match="does not stay inside"):
         open_release(release.parent)
@@ -98,6 +98,73 @@ def test_newer_format_is_refused(release):
     reseal(release, format=2)
     with pytest.raises(DataError, match="has format 2, this version reads 1"):
         open_release(release.parent)
+
+
+def no_file(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (no_file, "it is not a file"),
+        (lambda path: path.write_text("[" * 100_000), "recursion"),
+        (lambda path: path.write_text('{"bundle": "x", "format": 1, "files": ' + '{"a":' * 5_000), "recursion"),
+        (lambda path: path.write_bytes(b"\xff\xfe{}"), "cannot be read"),
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: path.write_text('{"bundle": "x", "format": NaN}'), "NaN is no JSON number"),
+        (lambda path: path.write_text('{"bundle": "x", "format": 1e999}'), "cannot be read"),
+        (lambda path: path.write_text('{"bundle": "x", "format": ' + "1" * 5_000 + "}"), "cannot be read"),
+        (lambda path: path.write_text("[1]"), "no object"),
+    ],
+)
+def test_manifest_that_is_none_is_a_fault_of_its_version_alone(sources, releases, damage, told):
+    sources.publish(releases, run_key="a")
+    sources.publish(releases)
+    damage(releases / "2/manifest.json")
+    with pytest.raises(DataError, match=f"E_RELEASE_DAMAGED.*{told}"):
+        open_release(releases)
+    first, second = list_releases(releases)
+    assert (first.fault, first.facts["run_key"]) == ("", "a")
+    assert second.fault.startswith("E_RELEASE_DAMAGED")
+
+
+@pytest.mark.parametrize("field", ["version", "created", "model_fingerprint", "index", "libraries", "facts", "files"])
+def test_manifest_without_a_field_is_refused_even_when_sealed(release, field):
+    manifest = json.loads((release / "manifest.json").read_bytes())
+    del manifest["bundle"], manifest[field]
+    (release / "manifest.json").write_bytes(seal(manifest))
+    with pytest.raises(DataError, match=f"E_RELEASE_DAMAGED.*`{field}` is missing"):
+        open_release(release.parent)
+    assert "is missing" in list_releases(release.parent)[0].fault
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": "1"},
+        {"version": True},
+        {"files": []},
+        {"files": {"labels.json": None}},
+        {"files": {"labels.json": {"sha256": "0" * 64}}},
+        {"files": {"labels.json": {"sha256": "0" * 64, "size": -1}}},
+        {"files": {"labels.json": {"sha256": "../..", "size": 2}}},
+        {"facts": {"run_key": "a"}},
+        {"facts": {"previous": "0"}},
+        {"facts": {"previous": 10**300}},
+        {"facts": {"previous": None, "run_key": 3}},
+        {"facts": {"previous": None, "metrics": {"map@r": "high"}}},
+        {"facts": {"previous": None, "metrics": [0.5]}},
+        {"created": 2026},
+    ],
+)
+def test_manifest_with_a_field_of_another_type_is_refused_even_when_sealed(release, changes):
+    reseal(release, **changes)
+    (field,) = changes
+    with pytest.raises(DataError, match=f"E_RELEASE_DAMAGED.*`{field}"):
+        open_release(release.parent)
+    assert "E_RELEASE_DAMAGED" in list_releases(release.parent)[0].fault
 
 
 def test_index_of_another_release_is_refused(sources, make_sources, releases):
