@@ -55,7 +55,8 @@ def create_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     verb = _add(verbs, "data", _data, "build a data set that needs nothing but a package index")
-    verb.add_argument("set", choices=["icons", "shapes"], help="3,795 icons in 286 classes, or 288 shapes in 24")
+    sets = "icons; characters in many fonts; places on pictures of the Earth; or, in a second, simple shapes"
+    verb.add_argument("set", choices=["icons", "glyphs", "places", "shapes"], help=sets)
     verb.add_argument("--output", metavar="FOLDER", help="where to (default: data/<set>)")
 
     verb = _add(verbs, "check", _check, "check an experiment file, without running anything")

@@ -15,14 +15,22 @@ if TYPE_CHECKING:
 
 def build_data(name: str, output: Path) -> None:
     """Build one of the data sets that need no download by hand."""
-    if name == "icons":
-        from pipeline.icons import build_icons
-
-        print(build_icons(output))
-    else:
+    if name == "shapes":
         from pipeline.shapes import draw_shapes
 
         print(f"{draw_shapes(output)} images in {output}")
+    elif name == "icons":
+        from pipeline.icons import build_icons
+
+        print(build_icons(output))
+    elif name == "glyphs":
+        from pipeline.datasets.glyphs import build_glyphs
+
+        print(build_glyphs(output))
+    else:
+        from pipeline.datasets.places import build_places
+
+        print(build_places(output))
 
 
 def show_losses(name: str | None) -> None:

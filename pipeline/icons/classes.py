@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from pipeline.icons.drawing import draw, signature
+from pipeline.datasets.drawing import draw, signature
 from pipeline.icons.names import ConceptNames
 from pipeline.icons.sources import Family
 

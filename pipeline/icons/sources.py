@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.datasets.drawing import glyph_svg, wrap_svg
+
 Icons = Iterable[tuple[str, str]]
 
 
@@ -113,8 +115,6 @@ def from_font(path: Path, names: Path) -> Icons:
         path: the font.
         names: JSON object from icon names to code points, as numbers or hexadecimal text.
     """
-    from fontTools.pens.boundsPen import BoundsPen
-    from fontTools.pens.svgPathPen import SVGPathPen
     from fontTools.ttLib import TTFont
 
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # some of the fonts end in stray bytes
@@ -124,30 +124,19 @@ def from_font(path: Path, names: Path) -> Icons:
             glyph = characters.get(int(str(code).replace("0x", ""), 16))
             if glyph is None:
                 continue
-            bounds, outline = BoundsPen(glyphs), SVGPathPen(glyphs)
-            glyphs[glyph].draw(bounds)
-            if bounds.bounds is None:
-                continue
-            x0, y0, x1, y1 = bounds.bounds
-            if min(x1 - x0, y1 - y0) < 1:
-                continue
-            glyphs[glyph].draw(outline)
-            body = f'<g transform="scale(1,-1)"><path d="{outline.getCommands()}"/></g>'
-            yield name, _svg(f"{x0} {-y1} {x1 - x0} {y1 - y0}", body)
+            svg = glyph_svg(glyphs[glyph], glyphs)
+            if svg is not None:
+                yield name, svg
 
 
 def _from_octicons(path: Path) -> Icons:
     for name, icon in sorted(json.loads(path.read_text(encoding="utf-8")).items()):
         size = "24" if "24" in icon["heights"] else sorted(icon["heights"])[-1]
         body = icon["heights"][size]
-        yield name, _svg(f"0 0 {body['width']} {size}", body["path"])
+        yield name, wrap_svg(f"0 0 {body['width']} {size}", body["path"])
 
 
 def _from_shapes(path: Path) -> Icons:
     for name, outline in sorted(json.loads(path.read_text(encoding="utf-8")).items()):
         if isinstance(outline, str):
-            yield name, _svg("-8 -8 16 16", f'<path d="{outline}"/>')
-
-
-def _svg(box: str, body: str) -> str:
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{body}</svg>'
+            yield name, wrap_svg("-8 -8 16 16", f'<path d="{outline}"/>')

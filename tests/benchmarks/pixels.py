@@ -1,4 +1,4 @@
-"""What raw pixels find on the icon test half: the floor any model must beat; `python tests/benchmarks/pixels.py`."""
+"""What raw pixels find on the test half of a data set, the floor for any model; `python tests/benchmarks/pixels.py`."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ from models.retrieval.metrics import evaluate_retrieval
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data/icons"), help="folder of `anchorage data icons`")
+    parser.add_argument("--data", type=Path, default=Path("data/icons"), help="folder of `anchorage data`")
     parser.add_argument("--side", type=int, default=32, help="pixels an image is brought to, grey (default: 32)")
     options = parser.parse_args()
     table = options.data / "manifest.csv"

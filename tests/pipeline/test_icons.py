@@ -11,11 +11,11 @@ from PIL import Image
 
 import pipeline.icons.build as build
 from models.errors import DataError, ResourceError, UsageError
+from pipeline.datasets.drawing import draw, signature
+from pipeline.datasets.packages import fetch_packages
 from pipeline.icons.build import build_icons
 from pipeline.icons.classes import collect_drawings, deal_halves, select_pictures
-from pipeline.icons.drawing import draw, signature
 from pipeline.icons.names import ConceptNames
-from pipeline.icons.packages import fetch_packages
 from pipeline.icons.sources import Family, from_font, icon_families
 
 # Shapes that differ enough to count as different drawings
@@ -209,7 +209,7 @@ def test_a_set_that_is_not_whole_is_built_again(packages, tmp_path, harm):
 
 def test_other_pixels_than_the_published_are_refused(packages, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "MIN_PER_CLASS", 4)
-    with pytest.raises(DataError, match=r"E_ICONS_DIGEST: Expected pixels with SHA-256 02df03ce"):
+    with pytest.raises(DataError, match=r"E_DATA_DIGEST: Expected pixels with SHA-256 02df03ce"):
         build_icons(tmp_path / "icons", packages, min_per_class=4, say=lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["packages"]
 
@@ -244,7 +244,7 @@ def test_without_a_package_index_the_error_says_what_is_needed(tmp_path, monkeyp
     for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ResourceError) as error:
-        fetch_packages(tmp_path / "target")
+        fetch_packages("pipeline.icons", "16 icon packages (21 MB)", tmp_path / "target")
     assert error.value.code == "E_PACKAGES_FETCH"
     assert "Expected 16 icon packages (21 MB)" in error.value.message
     assert "--require-hashes" in error.value.message

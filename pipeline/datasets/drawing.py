@@ -1,4 +1,4 @@
-"""From SVG text to a picture, and from a picture to a signature that twins share."""
+"""From glyphs to SVG, from SVG to a picture, and from a picture to a signature that twins share."""
 
 import io
 
@@ -46,3 +46,30 @@ def signature(image: Image.Image) -> np.ndarray:
     values = np.asarray(blurred.resize((32, 32), Image.Resampling.BOX), np.float64).ravel()
     values = values - values.mean()
     return values / max(float(np.linalg.norm(values)), 1e-9)
+
+
+def glyph_svg(glyph, glyphs) -> str | None:
+    """A glyph of a font cut to its outline, or None if there is nothing to see.
+
+    Args:
+        glyph: a glyph of fontTools.
+        glyphs: the glyph set that it is from.
+    """
+    from fontTools.pens.boundsPen import BoundsPen
+    from fontTools.pens.svgPathPen import SVGPathPen
+
+    bounds, outline = BoundsPen(glyphs), SVGPathPen(glyphs)
+    glyph.draw(bounds)
+    if bounds.bounds is None:
+        return None
+    x0, y0, x1, y1 = bounds.bounds
+    if min(x1 - x0, y1 - y0) < 1:
+        return None
+    glyph.draw(outline)
+    body = f'<g transform="scale(1,-1)"><path d="{outline.getCommands()}"/></g>'
+    return wrap_svg(f"{x0} {-y1} {x1 - x0} {y1 - y0}", body)
+
+
+def wrap_svg(box: str, body: str) -> str:
+    """An SVG text out of its view box, "left top width height", and its elements."""
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{body}</svg>'

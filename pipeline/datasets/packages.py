@@ -1,4 +1,4 @@
-"""Fetches the pinned icon packages; only their data files are ever read."""
+"""Fetches the pinned packages of a data set; only their data files are ever read."""
 
 import subprocess
 import sys
@@ -11,16 +11,21 @@ _COMMAND = ("install", "--no-deps", "--require-hashes", "--only-binary=:all:")
 _QUIET = ("--quiet", "--no-input", "--disable-pip-version-check", "--root-user-action=ignore")
 
 
-def fetch_packages(folder: Path) -> None:
-    """Install the packages of `requirements.txt` into a folder, about 21 MB to download.
+def fetch_packages(home: str, described: str, folder: Path) -> None:
+    """Install the packages that a data set is made from into a folder.
 
     Nothing of them is run: wheels only, no dependencies, each checked against its pinned hash.
+
+    Args:
+        home: the Python package that holds the set's `requirements.txt`.
+        described: what is fetched, for the error message, such as "16 icon packages (21 MB)".
+        folder: where they go.
 
     Raises:
         ResourceError: `E_PACKAGES_FETCH` if the package index cannot be reached or the disk is full.
         DataError: `E_PACKAGES_HASH` if a package is not the pinned one.
     """
-    with resources.as_file(resources.files("pipeline.icons") / "requirements.txt") as requirements:
+    with resources.as_file(resources.files(home) / "requirements.txt") as requirements:
         arguments = [*_COMMAND, *_QUIET, "--target", str(folder), "--requirement", str(requirements)]
         done = subprocess.run([sys.executable, "-m", "pip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode == 0:
@@ -33,7 +38,7 @@ def fetch_packages(folder: Path) -> None:
         )
     raise ResourceError(
         "E_PACKAGES_FETCH",
-        f"Expected 16 icon packages (21 MB) from the package index that pip is set up for. pip said: {reason} "
+        f"Expected {described} from the package index that pip is set up for. pip said: {reason} "
         "Connect to it once, or name a folder that holds them: python -m pip "
         f"{' '.join(_COMMAND)} --target FOLDER --requirement {requirements}",
     )
