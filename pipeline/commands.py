@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.errors import DataError, GateError, UsageError
 from pipeline.config import Experiment
+from pipeline.startup import load_tensorflow
 
 if TYPE_CHECKING:
     from models.release import Release
@@ -39,7 +40,7 @@ def show_losses(name: str | None) -> None:
     import textwrap
     from shutil import get_terminal_size
 
-    from models.losses import describe_loss, describe_losses, find_loss
+    from models.catalogue import describe_loss, describe_losses
 
     def parameters(loss) -> list[str]:
         required = inspect.Parameter.empty
@@ -47,7 +48,7 @@ def show_losses(name: str | None) -> None:
 
     if name is not None:
         loss = describe_loss(name)
-        text = inspect.cleandoc(find_loss(name).__doc__ or "It has no docstring.")
+        text = loss.text or "It has no docstring."
         print("\n".join([f"{name}({', '.join(parameters(loss))})", *filter(None, [loss.paper]), "", text]))
         return
     fold = textwrap.TextWrapper(
@@ -158,6 +159,7 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
     missing = [image for image in images if not Path(image).is_file()]
     if missing:
         raise UsageError("E_IMAGE_MISSING", f"Expected image files. Found nothing at {', '.join(missing)}")
+    load_tensorflow()
     from models.reporting.pictures import Answered, Neighbor, draw_sheet, read_picture
     from models.search import Searcher
 

@@ -1,7 +1,6 @@
 """Losses by the name an experiment file uses; each is a layer `loss(embeddings, labels) -> scalar`."""
 
-import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
@@ -53,7 +52,7 @@ from models.losses.threshold_consistent_margin import ThresholdConsistentMarginL
 from models.losses.triplet import TripletLoss
 from models.losses.tuplet_margin import TupletMarginLoss
 from models.losses.vicreg import VICRegLoss
-from models.registry import constructor_parameters, create, find_class
+from models.registry import create, find_class
 
 LOSSES: dict[str, type[keras.layers.Layer]] = {
     "angular": AngularLoss,
@@ -124,35 +123,6 @@ def create_loss(name: str, params: dict[str, Any] | None = None, **facts: Any) -
     return create(LOSSES, name, params, facts, base=keras.layers.Layer)
 
 
-class LossDescription(NamedTuple):
-    """What there is to say of one loss; among the defaults `inspect.Parameter.empty` marks a required parameter."""
-
-    name: str
-    paper: str
-    summary: str
-    parameters: dict[str, Any]
-
-
-def describe_losses() -> list[LossDescription]:
-    """Name, paper, purpose and parameters of every loss in the table, in alphabetical order."""
-    return [describe_loss(name) for name in sorted(LOSSES)]
-
-
-def describe_loss(name: str) -> LossDescription:
-    """The same of one loss, by any name that `create_loss` takes.
-
-    Raises:
-        UsageError: E_NAME_UNKNOWN, with the name that may have been meant.
-    """
-    cls = find_loss(name)
-    return LossDescription(
-        name=name,
-        paper=_first_line(sys.modules[cls.__module__].__doc__),
-        summary=_first_line(cls.__doc__),
-        parameters=constructor_parameters(cls),
-    )
-
-
 def find_loss(name: str) -> type:
     """The class of a loss: a Keras layer, or a `keras.losses.Loss`.
 
@@ -160,7 +130,3 @@ def find_loss(name: str) -> type:
         UsageError: E_NAME_UNKNOWN, with the name that may have been meant.
     """
     return find_class(LOSSES, name, keras.losses.Loss if is_keras_loss(name) else keras.layers.Layer)
-
-
-def _first_line(docstring: str | None) -> str:
-    return (docstring or "").strip().split("\n", 1)[0]

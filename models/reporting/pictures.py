@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,8 +147,9 @@ def _caption(draw: "ImageDraw.ImageDraw", left: int, top: int, first: str, secon
 
 @functools.cache
 def _font(size: int):
-    import matplotlib
     from PIL import ImageFont
 
-    path = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"  # covers far more scripts than Pillow's own
-    return ImageFont.truetype(path, size)
+    # Matplotlib's copy of DejaVu covers far more scripts than Pillow's own font; finding it imports nothing.
+    found = importlib.util.find_spec("matplotlib")
+    folder = Path(str(found and found.origin)).parent
+    return ImageFont.truetype(folder / "mpl-data/fonts/ttf/DejaVuSans.ttf", size)

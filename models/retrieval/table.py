@@ -143,7 +143,8 @@ def write_ids(path: str | os.PathLike, embeddings: Embeddings) -> None:
 def read_ids(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Object arrays `id`, `label` and `role` of a file written by `write_ids`, in row order."""
     table = read_columns(Path(path), ("id", "label", "role"))
-    return {name: table[name].to_numpy(zero_copy_only=False) for name in ("id", "label", "role")}
+    # Not `to_numpy`: for strings it loads pandas, which takes a search longer than all other reading.
+    return {name: np.array(table[name].to_pylist(), object) for name in ("id", "label", "role")}
 
 
 def table_files(path: Path) -> list[Path]:
@@ -181,8 +182,10 @@ def read_columns(file: Path, columns: Iterable[str], further: bool = False) -> "
                 raise DataError("E_TABLE_DAMAGED", f"Expected the column {absent[0]} in {file}. Received: none")
             others = [entry.name for entry in reader.schema_arrow if further and entry.type == pa.string()]
             columns = list(dict.fromkeys([*columns, *others]))
-            empty = reader.schema_arrow.empty_table().select(columns)
-            table = reader.read(columns=columns) if reader.num_row_groups else empty
+            if reader.num_row_groups:
+                table = reader.read(columns=columns)
+            else:
+                table = reader.schema_arrow.empty_table().select(columns)
     except (pa.ArrowException, OSError) as error:
         raise DataError("E_TABLE_DAMAGED", f"Expected a Parquet file at {file}. Received: {error}") from error
     for name in columns:

@@ -10,7 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-from models.losses import LOSSES, describe_losses
+from models.catalogue import describe_losses
+from models.losses import LOSSES
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "models" / "losses" / "README.md"

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 
+from models.catalogue import describe_losses
 from models.learner import MetricLearner
-from models.losses import LOSSES, create_loss, describe_losses
+from models.losses import LOSSES, create_loss
 
 FILE = '''
 """Centres: nobody, nowhere, 2030, equation 1."""
@@ -56,13 +57,17 @@ def test_one_file_named_by_its_path(module, tmp_path):
     assert again.loss_layer.weight == 2.0
 
 
-def test_one_line_brings_it_into_the_table(module, monkeypatch, capsys):
-    from pipeline.commands import show_losses
-
+def test_one_line_brings_it_into_the_table(module, monkeypatch):
     monkeypatch.setitem(LOSSES, "centre", __import__(module).CentreLoss)  # the line
     assert float(create_loss("centre")(EMBEDDINGS, LABELS)) == pytest.approx(1.0)
-    row = next(line for line in describe_losses() if line.name == "centre")
+
+
+def test_what_is_in_the_table_is_listed(tmp_path):
+    table = 'from losses.centre import CentreLoss\n\nLOSSES: dict[str, type] = {\n    "centre": CentreLoss,\n}\n'
+    (tmp_path / "__init__.py").write_text(table, encoding="utf-8")
+    (tmp_path / "centre.py").write_text(FILE, encoding="utf-8")
+    [row] = describe_losses(tmp_path)
+    assert row.name == "centre"
     assert row.paper == "Centres: nobody, nowhere, 2030, equation 1."
+    assert row.summary == "Draws every embedding to the mean of its class in the batch."
     assert row.parameters == {"weight": 1.0}
-    show_losses("centre")
-    assert "Draws every embedding to the mean of its class" in capsys.readouterr().out
