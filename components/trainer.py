@@ -49,10 +49,15 @@ def run_fn(fn_args: FnArgs) -> None:
     folder = Path(fn_args.serving_model_dir)
     export_encoder(learner.encoder, folder, image_size=store.image_size, fit=store.fit)
     learner.save(folder / LEARNER)
-    history = {"settings": settings, "best_epoch": result.best_epoch, "epochs": result.history}
+    history = {
+        "settings": settings,
+        "best_epoch": result.best_epoch,
+        "stop_reason": result.stop_reason,
+        "epochs": result.history,
+    }
     (Path(fn_args.model_run_dir) / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
     shutil.rmtree(checkpoints, ignore_errors=True)  # the export is whole: nothing is left to go on from
-    logging.info("trained %d epochs, kept epoch %d (%s)", len(result.history), result.best_epoch, result.best_value)
+    logging.info("trained %d epochs, kept epoch %d (%s)", len(result.history) - 1, result.best_epoch, result.best_value)
 
 
 def open_stores(fn_args: FnArgs) -> tuple[RecordStore, RecordStore]:

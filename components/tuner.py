@@ -26,7 +26,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
         settings = settle(config["settings"], values)
         settings["training"]["epochs"] = tuning["epochs"]
         result = train_run(store, validation_store, **settings).result
-        return {"map@r": max(row["val_map@r"] for row in result.history)}
+        return {"map@r": max(row["val_map@r"] for row in result.history[1:])}  # what training came to, not its start
 
     tuner = create_tuner(
         train,

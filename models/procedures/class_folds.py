@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from itertools import chain
 
 import keras
 
@@ -62,7 +63,14 @@ class ClassFolds(Procedure):
         if task.validation_store is not None:
             values = self._judge(task, runs, whole)
             value = values["whole"][task.training.get("monitor", "map@r")]
-        return TrainRun(whole, dataclasses.replace(result, best_epoch=len(result.history), best_value=value))
+        starts = [run.result.start_weights for run in runs]
+        result = dataclasses.replace(
+            result,
+            best_epoch=len(result.history) - 1,
+            best_value=value,
+            start_weights=None if any(w is None for w in starts) else list(chain.from_iterable(starts)),
+        )
+        return TrainRun(whole, result)
 
     def _whole(self, task: Task, encoder: keras.Model) -> MetricLearner:
         """A learner that holds the combined encoder, and a loss for it that has learned nothing yet."""

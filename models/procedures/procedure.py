@@ -98,14 +98,17 @@ def continue_from(learner: "MetricLearner", *, with_loss: bool = True) -> Callab
 def join_results(results: list["FitResult"], best: int) -> "FitResult":
     """The result of trainings that followed one another, of which number `best` made the learner.
 
-    Each row of the history says by `stage` which training it is of, from 0.
+    Each row of the history says by `stage` which training it is of, from 0; epochs are counted through, so that the
+    network that a stage began with has a number of its own.
     """
     before = [sum(len(result.history) for result in results[:number]) for number in range(len(results))]
+    rows = [{**row, "stage": number} for number, result in enumerate(results) for row in result.history]
     return dataclasses.replace(
         results[best],
-        history=[{**row, "stage": number} for number, result in enumerate(results) for row in result.history],
+        history=[{**row, "epoch": epoch} for epoch, row in enumerate(rows)],
         best_epoch=before[best] + results[best].best_epoch,
         resumed_step=results[-1].resumed_step,
+        start_weights=results[0].start_weights,
     )
 
 

@@ -52,7 +52,7 @@ class PseudoClusters(Procedure):
             number, epochs = len(runs), min(self.refresh_every, left)
             store = self._clustered(task, encoder, number)
             start = partial(_start_from, encoder.get_weights())
-            change = {"epochs": epochs}
+            change = {"epochs": epochs, "keep_start": not runs}  # later rounds start from the result of an earlier one
             runs.append(
                 task.train(f"round-{number}", store=store, prepare=start, seed=task.seed + number, training=change)
             )

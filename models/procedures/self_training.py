@@ -106,7 +106,7 @@ class SelfTraining(Procedure):
                     store=store,
                     prepare=continue_from(before.learner),
                     seed=task.seed + stage,
-                    training={"epochs": self.stage_epochs or task.training["epochs"]},
+                    training={"epochs": self.stage_epochs or task.training["epochs"], "keep_start": False},
                 )
             except UsageError as error:
                 if choice != PSEUDO or error.code not in ("E_TOO_FEW_CLASSES", "E_TOO_FEW_RECORDS"):

@@ -18,7 +18,7 @@ from models.data.batches import Sampler, is_refreshed
 from models.errors import UsageError
 from models.files import TEMPORARY, disk_trouble, flush_folder, hash_file, remove_leftovers, write_hashed
 
-FORMAT = 1
+FORMAT = 2
 
 _MODEL, _OPTIMIZER, _METRICS = "model.npz", "optimizer.npz", "metrics.npz"
 _SAMPLER, _STATE = "sampler.npz", "state.json"
@@ -30,7 +30,7 @@ class Progress:
 
     Args:
         step: training steps done, over all epochs.
-        history: one row of logs for each epoch done.
+        history: one row of logs for each epoch, from epoch 0, the network before the first step.
         best_step: step of the checkpoint with the best value of the monitored metric.
         best_value: that value.
         waited: epochs since then.
@@ -45,11 +45,11 @@ class Progress:
     @property
     def epoch(self) -> int:
         """Epochs done."""
-        return len(self.history)
+        return max(len(self.history) - 1, 0)
 
 
 class Checkpoints:
-    """The checkpoints of one training, in one folder; kept are the newest and the best.
+    """The checkpoints of one training, in one folder; kept are the newest, the best and that of epoch 0.
 
     A checkpoint is a folder `step-<n>` with the learner's variables (proxies, moving statistics and random states
     among them), the optimizer's, those of the running metrics, what a refreshed sampler knows of the classes, and
@@ -93,7 +93,7 @@ class Checkpoints:
                 flush_folder(self.folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        self._prune({progress.step, progress.best_step})
+        self._prune({0, progress.step, progress.best_step})
         return target
 
     def resume(self, learner: keras.Model) -> Progress:
@@ -121,6 +121,14 @@ class Checkpoints:
         """Give the learner the variables of the best checkpoint; its optimizer stays as it is."""
         if progress.best_step is not None:
             self._assign(self._path(progress.best_step) / _MODEL, learner.variables)
+
+    def start_weights(self, learner: keras.Model) -> list[np.ndarray] | None:
+        """What `learner.encoder.get_weights()` gave before the first step; None if that checkpoint is lost."""
+        if self._read(0) is None:
+            return None
+        places = {id(variable): place for place, variable in enumerate(learner.variables)}
+        with np.load(self._path(0) / _MODEL, allow_pickle=False) as arrays:
+            return [arrays[f"{places[id(variable)]:05d}"] for variable in learner.encoder.weights]
 
     def newest(self) -> Path | None:
         """The newest whole checkpoint, if any."""

@@ -1,12 +1,13 @@
 """The training loop: Keras' own `fit`, watched by callbacks that validate, keep, resume and stop."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import keras
+import numpy as np
 
 from models.data.batches import Sampler, Store, is_refreshed, training_batches
 from models.errors import DataError, UsageError
@@ -25,18 +26,26 @@ class FitResult:
     """What a training came to.
 
     Args:
-        history: one row for each epoch: `loss`, `val_recall@1`, `val_map@r`, `learning_rate`.
-        best_epoch: epoch, from 1, whose weights the learner has now; the last one without validation.
+        history: one row for each epoch: `epoch`, `loss`, `val_recall@1`, `val_map@r`, `learning_rate`. The first is
+            epoch 0, the network before the first step, which has neither a loss nor a rate.
+        best_epoch: epoch whose weights the learner has now; the last one without validation.
         best_value: of the monitored metric in that epoch; None without validation.
-        stopped_early: whether patience ran out before the last epoch.
+        stop_reason: why the training ended before its last epoch; empty if it did not.
         resumed_step: step from which this call went on; 0 for a training from the start.
+        start_weights: of the encoder before the first step, to judge what the training was good for.
     """
 
     history: list[dict[str, float]]
     best_epoch: int
     best_value: float | None
-    stopped_early: bool
+    stop_reason: str
     resumed_step: int
+    start_weights: list[np.ndarray] | None = None
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the training ended before its last epoch."""
+        return bool(self.stop_reason)
 
 
 def fit_learner(
@@ -54,14 +63,16 @@ def fit_learner(
     log_folder: str | Path | None = None,
     patience: int = 0,
     monitor: str = "map@r",
+    keep_start: bool = True,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> FitResult:
     """Train a compiled learner, and leave it with the weights of its best epoch.
 
-    After each epoch it is judged by retrieval on `validation_store`, whose classes must not be among those of
-    `store`. With a `checkpoint_folder` a call that was cut off (killed, pre-empted, no more disk) goes on where the
-    newest checkpoint stands, and ends as if nothing had happened.
+    Before the first step and after each epoch it is judged by retrieval on `validation_store`, whose classes must not
+    be among those of `store`; a training that stays below its start ends early, see `reason_to_stop`. With a
+    `checkpoint_folder` a call that was cut off (killed, pre-empted, no more disk) goes on where the newest checkpoint
+    stands, and ends as if nothing had happened.
 
     Args:
         learner: compiled `MetricLearner`.
@@ -78,6 +89,8 @@ def fit_learner(
         log_folder: for TensorBoard; None writes none.
         patience: epochs without a better value after which to stop; 0 never stops early.
         monitor: metric that says which epoch is best: `"map@r"` or `"recall@1"`.
+        keep_start: whether the network before the first step may be the best one; not where it was judged as the
+            result of another training.
         callbacks: further Keras callbacks.
         verbose: as in Keras: 0 silent, 1 a bar, 2 a line an epoch; `"auto"`: a bar on a terminal, else lines.
 
@@ -104,12 +117,6 @@ def fit_learner(
         checkpoints = Checkpoints(checkpoint_folder or scratch, run_key, sampler)
         progress = checkpoints.resume(learner)
         resumed_step = progress.step
-        if resumed_step:
-            print(f"going on after step {resumed_step} of {epochs * steps}, from {checkpoints.folder}", flush=True)
-        else:
-            for method in learner.methods:
-                method.start(surroundings)
-            refresh_sampler(surroundings, step=0)
         watch = Watch(
             checkpoints=checkpoints,
             progress=progress,
@@ -118,11 +125,21 @@ def fit_learner(
             validation_store=validation_store,
             monitor=monitor,
             patience=patience,
+            keep_start=keep_start,
             keep=checkpoint_folder is not None,
         )
-        callbacks = [*callbacks, norms, watch, *_tensorboard(log_folder)]
         verbose = verbose if verbose != "auto" else 1 if sys.stdout.isatty() else 2
-        while progress.epoch < epochs and not watch.exhausted:
+        boards = [EpochBoard(str(log_folder), write_graph=False)] if log_folder else []
+        if progress.history:
+            print(f"going on after step {resumed_step} of {epochs * steps}, from {checkpoints.folder}", flush=True)
+        else:
+            for method in learner.methods:
+                method.start(surroundings)
+            refresh_sampler(surroundings, step=0)
+            watch.judge_start(learner)
+            _tell_start(progress.history[0], learner, boards, verbose)
+        callbacks = [*callbacks, norms, watch, *boards]
+        while progress.epoch < epochs and not watch.stop_reason:
             rest = steps - progress.step % steps  # less than a whole epoch after an interruption within one
             last = progress.epoch + 1 if rest < steps else epochs
             todo = rest if is_refreshed(sampler) else rest + (last - progress.epoch - 1) * steps
@@ -135,12 +152,14 @@ def fit_learner(
                 callbacks=callbacks,
                 verbose=verbose,
             )
+        if watch.outcome:
+            print(f"note: {watch.outcome}", flush=True)
         checkpoints.restore_best(learner, progress)
+        start_weights = checkpoints.start_weights(learner)
         for method in learner.methods:
             method.finish(surroundings)
     best_epoch = progress.epoch if progress.best_step is None else progress.best_step // steps
-    stopped_early = progress.epoch < epochs
-    return FitResult(progress.history, best_epoch, progress.best_value, stopped_early, resumed_step)
+    return FitResult(progress.history, best_epoch, progress.best_value, watch.stop_reason, resumed_step, start_weights)
 
 
 def _build(learner: MetricLearner, image_size: int) -> None:
@@ -150,5 +169,23 @@ def _build(learner: MetricLearner, image_size: int) -> None:
         learner.optimizer.build(learner.trainable_variables)
 
 
-def _tensorboard(log_folder: str | Path | None) -> list[keras.callbacks.Callback]:
-    return [keras.callbacks.TensorBoard(str(log_folder), write_graph=False)] if log_folder else []
+class EpochBoard(keras.callbacks.TensorBoard):
+    """TensorBoard whose epochs count as those of the history: the first one trained is 1."""
+
+    def log_start(self, learner: MetricLearner, row: Mapping[str, float]) -> None:
+        """Log epoch 0."""
+        self.set_model(learner)
+        self._log_epoch_metrics(0, dict(row))
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch + 1, logs)
+
+
+def _tell_start(
+    row: Mapping[str, float], learner: MetricLearner, boards: Sequence[EpochBoard], verbose: int | str
+) -> None:
+    shown = " - ".join(f"{name}: {value:.4f}" for name, value in row.items() if name != "epoch")
+    if verbose:
+        print(f"Epoch 0, before the first step - {shown}", flush=True)
+    for board in boards:
+        board.log_start(learner, row)

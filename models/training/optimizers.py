@@ -155,6 +155,15 @@ def _times(gradient, factor):
     return gradient * ops.cast(factor, gradient.dtype)
 
 
+def warm_up_steps(optimizer: keras.optimizers.Optimizer) -> int:
+    """Steps after which the learning rate is at its height and every group moves that ever will."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    rising = getattr(getattr(optimizer, "_learning_rate", None), "warmup_steps", 0)
+    factors = getattr(optimizer, "rate_factors", {})
+    frozen = getattr(optimizer, "frozen_steps", {}).items()
+    return max([rising, *(steps for group, steps in frozen if factors.get(group, 1.0))])
+
+
 def create_optimizer(
     name: str,
     learning_rate: float,

@@ -19,6 +19,7 @@ from models.retrieval.space import effective_rank
 _ROWS = 256  # items whose embeddings are looked at, in whole classes where these are small
 _PROXIES = 64  # proxies whose gradient is taken apart
 _SILENT = 1e-4  # share of the largest weight below which a pair teaches nothing
+PERSISTENT = 3  # epochs in a row that have a finding before it is one; the first epochs of every training are odd
 _COLLAPSED = 0.9999  # mean cosine of two items above which all are one point
 
 
@@ -39,26 +40,28 @@ class VitalSigns:
         self.rows = places[:_ROWS]
 
     def after_epoch(
-        self, learner: MetricLearner, step: int, history: Sequence[Mapping[str, float]] = ()
+        self, learner: MetricLearner, step: int, history: Sequence[Mapping[str, float]] = (), settled: int = 1
     ) -> dict[str, float]:
-        """Signs after `step` steps, by name; sentences on what is newly odd are printed.
+        """Signs after `step` steps, by name; a sentence on what has been odd for `PERSISTENT` epochs is printed once.
 
         Args:
             learner: whose signs.
             step: steps done.
-            history: logs of the epochs before, which have the signs of those.
+            history: logs of the epochs before, which have the signs of those; the first is epoch 0.
+            settled: first epoch after the warm-up; what is odd before is no finding yet.
 
         Raises:
-            DataError: E_COLLAPSED once all embeddings have been one point for two epochs.
+            DataError: E_COLLAPSED once all embeddings have been one point after two epochs in a row.
             FloatingPointError: if an embedding is not finite.
         """
         signs = self.measure(learner, step)
-        said = {name for row in history for name, _ in diagnose(row)}
-        for name, sentence in diagnose(signs):
+        rows = [*history[settled:], signs]
+        said = {name for end in range(len(rows)) for name in _persistent(rows[:end])}
+        for name, sentence in _persistent(rows).items():
             if name not in said:
                 print(f"note: {sentence}", flush=True)
         point = _one_point(signs)
-        if point and len(self.rows) > 1 and history and _one_point(history[-1]):
+        if point and len(self.rows) > 1 and history[1:] and _one_point(history[-1]):
             raise DataError(
                 "E_COLLAPSED",
                 f"{point} since two epochs, so the training can teach nothing more. Lower the learning rate, freeze "
@@ -96,6 +99,14 @@ def _one_point(signs: Mapping[str, float]) -> str:
     return "The embeddings of all images are zero" if signs.get("effective_rank") == 0 else ""
 
 
+def _persistent(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    """Findings that all of the last `PERSISTENT` epochs have, with the sentence of the newest."""
+    if len(rows) < PERSISTENT:
+        return {}
+    before = [dict(diagnose(row)) for row in rows[-PERSISTENT:-1]]
+    return {name: sentence for name, sentence in diagnose(rows[-1]) if all(name in found for found in before)}
+
+
 def diagnose(signs: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     """What is odd about the signs: a name and a sentence for each finding."""
     rank = signs.get("effective_rank")
@@ -106,7 +117,7 @@ def diagnose(signs: Mapping[str, float]) -> Iterator[tuple[str, str]]:
             "a lower learning rate or a smaller margin may help.",
         )
     active = signs.get("active_pairs")
-    if active is not None and active < 0.02:
+    if active is not None and active < 0.005:
         yield (
             "active_pairs",
             f"only {active:.1%} of the pairs in a batch still teach: more classes a batch, a memory or a harder "

@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import threading
+from collections.abc import Mapping
 from types import TracebackType
 
 import keras
@@ -11,9 +12,12 @@ import numpy as np
 
 from models.data.batches import Store
 from models.errors import DataError, ResourceError
+from models.learner import MetricLearner
 from models.methods import Surroundings
 from models.training.checkpoints import Checkpoints, Progress
+from models.training.optimizers import warm_up_steps
 from models.training.refresh import refresh_sampler
+from models.training.stopping import reason_to_stop
 from models.training.validation import validate
 from models.training.vital_signs import VitalSigns
 
@@ -49,6 +53,7 @@ class Watch(keras.callbacks.Callback):
         validation_store: images to judge an epoch by; None for no judgement.
         monitor: metric that says which epoch is best.
         patience: epochs without a better value before the training ends; 0 for all of them.
+        keep_start: whether epoch 0 may be the best one.
         keep: whether the checkpoints outlive the training.
     """
 
@@ -62,20 +67,54 @@ class Watch(keras.callbacks.Callback):
         validation_store: Store | None,
         monitor: str,
         patience: int,
+        keep_start: bool,
         keep: bool,
     ):
         super().__init__()
         self.checkpoints, self.progress, self.termination = checkpoints, progress, termination
         self.surroundings = surroundings
         self.validation_store, self.monitor, self.patience = validation_store, monitor, patience
-        self.keep = keep
+        self.keep_start, self.keep = keep_start, keep
         self.signs = VitalSigns(surroundings.store, surroundings.sampler, surroundings.seed)
         self._metrics_at_resume: list[np.ndarray] | None = None
 
     @property
-    def exhausted(self) -> bool:
-        """Whether patience has run out."""
-        return 0 < self.patience <= self.progress.waited
+    def stop_reason(self) -> str:
+        """Why the training ends before its last epoch; empty while it goes on."""
+        return reason_to_stop(
+            self.progress.history,
+            monitor=self.monitor,
+            epochs=self.surroundings.epochs,
+            patience=self.patience,
+            waited=self.progress.waited,
+            warm_up=self._warm_up_epochs(),
+            keep_start=self.keep_start,
+        )
+
+    @property
+    def outcome(self) -> str:
+        """What is odd about a training that has come to its end."""
+        if self.stop_reason or self.progress.best_step != 0:
+            return self.stop_reason
+        return (
+            f"no epoch was better on the validation classes than the network before training ({self.monitor} "
+            f"{self.progress.best_value:.1%}), which is kept."
+        )
+
+    def judge_start(self, learner: MetricLearner) -> None:
+        """Judge the network before the first step, as epoch 0."""
+        self.set_model(learner)
+        logs: dict[str, float] = {"epoch": 0}
+        try:
+            logs |= self.signs.measure(learner, 0)
+        except FloatingPointError as error:
+            raise DataError(
+                "E_LOSS_NOT_FINITE", f"Before the first step, {error}. Look at the stored weights, or take others."
+            ) from None
+        logs |= self._validate()
+        if self.keep_start and self.validation_store is not None:
+            self._compare(logs[f"val_{self.monitor}"])
+        self._keep(logs)
 
     def on_train_begin(self, logs=None):
         if self._inside_epoch():  # Keras clears the running means at the start of an epoch
@@ -99,22 +138,39 @@ class Watch(keras.callbacks.Callback):
             self._stop_not_finite("weights became nan or infinite")
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         try:
-            logs.update(self.signs.after_epoch(self.model, self.progress.step, self.progress.history))
+            logs.update(
+                self.signs.after_epoch(
+                    self.model, self.progress.step, self.progress.history, settled=self._warm_up_epochs() + 1
+                )
+            )
         except FloatingPointError as error:
             self._stop_not_finite(str(error))
+        logs.update(self._validate())
         if self.validation_store is not None:
-            logs.update({f"val_{n}": v for n, v in validate(self.model, self.validation_store).items()})
             self._compare(logs[f"val_{self.monitor}"])
         for method in self.model.methods:
             method.after_epoch(self.surroundings, logs)
         # Batches are made ahead of their steps; those that the sampler chooses from now on belong to another `fit`.
         refreshed = refresh_sampler(self.surroundings, self.progress.step)
-        self.progress.history.append({name: float(value) for name, value in logs.items()})
-        self.checkpoints.save(self.model, self.progress)
-        if self.exhausted or refreshed:
+        self._keep({"epoch": self.progress.epoch + 1, **logs})
+        if self.stop_reason or refreshed:
             self.model.stop_training = True
         if self.termination.asked:
             self._interrupt()
+
+    def _validate(self) -> dict[str, float]:
+        if self.validation_store is None:
+            return {}
+        return {f"val_{name}": value for name, value in validate(self.model, self.validation_store).items()}
+
+    def _keep(self, logs: Mapping[str, float]) -> None:
+        row = {name: float(value) for name, value in logs.items()}
+        self.progress.history.append({**row, "epoch": int(row["epoch"])})
+        self.checkpoints.save(self.model, self.progress)
+
+    def _warm_up_epochs(self) -> int:
+        """Epochs in which the rate still rises or some weights are held still."""
+        return math.ceil(warm_up_steps(self.surroundings.learner.optimizer) / self.surroundings.steps_per_epoch)
 
     def _inside_epoch(self) -> bool:
         return self.progress.step % self.surroundings.steps_per_epoch > 0

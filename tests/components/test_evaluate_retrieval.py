@@ -262,7 +262,7 @@ def test_pictures_audit_and_history(workshop, table):
     (Path(audit.uri) / "audit.json").write_text(json.dumps({"splits": {"test": counts}}))
     model_run = workshop.artifact(ModelRun, "model-run")
     Path(model_run.uri).mkdir()
-    history = {"settings": {"seed": 5}, "best_epoch": 1, "epochs": [{"loss": 1.0, "val_map@r": 0.5}]}
+    history = {"settings": {"seed": 5}, "best_epoch": 1, "epochs": [{"epoch": 1, "loss": 1.0, "val_map@r": 0.5}]}
     (Path(model_run.uri) / "history.json").write_text(json.dumps(history))
     embeddings = workshop.embeddings("embeddings", table)
     results = workshop.artifact(TunerResults, "tuner-results")

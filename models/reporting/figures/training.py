@@ -13,17 +13,18 @@ if TYPE_CHECKING:
 
 
 def training_curve(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """Validation metrics above, training loss below, by epoch."""
+    """Validation metrics above, training loss below, by epoch; epoch 0 is the network before training."""
     history = report["training"]
+    numbers = [row["epoch"] for row in history["epochs"]]
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     lines = [("val_map@r", "MAP@R", BLUE, "-"), ("val_recall@1", "recall@1", GREEN, "--")]
     for key, name, color, line in lines:
         values = [row.get(key) for row in history["epochs"]]
         if any(value is not None for value in values):
             percent = [np.nan if value is None else 100 * value for value in values]
-            upper.plot(range(1, len(values) + 1), percent, line, marker=".", color=color, linewidth=1.8, label=name)
+            upper.plot(numbers, percent, line, marker=".", color=color, linewidth=1.8, label=name)
     losses = [row.get("loss", np.nan) for row in history["epochs"]]
-    lower.plot(range(1, len(losses) + 1), losses, color=MUTED, linewidth=1.8, marker=".")
+    lower.plot(numbers, losses, color=MUTED, linewidth=1.8, marker=".")
     for axes in (upper, lower):
         axes.axvline(history["best_epoch"], color=INK, linewidth=1.2, linestyle=":")
     if upper.lines[:-1]:
@@ -38,7 +39,7 @@ def vital_signs(figure: "Figure", report: Mapping[str, Any]) -> None:
     """Effective rank above; below the shares of pairs that teach, of gradient from positives, of dead proxies."""
     epochs = report["training"]["epochs"]
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2, 3])
-    numbers = range(1, len(epochs) + 1)
+    numbers = [row["epoch"] for row in epochs]
     upper.plot(numbers, _values(epochs, "effective_rank"), color=INK, linewidth=1.8, marker=".")
     upper.set_ylabel("effective rank")
     upper.set_ylim(bottom=0)

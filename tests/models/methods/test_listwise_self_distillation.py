@@ -140,7 +140,7 @@ def test_state_is_saved_and_resumed(goes_on, settings):
 
 def test_history_tells_base_divergence_and_share(store, validation_store, settings):
     around = [{"name": "listwise_self_distillation", "params": {"weight": 20.0}}]
-    history = train_run(store, validation_store, **settings(epochs=2, methods=around)).result.history
+    _, *history = train_run(store, validation_store, **settings(epochs=2, methods=around)).result.history
     assert [row["distillation_share"] for row in history] == [0.0, 0.5]
     for row in history:
         total = row["distillation_base_loss"] + 20 * row["distillation_share"] * row["distillation_divergence"]

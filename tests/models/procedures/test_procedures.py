@@ -49,8 +49,9 @@ def test_weak_labels_come_first(store, validation_store, settings, watched):
     assert weak[0].learner.loss_layer.num_classes == 6
     assert learner.loss_layer.num_classes == 8
     assert learner is human[0].learner
-    assert [row["stage"] for row in result.history] == [0, 1, 1]
-    assert result.best_epoch in (2, 3)
+    assert [row["stage"] for row in result.history] == [0, 0, 1, 1, 1]
+    assert [row["epoch"] for row in result.history] == [0, 1, 2, 3, 4]
+    assert result.best_epoch in (2, 3, 4)
     human[2]["prepare"](learner)  # the encoder of the first training, and a loss of its own
     for ours, theirs in zip(learner.encoder.get_weights(), weak[0].learner.encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -60,7 +61,7 @@ def test_clusters_are_drawn_anew(store, validation_store, settings, watched, tmp
     arguments = settings(epochs=3, procedure=section("pseudo_clusters", num_pseudo_classes=6, refresh_every=2))
     learner, result = train_run(store, validation_store, **arguments, log_folder=tmp_path)
     assert list(watched) == ["round-0", "round-1"]
-    assert [row["stage"] for row in result.history] == [0, 0, 1]
+    assert [row["stage"] for row in result.history] == [0, 0, 0, 1, 1]
     for number, (_, clustered, _) in enumerate(watched.values()):
         table = parquet.read_table(tmp_path / f"clusters-{number}.parquet").to_pydict()
         assert table["id"] == clustered.ids.tolist()
@@ -109,7 +110,8 @@ def test_an_ensemble_over_folds(store, validation_store, settings, watched, tmp_
     values = json.loads((tmp_path / "folds.json").read_text())
     assert result.best_value == values["whole"]["map@r"]
     assert values["mean"]["map@r"] == pytest.approx(sum(each["map@r"] for each in values["validation"]) / 2)
-    assert (len(result.history), result.best_epoch) == (4, 4)
+    assert (len(result.history), result.best_epoch) == (6, 5)
+    assert [w.shape for w in result.start_weights] == [tuple(w.shape) for w in learner.encoder.weights]
     export_encoder(learner.encoder, tmp_path / "served", image_size=16, fit="crop")
     learner.save(tmp_path / "learner.keras")
     again = keras.models.load_model(tmp_path / "learner.keras")
@@ -162,12 +164,13 @@ def test_the_mean_of_encoders_is_the_direction_of_the_sum():
 
 
 def test_joined_results():
-    results = [FitResult([{"loss": 1.0}] * n, n - 1, value, False, n) for n, value in ((2, 0.1), (3, 0.4), (2, 0.4))]
+    results = [FitResult([{"loss": 1.0}] * n, n - 1, value, "", n) for n, value in ((2, 0.1), (3, 0.4), (2, 0.4))]
     assert procedure.best_result(results) == 1
     joined = procedure.join_results(results, 1)
     assert [row["stage"] for row in joined.history] == [0, 0, 1, 1, 1, 2, 2]
+    assert [row["epoch"] for row in joined.history] == list(range(7))
     assert (joined.best_epoch, joined.best_value, joined.resumed_step) == (4, 0.4, 2)
-    unjudged = [FitResult([], 1, None, False, 0)] * 3
+    unjudged = [FitResult([], 1, None, "", 0)] * 3
     assert procedure.best_result(unjudged) == 2
 
 

@@ -83,7 +83,7 @@ def test_a_killed_one_goes_on_and_the_labels_are_told(store, validation_store, a
     assert names == ["stage-0-human", "stage-1-human", "stage-1-pseudo", "stage-2-human"]
     assert [result.resumed_step for result in fits] == [10, 10, 10, 0, 0]
     assert again.result.history == straight.result.history
-    assert [row["stage"] for row in again.result.history] == [0, 0, 1, 1, 2, 2]
+    assert [row["stage"] for row in again.result.history] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert again.result.best_value == straight.result.best_value == max(r["val_map@r"] for r in again.result.history)
     for ours, theirs in zip(again.learner.get_weights(), straight.learner.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -12,8 +12,9 @@ REPORT = {
     "training": {
         "best_epoch": 1,
         "epochs": [
-            {"loss": 2.0, "val_map@r": 0.3, "val_recall@1": 0.5, "effective_rank": 9.0, "active_pairs": 0.5},
-            {"loss": 1.0, "effective_rank": 7.0},
+            {"epoch": 0, "val_map@r": 0.2, "val_recall@1": 0.4, "effective_rank": 12.0},
+            {"epoch": 1, "loss": 2.0, "val_map@r": 0.3, "effective_rank": 9.0, "active_pairs": 0.5},
+            {"epoch": 2, "loss": 1.0, "effective_rank": 7.0},
         ],
     },
     "comparison": {
@@ -99,7 +100,7 @@ def test_same_numbers_same_bytes(tmp_path):
         ("classes", [{"images": 3, "map@r": 0.1, "baseline": None}]),
         ("classes", [{"images": 1 + at, "map@r": 0.0, "baseline": 0.1} for at in range(3000)]),
         ("similarities.hardest_negative", [0, 0, 0]),
-        ("training.epochs", [{"loss": 2.0, "effective_rank": 3.0}]),
+        ("training.epochs", [{"epoch": 0, "effective_rank": 3.0}]),
         ("verification.roc", {"threshold": [0.5, 0.1], "false_accept": [0.5, 1.0], "true_accept": [1.0, 1.0]}),
         ("verification.equal_error.rate", 0.0),
         ("space.hubness.histogram", {"times": [0], "items": [3]}),
@@ -122,6 +123,6 @@ def test_odd_numbers_can_be_drawn(tmp_path, path, value):
 def test_find_by_path():
     assert find(REPORT, "verification.equal_error.rate") == 0.15
     assert find(REPORT, "verification.nothing.rate") is None
-    assert find(REPORT, "training.epochs.1.loss") == 1.0
-    assert find(REPORT, "training.epochs.2.loss") is None
+    assert find(REPORT, "training.epochs.2.loss") == 1.0
+    assert find(REPORT, "training.epochs.3.loss") is None
     assert find({"a": "text"}, "a.b") is None

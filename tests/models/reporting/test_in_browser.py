@@ -123,7 +123,7 @@ def page(clusters, tmp_path):
         context={
             "training": {
                 "best_epoch": 1,
-                "epochs": [{"loss": 2.0, "val_map@r": 0.3, "effective_rank": 5.0}, {"loss": 1.0}],
+                "epochs": [{"epoch": 0, "val_map@r": 0.3, "effective_rank": 5.0}, {"epoch": 1, "loss": 1.0}],
             },
             "search": {
                 "objective": "map@r",

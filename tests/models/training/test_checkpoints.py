@@ -27,7 +27,7 @@ class Learner:
 def saved(folder, *steps, best=None):
     checkpoints = Checkpoints(folder)
     for step in steps:
-        progress = Progress(step=step, history=[{"loss": 1 / step}], best_step=best or step, best_value=0.5)
+        progress = Progress(step=step, history=[{"loss": 0.2}], best_step=best or step, best_value=0.5)
         checkpoints.save(Learner(step), progress)
     return checkpoints
 
@@ -46,6 +46,17 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     assert (progress.step, progress.best_step, learner.values()) == (20, 5, {20.0})
     checkpoints.restore_best(learner, progress)
     assert learner.values() == {5.0}
+
+
+def test_keeps_the_network_before_the_first_step(tmp_path):
+    checkpoints = saved(tmp_path, 0, 5, 10)
+    assert names(tmp_path) == ["step-00000000", "step-00000010"]
+    learner = Learner(10)
+    learner.encoder = type("Encoder", (), {"weights": learner.variables})
+    [weights] = checkpoints.start_weights(learner)
+    np.testing.assert_array_equal(weights, [0.0, 0.0, 0.0])
+    (tmp_path / "step-00000000" / "model.npz").unlink()
+    assert checkpoints.start_weights(learner) is None
 
 
 def test_a_fresh_folder_starts_from_nothing(tmp_path):

@@ -13,6 +13,7 @@ from models.errors import DataError, ResourceError, UsageError
 from models.training import watch
 from models.training.fit import fit_learner
 from models.training.run import build_learner, train_run
+from models.training.validation import validate
 
 
 class At(keras.callbacks.Callback):
@@ -78,16 +79,77 @@ def same(first, second):
 
 
 def test_history_and_log(undisturbed):
-    _, result, folder = undisturbed
-    assert len(result.history) == 4
-    assert {"loss", "learning_rate", "val_recall@1", "val_map@r"} <= set(result.history[0])
+    _, result, _ = undisturbed
+    start, *epochs = result.history
+    assert [row["epoch"] for row in result.history] == [0, 1, 2, 3, 4]
+    assert {"val_recall@1", "val_map@r", "effective_rank"} <= set(start)
+    assert not {"loss", "learning_rate"} & set(start)
+    assert {"loss", "learning_rate", "val_recall@1", "val_map@r"} <= set(epochs[0])
     # linear decay to 0 over 20 steps
-    assert [row["learning_rate"] for row in result.history] == pytest.approx([75e-5, 50e-5, 25e-5, 0.0], abs=1e-9)
+    assert [row["learning_rate"] for row in epochs] == pytest.approx([75e-5, 50e-5, 25e-5, 0.0], abs=1e-9)
     values = [row["val_map@r"] for row in result.history]
     assert result.best_value == max(values)
-    assert result.best_epoch == values.index(max(values)) + 1
+    assert result.best_epoch == values.index(max(values))
     assert (result.stopped_early, result.resumed_step) == (False, 0)
-    assert list((folder / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_tensorboard_counts_epochs_as_the_history_does(undisturbed):
+    tf = pytest.importorskip("tensorflow")
+    _, result, folder = undisturbed
+    logged = {}
+    for path in sorted((folder / "logs").rglob("events.out.tfevents.*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag in ("epoch_map@r", "epoch_loss"):
+                    logged[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    expected = {("epoch_map@r", row["epoch"]): row["val_map@r"] for row in result.history}
+    expected |= {("epoch_loss", row["epoch"]): row["loss"] for row in result.history[1:]}
+    assert logged == pytest.approx(expected)
+
+
+def test_epoch_0_is_the_network_before_the_first_step(rig, undisturbed):
+    _, result, _ = undisturbed
+    untrained = rig.learner()
+    assert same(untrained.encoder.get_weights(), result.start_weights)
+    start = {name: result.history[0][f"val_{name}"] for name in ("recall@1", "map@r")}
+    assert start == validate(untrained, rig.validation_store)
+
+
+def test_a_training_that_does_harm_ends_early_and_keeps_the_network_before_it(rig, monkeypatch, capsys):
+    values = iter([0.4, 0.1, 0.12, 0.11, 0.9])
+    monkeypatch.setattr(watch, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
+    learner, result = rig.fit(epochs=9)
+    assert (result.best_epoch, result.best_value, result.stopped_early) == (0, 0.4, True)
+    assert len(result.history) == 1 + 3
+    assert same(learner.encoder.get_weights(), rig.learner().encoder.get_weights())
+    told = capsys.readouterr().out
+    assert "stopped after epoch 3 of 9" in told
+    assert "40.0% before the first step and 12.0% at best since" in told
+
+
+def test_a_short_training_that_does_harm_says_so_at_its_end(rig, monkeypatch, capsys):
+    values = iter([0.4, 0.1, 0.2])
+    monkeypatch.setattr(watch, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
+    _, result = rig.fit(epochs=2)
+    assert (result.best_epoch, result.stop_reason) == (0, "")
+    assert "no epoch was better" in capsys.readouterr().out
+
+
+def test_a_start_that_may_not_be_kept_is_judged_all_the_same(rig, monkeypatch):
+    values = iter([0.4, 0.1, 0.12, 0.11, 0.1])
+    monkeypatch.setattr(watch, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
+    _, result = rig.fit(keep_start=False)
+    assert (result.best_epoch, result.best_value, len(result.history)) == (2, 0.12, 5)
+
+
+def test_a_training_killed_before_its_first_step_ends_as_if_it_had_not_been(rig, undisturbed, tmp_path):
+    with pytest.raises(CrashError):
+        rig.fit(checkpoint_folder=tmp_path, callbacks=[At(1, crash)])
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000000"]
+    learner, result = rig.fit(checkpoint_folder=tmp_path)
+    assert result.history == undisturbed[1].history
+    assert same(learner.get_weights(), undisturbed[0])
+    assert same(result.start_weights, undisturbed[1].start_weights)
 
 
 def test_the_same_seed_gives_the_same_learner(rig, undisturbed):
@@ -127,21 +189,22 @@ def test_a_finished_training_is_not_done_again(rig, undisturbed):
 
 
 def test_stops_when_patience_runs_out_and_restores_the_best(rig, monkeypatch):
-    values = iter([0.3, 0.5, 0.4, 0.5, 0.9])  # an equal value is no improvement
-    two, _ = rig.fit(epochs=2)
+    values = iter([0.2, 0.3, 0.5, 0.4, 0.5, 0.9])  # an equal value is no improvement
+    two, _ = rig.fit(epochs=2, keep_start=False)
     monkeypatch.setattr(watch, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
     learner, result = rig.fit(epochs=9, patience=2)
     assert (result.best_epoch, result.best_value, result.stopped_early) == (2, 0.5, True)
-    assert [row["val_map@r"] for row in result.history] == [0.3, 0.5, 0.4, 0.5]
+    assert [row["val_map@r"] for row in result.history] == [0.2, 0.3, 0.5, 0.4, 0.5]
     assert same(learner.get_weights(), two.get_weights())
+    assert "has not improved for 2 epochs" in result.stop_reason
 
 
 def test_without_validation_the_last_weights_stay(rig, store):
     learner = rig.learner()
     sampler = ClassBatches(store.labels, classes=4, per_class=2, seed=3)
     result = fit_learner(learner, store, None, sampler, epochs=1, verbose=0)
-    assert {"loss", "learning_rate"} <= set(result.history[0])
-    assert not [name for name in result.history[0] if name.startswith("val_")]
+    assert {"loss", "learning_rate"} <= set(result.history[1])
+    assert not [name for row in result.history for name in row if name.startswith("val_")]
     assert (result.best_epoch, result.best_value) == (1, None)
 
 
@@ -184,7 +247,7 @@ def test_weights_that_are_not_finite_are_never_kept(rig, tmp_path):
 
     with pytest.raises(DataError, match="E_LOSS_NOT_FINITE: In epoch 1, step 5, weights became"):
         rig.fit(learner, checkpoint_folder=tmp_path, callbacks=[At(5, spoil)])
-    assert [path.name for path in tmp_path.iterdir()] == ["not-finite.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["not-finite.json", "step-00000000"]
 
 
 def test_embeddings_that_are_not_finite_stop_the_training_though_weights_are(rig, tmp_path):
@@ -197,7 +260,14 @@ def test_embeddings_that_are_not_finite_stop_the_training_though_weights_are(rig
 
     with pytest.raises(DataError, match="E_LOSS_NOT_FINITE: In epoch 1, step 5, embeddings became nan"):
         rig.fit(learner, checkpoint_folder=tmp_path, callbacks=[At(5, overflow)])
-    assert [path.name for path in tmp_path.iterdir()] == ["not-finite.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["not-finite.json", "step-00000000"]
+
+
+def test_stored_weights_that_are_not_finite_are_told_before_the_first_step(rig):
+    learner = rig.learner()
+    learner.encoder.get_layer("projection").bias.assign([np.nan] * 8)
+    with pytest.raises(DataError, match="E_LOSS_NOT_FINITE: Before the first step, embeddings became nan"):
+        rig.fit(learner)
 
 
 def test_wrong_arguments_are_named(rig):
@@ -215,7 +285,7 @@ def test_losses_that_ask_for_the_sizes_of_the_classes_get_them(store, settings):
 def test_mixed_precision_trains_and_leaves_the_policy_alone(store, validation_store, settings, precision):
     arguments = settings(precision=precision, epochs=1)
     learner, result = train_run(store, validation_store, **arguments)
-    assert np.isfinite(result.history[0]["loss"])
+    assert np.isfinite(result.history[1]["loss"])
     assert learner.encoder.get_layer("trunk").get_layer("stage_1_0").compute_dtype == precision.removeprefix("mixed_")
     assert all(w.dtype == "float32" for w in learner.trainable_weights)
     assert keras.config.dtype_policy().name == "float32"

@@ -18,7 +18,7 @@ honest, saves = checkpoints.Checkpoints.save, []
 
 def save(self, learner, progress):
     saves.append(progress.step)
-    if len(saves) == 3:  # in the middle of the third checkpoint: its folder is there, its state is not
+    if len(saves) == 4:  # in the middle of the checkpoint of epoch 3: its folder is there, its state is not
         write = checkpoints.write_hashed
         checkpoints.write_hashed = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
     return honest(self, learner, progress)

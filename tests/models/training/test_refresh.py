@@ -42,7 +42,7 @@ def trained(store, settings):
 
 def test_the_batches_of_an_epoch_are_made_after_the_refresh_before_it(trained):
     _, sampler, result = trained
-    assert len(result.history) == 3
+    assert len(result.history) == 4
     assert sampler.asked == {(step, 1 + step // 5) for step in range(15)}
 
 

@@ -30,14 +30,13 @@ def test_settings_reach_their_parts(run):
     # 8 classes, 4 a batch: a round is 2 steps
     assert schedule["config"]["total_steps"] == 60
     assert int(learner.optimizer.iterations.numpy()) == 60
-    assert len(result.history) == 30
+    assert len(result.history) == 31
 
 
-def test_training_teaches_what_holds_for_unseen_classes(run, store, validation_store, settings):
+def test_training_teaches_what_holds_for_unseen_classes(run):
     """Classes are colours with strong noise: the mean over the picture tells them apart, also new ones."""
-    untrained = train_run(store, validation_store, **settings(epochs=1, steps_per_epoch=1)).result
-    assert run.result.history[-1]["loss"] < 0.8 * run.result.history[0]["loss"]
-    assert run.result.best_value > untrained.best_value + 0.05
+    assert run.result.history[-1]["loss"] < 0.8 * run.result.history[1]["loss"]
+    assert run.result.best_value > run.result.history[0]["val_map@r"] + 0.05
 
 
 def test_saved_whole(run, tmp_path):

@@ -117,18 +117,48 @@ def test_sentences():
     assert "negative pairs" in found["positive_gradient_share"]
 
 
+def test_what_is_odd_for_three_epochs_is_said_once(batch, capsys):
+    signs, learner = signs_of(Pulls(), *batch)
+    odd, well = {"dead_proxies": 1.0}, {"dead_proxies": 0.2}
+    measured = iter([odd, well, odd, odd, odd, odd, well, odd, odd, odd])
+    signs.measure = lambda learner, step: next(measured)
+    history, said = [odd], []  # what is odd before the first step does not count
+    for epoch in range(1, 11):
+        history.append(signs.after_epoch(learner, epoch, history))
+        said.append(capsys.readouterr().out.count("nearest to no item"))
+    assert said == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
+
+
+def test_the_warm_up_is_allowed_to_be_odd(batch, capsys):
+    signs, learner = signs_of(Pulls(), *batch)
+    odd = {"dead_proxies": 1.0}
+    signs.measure = lambda learner, step: odd
+    for epoch in range(1, 6):
+        signs.after_epoch(learner, epoch, [odd] * epoch, settled=4)
+    assert not capsys.readouterr().out
+    signs.after_epoch(learner, 6, [odd] * 6, settled=4)
+    assert "100% of the proxies" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("factor", "told"), [(1.0, r"E_COLLAPSED.*same embedding \(mean cosine 1.0"), (0.0, "E_COLLAPSED.*are zero since")]
 )
-def test_a_collapsed_training_stops_and_says_why(batch, factor, told, capsys):
+def test_a_collapsed_training_stops_and_says_why(batch, factor, told):
     signs, learner = signs_of(Pulls(), factor * np.ones((ROWS, DIM), "float32"), batch[1])
-    first = signs.after_epoch(learner, 1)
+    well = {"effective_rank": 8.0, "mean_cosine": 0.1}
+    first = signs.after_epoch(learner, 1, [well])
     assert first["mean_cosine"] == pytest.approx(factor)
-    assert "close to a collapse" in capsys.readouterr().out
     again, _ = signs_of(Pulls(), signs.store.vectors, batch[1])  # as after an interruption: only the history is left
     with pytest.raises(DataError, match=told):
-        again.after_epoch(learner, 2, [first])
-    assert not capsys.readouterr().out  # it was said
+        again.after_epoch(learner, 2, [well, first])
+
+
+def test_a_network_that_starts_as_one_point_gets_two_epochs(batch):
+    signs, learner = signs_of(Pulls(), np.ones((ROWS, DIM), "float32"), batch[1])
+    start = signs.measure(learner, 0)
+    first = signs.after_epoch(learner, 1, [start])
+    with pytest.raises(DataError, match="E_COLLAPSED"):
+        signs.after_epoch(learner, 2, [start, first])
 
 
 def test_two_collapsed_epochs_must_follow_each_other(batch):
@@ -160,6 +190,7 @@ def test_logged_in_every_epoch(store, validation_store, settings):
         "proxy_distance",
         "dead_proxies",
     }
+    assert len(result.history) == 3
     for row in result.history:
         assert names <= set(row)
         assert 0 < row["effective_rank"] <= 8
