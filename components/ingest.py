@@ -18,9 +18,9 @@ from tfx.types.standard_artifacts import Examples
 
 from components.jobs import run_jobs
 from models.data.examples import COUNTS, REJECTS, ExampleShard, ImageExample, read_counts, read_rejects, write_shard
-from models.data.images import MAX_BYTES, check_image, image_notes
+from models.data.images import image_notes
+from models.data.intake import check_rejects, check_splits, read_image
 from models.data.listing import SPLITS, Listing, Reject, Source, list_images
-from models.errors import DataError
 
 _SHARD_IMAGES = 512  # images in one TFRecord file, which is also one Beam job
 
@@ -76,10 +76,12 @@ def ImageExampleGen(
         seed=seed,
         attributes=json.loads(attributes_json),
     )
-    limit = max(max_rejects, int(max_reject_share * (len(listing.sources) + len(listing.rejects))))
-    _check_rejects(listing.rejects, len(listing.sources) + len(listing.rejects), limit)
+    total = len(listing.sources) + len(listing.rejects)
+    check = functools.partial(check_rejects, total=total, max_rejects=max_rejects, max_share=max_reject_share)
+    _log_rejects(listing.rejects)
+    check(listing.rejects)
     listed = Counter(source.split for source in listing.sources)
-    _check_splits(listed, listed, listing.rejects, listing.skipped)
+    check_splits(listed, listed, listing.rejects, listing.skipped)
 
     run_jobs(
         beam_pipeline,
@@ -90,9 +92,10 @@ def ImageExampleGen(
     )
     counts = read_counts(examples.uri) or {}
     rejects = read_rejects(examples.uri)
-    _check_rejects(rejects, len(listing.sources) + len(listing.rejects), limit)
+    _log_rejects(rejects)
+    check(rejects)
     kept = Counter({split: facts["records"] for split, facts in counts["splits"].items()})
-    _check_splits(kept, listed, rejects, listing.skipped)
+    check_splits(kept, listed, rejects, listing.skipped)
 
     examples.splits = list(SPLITS)
     examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
@@ -121,7 +124,7 @@ def _write_images(root: str, uri: str, max_pixels: int, job: tuple[str, list[tup
 
     def good_images() -> Iterator[ImageExample]:
         for source in map(Source._make, members):
-            data, fault = _read_image(Path(root) / source.path, max_pixels)
+            data, fault = read_image(Path(root) / source.path, max_pixels)
             if fault is not None:
                 rejects.append((source.path, source.id, *fault, source.split))
                 continue
@@ -131,17 +134,6 @@ def _write_images(root: str, uri: str, max_pixels: int, job: tuple[str, list[tup
 
     shard = write_shard(uri, file, good_images())
     return tuple(shard), dict(labels), dict(notes), rejects
-
-
-def _read_image(path: Path, max_pixels: int) -> tuple[bytes, tuple[str, str] | None]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        return b"", ("E_IMAGE_MISSING", "there is no such file")
-    except OSError as error:
-        return b"", ("E_IMAGE_UNREADABLE", f"the file cannot be read: {error.strerror}")
-    return data, check_image(data, max_pixels=max_pixels)
 
 
 def _write_report(uri: str, listing: Listing, results: list[tuple]) -> None:
@@ -173,35 +165,6 @@ def _write_report(uri: str, listing: Listing, results: list[tuple]) -> None:
         file.write(json.dumps(counts, indent=1) + "\n")
 
 
-def _check_rejects(rejects: list[Reject], total: int, limit: int) -> None:
+def _log_rejects(rejects: list[Reject]) -> None:
     for reject in rejects[:20]:
         logging.warning("rejected %s: %s: %s", reject.path, reject.code, reject.message)
-    if len(rejects) > limit:
-        shown = "; ".join(f"{reject.path}: {reject.message}" for reject in rejects[:3])
-        raise DataError(
-            "E_TOO_MANY_REJECTS",
-            f"Expected at most {limit} bad records of {total}. Received: {_by_code(rejects)}. First: {shown}. "
-            "Mend the data, or raise `data.max_rejects`.",
-        )
-
-
-def _check_splits(kept: Counter, listed: Counter, rejects: list[Reject], skipped: int) -> None:
-    """Raise if a split has no images, naming what removed them."""
-    empty = [split for split in SPLITS if not kept[split]]
-    if not empty:
-        return
-    refused = [reject for reject in rejects if reject.split in ("", empty[0])]
-    if len(empty) == len(SPLITS) and not listed:
-        reason = f"no image was found; {skipped} files had another suffix, {_by_code(rejects)} were rejected"
-    elif not listed[empty[0]]:
-        reason = f"no class fell to it out of {dict(listed)}; raise `data.{empty[0]}_share`, or bring more classes"
-        if empty[0] == "train" or refused:
-            reason = f"no image was listed for it, {_by_code(refused)} were rejected; all others: {dict(listed)}"
-    else:
-        reason = f"all of its {listed[empty[0]]} images were rejected: {_by_code(refused)}"
-    raise DataError("E_SPLIT_EMPTY", f"The split {empty[0]} has no images: {reason}.")
-
-
-def _by_code(rejects: list[Reject]) -> str:
-    counts = Counter(reject.code for reject in rejects)
-    return ", ".join(f"{number} {code}" for code, number in counts.most_common()) or "none"

@@ -58,7 +58,7 @@ def training_modules(settings: Mapping[str, Any], *core: str) -> tuple[list[str]
     settings which ones are used, all count.
 
     Args:
-        settings: what `models.training.run.train_run` takes.
+        settings: what `models.training.run.train_run` takes; None for what it chooses by itself.
         *core: modules that count for every training.
     """
     core = (*core, "models.methods.method")  # the base class, which the table hands on
@@ -67,7 +67,8 @@ def training_modules(settings: Mapping[str, Any], *core: str) -> tuple[list[str]
     places = [[f"{table}.{name}" for table in _TABLES] for name in _names(chosen)]
     found = [[place for place in of_name if _has_module(place)] for of_name in places]
     modules = {*core, *own, *(place for of_name in found for place in of_name)}
-    if _names(settings["loss"]) and all(found) and _MEMBERS not in reached_modules(*modules, tables=_TABLES):
+    told = None not in chosen and all(found)
+    if told and _MEMBERS not in reached_modules(*modules, tables=_TABLES):
         return sorted(modules), list(_TABLES)
     return sorted({*modules, *_TABLES}), []
 

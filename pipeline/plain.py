@@ -102,31 +102,30 @@ def pack_parts(
     Raises:
         DataError: E_SPLIT_EMPTY, E_TOO_MANY_REJECTS.
     """
+    from models.data.intake import check_rejects
     from models.data.store import write_store
 
     data = experiment.data
     root, _ = locate_data(experiment)
-    told = [f"{reject.path}: {reject.code}: {reject.message}" for reject in rejects]
+    rejects, total = list(rejects), sum(map(len, parts.values())) + len(rejects)
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     for part, sources in parts.items():
         if not sources:
             raise DataError("E_SPLIT_EMPTY", f"The split {part} has no images: nothing was listed for it in {root}")
-        write_store(aside / part, _records(root, sources, experiment, told), data.image_size, data.fit)
-    total = sum(map(len, parts.values())) + len(rejects)
-    limit = max(data.max_rejects, int(data.max_reject_share * total))
-    for line in told[:20]:
-        print(f"set aside  {line}")
-    if len(told) > limit:
-        raise DataError("E_TOO_MANY_REJECTS", f"Expected at most {limit} bad records of {total}. Received {len(told)}")
+        write_store(aside / part, _records(root, sources, experiment, rejects), data.image_size, data.fit)
+    for reject in rejects[:20]:
+        print(f"set aside  {reject.path}: {reject.code}: {reject.message}")
+    check_rejects(rejects, total, max_rejects=data.max_rejects, max_share=data.max_reject_share)
     aside.rename(folder)
 
 
-def _records(root: Path, sources: Sequence[Source], experiment: Experiment, rejects: list[str]) -> Iterator:
+def _records(root: Path, sources: Sequence[Source], experiment: Experiment, rejects: list[Reject]) -> Iterator:
     """Decoded and resized records; what cannot be decoded goes to `rejects`."""
     import tensorflow as tf
 
-    from models.data.images import check_image, load_image
+    from models.data.images import load_image
+    from models.data.intake import read_image
     from models.data.store import Record
 
     data = experiment.data
@@ -134,13 +133,8 @@ def _records(root: Path, sources: Sequence[Source], experiment: Experiment, reje
         lambda image: load_image(image, data.image_size, data.fit), input_signature=[tf.TensorSpec((), tf.string)]
     )
     for source in sources:
-        try:
-            image = (root / source.path).read_bytes()
-        except OSError as error:
-            rejects.append(f"{source.path}: E_IMAGE_MISSING: {error.strerror}")
-            continue
-        fault = check_image(image, max_pixels=data.max_pixels)
+        image, fault = read_image(root / source.path, data.max_pixels)
         if fault:
-            rejects.append(f"{source.path}: {fault.code}: {fault.message}")
+            rejects.append(Reject(source.path, source.id, *fault, source.split))
             continue
         yield Record(source.id, source.label, source.role, load(image).numpy())
