@@ -1,0 +1,81 @@
+"""Which of the listed images can be used, and when too few can: one rule for ingestion and for what looks ahead of it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from models.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, check_image
+from models.data.listing import SPLITS, Reject
+from models.errors import DataError
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[bytes, ImageFault | None]:
+    """The bytes of an image file, and why it cannot be used, or None if it can; the image is decoded to tell."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        return b"", ImageFault("E_IMAGE_MISSING", "there is no such file")
+    except OSError as error:
+        return b"", ImageFault("E_IMAGE_UNREADABLE", f"the file cannot be read: {error.strerror}")
+    return data, check_image(data, max_pixels=max_pixels)
+
+
+def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, max_share: float) -> None:
+    """Raise if too many records are bad.
+
+    Args:
+        rejects: the bad records.
+        total: number of all records.
+        max_rejects: this many may be bad, ...
+        max_share: ... and so may this share of all, in [0, 1).
+
+    Raises:
+        DataError: `E_TOO_MANY_REJECTS`, with the first three.
+    """
+    limit = reject_limit(total, max_rejects=max_rejects, max_share=max_share)
+    if len(rejects) > limit:
+        shown = "; ".join(f"{reject.path}: {reject.message}" for reject in rejects[:3])
+        raise DataError(
+            "E_TOO_MANY_REJECTS",
+            f"Expected at most {limit} bad records of {total}. Received: {count_by_code(rejects)}. First: {shown}. "
+            "Mend the data, or raise `data.max_rejects`.",
+        )
+
+
+def reject_limit(total: int, *, max_rejects: int, max_share: float) -> int:
+    """How many of all records may be bad."""
+    return max(max_rejects, int(max_share * total))
+
+
+def check_splits(kept: Mapping[str, int], listed: Mapping[str, int], rejects: Sequence[Reject], skipped: int) -> None:
+    """Raise if a split has no images, naming what removed them.
+
+    Args:
+        kept: usable images of each split.
+        listed: images that were listed for each split.
+        rejects: records that were set aside.
+        skipped: files without the suffix of an image.
+
+    Raises:
+        DataError: `E_SPLIT_EMPTY`.
+    """
+    empty = [split for split in SPLITS if not kept.get(split)]
+    if not empty:
+        return
+    refused = [reject for reject in rejects if reject.split in ("", empty[0])]
+    if len(empty) == len(SPLITS) and not listed:
+        reason = f"no image was found; {skipped} files had another suffix, {count_by_code(rejects)} were rejected"
+    elif not listed.get(empty[0]):
+        reason = f"no class fell to it out of {dict(listed)}; raise `data.{empty[0]}_share`, or bring more classes"
+        if empty[0] == "train" or refused:
+            reason = f"no image was listed for it, {count_by_code(refused)} were rejected; all others: {dict(listed)}"
+    else:
+        reason = f"all of its {listed[empty[0]]} images were rejected: {count_by_code(refused)}"
+    raise DataError("E_SPLIT_EMPTY", f"The split {empty[0]} has no images: {reason}.")
+
+
+def count_by_code(rejects: Sequence[Reject]) -> str:
+    """As in "3 E_IMAGE_FORMAT, 1 E_ID_DUPLICATE"; the most frequent first."""
+    counts = Counter(reject.code for reject in rejects)
+    return ", ".join(f"{number} {code}" for code, number in counts.most_common()) or "none"

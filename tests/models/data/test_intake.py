@@ -1,0 +1,38 @@
+import pytest
+
+from models.data.intake import check_rejects, check_splits, count_by_code, read_image, reject_limit
+from models.data.listing import Reject
+from models.errors import DataError
+
+
+def rejects(*codes):
+    return [Reject(f"a/{place}.png", f"a/{place}.png", code, "why", "test") for place, code in enumerate(codes)]
+
+
+def test_a_file_that_is_no_image_is_told(tmp_path):
+    (tmp_path / "a.png").write_text("text")
+    assert read_image(tmp_path / "a.png")[1].code == "E_IMAGE_FORMAT"
+    assert read_image(tmp_path / "b.png")[1].code == "E_IMAGE_MISSING"
+    assert read_image(tmp_path)[1].code == "E_IMAGE_UNREADABLE"
+
+
+def test_the_larger_of_number_and_share_may_be_bad():
+    assert reject_limit(20_000, max_rejects=10, max_share=0.001) == 20
+    assert reject_limit(100, max_rejects=10, max_share=0.001) == 10
+    check_rejects(rejects("A", "B"), 100, max_rejects=2, max_share=0)
+    with pytest.raises(DataError, match=r"at most 2 bad records of 100. Received: 2 B, 1 A. First: a/0.png: why; "):
+        check_rejects(rejects("A", "B", "B"), 100, max_rejects=2, max_share=0)
+
+
+def test_an_empty_split_is_told_with_what_removed_its_images():
+    counts = {"train": 3, "val": 1, "test": 2}
+    check_splits(counts, counts, [], 0)
+    with pytest.raises(DataError, match=r"The split test has no images: all of its 2 images were rejected: 2 A"):
+        check_splits({"train": 3, "val": 1}, counts, rejects("A", "A"), 0)
+    with pytest.raises(DataError, match=r"no image was found; 4 files had another suffix"):
+        check_splits({}, {}, [], 4)
+
+
+def test_codes_are_counted():
+    assert count_by_code(rejects("A", "B", "B")) == "2 B, 1 A"
+    assert count_by_code([]) == "none"
