@@ -1,23 +1,31 @@
 """BuildIndex: gallery embeddings in, a checked nearest-neighbour index out."""
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
+from tfx.types.artifact_utils import get_split_uri
+from tfx.types.standard_artifacts import Examples
 
 from components.artifacts import IDS, EmbeddingTable, RetrievalIndex, read_table_facts
+from models.data.store import RecordStore, pixel_digest
 from models.errors import DataError
 from models.retrieval.index import build_index, save_index
-from models.retrieval.table import read_table, write_ids
+from models.retrieval.table import Embeddings, read_table, write_ids
+
+_CHUNK = 256  # images read at once
 
 
 @component
 def BuildIndex(
     embeddings: InputArtifact[EmbeddingTable],
     index: OutputArtifact[RetrievalIndex],
+    store: InputArtifact[Examples] = None,
     splits_json: Parameter[str] = '["test"]',
     neighbors: Parameter[int] = 10,
     min_recall: Parameter[float] = 0.95,
@@ -32,8 +40,9 @@ def BuildIndex(
 
     Args:
         embeddings: what EmbedExamples wrote; rows of unit length.
-        index: gets `scann/`, `ids.parquet` (id, label, role in row order) and `index.json`, and the custom properties
-            `recall`, `rows` and `kind`.
+        index: gets `scann/`, `ids.parquet` (id, label, role, split and, from `store`, the digest of the pixels, in row
+            order) and `index.json`, and the custom properties `recall`, `rows` and `kind`.
+        store: the packed images, so that a search can leave a query out of its own answers.
         splits_json: JSON list of splits that make up the gallery.
         neighbors: neighbours a query asks for.
         min_recall: least accepted share, in [0, 1], of true neighbours found.
@@ -62,9 +71,36 @@ def BuildIndex(
 
     folder = Path(index.uri)
     folder.mkdir(parents=True, exist_ok=True)
-    write_ids(folder / IDS, gallery)
-    save_index(built, folder, model_fingerprint=facts["model_fingerprint"], classes=len(np.unique(gallery.labels)))
+    digests, packed = (None, {}) if store is None else _read_digests(store, gallery)
+    write_ids(folder / IDS, gallery, digests)
+    save_index(
+        built,
+        folder,
+        model_fingerprint=facts["model_fingerprint"],
+        classes=len(np.unique(gallery.labels)),
+        splits=dict(Counter(gallery.splits.tolist())),
+        **packed,
+    )
     index.set_float_custom_property("recall", built.facts["recall"])
     index.set_int_custom_property("rows", len(gallery))
     index.set_string_custom_property("kind", built.facts["kind"])
     logging.info("index: %s", built.facts)
+
+
+def _read_digests(store: Examples, gallery: Embeddings) -> tuple[list[str], dict[str, Any]]:
+    """`pixel_digest` of each row's packed image, and how images were packed; raises `E_RELEASE_MIXED`."""
+    digests: dict[str, str] = {}
+    packed: dict[str, Any] = {}
+    for split in np.unique(gallery.splits).tolist():
+        records = RecordStore(get_split_uri([store], split))
+        packed = {"image_size": records.image_size, "fit": records.fit}
+        for start in range(0, len(records), _CHUNK):
+            rows = np.arange(start, min(start + _CHUNK, len(records)))
+            images = records.read(rows)
+            digests |= zip(records.ids[rows].tolist(), map(pixel_digest, images), strict=True)
+    if absent := [id_ for id_ in gallery.ids.tolist() if id_ not in digests]:
+        raise DataError(
+            "E_RELEASE_MIXED",
+            f"Expected a packed image for each embedding. Received: none for {len(absent)}: {absent[:3]}",
+        )
+    return [digests[id_] for id_ in gallery.ids.tolist()], packed

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.data.images import ImageFault, check_image
+from models.data.images import ImageFault, check_image, load_image
+from models.data.store import pixel_digest
 from models.errors import DataError
 from models.release import Release
 from models.retrieval.calibration import match_probability
@@ -30,6 +31,8 @@ class Answer(NamedTuple):
             answer, so that the image shows nothing that the gallery holds;
             None where the release has no such threshold.
         fault: why the image could not be used; None if all is well.
+        left_out: ids of gallery images that are the query itself, pixel for
+            pixel, under whatever name; they are no answers.
     """
 
     ids: list[str]
@@ -39,6 +42,7 @@ class Answer(NamedTuple):
     probabilities: list[float] | None
     unknown: bool | None
     fault: ImageFault | None
+    left_out: Sequence[str] = ()
 
 
 class Searcher:
@@ -64,6 +68,9 @@ class Searcher:
         self.threshold: float | None = release.thresholds.get("likely_match", {}).get("threshold")
         self.calibration = release.calibration
         self.unknown_below: float | None = self.calibration.get("unknown", {}).get("threshold")
+        self._rows_of: dict[str, list[int]] = {}  # by digest; empty for an earlier release, which has none
+        for row, digest in enumerate(self.gallery.get("pixels", ())):
+            self._rows_of.setdefault(digest, []).append(row)
         if len(self.gallery["id"]) != self.index.rows:
             raise DataError(
                 "E_RELEASE_MIXED",
@@ -72,11 +79,12 @@ class Searcher:
             )
 
     def search(self, images: Sequence[bytes], k: int = 10) -> list[Answer]:
-        """The `k` nearest gallery images of each image.
+        """The `k` nearest gallery images of each image, other than the image itself.
 
         Args:
             images: encoded images (JPEG, PNG, GIF, BMP, WebP).
-            k: answers per image; cut to the size of the gallery.
+            k: answers per image; cut to what the gallery holds besides the
+                image.
 
         Returns:
             One answer per image, in their order; a bad image has a fault in
@@ -86,10 +94,11 @@ class Searcher:
             UsageError: if `k < 1`.
         """
         vectors, faults = self.embed(images)
-        rows, scores = search(self.index, vectors, k)
-        found = iter(zip(rows, scores, strict=True))
+        own = [self._find(image) for image, fault in zip(images, faults, strict=True) if not fault]
+        rows, scores = search(self.index, vectors, k + max(map(len, own), default=0))
+        found = iter(zip(rows, scores, own, strict=True))
         return [
-            Answer([], [], [], None, None, None, fault) if fault else self._answer(*next(found)) for fault in faults
+            Answer([], [], [], None, None, None, fault) if fault else self._answer(*next(found), k) for fault in faults
         ]
 
     def embed(self, images: Sequence[bytes]) -> tuple[np.ndarray, list[ImageFault | None]]:
@@ -107,10 +116,20 @@ class Searcher:
 
         return self._embed(images=tf.constant(images, tf.string))["embeddings"].numpy()
 
-    def _answer(self, rows: np.ndarray, scores: np.ndarray) -> Answer:
+    def _find(self, image: bytes) -> list[int]:
+        """Gallery rows whose pixels, as the encoder sees them, are those of the image."""
+        if not self._rows_of:
+            return []
+        facts = self.index.facts
+        return self._rows_of.get(pixel_digest(load_image(image, facts["image_size"], facts["fit"]).numpy()), [])
+
+    def _answer(self, rows: np.ndarray, scores: np.ndarray, own: list[int], k: int) -> Answer:
+        others = ~np.isin(rows, own)
+        rows, scores = rows[others][:k], scores[others][:k]
         likely = None if self.threshold is None else (scores >= self.threshold).tolist()
         ids, labels = self.gallery["id"][rows], self.gallery["label"][rows]
         known = self.calibration.get("probability")
         probabilities = match_probability(self.calibration, scores).tolist() if known else None
-        unknown = None if self.unknown_below is None else bool(scores[0] < self.unknown_below)
-        return Answer(ids.tolist(), labels.tolist(), scores.tolist(), likely, probabilities, unknown, None)
+        unknown = None if self.unknown_below is None or not len(scores) else bool(scores[0] < self.unknown_below)
+        left_out = self.gallery["id"][own].tolist()
+        return Answer(ids.tolist(), labels.tolist(), scores.tolist(), likely, probabilities, unknown, None, left_out)

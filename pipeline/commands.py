@@ -128,6 +128,8 @@ def tell_result(folder: Path) -> None:
         f"         {report['experiment']}, split {report['split']}: {counts['queries']} queries of "
         f"{counts['classes']} classes, gallery {counts['gallery']}, seed {report['reproduce']['seed']}"
     )
+    if "index" in report:
+        print(f"index    {report['index']['rows']:,} images of {report['index']['classes']:,} classes to search in")
     print(f"verdict  {verdict['state']}: {' '.join(verdict['reasons'])}")
     print(f"report   {shown(folder / 'report.html')}")
 
@@ -175,6 +177,8 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
         found = list(zip(answer.ids, answer.labels, answer.scores, strict=True))
         likely = answer.likely or [False] * len(found)
         chances = [f"{100 * p:3.0f} %" for p in answer.probabilities or []] or ["     "] * len(found)
+        if answer.left_out:
+            print(f"  the query itself is in the gallery and left out: {', '.join(answer.left_out)}")
         if answer.unknown:
             print("  unknown: nothing in the gallery is near enough to be an answer; the nearest are")
         for rank, ((name, label, score), sure, chance) in enumerate(zip(found, likely, chances, strict=True), 1):

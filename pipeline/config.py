@@ -194,9 +194,12 @@ class Evaluation(Section):
 
 
 class Index(Section):
-    """The gallery index; `leaves = 0` lets the number of rows decide."""
+    """The gallery index: by default of the whole catalogue; `leaves = 0` lets the number of rows decide.
 
-    splits: list[Literal["train", "val", "test"]] = ["test"]
+    What is evaluated is the test split alone, whatever the index holds.
+    """
+
+    splits: list[Literal["train", "val", "test"]] = ["train", "val", "test"]
     neighbors: PositiveInt = 10
     leaves: Count = 0
     min_recall: Fraction = 0.95

@@ -258,6 +258,7 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
     ).with_id("EmbedExamples.baseline")
     build = BuildIndex(
         embeddings=embed.outputs["embeddings"],
+        store=store,
         splits_json=_json(index.splits),
         neighbors=index.neighbors,
         min_recall=index.min_recall,

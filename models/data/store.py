@@ -149,6 +149,11 @@ class RecordStore:
             os.close(descriptor)
 
 
+def pixel_digest(image: np.ndarray) -> str:
+    """SHA-256, in hex, of a packed image's pixels `(S, S, 3)`: the same for images that an encoder cannot tell apart."""
+    return hashlib.sha256(np.ascontiguousarray(image, np.uint8).data).hexdigest()
+
+
 def shard_name(number: int) -> str:
     """File name of the pixel file with this number."""
     return f"shard-{number:05d}.u8"

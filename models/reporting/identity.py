@@ -54,7 +54,8 @@ def _limits(report: Mapping[str, Any]) -> list[str]:
     counts, thresholds = report["counts"], report["thresholds"]
     limits = [
         f"Judged on {counts['classes']:,} classes of split {report['split']} and a gallery of {counts['gallery']:,} "
-        "images; in a larger gallery every number here falls.",
+        "images; in a larger gallery every number here falls"
+        + (f", and the released index holds {report['index']['rows']:,}." if "index" in report else "."),
         "Other kinds of image, other cameras and other drawing hands than those of the data set were not measured.",
         "One training run with one seed: how far the numbers scatter from seed to seed is not in this report.",
     ]

@@ -13,6 +13,7 @@ def summarize(report: Mapping[str, Any]) -> str:
     lines += [
         f"Split {report['split']}: {counts['queries']:,} queries of {counts['classes']:,} classes against "
         f"{counts['gallery']:,} gallery images, {counts['distance']}; {report['created'][:10]}.",
+        *([f"The index to release holds {report['index']['rows']:,} images."] if "index" in report else []),
         "",
     ]
     against = report["baseline"]["name"]

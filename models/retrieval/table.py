@@ -132,19 +132,30 @@ def count_rows(path: str | os.PathLike) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def write_ids(path: str | os.PathLike, embeddings: Embeddings) -> None:
-    """Write id, label and role of each row, in row order: what the rows of an index stand for."""
+def write_ids(path: str | os.PathLike, embeddings: Embeddings, pixels: Sequence[str] | None = None) -> None:
+    """Write id, label, role and split of each row, in row order: what the rows of an index stand for.
+
+    Args:
+        path: the Parquet file.
+        embeddings: the rows.
+        pixels: `pixel_digest` of each row's image, by which a search knows its query among the gallery.
+    """
     import pyarrow as pa
 
-    columns = {"id": embeddings.ids, "label": embeddings.labels, "role": embeddings.roles}
+    columns = {"id": embeddings.ids, "label": embeddings.labels, "role": embeddings.roles, "split": embeddings.splits}
+    if pixels is not None:
+        columns["pixels"] = np.asarray(pixels, object)
     _write(path, pa.table({name: pa.array(list(column), pa.string()) for name, column in columns.items()}))
 
 
 def read_ids(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Object arrays `id`, `label` and `role` of a file written by `write_ids`, in row order."""
-    table = read_columns(Path(path), ("id", "label", "role"))
+    """Object arrays of a file written by `write_ids`, in row order.
+
+    `id`, `label` and `role`; `split` and `pixels` too where the file has them: those of earlier releases have not.
+    """
+    table = read_columns(Path(path), ("id", "label", "role"), further=True)
     # Not `to_numpy`: for strings it loads pandas, which takes a search longer than all other reading.
-    return {name: np.array(table[name].to_pylist(), object) for name in ("id", "label", "role")}
+    return {name: np.array(table[name].to_pylist(), object) for name in table.column_names}
 
 
 def table_files(path: Path) -> list[Path]:

@@ -1,13 +1,16 @@
 """BuildIndex: a searchable index of the gallery, or none."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tfx.types.standard_artifacts import Examples
 
 from components.artifacts import EmbeddingTable, RetrievalIndex
 from components.build_index import BuildIndex
+from models.data.store import Record, write_store
 from models.errors import DataError, GateError
 from models.retrieval.index import load_index, search
 from models.retrieval.table import Embeddings, read_ids, write_table
@@ -66,6 +69,34 @@ def test_facts_travel_with_the_index(artifacts):
 
 def test_only_the_splits_asked_for(artifacts):
     assert json.loads((build(artifacts, splits_json='["val"]') / "index.json").read_text())["rows"] == 9
+
+
+def test_pixels_of_the_gallery_are_known_by_their_digest(artifacts, tmp_path):
+    rng, splits = (
+        np.random.default_rng(5),
+        {"test": [rows(50), rows(10, role="gallery")], "val": [rows(9, split="val")]},
+    )
+    store, pixels = Examples(), {}
+    store.uri, store.splits = str(tmp_path / "store"), ["test", "val"]
+    for split, tables in splits.items():
+        for id_ in (id_ for table in tables for id_ in table.ids.tolist()):
+            pixels[id_] = rng.integers(0, 256, (4, 4, 3), np.uint8)
+        records = [Record(id_, "label", "both", pixels[id_]) for id_ in pixels if id_.startswith(split)]
+        write_store(tmp_path / f"store/Split-{split}", records, 4, "pad")
+    folder = build(artifacts, store=store, splits_json='["val", "test"]')
+    names, facts = read_ids(folder / "ids.parquet"), json.loads((folder / "index.json").read_text())
+    expected = [hashlib.sha256(pixels[id_].tobytes()).hexdigest() for id_ in names["id"].tolist()]
+    assert names["pixels"].tolist() == expected
+    assert (facts["image_size"], facts["fit"], facts["splits"]) == (4, "pad", {"test": 60, "val": 9})
+    assert [id_.split()[0] for id_ in names["id"]] == names["split"].tolist()
+
+
+def test_image_without_packed_pixels_is_refused(artifacts, tmp_path):
+    store = Examples()
+    store.uri, store.splits = str(tmp_path / "store"), ["test"]
+    write_store(tmp_path / "store/Split-test", [Record("x", "label", "both", np.zeros((4, 4, 3), np.uint8))], 4)
+    with pytest.raises(DataError, match=r"E_RELEASE_MIXED: Expected a packed image .*none for 60"):
+        build(artifacts, store=store)
 
 
 def test_forgetful_index_is_not_published(artifacts, monkeypatch):

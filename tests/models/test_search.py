@@ -1,5 +1,6 @@
 """Searcher over a real SavedModel and a real ScaNN index: the model shrinks an image to 4 x 4 pixels, centred."""
 
+import hashlib
 import io
 import json
 
@@ -47,16 +48,21 @@ def images():
 
 @pytest.fixture(scope="module")
 def make_release(tmp_path_factory, images):
-    def make(rows=SIZE, index_rows=SIZE, gallery=12, thresholds=b'{"likely_match": {"threshold": 0.9}}', **more):
+    def make(
+        rows=SIZE, index_rows=SIZE, gallery=12, thresholds=b'{"likely_match": {"threshold": 0.9}}', pixels=None, **more
+    ):
         folder = tmp_path_factory.mktemp("release")
         model, indexed = Shrink(rows), Shrink(index_rows)
         tf.saved_model.save(model, str(folder / "model"), signatures={"serving_default": model.embed})
         vectors = indexed.embed(tf.constant(images))["embeddings"].numpy()
         index = build_index(vectors, neighbors=3)
-        save_index(index, folder / "index", model_fingerprint=fingerprint_model(folder / "model"))
+        packed = {} if pixels is None else {"image_size": SIZE, "fit": "squash"}
+        save_index(index, folder / "index", model_fingerprint=fingerprint_model(folder / "model"), **packed)
         text = {name: np.array([f"{name} {n} ü" for n in range(gallery)], object) for name in ("image", "class")}
         write_ids(
-            folder / "ids", Embeddings(text["image"], text["class"], text["class"], text["class"], vectors[:gallery])
+            folder / "ids",
+            Embeddings(text["image"], text["class"], text["class"], text["class"], vectors[:gallery]),
+            pixels,
         )
         publish_release(
             folder / "releases",
@@ -82,6 +88,42 @@ def test_every_gallery_image_finds_itself_first(searcher, images):
     assert all(answer.scores[0] == pytest.approx(1, abs=1e-5) for answer in answers)
     assert all(answer.likely == [True, False, False] for answer in answers)
     assert all(sorted(answer.scores, reverse=True) == answer.scores for answer in answers)
+
+
+def pixels_of(image):
+    return hashlib.sha256(load_image(image, SIZE, "squash").numpy().tobytes()).hexdigest()
+
+
+def test_query_that_is_in_the_gallery_is_left_out_of_its_answers(make_release, images, searcher):
+    digests = [pixels_of(image) for image in images]
+    knowing = Searcher(make_release(pixels=digests))
+    stranger = encode(np.random.default_rng(8).integers(0, 256, (32, 32, 3), np.uint8))
+    third, other, bad = knowing.search([images[3], stranger, b"x"], k=4)
+    before = searcher.search([images[3], stranger], k=5)
+    assert third.left_out == ["image 3 ü"]
+    assert third.ids == before[0].ids[1:]  # still four answers, the image itself not among them
+    assert third.scores == pytest.approx(before[0].scores[1:], abs=1e-6)
+    assert (list(other.left_out), other.ids) == ([], before[1].ids[:4])
+    assert list(bad.left_out) == []
+    assert len(knowing.search(images[:1], k=500)[0].ids) == 11
+
+
+def test_the_same_pixels_under_two_names_are_both_the_query(make_release, images):
+    digests = [pixels_of(images[0])] * 2 + [pixels_of(image) for image in images[2:]]
+    (answer,) = Searcher(make_release(pixels=digests)).search(images[:1], k=3)
+    assert answer.left_out == ["image 0 ü", "image 1 ü"]
+    assert len(answer.ids) == 3
+    assert not set(answer.ids) & set(answer.left_out)
+
+
+def test_copy_in_other_bytes_with_the_same_pixels_is_the_query_and_one_with_others_is_not(make_release, images):
+    knowing = Searcher(make_release(pixels=[pixels_of(image) for image in images]))
+    picture, buffers = Image.open(io.BytesIO(images[4])), [io.BytesIO(), io.BytesIO()]
+    picture.save(buffers[0], "BMP")
+    picture.save(buffers[1], "JPEG", quality=70)
+    lossless, lossy = knowing.search([buffer.getvalue() for buffer in buffers], k=1)
+    assert lossless.left_out == ["image 4 ü"]
+    assert lossy.ids == ["image 4 ü"]
 
 
 def test_bad_image_is_a_fault_of_its_own_answer_only(searcher, images):

@@ -76,19 +76,24 @@ def test_a_second_run_takes_everything_from_the_cache(folder):
     assert (folder / "releases/toy/current").read_text().strip() == "1"
 
 
-def test_search_finds_the_image_itself_first(folder):
+def test_search_looks_through_the_whole_catalogue_and_leaves_out_the_query_itself(folder):
     folder, _ = folder
-    gallery = json.loads((folder / "releases/toy/1/report/report.json").read_text())
-    assert gallery["counts"]["queries"] > 50
+    report = json.loads((folder / "releases/toy/1/report/report.json").read_text())
+    assert report["counts"]["queries"] > 50
     import pyarrow.parquet as pq
 
-    name = pq.read_table(folder / "releases/toy/1/gallery.parquet")["id"][0].as_py()
+    gallery = pq.read_table(folder / "releases/toy/1/gallery.parquet")
+    assert gallery.num_rows == report["index"]["rows"] == sum(row["images"] for row in report["dataset"])
+    assert set(gallery["split"].to_pylist()) == {"train", "val", "test"}
+    assert report["counts"]["gallery"] == report["index"]["splits"]["test"] < gallery.num_rows
+    name = gallery["id"][gallery["split"].to_pylist().index("train")].as_py()
     (folder / "not an image.jpg").write_text("hello")
     done = anchorage(folder, "search", f"data/shapes/{name}", "not an image.jpg", "--neighbors", "3")
     assert done.returncode == 0, done.stderr
-    first = done.stdout.splitlines()[1]
-    assert name in first
-    assert first.split()[1].startswith(("1.0000", "0.9999"))
+    _, itself, *answers = done.stdout.splitlines()
+    assert itself == f"  the query itself is in the gallery and left out: {name}"
+    assert all(name not in answer for answer in answers[:3])
+    assert [answer.split()[0] for answer in answers[:3]] == ["1", "2", "3"]
     assert "E_IMAGE_FORMAT" in done.stdout
     assert Image.open(folder / "search.png").width > 400
 

@@ -193,7 +193,7 @@ def test_sections_without_data_stay_grey(judged, clusters):
         clusters(1.6, classes=12),
         clusters(2.0, classes=12),
         {"raw pixels": clusters(3.0, classes=12)},
-        index={"kind": "brute_force", "recall": 1.0},
+        index={"kind": "brute_force", "recall": 1.0, "rows": 65, "classes": 13, "splits": {"test": 30, "train": 35}},
         audit=AUDIT,
         training=TRAINING,
         search=SEARCH,

@@ -135,7 +135,7 @@ def test_ids_keep_their_order(tmp_path):
     )
     again = read_ids(tmp_path / "ids.parquet")
     assert {name: column.tolist() for name, column in again.items()} == {
-        "id": list("cab"), "label": list("zxy"), "role": ["both", "gallery", "both"],
+        "id": list("cab"), "label": list("zxy"), "role": ["both", "gallery", "both"], "split": ["test"] * 3,
     }  # fmt: skip
 
 
