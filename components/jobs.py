@@ -1,17 +1,20 @@
-"""Beam jobs whose results are few and whose data errors stay what they are."""
+"""Beam jobs whose results are few and whose errors stay what they are."""
 
 import functools
 import json
 import posixpath
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import tensorflow as tf
 
-from models.errors import DataError
+from models.disk import disk_fault
+from models.errors import AnchorageError, DataError, ResourceError
 
 _FAULT = "fault.json"
+_KINDS = {kind.exit_status: kind for kind in (DataError, ResourceError)}
 
 
 def run_jobs(
@@ -24,7 +27,7 @@ def run_jobs(
     """Work on every job where Beam wants it done, then finish once with all results.
 
     Results cannot come back from a distributed runner other than through files, and an exception comes
-    back wrapped in Beam's own words. So `finish` writes what is needed, and a `DataError` of any job
+    back wrapped in Beam's own words. So `finish` writes what is needed, and an error about data or disk
     travels as a value, is written to the folder, and is raised here.
 
     Args:
@@ -41,28 +44,35 @@ def run_jobs(
             running
             | "Jobs" >> beam.Create(list(jobs))
             | "Spread" >> beam.Reshuffle()
-            | "Work" >> beam.Map(functools.partial(_attempt, work))
+            | "Work" >> beam.Map(functools.partial(_attempt, work, folder))
             | "Gather" >> beam.combiners.ToList()
             | "Finish" >> beam.Map(functools.partial(_conclude, finish, path))
         )
     if tf.io.gfile.exists(path):
         with tf.io.gfile.GFile(path) as file:
-            raise DataError(**json.loads(file.read()))
+            fault = json.loads(file.read())
+        raise _KINDS[fault["exit_status"]](fault["code"], fault["message"])
 
 
-def _attempt(work: Callable[[Any], Any], job: Any) -> Any:
+def _attempt(work: Callable[[Any], Any], folder: str, job: Any) -> Any:
     try:
         return work(job)
-    except DataError as error:
+    except (DataError, ResourceError) as error:
         return error
+    except Exception as error:
+        if (fault := disk_fault(error, Path(folder))) is not None:
+            return fault
+        raise
 
 
 def _conclude(finish: Callable[[list], None], path: str, results: list) -> None:
-    faults = sorted((result.code, result.message) for result in results if isinstance(result, DataError))
+    faults = [result for result in results if isinstance(result, AnchorageError)]
     if not faults:
         finish(results)
         return
-    code, message = faults[0]
+    # A full disk first: it may be what damaged the data.
+    first = min(faults, key=lambda fault: (-fault.exit_status, fault.code, fault.message))
     more = f" ({len(faults) - 1} more such faults)" if len(faults) > 1 else ""
+    fault = {"exit_status": first.exit_status, "code": first.code, "message": first.message + more}
     with tf.io.gfile.GFile(path, "w") as file:
-        file.write(json.dumps({"code": code, "message": message + more}))
+        file.write(json.dumps(fault))

@@ -51,7 +51,7 @@ def PublishRelease(
     Raises:
         GateError: `E_NOT_BLESSED` with the gate's reasons.
         DataError: `E_RELEASE_MIXED` if the index was made with another model.
-        ResourceError: `E_DISK_FULL`, `E_NO_ACCESS`; nothing is published.
+        ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`; nothing is published.
     """
     _check_blessing(blessing, model)
     ids, findings = Path(index.uri) / IDS, _read_findings(report)

@@ -1,5 +1,7 @@
 """The errors a user can meet: each has a stable code and the exit status of the command that met it."""
 
+from collections.abc import Iterator
+
 
 class AnchorageError(Exception):
     """A fault told in one line: what was expected, what came, what to do.
@@ -42,3 +44,11 @@ class GateError(AnchorageError):
     """A gate said no: the model or index was not good enough to publish."""
 
     exit_status = 5
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error itself and everything that it was raised from or while handling, outermost first."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__

@@ -1,6 +1,5 @@
 """Files that are either whole or not there: written aside, flushed to the disk, then renamed."""
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -10,14 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.errors import ResourceError
-
 TEMPORARY = ".tmp-"  # never a whole number, so TF Serving does not take such a folder for a version
 
 _CHUNK = 1 << 20
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_RESERVE = 1 << 20  # room for the manifest, the pointer and the folders themselves
 
 
 def copy_hashed(source: Path, target: Path) -> tuple[str, int]:
@@ -89,44 +83,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_free_space(folder: Path, needed: int) -> None:
-    """Raises before the first byte is written where `needed` bytes have no room."""
-    free = _free(folder)
-    if free < needed + _RESERVE:
-        raise _disk_full(folder, needed + _RESERVE, free)
-
-
-@contextmanager
-def disk_trouble(folder: Path, needed: int) -> Iterator[None]:
-    """Turns the system's errors about a full or closed disk into a `ResourceError` that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _disk_full(folder, needed, _free(folder)) from error
-        if error.errno in _REFUSED:
-            raise ResourceError(
-                "E_NO_ACCESS",
-                f"Expected access to {error.filename or folder}. Received: {error.strerror}. "
-                "Give this user the right to it, or name another folder.",
-            ) from error
-        raise
-
-
 def _flush(writer) -> None:
     writer.flush()
     os.fsync(writer.fileno())
-
-
-def _free(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def _disk_full(folder: Path, needed: int, free: int) -> ResourceError:
-    return ResourceError(
-        "E_DISK_FULL",
-        f"Expected room for {needed:,} bytes in {folder}. Received: {free:,} bytes free (a quota or a limit on file "
-        "size counts too). What was there before is whole; free some space and run the same command again.",
-    )

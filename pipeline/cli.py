@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.disk import disk_fault
 from models.errors import AnchorageError, ResourceError, UsageError
 from pipeline.progress import hush_tensorflow
 
@@ -38,7 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ResourceError.exit_status
     except BrokenPipeError:
         return 0
-    except Exception:  # whatever is left is our own bug: say so, with what is needed to mend it
+    except Exception as error:
+        if (fault := disk_fault(error, Path.cwd())) is not None:
+            print(f"anchorage: {fault}", file=sys.stderr)
+            return fault.exit_status
+        # Whatever is left is our own bug: say so, with what is needed to mend it.
         traceback.print_exc()
         print("anchorage: E_BUG: this should not happen; please report it with the lines above", file=sys.stderr)
         return 1

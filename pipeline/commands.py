@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.errors import DataError, GateError, UsageError
+from models.errors import DataError, UsageError
 from pipeline.config import Experiment
 from pipeline.startup import load_tensorflow
 
@@ -97,16 +97,14 @@ def run(experiment: Experiment) -> None:
     """Run the pipeline, then say what came of it and where to look."""
     from models.release import current_version
     from pipeline.preflight import check_parts
-    from pipeline.run import read_latest_run, run_experiment
+    from pipeline.run import run_experiment
 
     check_parts(experiment)
     print(f"running {experiment.name}; every step is logged in {shown(experiment.run_folder / 'run.log')}")
-    try:
-        summary = run_experiment(experiment)
-    except GateError:
-        outputs = read_latest_run(experiment.run_folder / "metadata.sqlite").outputs
-        tell_result(outputs["EvaluateRetrieval.report"])
-        raise
+    summary = run_experiment(experiment)
+    if summary.refused is not None:
+        tell_result(summary.outputs["EvaluateRetrieval.report"])
+        raise summary.refused
     print()
     for node, state in summary.states.items():
         print(f"  {node:<24} {state.lower():<9} {summary.seconds.get(node, 0.0):7.1f} s")

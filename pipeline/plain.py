@@ -10,6 +10,7 @@ from models.errors import DataError, UsageError
 from pipeline.config import Experiment, search_space
 from pipeline.fingerprint import code_version, data_version, digest
 from pipeline.graph import locate_data, training_settings
+from pipeline.lock import hold_folder
 
 
 def train_plainly(experiment: Experiment, output: Path) -> dict:
@@ -27,6 +28,7 @@ def train_plainly(experiment: Experiment, output: Path) -> dict:
     Raises:
         UsageError: E_RANGES_NOT_SEARCHED, if the experiment holds ranges.
         DataError: E_TOO_MANY_REJECTS, E_SPLIT_EMPTY.
+        ResourceError: E_RUN_LOCKED if another command is at work in `output`.
     """
     ranges = search_space(experiment)
     if ranges:
@@ -34,6 +36,11 @@ def train_plainly(experiment: Experiment, output: Path) -> dict:
             "E_RANGES_NOT_SEARCHED",
             f"`anchorage train` takes fixed values. Received ranges for {', '.join(ranges)}: use `anchorage run`",
         )
+    with hold_folder(output, experiment.name):
+        return _train(experiment, output)
+
+
+def _train(experiment: Experiment, output: Path) -> dict:
     from models.data.store import RecordStore
     from models.export import export_encoder
     from models.retrieval.metrics import evaluate_retrieval

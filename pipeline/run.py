@@ -4,9 +4,11 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.errors import AnchorageError, ResourceError
+from models.disk import disk_fault
+from models.errors import AnchorageError, GateError, ResourceError, causes
 from pipeline.config import Experiment
 from pipeline.graph import create_pipeline, fingerprint_run, local_places
+from pipeline.lock import hold_folder
 from pipeline.progress import NodeProgress, log_to
 
 _FINISHED = ("COMPLETE", "CACHED")
@@ -20,23 +22,31 @@ class RunSummary:
         states: state of each node's execution by node id, such as `"COMPLETE"` or `"CACHED"`.
         outputs: folder of each output artifact by `"node.key"`.
         seconds: wall time of each node.
+        refused: what the gate said, if it did not let the candidate be published; the nodes after it did not run.
     """
 
     states: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, Path] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    refused: GateError | None = None
 
 
 def run_experiment(experiment: Experiment) -> RunSummary:
     """Take the experiment through every node; what has not changed comes from the cache.
 
     Raises:
-        AnchorageError: what a node said, with its exit status; ResourceError E_RUN_UNFINISHED
-            if one did not finish and said nothing.
+        AnchorageError: what a node said, with its exit status; ResourceError E_RUN_LOCKED if another command
+            is at work in the run's folder, E_RUN_UNFINISHED if a node did not finish and said nothing.
     """
+    with hold_folder(experiment.run_folder, experiment.name):
+        return _run(experiment)
+
+
+def _run(experiment: Experiment) -> RunSummary:
     places = local_places(experiment)
     log_file = experiment.run_folder / "run.log"
     fingerprints = fingerprint_run(experiment)
+    refused = None
     with log_to(log_file):
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
@@ -48,22 +58,27 @@ def run_experiment(experiment: Experiment) -> RunSummary:
             LocalDagRunner().run(pipeline)
         except BaseException as error:
             progress.finish("stopped")
-            raise told(error) from error
+            fault = told(error, experiment.run_folder)
+            if not isinstance(fault, GateError):
+                raise fault from error
+            refused = fault
         summary = read_latest_run(Path(str(places.metadata)))
-    summary.seconds = progress.seconds
-    check_finished(summary, nodes, log_file)
-    summary.states = {node: summary.states[node] for node in nodes}
+    summary.seconds, summary.refused = progress.seconds, refused
+    if refused is None:
+        check_finished(summary, nodes, log_file)
+        summary.states = {node: summary.states[node] for node in nodes}
     return summary
 
 
-def told(error: BaseException) -> BaseException:
-    """Our own error from inside whatever TFX and Beam wrapped around it, else the error itself."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, AnchorageError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return error
+def told(error: BaseException, folder: Path) -> BaseException:
+    """Our own error from inside whatever TFX and Beam wrapped around it, or the disk's fault, else the error itself.
+
+    Args:
+        error: what the runner raised.
+        folder: where the run writes.
+    """
+    own = next((cause for cause in causes(error) if isinstance(cause, AnchorageError)), None)
+    return own or disk_fault(error, folder) or error
 
 
 def check_finished(summary: RunSummary, nodes: list[str], log_file: Path) -> None:

@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from models.disk import check_free_space, disk_trouble
 from models.errors import AnchorageError, DataError, UsageError
 from models.files import (
     TEMPORARY,
-    check_free_space,
     copy_hashed,
-    disk_trouble,
     flush_folder,
     flush_folders,
     locked,
@@ -59,7 +58,7 @@ def publish_release(
     Raises:
         DataError: `E_RELEASE_MIXED` if the index was not made with this
             model; `E_RELEASE_FILE` for pickles and paths out of place.
-        ResourceError: `E_DISK_FULL`, `E_NO_ACCESS`; nothing is published.
+        ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`; nothing is published.
     """
     releases = Path(releases).absolute()
     if releases.exists() and not releases.is_dir():

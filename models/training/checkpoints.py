@@ -15,8 +15,9 @@ import keras
 import numpy as np
 
 from models.data.batches import Sampler, is_refreshed
+from models.disk import disk_trouble
 from models.errors import UsageError
-from models.files import TEMPORARY, disk_trouble, flush_folder, hash_file, remove_leftovers, write_hashed
+from models.files import TEMPORARY, flush_folder, hash_file, remove_leftovers, write_hashed
 
 FORMAT = 2
 
@@ -73,7 +74,7 @@ class Checkpoints:
         """Write a checkpoint, then drop those no longer needed.
 
         Raises:
-            ResourceError: E_DISK_FULL or E_NO_ACCESS; the checkpoints before stay.
+            ResourceError: E_DISK_FULL or E_NOT_WRITABLE; the checkpoints before stay.
         """
         remove_leftovers(self.folder)
         target = self._path(progress.step)

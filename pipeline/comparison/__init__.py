@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from models.errors import UsageError
 from pipeline.comparison.data import prepare_images
@@ -13,6 +14,7 @@ from pipeline.comparison.pool import work_off
 from pipeline.comparison.results import Chosen, Outcome, Row, choose, summarize
 from pipeline.comparison.settings import Comparison, load_comparison
 from pipeline.comparison.table import write_table
+from pipeline.lock import hold_folder
 
 __all__ = ["Comparison", "Outcome", "compare"]
 
@@ -27,8 +29,14 @@ def compare(path: str | Path, side_by_side: int = 1, only: Sequence[str] = ()) -
 
     Raises:
         UsageError: E_ENTRY_UNKNOWN, and what the file itself is refused for.
+        ResourceError: E_RUN_LOCKED if the comparison is already running.
     """
     comparison, document = load_comparison(path)
+    with hold_folder(comparison.folder, comparison.name):
+        return _compare(comparison, document, side_by_side, only)
+
+
+def _compare(comparison: Comparison, document: dict[str, Any], side_by_side: int, only: Sequence[str]) -> Outcome:
     plan = expand(comparison, document)
     wanted = _wanted(comparison, only)
     images = prepare_images(comparison, next(iter(plan.values()))[0].experiment)

@@ -12,12 +12,12 @@ def test_our_own_error_is_found_below_what_wraps_it():
     wrapped.__cause__ = own
     outer = RuntimeError("TFX says")
     outer.__context__ = wrapped
-    assert told(outer) is own
+    assert told(outer, Path("runs")) is own
 
 
 def test_a_foreign_error_stays_what_it_is():
     error = KeyError("x")
-    assert told(error) is error
+    assert told(error, Path("runs")) is error
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from models import disk
 from models import files as release_files
 from models.errors import AnchorageError, DataError, ResourceError, UsageError
 from models.release import current_version, list_releases, open_release, publish_release, roll_back
@@ -252,7 +253,7 @@ def test_real_full_disk(sources, releases, monkeypatch):
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(releases)], capture_output=True)
     if mounted.returncode:
         pytest.skip("this user may not mount a small file system")
-    monkeypatch.setattr(release_files, "_RESERVE", -(1 << 30))  # so that the disk itself says no
+    monkeypatch.setattr(disk, "_RESERVE", -(1 << 30))  # so that the disk itself says no
     try:
         sources.publish(releases)
         ballast = releases / "ballast"
@@ -272,7 +273,7 @@ def test_folder_without_the_right_to_write(sources, releases):
     sources.publish(releases)
     releases.chmod(0o555)
     try:
-        with pytest.raises(ResourceError, match="E_NO_ACCESS"):
+        with pytest.raises(ResourceError, match="E_NOT_WRITABLE"):
             sources.publish(releases)
     finally:
         releases.chmod(0o755)
@@ -283,7 +284,7 @@ def test_no_rights_is_a_resource_error(sources, releases, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system", "x")
 
     monkeypatch.setattr(release_files.fcntl, "flock", refuse)
-    with pytest.raises(ResourceError, match=r"E_NO_ACCESS.*Read-only"):
+    with pytest.raises(ResourceError, match=r"E_NOT_WRITABLE.*Read-only"):
         sources.publish(releases)
 
 
