@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or out of bounds: checked before large writes, recognised below any library's error."""
+"""A disk that is full or read-only: checked before large writes, recognised below any library's error."""
 
 import errno
 import os

@@ -76,6 +76,8 @@ def _read_holder(file: IO[str]) -> str:
     file.seek(0)
     try:
         holder = json.loads(file.read())
-        return "process {pid} on {host}, started {since}, experiment {experiment!r}, command `{command}`".format(**holder)
+        return "process {pid} on {host}, started {since}, experiment {experiment!r}, command `{command}`".format(
+            **holder
+        )
     except (ValueError, KeyError, TypeError):  # it has the lock, but has not said yet who it is
         return "another command that has just started"
