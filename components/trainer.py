@@ -50,7 +50,8 @@ def run_fn(fn_args: FnArgs) -> None:
     export_encoder(learner.encoder, folder, image_size=store.image_size, fit=store.fit)
     learner.save(folder / LEARNER)
     history = {
-        "settings": settings,
+        "settings": {"seed": settings["seed"], **result.settings},
+        "recipe": [choice._asdict() for choice in result.recipe],
         "best_epoch": result.best_epoch,
         "stop_reason": result.stop_reason,
         "epochs": result.history,

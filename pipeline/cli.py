@@ -158,7 +158,8 @@ def _check(options) -> None:
     experiment = check_file(options.experiment)
     ranges = search_space(experiment)
     search = f", {experiment.tuning.trials} trials over {', '.join(ranges)}" if ranges else ""
-    print(f"{options.experiment}: in order (loss {experiment.loss.name}, encoder {experiment.encoder.name}{search})")
+    loss = experiment.loss.name if experiment.loss else "by recipe"
+    print(f"{options.experiment}: in order (loss {loss}, encoder {experiment.encoder.name}{search})")
 
 
 def _losses(options) -> None:

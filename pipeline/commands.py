@@ -103,17 +103,30 @@ def run(experiment: Experiment) -> None:
     print(f"running {experiment.name}; every step is logged in {shown(experiment.run_folder / 'run.log')}")
     summary = run_experiment(experiment)
     if summary.refused is not None:
+        tell_recipe(summary.outputs["EvaluateRetrieval.report"])
         tell_result(summary.outputs["EvaluateRetrieval.report"])
         raise summary.refused
     print()
     for node, state in summary.states.items():
         print(f"  {node:<24} {state.lower():<9} {summary.seconds.get(node, 0.0):7.1f} s")
     print()
+    tell_recipe(summary.outputs["EvaluateRetrieval.report"])
     tell_result(summary.outputs["EvaluateRetrieval.report"])
     releases = experiment.release_folder
     print(f"release  {shown(releases)}/{current_version(releases)}")
     command = shown(Path(sys.executable).absolute().parent / "anchorage")
     print(f"search   {command} search IMAGE --release {shown(releases)}")
+
+
+def tell_recipe(folder: Path) -> None:
+    """Print what a report says of settings that the experiment left to the recipe, and of a training that did harm."""
+    from models.training.recipes import Choice, tell_choices
+
+    training = json.loads((folder / "report.json").read_text(encoding="utf-8")).get("training", {})
+    if told := tell_choices([Choice(**choice) for choice in training.get("recipe", [])]):
+        print(told)
+    if training.get("stop_reason"):
+        print(f"training {training['stop_reason']}")
 
 
 def tell_result(folder: Path) -> None:

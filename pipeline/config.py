@@ -92,7 +92,7 @@ class Data(Section):
     columns: dict[Literal["path", "label", "split", "role"], str] = {}
     val_share: Share = 0.15
     test_share: Share = 0.5
-    image_size: PositiveInt = 64
+    image_size: PositiveInt = 96
     fit: Literal["crop", "pad", "squash"] = "crop"
     max_pixels: PositiveInt = 50_000_000
     max_reject_share: Share = 0.001
@@ -101,43 +101,59 @@ class Data(Section):
 
 
 class Encoder(Named):
-    """The network from images to unit-length embeddings."""
+    """The network from images to unit-length embeddings.
 
-    name: str = "small"
+    Without a `name` it starts from stored weights; a network that is named has random ones unless `weights` says
+    otherwise. `frozen_norm` is left to the recipe where it is not written.
+    """
+
+    name: str = "efficientnet_lite0"
     embedding_size: PositiveInt = 128
-    pooling: Literal["avg", "max", "gem"] = "avg"
+    pooling: Literal["avg", "max", "gem"] = "gem"
     weights: str | None = None
-    frozen_norm: bool = False
+    frozen_norm: bool | None = None
     head: Named = Named(name="plain")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_is_pretrained(cls, section: Any) -> Any:
+        if isinstance(section, Mapping) and "name" not in section:
+            return {"weights": "imagenet", **section}
+        return section
 
-class Optimizer(Named):
-    """The optimizer, its schedule and the learning-rate factors of groups of weights."""
 
-    name: str = "adamw"
-    learning_rate: Rate = 1e-3
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup_steps: Count = 0
-    final_share: Fraction = 0.02
-    rate_factors: dict[str, Rate] = {"proxies": 100.0}
+class Optimizer(Section):
+    """The optimizer, its schedule and the learning-rate factors of groups of weights.
+
+    What is not written is left to the recipe, groups one by one; a factor of 1 and 0 frozen steps switch it off.
+    """
+
+    name: str | None = None
+    params: Params = {}
+    learning_rate: Rate | None = None
+    schedule: Literal["constant", "linear", "cosine"] | None = None
+    warmup_steps: Count | None = None
+    final_share: Fraction | None = None
+    rate_factors: dict[str, Rate] = {}
     frozen_steps: dict[str, Count] = {}
 
 
 class Training(Section):
     """One training run; `methods` wrap around the loss, the first as the outermost.
 
-    A `procedure` makes several such runs into one learner.
+    A `procedure` makes several such runs into one learner. What is None is chosen by the recipe,
+    `models/training/recipes.py`, for the encoder and the classes there are; an empty table or list means none.
     """
 
-    epochs: PositiveInt = 20
-    steps_per_epoch: Count = 0
+    epochs: PositiveInt | None = None
+    steps_per_epoch: Count | None = None
     patience: Count = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     strategy: Literal["", "mirrored"] = ""
-    sampler: Named = Named(name="shuffled_batches", params={"batch_size": 64})
+    sampler: Named | None = None
     optimizer: Optimizer = Optimizer()
-    augmentation: dict[str, float | bool] = {}
-    methods: list[Named] = []
+    augmentation: dict[str, float | bool] | None = None
+    methods: list[Named] | None = None
     procedure: Named | None = None
 
 
@@ -218,8 +234,8 @@ class Experiment(Section):
     seed: Count = 0
     runs: str = "runs"
     data: Data
-    encoder: Encoder = Encoder()
-    loss: Named
+    encoder: Encoder = Field(default_factory=lambda: Encoder.model_validate({}))
+    loss: Named | None = None
     training: Training = Training()
     tuning: Tuning = Tuning()
     evaluation: Evaluation = Evaluation()

@@ -54,21 +54,24 @@ def reached_modules(*modules: str, tables: Collection[str] = ()) -> set[str]:
 def training_modules(settings: Mapping[str, Any], *core: str) -> tuple[list[str], list[str]]:
     """What a training of these settings counts as its code: `code_version`'s modules and tables.
 
-    A change in a loss or a method that it does not use leaves its result valid. Where it cannot be told from the
-    settings which ones are used, all count.
+    A change in a loss or a method that it does not use leaves its result valid. Where the recipe is to choose, all that
+    it may choose count; where the settings do not tell, all there are.
 
     Args:
         settings: what `models.training.run.train_run` takes; None for what it chooses by itself.
         *core: modules that count for every training.
     """
+    from models.training.recipes import LOSSES, METHODS
+
     core = (*core, "models.methods.method")  # the base class, which the table hands on
     own = {name.partition(":")[0] for name in _names(settings) if ":" in name}
-    chosen = [settings["loss"], settings["training"].get("methods", [])]
-    places = [[f"{table}.{name}" for table in _TABLES] for name in _names(chosen)]
+    methods = settings["training"].get("methods", [])
+    names = _names([settings["loss"], methods])
+    names += [*(LOSSES if settings["loss"] is None else ()), *(METHODS if methods is None else ())]
+    places = [[f"{table}.{name}" for table in _TABLES] for name in names]
     found = [[place for place in of_name if _has_module(place)] for of_name in places]
     modules = {*core, *own, *(place for of_name in found for place in of_name)}
-    told = None not in chosen and all(found)
-    if told and _MEMBERS not in reached_modules(*modules, tables=_TABLES):
+    if all(found) and _MEMBERS not in reached_modules(*modules, tables=_TABLES):
         return sorted(modules), list(_TABLES)
     return sorted({*modules, *_TABLES}), []
 

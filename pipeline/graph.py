@@ -10,6 +10,8 @@ from pipeline.config import Experiment, search_space
 from pipeline.fingerprint import code_version, data_version, digest, folder_identity, training_modules
 
 _TABLES = {".csv", ".tsv", ".parquet"}
+# Keys in tables of the optimizer that the recipe chooses one by one.
+_OPEN = {"rate_factors": ("proxies", "trunk"), "frozen_steps": ("trunk",), "params": ("weight_decay",)}
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,14 @@ def fingerprint_run(experiment: Experiment) -> Fingerprints:
 
 
 def training_settings(experiment: Experiment) -> dict:
-    """What `models.training.run.train_run` takes, as plain values."""
-    training = experiment.training.model_dump(mode="json")
-    return {
-        "seed": experiment.seed,
-        "encoder": experiment.encoder.model_dump(mode="json"),
-        "loss": experiment.loss.model_dump(mode="json"),
-        "training": training,
-    }
+    """What `models.training.run.train_run` takes, as plain values; None where the recipe chooses."""
+    settings = experiment.model_dump(mode="json", include={"seed", "encoder", "loss", "training"})
+    optimizer = settings["training"]["optimizer"]
+    for table, open_keys in _OPEN.items():
+        optimizer[table] = {**dict.fromkeys(open_keys), **optimizer[table]}
+    if settings["loss"] is not None:
+        settings["loss"]["params"] = {"proxies_per_class": None, **settings["loss"]["params"]}
+    return settings
 
 
 def create_pipeline(experiment: Experiment, places: Places, fingerprints: Fingerprints):

@@ -54,7 +54,10 @@ def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str
 
     All names and parameters are looked up; of several wrong values of one part the first is told.
     """
+    import numpy as np
+
     from models.retrieval.metrics import parse_metric
+    from models.training.recipes import choose_settings
     from models.tuning.space import corner_values, settle
 
     mistakes = _Mistakes()
@@ -62,7 +65,8 @@ def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str
         with mistakes.at(f"evaluation.metrics.{place}"):
             parse_metric(name)
     for values in corner_values(search_space(experiment)):
-        _make_parts(experiment, settle(training_settings(experiment), values), load_weights, mistakes)
+        settings, _ = choose_settings(settle(training_settings(experiment), values), np.full(_CLASSES, 2))
+        _make_parts(experiment, settings, load_weights, mistakes)
     return mistakes.found
 
 

@@ -14,6 +14,7 @@ from models.methods.method import Method, Step, Surroundings
 from models.methods.moving_average import MovingAverage
 from models.methods.novel_class_generator import NovelClassGenerator
 from models.methods.proxy_synthesis import ProxySynthesis
+from models.methods.whitened_start import WhitenedStart
 from models.registry import create, find_class
 
 METHODS: dict[str, type[Method]] = {
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method]] = {
     "moving_average": MovingAverage,
     "novel_class_generator": NovelClassGenerator,
     "proxy_synthesis": ProxySynthesis,
+    "whitened_start": WhitenedStart,
 }
 
 

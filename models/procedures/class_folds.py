@@ -63,12 +63,12 @@ class ClassFolds(Procedure):
         if task.validation_store is not None:
             values = self._judge(task, runs, whole)
             value = values["whole"][task.training.get("monitor", "map@r")]
-        starts = [run.result.start_weights for run in runs]
+        starts = [run.result.start_weights for run in runs if run.result.start_weights is not None]
         result = dataclasses.replace(
             result,
             best_epoch=len(result.history) - 1,
             best_value=value,
-            start_weights=None if any(w is None for w in starts) else list(chain.from_iterable(starts)),
+            start_weights=list(chain.from_iterable(starts)) if len(starts) == len(runs) else None,
         )
         return TrainRun(whole, result)
 

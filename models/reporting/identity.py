@@ -86,7 +86,7 @@ def _named(section: Mapping[str, Any]) -> dict[str, Any] | str | None:
 
 
 def _optimizer(section: Mapping[str, Any]) -> str | None:
-    if not section:
+    if not section or section.get("name") is None:
         return None
     rate = f"learning rate {_short(section['learning_rate'])}" if "learning_rate" in section else ""
     schedule = f"{section['schedule']} schedule" if section.get("schedule") else ""

@@ -74,7 +74,8 @@ def judge_candidate(
         validation_split: that split's name.
         context: what is known from elsewhere: `facts` (with `experiment`,
             the whole experiment file), `model`, `dataset` (counts per split),
-            `index`, `audit`, `training` (`settings` as used, `best_epoch`,
+            `index`, `audit`, `training` (`settings` as used, `recipe`, where
+            each came from, `best_epoch`, `stop_reason`,
             `epochs`: one row each with `loss` and what validation gave),
             `search` (`objective`, `failed`, how many trials did, `trials`: of
             the others each `number`, `score` and `values` by the path of a

@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from models.methods import Surroundings
 from models.training.checkpoints import Checkpoints
 from models.training.distribution import replicas
 from models.training.frozen_norms import FrozenNorms
+from models.training.recipes import Choice
 from models.training.refresh import refresh_sampler
 from models.training.validation import METRICS
 from models.training.watch import Termination, Watch
@@ -33,6 +35,8 @@ class FitResult:
         stop_reason: why the training ended before its last epoch; empty if it did not.
         resumed_step: step from which this call went on; 0 for a training from the start.
         start_weights: of the encoder before the first step, to judge what the training was good for.
+        settings: encoder, loss and training as they were used, with what the recipe chose; empty from `fit_learner`.
+        recipe: how each of these values came about.
     """
 
     history: list[dict[str, float]]
@@ -41,6 +45,8 @@ class FitResult:
     stop_reason: str
     resumed_step: int
     start_weights: list[np.ndarray] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Sequence[Choice] = ()
 
     @property
     def stopped_early(self) -> bool:

@@ -1,5 +1,6 @@
 """One training from plain settings: what the pipeline's Trainer, the tuner and the plain command all call."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from models.registry import create
 from models.training.distribution import LossScaleOptimizer, strategy_scope
 from models.training.fit import FitResult, fit_learner
 from models.training.optimizers import create_optimizer
+from models.training.recipes import Facts, choose_settings, tell_choices
 from models.training.schedules import WarmupDecay
 
 Settings = Mapping[str, Any]
@@ -36,7 +38,7 @@ def train_run(
     validation_store: Store | None,
     *,
     encoder: Settings,
-    loss: Settings,
+    loss: Settings | None,
     training: Settings,
     seed: int,
     prepare: Callable[[MetricLearner], None] | None = None,
@@ -47,7 +49,8 @@ def train_run(
 ) -> TrainRun:
     """Build and train a learner; sets the global seeds of Keras, NumPy and Python.
 
-    With a `procedure` in the training section the learner comes out of several such trainings.
+    With a `procedure` in the training section the learner comes out of several such trainings. A setting that is None
+    is chosen by the recipe for this encoder and these classes, see `models.training.recipes`.
 
     Args:
         store: `RecordStore` of the training classes.
@@ -71,16 +74,37 @@ def train_run(
     Raises:
         AnchorageError: what the parts raise on wrong settings, and `fit_learner` while training.
     """
-    training = dict(training)
-    procedure = training.pop("procedure", None)
-    if procedure:
-        from models.procedures import Task, create_procedure
+    given = {"encoder": encoder, "loss": loss, "training": training}
+    counts = _class_counts(store)
+    settings, recipe = choose_settings(given, counts)
+    if verbose and (told := tell_choices(recipe, Facts.of(encoder, counts))):
+        print(told, flush=True)
+    places: dict[str, Any] = {
+        "checkpoint_folder": checkpoint_folder and Path(checkpoint_folder),
+        "log_folder": log_folder and Path(log_folder),
+        "run_key": run_key,
+        "verbose": verbose,
+    }
+    if settings["training"].get("procedure"):
+        run = _follow(store, validation_store, settings, training, seed, places)
+    else:
+        run = _train(store, validation_store, settings, seed, prepare, places)
+    return run._replace(result=dataclasses.replace(run.result, settings=settings, recipe=recipe))
 
-        folders = [folder if folder is None else Path(folder) for folder in (checkpoint_folder, log_folder)]
-        task = Task(
-            store, validation_store, encoder, loss, training, seed, folders[0], run_key, folders[1], verbose=verbose
-        )
-        return create_procedure(procedure, seed=seed).run(task)
+
+def _follow(store, validation_store, settings: Settings, given: Settings, seed: int, places: Mapping) -> TrainRun:
+    """Carry out a procedure; each of its trainings has classes of its own and chooses the size of its batches anew."""
+    from models.procedures import Task, create_procedure
+
+    training = dict(settings["training"])
+    procedure = training.pop("procedure")
+    training |= {key: given[key] for key in ("sampler", "steps_per_epoch") if key in given}
+    task = Task(store, validation_store, settings["encoder"], settings["loss"], training, seed, **places)
+    return create_procedure(procedure, seed=seed).run(task)
+
+
+def _train(store, validation_store, settings: Settings, seed: int, prepare, places: Mapping) -> TrainRun:
+    training = {key: value for key, value in settings["training"].items() if key != "procedure"}
     sampler_of, optimizer = training.pop("sampler"), training.pop("optimizer")
     augmentation = create_augmentation(training.pop("augmentation", {}))
     sampler = create(SAMPLERS, sampler_of["name"], sampler_of.get("params"), {"labels": store.labels, "seed": seed})
@@ -90,8 +114,8 @@ def train_run(
         keras.utils.set_random_seed(seed)
         _keep_order()
         learner = build_learner(
-            encoder=encoder,
-            loss=loss,
+            encoder=settings["encoder"],
+            loss=settings["loss"],
             optimizer=optimizer,
             methods=methods,
             image_size=store.image_size,
@@ -110,10 +134,7 @@ def train_run(
             sampler,
             augmentation=augmentation,
             seed=seed,
-            checkpoint_folder=checkpoint_folder,
-            run_key=run_key,
-            log_folder=log_folder,
-            verbose=verbose,
+            **places,
             **training,
         )
     return TrainRun(learner, result)

@@ -8,7 +8,7 @@ from typing import Any
 from models.errors import UsageError
 from pipeline.comparison.data import prepare_images
 from pipeline.comparison.jobs import Job, Jobs
-from pipeline.comparison.plan import Block, Candidate, check_alike, expand, report_blocks
+from pipeline.comparison.plan import Block, Candidate, check_alike, expand, report_blocks, write_plan
 from pipeline.comparison.plot import draw_comparison
 from pipeline.comparison.pool import work_off
 from pipeline.comparison.results import Chosen, Outcome, Row, choose, summarize
@@ -40,7 +40,9 @@ def _compare(comparison: Comparison, document: dict[str, Any], side_by_side: int
     plan = expand(comparison, document)
     wanted = _wanted(comparison, only)
     images = prepare_images(comparison, next(iter(plan.values()))[0].experiment)
-    unlike = check_alike(comparison, plan, images.training_labels())
+    labels = images.training_labels()
+    plan = write_plan(plan, labels)  # folds differ in size: the recipe must not choose anew for each
+    unlike = check_alike(comparison, plan, labels)
     jobs, blocks = Jobs(comparison, images), report_blocks(comparison)
     trials = {name: jobs.trials(candidates, name) for name, candidates in plan.items()}
 

@@ -2,14 +2,16 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import ValidationError
 
 from models.errors import UsageError
 from pipeline.comparison.settings import Comparison, Entry, merge
 from pipeline.config import Experiment, explain, search_space
+from pipeline.recipe import write_out
 
 
 class Block(NamedTuple):
@@ -101,6 +103,15 @@ def _nested(path: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def write_plan(plan: Mapping[str, Sequence[Candidate]], labels: Sequence[int]) -> dict[str, list[Candidate]]:
+    """The same candidates with what the recipe chooses for these labels written out, so that it can be compared."""
+    counts = np.bincount(labels).tolist()
+    return {
+        name: [replace(one, experiment=write_out(one.experiment, counts)) for one in candidates]
+        for name, candidates in plan.items()
+    }
+
+
 def check_alike(
     comparison: Comparison, plan: Mapping[str, Sequence[Candidate]], labels: Sequence[int]
 ) -> dict[str, list[str]]:
@@ -118,6 +129,7 @@ def check_alike(
     Raises:
         UsageError: E_UNLIKE if one differs and does not say why.
     """
+    plan = write_plan(plan, labels)
     budgets = {name: [budget(one.experiment, labels) for one in candidates] for name, candidates in plan.items()}
     usual = next((entry.name for entry in comparison.entries if not entry.unlike), comparison.entries[0].name)
     differing: dict[str, list[str]] = {}
@@ -148,17 +160,18 @@ def budget(experiment: Experiment, labels: Sequence[int]) -> dict[str, Any]:
     from models.data.sampling import SAMPLERS
     from models.registry import create
 
-    training, sampler = experiment.training, experiment.training.sampler
-    made = create(SAMPLERS, sampler.name, sampler.params, {"labels": labels, "seed": 0})
-    steps: Any = training.epochs * training.steps_per_epoch
+    training = experiment.training.model_dump(mode="json")
+    sampler = training["sampler"]
+    made = create(SAMPLERS, sampler["name"], sampler["params"], {"labels": labels, "seed": 0})
+    steps: Any = training["epochs"] * training["steps_per_epoch"]
     if not steps:
-        steps = f"{training.epochs} rounds of {sampler.name} {sampler.params}"
+        steps = f"{training['epochs']} rounds of {sampler['name']} {sampler['params']}"
     parts = {"data": experiment.data.model_dump(mode="json"), "encoder": experiment.encoder.model_dump(mode="json")}
     parts["encoder"]["params"].pop("normalize", None)
     flat = {f"{part}.{key}": value for part, table in parts.items() for key, value in table.items()}
     own = {"sampler", "optimizer", "methods", "steps_per_epoch", "augmentation"}  # told otherwise, or free to differ
-    flat |= {f"training.{key}": value for key, value in training.model_dump(mode="json", exclude=own).items()}
-    augmentation = {key: value for key, value in training.augmentation.items() if value}
+    flat |= {f"training.{key}": value for key, value in training.items() if key not in own}
+    augmentation = {key: value for key, value in training["augmentation"].items() if value}
     return flat | {"batch size": made.batch_size, "steps": steps, "training.augmentation": augmentation}
 
 

@@ -25,10 +25,18 @@ def write(tmp_path):
 
 
 def test_the_least_file_gets_defaults(write):
-    experiment = load_experiment(write(_LEAST))
-    assert experiment.encoder.name == "small"
+    experiment = load_experiment(write('name = "toy"\n[data]\npath = "images"'))
+    assert (experiment.encoder.name, experiment.encoder.weights) == ("efficientnet_lite0", "imagenet")
+    assert (experiment.loss, experiment.training.sampler, experiment.training.optimizer.learning_rate) == (None,) * 3
     assert experiment.evaluation.primary == "map@r"
     assert search_space(experiment) == {}
+
+
+def test_a_network_that_is_named_starts_from_random_weights(write):
+    for name in ("small", "efficientnet_lite0"):
+        assert load_experiment(write(f'{_LEAST}[encoder]\nname = "{name}"')).encoder.weights is None
+    unnamed = load_experiment(write(f"{_LEAST}[encoder]\nembedding_size = 64")).encoder
+    assert (unnamed.name, unnamed.weights, unnamed.embedding_size) == ("efficientnet_lite0", "imagenet", 64)
 
 
 def test_every_mistake_is_told_at_once_with_its_path(write):

@@ -16,6 +16,8 @@ image_size = 32
 [loss]
 name = "multi_proxy_anchor"
 params = { alpha = 16.0 }
+[encoder]
+name = "small"
 [training]
 sampler = { name = "class_batches", params = { classes = 8, per_class = 4 } }
 """
@@ -47,10 +49,10 @@ def test_a_sound_experiment_passes(check):
         ("alpha = 16.0", "alpha = -1.0", "loss.params.alpha", "must be positive"),
         ("alpha = 16.0", "alpha = { low = -1.0, high = 8.0 }", "loss.params.alpha", "must be positive"),
         ("alpha = 16.0", "delt = { low = 0.1, high = 8.0 }", "loss.params.delt", "delta"),
-        ("image_size = 32", "image_size = 32\n[encoder]\nname = 'smal'", "encoder.name", "small"),
-        ("image_size = 32", "image_size = 32\n[encoder]\nparams = {width = [8]}", "encoder.params", "widths"),
-        ("image_size = 32", "image_size = 32\n[encoder]\nweights = 'imagenet'", "encoder.weights", "no stored weights"),
-        ("image_size = 32", "image_size = 32\n[encoder]\nhead = {name = 'plan'}", "encoder.head.name", "plain"),
+        ('name = "small"', "name = 'smal'", "encoder.name", "small"),
+        ('name = "small"', "name = 'small'\nparams = {width = [8]}", "encoder.params", "widths"),
+        ('name = "small"', "name = 'small'\nweights = 'imagenet'", "encoder.weights", "no stored weights"),
+        ('name = "small"', "name = 'small'\nhead = {name = 'plan'}", "encoder.head.name", "plain"),
         ("per_class = 4", "per_class = 0", "training.sampler.params.per_class", "per_class"),
         (", params = { classes = 8, per_class = 4 }", "", "training.sampler.params", "needs ['classes', 'per_class']"),
         ('"class_batches"', '"class_batch"', "training.sampler.name", "class_batches"),
@@ -74,6 +76,7 @@ def test_what_is_wrong_is_named_with_its_path(check, old, new, path, told):
 
 _CONTRASTIVE = 'name = "contrastive"\nparams = {}'
 _MULTI_PROXY = 'name = "multi_proxy_anchor"\nparams = { alpha = 16.0 }'
+_REST = '[encoder]\nname = "small"\n[training]'
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ _MULTI_PROXY = 'name = "multi_proxy_anchor"\nparams = { alpha = 16.0 }'
 )
 def test_parts_that_do_not_go_together_are_told_before_anything_runs(check, loss, encoder, training, path, told):
     with pytest.raises(UsageError) as caught:
-        check(_MULTI_PROXY + "\n[training]", f"{loss}\n[encoder]\n{encoder}\n[training]\n{training}")
+        check(f"{_MULTI_PROXY}\n{_REST}", f"{loss}\n[encoder]\nname = 'small'\n{encoder}\n[training]\n{training}")
     head, *lines = str(caught.value).splitlines()
     assert head == "E_EXPERIMENT: the experiment 'toy' has mistakes:"
     assert len(lines) == 1
@@ -159,7 +162,7 @@ def test_parts_that_do_not_go_together_are_told_before_anything_runs(check, loss
 )
 def test_parts_that_go_together_pass_as_often_as_one_looks(check, loss, training):
     for _ in range(2):  # Keras counts names up
-        check(_MULTI_PROXY + "\n[training]", f"{loss}\n[training]\n{training}")
+        check(f"{_MULTI_PROXY}\n{_REST}", f"{loss}\n{_REST}\n{training}")
 
 
 _WRONG = """
@@ -235,7 +238,7 @@ def test_a_file_full_of_mistakes_tells_all_of_them_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("text", "paths"),
     [
-        ("", ["data", "loss", "name"]),
+        ("", ["data", "name"]),
         ("name = 'a'\ndata = 3\n[loss]\nname = 'nt_xnt'", ["data", "loss.name"]),
         ("name = 'a'\n[data]\npath = '.'\n[loss]\nparams = { margin = 1 }", ["loss.name"]),
         # What the schema refuses is not missing as well.

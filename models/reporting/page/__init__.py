@@ -15,6 +15,7 @@ from models.reporting.numbers import ROUND
 from models.reporting.page.tables import csv_tables
 from models.reporting.pictures import thumbnail
 from models.retrieval.calibration import match_probability
+from models.training.recipes import tell_value
 
 Pictures = Mapping[str, np.ndarray | None]
 
@@ -79,6 +80,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], picture
         "count": lambda number: f"{number:,}",
         "metric_name": metric_name,
         "describe": describe,
+        "setting": tell_value,
         "chance": lambda similarity: float(match_probability(report["calibration"], similarity)),
     }
     environment.globals["figures"] = {name: _figure(svg) for name, svg in figures.items()}

@@ -56,11 +56,8 @@ def _curve(report: Mapping[str, Any]) -> Table:
 
 def _training(report: Mapping[str, Any]) -> Table:
     epochs = report["training"]["epochs"]
-    columns = tuple(epochs[0]) if epochs else ()
-    return [
-        ("epoch", *columns),
-        *((number, *(row.get(column) for column in columns)) for number, row in enumerate(epochs, 1)),
-    ]
+    columns = list(dict.fromkeys(name for row in epochs for name in row))  # epoch 0 has no loss
+    return [columns, *([row.get(column) for column in columns] for row in epochs)]
 
 
 def _similarities(report: Mapping[str, Any]) -> Table:

@@ -36,7 +36,12 @@ AUDIT = {
 }
 
 
-TRAINING = {"best_epoch": 1, "epochs": [{"epoch": 0, "val_map@r": 0.2}, {"epoch": 1, "loss": 2.0, "val_map@r": 0.3}]}
+CHOICE = {"setting": "training.sampler", "value": {"name": "class_batches", "params": {"classes": 8}}, "reason": "few"}
+TRAINING = {
+    "best_epoch": 1,
+    "recipe": [CHOICE],
+    "epochs": [{"epoch": 0, "val_map@r": 0.2}, {"epoch": 1, "loss": 2.0, "val_map@r": 0.3}],
+}
 UNDRAWN = {"training", "vital-signs", "trials", "index"}  # their numbers come from elsewhere
 SEARCH = {"objective": "map@r", "failed": 1, "trials": [{"values": {"loss.margin": 0.5}, "score": 0.3, "number": 1}]}
 

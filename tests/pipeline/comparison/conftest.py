@@ -9,11 +9,12 @@ def document():
     return {
         "name": "toy",
         "data": {"path": "images", "image_size": 16},
-        "encoder": {"embedding_size": 8, "params": {"widths": [4, 8]}},
+        "encoder": {"name": "small", "embedding_size": 8, "params": {"widths": [4, 8]}},
         "loss": {"name": "contrastive"},
         "training": {
             "epochs": 2,
             "steps_per_epoch": 4,
+            "augmentation": {},
             "sampler": {"name": "class_batches", "params": {"classes": 4, "per_class": 2}},
         },
     }

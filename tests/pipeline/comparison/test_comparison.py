@@ -21,6 +21,7 @@ path = "shapes"
 image_size = 16
 test_share = 0.34
 [encoder]
+name = "small"
 embedding_size = 8
 params = { widths = [4, 8] }
 [loss]
