@@ -25,7 +25,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from tensorflow.core.protobuf import saved_model_pb2
 
 from models.data.examples import REJECTS, read_rejects
-from models.data.images import MAX_BYTES, MAX_PIXELS, check_image
+from models.data.images import MAX_PIXELS, check_image
+from models.data.intake import read_file
 from models.data.listing import SUFFIXES, Reject
 from models.errors import DataError, UsageError
 from models.files import TEMPORARY, replace_file
@@ -282,12 +283,9 @@ def _is_hidden(path: Path) -> bool:
 def _read_file(source: tuple[str, str]) -> Image | Reject:
     """The image with its bytes; what might be too large for memory is checked before the model decodes it."""
     path, key = source
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        return Reject(path, key, "E_IMAGE_UNREADABLE", f"the file cannot be read: {error.strerror}")
-    fault = check_image(data) if _may_be_oversized(data) else None
+    data, fault = read_file(Path(path))
+    if fault is None and _may_be_oversized(data):
+        fault = check_image(data)
     return Reject(path, key, *fault) if fault else Image(path, key, "", "both", "", data)
 
 

@@ -17,7 +17,16 @@ from tfx.proto import example_gen_pb2
 from tfx.types.standard_artifacts import Examples
 
 from components.jobs import run_jobs
-from models.data.examples import COUNTS, REJECTS, ExampleShard, ImageExample, read_counts, read_rejects, write_shard
+from models.data.examples import (
+    COUNTS,
+    REJECTS,
+    ExampleShard,
+    ImageExample,
+    read_counts,
+    read_rejects,
+    write_rejects,
+    write_shard,
+)
 from models.data.images import image_notes
 from models.data.intake import check_rejects, check_splits, read_image
 from models.data.listing import SPLITS, Listing, Reject, Source, list_images
@@ -38,6 +47,8 @@ def ImageExampleGen(
     max_rejects: Parameter[int] = 10,
     max_pixels: Parameter[int] = 50_000_000,
     attributes_json: Parameter[str] = "[]",
+    follow_links: Parameter[int] = 0,
+    rejects_file: Parameter[str] = "",
     data_version: Parameter[str] = "",
     code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
@@ -59,6 +70,8 @@ def ImageExampleGen(
         max_rejects: ... unless there are no more than these.
         max_pixels: largest image accepted.
         attributes_json: JSON list of further columns of the table to keep with each image.
+        follow_links: 1 lets symbolic links lead out of the root.
+        rejects_file: gets what `rejects.jsonl` holds, and outlives the artifact of a run that stopped; "" for none.
         data_version: digest of the data; part of the cache key, not used otherwise.
         code_version: digest of the code; part of the cache key, not used otherwise.
         beam_pipeline: given by TFX.
@@ -75,9 +88,12 @@ def ImageExampleGen(
         test_share=test_share,
         seed=seed,
         attributes=json.loads(attributes_json),
+        follow_links=bool(follow_links),
     )
     total = len(listing.sources) + len(listing.rejects)
-    check = functools.partial(check_rejects, total=total, max_rejects=max_rejects, max_share=max_reject_share)
+    check = functools.partial(
+        check_rejects, total=total, max_rejects=max_rejects, max_share=max_reject_share, file=rejects_file
+    )
     _log_rejects(listing.rejects)
     check(listing.rejects)
     listed = Counter(source.split for source in listing.sources)
@@ -159,8 +175,7 @@ def _write_report(uri: str, listing: Listing, results: list[tuple]) -> None:
         "rejects": dict(sorted(Counter(reject.code for reject in rejects).items())),
         "skipped": listing.skipped,
     }
-    with tf.io.gfile.GFile(posixpath.join(uri, REJECTS), "w") as file:
-        file.write("".join(json.dumps(reject._asdict(), ensure_ascii=False) + "\n" for reject in sorted(rejects)))
+    write_rejects(posixpath.join(uri, REJECTS), rejects)
     with tf.io.gfile.GFile(posixpath.join(uri, COUNTS), "w") as file:
         file.write(json.dumps(counts, indent=1) + "\n")
 

@@ -86,7 +86,10 @@ class Named(Section):
 
 
 class Data(Section):
-    """Where the images are, how they are split and to what size they are brought."""
+    """Where the images are, how they are split and to what size they are brought.
+
+    `follow_links` lets symbolic links lead out of the folder of images.
+    """
 
     path: str
     columns: dict[Literal["path", "label", "split", "role"], str] = {}
@@ -98,6 +101,7 @@ class Data(Section):
     max_reject_share: Share = 0.001
     max_rejects: Count = 10
     block_on_leaks: bool = True
+    follow_links: bool = False
 
 
 class Encoder(Named):

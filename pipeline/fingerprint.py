@@ -9,12 +9,13 @@ import ast
 import hashlib
 import importlib.util
 import json
-import os
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from models.data.listing import find_files
 
 _ROOTS = ("models", "components", "pipeline")
 _TABLES = ("models.losses", "models.methods")  # packages of which a training uses what it names
@@ -88,16 +89,26 @@ def _has_module(name: str) -> bool:
     return _is_ours(name) and _file(name) is not None
 
 
-def data_version(root: Path, table: Path | None) -> str:
-    """Digest of the files below `root`: their names, sizes and times of change; and of the table's content."""
-    rows = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(folder) / name
-            stat = path.stat()
-            rows.append([path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns])
+def data_version(
+    root: Path, table: Path | None, columns: Mapping[str, str] | None = None, *, follow_links: bool = False
+) -> str:
+    """Digest of the files that `list_images` looks at: names, sizes and times of change; and of the table's content.
+
+    Raises:
+        DataError: what listing the data raises.
+    """
+    rows: list[list[Any]] = []
+    for path, fault in find_files(root, table, columns or {}, follow_links=follow_links):
+        rows.append([path, *(fault or _state(root / path))])
     return digest([rows, hashlib.sha256(table.read_bytes()).hexdigest() if table else ""])
+
+
+def _state(path: Path) -> tuple[Any, ...]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        return ("E_IMAGE_UNREADABLE", error.errno)
+    return (found.st_size, found.st_mtime_ns)
 
 
 def folder_identity(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """The pipeline as a graph of TFX nodes: one experiment in, one TFX pipeline out."""
 
 import json
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,10 +85,16 @@ def locate_data(experiment: Experiment) -> tuple[Path, Path | None]:
     )
 
 
+def fingerprint_data(experiment: Experiment) -> str:
+    """Digest of the experiment's images and table."""
+    columns = {str(name): column for name, column in experiment.data.columns.items()}
+    return data_version(*locate_data(experiment), columns, follow_links=experiment.data.follow_links)
+
+
 def fingerprint_run(experiment: Experiment) -> Fingerprints:
     """Digest what a run on this machine depends on."""
     settings = experiment.model_dump(mode="json", exclude={"runs", "release"})
-    data = data_version(*locate_data(experiment))
+    data = fingerprint_data(experiment)
     run = digest([settings, data, _training_code(experiment, "pipeline.graph")])
     store = folder_identity(experiment.release_folder)
     baseline = find_baseline(experiment.release_folder, run)
@@ -119,7 +126,7 @@ def create_pipeline(experiment: Experiment, places: Places, fingerprints: Finger
     from tfx.orchestration.metadata import sqlite_metadata_connection_config
     from tfx.orchestration.pipeline import Pipeline
 
-    nodes = _data_nodes(experiment, fingerprints)
+    nodes = _data_nodes(experiment, places, fingerprints)
     nodes |= _training_nodes(experiment, places, nodes["pack"])
     nodes |= _judging_nodes(experiment, places, fingerprints, nodes)
     connection = places.metadata and sqlite_metadata_connection_config(places.metadata)
@@ -135,7 +142,7 @@ def create_pipeline(experiment: Experiment, places: Places, fingerprints: Finger
     )
 
 
-def _data_nodes(experiment: Experiment, fingerprints: Fingerprints) -> dict:
+def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprints) -> dict:
     """Ingest, statistics, schema, validation, audit and packing."""
     import tensorflow_data_validation as tfdv
     from tfx.components import ExampleValidator, SchemaGen, StatisticsGen
@@ -157,6 +164,8 @@ def _data_nodes(experiment: Experiment, fingerprints: Fingerprints) -> dict:
         max_rejects=data.max_rejects,
         max_pixels=data.max_pixels,
         attributes_json=_json(experiment.evaluation.attributes),
+        follow_links=int(data.follow_links),
+        rejects_file=posixpath.join(places.pipeline_root, "rejects.jsonl"),
         data_version=fingerprints.data,
         code_version=code_version("components.ingest"),
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 from models.data.listing import SPLITS, Listing, Reject, Source, list_images
 from models.errors import DataError, UsageError
 from pipeline.config import Experiment, search_space
-from pipeline.fingerprint import code_version, data_version, digest
-from pipeline.graph import locate_data, training_settings
+from pipeline.fingerprint import code_version, digest
+from pipeline.graph import fingerprint_data, locate_data, training_settings
 from pipeline.lock import hold_folder
 
 
@@ -48,7 +48,7 @@ def _train(experiment: Experiment, output: Path) -> dict:
     from models.training.validation import embed_store
 
     settings = training_settings(experiment)
-    data = digest([data_version(*locate_data(experiment)), experiment.data.model_dump(mode="json"), experiment.seed])
+    data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
     stores = _pack(experiment, output / "stores" / data)
     train, val, test = (RecordStore(stores / split) for split in ("train", "val", "test"))
     key = digest([settings, data, code_version("models.training.run")])
@@ -97,7 +97,13 @@ def list_sources(experiment: Experiment, *, val_share: float) -> Listing:
     root, table = locate_data(experiment)
     columns = {str(name): column for name, column in experiment.data.columns.items()}
     return list_images(
-        root, table or "", columns, val_share=val_share, test_share=experiment.data.test_share, seed=experiment.seed
+        root,
+        table or "",
+        columns,
+        val_share=val_share,
+        test_share=experiment.data.test_share,
+        seed=experiment.seed,
+        follow_links=experiment.data.follow_links,
     )
 
 
@@ -109,7 +115,7 @@ def pack_parts(
     Raises:
         DataError: E_SPLIT_EMPTY, E_TOO_MANY_REJECTS.
     """
-    from models.data.intake import check_rejects
+    from models.data.intake import check_rejects, tell_reject
     from models.data.store import write_store
 
     data = experiment.data
@@ -122,8 +128,9 @@ def pack_parts(
             raise DataError("E_SPLIT_EMPTY", f"The split {part} has no images: nothing was listed for it in {root}")
         write_store(aside / part, _records(root, sources, experiment, rejects), data.image_size, data.fit)
     for reject in rejects[:20]:
-        print(f"set aside  {reject.path}: {reject.code}: {reject.message}")
-    check_rejects(rejects, total, max_rejects=data.max_rejects, max_share=data.max_reject_share)
+        print(f"set aside  {reject.code}  {tell_reject(reject)}")
+    file = str(folder.parent / "rejects.jsonl")
+    check_rejects(rejects, total, max_rejects=data.max_rejects, max_share=data.max_reject_share, file=file)
     aside.rename(folder)
 
 

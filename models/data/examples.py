@@ -146,6 +146,15 @@ def read_rejects(root: str) -> list[Reject]:
         return [Reject(**json.loads(line)) for line in file]
 
 
+def write_rejects(path: str, rejects: Iterable[Reject]) -> None:
+    """Write the records that were set aside, one JSON object a line."""
+    import tensorflow as tf
+
+    tf.io.gfile.makedirs(posixpath.dirname(path))
+    with tf.io.gfile.GFile(path, "w") as file:
+        file.write("".join(json.dumps(reject._asdict(), ensure_ascii=False) + "\n" for reject in sorted(rejects)))
+
+
 def read_records(root: str, shard: ExampleShard) -> Iterator[bytes]:
     """The serialized records of one shard, and proof that there were no more.
 

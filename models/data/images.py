@@ -282,7 +282,7 @@ def _tiff_orientation(tiff: tf.Tensor) -> tf.Tensor:
 
 
 def _check_header(data: bytes, kind: str, max_pixels: int) -> ImageFault | None:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data), formats=_READERS) as image:
@@ -290,6 +290,8 @@ def _check_header(data: bytes, kind: str, max_pixels: int) -> ImageFault | None:
             frames = getattr(image, "n_frames", 1) if kind == "GIF" else 1
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return ImageFault("E_IMAGE_TOO_LARGE", f"Expected at most {max_pixels} pixels. Received: {error}")
+    except UnidentifiedImageError:  # whose message names the object in memory
+        return _broken(data, kind, "its header cannot be read")
     except Exception as error:  # a damaged header makes Pillow raise whatever its parsers meet
         return _broken(data, kind, str(error))
     if width * height > max_pixels or width * height * frames > 4 * max_pixels:

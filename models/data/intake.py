@@ -1,9 +1,11 @@
 """Which of the listed images can be used, and when too few can: one rule for ingestion and for what looks ahead of it."""
 
+import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from models.data.examples import write_rejects
 from models.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, check_image
 from models.data.listing import SPLITS, Reject
 from models.errors import DataError
@@ -11,17 +13,31 @@ from models.errors import DataError
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[bytes, ImageFault | None]:
     """The bytes of an image file, and why it cannot be used, or None if it can; the image is decoded to tell."""
+    data, fault = read_file(path)
+    return data, fault or check_image(data, max_pixels=max_pixels)
+
+
+def read_file(path: Path) -> tuple[bytes, ImageFault | None]:
+    """The bytes of a file, one more than an image may have at most, and why it cannot be read, or None if it can.
+
+    Only a regular file is opened: a pipe or a device under an image's name would block, or never end.
+    """
     try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind):
+            return b"", ImageFault("E_IMAGE_NO_FILE", f"expected a regular file. Received: {_tell_kind(kind)}")
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1), None
     except FileNotFoundError:
-        return b"", ImageFault("E_IMAGE_MISSING", "there is no such file")
+        link = f"the link leads to {path.readlink()}, where nothing is" if path.is_symlink() else ""
+        return b"", ImageFault("E_IMAGE_MISSING", link or "there is no such file")
     except OSError as error:
         return b"", ImageFault("E_IMAGE_UNREADABLE", f"the file cannot be read: {error.strerror}")
-    return data, check_image(data, max_pixels=max_pixels)
 
 
-def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, max_share: float) -> None:
+def check_rejects(
+    rejects: Sequence[Reject], total: int, *, max_rejects: int, max_share: float, file: str = ""
+) -> None:
     """Raise if too many records are bad.
 
     Args:
@@ -29,18 +45,27 @@ def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, ma
         total: number of all records.
         max_rejects: this many may be bad, ...
         max_share: ... and so may this share of all, in [0, 1).
+        file: gets the bad records, whether too many or not, one JSON object a line; "" writes none.
 
     Raises:
         DataError: `E_TOO_MANY_REJECTS`, with the first three.
     """
     limit = reject_limit(total, max_rejects=max_rejects, max_share=max_share)
+    if file:
+        write_rejects(file, rejects)
     if len(rejects) > limit:
-        shown = "; ".join(f"{reject.path}: {reject.message}" for reject in rejects[:3])
+        shown = "; ".join(tell_reject(reject) for reject in rejects[:3])
         raise DataError(
             "E_TOO_MANY_REJECTS",
             f"Expected at most {limit} bad records of {total}. Received: {count_by_code(rejects)}. First: {shown}. "
-            "Mend the data, or raise `data.max_rejects`.",
+            + (f"All are in {file}. " if file else "")
+            + "Mend the data, or raise `data.max_rejects`.",
         )
+
+
+def tell_reject(reject: Reject) -> str:
+    """A bad record in one line; a row of a table may have no path."""
+    return f"{reject.path}: {reject.message}" if reject.path else reject.message
 
 
 def reject_limit(total: int, *, max_rejects: int, max_share: float) -> int:
@@ -79,3 +104,14 @@ def count_by_code(rejects: Sequence[Reject]) -> str:
     """As in "3 E_IMAGE_FORMAT, 1 E_ID_DUPLICATE"; the most frequent first."""
     counts = Counter(reject.code for reject in rejects)
     return ", ".join(f"{number} {code}" for code, number in counts.most_common()) or "none"
+
+
+def _tell_kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")

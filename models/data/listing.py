@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models.data.paths import DataFolder, PathFault
 from models.data.tables import ATTRIBUTE, read_table
 from models.errors import DataError
 
@@ -76,6 +77,7 @@ def list_images(
     test_share: float,
     seed: int,
     attributes: Sequence[str] = (),
+    follow_links: bool = False,
 ) -> Listing:
     """List a folder of images, or the images that a table names, with every class on one side.
 
@@ -87,9 +89,11 @@ def list_images(
         test_share: part in [0, 1) of all classes that become test, unless splits are given.
         seed: picks the classes.
         attributes: further columns of the table to keep with each image.
+        follow_links: whether symbolic links may lead out of the root.
 
     Raises:
-        DataError: `E_DATA_MISSING`, `E_TABLE_DAMAGED`, or `E_TABLE_COLUMNS`, also for attributes of a folder.
+        DataError: `E_DATA_MISSING`, `E_TABLE_DAMAGED`, or `E_TABLE_COLUMNS`, also for attributes of a folder;
+            `E_PATH_OUTSIDE` for a linked folder outside the root.
     """
     root = Path(root)
     if not root.is_dir():
@@ -100,7 +104,8 @@ def list_images(
             f"Expected a table with the columns {list(attributes)}, which `evaluation` names. "
             f"Received: the folder {root}",
         )
-    found = _from_table(read_table(table, columns or {}, attributes)) if table else _from_folder(root)
+    folder = DataFolder(root, follow_links=follow_links)
+    found = _from_table(folder, read_table(table, columns or {}, attributes)) if table else _from_folder(folder)
     sources, rejects, skipped = [], [], 0
     seen: dict[str, str] = {}
     for item in found:
@@ -145,45 +150,50 @@ def _part(share: float, count: int) -> int:
     return min(max(1, int(share * count + 0.5)), count - 1) if share > 0 and count else 0
 
 
-def _from_folder(root: Path) -> Iterator[Source | Reject | None]:
-    names = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
+def find_files(
+    root: Path, table: Path | None, columns: Mapping[str, str], *, follow_links: bool
+) -> Iterator[tuple[str, PathFault | None]]:
+    """The paths that `list_images` looks at, relative to the root, and why each is refused if it is.
+
+    Raises:
+        DataError: as there.
+    """
+    folder = DataFolder(root, follow_links=follow_links)
+    if table is None:
+        yield from folder.walk()
+        return
+    for row in read_table(table, columns):
+        path = _normalise(row["path"])
+        yield path, folder.find_fault(path)
+
+
+def _from_folder(folder: DataFolder) -> Iterator[Source | Reject | None]:
+    names = {path.name for path in folder.root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     by_split = names <= set(_PARTS) and "train" in names and ("test" in names or {"query", "gallery"} <= names)
     depth = 2 if by_split else 1
-    for path in _walk(root):
+    for path, fault in folder.walk():
         if posixpath.splitext(path)[1].lower() not in SUFFIXES:
             yield None
             continue
         parts = path.split("/")
-        if len(parts) <= depth:
+        if fault:
+            yield _reject(path, *fault)
+        elif len(parts) <= depth:
             place = f"in {'/'.join(parts[:-1]) or 'the root'}, not in the folder of a class"
             yield _reject(path, "E_LABEL_MISSING", f"the image lies {place}")
-            continue
-        split, role = _PARTS[parts[0]] if by_split else ("", "both")
-        yield _source(path, parts[depth - 1], split, role)
+        else:
+            split, role = _PARTS[parts[0]] if by_split else ("", "both")
+            yield _source(path, parts[depth - 1], split, role)
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Relative paths of all visible files below the root; links to folders are followed, once each."""
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        place = os.path.realpath(folder)
-        if place in seen:
-            folders.clear()
-            continue
-        seen.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        base = Path(folder).relative_to(root).as_posix()
-        yield from (posixpath.normpath(f"{base}/{name}") for name in sorted(files) if not name.startswith("."))
-
-
-def _from_table(rows: Iterable[Mapping[str, str]]) -> Iterator[Source | Reject]:
-    for row in rows:
-        path = posixpath.normpath(row["path"]) if row["path"] else ""
+def _from_table(folder: DataFolder, rows: Iterable[Mapping[str, str]]) -> Iterator[Source | Reject]:
+    for number, row in enumerate(rows, start=1):
+        path = _normalise(row["path"])
         part, role = row.get("split", "").strip().lower(), row.get("role", "").strip().lower()
         if not path:
-            yield _reject("", "E_PATH_MISSING", f"the row of label {row['label']!r} names no path")
-        elif path.startswith(("/", "../")) or path in (".", ".."):
-            yield _reject(path, "E_PATH_OUTSIDE", "the path leads out of the data folder; paths are relative to it")
+            yield _reject("", "E_PATH_MISSING", f"row {number}, of label {row['label']!r}, names no path")
+        elif fault := folder.find_fault(path):
+            yield _reject(path, *fault)
         elif not row["label"].strip():
             yield _reject(path, "E_LABEL_MISSING", "the row has no label")
         elif "split" in row and part not in _PARTS:
@@ -194,6 +204,10 @@ def _from_table(rows: Iterable[Mapping[str, str]]) -> Iterator[Source | Reject]:
             split, usual = _PARTS.get(part, ("", "both"))
             kept = tuple((key.removeprefix(ATTRIBUTE), row[key]) for key in row if key.startswith(ATTRIBUTE))
             yield _source(path, row["label"].strip(), split, role or usual, kept)
+
+
+def _normalise(path: str) -> str:
+    return posixpath.normpath(path) if path else ""
 
 
 def _source(

@@ -8,8 +8,8 @@ from models.data.subset import ClassSubset, deal_folds
 from pipeline.comparison.plan import CHOICE, Block
 from pipeline.comparison.settings import Comparison
 from pipeline.config import Experiment
-from pipeline.fingerprint import data_version, digest
-from pipeline.graph import locate_data
+from pipeline.fingerprint import digest
+from pipeline.graph import fingerprint_data
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def prepare_images(comparison: Comparison, experiment: Experiment) -> Images:
     """Pack what is not packed yet; the test half is not opened unless it judges."""
     from pipeline.plain import list_sources, pack_parts
 
-    data = digest([data_version(*locate_data(experiment)), experiment.data.model_dump(mode="json"), experiment.seed])
+    data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
     stores = comparison.folder / "stores" / data
     wanted = {"half": False, **({"test": True} if comparison.judge == "test" else {})}
     for part, is_test in wanted.items():

@@ -1,6 +1,7 @@
 import functools
 import io
 import json
+import os
 import struct
 
 import apache_beam as beam
@@ -137,6 +138,9 @@ def test_f01_f03_f07_bad_images_are_rejected_and_the_rest_goes_on(tmp_path):
     plant(tmp_path / "data", {**small_tree(), **bad})
     (tmp_path / "data/class e/gone.png").symlink_to("nowhere.png")
     (tmp_path / "data/class f/folder.png").mkdir()
+    os.mkfifo(tmp_path / "data/class f/pipe.png")
+    (tmp_path / "data/class f/loop.png").symlink_to("loop.png")
+    (tmp_path / "data/class f/zero.png").symlink_to("/dev/zero")
     (tmp_path / "data/stray.png").write_bytes(jpeg)
     examples = ingest(tmp_path, max_pixels=1000)
     assert sum(len(records(examples, split)) for split in examples.splits) == 18
@@ -146,6 +150,9 @@ def test_f01_f03_f07_bad_images_are_rejected_and_the_rest_goes_on(tmp_path):
         "class c/empty.png": "E_IMAGE_EMPTY",
         "class d/large.png": "E_IMAGE_TOO_LARGE",
         "class e/gone.png": "E_IMAGE_MISSING",
+        "class f/pipe.png": "E_IMAGE_NO_FILE",
+        "class f/loop.png": "E_IMAGE_UNREADABLE",
+        "class f/zero.png": "E_PATH_OUTSIDE",
         "stray.png": "E_LABEL_MISSING",
     }
     examples = ingest(tmp_path, "again")
@@ -161,6 +168,14 @@ def test_too_many_rejects_stop_the_run_and_say_which(tmp_path):
     ):
         ingest(tmp_path, max_rejects=1)
     assert len(read_rejects(ingest(tmp_path, "half", max_rejects=0, max_reject_share=0.1).uri)) == 2
+    file = tmp_path / "kept/rejects.jsonl"
+    with pytest.raises(DataError, match=f"All are in {file}"):
+        ingest(tmp_path, "again", max_rejects=1, rejects_file=str(file))
+    told = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(reject["path"], reject["code"]) for reject in told] == [
+        ("class a/x.png", "E_IMAGE_FORMAT"),
+        ("class b/y.png", "E_IMAGE_FORMAT"),
+    ]
 
 
 def test_label_missing_in_a_table(tmp_path):
@@ -169,8 +184,10 @@ def test_label_missing_in_a_table(tmp_path):
     (tmp_path / "data/table.csv").write_text("path,label\n" + "\n".join(rows))
     examples = ingest(tmp_path, table=str(tmp_path / "data/table.csv"))
     assert [reject.code for reject in read_rejects(examples.uri)] == ["E_LABEL_MISSING"]
+    file = tmp_path / "rejects.jsonl"
     with pytest.raises(DataError, match=r"E_TOO_MANY_REJECTS: .*1 E_LABEL_MISSING"):
-        ingest(tmp_path, "none", table=str(tmp_path / "data/table.csv"), max_rejects=0)
+        ingest(tmp_path, "none", table=str(tmp_path / "data/table.csv"), max_rejects=0, rejects_file=str(file))
+    assert json.loads(file.read_text())["code"] == "E_LABEL_MISSING"
 
 
 def test_f13_empty_splits_name_what_emptied_them(tmp_path):

@@ -352,3 +352,10 @@ def test_f04_f05_what_was_settled_is_noted():
     assert image_notes(with_segments(segment(0xE1, exif("<", 6)))) == ("turned",)
     for kind in ("JPEG", "PNG", "WebP"):
         assert image_notes(GOOD[kind]) == ()
+
+
+@pytest.mark.parametrize("magic", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF\x04\0\0\0WEBP"])
+def test_a_broken_header_is_told_without_the_names_of_python_objects(magic):
+    fault = check_image(magic + bytes(40))
+    assert fault.code in ("E_IMAGE_TRUNCATED", "E_IMAGE_DAMAGED")
+    assert "BytesIO" not in fault.message

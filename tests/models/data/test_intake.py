@@ -1,3 +1,6 @@
+import json
+import os
+
 import pytest
 
 from models.data.intake import check_rejects, check_splits, count_by_code, read_image, reject_limit
@@ -13,7 +16,33 @@ def test_a_file_that_is_no_image_is_told(tmp_path):
     (tmp_path / "a.png").write_text("text")
     assert read_image(tmp_path / "a.png")[1].code == "E_IMAGE_FORMAT"
     assert read_image(tmp_path / "b.png")[1].code == "E_IMAGE_MISSING"
-    assert read_image(tmp_path)[1].code == "E_IMAGE_UNREADABLE"
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [(os.mkfifo, "a named pipe"), (os.mkdir, "a folder"), (lambda path: path.symlink_to("/dev/zero"), "a device")],
+)
+def test_what_is_no_regular_file_is_told_and_never_opened(tmp_path, make, told):
+    make(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[1] == ("E_IMAGE_NO_FILE", f"expected a regular file. Received: {told}")
+
+
+def test_broken_links_are_told(tmp_path):
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    assert read_image(tmp_path / "gone.png")[1] == ("E_IMAGE_MISSING", "the link leads to nowhere.png, where nothing is")
+    assert read_image(tmp_path / "loop.png")[1].code == "E_IMAGE_UNREADABLE"
+
+
+def test_all_bad_records_are_kept_in_a_file_that_the_message_names(tmp_path):
+    file, bad = str(tmp_path / "runs/rejects.jsonl"), [Reject("", "", "E_PATH_MISSING", "row 2 names no path")]
+    check_rejects(bad, 100, max_rejects=1, max_share=0, file=file)
+    assert json.loads((tmp_path / "runs/rejects.jsonl").read_text())["code"] == "E_PATH_MISSING"
+    bad += rejects("A", "B", "C")
+    with pytest.raises(DataError, match=rf"First: row 2 names no path; a/0.png: why; .*All are in {file}\.") as caught:
+        check_rejects(bad, 100, max_rejects=1, max_share=0, file=file)
+    assert ": :" not in str(caught.value)
+    assert len((tmp_path / "runs/rejects.jsonl").read_text().splitlines()) == 4
 
 
 def test_the_larger_of_number_and_share_may_be_bad():

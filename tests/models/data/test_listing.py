@@ -111,11 +111,76 @@ def test_f10_name_that_is_not_utf8(tmp_path):
 
 
 def test_linked_folders_are_followed_but_not_round_in_circles(tmp_path):
-    plant(tmp_path / "far", "x/1.png")
-    plant(tmp_path / "data", "b/1.png")
+    plant(tmp_path, "b/1.png", ".store/x/1.png")
+    (tmp_path / "a").symlink_to(".store/x")
+    (tmp_path / ".store/x/loop").symlink_to(tmp_path)
+    listing = list_images(tmp_path, **SHARES)
+    assert [(source.id, source.label) for source in listing.sources] == [("a/1.png", "a"), ("b/1.png", "b")]
+    assert listing.rejects == []
+
+
+def test_a_linked_folder_outside_the_root_is_an_error_unless_the_data_allows_it(tmp_path):
+    plant(tmp_path, "far/x/1.png", "data/b/1.png")
     (tmp_path / "data/a").symlink_to(tmp_path / "far/x")
-    (tmp_path / "far/x/loop").symlink_to(tmp_path / "data")
-    assert [source.id for source in list_images(tmp_path / "data", **SHARES).sources] == ["a/1.png", "b/1.png"]
+    with pytest.raises(DataError, match=rf"E_PATH_OUTSIDE: .*data/a: .* to {tmp_path}/far/x; .*`data.follow_links`"):
+        list_images(tmp_path / "data", **SHARES)
+    listing = list_images(tmp_path / "data", **SHARES, follow_links=True)
+    assert [(source.id, source.label) for source in listing.sources] == [("a/1.png", "a"), ("b/1.png", "b")]
+
+
+def test_a_linked_image_outside_the_root_is_rejected_unless_the_data_allows_it(tmp_path):
+    plant(tmp_path, "far.png", "data/a/1.png", "data2/1.png")
+    (tmp_path / "data/a/2.png").symlink_to("1.png")
+    (tmp_path / "data/a/3.png").symlink_to("../../far.png")
+    (tmp_path / "data/a/4.png").symlink_to("../../data2/1.png")  # its path begins like the root's
+    listing = list_images(tmp_path / "data", **SHARES)
+    assert [source.id for source in listing.sources] == ["a/1.png", "a/2.png"]
+    assert [(reject.path, reject.code) for reject in listing.rejects] == [
+        ("a/3.png", "E_PATH_OUTSIDE"),
+        ("a/4.png", "E_PATH_OUTSIDE"),
+    ]
+    assert len(list_images(tmp_path / "data", **SHARES, follow_links=True).sources) == 4
+
+
+def test_links_in_the_paths_of_a_table_go_by_the_same_rule(tmp_path):
+    plant(tmp_path, "far/1.png", "data/a/1.png")
+    (tmp_path / "data/out").symlink_to("../far")
+    (tmp_path / "data/in").symlink_to("a")
+    text = "path,label\na/1.png,a\nin/1.png,b\nout/1.png,c\n"
+    listing = table(tmp_path / "data", text)
+    assert [source.id for source in listing.sources] == ["a/1.png", "in/1.png"]
+    assert [(reject.path, reject.code) for reject in listing.rejects] == [("out/1.png", "E_PATH_OUTSIDE")]
+    allowed = list_images(tmp_path / "data", tmp_path / "data/t.csv", **SHARES, follow_links=True)
+    assert len(allowed.sources) == 3
+
+
+def test_a_root_that_is_itself_a_link_is_fine(tmp_path):
+    plant(tmp_path, "far/a/1.png")
+    (tmp_path / "data").symlink_to("far")
+    assert [source.id for source in list_images(tmp_path / "data", **SHARES).sources] == ["a/1.png"]
+
+
+def test_a_link_to_itself_is_listed_like_any_file(tmp_path):
+    plant(tmp_path, "a/1.png")
+    (tmp_path / "a/loop.png").symlink_to("loop.png")
+    (tmp_path / "a/other").symlink_to("other")
+    listing = list_images(tmp_path, **SHARES)
+    assert [source.id for source in listing.sources] == ["a/1.png", "a/loop.png"]
+    assert listing.skipped == 1
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_empty(tmp_path, monkeypatch):
+    plant(tmp_path, "a/1.png", "b/1.png")
+    honest = os.scandir
+
+    def scandir(place):
+        if str(place).endswith("/b"):
+            raise PermissionError(13, "Permission denied", place)
+        return honest(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match="E_DATA_UNREADABLE: .*/b. Received: Permission denied"):
+        list_images(tmp_path, **SHARES)
 
 
 def test_table_with_split_and_role(tmp_path):
@@ -150,6 +215,9 @@ def test_table_without_split_is_dealt_like_a_folder(tmp_path):
         ("../1.png,a,test,", "E_PATH_OUTSIDE"),
         ("b/../../1.png,a,test,", "E_PATH_OUTSIDE"),
         (".,a,test,", "E_PATH_OUTSIDE"),
+        ("a\0b.png,a,test,", "E_PATH_INVALID"),
+        (f"{'x' * 300}.png,a,test,", "E_PATH_INVALID"),
+        (f"{'x/' * 3000}1.png,a,test,", "E_PATH_INVALID"),
         ("1.png,a,,", "E_SPLIT_UNKNOWN"),
         ("1.png,a,holdout,", "E_SPLIT_UNKNOWN"),
         ("1.png,a,test,probe", "E_ROLE_UNKNOWN"),
@@ -160,6 +228,11 @@ def test_bad_rows_are_rejected_one_by_one(tmp_path, row, code):
     listing = table(tmp_path, f"path,label,split,role\ngood.png,g,val,\n{row}\n")
     assert [source.id for source in listing.sources] == ["good.png"]
     assert [reject.code for reject in listing.rejects] == [code]
+
+
+def test_a_row_without_a_path_is_named_by_its_number(tmp_path):
+    listing = table(tmp_path, "path,label\n1.png,a\n,b\n")
+    assert [reject.message for reject in listing.rejects] == ["row 2, of label 'b', names no path"]
 
 
 def test_no_folder(tmp_path):
