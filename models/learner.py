@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from models.errors import UsageError
 from models.methods.method import Method, Step
 from models.training.distribution import gather_rows, replicas, synchronize_norms
 
@@ -69,23 +70,30 @@ class MetricLearner(keras.Model):
         if sample_weight is not None:
             raise ValueError("Expected batches of (inputs, labels): a loss over pairs knows no `sample_weight`.")
         inputs = gather_rows(x) if self.methods else x  # the loss has no use for them
-        loss = self._loss_of(Step(inputs, *gather_rows((named_outputs(y_pred), y)), training, self.encoder))
+        loss = self.training_loss(Step(inputs, *gather_rows((named_outputs(y_pred), y)), training, self.encoder))
         for extra in self.losses:  # weight regularisers of the encoder, and what a layer adds with `add_loss`
             loss = loss + ops.cast(extra, loss.dtype)
         return loss / replicas()  # each has the loss of the joined batch, and Keras adds up their gradients
 
-    def _loss_of(self, step: Step):
+    def training_loss(self, step: Step):
+        """The loss of a step with all methods around it."""
         wrapped: Callable[[Step], Any] = self.plain_loss
         for method in reversed(self.methods if step.training else []):
             wrapped = partial(method.loss, inner=wrapped)
         return wrapped(step)
 
     def plain_loss(self, step: Step):
-        """The loss of a step without any method around it."""
+        """The loss of a step without any method around it.
+
+        Raises:
+            UsageError: E_LOSS_VALUE, if the layer gives anything but a scalar floating tensor.
+        """
         extras = {key: value for key, value in step.outputs.items() if key != "embeddings" and key in self._loss_takes}
         if "training" in self._loss_takes:
             extras["training"] = step.training
-        return self.loss_layer(step.embeddings, step.labels, **extras)
+        value = self.loss_layer(step.embeddings, step.labels, **extras)
+        _check_scalar(value, self.loss_layer)
+        return value
 
     def get_config(self):
         parts = {"encoder": self.encoder, "loss_layer": self.loss_layer, "methods": self.methods}
@@ -99,6 +107,16 @@ class MetricLearner(keras.Model):
             for key in ("encoder", "loss_layer", "methods")
         }
         return cls(**parts, **config)
+
+
+def _check_scalar(value: Any, layer: keras.layers.Layer) -> None:
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is None or len(shape) or not keras.backend.is_float_dtype(keras.backend.standardize_dtype(dtype)):
+        received = f"{value!r:.60}" if shape is None else f"shape {tuple(shape)}, dtype {dtype}"
+        raise UsageError(
+            "E_LOSS_VALUE",
+            f"Expected a scalar floating tensor from `call` of {type(layer).__name__}. Received: {received}.",
+        )
 
 
 def named_outputs(outputs) -> dict:

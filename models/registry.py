@@ -9,6 +9,7 @@ from typing import Any
 
 from models.arguments import check_arguments
 from models.errors import UsageError
+from models.user_code import user_code
 
 # Module a user may name -> extra of this project that installs it.
 _EXTRAS = {"tensorflow_similarity": "similarity"}
@@ -38,8 +39,9 @@ def create(
             `E_PARAMETER_UNKNOWN` if a parameter is not taken,
             `E_PARAMETER_MISSING` if the constructor needs one that neither
             `params` nor `facts` hold and `E_PARAMETER_VALUE` if a value is
-            of another kind than its annotation.
-        ValueError: if the constructor refuses a value.
+            of another kind than its annotation; `E_USER_CODE` for whatever
+            a class from outside raises.
+        ValueError: if a constructor of ours refuses a value.
     """
     cls = find_class(table, name, base)
     params, facts = params or {}, facts or {}
@@ -59,7 +61,8 @@ def create(
         check_arguments(constructor_signature(cls).parameters, arguments)
     except ValueError as error:
         raise UsageError("E_PARAMETER_VALUE", f"{name!r}: {error}") from None
-    return cls(**arguments)
+    with user_code(name):
+        return cls(**arguments)
 
 
 def constructor_parameters(cls: Callable) -> dict[str, Any]:
@@ -95,7 +98,8 @@ def find_class(table: Mapping[str, type], name: str, base: type = object) -> typ
     """The class a name stands for: an entry of `table`, or `"package.module:ClassName"`.
 
     Raises:
-        UsageError: `E_NAME_UNKNOWN` if there is none, or it is not a subclass of `base`.
+        UsageError: `E_NAME_UNKNOWN` if there is none, or it is not a subclass of `base`; `E_USER_CODE` if its module
+            fails when it is imported.
     """
     if not isinstance(name, str):
         raise UsageError(
@@ -103,23 +107,43 @@ def find_class(table: Mapping[str, type], name: str, base: type = object) -> typ
         )
     if name in table:
         return table[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise UsageError(
             "E_NAME_UNKNOWN",
             f"Unknown name {name!r}. Known: {sorted(table)}, or 'package.module:ClassName'.{nearest(name, table)}",
         )
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        extra = _EXTRAS.get(getattr(error, "name", None) or "")
-        hint = f" It comes with the extra {extra!r}: `uv sync --extra cpu --extra {extra}`." if extra else ""
-        raise UsageError(
-            "E_NAME_UNKNOWN", f"Expected an importable class. Received: {name!r} ({error}).{hint}"
-        ) from error
+    found = import_named(name)
     if not (inspect.isclass(found) and issubclass(found, base)):
         raise UsageError(
             "E_NAME_UNKNOWN",
             f"Expected a subclass of {base.__module__}.{base.__name__}. Received: {name!r} is {found!r}",
         )
     return found
+
+
+def import_named(name: str) -> Any:
+    """What `"package.module:name"` stands for.
+
+    Raises:
+        UsageError: `E_NAME_UNKNOWN` if there is no such module, or nothing of that name in it; `E_USER_CODE` if the
+            module fails when it is imported.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise _not_importable(name, f"{module_name!r} is no module's name")
+    with user_code(name):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if not f"{module_name}.".startswith(f"{error.name}."):
+                raise  # it is there, and lacks a module itself
+            raise _not_importable(name, str(error), error.name or "") from error
+        if not hasattr(module, attribute):
+            raise _not_importable(name, f"{module_name} has no {attribute!r}")
+        return getattr(module, attribute)
+
+
+def _not_importable(name: str, why: str, missing: str = "") -> UsageError:
+    extra = _EXTRAS.get(missing)
+    hint = f" It comes with the extra {extra!r}: `uv sync --extra cpu --extra {extra}`." if extra else ""
+    return UsageError("E_NAME_UNKNOWN", f"Expected an importable class. Received: {name!r} ({why}).{hint}")

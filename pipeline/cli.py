@@ -9,6 +9,7 @@ from pathlib import Path
 
 from models.disk import disk_fault
 from models.errors import AnchorageError, ResourceError, UsageError
+from models.user_code import find_fault
 from pipeline.progress import hush_tensorflow
 
 _DESCRIPTION = "Turns labelled images into a search engine that is known to be good, and keeps it good."
@@ -39,10 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ResourceError.exit_status
     except BrokenPipeError:
         return 0
-    except Exception as error:
-        if (fault := disk_fault(error, Path.cwd())) is not None:
+    except (Exception, SystemExit) as error:
+        if fault := disk_fault(error, Path.cwd()) or find_fault(error):
             print(f"anchorage: {fault}", file=sys.stderr)
             return fault.exit_status
+        if isinstance(error, SystemExit):
+            raise
         # Whatever is left is our own bug: say so, with what is needed to mend it.
         traceback.print_exc()
         print("anchorage: E_BUG: this should not happen; please report it with the lines above", file=sys.stderr)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UsageError
+from models.user_code import find_fault
 from pipeline.config import Experiment, read_document, salvage, search_space, tell_mistakes
 from pipeline.graph import locate_data, training_settings
+from pipeline.own_parts import try_own_parts
 
 _CLASSES = 1_000_000  # stand-in for a number that only the data knows
 _BUILT_CLASSES = 1_000  # the same where each takes memory
@@ -123,11 +125,17 @@ def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mist
     if sampler is not None and not mistakes.found:
         facts |= {"num_classes": _BUILT_CLASSES, "class_counts": [2] * _BUILT_CLASSES}
         steps = training["steps_per_epoch"] or sampler.steps_per_round
-        _fit_together(network, settings, facts, training["epochs"] * steps, mistakes)
+        learner = _fit_together(network, settings, facts, training["epochs"] * steps, mistakes)
+        if learner is not None and not mistakes.found:
+            try_own_parts(learner, settings, sampler, mistakes.at)
 
 
-def _fit_together(network, settings: dict, facts: Mapping[str, Any], steps: int, mistakes: "_Mistakes") -> None:
-    """Make a learner of parts that are in order one by one: do encoder, loss, methods and optimizer go together?"""
+def _fit_together(network, settings: dict, facts: Mapping[str, Any], steps: int, mistakes: "_Mistakes"):
+    """Make a learner of parts that are in order one by one: do encoder, loss, methods and optimizer go together?
+
+    Returns:
+        The `MetricLearner`; None if its encoder and loss do not fit.
+    """
     from models.encoders import create_encoder
     from models.learner import MetricLearner
     from models.losses import create_loss
@@ -142,7 +150,7 @@ def _fit_together(network, settings: dict, facts: Mapping[str, Any], steps: int,
     with mistakes.at("loss"):
         MetricLearner(network, layer).build((None, size, size, 3))
     if mistakes.found:
-        return
+        return None
     learner = MetricLearner(network, layer, create_methods(training["methods"], **facts))
     for place, method in enumerate(learner.methods):
         with mistakes.at(f"training.methods.{place}"):
@@ -150,6 +158,7 @@ def _fit_together(network, settings: dict, facts: Mapping[str, Any], steps: int,
     if not mistakes.found:
         with mistakes.at("training.optimizer", training["optimizer"]):
             compile_learner(learner, training["optimizer"], steps)
+    return learner
 
 
 def _sift_loss(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes") -> dict[str, Any] | None:
@@ -226,8 +235,11 @@ class _Mistakes:
         except UsageError as error:
             if error.code != "E_PARAMETER_MISSING" or not self._took_out(path, unless):
                 self.found.setdefault(self._place(path, section, error.message, error.code), error.message)
-        except (ValueError, TypeError, ImportError, AttributeError) as error:
-            told = " ".join(str(error).split())
+        except (Exception, SystemExit) as error:
+            fault = find_fault(error)
+            if fault is None and not isinstance(error, ValueError | TypeError | ImportError | AttributeError):
+                raise
+            told = fault.message if fault else " ".join(str(error).split())
             self.found.setdefault(self._place(path, section, told), told)
 
     def _took_out(self, path: str, unless: str) -> bool:

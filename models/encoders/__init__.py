@@ -1,6 +1,5 @@
 """Encoders by the name an experiment file uses: images in, embeddings out."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,7 +13,8 @@ from models.encoders.ensemble_head import attach_ensemble_head
 from models.encoders.global_local import attach_global_local_head
 from models.encoders.heads import attach_head
 from models.errors import UsageError
-from models.registry import create
+from models.registry import create, import_named, nearest
+from models.user_code import user_code
 
 ENCODERS: dict[str, Callable] = {
     "efficientnet_lite0": efficientnet_lite0,
@@ -62,7 +62,8 @@ def create_encoder(
         `global_local` give a dict, with `embeddings` and what their losses ask for.
 
     Raises:
-        UsageError: E_NAME_UNKNOWN, E_PARAMETER_UNKNOWN, E_ENCODER_WEIGHTS or E_IMAGE_SIZE.
+        UsageError: E_NAME_UNKNOWN, E_PARAMETER_UNKNOWN, E_ENCODER_WEIGHTS or E_IMAGE_SIZE; E_USER_CODE for whatever
+            a function from outside raises.
         ValueError: if a value is out of range.
 
     Example:
@@ -70,7 +71,9 @@ def create_encoder(
         (None, 16)
     """
     pixels = keras.Input((image_size, image_size, 3), name="images")
-    trunk = keras.Model(pixels, _trunk_of(name, params)(pixels, weights=weights), name="trunk")
+    make_trunk = _trunk_of(name, params)
+    with user_code(name):
+        trunk = keras.Model(pixels, make_trunk(pixels, weights=weights), name="trunk")
     if frozen_norm:
         for layer in trunk._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -94,12 +97,10 @@ def _trunk_of(name: str, params: dict) -> Callable:
 
 
 def _imported(name: str) -> Callable:
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    if ":" not in name:
         known = f"{sorted(ENCODERS)}, a network of keras.applications such as 'ResNet50', or 'package.module:function'"
-        raise UsageError("E_NAME_UNKNOWN", f"Unknown encoder {name!r} ({error}). Known: {known}") from error
+        raise UsageError("E_NAME_UNKNOWN", f"Unknown encoder {name!r}. Known: {known}.{nearest(name, ENCODERS)}")
+    found = import_named(name)
     if not callable(found):
         raise UsageError("E_NAME_UNKNOWN", f"Expected a function that makes a trunk. Received: {name!r} is {found!r}")
     return found

@@ -1,17 +1,21 @@
 """Search over hyperparameters with Keras Tuner, around any function that trains and judges."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras_tuner
 
-from models.errors import ResourceError, UsageError
+from models.errors import AnchorageError, ResourceError, UsageError
+from models.user_code import find_fault
 
 ORACLES: dict[str, type[keras_tuner.Oracle]] = {
     "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
     "random": keras_tuner.oracles.RandomSearchOracle,
 }
+
+_log = logging.getLogger(__name__)
 
 Train = Callable[[dict[str, Any]], Mapping[str, float]]
 
@@ -37,8 +41,17 @@ class SettingsTuner(keras_tuner.Tuner):
             return dict(self._train(dict(trial.hyperparameters.values)))
         except ResourceError as error:
             raise keras_tuner.errors.FatalError(str(error)) from error
-        except Exception as error:
-            raise keras_tuner.errors.FailedTrialError(f"{type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            _log.info("trial %s failed", trial.trial_id, exc_info=error)
+            told = error if isinstance(error, AnchorageError) else find_fault(error)
+            raise keras_tuner.errors.FailedTrialError(str(told or f"{type(error).__name__}: {error}")) from error
+
+    def on_trial_end(self, trial: Any) -> None:
+        if trial.message:  # Keras Tuner puts the whole traceback there, whose end is the reason
+            trial.message = " ".join(trial.message.rpartition("FailedTrialError: ")[2].split())
+            if self.oracle.verbose:
+                print(f"failed: {trial.message}", flush=True)
+        super().on_trial_end(trial)
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
         """Run the trials.
@@ -53,7 +66,7 @@ class SettingsTuner(keras_tuner.Tuner):
             raise (error.__cause__ or error) from None
         trials = self.oracle.trials.values()
         if all(trial.status == "FAILED" for trial in trials):
-            causes = sorted({str(trial.message).strip().splitlines()[-1] for trial in trials})
+            causes = sorted({str(trial.message) for trial in trials})
             raise UsageError(
                 "E_TUNER_FAILED",
                 f"Expected at least one trial to succeed. All {len(trials)} failed: {'; '.join(causes)}",

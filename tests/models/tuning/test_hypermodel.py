@@ -73,6 +73,38 @@ def test_a_failed_trial_is_marked_and_the_others_go_on(tmp_path):
     assert trials[0].metrics.get_best_value("recall@1") == 0.5
 
 
+def test_a_failed_trial_is_one_line_on_the_terminal_and_a_traceback_in_the_log(tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
+    train = Trainer()
+
+    def unlucky(values):
+        if len(train.asked) == 1:
+            train.asked.append(values)
+            raise RuntimeError("first line\nsecond line")
+        return train(values)
+
+    tuner = create_tuner(unlucky, SPACE, directory=tmp_path, trials=3, seed=1)
+    tuner.search()
+    tuner.results_summary()
+    shown = capsys.readouterr().out
+    assert "\nfailed: E_USER_CODE: first line second line (RuntimeError in " in shown
+    assert "Traceback" not in shown
+    assert 'raise RuntimeError("first line' in caplog.text
+
+
+def test_a_trial_that_calls_exit_is_a_failed_one(tmp_path):
+    train = Trainer()
+
+    def exits(values):
+        if len(train.asked) == 0:
+            train.asked.append(values)
+            raise SystemExit(0)
+        return train(values)
+
+    trials = search(exits, tmp_path).oracle.trials.values()
+    assert [trial.status for trial in trials] == ["FAILED", *["COMPLETED"] * 5]
+
+
 def test_nothing_but_failures_is_an_error(tmp_path):
     def fails(values):
         raise ValueError("`margin` must be positive")
