@@ -2,7 +2,15 @@
 
 import importlib
 
-_ARTIFACTS = ("BaselineRelease", "DataAudit", "EmbeddingTable", "Release", "RetrievalIndex", "RetrievalReport")
+_ARTIFACTS = (
+    "BaselineRelease",
+    "DataAudit",
+    "EmbeddingTable",
+    "Release",
+    "RetrievalIndex",
+    "RetrievalReport",
+    "UntrainedEmbeddings",
+)
 
 __all__ = [*_ARTIFACTS]
 

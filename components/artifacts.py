@@ -26,6 +26,7 @@ THRESHOLDS, CALIBRATION = "thresholds.json", "calibration.json"
 BASELINE = "baseline.json"
 HISTORY = "history.json"  # of the Trainer, in its ModelRun
 TRIALS = "tuner_results.json"  # of the Tuner
+UNTRAINED = "untrained"  # folder in the Trainer's ModelRun, with a SavedModel for each baseline that is a network
 
 
 class DataAudit(Artifact):
@@ -38,6 +39,12 @@ class EmbeddingTable(Artifact):
     """Folder with Parquet files (id, label, role, split, vector), `table.json` and `rejects.jsonl`."""
 
     TYPE_NAME = "components.EmbeddingTable"
+
+
+class UntrainedEmbeddings(Artifact):
+    """Folder with an embedding table for each baseline without training: pixels, network, features."""
+
+    TYPE_NAME = "components.UntrainedEmbeddings"
 
 
 class RetrievalIndex(Artifact):

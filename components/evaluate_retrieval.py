@@ -26,6 +26,7 @@ from components.artifacts import (
     EmbeddingTable,
     RetrievalIndex,
     RetrievalReport,
+    UntrainedEmbeddings,
     read_table_facts,
 )
 from models.data.store import RecordStore
@@ -40,6 +41,7 @@ from models.reporting.report import write_report
 from models.reporting.through_index import judge_index
 from models.reporting.two_releases import JUDGED
 from models.retrieval.table import Embeddings, read_ids, read_table, write_table
+from models.untrained import read_untrained
 
 VALIDATION = "val"
 
@@ -53,6 +55,7 @@ def EvaluateRetrieval(
     index: InputArtifact[RetrievalIndex] = None,
     baseline: InputArtifact[BaselineRelease] = None,
     baseline_embeddings: InputArtifact[EmbeddingTable] = None,
+    untrained: InputArtifact[UntrainedEmbeddings] = None,
     store: InputArtifact[Examples] = None,
     audit: InputArtifact[DataAudit] = None,
     model_run: InputArtifact[ModelRun] = None,
@@ -74,7 +77,9 @@ def EvaluateRetrieval(
     facts_json: Parameter[str] = "{}",
     code_version: Parameter[str] = "",
 ):
-    """Measures the candidate, compares it with the last release on the same queries, and judges it.
+    """Measures the candidate, compares it with its baselines on the same queries, and judges it.
+
+    Baselines are the last release, which it must not fall behind, and those without training, which it must beat.
 
     A candidate that is not blessed is no error here: the report says why, and
     PublishRelease refuses it.
@@ -93,6 +98,8 @@ def EvaluateRetrieval(
         index: the candidate's index, judged together with the model.
         baseline: what FindRelease found.
         baseline_embeddings: the same images, embedded with that release.
+        untrained: the same images, embedded by what learned nothing from the
+            training images.
         store: the packed images, for the pictures.
         audit: for the page on the data.
         model_run: the training's `history.json`, for its curve and for the
@@ -163,6 +170,7 @@ def EvaluateRetrieval(
         gate=StatisticalGate(minimum, primary, max_drop, seed=seed, **json.loads(gate_json)),
         baseline=None if baseline_embeddings is None else _read_baseline(baseline_embeddings.uri, split),
         baseline_facts=_read_baseline_facts(baseline),
+        untrained=None if untrained is None else read_untrained(untrained.uri, split),
         validation=_read_validation(embeddings.uri),
         validation_split=VALIDATION,
         context=context,

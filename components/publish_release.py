@@ -91,9 +91,11 @@ def _check_blessing(blessing: ModelBlessing, model: Model) -> None:
 def _read_findings(report: RetrievalReport) -> dict:
     """What the manifest keeps of the report."""
     found = json.loads((Path(report.uri) / "report.json").read_text(encoding="utf-8"))
+    primary = found["primary"]
     return {
         "metrics": {name: entry["value"] for name, entry in found["metrics"].items()},
-        "primary": found["primary"],
+        "primary": primary,
+        "untrained": {each["name"]: each["metrics"][primary]["baseline"] for each in found.get("untrained", [])},
         "split": found["split"],
         "evaluation_set": found["evaluation_set"],
         "verdict": found["verdict"],

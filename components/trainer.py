@@ -10,11 +10,12 @@ from typing import Any
 from absl import logging
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from components.artifacts import HISTORY
+from components.artifacts import HISTORY, UNTRAINED
 from models.data.store import RecordStore
 from models.export import export_encoder
 from models.training.run import train_run
 from models.tuning.space import settle
+from models.untrained import untrained_encoders
 
 LEARNER = "learner.keras"
 
@@ -23,7 +24,8 @@ def run_fn(fn_args: FnArgs) -> None:
     """Train, going on from a checkpoint if an earlier run was cut off, then export.
 
     The export holds the SavedModel for serving and, beside it, `learner.keras`: encoder, loss with its
-    proxies and optimizer, to train on from.
+    proxies and optimizer, to train on from. The run's own folder gets the history, and below `untrained` the network
+    as it was before the first step, which the gate compares the trained one with.
 
     Args:
         fn_args: given by TFX. Its `custom_config` holds `settings`, the keyword arguments of
@@ -49,6 +51,11 @@ def run_fn(fn_args: FnArgs) -> None:
     folder = Path(fn_args.serving_model_dir)
     export_encoder(learner.encoder, folder, image_size=store.image_size, fit=store.fit)
     learner.save(folder / LEARNER)
+    pretrained = bool(settings["encoder"].get("weights"))
+    with untrained_encoders(learner.encoder, result.start_weights, pretrained=pretrained) as untrained:
+        for name, encoder in untrained.items():
+            target = Path(fn_args.model_run_dir) / UNTRAINED / name
+            export_encoder(encoder, target, image_size=store.image_size, fit=store.fit)
     history = {
         "settings": {"seed": settings["seed"], **result.settings},
         "recipe": [choice._asdict() for choice in result.recipe],

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +72,9 @@ def train(experiment: Experiment, output: Path | None) -> None:
     check_parts(experiment)
     output = output or experiment.run_folder / "train"
     metrics = train_plainly(experiment, output)
-    values = "  ".join(f"{name} {100 * value:.1f}" for name, value in metrics["values"].items())
-    print(f"result   {values}  (percent)")
+    print(f"result   {_in_percent(metrics['values'])}  (percent)")
+    for name, values in metrics["untrained"].items():
+        print(f"baseline {_in_percent(values)}  {name}")
     print(
         f"         {experiment.name}, split {metrics['split']}: {metrics['queries']} queries of "
         f"{metrics['classes']} classes, seed {metrics['seed']}, epoch {metrics['best_epoch']}"
@@ -133,8 +134,10 @@ def tell_result(folder: Path) -> None:
     """Print the metrics of a report with what they were measured on, its verdict, and where it lies."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     counts, verdict = report["counts"], report["verdict"]
-    values = "  ".join(f"{name} {100 * report['metrics'][name]['value']:.1f}" for name in report["headline"])
-    print(f"result   {values}  (percent)")
+    print(f"result   {_in_percent({name: report['metrics'][name]['value'] for name in report['headline']})}  (percent)")
+    for baseline in report.get("untrained", []):
+        values = {name: baseline["metrics"][name]["baseline"] for name in report["headline"]}
+        print(f"baseline {_in_percent(values)}  {baseline['name']}")
     print(
         f"         {report['experiment']}, split {report['split']}: {counts['queries']} queries of "
         f"{counts['classes']} classes, gallery {counts['gallery']}, seed {report['reproduce']['seed']}"
@@ -143,6 +146,10 @@ def tell_result(folder: Path) -> None:
         print(f"index    {report['index']['rows']:,} images of {report['index']['classes']:,} classes to search in")
     print(f"verdict  {verdict['state']}: {' '.join(verdict['reasons'])}")
     print(f"report   {shown(folder / 'report.html')}")
+
+
+def _in_percent(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {100 * value:.1f}" for name, value in values.items())
 
 
 def compare_releases(older: "Release", newer: "Release", folder: Path) -> Path:

@@ -239,6 +239,7 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
     """Embedding, index, evaluation against the last release, and publishing."""
     from components.build_index import BuildIndex
     from components.embed_examples import EmbedExamples
+    from components.embed_untrained import EmbedUntrained
     from components.evaluate_retrieval import EvaluateRetrieval
     from components.find_release import FindRelease
     from components.publish_release import PublishRelease
@@ -267,6 +268,11 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
         splits_json=_json(["test"]),
         code_version=embed_code,
     ).with_id("EmbedExamples.baseline")
+    embed_untrained = EmbedUntrained(
+        store=store,
+        model_run=nodes["trainer"].outputs["model_run"],
+        code_version=code_version("components.embed_untrained"),
+    )
     build = BuildIndex(
         embeddings=embed.outputs["embeddings"],
         store=store,
@@ -281,6 +287,7 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
         embeddings=embed.outputs["embeddings"],
         baseline_embeddings=embed_baseline.outputs["embeddings"],
         baseline=find.outputs["baseline"],
+        untrained=embed_untrained.outputs["embeddings"],
         store=store,
         index=build.outputs["index"],
         audit=nodes["audit"].outputs["audit"],
@@ -317,6 +324,7 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
         "find": find,
         "embed": embed,
         "embed_baseline": embed_baseline,
+        "embed_untrained": embed_untrained,
         "index": build,
         "evaluate": evaluate,
         "publish": publish,

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from models.data.listing import SPLITS, Listing, Reject, Source, list_images
@@ -23,7 +24,7 @@ def train_plainly(experiment: Experiment, output: Path) -> dict:
         output: gets `learner.keras`, `saved_model/`, `history.json` and `metrics.json`.
 
     Returns:
-        What `metrics.json` holds: values, and what they were measured on.
+        What `metrics.json` holds: values, those of the baselines without training, and what they were measured on.
 
     Raises:
         UsageError: E_RANGES_NOT_SEARCHED, if the experiment holds ranges.
@@ -46,6 +47,7 @@ def _train(experiment: Experiment, output: Path) -> dict:
     from models.retrieval.metrics import evaluate_retrieval
     from models.training.run import train_run
     from models.training.validation import embed_store
+    from models.untrained import NAMES, embed_pixels, untrained_encoders
 
     settings = training_settings(experiment)
     data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
@@ -56,11 +58,15 @@ def _train(experiment: Experiment, output: Path) -> dict:
     learner, result = train_run(
         train, val, **settings, checkpoint_folder=checkpoints, run_key=key, log_folder=output / "tensorboard"
     )
-    judged = evaluate_retrieval(
-        embed_store(learner, test), test.labels, test.roles, metrics=experiment.evaluation.metrics
-    )
+    evaluate = partial(evaluate_retrieval, labels=test.labels, roles=test.roles, metrics=experiment.evaluation.metrics)
+    judged = evaluate(embed_store(learner, test))
+    untrained = {"pixels": embed_pixels(test)}
+    pretrained = bool(experiment.encoder.weights)
+    with untrained_encoders(learner.encoder, result.start_weights, pretrained=pretrained) as encoders:
+        untrained |= {name: embed_store(encoder, test) for name, encoder in encoders.items()}
     metrics = {
         "values": judged.values,
+        "untrained": {NAMES[name]: evaluate(vectors).values for name, vectors in untrained.items()},
         "data": experiment.data.path,
         "split": "test",
         "queries": judged.num_queries,

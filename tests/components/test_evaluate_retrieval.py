@@ -14,6 +14,7 @@ from components.artifacts import (
     Release,
     RetrievalIndex,
     RetrievalReport,
+    UntrainedEmbeddings,
 )
 from components.evaluate_retrieval import EvaluateRetrieval
 from components.publish_release import PublishRelease
@@ -163,6 +164,28 @@ def test_model_below_its_floor_is_neither_blessed_nor_published(workshop, table)
     ):
         workshop.publish(index, outputs)
     assert current_version(workshop.folder / "releases") is None
+
+
+def test_a_first_model_that_loses_to_raw_pixels_is_not_published(workshop, table):
+    untrained = workshop.artifact(UntrainedEmbeddings, "untrained")
+    Path(untrained.uri).mkdir()
+    for name, noise in (("pixels", 0.2), ("network", 9.0)):
+        write_table(Path(untrained.uri) / f"{name}.parquet", table_of("test", noise))
+    poor = workshop.embeddings("poor", table_of("test", 5.0, seed=2))
+    settings = {"untrained": untrained, "minimum_json": "{}"}
+    outputs, report = workshop.evaluate(poor, **settings)
+    assert [entry["name"] for entry in report["untrained"]] == ["raw pixels", "untrained network"]
+    assert_blessed(outputs, "training_does_not_help", "HOLD: MAP@R", blessed=False)
+    with pytest.raises(GateError, match=r"E_NOT_BLESSED.*is not better than the raw pixels, \d+\.\d %: difference −"):  # noqa: RUF001
+        workshop.publish(workshop.index(table), outputs)
+    assert current_version(workshop.folder / "releases") is None
+
+    outputs, report = workshop.evaluate(poor, "forced", gate_json='{"force": "to show how"}', **settings)
+    assert report["verdict"]["state"] == "FORCED"
+    workshop.publish(workshop.index(table, "again"), outputs)
+    facts = open_release(workshop.folder / "releases").facts
+    assert facts["untrained"] == {entry["name"]: entry["metrics"]["map@r"]["baseline"] for entry in report["untrained"]}
+    assert facts["verdict"]["reasons"][0] == "Published by force, against the gate: to show how."
 
 
 def test_comparison_with_the_release_before(workshop, table):

@@ -1,13 +1,14 @@
-"""The three nodes around the gate compile for Kubeflow Pipelines, spec 2.1."""
+"""The nodes around the gate compile for Kubeflow Pipelines, spec 2.1."""
 
 import yaml
 from kfp import components as kfp_components
 from tfx.dsl.components.common.importer import Importer
 from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
 from tfx.orchestration.pipeline import Pipeline
-from tfx.types.standard_artifacts import Examples, Model
+from tfx.types.standard_artifacts import Examples, Model, ModelRun
 
 from components.artifacts import DataAudit, EmbeddingTable, RetrievalIndex
+from components.embed_untrained import EmbedUntrained
 from components.evaluate_retrieval import EvaluateRetrieval
 from components.find_release import FindRelease
 from components.publish_release import PublishRelease
@@ -16,14 +17,16 @@ from components.publish_release import PublishRelease
 def test_compiles(tmp_path):
     sources = {
         kind.__name__: Importer(source_uri=f"/data/{kind.__name__}", artifact_type=kind).with_id(kind.__name__)
-        for kind in (EmbeddingTable, Model, RetrievalIndex, Examples, DataAudit)
+        for kind in (EmbeddingTable, Model, ModelRun, RetrievalIndex, Examples, DataAudit)
     }
     made = {name: importer.outputs["result"] for name, importer in sources.items()}
     find = FindRelease(releases="/releases", run_key="a")
+    untrained = EmbedUntrained(store=made["Examples"], model_run=made["ModelRun"], code_version="1")
     evaluate = EvaluateRetrieval(
         embeddings=made["EmbeddingTable"],
         baseline_embeddings=made["EmbeddingTable"],
         baseline=find.outputs["baseline"],
+        untrained=untrained.outputs["embeddings"],
         model=made["Model"],
         index=made["RetrievalIndex"],
         store=made["Examples"],
@@ -40,10 +43,12 @@ def test_compiles(tmp_path):
     path = tmp_path / "p.yaml"
     config = KubeflowV2DagRunnerConfig(default_image="x:1", use_pipeline_spec_2_1=True)
     runner = KubeflowV2DagRunner(config=config, output_filename=str(path))
-    pipeline = Pipeline("judging", "/root", components=[*sources.values(), find, evaluate, publish])
+    pipeline = Pipeline("judging", "/root", components=[*sources.values(), find, untrained, evaluate, publish])
     runner.run(pipeline, write_out=True)
     [spec, *_] = [part for part in yaml.safe_load_all(path.read_text()) if part and "root" in part]
-    assert {"FindRelease", "EvaluateRetrieval", "PublishRelease"} <= set(spec["root"]["dag"]["tasks"])
+    tasks = spec["root"]["dag"]["tasks"]
+    assert {"FindRelease", "EmbedUntrained", "EvaluateRetrieval", "PublishRelease"} <= set(tasks)
+    assert "EmbedUntrained" in tasks["EvaluateRetrieval"]["dependentTasks"]
     assert set(spec["components"]["PublishRelease"]["inputDefinitions"]["artifacts"]) == {
         "model",
         "index",

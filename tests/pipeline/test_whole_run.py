@@ -158,7 +158,7 @@ def test_a_model_below_its_floor_is_not_published(folder):
 
 def test_a_training_killed_twice_goes_on_where_it_was(folder):
     folder, _ = folder
-    (folder / "toy.toml").write_text(_TOY.read_text().replace("epochs = 2", "epochs = 12"))
+    (folder / "toy.toml").write_text(_TOY.read_text().replace("epochs = 6", "epochs = 12"))
     assert stop_after_a_checkpoint(folder, signal.SIGKILL) == -9
     assert stop_after_a_checkpoint(folder, signal.SIGTERM) == 4
     assert "going on after step" in (folder / "out.txt").read_text()
