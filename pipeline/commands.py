@@ -13,6 +13,8 @@ from pipeline.startup import load_tensorflow
 if TYPE_CHECKING:
     from models.release import Release
 
+_LINES, _COLUMNS = 100, 20  # of the sheet that `search` draws: more would be gigabytes of pixels
+
 
 def build_data(name: str, output: Path) -> None:
     """Build one of the data sets that need no download by hand."""
@@ -170,11 +172,17 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
     """Print the nearest gallery images of each image, and draw them on one sheet.
 
     Raises:
-        UsageError: E_IMAGE_MISSING, if an image is not there.
+        UsageError: E_IMAGE_MISSING, if an image is not there; E_PICTURE_PLACE, if the sheet cannot go where it should.
         DataError: E_NO_IMAGES, if no image could be read as one.
     """
     from models.release import open_release
 
+    if picture.is_dir() or not picture.parent.is_dir():
+        raise UsageError(
+            "E_PICTURE_PLACE",
+            f"`--picture` must name a file in a folder that exists. Received: {picture}, "
+            + ("which is a folder." if picture.is_dir() else f"but there is no folder {picture.parent}."),
+        )
     release = open_release(releases)
     missing = [image for image in images if not Path(image).is_file()]
     if missing:
@@ -201,16 +209,21 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
             print("  unknown: nothing in the gallery is near enough to be an answer; the nearest are")
         for rank, ((name, label, score), sure, chance) in enumerate(zip(found, likely, chances, strict=True), 1):
             print(f"  {rank:>3}  {score:.4f}  {chance}  {'*' if sure else ' '} {label:<24} {name}")
-        neighbor = [Neighbor(label, score, None, read_picture(gallery / name)) for name, label, score in found]
+        drawn = found[:_COLUMNS] if len(sheet) < _LINES else []
+        neighbor = [Neighbor(label, score, None, read_picture(gallery / name)) for name, label, score in drawn]
         sheet.append(Answered(Path(image).name, "query", read_picture(image), neighbor))
     if not sheet:
         raise DataError("E_NO_IMAGES", "Expected at least one readable image. All of them are at fault, see above")
+    if min(len(answer.ids) for answer in answers if not answer.fault) < neighbors:
+        print(f"only {searcher.index.rows:,} images in the gallery: fewer answers than the {neighbors:,} asked for")
     if searcher.threshold is not None:
         print(f"* cosine at or above {searcher.threshold:.3f}: a likely match (threshold chosen on validation classes)")
     if searcher.calibration.get("probability"):
         print("percent: how often such a neighbour was a match, among validation classes")
-    draw_sheet(sheet, picture)
+    draw_sheet(sheet[:_LINES], picture)
     print(f"picture  {picture}   (release {release.version} of {releases})")
+    if len(sheet) > _LINES or neighbors > _COLUMNS:
+        print(f"         it shows at most {_LINES} images and {_COLUMNS} answers to each")
 
 
 def embed(images: Sequence[str], releases: Path, output: Path, beam_arguments: Sequence[str]) -> None:

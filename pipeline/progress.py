@@ -59,6 +59,7 @@ def log_to(path: Path) -> Iterator[None]:
     from absl import logging as absl_logging
 
     # TensorFlow sets this level for a moment while it saves, and then back to what it was.
+    verbosity = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.INFO)
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
@@ -74,6 +75,7 @@ def log_to(path: Path) -> Iterator[None]:
         for name, (handlers, propagate) in kept.items():
             hushed[name].handlers, hushed[name].propagate = handlers, propagate
         root.handlers, root.level = before, level
+        absl_logging.set_verbosity(verbosity)  # otherwise what is logged later ends up on the terminal
         logging.captureWarnings(False)
         handler.close()
 

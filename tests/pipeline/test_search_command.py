@@ -1,0 +1,74 @@
+"""`anchorage search` with a stand-in for the model and its index."""
+
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+import models.release
+import models.search
+from models.search import Answer
+from pipeline import commands
+from pipeline.cli import main
+
+GALLERY = [f"images/{n}.png" for n in range(30)]
+
+
+class StandIn:
+    """Answers with the first images of a gallery of 30, or of 29 besides the query."""
+
+    threshold, calibration, probability, unknown_below, doubts = None, {}, None, None, ()
+    index = SimpleNamespace(rows=len(GALLERY))
+
+    def __init__(self, release):
+        self.release = release
+
+    def search(self, images, k):
+        ids = GALLERY[1:][:k]
+        return [Answer(ids, ["a"] * len(ids), [0.5] * len(ids), None, None, None, None, GALLERY[:1]) for _ in images]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with one image; a release stands ready."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "query.png")
+    release = SimpleNamespace(facts={"data_root": str(tmp_path)}, version=3, path=tmp_path)
+    monkeypatch.setattr(models.release, "open_release", lambda path: release)
+    monkeypatch.setattr(models.search, "Searcher", StandIn)
+    monkeypatch.setattr(commands, "load_tensorflow", lambda: None)
+    return tmp_path
+
+
+def search(*arguments):
+    return main(["search", "query.png", "--release", "releases", *arguments])
+
+
+@pytest.mark.parametrize("picture", ["nowhere/x.png", ".", "query.png/x.png"])
+def test_a_picture_that_cannot_be_written_is_refused_before_the_search(folder, monkeypatch, capsys, picture):
+    monkeypatch.setattr(models.search, "Searcher", lambda release: pytest.fail("searched"))
+    assert search("--picture", picture) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("anchorage: E_PICTURE_PLACE: `--picture` must name a file in a folder that exists.")
+    assert told.count("\n") == 1
+
+
+def test_more_neighbors_than_the_gallery_holds_are_said(folder, capsys):
+    assert search("--neighbors", "500") == 0
+    shown = capsys.readouterr().out
+    assert "only 30 images in the gallery: fewer answers than the 500 asked for" in shown
+    assert shown.count(" a ") == 29
+    assert search("--neighbors", "29") == 0
+    assert "only" not in capsys.readouterr().out
+
+
+def test_the_sheet_stays_of_a_size_that_fits_in_memory(folder, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "_LINES", 2)
+    monkeypatch.setattr(commands, "_COLUMNS", 3)
+    assert main(["search", *["query.png"] * 3, "--release", "releases", "--neighbors", "3"]) == 0
+    assert "it shows at most 2 images" in capsys.readouterr().out
+    two_lines = Image.open(folder / "search.png").size
+    assert main(["search", *["query.png"] * 2, "--release", "releases", "--neighbors", "3"]) == 0
+    assert Image.open(folder / "search.png").size == two_lines
+    assert main(["search", *["query.png"] * 2, "--release", "releases", "--neighbors", "9"]) == 0
+    assert Image.open(folder / "search.png").size == two_lines
