@@ -241,7 +241,7 @@ def beam_options(beam_args: Sequence[str]) -> PipelineOptions:
     known = options.get_all_options(retain_unknown_options=False)
     unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
     if unknown:  # Beam would only log a warning and run with its defaults
-        raise UsageError("E_BEAM_OPTION", f"Expected options of this command or of Beam. Received: --{unknown[0]}")
+        raise UsageError("E_BEAM_OPTION", f"Expected options of Beam after `--`. Received: --{unknown[0]}")
     return options
 
 

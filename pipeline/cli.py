@@ -1,11 +1,14 @@
 """The `anchorage` command: one small function a verb; heavy libraries are loaded inside it."""
 
 import argparse
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 from models.disk import disk_fault
 from models.errors import AnchorageError, ResourceError, UsageError
@@ -22,11 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 2 wrong use, 3 bad data, 4 resource trouble or interruption
         (the same command goes on), 5 a gate said no, 1 our own bug.
     """
-    parser = create_parser()
-    options, others = parser.parse_known_args(arguments)
-    if others and options.run not in (_embed, _evaluate):
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
-    options.beam_arguments = others
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    beam_arguments: list[str] = []
+    if words[:1] in (["embed"], ["evaluate"]) and "--" in words:
+        place = words.index("--")
+        words, beam_arguments = words[:place], words[place + 1 :]
+    options = create_parser().parse_args(words, argparse.Namespace(beam_arguments=beam_arguments))
     sys.path.append(str(Path.cwd()))  # where a user's own loss lies: "my_loss:MyLoss"
     hush_tensorflow()
     signal.signal(signal.SIGTERM, _stop)
@@ -57,9 +61,42 @@ def _stop(signum, frame):
     raise ResourceError("E_INTERRUPTED", "stopped by SIGTERM; run the same command again to go on")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says which word may have been meant."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        """Refuse unknown options here, in the parser of the verb, which knows those that there are."""
+        options, others = super().parse_known_args(args, namespace)
+        if others:
+            known = [option for action in self._actions for option in action.option_strings]
+            beam = " Options of Beam come after --." if self.get_default("run") in (_embed, _evaluate) else ""
+            self.error(f"unrecognized arguments: {' '.join(others)}.{_nearest(others[0], known)}{beam}")
+        return options, others
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        if choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += _nearest(choice[1], choice[2].replace("'", "").split(", "))
+        super().error(message)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("anchorage")
+    except metadata.PackageNotFoundError:  # run from a checkout that was never installed
+        return "(not installed)"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    from models.registry import nearest
+
+    return nearest(word, known)
+
+
 def create_parser() -> argparse.ArgumentParser:
     """All verbs and their options."""
-    parser = argparse.ArgumentParser(prog="anchorage", description=_DESCRIPTION, allow_abbrev=False)
+    parser = _Parser(prog="anchorage", description=_DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     verb = _add(verbs, "data", _data, "build a data set that needs nothing but a package index")
@@ -93,12 +130,12 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument("--neighbors", type=_positive, default=10, metavar="K", help="answers per image (default: 10)")
     verb.add_argument("--picture", default="search.png", metavar="FILE", help="sheet of answers (default: %(default)s)")
 
-    verb = _add(verbs, "embed", _embed, "embed images into a Parquet table; other options go to Beam")
+    verb = _add(verbs, "embed", _embed, "embed images into a Parquet table; options after -- go to Beam")
     verb.add_argument("images", nargs="+", metavar="IMAGES", help="images, or folders of them")
     _add_release(verb)
     verb.add_argument("--output", required=True, metavar="TABLE.parquet")
 
-    verb = _add(verbs, "evaluate", _evaluate, "measure retrieval in a table of any size; other options go to Beam")
+    verb = _add(verbs, "evaluate", _evaluate, "measure retrieval in a table of any size; options after -- go to Beam")
     verb.add_argument("table", metavar="TABLE", help="embeddings with labels: a Parquet file, or a folder of them")
     verb.add_argument("--queries", metavar="TABLE", help="(default: the rows of TABLE that may ask)")
     verb.add_argument(

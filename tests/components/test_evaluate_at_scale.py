@@ -80,7 +80,7 @@ def test_what_cannot_be_asked(tmp_path):
     folder = plant(tmp_path / "table", make_table(rows=40), shards=2)
     with pytest.raises(UsageError, match=r"E_METRIC_UNKNOWN: .*\['graded_ndcg@5'\]"):
         evaluate_at_scale(folder, tmp_path / "out", metrics=["graded_ndcg@5"])
-    with pytest.raises(UsageError, match=r"E_BEAM_OPTION: Expected options of this command or of Beam.*--runer"):
+    with pytest.raises(UsageError, match=r"E_BEAM_OPTION: Expected options of Beam after `--`.*--runer"):
         evaluate_at_scale(folder, tmp_path / "out", metrics=["recall@1"], beam_args=["--runer=DirectRunner"])
     with pytest.raises(UsageError, match=r"E_TOO_FEW_NEIGHBORS: Expected at least 900"):
         evaluate_at_scale(folder, tmp_path / "out", metrics=["recall@900"])

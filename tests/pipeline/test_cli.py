@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -90,6 +91,39 @@ def test_unknown_words_exit_with_2(folder, arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["chek", "toy.toml"], "Did you mean 'check'?"),
+        (["embed", "a.png", "--output", "t.parquet", "--relase", "x"], "--relase x. Did you mean '--release'?"),
+        (["evaluate", "t", "--output", "x", "--runner=DirectRunner"], "Options of Beam come after --."),
+        (["embed", "a.png", "--output", "t", "--runner=x", "--", "--runner=y"], "--runner=x"),
+        (["search", "a.png", "--", "--runner=y", "--neighbours"], "E_RELEASE_MISSING"),
+    ],
+)
+def test_what_may_have_been_meant_is_told(folder, capsys, arguments, told):
+    try:
+        status = main(arguments)
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == 2
+    assert told in capsys.readouterr().err
+
+
+def test_what_stands_after_two_dashes_goes_to_beam(folder, monkeypatch):
+    got = []
+    monkeypatch.setattr("pipeline.commands.embed", lambda *arguments: got.append(arguments))
+    assert main(["embed", "a.png", "--output", "t.parquet", "--release", "r", "--", "--runner=x", "--output", "y"]) == 0
+    [(images, _, output, beam)] = got
+    assert (images, output.name, beam) == (["a.png"], "t.parquet", ["--runner=x", "--output", "y"])
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"anchorage {metadata.version('anchorage')}\n"
 
 
 def test_a_release_need_not_be_named_if_there_is_one(folder):
