@@ -45,16 +45,25 @@ def describe_loss(name: str) -> LossDescription:
     Raises:
         UsageError: E_NAME_UNKNOWN, with the name that may have been meant.
     """
+    check_name(name)
     homes, table = _read_table(_LOSSES)
     if name in table:
         return _read_loss(_LOSSES / f"{homes[table[name]]}.py", name, table[name])
-    if ":" not in name:
-        find_class(dict.fromkeys(table, object), name)  # raises
     from models.losses import find_loss
 
     cls = find_loss(name)
     paper, text = _first_line(inspect.getmodule(cls).__doc__), inspect.cleandoc(cls.__doc__ or "")
     return LossDescription(name, paper, _first_line(text), text, constructor_parameters(cls))
+
+
+def check_name(name: str) -> None:
+    """Raise if a loss is not in the table and its name leads to no class outside either, as far as one can read.
+
+    Raises:
+        UsageError: E_NAME_UNKNOWN, with the name that may have been meant.
+    """
+    if ":" not in name:
+        find_class(dict.fromkeys(_read_table(_LOSSES)[1], object), name)
 
 
 @cache

@@ -1,8 +1,6 @@
 """The experiment file: one TOML document, checked in full before anything runs."""
 
-import copy
 import tomllib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, T
 from typing_extensions import TypeAliasType
 
 from models.errors import UsageError
+from pipeline.mistakes import explain
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -267,7 +266,7 @@ def load_experiment(path: str | Path) -> Experiment:
     try:
         return Experiment.model_validate(read_document(path))
     except ValidationError as error:
-        raise UsageError("E_EXPERIMENT", f"{path} has mistakes:\n{explain(error)}") from None
+        raise UsageError("E_EXPERIMENT", f"{path} has mistakes:\n{explain(error, Experiment)}") from None
 
 
 def read_document(path: str | Path) -> dict[str, Any]:
@@ -286,82 +285,6 @@ def read_document(path: str | Path) -> dict[str, Any]:
     if {"entries", "experiment"} & set(document):
         raise UsageError("E_EXPERIMENT_KIND", f"{path} is a comparison, not an experiment: `anchorage compare {path}`")
     return document
-
-
-# Parts of pydantic's error paths that name the branch of a union rather than a key of the file.
-_NOT_KEYS = {
-    "<value>",
-    "<range>",
-    "<choices>",
-    "<table>",
-    "<tables>",
-    "bool",
-    "int",
-    "float",
-    "str",
-    "list[union[bool,int,float,str]]",
-}
-
-
-def explain(error: ValidationError) -> str:
-    """One line a mistake: the path of the key, and what is wrong there."""
-    return tell_mistakes(mistakes_in(error))
-
-
-def mistakes_in(error: ValidationError) -> dict[str, str]:
-    """What is wrong, by the path of its key."""
-    mistakes: dict[str, list[str]] = {}
-    for item in error.errors():
-        path = ".".join(map(str, _keys(item["loc"]))) or "(file)"
-        mistakes.setdefault(path, []).append(item["msg"].removeprefix("Value error, "))
-    return {path: " or: ".join(dict.fromkeys(texts)) for path, texts in mistakes.items()}
-
-
-def tell_mistakes(mistakes: Mapping[str, str]) -> str:
-    """One line a mistake: the path of the key, and what is wrong there."""
-    width = max(map(len, mistakes))
-    return "\n".join(f"  {path:<{width}}  {text}" for path, text in mistakes.items())
-
-
-def salvage(document: dict[str, Any]) -> tuple[Experiment | None, dict[str, str]]:
-    """What is left of an experiment without its mistakes, so that the rest can be looked at; and the mistakes.
-
-    What a file cannot do without is made up where it is missing or wrong. None if the mistakes cannot be taken out.
-    """
-    document = copy.deepcopy(document)
-    mistakes: dict[str, str] = {}
-    while True:
-        try:
-            return Experiment.model_validate(document), mistakes
-        except ValidationError as error:
-            found = mistakes_in(error)
-            if found.keys() <= mistakes.keys():
-                return None, mistakes
-            mistakes = {**mistakes, **found}
-            for item in error.errors():
-                keys = _keys(item["loc"])
-                _take_out(document, keys[:-1] if item["type"] == "missing" and len(keys) > 1 else keys)
-
-
-_MADE_UP: dict[str, Any] = {"name": "unnamed", "data": {"path": "."}, "loss": {"name": "contrastive"}}
-
-
-def _take_out(document: dict[str, Any], keys: Sequence[str | int]) -> None:
-    top, *further = keys or [""]
-    if top in _MADE_UP and further in ([], ["name"], ["path"]):
-        document[top] = _MADE_UP[top]
-        return
-    if numbers := [place for place, key in enumerate(keys) if isinstance(key, int)]:
-        keys = keys[: numbers[0]]  # the whole list: otherwise the paths of the entries that follow would change
-    *parents, last = keys or [""]
-    table: Any = document
-    for key in parents:
-        table = table.get(key, {})
-    table.pop(last, None)
-
-
-def _keys(location: Sequence[str | int]) -> list[str | int]:
-    return [key for key in location if key not in _NOT_KEYS]
 
 
 def search_space(experiment: Experiment) -> dict[str, dict[str, Any]]:

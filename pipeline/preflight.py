@@ -1,41 +1,52 @@
 """Builds what an experiment names before anything runs: a wrong name or value should not cost an hour."""
 
+import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from pydantic import ValidationError
 
 from models.errors import UsageError
 from models.user_code import find_fault
-from pipeline.config import Experiment, read_document, salvage, search_space, tell_mistakes
+from pipeline.config import Experiment, read_document, search_space
 from pipeline.graph import locate_data, training_settings
+from pipeline.mistakes import keys_of, mistakes_in, tell_mistakes
 from pipeline.own_parts import try_own_parts
+from pipeline.startup import load_keras
 
 _CLASSES = 1_000_000  # stand-in for a number that only the data knows
 _BUILT_CLASSES = 1_000  # the same where each takes memory
 
 
 def check_file(path: str | Path) -> Experiment:
-    """Read an experiment file, make its parts and look for its data.
+    """Read an experiment file and make its parts.
 
-    Stored weights of `keras.applications` are left where they are: fetching them can take minutes.
+    What can be told without Keras is told first: it takes most of the time. Stored weights of `keras.applications`
+    are left where they are: fetching them can take minutes.
 
     Raises:
-        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_DATA_MISSING, or E_EXPERIMENT naming every wrong key,
-            value, name and parameter at once, with its path in the file.
+        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_DATA_MISSING; E_EXPERIMENT naming every key and value
+            that the schema refuses, metrics and loss that there are not, and missing data, or, if there are none of
+            these, every other wrong name, parameter and value, with its path in the file.
     """
-    experiment, mistakes = salvage(read_document(path))
+    experiment, mistakes = _salvage(read_document(path))
     if experiment is not None:
-        of_parts = find_mistakes(experiment, load_weights=False)
+        of_names = _wrong_names(experiment)
         # What the schema refused was taken out: that it is now missing is no mistake of its own.
-        mistakes |= {key: text for key, text in of_parts.items() if not any(_within(told, key) for told in mistakes)}
+        mistakes |= {key: text for key, text in of_names.items() if not any(_within(told, key) for told in mistakes)}
         try:
             locate_data(experiment)
         except UsageError as error:
             if not mistakes:
                 raise
             mistakes.setdefault("data.path", error.message)
+        if not mistakes:
+            load_keras()
+            mistakes = find_mistakes(experiment, load_weights=False)
     if experiment is None or mistakes:
         raise UsageError("E_EXPERIMENT", f"{path} has mistakes:\n{tell_mistakes(mistakes)}")
     return experiment
@@ -58,18 +69,66 @@ def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str
     """
     import numpy as np
 
-    from models.retrieval.metrics import parse_metric
     from models.training.recipes import choose_settings
     from models.tuning.space import corner_values, settle
+
+    mistakes = _Mistakes(_wrong_names(experiment))
+    for values in corner_values(search_space(experiment)):
+        settings, _ = choose_settings(settle(training_settings(experiment), values), np.full(_CLASSES, 2))
+        _make_parts(experiment, settings, load_weights, mistakes)
+    return mistakes.found
+
+
+def _wrong_names(experiment: Experiment) -> dict[str, str]:
+    """Metrics and a loss that there are not; nothing heavy is loaded to look."""
+    from models.catalogue import check_name
+    from models.retrieval.metrics import parse_metric
 
     mistakes = _Mistakes()
     for place, name in enumerate(experiment.evaluation.metrics):
         with mistakes.at(f"evaluation.metrics.{place}"):
             parse_metric(name)
-    for values in corner_values(search_space(experiment)):
-        settings, _ = choose_settings(settle(training_settings(experiment), values), np.full(_CLASSES, 2))
-        _make_parts(experiment, settings, load_weights, mistakes)
+    if experiment.loss is not None:
+        with mistakes.at("loss.name"):
+            check_name(experiment.loss.name)
     return mistakes.found
+
+
+def _salvage(document: dict[str, Any]) -> tuple[Experiment | None, dict[str, str]]:
+    """The experiment without what the schema refuses, and the mistakes; None if they cannot be taken out.
+
+    What a file cannot do without is made up where it is missing or wrong.
+    """
+    document = copy.deepcopy(document)
+    mistakes: dict[str, str] = {}
+    while True:
+        try:
+            return Experiment.model_validate(document), mistakes
+        except ValidationError as error:
+            found = mistakes_in(error, Experiment)
+            if found.keys() <= mistakes.keys():
+                return None, mistakes
+            mistakes = {**mistakes, **found}
+            for item in error.errors():
+                keys = keys_of(item["loc"])
+                _take_out(document, keys[:-1] if item["type"] == "missing" and len(keys) > 1 else keys)
+
+
+_MADE_UP: dict[str, Any] = {"name": "unnamed", "data": {"path": "."}, "loss": {"name": "contrastive"}}
+
+
+def _take_out(document: dict[str, Any], keys: Sequence[str | int]) -> None:
+    top, *further = keys or [""]
+    if top in _MADE_UP and further in ([], ["name"], ["path"]):
+        document[top] = _MADE_UP[top]
+        return
+    if numbers := [place for place, key in enumerate(keys) if isinstance(key, int)]:
+        keys = keys[: numbers[0]]  # the whole list: otherwise the paths of the entries that follow would change
+    *parents, last = keys or [""]
+    table: Any = document
+    for key in parents:
+        table = table.get(key, {})
+    table.pop(last, None)
 
 
 def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mistakes: "_Mistakes") -> None:
@@ -207,8 +266,8 @@ _PLACES = {"E_NAME_UNKNOWN": "name", "E_PARAMETER_UNKNOWN": "params", "E_ENCODER
 class _Mistakes:
     """What was found wrong so far, by its path in the file."""
 
-    def __init__(self):
-        self.found: dict[str, str] = {}
+    def __init__(self, found: Mapping[str, str] = MappingProxyType({})):
+        self.found: dict[str, str] = dict(found)
 
     def sift(
         self, path: str, section: Mapping[str, Any], table: Mapping[str, Any], base: type = object

@@ -85,7 +85,7 @@ def _candidates(entry: Entry, common: Mapping[str, list[Any]], document: Mapping
         try:
             experiment = Experiment.model_validate(settled)
         except ValidationError as error:
-            raise UsageError("E_COMPARISON_ENTRY", f"The entry {entry.name!r}:\n{explain(error)}") from None
+            raise UsageError("E_COMPARISON_ENTRY", f"The entry {entry.name!r}:\n{explain(error, Experiment)}") from None
         ranges = search_space(experiment)
         if ranges:
             raise UsageError(

@@ -96,7 +96,7 @@ def load_comparison(path: str | Path) -> tuple[Comparison, dict[str, Any]]:
     try:
         comparison = Comparison.model_validate(document)
     except ValidationError as error:
-        raise UsageError("E_COMPARISON", f"{path} has mistakes:\n{explain(error)}") from None
+        raise UsageError("E_COMPARISON", f"{path} has mistakes:\n{explain(error, Comparison)}") from None
     return comparison, merge(_read(path.parent / comparison.experiment), comparison.set)
 
 

@@ -115,6 +115,6 @@ def test_unreadable_files_have_their_own_codes(write, tmp_path, text, code):
 
 @pytest.mark.parametrize("strategy", ["multi_worker", "tpu"])
 def test_only_the_strategy_that_trains_is_taken(write, strategy):
-    with pytest.raises(UsageError, match=r"training.strategy +Input should be '' or 'mirrored'"):
+    with pytest.raises(UsageError, match=r"training.strategy +Expected '' or 'mirrored'"):
         load_experiment(write(_LEAST + f"[training]\nstrategy = '{strategy}'\n"))
     assert load_experiment(write(_LEAST + "[training]\nstrategy = 'mirrored'\n")).training.strategy == "mirrored"
