@@ -64,7 +64,7 @@ def _stop(signum, frame):
 class _Parser(argparse.ArgumentParser):
     """Says which word may have been meant."""
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+    def parse_known_args(self, args=None, namespace=None):
         """Refuse unknown options here, in the parser of the verb, which knows those that there are."""
         options, others = super().parse_known_args(args, namespace)
         if others:
@@ -104,7 +104,7 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument("set", choices=["icons", "glyphs", "places", "shapes"], help=sets)
     verb.add_argument("--output", metavar="FOLDER", help="where to (default: data/<set>)")
 
-    verb = _add(verbs, "check", _check, "check an experiment file, without running anything")
+    verb = _add(verbs, "check", _check, "check an experiment file and its data, without running anything")
     verb.add_argument("experiment", metavar="FILE")
 
     verb = _add(verbs, "losses", _losses, "list the losses, or tell all about one")
@@ -196,10 +196,14 @@ def _check(options) -> None:
     from pipeline.preflight import check_file
 
     experiment = check_file(options.experiment)
+    from pipeline.inspection import inspect_data
+
+    lines = inspect_data(experiment)
     ranges = search_space(experiment)
     search = f", {experiment.tuning.trials} trials over {', '.join(ranges)}" if ranges else ""
     loss = experiment.loss.name if experiment.loss else "by recipe"
     print(f"{options.experiment}: in order (loss {loss}, encoder {experiment.encoder.name}{search})")
+    print("\n".join(lines))
 
 
 def _losses(options) -> None:

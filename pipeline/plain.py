@@ -93,12 +93,13 @@ def _pack(experiment: Experiment, folder: Path) -> Path:
     return folder
 
 
-def list_sources(experiment: Experiment, *, val_share: float) -> Listing:
+def list_sources(experiment: Experiment, *, val_share: float, attributes: Sequence[str] = ()) -> Listing:
     """All images of the experiment's data, each with its split.
 
     Args:
         experiment: what to list the data of.
         val_share: part of the classes outside test that become val, unless the data says so itself.
+        attributes: further columns of the table to keep with each image.
     """
     root, table = locate_data(experiment)
     columns = {str(name): column for name, column in experiment.data.columns.items()}
@@ -110,6 +111,7 @@ def list_sources(experiment: Experiment, *, val_share: float) -> Listing:
         test_share=experiment.data.test_share,
         seed=experiment.seed,
         follow_links=experiment.data.follow_links,
+        attributes=attributes,
     )
 
 

@@ -82,12 +82,16 @@ def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str
 def _wrong_names(experiment: Experiment) -> dict[str, str]:
     """Metrics and a loss that there are not; nothing heavy is loaded to look."""
     from models.catalogue import check_name
-    from models.retrieval.metrics import parse_metric
+    from models.registry import nearest
+    from models.retrieval.metrics import METRICS, parse_metric
 
     mistakes = _Mistakes()
     for place, name in enumerate(experiment.evaluation.metrics):
-        with mistakes.at(f"evaluation.metrics.{place}"):
+        path = f"evaluation.metrics.{place}"
+        with mistakes.at(path):
             parse_metric(name)
+        if path in mistakes.found:
+            mistakes.found[path] += f".{nearest(re.sub('@.*', '@k', name), METRICS)}"
     if experiment.loss is not None:
         with mistakes.at("loss.name"):
             check_name(experiment.loss.name)

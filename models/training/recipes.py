@@ -16,6 +16,7 @@ import numpy as np
 
 from models.catalogue import describe_loss
 from models.errors import UsageError
+from models.registry import tell_value
 
 LEAST_STEPS = 10  # of an epoch: with few images an epoch is several rounds
 BATCH = 64  # images of a step, where the data allows as many
@@ -103,18 +104,6 @@ def tell_choices(choices: Sequence[Choice], facts: Facts | None = None) -> str:
     lines = [f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {reason}" for name, value, reason in rows]
     head = "recipe" + (f" for {facts.told()}" if facts else "")
     return "\n".join([f"{head}; other values are those of the experiment", *lines])
-
-
-def tell_value(value: Any) -> str:
-    """A setting in short, as in "class_batches classes=32 per_class=4"."""
-    if isinstance(value, Mapping) and "name" in value:
-        params = {key: each for key, each in (value.get("params") or {}).items() if each is not None}
-        return " ".join([value["name"], *(f"{key}={each}" for key, each in params.items())])
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {tell_value(each)}" for key, each in value.items()) or "none"
-    if isinstance(value, list):
-        return ", ".join(map(tell_value, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _choose_loss(chosen: "_Chooser", facts: Facts) -> None:

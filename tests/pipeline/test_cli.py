@@ -35,12 +35,15 @@ def test_help_loads_nothing_heavy():
     assert "releases" in done.stdout
 
 
-def test_check_says_what_the_file_asks_for(folder, capsys):
+def test_check_says_what_the_file_asks_for(folder, capsys, monkeypatch):
     (folder / "toy.toml").write_text(
         _EXPERIMENT.format(path="images") + "params = {neg_margin = {low = 0.1, high = 0.5}}"
     )
+    monkeypatch.setattr("pipeline.inspection.inspect_data", lambda experiment: ["data     of its own test"])
     assert main(["check", "toy.toml"]) == 0
-    assert "8 trials over loss.params.neg_margin" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "8 trials over loss.params.neg_margin" in told
+    assert told.endswith("\ndata     of its own test\n")
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.registry import tell_value
 from models.reporting.figures import find
 from models.reporting.gate import metric_name, points
 from models.reporting.numbers import ROUND
 from models.reporting.page.tables import csv_tables
 from models.reporting.pictures import thumbnail
 from models.retrieval.calibration import match_probability
-from models.training.recipes import tell_value
 
 Pictures = Mapping[str, np.ndarray | None]
 

@@ -36,7 +36,7 @@ def test_the_experiment_lies_beside_the_file_and_gets_what_all_share(tmp_path):
     [
         ("", "entries"),
         ("folds = 2\n[[entries]]\nname = 'a'\n", "folds"),
-        ("seeds = [0]\n[[entries]]\nname = 'a'\n", "greater than 0"),
+        ("seeds = [0]\n[[entries]]\nname = 'a'\n", "Expected a number above 0"),
         ("seeds = [1, 1]\n[[entries]]\nname = 'a'\n", "`seeds` must differ"),
         ("primary = 'ndcg@10'\n[[entries]]\nname = 'a'\n", "`primary` must be one of `metrics`"),
         ("[[entries]]\nname = 'a'\n[[entries]]\nname = 'a'\n", "more than once: a"),
