@@ -9,8 +9,8 @@ from pipeline import fingerprint
 from pipeline.fingerprint import code_version, reached_modules, training_modules
 
 _ROOT = Path(fingerprint.__file__).parents[1]
-_DATA = {"models", "models.data", "models.errors"}
-_RELEASED = {"models", "models.data", "models.errors", "models.files", "models.release", "models.retrieval"}
+_DATA = {"models", "models.data", "models.disk", "models.errors"}
+_RELEASED = _DATA | {"models.files", "models.release", "models.retrieval"}
 # Packages, and modules right below `models`, that may be part of a node's key.
 _MAY_REACH = {
     "ingest": _DATA,
