@@ -1,6 +1,7 @@
 """The experiment file: one TOML document, checked in full before anything runs."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from models.training.recipes import LOSSES, METHODS
 from pipeline import fingerprint
 from pipeline.fingerprint import code_version, reached_modules, training_modules
 
@@ -92,8 +93,6 @@ def test_the_packers_code_is_part_of_its_key(copied):
         {"loss": {"name": "ensemble", "params": {}}, "training": {"methods": []}},  # has members by default
         {"loss": {"name": "my_loss:Mine", "params": {}}, "training": {"methods": []}},  # may be any Keras loss
         {"loss": {"name": "no_such_file", "params": {}}, "training": {"methods": []}},
-        {"loss": None, "training": {"methods": []}},  # chosen when the classes are known
-        {"loss": {"name": "circle", "params": {}}, "training": {"methods": None}},
     ],
 )
 def test_a_training_that_may_use_any_loss_counts_all_of_them(settings):
@@ -101,6 +100,13 @@ def test_a_training_that_may_use_any_loss_counts_all_of_them(settings):
     assert tables == []
     assert {"models.losses.margin", "models.losses.circle"} <= reached_modules(*modules)
     assert ("my_loss" in modules) == ("my_loss" in str(settings))
+
+
+def test_all_that_a_recipe_may_choose_counts():
+    modules, tables = training_modules({"loss": None, "training": {"methods": None}}, "components.trainer")
+    reached = reached_modules(*modules, tables=tables)
+    assert {f"models.losses.{name}" for name in LOSSES} | {f"models.methods.{name}" for name in METHODS} <= reached
+    assert "models.losses.circle" not in reached
 
 
 def test_how_a_loss_is_made_counts_and_which_others_there_are_does_not(copied, tmp_path):
