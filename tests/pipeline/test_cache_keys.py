@@ -106,7 +106,6 @@ def test_all_that_a_recipe_may_choose_counts():
     modules, tables = training_modules({"loss": None, "training": {"methods": None}}, "components.trainer")
     reached = reached_modules(*modules, tables=tables)
     assert {f"models.losses.{name}" for name in LOSSES} | {f"models.methods.{name}" for name in METHODS} <= reached
-    assert "models.losses.circle" not in reached
 
 
 def test_how_a_loss_is_made_counts_and_which_others_there_are_does_not(copied, tmp_path):

@@ -39,7 +39,7 @@ def test_what_the_data_holds_is_told(classes, tmp_path):
     # Half of ten classes are tested; 15 % of the other five, at least one, validate.
     assert [part.split(" / ")[1] for part in split.partition(": ")[2].split(", ")] == ["4", "1", "5"]
     assert single == "single   classes of one image: 1 (c000)"
-    assert rejects.startswith("rejects  1 E_IMAGE_FORMAT: c000/1.png (E_IMAGE_FORMAT: Expected JPEG")
+    assert rejects.startswith("rejects  1 E_IMAGE_FORMAT: c000/1.png: Expected JPEG")
 
 
 def test_images_that_a_run_will_reject_are_an_error_as_there(classes, tmp_path):
