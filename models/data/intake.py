@@ -1,4 +1,4 @@
-"""Which of the listed images can be used, and when too few can: one rule for ingestion and for what looks ahead of it."""
+"""Which of the listed images can be used, and when too few can: one rule for ingestion and whatever looks ahead."""
 
 import stat
 from collections import Counter
@@ -35,9 +35,7 @@ def read_file(path: Path) -> tuple[bytes, ImageFault | None]:
         return b"", ImageFault("E_IMAGE_UNREADABLE", f"the file cannot be read: {error.strerror}")
 
 
-def check_rejects(
-    rejects: Sequence[Reject], total: int, *, max_rejects: int, max_share: float, file: str = ""
-) -> None:
+def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, max_share: float, file: str = "") -> None:
     """Raise if too many records are bad.
 
     Args:

@@ -38,9 +38,7 @@ class DataFolder:
     def find_fault(self, path: str) -> PathFault | None:
         """Why a normalised relative path is no part of the data; None if it is, whether or not a file is there."""
         if path.startswith(("/", "../")) or path in (".", ".."):
-            return PathFault(
-                "E_PATH_OUTSIDE", "the path leads out of the data folder; paths are relative to it"
-            )
+            return PathFault("E_PATH_OUTSIDE", "the path leads out of the data folder; paths are relative to it")
         if "\0" in path:
             return PathFault("E_PATH_INVALID", "the path holds a NUL character")
         full = os.path.join(self.root, path)

@@ -30,7 +30,10 @@ def test_what_is_no_regular_file_is_told_and_never_opened(tmp_path, make, told):
 def test_broken_links_are_told(tmp_path):
     (tmp_path / "gone.png").symlink_to("nowhere.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
-    assert read_image(tmp_path / "gone.png")[1] == ("E_IMAGE_MISSING", "the link leads to nowhere.png, where nothing is")
+    assert read_image(tmp_path / "gone.png")[1] == (
+        "E_IMAGE_MISSING",
+        "the link leads to nowhere.png, where nothing is",
+    )
     assert read_image(tmp_path / "loop.png")[1].code == "E_IMAGE_UNREADABLE"
 
 
