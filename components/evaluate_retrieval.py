@@ -34,6 +34,7 @@ from models.errors import DataError
 from models.files import replace_file
 from models.release import fingerprint_model
 from models.release.manifest import check_pair, read_index_facts
+from models.reporting.calibration_check import calibrate_and_check
 from models.reporting.gate import StatisticalGate
 from models.reporting.judge import judge_candidate
 from models.reporting.numbers import Ways
@@ -71,7 +72,7 @@ def EvaluateRetrieval(
     index_loss: Parameter[float] = 0.02,
     index_p99_ms: Parameter[float] = 0.0,
     index_memory_mib: Parameter[float] = 0.0,
-    false_accepts: Parameter[float] = 0.05,
+    calibration_json: Parameter[str] = "{}",
     clustering: Parameter[int] = 0,
     split: Parameter[str] = "test",
     facts_json: Parameter[str] = "{}",
@@ -85,7 +86,8 @@ def EvaluateRetrieval(
     PublishRelease refuses it.
 
     Args:
-        embeddings: the candidate's, of `split` and, for thresholds, of "val".
+        embeddings: the candidate's, of `split`, of the index's rows and, for
+            thresholds and match probability, of "val".
         model: the candidate.
         report: gets `report.html`, `report.json`, `summary.md`,
             `thresholds.json`, `calibration.json`, `figures/`, `neighbors/`
@@ -121,8 +123,8 @@ def EvaluateRetrieval(
             lose, in [0, 1].
         index_p99_ms: limit on the time of a search; 0: none.
         index_memory_mib: limit on the memory of the index; 0: none.
-        false_accepts: share of queries of unknown classes that search may
-            answer.
+        calibration_json: JSON object of `target`, `max_error` and `required`,
+            see `calibrate_and_check`.
         clustering: 1 to cluster the space, too.
         split: the split that is judged.
         facts_json: JSON object: `experiment` (the whole experiment file),
@@ -143,10 +145,14 @@ def EvaluateRetrieval(
     if index is not None:
         context["index"] = read_index_facts(Path(index.uri))
         check_pair(fingerprint, context["index"].get("model_fingerprint"), "index")
-        trial = _try_index(
-            Path(index.uri),
-            embeddings.uri,
-            split,
+    table = read_table(embeddings.uri)
+    gallery = table.select(table.roles != "query") if index is None else _select_gallery(Path(index.uri), table)
+    if index is not None:
+        trial = judge_index(
+            index.uri,
+            gallery,
+            table.select((table.splits == split) & (table.roles != "gallery")),
+            neighbors=context["index"]["neighbors"],
             max_loss=index_loss,
             max_p99_ms=index_p99_ms,
             max_memory_mib=index_memory_mib,
@@ -160,7 +166,7 @@ def EvaluateRetrieval(
     if tuner_results is not None:
         context["search"] = _read_search(Path(tuner_results.uri))
     minimum = json.loads(minimum_json)
-    candidate = read_table(embeddings.uri, [split])
+    candidate, validation = read_table(embeddings.uri, [split]), _read_validation(embeddings.uri)
     judged = judge_candidate(
         candidate,
         split=split,
@@ -171,14 +177,22 @@ def EvaluateRetrieval(
         baseline=None if baseline_embeddings is None else _read_baseline(baseline_embeddings.uri, split),
         baseline_facts=_read_baseline_facts(baseline),
         untrained=None if untrained is None else read_untrained(untrained.uri, split),
-        validation=_read_validation(embeddings.uri),
+        validation=validation,
         validation_split=VALIDATION,
         context=context,
         ways=Ways(leave_out, parents),
         slices=json.loads(slices_json),
         max_drop=max_drop,
         index_trial=trial,
-        false_accepts=false_accepts,
+        calibration=calibrate_and_check(
+            candidate,
+            validation,
+            gallery,
+            split=split,
+            validation_split=VALIDATION,
+            seed=seed,
+            **json.loads(calibration_json),
+        ),
         clustering=bool(clustering),
     )
     write_report(judged, report.uri, _picture_reader(store, split))
@@ -202,9 +216,8 @@ def _bless(blessing: ModelBlessing, model: Model, verdict: dict[str, Any]) -> No
     (folder / ("BLESSED" if verdict["blessed"] else "NOT_BLESSED")).touch()
 
 
-def _try_index(folder: Path, uri: str, split: str, *, seed: int, **limits: float) -> dict[str, Any]:
-    """Search the index with the queries of a split; its rows may be images of other splits, too."""
-    table = read_table(uri)
+def _select_gallery(folder: Path, table: Embeddings) -> Embeddings:
+    """The rows of an index, in its order; they may be images of any split."""
     place = {id_: row for row, id_ in enumerate(table.ids.tolist())}
     ids = read_ids(folder / IDS)["id"].tolist()
     if absent := [id_ for id_ in ids if id_ not in place]:
@@ -212,9 +225,7 @@ def _try_index(folder: Path, uri: str, split: str, *, seed: int, **limits: float
             "E_RELEASE_MIXED",
             f"Expected an embedding for each image of the index. Received: none for {len(absent)}: {absent[:3]}",
         )
-    gallery = table.select(np.array([place[id_] for id_ in ids], np.int64))
-    queries = table.select((table.splits == split) & (table.roles != "gallery"))
-    return judge_index(folder, gallery, queries, neighbors=read_index_facts(folder)["neighbors"], seed=seed, **limits)
+    return table.select(np.array([place[id_] for id_ in ids], np.int64))
 
 
 def _read_search(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Search by image in one release: bytes in, ids of the nearest gallery images out."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,11 +25,14 @@ class Answer(NamedTuple):
         scores: cosine similarities, in [-1, 1].
         likely: whether each score reaches the release's threshold for a
             likely match; None where the release has no threshold.
-        probabilities: of each being a match, as calibrated on validation
-            classes; None where the release has no calibration.
+        probabilities: of each being a match, for an image of a class that
+            the encoder was not trained on; None for answers farther down the
+            list than the probability was fitted to, or for all of them where
+            the release has no probability that held on the test classes.
         unknown: whether even the nearest lies below the threshold for an
             answer, so that the image shows nothing that the gallery holds;
-            None where the release has no such threshold.
+            None where the release has no threshold that held on the test
+            classes.
         fault: why the image could not be used; None if all is well.
         left_out: ids of gallery images that are the query itself, pixel for
             pixel, under whatever name; they are no answers.
@@ -39,7 +42,7 @@ class Answer(NamedTuple):
     labels: list[str]
     scores: list[float]
     likely: list[bool] | None
-    probabilities: list[float] | None
+    probabilities: list[float | None] | None
     unknown: bool | None
     fault: ImageFault | None
     left_out: Sequence[str] = ()
@@ -50,6 +53,12 @@ class Searcher:
 
     Args:
         release: from `open_release`, which compared every file with its hash.
+
+    Attributes:
+        probability: how the chance of a match follows from an answer; None if
+            the release has none that held on its test classes.
+        unknown_below: cosine below which a query counts as unknown, or None.
+        doubts: sentences on why there is no probability or no such cosine.
 
     Raises:
         DataError: `E_RELEASE_MIXED` if gallery, index and model do not fit
@@ -67,7 +76,9 @@ class Searcher:
         self.gallery = read_ids(release.gallery_path)
         self.threshold: float | None = release.thresholds.get("likely_match", {}).get("threshold")
         self.calibration = release.calibration
-        self.unknown_below: float | None = self.calibration.get("unknown", {}).get("threshold")
+        self.probability: dict | None = self.calibration.get("probability") if self._holds("probability") else None
+        self.unknown_below: float | None = self.calibration["unknown"]["threshold"] if self._holds("unknown") else None
+        self.doubts = _doubts(self.calibration)
         self._rows_of: dict[str, list[int]] = {}  # by digest; empty for an earlier release, which has none
         for row, digest in enumerate(self.gallery.get("pixels", ())):
             self._rows_of.setdefault(digest, []).append(row)
@@ -95,7 +106,8 @@ class Searcher:
         """
         vectors, faults = self.embed(images)
         own = [self._find(image) for image, fault in zip(images, faults, strict=True) if not fault]
-        rows, scores = search(self.index, vectors, k + max(map(len, own), default=0))
+        voters = self.probability["neighbors"] if self.probability else 0
+        rows, scores = search(self.index, vectors, max(k, voters if k > 0 else 0) + max(map(len, own), default=0))
         found = iter(zip(rows, scores, own, strict=True))
         return [
             Answer([], [], [], None, None, None, fault) if fault else self._answer(*next(found), k) for fault in faults
@@ -123,13 +135,44 @@ class Searcher:
         facts = self.index.facts
         return self._rows_of.get(pixel_digest(load_image(image, facts["image_size"], facts["fit"]).numpy()), [])
 
+    def _holds(self, part: str) -> bool:
+        """Whether a part of the calibration held on the test classes; one of an earlier format was never checked."""
+        return self.calibration.get("check", {}).get(part, {}).get("holds", False)
+
     def _answer(self, rows: np.ndarray, scores: np.ndarray, own: list[int], k: int) -> Answer:
         others = ~np.isin(rows, own)
-        rows, scores = rows[others][:k], scores[others][:k]
-        likely = None if self.threshold is None else (scores >= self.threshold).tolist()
+        rows, scores = rows[others], scores[others]
         ids, labels = self.gallery["id"][rows], self.gallery["label"][rows]
-        known = self.calibration.get("probability")
-        probabilities = match_probability(self.calibration, scores).tolist() if known else None
+        probabilities = None
+        if self.probability and len(scores):
+            (chances,) = match_probability(self.probability, scores[None], labels[None]).tolist()
+            probabilities = [None if chance != chance else chance for chance in chances[:k]]  # nan: too far down
+        likely = None if self.threshold is None else (scores[:k] >= self.threshold).tolist()
         unknown = None if self.unknown_below is None or not len(scores) else bool(scores[0] < self.unknown_below)
-        left_out = self.gallery["id"][own].tolist()
-        return Answer(ids.tolist(), labels.tolist(), scores.tolist(), likely, probabilities, unknown, None, left_out)
+        return Answer(
+            ids[:k].tolist(),
+            labels[:k].tolist(),
+            scores[:k].tolist(),
+            likely,
+            probabilities,
+            unknown,
+            None,
+            self.gallery["id"][own].tolist(),
+        )
+
+
+def _doubts(calibration: Mapping[str, Any]) -> list[str]:
+    if not calibration:
+        return []
+    if "check" not in calibration:
+        reason = calibration.get(
+            "reason", "this release is of an earlier format, which was not checked on test classes"
+        )
+        return [f"no percent and no unknown queries: {reason}"]
+    told = {"probability": "no percent", "unknown": "no query is called unknown"}
+    parts = {part: calibration["check"][part] for part in told}
+    return [
+        f"{told[part]}: {found.get('statement') or found['reason']}"
+        for part, found in parts.items()
+        if not found["holds"]
+    ]

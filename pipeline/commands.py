@@ -204,7 +204,8 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
             continue
         found = list(zip(answer.ids, answer.labels, answer.scores, strict=True))
         likely = answer.likely or [False] * len(found)
-        chances = [f"{100 * p:3.0f} %" for p in answer.probabilities or []] or ["     "] * len(found)
+        known = answer.probabilities or [None] * len(found)
+        chances = ["     " if chance is None else f"{100 * chance:3.0f} %" for chance in known]
         if answer.left_out:
             print(f"  the query itself is in the gallery and left out: {', '.join(answer.left_out)}")
         if answer.unknown:
@@ -219,9 +220,11 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
     if min(len(answer.ids) for answer in answers if not answer.fault) < neighbors:
         print(f"only {searcher.index.rows:,} images in the gallery: fewer answers than the {neighbors:,} asked for")
     if searcher.threshold is not None:
-        print(f"* cosine at or above {searcher.threshold:.3f}: a likely match (threshold chosen on validation classes)")
-    if searcher.calibration.get("probability"):
-        print("percent: how often such a neighbour was a match, among validation classes")
+        print(f"* cosine at or above {searcher.threshold:.3f}, which few pairs of different validation classes reach")
+    if searcher.probability:
+        print("percent: the chance of a match, for an image of a class that the model was not trained on")
+    for doubt in searcher.doubts:
+        print(doubt)
     draw_sheet(sheet[:_LINES], picture)
     print(f"picture  {picture}   (release {release.version} of {releases})")
     if len(sheet) > _LINES or neighbors > _COLUMNS:

@@ -178,7 +178,9 @@ class Evaluation(Section):
     primary metric may lose with `confidence`, `slice_drops` what it may lose on a slice, by its name ("family=lucide"),
     its kind ("family") or "" for all others. `index_loss` is what search through the index may lose of the label
     metric; `index_p99_ms` and `index_memory_mib` limit it where they are not 0. `false_accepts` is the share of queries
-    of unknown classes that search may answer. `force` gives a reason to publish what the gate holds.
+    of unknown classes that search may answer. A match probability whose calibration error on the test split is above
+    `max_calibration_error` is not shown, and with `require_calibration` holds the candidate, as does a broken promise
+    on unknown classes. `force` gives a reason to publish what the gate holds.
     """
 
     metrics: list[str] = ["recall@1", "recall@2", "recall@4", "recall@8", "map@r", "r_precision", "ndcg@10"]
@@ -195,6 +197,8 @@ class Evaluation(Section):
     index_p99_ms: NonNegative = 0
     index_memory_mib: NonNegative = 0
     false_accepts: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    max_calibration_error: Fraction = 0.05
+    require_calibration: bool = False
     clustering: bool = False
     force: str = ""
 

@@ -305,7 +305,13 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
         index_loss=judged.index_loss,
         index_p99_ms=float(judged.index_p99_ms),
         index_memory_mib=float(judged.index_memory_mib),
-        false_accepts=judged.false_accepts,
+        calibration_json=_json(
+            {
+                "target": judged.false_accepts,
+                "max_error": judged.max_calibration_error,
+                "required": judged.require_calibration,
+            }
+        ),
         clustering=int(judged.clustering),
         facts_json=_json(_facts(experiment, fingerprints)),
         code_version=code_version("components.evaluate_retrieval"),

@@ -150,7 +150,7 @@ class RecordStore:
 
 
 def pixel_digest(image: np.ndarray) -> str:
-    """SHA-256, in hex, of a packed image's pixels `(S, S, 3)`: the same for images that an encoder cannot tell apart."""
+    """SHA-256, in hex, of packed pixels `(S, S, 3)`: the same for images that an encoder cannot tell apart."""
     return hashlib.sha256(np.ascontiguousarray(image, np.uint8).data).hexdigest()
 
 

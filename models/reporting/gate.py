@@ -54,6 +54,7 @@ class Comparison:
         common_share: share of the candidate's queries that are common.
         slices: name -> `(Q,)` bool, the common queries of the slice.
         index: what `judge_index` found; None if there is no index.
+        calibration: what `calibrate_and_check` found; None if it was not asked.
         untrained: baselines without training that the candidate must beat.
     """
 
@@ -70,6 +71,7 @@ class Comparison:
     common_share: float = 1.0
     slices: Mapping[str, np.ndarray] = field(default_factory=dict)
     index: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
     untrained: Sequence[Untrained] = ()
 
 
@@ -81,8 +83,8 @@ class Verdict:
         state: one of the four.
         reasons: sentences for a person, the decisive ones first.
         case: what decided: "first_run", "no_baseline", "not_worse", "changed_test_set" (not worse, on other images
-            than before), "training_does_not_help", "below_floor", "worse", "worse_on_slice", "index", "too_few_common"
-            or "forced".
+            than before), "training_does_not_help", "below_floor", "worse", "worse_on_slice", "index", "calibration",
+            "too_few_common" or "forced".
         evidence: the numbers behind it, JSON-ready: see `StatisticalGate.judge`.
         untrained: the comparison with each baseline without training, JSON-ready: see there.
     """
@@ -167,8 +169,9 @@ class StatisticalGate:
             )
         missed, kept = self._check_floors(comparison.metrics)
         held = [("below_floor", missed)] if missed else []
-        if comparison.index and comparison.index.get("faults"):
-            held.append(("index", list(comparison.index["faults"])))
+        for part, measured in (("index", comparison.index), ("calibration", comparison.calibration)):
+            if measured and measured.get("faults"):
+                held.append((part, list(measured["faults"])))
         entries, unbeaten, beaten = self._compare_untrained(comparison.untrained)
         if unbeaten:
             held.insert(0, ("training_does_not_help", unbeaten))

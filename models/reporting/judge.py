@@ -20,7 +20,6 @@ from models.reporting.slices import make_slices
 from models.reporting.space import describe_space
 from models.reporting.thresholds import choose_thresholds
 from models.reporting.untrained import compare_untrained
-from models.retrieval.calibration import calibrate
 from models.retrieval.clustering import cluster_metrics
 from models.retrieval.metrics import RetrievalResult
 from models.retrieval.pairs import PairStatistics, pair_statistics
@@ -51,7 +50,7 @@ def judge_candidate(
     slices: Sequence[str] = (),
     max_drop: float = 0.0,
     index_trial: Mapping[str, Any] | None = None,
-    false_accepts: float = 0.05,
+    calibration: Mapping[str, Any] | None = None,
     clustering: bool = False,
 ) -> dict[str, Any]:
     """Evaluates the candidate, compares it with the baseline, and asks the gate.
@@ -70,7 +69,7 @@ def judge_candidate(
         untrained: baselines without training, name -> embeddings of the same
             images, such as "raw pixels".
         validation: embeddings of other classes than the evaluation split's,
-            for the thresholds and the calibration.
+            for the thresholds.
         validation_split: that split's name.
         context: what is known from elsewhere: `facts` (with `experiment`,
             the whole experiment file), `model`, `dataset` (counts per split),
@@ -85,8 +84,7 @@ def judge_candidate(
         max_drop: how much worse today's search may become where queries and
             gallery are of different models.
         index_trial: what `judge_index` found.
-        false_accepts: share of queries of unknown classes that search may
-            answer.
+        calibration: what `calibrate_and_check` found.
         clustering: whether to cluster the space, which takes its time.
 
     Returns:
@@ -116,7 +114,7 @@ def judge_candidate(
             candidate, result, baseline, baseline_facts, ways, slices, primary, max_drop, seed
         )
     comparison = replace(comparison, untrained=compare_untrained(candidate, result, untrained or {}, ways))
-    verdict = gate.judge(replace(comparison, index=index_trial))
+    verdict = gate.judge(replace(comparison, index=index_trial, calibration=calibration))
     matrix = confusion_matrix(candidate, result)
     report = {
         "format": FORMAT,
@@ -147,7 +145,8 @@ def judge_candidate(
         "similarities": numbers.similarity_bars(pairs),
         **describe_space(candidate, result, pairs, groups=numbers.column(candidate, ways.leave_out), seed=seed),
         **({"clustering": cluster_metrics(candidate.vectors, candidate.labels, seed=seed)} if clustering else {}),
-        **_from_validation(validation, validation_split, false_accepts, seed),
+        "thresholds": _thresholds(validation, validation_split, seed),
+        "calibration": dict(calibration or {"split": validation_split, "reason": "none was fitted"}),
         **({"index_trial": dict(index_trial)} if index_trial else {}),
         "facts": dict(context.get("facts", {})),
         "reproduce": _reproduction(context),
@@ -237,18 +236,11 @@ def _counts(table: "Embeddings", result: RetrievalResult) -> dict[str, Any]:
     }
 
 
-def _from_validation(
-    validation: "Embeddings | None", split: str, false_accepts: float, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Thresholds and calibration, or why there are none."""
+def _thresholds(validation: "Embeddings | None", split: str, seed: int) -> dict[str, Any]:
+    """Thresholds, or why there are none."""
     if validation is None:
-        nothing = {"split": split, "reason": f"there are no embeddings of split {split!r} to choose one on"}
-        return {"thresholds": nothing, "calibration": nothing}
-    table = validation.vectors, validation.labels, validation.roles
-    return {
-        "thresholds": choose_thresholds(_pairs(validation, Ways(), seed), split),
-        "calibration": calibrate(*table, split=split, target=false_accepts, seed=seed),
-    }
+        return {"split": split, "reason": f"there are no embeddings of split {split!r} to choose one on"}
+    return choose_thresholds(_pairs(validation, Ways(), seed), split)
 
 
 def _reproduction(context: Mapping[str, Any]) -> dict[str, Any]:

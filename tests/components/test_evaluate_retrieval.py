@@ -262,6 +262,27 @@ def test_index_is_judged_with_the_model(workshop, table):
         workshop.evaluate(embeddings, "mixed", index=foreign)
 
 
+def test_calibration_is_fitted_and_checked_in_the_gallery_of_the_index(workshop):
+    tables = [table_of(split, 0.6, seed, classes=20) for seed, split in enumerate(("train", "val", "test"))]
+    embeddings = workshop.embeddings("embeddings", *tables)
+    whole = Embeddings(
+        *(np.concatenate([getattr(table, name) for table in tables]) for name in ("ids", "labels", "roles", "splits")),
+        np.concatenate([table.vectors for table in tables]),
+    )
+    _, report = workshop.evaluate(embeddings, index=workshop.index(whole), minimum_json="{}")
+    found = report["calibration"]
+    assert (found["split"], found["classes"], found["gallery"]) == ("val", 20, 240)
+    assert (found["check"]["split"], found["check"]["gallery"], found["check"]["queries"]) == ("test", 240, 80)
+    assert report["counts"]["gallery"] == 80  # the metrics stay those of the test split alone
+    assert report["verdict"]["state"] == "FIRST"
+    strict = '{"max_error": 0.0, "required": true, "target": 0.1}'
+    outputs, report = workshop.evaluate(
+        embeddings, "strict", index=workshop.index(whole, "again"), minimum_json="{}", calibration_json=strict
+    )
+    assert_blessed(outputs, "calibration", "HOLD: Does not hold: the calibration error is", False)
+    assert report["calibration"]["unknown"]["target"] == 0.1
+
+
 def test_family_of_the_query_is_left_out(workshop):
     plain = table_of("test", 0.5, classes=8)
     columns = {"family": np.array([f"family {n % 2}" for n in range(32)], object)}

@@ -158,22 +158,65 @@ def test_release_without_thresholds_calls_nothing_likely(make_release, images):
     assert searcher.search(images[:1], k=1)[0].likely is None
 
 
+CALIBRATION = {
+    "probability": {"neighbors": 3, "temperature": 0.1, "intercept": -1.0, "similarity": 2.0, "agreement": 0.0},
+    "unknown": {"threshold": 0.95},
+    "check": {
+        "probability": {"holds": True, "statement": "Holds: so well."},
+        "unknown": {"holds": True, "statement": "Holds: as well."},
+    },
+}
+
+
+def calibrated(make_release, calibration):
+    return Searcher(make_release(files={"calibration.json": json.dumps(calibration).encode()}))
+
+
 def test_calibrated_release_gives_probabilities_and_says_unknown(make_release, images):
-    calibration = {
+    searcher = calibrated(make_release, CALIBRATION)
+    stranger = encode(np.kron(np.eye(4, dtype=np.uint8)[:, :, None] * 255, np.ones((8, 8, 3), np.uint8)))
+    known, unknown, bad = searcher.search([images[0], stranger, b"x"], k=4)
+    for answer in (known, unknown):
+        assert answer.probabilities[3] is None  # farther down the list than it was fitted to
+        for score, probability in zip(answer.scores[:3], answer.probabilities, strict=False):
+            assert probability == pytest.approx(1 / (1 + np.exp(1 - 2 * score)), abs=1e-6)
+    assert (known.unknown, unknown.unknown, bad.unknown) == (False, True, None)
+    assert len(unknown.ids) == 4  # what is nearest is still told
+    assert bad.probabilities is None
+    assert searcher.doubts == []
+
+
+def test_probability_of_an_answer_depends_on_all_neighbours_that_vote_not_on_how_many_are_shown(make_release, images):
+    voting = {**CALIBRATION, "probability": {**CALIBRATION["probability"], "agreement": 1.0}}
+    searcher = calibrated(make_release, voting)
+    (one,), (three,) = searcher.search(images[:1], k=1), searcher.search(images[:1], k=3)
+    assert one.probabilities == pytest.approx(three.probabilities[:1])
+    assert len(one.ids) == 1
+
+
+@pytest.mark.parametrize("broken", ["probability", "unknown"])
+def test_what_did_not_hold_on_the_test_classes_is_not_shown_and_said(make_release, images, broken):
+    check = {**CALIBRATION["check"], broken: {"holds": False, "statement": "Does not hold: it is off."}}
+    searcher = calibrated(make_release, {**CALIBRATION, "check": check})
+    (answer,) = searcher.search(images[:1], k=2)
+    assert (answer.probabilities is None) == (broken == "probability")
+    assert (answer.unknown is None) == (broken == "unknown")
+    [doubt] = searcher.doubts
+    assert doubt.endswith(": Does not hold: it is off.")
+
+
+def test_calibration_of_an_earlier_release_is_read_and_not_trusted(make_release, images):
+    earlier = {
         "probability": {"similarity": [0.0, 0.5, 1.0], "probability": [0.1, 0.2, 0.9]},
         "unknown": {"threshold": 0.95},
+        "reliability": {"ece": 0.02},
     }
-    searcher = Searcher(make_release(files={"calibration.json": json.dumps(calibration).encode()}))
-    stranger = encode(np.kron(np.eye(4, dtype=np.uint8)[:, :, None] * 255, np.ones((8, 8, 3), np.uint8)))
-    known, unknown, bad = searcher.search([images[0], stranger, b"x"], k=3)
-    assert known.probabilities[0] == pytest.approx(0.9)
-    scores, probabilities = known.scores + unknown.scores, known.probabilities + unknown.probabilities
-    for score, probability in zip(scores, probabilities, strict=True):
-        expected = 0.1 + 0.2 * max(score, 0) if score < 0.5 else 0.2 + 1.4 * (score - 0.5)
-        assert probability == pytest.approx(expected, abs=1e-6)
-    assert (known.unknown, unknown.unknown, bad.unknown) == (False, True, None)
-    assert len(unknown.ids) == 3  # what is nearest is still told
-    assert bad.probabilities is None
+    searcher = calibrated(make_release, earlier)
+    (answer,) = searcher.search(images[:1], k=1)
+    assert answer.probabilities is answer.unknown is None
+    assert "earlier format" in searcher.doubts[0]
+    few = calibrated(make_release, {"split": "val", "reason": "4 classes are too few"})
+    assert few.doubts == ["no percent and no unknown queries: 4 classes are too few"]
 
 
 def test_release_without_calibration_gives_none(searcher, images):

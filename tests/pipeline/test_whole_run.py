@@ -95,6 +95,7 @@ def test_search_looks_through_the_whole_catalogue_and_leaves_out_the_query_itsel
     assert all(name not in answer for answer in answers[:3])
     assert [answer.split()[0] for answer in answers[:3]] == ["1", "2", "3"]
     assert "E_IMAGE_FORMAT" in done.stdout
+    assert "no percent and no unknown queries: split 'val': " in done.stdout  # of eight classes
     assert Image.open(folder / "search.png").width > 400
 
 

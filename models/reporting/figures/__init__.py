@@ -34,8 +34,8 @@ FIGURES = {
     "similarities": Drawing("similarities", pairs.similarity_histogram),
     "roc": Drawing("verification", pairs.roc),
     "det": Drawing("verification", pairs.det),
-    "reliability": Drawing("calibration.reliability", pairs.reliability, lambda report: 4.2),
-    "risk-coverage": Drawing("calibration.risk_coverage", pairs.risk_coverage),
+    "reliability": Drawing("calibration.check", pairs.reliability, lambda report: 4.2),
+    "risk-coverage": Drawing("calibration.check.risk_coverage", pairs.risk_coverage),
     "spectrum": Drawing("space", space.spectrum),
     "hubs": Drawing("space.hubness", space.hubs),
     "map": Drawing("map", space.flat_map, lambda report: _WIDTH),
@@ -75,7 +75,7 @@ def draw_figures(report: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
 
 
 def find(report: Mapping[str, Any], path: str) -> Any:
-    """What stands in a report at a path such as `calibration.reliability` or `epochs.0.loss`; None if nothing does."""
+    """What stands in a report at a path such as `calibration.check` or `epochs.0.loss`; None if nothing does."""
     value: Any = report
     for key in path.split("."):
         if isinstance(value, list):

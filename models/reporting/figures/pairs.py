@@ -97,22 +97,24 @@ def det(figure: "Figure", report: Mapping[str, Any]) -> None:
 
 
 def reliability(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """Predicted against observed share of matches before and after calibration, with the pairs behind each below."""
+    """Predicted against observed share of matches on the evaluation split, with the answers behind each below."""
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    found = report["calibration"]["reliability"]
+    found = report["calibration"]["check"]["probability"]
     upper.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=":", label="as promised")
-    lines = [("bins_before", "ece_before", "cosine taken for it", ORANGE, "--", "s")]
-    lines.append(("bins", "ece", "match probability", BLUE, "-", "o"))
+    lines = [
+        ("bins_before", found["error_before"], "cosine taken for it", ORANGE, "--", "s"),
+        ("bins", found["error"]["value"], "match probability", BLUE, "-", "o"),
+    ]
     for key, error, name, color, line, mark in lines:
         predicted, observed = ([100 * entry[side] for entry in found[key]] for side in ("predicted", "observed"))
-        label = f"{name}: off by {100 * found[error]:.1f} points"
+        label = f"{name}: off by {100 * error:.1f} points"
         upper.plot(predicted, observed, line, marker=mark, markersize=5, color=color, linewidth=2, label=label)
     bins = found["bins"]
     lower.bar([50 * (b["low"] + b["high"]) for b in bins], [b["pairs"] for b in bins], 9, color=BLUE, alpha=0.45)
     upper.set_ylabel("were a match, %")
     upper.set_ylim(-2, 102)
     upper.legend(loc="upper left", fontsize=9)
-    lower.set_ylabel("pairs")
+    lower.set_ylabel("answers")
     lower.set_xlabel("said to be a match with, %")
     lower.set_xlim(0, 100)
     lower.yaxis.get_major_locator().set_params(nbins=3)
@@ -121,7 +123,7 @@ def reliability(figure: "Figure", report: Mapping[str, Any]) -> None:
 def risk_coverage(figure: "Figure", report: Mapping[str, Any]) -> None:
     """How many first answers are wrong when only the most certain queries are answered."""
     axes = figure.add_subplot()
-    found = report["calibration"]["risk_coverage"]
+    found = report["calibration"]["check"]["risk_coverage"]
     coverage, error = (100 * np.asarray(found[key]) for key in ("coverage", "error"))
     axes.plot(coverage, error, color=BLUE, linewidth=2)
     axes.fill_between(coverage, 0, error, color=BLUE, alpha=0.12)

@@ -15,7 +15,6 @@ from models.reporting.gate import metric_name, points
 from models.reporting.numbers import ROUND
 from models.reporting.page.tables import csv_tables
 from models.reporting.pictures import thumbnail
-from models.retrieval.calibration import match_probability
 
 Pictures = Mapping[str, np.ndarray | None]
 
@@ -45,9 +44,7 @@ SECTIONS = (
     Section("confused", "Taken for each other", "confused_pairs", "no query has a wrong nearest neighbour."),
     Section("similarities", "How far apart right and wrong are", "similarities", "there are no pairs to compare."),
     Section("verification", "The same thing or not", "verification", "there are no pairs of both kinds."),
-    Section(
-        "calibration", "Chance of a match", "calibration.reliability", "the validation classes were too few to fit one."
-    ),
+    Section("calibration", "Chance of a match", "calibration.check", "the validation classes were too few to fit one."),
     Section("space", "Health of the space", "space", "the space was not looked at."),
     Section("map", "Map", "map", "fewer than 50 images make no map."),
     Section("compatibility", "Old and new together", "compatibility", "there is no older model to mix with."),
@@ -81,13 +78,11 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], picture
         "metric_name": metric_name,
         "describe": describe,
         "setting": tell_value,
-        "chance": lambda similarity: float(match_probability(report["calibration"], similarity)),
     }
     environment.globals["figures"] = {name: _figure(svg) for name, svg in figures.items()}
     environment.globals["csv"] = {
         name: _data_uri(text, "text/csv;charset=utf-8") for name, text in csv_tables(report).items()
     }
-    environment.globals["calibrated"] = find(report, "calibration.probability") is not None
     template = environment.get_template("report.html.j2")
     sections = [
         {"name": s.name, "title": s.title, "missing": "" if find(report, s.needs) else s.missing} for s in SECTIONS

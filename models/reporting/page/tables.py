@@ -70,7 +70,7 @@ def _similarities(report: Mapping[str, Any]) -> Table:
 
 def _reliability(report: Mapping[str, Any]) -> Table:
     names = ("low", "high", "pairs", "predicted", "observed")
-    found = report["calibration"]["reliability"]
+    found = report["calibration"]["check"]["probability"]
     return [
         ("kind", *names),
         *(("after", *(entry[name] for name in names)) for entry in found["bins"]),
@@ -109,10 +109,10 @@ _TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], Table]]] = {
     "similarities": ("similarities", _similarities),
     "roc": ("verification", lambda r: _columns(r, "verification.roc", _ROC)),
     "det": ("verification", lambda r: _columns(r, "verification.roc", _ROC)),
-    "reliability": ("calibration.reliability", _reliability),
+    "reliability": ("calibration.check", _reliability),
     "risk-coverage": (
-        "calibration.risk_coverage",
-        lambda r: _columns(r, "calibration.risk_coverage", {"coverage": "coverage", "error": "error"}),
+        "calibration.check.risk_coverage",
+        lambda r: _columns(r, "calibration.check.risk_coverage", {"coverage": "coverage", "error": "error"}),
     ),
     "spectrum": ("space", lambda r: [("direction", "share"), *enumerate(r["space"]["spectrum"], 1)]),
     "hubs": (

@@ -19,6 +19,19 @@ def table_of():
 
 
 @pytest.fixture(scope="session")
+def join():
+    """Makes one table of several."""
+
+    def make(*tables):
+        columns = [
+            [getattr(table, name) for table in tables] for name in ("ids", "labels", "roles", "splits", "vectors")
+        ]
+        return Embeddings(*map(np.concatenate, columns))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def clusters():
     """Makes a table of noisy clusters: the less noise, the better the model."""
 

@@ -48,8 +48,10 @@ REPORT = {
         ],
     },
     "calibration": {
-        "reliability": {"bins": [BIN], "bins_before": [BIN], "ece": 0.05, "ece_before": 0.1},
-        "risk_coverage": {"coverage": [0.5, 1.0], "error": [0.0, 0.2]},
+        "check": {
+            "probability": {"bins": [BIN], "bins_before": [BIN], "error": {"value": 0.05}, "error_before": 0.1},
+            "risk_coverage": {"coverage": [0.5, 1.0], "error": [0.0, 0.2]},
+        },
     },
     "space": {
         "effective_rank": 1.9,

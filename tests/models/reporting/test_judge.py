@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from models.errors import DataError, UsageError
+from models.reporting.calibration_check import calibrate_and_check
 from models.reporting.gate import StatisticalGate
 from models.reporting.judge import identify_set, judge_candidate
 from models.reporting.numbers import Ways
@@ -175,10 +176,21 @@ def test_index_trial_is_part_of_the_verdict(judge, clusters):
     assert report["index_trial"] == {"faults": ["Too slow."]}
 
 
-def test_what_the_report_can_draw(judge, clusters):
+def test_a_broken_promise_of_the_calibration_holds_the_candidate(judge, clusters):
+    report = judge(clusters(0.3), calibration={"split": "val", "reason": "few", "faults": ["Does not hold."]})
+    assert (report["verdict"]["state"], report["verdict"]["case"]) == ("HOLD", "calibration")
+    assert report["verdict"]["reasons"][0] == "Does not hold."
+    assert judge(clusters(0.3), calibration={"split": "val", "faults": []})["verdict"]["state"] == "FIRST"
+    assert judge(clusters(0.3))["calibration"] == {"split": "val", "reason": "none was fitted"}
+
+
+def test_what_the_report_can_draw(judge, clusters, join):
     good, bad = clusters(0.5, classes=12, per_class=6), clusters(1.5, classes=12, per_class=6)
     validation = clusters(0.9, 20, 8, split="val", seed=1)
-    report = judge(good, bad, slices=["confused", "class_size"], clustering=True, validation=validation)
+    calibration = calibrate_and_check(good, validation, join(good, validation))
+    report = judge(
+        good, bad, slices=["confused", "class_size"], clustering=True, validation=validation, calibration=calibration
+    )
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["comparison"]["metrics"]["map@r"]["low"] > 0
     assert [entry["name"] for entry in report["comparison"]["slices"]] == ["confused", "class_size=6"]
@@ -193,7 +205,7 @@ def test_what_the_report_can_draw(judge, clusters):
     assert report["space"]["hubness"]["hubs"][0]["id"].startswith("test/")
     assert len(report["map"]["x"]) == len(report["map"]["ids"]) == 72
     assert report["clustering"]["nmi"] > 0.5
-    assert report["calibration"]["unknown"]["target"] == 0.05
+    assert report["calibration"] == calibration
 
 
 def test_ways_to_ask(judge, clusters):

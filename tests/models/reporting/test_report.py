@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.reporting.calibration_check import calibrate_and_check
 from models.reporting.figures import FIGURES, find
 from models.reporting.gate import StatisticalGate
 from models.reporting.judge import judge_candidate
@@ -74,10 +75,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def judged(clusters):
+def judged(clusters, join):
     def judge(candidate=None, baseline=None, untrained=None, **context):
+        candidate = clusters(1.0) if candidate is None else candidate
+        validation = clusters(1.0, 20, split="val", seed=1)
         return judge_candidate(
-            clusters(1.0) if candidate is None else candidate,
+            candidate,
             split="test",
             metrics=["recall@1"],
             primary="map@r",
@@ -86,7 +89,8 @@ def judged(clusters):
             baseline=baseline,
             baseline_facts={"version": 2 if baseline else None, "reason": "Because."},
             untrained=untrained,
-            validation=clusters(1.0, split="val", seed=1),
+            validation=validation,
+            calibration=calibrate_and_check(candidate, validation, join(candidate, validation)),
             context=context,
         )
 
@@ -215,7 +219,7 @@ def test_sections_without_data_stay_grey(judged, clusters):
 
 def test_names_from_the_data_cannot_become_markup(judged, table_of, tmp_path):
     evil = ['<script>alert("x")</script>', "</script><b>", "ünï & <i>"]
-    vectors = np.random.default_rng(0).normal(size=(12, 4))
+    vectors = np.random.default_rng(0).normal(size=(12, 12))
     table = table_of(
         vectors, [evil[row % 3] for row in range(12)], ids=[f'"><img src=x onerror=y>{row}' for row in range(12)]
     )
