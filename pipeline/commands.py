@@ -196,7 +196,7 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
     searcher = Searcher(release)
     gallery = Path(release.facts.get("data_root", "."))
     answers = searcher.search([Path(image).read_bytes() for image in images], neighbors)
-    sheet = []
+    sheet: list[Answered] = []
     for image, answer in zip(images, answers, strict=True):
         print(image)
         if answer.fault:

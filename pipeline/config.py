@@ -1,21 +1,29 @@
 """The experiment file: one TOML document, checked in full before anything runs."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from typing_extensions import TypeAliasType
 
 from models.errors import UsageError
+from pipeline.documents import read_toml
 from pipeline.mistakes import explain
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
+# Upper limits are beyond what anyone wants and below what overflows or fills the memory.
+_COUNT = 10**9  # within 32 bits
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[Finite, Field(ge=0, le=1)]
+Share = Annotated[Finite, Field(ge=0, lt=1)]
+Positive = Annotated[Finite, Field(gt=0)]
+NonNegative = Annotated[Finite, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=_COUNT)]
+Epochs = Annotated[int, Field(gt=0, le=1_000_000)]
+Neighbors = Annotated[int, Field(gt=0, le=10_000)]  # held for every query at once
+Seed = Annotated[int, Field(ge=0, le=2**32 - 2)]  # NumPy takes 32 bits, and the tuner one more than this
+Location = Annotated[str, Field(min_length=1, max_length=1_000, pattern=r"^[^\x00]*$")]
 
 _NO_COLUMNS = ("class_size", "confused", "label")  # slices that need no column of the data's table
 
@@ -23,7 +31,7 @@ _NO_COLUMNS = ("class_size", "confused", "label")  # slices that need no column 
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Range(Section):
@@ -32,8 +40,8 @@ class Range(Section):
     If both ends are whole numbers, so is what lies between them.
     """
 
-    low: int | float
-    high: int | float
+    low: int | Finite
+    high: int | Finite
     log: bool = False
 
     @model_validator(mode="after")
@@ -91,13 +99,13 @@ class Data(Section):
     `follow_links` lets symbolic links lead out of the folder of images.
     """
 
-    path: str
+    path: Location
     columns: dict[Literal["path", "label", "split", "role"], str] = {}
     val_share: Share = 0.15
     test_share: Share = 0.5
-    image_size: PositiveInt = 96
+    image_size: Annotated[int, Field(gt=0, le=2_048)] = 96  # a batch of 64 such images takes 3 GB
     fit: Literal["crop", "pad", "squash"] = "crop"
-    max_pixels: PositiveInt = 50_000_000
+    max_pixels: Annotated[int, Field(gt=0, le=10**9)] = 50_000_000  # one such image takes 3 GB
     max_reject_share: Share = 0.001
     max_rejects: Count = 10
     block_on_leaks: bool = True
@@ -112,7 +120,7 @@ class Encoder(Named):
     """
 
     name: str = "efficientnet_lite0"
-    embedding_size: PositiveInt = 128
+    embedding_size: Annotated[int, Field(gt=0, le=16_384)] = 128
     pooling: Literal["avg", "max", "gem"] = "gem"
     weights: str | None = None
     frozen_norm: bool | None = None
@@ -149,14 +157,14 @@ class Training(Section):
     `models/training/recipes.py`, for the encoder and the classes there are; an empty table or list means none.
     """
 
-    epochs: PositiveInt | None = None
+    epochs: Epochs | None = None
     steps_per_epoch: Count | None = None
     patience: Count = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     strategy: Literal["", "mirrored"] = ""
     sampler: Named | None = None
     optimizer: Optimizer = Optimizer()
-    augmentation: dict[str, float | bool] | None = None
+    augmentation: dict[str, Finite | bool] | None = None
     methods: list[Named] | None = None
     procedure: Named | None = None
 
@@ -165,8 +173,8 @@ class Tuning(Section):
     """The search, when some value of the file is a range."""
 
     oracle: Literal["random", "bayesian"] = "random"
-    trials: PositiveInt = 8
-    epochs: PositiveInt = 5
+    trials: Annotated[int, Field(gt=0, le=100_000)] = 8
+    epochs: Epochs = 5
 
 
 class Evaluation(Section):
@@ -189,14 +197,14 @@ class Evaluation(Section):
     leave_out: str = ""
     parents: str = ""
     max_drop: Fraction = 0.02
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
-    resamples: Annotated[int, Field(ge=100)] = 2000
+    confidence: Annotated[Finite, Field(ge=0.5, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
     slices: list[str] = ["class_size", "confused"]
     slice_drops: dict[str, Fraction] = {"": 0.05}
     index_loss: Fraction = 0.02
     index_p99_ms: NonNegative = 0
     index_memory_mib: NonNegative = 0
-    false_accepts: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    false_accepts: Annotated[Finite, Field(gt=0, lt=1)] = 0.05
     max_calibration_error: Fraction = 0.05
     require_calibration: bool = False
     clustering: bool = False
@@ -223,8 +231,8 @@ class Index(Section):
     What is evaluated is the test split alone, whatever the index holds.
     """
 
-    splits: list[Literal["train", "val", "test"]] = ["train", "val", "test"]
-    neighbors: PositiveInt = 10
+    splits: Annotated[list[Literal["train", "val", "test"]], Field(min_length=1)] = ["train", "val", "test"]
+    neighbors: Neighbors = 10
     leaves: Count = 0
     min_recall: Fraction = 0.95
 
@@ -232,15 +240,15 @@ class Index(Section):
 class Release(Section):
     """Where blessed releases are published; by default a folder of the experiment's own."""
 
-    folder: str = ""
+    folder: Annotated[str, Field(max_length=1_000, pattern=r"^[^\x00]*$")] = ""
 
 
 class Experiment(Section):
     """Everything that tells one run from another."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    seed: Count = 0
-    runs: str = "runs"
+    seed: Seed = 0
+    runs: Location = "runs"
     data: Data
     encoder: Encoder = Field(default_factory=lambda: Encoder.model_validate({}))
     loss: Named | None = None
@@ -280,13 +288,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
     Raises:
         UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, or E_EXPERIMENT_KIND for a comparison file.
     """
-    path = Path(path)
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError("E_EXPERIMENT_MISSING", f"Expected an experiment file. Found nothing at {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError("E_EXPERIMENT_SYNTAX", f"{path} cannot be read as TOML: {error}") from None
+    document = read_toml(Path(path), "experiment")
     if {"entries", "experiment"} & set(document):
         raise UsageError("E_EXPERIMENT_KIND", f"{path} is a comparison, not an experiment: `anchorage compare {path}`")
     return document

@@ -151,11 +151,12 @@ def parse_metric(name: str) -> tuple[Metric, int]:
     Raises:
         UsageError: if there is no such metric; the message lists all of them.
     """
-    match = re.fullmatch(r"([a-z_]+@)([1-9][0-9]*)", name)
+    match = re.fullmatch(r"([a-z_]+@)([1-9][0-9]{0,3})", name)
     key = f"{match[1]}k" if match else name
     if key not in METRICS or (not match and key.endswith("@k")):
         raise UsageError(
-            "E_METRIC_UNKNOWN", f"Expected metrics among {', '.join(METRICS)} (k a whole number). Received: {name!r}"
+            "E_METRIC_UNKNOWN",
+            f"Expected metrics among {', '.join(METRICS)} (k a whole number below 10,000). Received: {name!r:.60}",
         )
     return METRICS[key], int(match[2]) if match else 0
 

@@ -1,14 +1,14 @@
 """The comparison file: one TOML document that names settings of one experiment to be compared."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from models.errors import UsageError
-from pipeline.config import Count, Section, explain
+from pipeline.config import Location, Section, Seed, explain
+from pipeline.documents import read_toml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
@@ -41,11 +41,11 @@ class Comparison(Section):
     """
 
     name: Name
-    experiment: str
-    runs: str = "runs"
-    seeds: list[PositiveInt] = Field(default_factory=lambda: [1, 2, 3], min_length=1)
-    folds: Annotated[int, Field(ge=3)] = 6
-    fold_seed: Count = 0
+    experiment: Location
+    runs: Location = "runs"
+    seeds: list[Annotated[Seed, Field(gt=0)]] = Field(default_factory=lambda: [1, 2, 3], min_length=1)
+    folds: Annotated[int, Field(ge=3, le=1_000)] = 6
+    fold_seed: Seed = 0
     design: Literal["crossed", "paired"] = "crossed"
     judge: Literal["folds", "test", "choice"] = "folds"
     validation: bool = True
@@ -89,7 +89,7 @@ def load_comparison(path: str | Path) -> tuple[Comparison, dict[str, Any]]:
             naming every mistake.
     """
     path = Path(path)
-    document = _read(path)
+    document = read_toml(path, "comparison")
     if {"data", "loss"} & set(document):
         told = f"`anchorage check {path}`, or run or train in place of check"
         raise UsageError("E_COMPARISON_KIND", f"{path} is an experiment, not a comparison: {told}")
@@ -97,7 +97,7 @@ def load_comparison(path: str | Path) -> tuple[Comparison, dict[str, Any]]:
         comparison = Comparison.model_validate(document)
     except ValidationError as error:
         raise UsageError("E_COMPARISON", f"{path} has mistakes:\n{explain(error, Comparison)}") from None
-    return comparison, merge(_read(path.parent / comparison.experiment), comparison.set)
+    return comparison, merge(read_toml(path.parent / comparison.experiment, "comparison"), comparison.set)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,12 +114,3 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
     return merged
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError("E_COMPARISON_MISSING", f"Expected a TOML file. Found nothing at {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError("E_COMPARISON_SYNTAX", f"{path} cannot be read as TOML: {error}") from None

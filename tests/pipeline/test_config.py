@@ -113,6 +113,97 @@ def test_unreadable_files_have_their_own_codes(write, tmp_path, text, code):
     assert caught.value.exit_status == 2
 
 
+@pytest.mark.parametrize(
+    ("path", "table", "value"),
+    [
+        ("data.path", "data", 'path = ""'),
+        ("data.path", "data", 'path = "a\\u0000b"'),
+        ("data.path", "data", f'path = "{"a" * 2_000}"'),
+        ("data.val_share", "data", "val_share = nan"),
+        ("data.test_share", "data", "test_share = 1.0"),
+        ("data.image_size", "data", "image_size = 1_000_000"),
+        ("data.image_size", "data", "image_size = true"),
+        ("data.max_pixels", "data", "max_pixels = 10_000_000_000"),
+        ("data.max_rejects", "data", "max_rejects = 1e3"),
+        ("encoder.embedding_size", "encoder", "embedding_size = 1_000_000"),
+        ("encoder.embedding_size", "encoder", 'embedding_size = "128"'),
+        ("training.epochs", "training", f"epochs = {10**26}"),
+        ("training.epochs", "training", "epochs = true"),
+        ("training.steps_per_epoch", "training", f"steps_per_epoch = {10**10}"),
+        ("training.augmentation.zoom", "training", "augmentation = { zoom = inf }"),
+        ("training.augmentation.zoom", "training", 'augmentation = { zoom = "1" }'),
+        ("training.optimizer.learning_rate", "training.optimizer", "learning_rate = inf"),
+        ("training.optimizer.learning_rate", "training.optimizer", "learning_rate = nan"),
+        ("training.optimizer.learning_rate", "training.optimizer", "learning_rate = true"),
+        ("training.optimizer.learning_rate.high", "training.optimizer", "learning_rate = { low = 1e-3, high = inf }"),
+        ("training.optimizer.learning_rate.low", "training.optimizer", "learning_rate = { low = true, high = 2.0 }"),
+        ("training.optimizer.rate_factors.proxies", "training.optimizer", "rate_factors = { proxies = inf }"),
+        ("training.optimizer.frozen_steps.trunk", "training.optimizer", "frozen_steps = { trunk = true }"),
+        ("tuning.trials", "tuning", f"trials = {10**26}"),
+        ("tuning.epochs", "tuning", f"epochs = {10**26}"),
+        ("evaluation.minimum.map@r", "evaluation", 'minimum = { "map@r" = nan }'),
+        ("evaluation.minimum.map@r", "evaluation", 'minimum = { "map@r" = true }'),
+        ("evaluation.max_drop", "evaluation", 'max_drop = "0.1"'),
+        ("evaluation.confidence", "evaluation", "confidence = nan"),
+        ("evaluation.resamples", "evaluation", f"resamples = {10**26}"),
+        ("evaluation.index_p99_ms", "evaluation", "index_p99_ms = inf"),
+        ("index.splits", "index", "splits = []"),
+        ("index.neighbors", "index", f"neighbors = {10**9}"),
+        ("index.leaves", "index", "leaves = true"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(write, path, table, value):
+    key = value.partition(" ")[0]
+    text = "\n".join(line for line in _LEAST.splitlines() if not (table == "data" and line.startswith(f"{key} ")))
+    text = text.replace(f"[{table}]", f"[{table}]\n{value}") if f"[{table}]" in text else f"{text}\n[{table}]\n{value}"
+    with pytest.raises(UsageError) as caught:
+        load_experiment(write(text))
+    _, line = str(caught.value).splitlines()
+    assert caught.value.code == "E_EXPERIMENT"
+    assert line.split()[0] == path
+
+
+@pytest.mark.parametrize("seed", ["true", '"1"', "1.0", "-1", str(2**32)])
+def test_a_seed_is_a_whole_number_of_32_bits(write, seed):
+    with pytest.raises(UsageError, match=r"\n  seed "):
+        load_experiment(write(_LEAST.replace('name = "toy"', f'name = "toy"\nseed = {seed}')))
+
+
+def test_limits_leave_room_for_what_can_be_meant(write):
+    text = _LEAST + (
+        "[training]\nepochs = 1_000_000\noptimizer = { learning_rate = 1 }\n"
+        "[evaluation]\nminimum = { 'map@r' = 0 }\nmax_drop = 1\n"
+    )
+    experiment = load_experiment(write(text.replace('path = "images"', 'path = "images"\nimage_size = 2_048')))
+    assert experiment.training.optimizer.learning_rate == 1.0
+    assert experiment.data.image_size == 2_048
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path):
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf" + _LEAST.encode())
+    assert load_experiment(tmp_path / "marked.toml").name == "toy"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 20_000 + "]" * 20_000,
+        "a = " + "{ b = " * 20_000 + "1" + " }" * 20_000,
+        ".".join("a" * 20_000) + " = 1",
+        "a = " + "[" * 200 + "]" * 200,
+        "seed = " + "1" * 5_000,
+        "\ud800",
+    ],
+    ids=["lists", "tables", "dotted", "not so deep", "long number", "surrogate"],
+)
+def test_documents_that_no_experiment_needs_are_syntax_errors(tmp_path, text):
+    (tmp_path / "odd.toml").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(UsageError) as caught:
+        load_experiment(tmp_path / "odd.toml")
+    assert caught.value.code == "E_EXPERIMENT_SYNTAX"
+    assert len(str(caught.value)) < 400
+
+
 @pytest.mark.parametrize("strategy", ["multi_worker", "tpu"])
 def test_only_the_strategy_that_trains_is_taken(write, strategy):
     with pytest.raises(UsageError, match=r"training.strategy +Expected '' or 'mirrored'"):

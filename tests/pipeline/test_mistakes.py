@@ -43,4 +43,5 @@ def test_mistakes_are_told_in_plain_words_with_what_may_have_been_meant(tmp_path
         "training.epochs": 'Expected a whole number. Received: "x".',
         "training.learning_rate": "unknown key. Did you mean 'training.optimizer.learning_rate'?",
         "training.zoom": "unknown key.",
+        "tuning.trials": "Expected a whole number. Received: true.",
     }

@@ -344,7 +344,9 @@ def test_nothing_relevant_anywhere():
         evaluate_retrieval(spread([0, 1, 2]), [0, 1, 2])
 
 
-@pytest.mark.parametrize("name", ["recall", "recall@", "recall@0", "recall@k", "Recall@1", "map@5", "auprc", "ndcg@-1"])
+@pytest.mark.parametrize(
+    "name", ["recall", "recall@", "recall@0", "recall@k", "Recall@1", "map@5", "auprc", "ndcg@-1", "recall@99999999999"]
+)
 def test_unknown_metric_lists_the_known(name):
     with pytest.raises(UsageError, match=r"E_METRIC_UNKNOWN: .*recall@k, precision@k, ndcg@k, graded_ndcg@k, map"):
         evaluate_retrieval(spread([0, 1, 2]), [0, 0, 0], metrics=[name])
