@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error_and_not_empty(tmp_path, monk
         return honest(place)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(DataError, match="E_DATA_UNREADABLE: .*/b. Received: Permission denied"):
+    with pytest.raises(DataError, match=r"E_DATA_UNREADABLE: .*/b\. Received: Permission denied"):
         list_images(tmp_path, **SHARES)
 
 
