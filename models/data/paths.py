@@ -4,7 +4,8 @@ A path belongs to the folder if it stays inside it, as written and after all sym
 links may lead elsewhere. Hidden names (".x") do not belong to it.
 """
 
-# ruff: noqa: PTH - strings, since a data set may have millions of paths and each `Path` costs several microseconds
+# Strings, since a data set may have millions of paths and each `Path` costs several microseconds.
+# ruff: noqa: PTH112, PTH114, PTH118
 
 import errno
 import os
