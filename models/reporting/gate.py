@@ -274,7 +274,9 @@ class StatisticalGate:
             found = entries[0]["metrics"][self.primary]
             value = f"{metric_name(self.primary)} {100 * found['candidate']:.1f} %"
             sure = f"with {100 * self.confidence:g} % confidence"
-            beaten = [f"{value} is better, {sure}, than {' and '.join(beaten)}."]
+            *others, last = beaten
+            named = f"{', '.join(others)} and {last}" if others else last
+            beaten = [f"{value} is better, {sure}, than {named}."]
         return entries, unbeaten, beaten
 
     def _tell_unbeaten(self, name: str, found: Mapping[str, Any]) -> str:

@@ -48,6 +48,6 @@ def reason_to_stop(
     return (
         f"stopped after epoch {done} of {epochs}: {monitor} on the validation classes was {start:.1%} before the first "
         f"step and {max(since):.1%} at best since, so the network before training is kept. Leave loss and "
-        "optimizer to the default recipe, lower the learning rate, or hold the trunk still for the first steps "
-        "(`training.optimizer.frozen_steps`)."
+        "optimizer to the recipe if the experiment names them; else lower the learning rate, or hold the trunk still "
+        "for longer (`training.optimizer.frozen_steps`)."
     )

@@ -44,6 +44,8 @@ class VitalSigns:
     ) -> dict[str, float]:
         """Signs after `step` steps, by name; a sentence on what has been odd for `PERSISTENT` epochs is printed once.
 
+        Nothing is printed while validation still improves: then what looks odd does no harm.
+
         Args:
             learner: whose signs.
             step: steps done.
@@ -55,9 +57,9 @@ class VitalSigns:
             FloatingPointError: if an embedding is not finite.
         """
         signs = self.measure(learner, step)
-        rows = [*history[settled:], signs]
-        said = {name for end in range(len(rows)) for name in _persistent(rows[:end])}
-        for name, sentence in _persistent(rows).items():
+        epochs = [*history, signs]
+        said = {name for end in range(len(epochs)) for name in _persistent(epochs[:end], settled)}
+        for name, sentence in _persistent(epochs, settled).items():
             if name not in said:
                 print(f"note: {sentence}", flush=True)
         point = _one_point(signs)
@@ -99,12 +101,19 @@ def _one_point(signs: Mapping[str, float]) -> str:
     return "The embeddings of all images are zero" if signs.get("effective_rank") == 0 else ""
 
 
-def _persistent(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    """Findings that all of the last `PERSISTENT` epochs have, with the sentence of the newest."""
-    if len(rows) < PERSISTENT:
+def _persistent(epochs: Sequence[Mapping[str, float]], settled: int) -> dict[str, str]:
+    """Findings that the last `PERSISTENT` epochs share, with the newest sentence; none while validation improves."""
+    rows = epochs[settled:]
+    if len(rows) < PERSISTENT or _is_improving(epochs[:-1]):
         return {}
     before = [dict(diagnose(row)) for row in rows[-PERSISTENT:-1]]
     return {name: sentence for name, sentence in diagnose(rows[-1]) if all(name in found for found in before)}
+
+
+def _is_improving(epochs: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the best MAP@R on the validation classes is among the last `PERSISTENT` epochs."""
+    values = [row["val_map@r"] for row in epochs if "val_map@r" in row]
+    return bool(values) and max(values) > max(values[:-PERSISTENT], default=-np.inf)
 
 
 def diagnose(signs: Mapping[str, float]) -> Iterator[tuple[str, str]]:

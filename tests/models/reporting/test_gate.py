@@ -201,6 +201,9 @@ def test_a_model_better_than_all_baselines_is_a_first_release():
     assert (verdict.state, verdict.case) == ("FIRST", "first_run")
     assert verdict.reasons[0].startswith("MAP@R 30.0 % is better, with 95 % confidence, than the raw pixels (20.0 %; +")
     assert verdict.reasons[0].endswith(" points) and the untrained network (25.0 %; +5.0 to +5.0 points).")
+    three = [untrained(name, 0.25) for name in ("raw pixels", "untrained network", "pretrained features")]
+    reason = gate().judge(first(untrained=three)).reasons[0]
+    assert " points), the untrained network (25.0 %; +5.0 to +5.0 points) and the pretrained features (" in reason
     entry = verdict.untrained[0]["metrics"]["map@r"]
     error = 1.96 * 0.1 / 40**0.5  # of a mean over 40 classes
     assert (entry["low"], entry["high"]) == pytest.approx((0.1 - error, 0.1 + error), abs=0.005)

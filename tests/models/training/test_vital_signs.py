@@ -140,6 +140,17 @@ def test_the_warm_up_is_allowed_to_be_odd(batch, capsys):
     assert "100% of the proxies" in capsys.readouterr().out
 
 
+def test_nothing_is_odd_while_validation_improves(batch, capsys):
+    signs, learner = signs_of(Pulls(), *batch)
+    odd = {"dead_proxies": 1.0}
+    signs.measure = lambda learner, step: dict(odd)
+    history, said = [{**odd, "val_map@r": 0.1}], []
+    for epoch, value in enumerate([0.2, 0.3, 0.4, 0.5, 0.4, 0.4, 0.4, 0.4], start=1):
+        history.append({**signs.after_epoch(learner, epoch, history), "val_map@r": value})
+        said.append(capsys.readouterr().out.count("nearest to no item"))
+    assert said == [0, 0, 0, 0, 0, 0, 0, 1]  # the best of epoch 4 is three epochs back after epoch 7
+
+
 @pytest.mark.parametrize(
     ("factor", "told"), [(1.0, r"E_COLLAPSED.*same embedding \(mean cosine 1.0"), (0.0, "E_COLLAPSED.*are zero since")]
 )
