@@ -63,12 +63,11 @@ class ClassFolds(Procedure):
         if task.validation_store is not None:
             values = self._judge(task, runs, whole)
             value = values["whole"][task.training.get("monitor", "map@r")]
-        starts = [run.result.start_weights for run in runs if run.result.start_weights is not None]
         result = dataclasses.replace(
             result,
             best_epoch=len(result.history) - 1,
             best_value=value,
-            start_weights=list(chain.from_iterable(starts)) if len(starts) == len(runs) else None,
+            start_weights=list(chain.from_iterable(run.result.start_weights for run in runs)),
         )
         return TrainRun(whole, result)
 

@@ -100,6 +100,8 @@ class Checkpoints:
     def resume(self, learner: keras.Model) -> Progress:
         """Bring the learner to the newest whole checkpoint; a fresh `Progress` if there is none.
 
+        One whose best checkpoint, or that of epoch 0, is damaged or gone is of no use: the result needs all three.
+
         Raises:
             UsageError: E_CHECKPOINT_OTHER if the checkpoint is of another training.
         """
@@ -108,7 +110,7 @@ class Checkpoints:
             if facts is None:
                 continue
             progress = Progress(**facts["progress"])
-            if progress.best_step not in (None, step) and self._read(progress.best_step) is None:
+            if any(self._read(needed) is None for needed in {0, progress.best_step} - {None, step}):
                 continue
             for name, variables in _parts(learner).items():
                 self._assign(self._path(step) / name, variables)
@@ -123,10 +125,8 @@ class Checkpoints:
         if progress.best_step is not None:
             self._assign(self._path(progress.best_step) / _MODEL, learner.variables)
 
-    def start_weights(self, learner: keras.Model) -> list[np.ndarray] | None:
-        """What `learner.encoder.get_weights()` gave before the first step; None if that checkpoint is lost."""
-        if self._read(0) is None:
-            return None
+    def start_weights(self, learner: keras.Model) -> list[np.ndarray]:
+        """What `learner.encoder.get_weights()` gave before the first step."""
         places = {id(variable): place for place, variable in enumerate(learner.variables)}
         with np.load(self._path(0) / _MODEL, allow_pickle=False) as arrays:
             return [arrays[f"{places[id(variable)]:05d}"] for variable in learner.encoder.weights]

@@ -44,7 +44,7 @@ class FitResult:
     best_value: float | None
     stop_reason: str
     resumed_step: int
-    start_weights: list[np.ndarray] | None = None
+    start_weights: list[np.ndarray] = field(default_factory=list)
     settings: Mapping[str, Any] = field(default_factory=dict)
     recipe: Sequence[Choice] = ()
 

@@ -25,8 +25,9 @@ class Learner:
 
 
 def saved(folder, *steps, best=None):
+    """Checkpoints of epoch 0 and of these steps."""
     checkpoints = Checkpoints(folder)
-    for step in steps:
+    for step in (0, *steps):
         progress = Progress(step=step, history=[{"loss": 0.2}], best_step=best or step, best_value=0.5)
         checkpoints.save(Learner(step), progress)
     return checkpoints
@@ -40,7 +41,7 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     checkpoints = saved(tmp_path, 5)
     for step in (10, 15, 20):
         checkpoints.save(Learner(step), Progress(step=step, best_step=5, best_value=0.5))
-    assert names(tmp_path) == ["step-00000005", "step-00000020"]
+    assert names(tmp_path) == ["step-00000000", "step-00000005", "step-00000020"]
     learner = Learner(0)
     progress = checkpoints.resume(learner)
     assert (progress.step, progress.best_step, learner.values()) == (20, 5, {20.0})
@@ -49,14 +50,12 @@ def test_keeps_the_newest_and_the_best(tmp_path):
 
 
 def test_keeps_the_network_before_the_first_step(tmp_path):
-    checkpoints = saved(tmp_path, 0, 5, 10)
+    checkpoints = saved(tmp_path, 5, 10)
     assert names(tmp_path) == ["step-00000000", "step-00000010"]
     learner = Learner(10)
     learner.encoder = type("Encoder", (), {"weights": learner.variables})
     [weights] = checkpoints.start_weights(learner)
     np.testing.assert_array_equal(weights, [0.0, 0.0, 0.0])
-    (tmp_path / "step-00000000" / "model.npz").unlink()
-    assert checkpoints.start_weights(learner) is None
 
 
 def test_a_fresh_folder_starts_from_nothing(tmp_path):
@@ -81,15 +80,18 @@ def test_a_damaged_checkpoint_is_left_aside(tmp_path, name, damage, caplog):
     assert "step-00000010 is damaged" in caplog.text
 
 
-def test_a_checkpoint_without_its_best_is_not_gone_on_from(tmp_path):
+@pytest.mark.parametrize(("lost", "left"), [("step-00000005", 0), ("step-00000000", None)])
+def test_a_checkpoint_without_its_best_or_its_start_is_not_gone_on_from(tmp_path, lost, left):
     checkpoints = saved(tmp_path, 5)
     checkpoints.save(Learner(10), Progress(step=10, best_step=5))
-    shutil.rmtree(tmp_path / "step-00000005")
-    assert checkpoints.resume(Learner(0)) == Progress()
+    shutil.rmtree(tmp_path / lost)
+    learner = Learner(-1)
+    assert checkpoints.resume(learner).step == 0
+    assert learner.values() == {-1.0 if left is None else left}
 
 
 def test_another_training_is_refused(tmp_path):
-    Checkpoints(tmp_path, "one").save(Learner(1), Progress(step=1))
+    Checkpoints(tmp_path, "one").save(Learner(0), Progress())
     with pytest.raises(UsageError, match=r"E_CHECKPOINT_OTHER: .* Expected run key 'two'\. Received: 'one'"):
         Checkpoints(tmp_path, "two").resume(Learner(0))
     with pytest.raises(UsageError, match=r"E_CHECKPOINT_OTHER: .*model\.npz is of another model"):
@@ -107,7 +109,7 @@ def test_a_full_disk_leaves_the_checkpoints_before(tmp_path, monkeypatch):
     with pytest.raises(ResourceError, match="E_DISK_FULL") as caught:
         checkpoints.save(Learner(10), Progress(step=10))
     assert caught.value.exit_status == 4
-    assert names(tmp_path) == ["step-00000005"]
+    assert names(tmp_path) == ["step-00000000", "step-00000005"]
 
 
 _KILLED = """
@@ -164,7 +166,7 @@ def test_killed_before_every_operation(tmp_path):
         assert best.values() == {float(progress.best_step)}
         found.append((progress.step, progress.best_step))
         checkpoints.save(Learner(20), Progress(step=20))
-        assert names(case) == ["step-00000020"]
+        assert names(case) == ["step-00000000", "step-00000020"]
     assert len(found) > 15
     assert found == sorted(found)
     assert set(found) == {(10, 5), (15, 15)}
