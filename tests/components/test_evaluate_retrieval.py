@@ -160,7 +160,7 @@ def test_model_below_its_floor_is_neither_blessed_nor_published(workshop, table)
     assert outputs["blessing"].get_int_custom_property("blessed") == 0
     assert [path.name for path in Path(outputs["blessing"].uri).iterdir()] == ["NOT_BLESSED"]
     with pytest.raises(
-        GateError, match=r"E_NOT_BLESSED.*HOLD: MAP@R is .* below its floor of 90 %.* release in use stays"
+        GateError, match=r"E_NOT_BLESSED.*HOLD: MAP@R is .* below its floor of 90 %.* Nothing is published"
     ):
         workshop.publish(index, outputs)
     assert current_version(workshop.folder / "releases") is None

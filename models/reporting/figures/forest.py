@@ -56,7 +56,7 @@ def draw_untrained(figure: "Figure", report: Mapping[str, Any]) -> None:
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("points better (right) or worse (left) than the baseline")
+    axes.set_xlabel("points better (right) or worse (left)")
 
 
 def height_untrained(report: Mapping[str, Any]) -> float:
