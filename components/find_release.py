@@ -16,7 +16,6 @@ from models.release import find_baseline
 def FindRelease(
     baseline: OutputArtifact[BaselineRelease],
     releases: Parameter[str],
-    store_id: Parameter[str] = "",
     run_key: Parameter[str] = "",
     expected: Parameter[str] = "",
     code_version: Parameter[str] = "",
@@ -26,8 +25,6 @@ def FindRelease(
     Args:
         baseline: gets `baseline.json`: see `models.release.find_baseline`.
         releases: folder of releases; need not exist yet.
-        store_id: identity of that folder; part of the cache key, not used
-            otherwise.
         run_key: identity of this run; releases with the same one are passed
             over.
         expected: identity of the baseline as found when the run started; part

@@ -1,5 +1,6 @@
 """ImageExampleGen: a folder or table of images in, checked tf.Examples out, split by class."""
 
+import contextlib
 import functools
 import json
 import posixpath
@@ -27,9 +28,10 @@ from models.data.examples import (
     write_rejects,
     write_shard,
 )
-from models.data.images import image_notes
+from models.data.images import MAX_BYTES, image_notes
 from models.data.intake import check_rejects, check_splits, read_image
 from models.data.listing import SPLITS, Listing, Reject, Source, list_images
+from models.disk import check_free_space
 
 _SHARD_IMAGES = 512  # images in one TFRecord file, which is also one Beam job
 
@@ -78,6 +80,7 @@ def ImageExampleGen(
 
     Raises:
         DataError: `E_TOO_MANY_REJECTS`, `E_SPLIT_EMPTY`, or what `list_images` raises.
+        ResourceError: `E_DISK_FULL` before anything is written, or while it is.
     """
     columns = json.loads(columns_json)
     listing = list_images(
@@ -99,6 +102,8 @@ def ImageExampleGen(
     listed = Counter(source.split for source in listing.sources)
     check_splits(listed, listed, listing.rejects, listing.skipped)
 
+    if "://" not in examples.uri:
+        check_free_space(Path(examples.uri), _total_size(Path(root), listing.sources))
     run_jobs(
         beam_pipeline,
         _jobs(listing.sources),
@@ -117,6 +122,15 @@ def ImageExampleGen(
     examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
     examples_utils.set_file_format(examples, "tfrecords_gzip")
     logging.info("ingested %s; rejected %d; skipped %d other files", dict(kept), len(rejects), listing.skipped)
+
+
+def _total_size(root: Path, sources: list[Source]) -> int:
+    """Bytes of all images; those that cannot be read will not be written either."""
+    total = 0
+    for source in sources:
+        with contextlib.suppress(OSError):
+            total += min((root / source.path).stat().st_size, MAX_BYTES)
+    return total
 
 
 def _jobs(sources: list[Source]) -> list[tuple[str, list[tuple]]]:

@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import apache_beam as beam
 import tensorflow as tf
@@ -16,6 +17,7 @@ from components.jobs import run_jobs
 from models.data.examples import ExampleShard, ImageExample, list_shards, read_examples
 from models.data.images import check_image, load_image
 from models.data.store import Record, RecordStore, Shard, finish_store, write_shard
+from models.disk import check_free_space
 from models.errors import DataError, UsageError
 
 _BATCH = 64  # images decoded at once
@@ -48,6 +50,7 @@ def PackExamples(
     Raises:
         DataError: `E_SHARD_TRUNCATED`, `E_SHARD_DAMAGED`, `E_RECORD_INVALID` or a code of `check_image` if
             a record cannot be read, `E_SPLIT_EMPTY` if a split has none.
+        ResourceError: `E_DISK_FULL` before anything is written, or while it is.
         UsageError: `E_STORE_PLACE` if the pipeline root is no place for plain files.
     """
     if "://" in store.uri:
@@ -60,6 +63,7 @@ def PackExamples(
         for number, shard in enumerate(list_shards(examples.uri, split))
     ]
     folders = {split: get_split_uri([examples], split).replace(examples.uri, store.uri) for split in examples.splits}
+    check_free_space(Path(store.uri), sum(facts[1] or 0 for _, _, facts in jobs) * image_size**2 * 3)
     run_jobs(
         beam_pipeline,
         jobs,

@@ -14,6 +14,7 @@ from components.artifacts import CALIBRATION, IDS, THRESHOLDS, Release, Retrieva
 from models.errors import GateError
 from models.files import replace_file
 from models.release import publish_release
+from models.release.manifest import read_manifest
 from models.retrieval.table import read_ids
 
 
@@ -25,7 +26,6 @@ def PublishRelease(
     blessing: InputArtifact[ModelBlessing],
     release: OutputArtifact[Release],
     releases: Parameter[str],
-    store_id: Parameter[str] = "",
     facts_json: Parameter[str] = "{}",
     code_version: Parameter[str] = "",
 ):
@@ -39,11 +39,9 @@ def PublishRelease(
         index: built with that model.
         report: goes along, with the thresholds.
         blessing: must be for this very model.
-        release: gets `release.json`: `version` and `path`; the custom property
-            `version`.
+        release: gets `release.json`: `version`, `path` and `bundle`, the
+            identity of its manifest; the custom property `version`.
         releases: folder of releases, made if absent.
-        store_id: identity of that folder; part of the cache key, not used
-            otherwise.
         facts_json: JSON object for the manifest, such as `run_key`.
         code_version: digest of the code; part of the cache key, not used
             otherwise.
@@ -72,7 +70,8 @@ def PublishRelease(
     path = Path(releases).absolute() / str(version)
     folder = Path(release.uri)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "release.json", json.dumps({"version": version, "path": str(path)}, indent=1).encode())
+    told = {"version": version, "path": str(path), "bundle": read_manifest(path)["bundle"]}
+    replace_file(folder / "release.json", json.dumps(told, indent=1).encode())
     release.set_int_custom_property("version", version)
     logging.info("published release %d in %s", version, releases)
 

@@ -37,7 +37,7 @@ def compile_experiment(experiment: Experiment, output: Path, *, image: str, volu
         checkpoints=f"{volume}/checkpoints/{experiment.name}",
     )
     # Scheduled runs read what the data and the release folder hold at that time: nothing is frozen at compile time.
-    pipeline = create_pipeline(experiment, places, Fingerprints(data="", run="", store=""))
+    pipeline = create_pipeline(experiment, places, Fingerprints(data="", run=""))
     config = KubeflowV2DagRunnerConfig(default_image=image, use_pipeline_spec_2_1=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     runner = KubeflowV2DagRunner(config, output_dir=str(output.parent), output_filename=output.name)

@@ -123,6 +123,11 @@ def create_parser() -> argparse.ArgumentParser:
 
     verb = _add(verbs, "run", _run, "run the whole pipeline: images in, a judged release out")
     verb.add_argument("experiment", metavar="FILE")
+    verb.add_argument(
+        "--reset-metadata",
+        action="store_true",
+        help="set the record of earlier runs aside and start a new one: nothing comes from the cache",
+    )
 
     verb = _add(verbs, "search", _search, "find the gallery images most like the given ones")
     verb.add_argument("images", nargs="+", metavar="IMAGE")
@@ -229,7 +234,7 @@ def _run(options) -> None:
     from pipeline.commands import run
     from pipeline.config import load_experiment
 
-    run(load_experiment(options.experiment))
+    run(load_experiment(options.experiment), reset_metadata=options.reset_metadata)
 
 
 def _search(options) -> None:

@@ -96,7 +96,7 @@ def compare(path: Path, side_by_side: int, only: Sequence[str]) -> None:
         print(f"picture  {shown(picture)}")
 
 
-def run(experiment: Experiment) -> None:
+def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
     """Run the pipeline, then say what came of it and where to look."""
     from models.release import current_version
     from pipeline.inspection import check_listing
@@ -106,7 +106,7 @@ def run(experiment: Experiment) -> None:
     check_parts(experiment)
     check_listing(experiment)
     print(f"running {experiment.name}; every step is logged in {shown(experiment.run_folder / 'run.log')}")
-    summary = run_experiment(experiment)
+    summary = run_experiment(experiment, reset_metadata=reset_metadata)
     if summary.refused is not None:
         tell_recipe(summary.outputs["EvaluateRetrieval.report"])
         tell_result(summary.outputs["EvaluateRetrieval.report"])
@@ -118,7 +118,14 @@ def run(experiment: Experiment) -> None:
     tell_recipe(summary.outputs["EvaluateRetrieval.report"])
     tell_result(summary.outputs["EvaluateRetrieval.report"])
     releases = experiment.release_folder
-    print(f"release  {shown(releases)}/{current_version(releases)}")
+    published = json.loads((summary.outputs["PublishRelease.release"] / "release.json").read_text(encoding="utf-8"))
+    current, version = current_version(releases), published["version"]
+    print(f"release  {shown(Path(published['path']))}")
+    if current != version:
+        print(
+            f"         release {current} is in use, not this one: "
+            f"`anchorage releases rollback --release {shown(releases)} --to {version}` changes that"
+        )
     command = shown(Path(sys.executable).absolute().parent / "anchorage")
     print(f"search   {command} search IMAGE --release {shown(releases)}")
 

@@ -9,7 +9,6 @@ import ast
 import hashlib
 import importlib.util
 import json
-import uuid
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -109,15 +108,6 @@ def _state(path: Path) -> tuple[Any, ...]:
     except OSError as error:
         return ("E_IMAGE_UNREADABLE", error.errno)
     return (found.st_size, found.st_mtime_ns)
-
-
-def folder_identity(folder: Path) -> str:
-    """A random name that a folder keeps for as long as it exists; the folder is made if it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / ".identity"
-    if not mark.exists():
-        mark.write_text(uuid.uuid4().hex, encoding="utf-8")
-    return mark.read_text(encoding="utf-8")
 
 
 def digest(value: Any) -> str:

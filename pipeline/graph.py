@@ -8,7 +8,7 @@ from pathlib import Path
 from models.errors import UsageError
 from models.release import find_baseline
 from pipeline.config import Experiment, search_space
-from pipeline.fingerprint import code_version, data_version, digest, folder_identity, training_modules
+from pipeline.fingerprint import code_version, data_version, digest, training_modules
 
 _TABLES = {".csv", ".tsv", ".parquet"}
 # Keys in tables of the optimizer that the recipe chooses one by one.
@@ -40,14 +40,12 @@ class Fingerprints:
         data: digest of the images and the table.
         run: digest of experiment, data and code together; a release made under the
             same one is this very run and never its own baseline.
-        store: identity of the release folder, so that a deleted one is filled again.
         baseline: identity of the release that the candidate is compared with, so that one that was damaged or rolled
             back since is not taken from the cache.
     """
 
     data: str
     run: str
-    store: str
     baseline: str = ""
 
 
@@ -96,9 +94,8 @@ def fingerprint_run(experiment: Experiment) -> Fingerprints:
     settings = experiment.model_dump(mode="json", exclude={"runs", "release"})
     data = fingerprint_data(experiment)
     run = digest([settings, data, _training_code(experiment, "pipeline.graph")])
-    store = folder_identity(experiment.release_folder)
     baseline = find_baseline(experiment.release_folder, run)
-    return Fingerprints(data=data, run=run, store=store, baseline=f"{baseline['version']}:{baseline['bundle']}")
+    return Fingerprints(data=data, run=run, baseline=f"{baseline['version']}:{baseline['bundle']}")
 
 
 def training_settings(experiment: Experiment) -> dict:
@@ -250,7 +247,6 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
     embed_code = code_version("components.embed_examples")
     find = FindRelease(
         releases=places.releases,
-        store_id=fingerprints.store,
         run_key=fingerprints.run,
         expected=fingerprints.baseline,
         code_version=code_version("components.find_release"),
@@ -322,7 +318,6 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
         report=evaluate.outputs["report"],
         blessing=evaluate.outputs["blessing"],
         releases=places.releases,
-        store_id=fingerprints.store,
         facts_json=_json({**_facts(experiment, fingerprints), "data_root": str(place_data(experiment)[0])}),
         code_version=code_version("components.publish_release"),
     )

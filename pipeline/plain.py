@@ -5,13 +5,19 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models.data.listing import SPLITS, Listing, Reject, Source, list_images
+from models.disk import check_free_space, disk_trouble
 from models.errors import DataError, UsageError
 from pipeline.config import Experiment, search_space
 from pipeline.fingerprint import code_version, digest
 from pipeline.graph import fingerprint_data, locate_data, training_settings
 from pipeline.lock import hold_folder
+from pipeline.upkeep import rename_aside, with_advice
+
+if TYPE_CHECKING:
+    from models.data.store import RecordStore
 
 
 def train_plainly(experiment: Experiment, output: Path) -> dict:
@@ -42,7 +48,6 @@ def train_plainly(experiment: Experiment, output: Path) -> dict:
 
 
 def _train(experiment: Experiment, output: Path) -> dict:
-    from models.data.store import RecordStore
     from models.export import export_encoder
     from models.retrieval.metrics import evaluate_retrieval
     from models.training.run import train_run
@@ -52,7 +57,7 @@ def _train(experiment: Experiment, output: Path) -> dict:
     settings = training_settings(experiment)
     data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
     stores = _pack(experiment, output / "stores" / data)
-    train, val, test = (RecordStore(stores / split) for split in ("train", "val", "test"))
+    train, val, test = open_packed(stores, SPLITS)
     key = digest([settings, data, code_version("models.training.run")])
     checkpoints = output / "checkpoints" / key
     learner, result = train_run(
@@ -93,6 +98,21 @@ def _pack(experiment: Experiment, folder: Path) -> Path:
     return folder
 
 
+def open_packed(folder: Path, parts: Sequence[str]) -> list["RecordStore"]:
+    """The record stores that `pack_parts` wrote; a damaged folder is set aside, so that the next call packs again.
+
+    Raises:
+        DataError: E_STORE_DAMAGED, E_STORE_MISSING.
+    """
+    from models.data.store import RecordStore
+
+    try:
+        return [RecordStore(folder / part) for part in parts]
+    except DataError as fault:
+        rename_aside(folder)
+        raise with_advice(fault) from fault
+
+
 def list_sources(experiment: Experiment, *, val_share: float, attributes: Sequence[str] = ()) -> Listing:
     """All images of the experiment's data, each with its split.
 
@@ -122,6 +142,7 @@ def pack_parts(
 
     Raises:
         DataError: E_SPLIT_EMPTY, E_TOO_MANY_REJECTS.
+        ResourceError: E_DISK_FULL, E_NOT_WRITABLE.
     """
     from models.data.intake import check_rejects, tell_reject
     from models.data.store import write_store
@@ -131,10 +152,13 @@ def pack_parts(
     rejects, total = list(rejects), sum(map(len, parts.values())) + len(rejects)
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
+    needed = sum(map(len, parts.values())) * data.image_size**2 * 3
+    check_free_space(folder, needed)
     for part, sources in parts.items():
         if not sources:
             raise DataError("E_SPLIT_EMPTY", f"The split {part} has no images: nothing was listed for it in {root}")
-        write_store(aside / part, _records(root, sources, experiment, rejects), data.image_size, data.fit)
+        with disk_trouble(folder, needed):
+            write_store(aside / part, _records(root, sources, experiment, rejects), data.image_size, data.fit)
     for reject in rejects[:20]:
         print(f"set aside  {reject.code}  {tell_reject(reject)}")
     file = str(folder.parent / "rejects.jsonl")

@@ -4,12 +4,14 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.disk import disk_fault
-from models.errors import AnchorageError, GateError, ResourceError, causes
+from models.disk import check_free_space, disk_fault, make_folder
+from models.errors import AnchorageError, DataError, GateError, ResourceError, causes
 from pipeline.config import Experiment
 from pipeline.graph import create_pipeline, fingerprint_run, local_places
 from pipeline.lock import hold_folder
+from pipeline.metadata import open_metadata, prepare_metadata, set_metadata_aside
 from pipeline.progress import NodeProgress, log_to
+from pipeline.upkeep import forget_lost_releases, set_aside
 
 _FINISHED = ("COMPLETE", "CACHED")
 
@@ -31,23 +33,36 @@ class RunSummary:
     refused: GateError | None = None
 
 
-def run_experiment(experiment: Experiment) -> RunSummary:
+def run_experiment(experiment: Experiment, *, reset_metadata: bool = False) -> RunSummary:
     """Take the experiment through every node; what has not changed comes from the cache.
+
+    Args:
+        experiment: what to run.
+        reset_metadata: set the record of earlier runs aside first: nothing comes from the cache.
 
     Raises:
         AnchorageError: what a node said, with its exit status; ResourceError E_RUN_LOCKED if another command
-            is at work in the run's folder, E_RUN_UNFINISHED if a node did not finish and said nothing.
+            is at work in the run's folder, E_RUN_UNFINISHED if a node did not finish and said nothing;
+            DataError E_METADATA_DAMAGED.
     """
     with hold_folder(experiment.run_folder, experiment.name):
+        if reset_metadata and (aside := set_metadata_aside(Path(str(local_places(experiment).metadata)))):
+            print(f"the record of earlier runs is now {aside}")
         return _run(experiment)
 
 
 def _run(experiment: Experiment) -> RunSummary:
     places = local_places(experiment)
+    artifacts, metadata = Path(places.pipeline_root), Path(str(places.metadata))
     log_file = experiment.run_folder / "run.log"
+    for folder in (artifacts, experiment.release_folder):
+        make_folder(folder)
+    check_free_space(experiment.run_folder, 0)
+    forget_lost_releases(artifacts)
     fingerprints = fingerprint_run(experiment)
     refused = None
     with log_to(log_file):
+        prepare_metadata(metadata, artifacts)
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
         pipeline = create_pipeline(experiment, places, fingerprints)
@@ -59,10 +74,12 @@ def _run(experiment: Experiment) -> RunSummary:
         except BaseException as error:
             progress.finish("stopped")
             fault = told(error, experiment.run_folder)
+            if isinstance(fault, DataError):
+                fault = set_aside(artifacts, fault)
             if not isinstance(fault, GateError):
                 raise fault from error
             refused = fault
-        summary = read_latest_run(Path(str(places.metadata)))
+        summary = read_latest_run(metadata)
     summary.seconds, summary.refused = progress.seconds, refused
     if refused is None:
         check_finished(summary, nodes, log_file)
@@ -98,15 +115,11 @@ def read_latest_run(metadata: Path) -> RunSummary:
     Raises:
         AnchorageError: E_NO_RUN, if nothing ran there yet.
     """
-    from ml_metadata import metadata_store
     from ml_metadata.proto import metadata_store_pb2 as pb
 
     if not metadata.is_file():
         raise AnchorageError("E_NO_RUN", f"Expected the record of a run at {metadata}. Found nothing")
-    config = pb.ConnectionConfig()
-    config.sqlite.filename_uri = str(metadata)
-    config.sqlite.connection_mode = pb.SqliteMetadataSourceConfig.READWRITE
-    store = metadata_store.MetadataStore(config)
+    store = open_metadata(metadata)
     runs = store.get_contexts_by_type("pipeline_run")
     if not runs:
         raise AnchorageError("E_NO_RUN", f"Expected the record of a run in {metadata}. It holds none")

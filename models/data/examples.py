@@ -131,7 +131,7 @@ def read_counts(root: str) -> dict | None:
         for split in counts["splits"].values():
             [ExampleShard(**shard) for shard in split["shards"]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError("E_COUNTS_DAMAGED", f"{path} is not as ingest writes it ({error!r}). Ingest again.") from error
+        raise DataError("E_COUNTS_DAMAGED", f"{path} is not as ingest writes it ({error!r}).") from error
     return counts
 
 
@@ -177,10 +177,10 @@ def read_records(root: str, shard: ExampleShard) -> Iterator[bytes]:
         code = "E_SHARD_TRUNCATED" if "truncated" in error.message else "E_SHARD_DAMAGED"
         reason = error.message.partition("}} ")[2] or error.message
         raise DataError(
-            code, f"{path}: expected {wanted} records. Reading broke off after {count}: {reason}. Ingest again."
+            code, f"{path}: expected {wanted} records. Reading broke off after {count}: {reason}."
         ) from None
     if shard.records is not None and count != shard.records:
-        raise DataError("E_SHARD_TRUNCATED", f"{path}: expected {wanted} records. Received: {count}. Ingest again.")
+        raise DataError("E_SHARD_TRUNCATED", f"{path}: expected {wanted} records. Received: {count}.")
     if shard.sha256 is not None and _hash(path) != shard.sha256:
         raise DataError("E_SHARD_DAMAGED", f"{path} has all its {count} records, but not the bytes that ingest wrote.")
 

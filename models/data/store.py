@@ -4,9 +4,9 @@ A folder of one split holds
 
     index.parquet     id, label, role, shard, row; sorted by (label, id)
     shard-00000.u8    uint8 images of `image_size * image_size * 3` bytes, in the order they arrived
-    store.json        format, image size, fit, counts, and the SHA-256 of each shard
+    store.json        format, image size, fit, counts, and the SHA-256 of the index and of each shard
 
-`store.json` is written last: a folder without it is unfinished. Rows are read with
+`store.json` is written last: a folder without it is unfinished. Opening a store compares all hashes, once a process. Rows are read with
 positioned reads, so any row is equally near, memory holds what was asked for and no
 more, and a cut-off file is an error rather than a killed process.
 """
@@ -21,15 +21,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from models.errors import DataError
+from models.files import hash_file
 
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT = 1
+FORMAT = 2
 ROLES = ("query", "gallery", "both")
 
 _INDEX = "index.parquet"
 _FACTS = "store.json"
+
+# Hash of each file that this process found whole, by its path, size, time of change and inode.
+_whole: dict[tuple[str, int, int, int], str] = {}
 
 
 class Record(NamedTuple):
@@ -76,6 +80,7 @@ class RecordStore:
         self.image_size: int = facts["image_size"]
         self.fit: str = facts["fit"]
         try:
+            _check_hash(self.folder / _INDEX, facts["index"])
             index = parquet.read_table(self.folder / _INDEX)
             names = index["label"].combine_chunks().dictionary_encode()
             self.ids = index["id"].to_numpy()
@@ -130,13 +135,14 @@ class RecordStore:
             raise DataError(
                 "E_STORE_DAMAGED",
                 f"{self.folder}: expected {facts['count']} records of {facts['classes']} classes as {_FACTS} says. "
-                f"Received: {len(self)} of {len(self.class_names)} in {_INDEX}. Pack the data again.",
+                f"Received: {len(self)} of {len(self.class_names)} in {_INDEX}.",
             )
         for number, shard in enumerate(facts["shards"]):
             path, wanted = self.folder / shard_name(number), shard["rows"] * self._row_bytes
             found = path.stat().st_size if path.exists() else "no file"
             if found != wanted:
                 raise DataError("E_STORE_DAMAGED", f"{path}: expected {wanted} bytes. Received: {found}")
+            _check_hash(path, shard.get("sha256", "none"))
         rows = np.array([shard["rows"] for shard in facts["shards"]], np.int64)
         if len(self) and not ((self._shards < len(rows)).all() and (self._rows < rows[self._shards]).all()):
             raise DataError("E_STORE_DAMAGED", f"{self.folder / _INDEX} points past the end of a shard.")
@@ -218,6 +224,7 @@ def finish_store(folder: str | os.PathLike, shards: Iterable[Shard], image_size:
         "fit": fit,
         "count": index.num_rows,
         "classes": compute.count_distinct(index["label"]).as_py(),
+        "index": hash_file(folder / _INDEX),
         "shards": [{"rows": shard.index.num_rows, "sha256": shard.sha256} for shard in shards],
     }
     part = folder / f".{_FACTS}.part"
@@ -228,6 +235,19 @@ def finish_store(folder: str | os.PathLike, shards: Iterable[Shard], image_size:
 def write_store(folder: str | os.PathLike, records: Iterable[Record], image_size: int, fit: str = "crop") -> None:
     """Write a whole store with one shard."""
     finish_store(folder, [write_shard(folder, 0, records)], image_size, fit)
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    """Compare a file with its hash, unless this process has done so already."""
+    state = path.stat()
+    seen = (str(path), state.st_size, state.st_mtime_ns, state.st_ino)
+    if _whole.get(seen) != expected:
+        found = hash_file(path)
+        if found != expected:
+            raise DataError(
+                "E_STORE_DAMAGED", f"{path} does not hold what was packed: expected SHA-256 {expected}. Received: {found}"
+            )
+        _whole[seen] = expected
 
 
 def _checked(records: Iterable[Record]) -> Iterator[Record]:
@@ -259,13 +279,13 @@ def _read_facts(folder: Path) -> dict:
     except FileNotFoundError:
         raise DataError(
             "E_STORE_MISSING",
-            f"Expected a packed record store in {folder}. Received: no {_FACTS}. Pack the data.",
+            f"Expected a packed record store in {folder}. Received: no {_FACTS}.",
         ) from None
     except ValueError as error:
         raise DataError("E_STORE_DAMAGED", f"{folder / _FACTS} is not valid JSON: {error}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise DataError("E_STORE_DAMAGED", f"{folder / _FACTS}: expected format {FORMAT}. Received: {facts!s:.200}")
-    missing = {"image_size", "fit", "count", "classes", "shards"} - set(facts)
+    missing = {"image_size", "fit", "count", "classes", "index", "shards"} - set(facts)
     if missing:
         raise DataError("E_STORE_DAMAGED", f"{folder / _FACTS} lacks {', '.join(sorted(missing))}.")
     return facts

@@ -45,7 +45,7 @@ class Images:
 
 def prepare_images(comparison: Comparison, experiment: Experiment) -> Images:
     """Pack what is not packed yet; the test half is not opened unless it judges."""
-    from pipeline.plain import list_sources, pack_parts
+    from pipeline.plain import list_sources, open_packed, pack_parts
 
     data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
     stores = comparison.folder / "stores" / data
@@ -59,8 +59,8 @@ def prepare_images(comparison: Comparison, experiment: Experiment) -> Images:
             pack_parts(experiment, {part: sources}, rejects, stores / f"{part}.packed")
             (stores / f"{part}.packed" / part).rename(stores / part)
             (stores / f"{part}.packed").rmdir()
-    half = RecordStore(stores / "half")
-    packed = [half, *([RecordStore(stores / "test")] if comparison.judge == "test" else [])]
+    packed = open_packed(stores, list(wanted))
+    half = packed[0]
     return Images(
         half=stores / "half",
         test=stores / "test" if comparison.judge == "test" else None,

@@ -115,10 +115,3 @@ def test_data_version_survives_what_ingestion_rejects(tmp_path):
     assert fingerprint.data_version(tmp_path, None) != broken
     (tmp_path / "t.csv").write_text("path,label\na\0b.png,x\n,x\n../c.png,x\n")
     assert fingerprint.data_version(tmp_path, tmp_path / "t.csv")
-
-
-def test_a_folder_keeps_its_identity_until_it_is_deleted(tmp_path):
-    first = fingerprint.folder_identity(tmp_path / "releases")
-    assert fingerprint.folder_identity(tmp_path / "releases") == first
-    (tmp_path / "releases/.identity").unlink()
-    assert fingerprint.folder_identity(tmp_path / "releases") != first

@@ -3,8 +3,11 @@ import os
 import pickle
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
+from models.data import store as stores
 from models.data.store import Record, RecordStore, finish_store, write_shard, write_store
 from models.errors import DataError
 
@@ -137,6 +140,33 @@ def test_shard_cut_off_after_opening_is_an_error_and_no_crash(folder):
         store.read([4])
 
 
+def test_inverted_pixels_are_found_on_opening(folder):
+    pixels = np.fromfile(folder / "shard-00001.u8", np.uint8)
+    (~pixels).tofile(folder / "shard-00001.u8")
+    with pytest.raises(DataError, match=r"E_STORE_DAMAGED: .*shard-00001.u8 does not hold what was packed"):
+        RecordStore(folder)
+
+
+def test_a_changed_index_is_found_on_opening(folder):
+    index = parquet.read_table(folder / "index.parquet")
+    labels = index["label"].to_pylist()
+    parquet.write_table(index.set_column(1, "label", pa.array(labels[::-1])), folder / "index.parquet")
+    with pytest.raises(DataError, match=r"E_STORE_DAMAGED: .*index.parquet does not hold what was packed"):
+        RecordStore(folder)
+
+
+def test_a_store_is_read_through_once_a_process_and_again_after_a_change(folder, monkeypatch):
+    RecordStore(folder)
+    hashed = []
+    monkeypatch.setattr(stores, "hash_file", lambda path: hashed.append(path.name) or "changed")
+    RecordStore(folder)
+    assert hashed == []
+    os.utime(folder / "shard-00000.u8", ns=(0, 1))
+    with pytest.raises(DataError, match="E_STORE_DAMAGED"):
+        RecordStore(folder)
+    assert hashed == ["shard-00000.u8"]
+
+
 def test_missing_shard(folder):
     (folder / "shard-00000.u8").unlink()
     with pytest.raises(DataError, match=r"E_STORE_DAMAGED: .*shard-00000.u8: expected 144 bytes. Received: no file"):
@@ -151,7 +181,7 @@ def test_damaged_index(folder, content):
 
 
 @pytest.mark.parametrize(
-    "change", [{"format": 2}, {"count": 6}, {"classes": 2}, {"shards": [{"rows": 3}]}, {"image_size": None}]
+    "change", [{"format": 1}, {"count": 6}, {"classes": 2}, {"shards": [{"rows": 3}]}, {"image_size": None}]
 )
 def test_facts_that_do_not_fit(folder, change):
     facts = {**json.loads((folder / "store.json").read_text()), **change}
