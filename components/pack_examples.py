@@ -57,16 +57,16 @@ def PackExamples(
         raise UsageError(
             "E_STORE_PLACE", f"Expected a path that is read as a file, such as a mounted one. Received: {store.uri}"
         )
-    jobs = [
-        (split, number, tuple(shard))
+    shards = [
+        (split, number, shard)
         for split in examples.splits
         for number, shard in enumerate(list_shards(examples.uri, split))
     ]
     folders = {split: get_split_uri([examples], split).replace(examples.uri, store.uri) for split in examples.splits}
-    check_free_space(Path(store.uri), sum(facts[1] or 0 for _, _, facts in jobs) * image_size**2 * 3)
+    check_free_space(Path(store.uri), sum(shard.records or 0 for _, _, shard in shards) * image_size**2 * 3)
     run_jobs(
         beam_pipeline,
-        jobs,
+        [(split, number, tuple(shard)) for split, number, shard in shards],
         functools.partial(_pack_shard, examples.uri, folders, image_size, fit),
         functools.partial(_finish_stores, folders, image_size, fit),
         store.uri,

@@ -6,9 +6,9 @@ A folder of one split holds
     shard-00000.u8    uint8 images of `image_size * image_size * 3` bytes, in the order they arrived
     store.json        format, image size, fit, counts, and the SHA-256 of the index and of each shard
 
-`store.json` is written last: a folder without it is unfinished. Opening a store compares all hashes, once a process. Rows are read with
-positioned reads, so any row is equally near, memory holds what was asked for and no
-more, and a cut-off file is an error rather than a killed process.
+`store.json` is written last: a folder without it is unfinished. Opening a store compares all hashes, once a process.
+Rows are read with positioned reads: any row is equally near, memory holds what was asked for and no more, and a cut-off
+file is an error rather than a killed process.
 """
 
 import hashlib
@@ -245,7 +245,8 @@ def _check_hash(path: Path, expected: str) -> None:
         found = hash_file(path)
         if found != expected:
             raise DataError(
-                "E_STORE_DAMAGED", f"{path} does not hold what was packed: expected SHA-256 {expected}. Received: {found}"
+                "E_STORE_DAMAGED",
+                f"{path} does not hold what was packed: expected SHA-256 {expected}. Received: {found}",
             )
         _whole[seen] = expected
 

@@ -110,7 +110,8 @@ class Checkpoints:
             if facts is None:
                 continue
             progress = Progress(**facts["progress"])
-            if any(self._read(needed) is None for needed in {0, progress.best_step} - {None, step}):
+            needed = {0, progress.best_step or 0} - {step}
+            if any(self._read(other) is None for other in needed):
                 continue
             for name, variables in _parts(learner).items():
                 self._assign(self._path(step) / name, variables)
