@@ -81,7 +81,13 @@ def log_to(path: Path) -> Iterator[None]:
 
 
 def hush_tensorflow() -> None:
-    """Ask TensorFlow's native code for silence; works only before TensorFlow is loaded."""
+    """Ask TensorFlow's native code for silence, and for the same kernels on every CPU; does nothing once it is loaded.
+
+    A loaded TensorFlow keeps the settings it has read. Child processes would read the new ones and, with other kernels,
+    compute other last digits than this process.
+    """
+    if "tensorflow" in sys.modules:
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

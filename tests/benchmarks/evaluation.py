@@ -18,6 +18,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from workers.memory import resident_peak
 
 from models.retrieval.index import build_index, search
 from models.retrieval.metrics import evaluate_retrieval
@@ -39,18 +40,11 @@ def clustered(rows: int, dim: int, classes: int, noise: float, seed: int = 0) ->
     return vectors, labels
 
 
-def status(name: str) -> int:
-    """One memory figure of this process, in bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
-
-
 def measure(work: Callable[[], object]) -> tuple[float, float, float]:
     """CPU seconds, wall seconds and extra GiB at the peak."""
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what ran before
-    before, cpu, wall = status("VmRSS"), time.process_time(), time.perf_counter()
-    work()
-    return time.process_time() - cpu, time.perf_counter() - wall, (status("VmHWM") - before) / 2**30
+    cpu, wall = time.process_time(), time.perf_counter()
+    mib = resident_peak(work)
+    return time.process_time() - cpu, time.perf_counter() - wall, mib / 2**10
 
 
 def ask_peer(python: str, vectors: np.ndarray, labels: np.ndarray) -> dict:

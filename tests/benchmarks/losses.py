@@ -1,7 +1,8 @@
 """Times every loss beside pytorch-metric-learning's and the products below it; `python tests/benchmarks/losses.py`.
 
 One step is a forward and a backward pass, compiled, on one thread; its cost is CPU time, the median of runs that
-alternate between the two libraries. Each lives in a process of its own under a cap on memory. Our losses are timed as
+alternate between the two libraries. Each lives in a process of its own under a cap on memory, and in a second one in
+which the memory of the faster way is measured, as `workers/memory.py` describes. Our losses are timed as
 a graph, which is what `learner.compile()` trains with on a CPU, and under XLA, which it takes on a GPU and anywhere
 with `jit_compile=True`; the faster of the two counts. The floor is the product that a loss cannot do without, with its
 gradients and nothing else, in its faster mode: the matrix of similarities of the batch; the batch times proxies, as
@@ -26,10 +27,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from workers.memory import MEASURABLE
 
 WORKERS = Path(__file__).parent / "workers"
 ROOT = Path(__file__).parents[2]
@@ -126,20 +130,20 @@ CASES = {
 class Worker:
     """A process that answers orders; one that dies is started again."""
 
-    def __init__(self, command: list[str]):
-        self.command = command
+    def __init__(self, command: list[str], environment: Mapping[str, str] = MappingProxyType({})):
+        self.command, self.environment = command, environment
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, **order: Any) -> dict[str, Any]:
         if self.process is None:
-            environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+            plain = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
             self.process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                env=environment,
+                env={**plain, **self.environment},
             )
         try:
             self.process.stdin.write(json.dumps(order) + "\n")
@@ -165,35 +169,50 @@ def draw_batch(path: Path, rows: int, dim: int, classes: int, per_class: int, pr
     np.savez(path, embeddings=embeddings, labels=labels, proxies=proxies)
 
 
-class Run:
-    """One way of doing one case, prepared in a worker; `times` are CPU milliseconds."""
+class Library(NamedTuple):
+    """The processes of one library: one that is timed as it comes, one set up so that its memory can be measured."""
 
-    def __init__(self, worker: Worker, key: str, **order: Any):
-        self.worker, self.key = worker, key
+    timed: Worker
+    measured: Worker
+
+    @classmethod
+    def start(cls, *command: str) -> "Library":
+        return cls(Worker(list(command)), Worker(list(command), MEASURABLE))
+
+
+class Run:
+    """One way of doing one case, prepared in the process that is timed; `times` are CPU milliseconds."""
+
+    def __init__(self, library: Library, key: str, **order: Any):
+        self.library, self.key, self.order = library, key, order
         self.times: list[float] = []
         self.mib = float("nan")
-        first = worker.ask(do="prepare", key=key, **order)
+        first = library.timed.ask(do="prepare", key=key, **order)
         self.error = first.get("error")
         self.repeat = max(1, round(_ONE_TIMING / max(first.get("ms", 1e9), 1e-3)))
 
     def time(self) -> None:
-        self._note(self.worker.ask(do="time", key=self.key, repeat=self.repeat), "ms", self.times.append)
+        answer = self.library.timed.ask(do="time", key=self.key, repeat=self.repeat)
+        self.error = self.error or answer.get("error")
+        if not self.error:
+            self.times.append(answer["ms"])
 
     def peak(self) -> None:
-        self._note(self.worker.ask(do="peak", key=self.key), "mib", lambda mib: setattr(self, "mib", mib))
-
-    def _note(self, answer: dict[str, Any], field: str, take) -> None:
-        if field in answer:
-            take(answer[field])
+        measured = self.library.measured
+        answer = measured.ask(do="prepare", key=self.key, **self.order)
+        if "error" not in answer:
+            answer = measured.ask(do="peak", key=self.key)
         self.error = self.error or answer.get("error")
+        self.mib = answer.get("mib", float("nan"))
+        measured.ask(do="forget")
 
     @property
     def ms(self) -> float:
         return statistics.median(self.times) if self.times and not self.error else float("nan")
 
 
-def run_case(name: str, order: dict[str, Any], ours: Worker, peer: Worker | None, rounds: int) -> dict[str, Run]:
-    """Prepare every way of doing a case, then time them turn by turn."""
+def run_case(name: str, order: dict[str, Any], ours: Library, peer: Library | None, rounds: int) -> dict[str, Run]:
+    """Prepare every way of doing a case, time them turn by turn, then measure the memory of those in the table."""
     case = CASES[name]
     runs = {}
     for mode, xla in {"graph": False, "xla": True}.items():
@@ -207,18 +226,22 @@ def run_case(name: str, order: dict[str, Any], ours: Worker, peer: Worker | None
             if not run.error and spent[key] < _MOST_SPENT:  # the peer takes seconds for some
                 run.time()
                 spent[key] += run.times[-1] * run.repeat if run.times else 0.0
-    for run in runs.values():
+    for run in filter(None, (faster(runs), runs.get("peer"))):
         if not run.error:
             run.peak()
-    for worker in filter(None, (ours, peer)):
-        worker.ask(do="forget")
+    for library in filter(None, (ours, peer)):
+        library.timed.ask(do="forget")
     return runs
+
+
+def faster(runs: dict[str, Run]) -> Run:
+    """Ours as a graph or under XLA; one that failed counts as the slower."""
+    return min((runs["graph"], runs["xla"]), key=lambda run: (math.isnan(run.ms), run.ms))
 
 
 def row_of(name: str, size: tuple[int, int, int], runs: dict[str, Run]) -> str:
     """A line of the table."""
-    mode = min(("graph", "xla"), key=lambda key: (runs[key].ms != runs[key].ms, runs[key].ms))
-    best, peer = runs[mode], runs.get("peer")
+    best, peer = faster(runs), runs.get("peer")
     floor = min(runs[f"floor {key}"].ms for key in ("graph", "xla"))
     cells = [name, *map(str, size), f"{runs['graph'].ms:.1f}", f"{runs['xla'].ms:.1f}", f"{best.ms / floor:.1f}"]
     cells += [f"{best.mib:.0f}"]
@@ -246,9 +269,9 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     limit = str(options.limit_gib)
-    ours = Worker([sys.executable, str(WORKERS / "ours.py"), limit])
-    peer = Worker([options.peer_python, str(WORKERS / "peer.py"), limit]) if options.peer_python else None
-    known = peer.ask(do="cases")["cases"] if peer else []
+    ours = Library.start(sys.executable, str(WORKERS / "ours.py"), limit)
+    peer = Library.start(options.peer_python, str(WORKERS / "peer.py"), limit) if options.peer_python else None
+    known = peer.timed.ask(do="cases")["cases"] if peer else []
     print("| loss | N | D | C | graph ms | XLA ms | x floor | MiB | peer ms | x faster | peer MiB |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     sizes = list(itertools.product(options.rows, options.dims, options.classes))

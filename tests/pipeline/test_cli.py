@@ -1,8 +1,10 @@
+import os
 import subprocess
 import sys
 from importlib import metadata
 
 import pytest
+import tensorflow as tf
 
 from models.release.manifest import seal
 from pipeline.cli import find_release, main
@@ -33,6 +35,17 @@ def test_help_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "releases" in done.stdout
+
+
+def test_kernels_are_chosen_before_tensorflow_is_loaded_and_not_after(folder, monkeypatch):
+    """Without AVX-512 a child of a process with a loaded TensorFlow would otherwise compute other digits than it."""
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    code = "import os\nfrom pipeline.cli import main\nmain(['releases'])\nprint(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "1\n", done.stderr
+    assert tf.__name__ in sys.modules
+    main(["releases"])
+    assert "TF_ENABLE_ONEDNN_OPTS" not in os.environ
 
 
 def test_check_says_what_the_file_asks_for(folder, capsys, monkeypatch):

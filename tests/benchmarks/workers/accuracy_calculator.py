@@ -10,21 +10,15 @@ Called by `tests/benchmarks/evaluation.py --peer PYTHON` as `PYTHON accuracy_cal
 import json
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from memory import resident_peak
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN, FaissKNN
 
 METRICS = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
-
-
-def status(name: str) -> int:
-    """One memory figure of this process, in bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
 
 
 def main() -> None:
@@ -33,10 +27,10 @@ def main() -> None:
     small = AccuracyCalculator(include=METRICS, k="max_bin_count", knn_func=CustomKNN(CosineSimilarity()))
     small.get_accuracy(vectors[:2000], labels[:2000] % 100, vectors[:2000], labels[:2000] % 100, True)  # warm up
     calculator = AccuracyCalculator(include=METRICS, k="max_bin_count", knn_func=FaissKNN())
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what ran before
-    before, cpu, wall = status("VmRSS"), time.process_time(), time.perf_counter()
-    values = calculator.get_accuracy(vectors, labels, vectors, labels, ref_includes_query=True)
-    costs = (time.process_time() - cpu, time.perf_counter() - wall, (status("VmHWM") - before) / 2**30)
+    values = {}
+    cpu, wall = time.process_time(), time.perf_counter()
+    mib = resident_peak(lambda: values.update(calculator.get_accuracy(vectors, labels, vectors, labels, True)))
+    costs = (time.process_time() - cpu, time.perf_counter() - wall, mib / 2**10)
     print(json.dumps({"costs": costs, "values": {name: float(value) for name, value in values.items()}}))
 
 

@@ -9,7 +9,8 @@ os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
 import keras
 import numpy as np
 import tensorflow as tf
-from serve import cap_memory, serve
+from memory import cap_data
+from serve import serve
 
 from models.losses import create_loss
 
@@ -55,16 +56,8 @@ def prepare(order):
     return lambda: compiled(embeddings, labels, others)
 
 
-def allocated_peak(step):
-    """MiB that TensorFlow hands out while it takes a step; it keeps what it once took, so the process tells less."""
-    tf.config.experimental.reset_memory_stats("CPU:0")
-    before = tf.config.experimental.get_memory_info("CPU:0")["current"]
-    step()
-    return (tf.config.experimental.get_memory_info("CPU:0")["peak"] - before) / 2**20
-
-
 if __name__ == "__main__":
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    cap_memory(float(sys.argv[1]))
-    serve(prepare, allocated_peak)
+    cap_data(int(float(sys.argv[1]) * 2**30))
+    serve(prepare)

@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 import torch
+from memory import cap_data
 from pytorch_metric_learning import distances, losses, miners, regularizers
-from serve import cap_memory, resident_peak, serve
+from serve import serve
 
 
 def mined(loss, miner):
@@ -100,5 +101,5 @@ def prepare(order):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    cap_memory(float(sys.argv[1]))
-    serve(prepare, resident_peak, PEERS)
+    cap_data(int(float(sys.argv[1]) * 2**30))
+    serve(prepare, PEERS)

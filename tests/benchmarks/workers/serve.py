@@ -1,25 +1,24 @@
 """What both workers of the loss benchmark do: take orders as JSON lines, answer with CPU times and peaks of memory."""
 
-import ctypes
 import gc
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
+
+from memory import resident_peak
 
 Step = Callable[[], object]
 
 
-def serve(prepare: Callable[[dict[str, Any]], Step], peak: Callable[[Step], float], cases: Iterable[str] = ()) -> None:
+def serve(prepare: Callable[[dict[str, Any]], Step], cases: Iterable[str] = ()) -> None:
     """Answer orders from standard input until it closes; what libraries print goes to standard error.
 
     `{"do": "prepare", "key": ...}` makes `prepare` return a step and runs it twice, `{"do": "forget"}` drops all of
-    them; `{"do": "time", "key": ...}` answers the CPU milliseconds of a step, `{"do": "peak", "key": ...}` the MiB it
-    needs beside what stays, as `peak` tells. `{"do": "cases"}` lists what can be prepared.
+    them; `{"do": "time", "key": ...}` answers the CPU milliseconds of a step, `{"do": "peak", "key": ...}` the MiB by
+    which the process grows meanwhile. `{"do": "cases"}` lists what can be prepared.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -27,7 +26,7 @@ def serve(prepare: Callable[[dict[str, Any]], Step], peak: Callable[[Step], floa
     for line in sys.stdin:
         order = json.loads(line)
         try:
-            answer = {"cases": list(cases)} if order["do"] == "cases" else _carry_out(order, steps, prepare, peak)
+            answer = {"cases": list(cases)} if order["do"] == "cases" else _carry_out(order, steps, prepare)
         except (Exception, MemoryError) as error:
             told = f"{type(error).__name__}: {error}"
             memory = isinstance(error, MemoryError) or "t allocate memory" in told or "OOM" in told
@@ -36,7 +35,7 @@ def serve(prepare: Callable[[dict[str, Any]], Step], peak: Callable[[Step], floa
         answers.flush()
 
 
-def _carry_out(order: dict[str, Any], steps: dict[str, Step], prepare: Callable, peak: Callable) -> dict[str, Any]:
+def _carry_out(order: dict[str, Any], steps: dict[str, Step], prepare: Callable) -> dict[str, Any]:
     if order["do"] == "forget":
         steps.clear()
         gc.collect()
@@ -50,12 +49,7 @@ def _carry_out(order: dict[str, Any], steps: dict[str, Step], prepare: Callable,
     if order["key"] not in steps:
         return {"error": "lost with a process that died"}
     step = steps[order["key"]]
-    return {"mib": peak(step)} if order["do"] == "peak" else {"ms": _milliseconds(step, order["repeat"])}
-
-
-def cap_memory(gib: float) -> None:
-    """Make every allocation beyond `gib` GiB of this process's own data fail."""
-    resource.setrlimit(resource.RLIMIT_DATA, (int(gib * 2**30),) * 2)
+    return {"mib": resident_peak(step)} if order["do"] == "peak" else {"ms": _milliseconds(step, order["repeat"])}
 
 
 def _milliseconds(step: Step, repeat: int) -> float:
@@ -63,18 +57,3 @@ def _milliseconds(step: Step, repeat: int) -> float:
     for _ in range(repeat):
         step()
     return (time.process_time() - start) / repeat * 1e3
-
-
-def resident_peak(step: Step) -> float:
-    """MiB by which the process grows while it takes a step."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free already must not hide what the step takes
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what ran before
-    before = _status("VmRSS")
-    step()
-    return (_status("VmHWM") - before) / 2**10
-
-
-def _status(name: str) -> int:
-    """One memory figure of this process, in KiB."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1])

@@ -1,8 +1,7 @@
-"""What a step of each loss and setting allocates at 2,048 rows, in a process that cannot take much more than it may."""
+"""The memory of a step of each loss and setting at 2,048 rows, in a process that cannot take much more than it may."""
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +11,14 @@ import pytest
 from models.losses import LOSSES
 
 ROOT = Path(__file__).parents[3]
+sys.path.append(str(ROOT / "tests" / "benchmarks" / "workers"))
+from memory import MEASURABLE, cap_data, held, resident_peak  # noqa: E402
+
 ROWS, DIM = 2048, 128
 CLASSES = 1000  # of the losses with proxies, several a class by default in some
 MANY_CLASSES = 10_000
 CLASSES_IN_BATCH = 100
-MOST = 400  # MiB beside the batch and the weights; one (2048, 2048) float32 tensor has 16
+MOST = 400  # MiB resident beside the batch and the weights; one (2048, 2048) float32 tensor has 16
 HARD_CAP = 1024  # MiB more than the process has before the loss, graph and all; N^3 numbers have 32,768
 PARAMS = {"cross_batch_memory": {"memory_size": 2 * ROWS}}  # the default holds less than the batch
 FITTING = {"memory_size": 2 * ROWS, "num_proxies": CLASSES_IN_BATCH}  # the settings are for twelve rows, four classes
@@ -56,9 +58,16 @@ pytestmark = [
 ]
 
 
+# Tensors that a step of (rows, rows) matrices must not have, and what is measured of a step that has them.
+PLANTED = {"one matrix": 1, "two matrices": 2, "twenty-six matrices": 26}
+REFUSED = "sixty-five matrices"
+
+
 @pytest.fixture(scope="module")
 def peaks():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    """MiB by name, or what failed instead; all from one process, which takes long to start."""
+    environment = {**os.environ, **MEASURABLE, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"}
+    environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
     child = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     found = dict(json.loads(line) for line in child.stdout.splitlines() if line.startswith("["))
     if child.returncode:
@@ -69,17 +78,22 @@ def peaks():
 @pytest.mark.parametrize("name", [*map(told, SETTINGS), *(f"{told(setting)} of many" for setting in WITH_MANY)])
 def test_stays_below_the_cap(name, peaks):
     assert name in peaks, peaks.get("died", "no answer")
+    assert isinstance(peaks[name], float), peaks[name]
     assert peaks[name] < MOST
 
 
-def test_a_tensor_too_much_is_seen(peaks):
-    """The measure itself: one (65 * 2048, 2048) tensor has 1,040 MiB, which is refused."""
-    assert peaks["(rows, rows)"] == pytest.approx(16, abs=1)
-    assert peaks["refused"] is True
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_matrices_are_measured(name, peaks):
+    assert peaks[name] == pytest.approx(16 * PLANTED[name], abs=2)
+
+
+def test_a_planted_cube_is_refused(peaks):
+    """One (65, 2048, 2048) tensor has 1,040 MiB: less than a thirtieth of one with three sides of 2,048."""
+    assert "OOM" in peaks[REFUSED]
 
 
 def measure_all() -> None:
-    """Print `[name, MiB]` for every loss; run in a process of its own."""
+    """Print `[name, MiB]` for every loss and what is planted, or `[name, error]`; run in a process of its own."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -91,17 +105,14 @@ def measure_all() -> None:
     embeddings = tf.constant(np.random.default_rng(0).normal(size=(ROWS, DIM)), tf.float32)
     labels = tf.constant(np.arange(ROWS) % CLASSES_IN_BATCH, tf.int32)
 
-    def cap():
-        held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
-        most = int(held.split()[1]) * 1024 + HARD_CAP * 2**20
-        resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
-
-    def peak(step) -> float:
-        step()  # traces
-        tf.config.experimental.reset_memory_stats("CPU:0")
-        before = tf.config.experimental.get_memory_info("CPU:0")["current"]
-        step()
-        return (tf.config.experimental.get_memory_info("CPU:0")["peak"] - before) / 2**20
+    def report(name, step):
+        cap_data(held("VmData") + HARD_CAP * 2**20)
+        try:
+            step()  # traces, folds constants, makes kernels
+            told = resident_peak(step)
+        except tf.errors.ResourceExhaustedError as error:
+            told = str(error)
+        print(json.dumps([name, told]), flush=True)
 
     def step_of(loss, xla):
         @tf.function(jit_compile=xla)
@@ -113,19 +124,14 @@ def measure_all() -> None:
 
         return lambda: step(embeddings, labels)
 
-    print(json.dumps(["(rows, rows)", peak(lambda: tf.ones((ROWS, ROWS)))]))
+    for name, count in {**PLANTED, REFUSED: 65}.items():
+        report(name, lambda count=count: tf.ones((count, ROWS, ROWS)))
     measured = [(setting, CLASSES, told(setting)) for setting in SETTINGS]
     measured += [(setting, MANY_CLASSES, f"{told(setting)} of many") for setting in WITH_MANY]
     for (name, params), classes, key in measured:
         loss = create_loss(name, fit(params) or PARAMS.get(name), num_classes=classes)
         loss(keras.KerasTensor(embeddings.shape), keras.KerasTensor(labels.shape, dtype="int32"))
-        cap()
-        print(json.dumps([key, peak(step_of(loss, name in UNDER_XLA and classes == MANY_CLASSES))]), flush=True)
-    cap()
-    try:
-        tf.ones((65 * ROWS, ROWS))
-    except tf.errors.ResourceExhaustedError:
-        print(json.dumps(["refused", True]))
+        report(key, step_of(loss, name in UNDER_XLA and classes == MANY_CLASSES))
 
 
 if __name__ == "__main__":

@@ -140,8 +140,11 @@ from models.training.run import train_run
 from models.training.validation import embed_store
 
 
-def trunk(pixels, weights=None):  # without batch normalisation, which each replica does by itself
-    return keras.layers.Conv2D(4, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(pixels))
+# Without batch normalisation, which each replica does by itself, and without a bias: without oneDNN its gradient, a sum
+# over all places, is a tenth off in bfloat16.
+def trunk(pixels, weights=None):
+    convolution = keras.layers.Conv2D(4, 3, activation="relu", use_bias=False)
+    return convolution(keras.layers.Rescaling(1 / 255)(pixels))
 
 
 def train(arguments, strategy):
@@ -215,6 +218,10 @@ OTHER_CASES: dict[str, dict] = {
     },
 }
 
+# What counts or ranks may turn on a last digit: two of the fewest pairs (21), one of eight proxies, some of 259 queries
+# where all embeddings lie close together. What it is computed from is compared more closely.
+COUNTED = {"active_pairs": 0.1, "dead_proxies": 0.13, "val_recall@1": 0.02, "val_map@r": 0.02}
+
 
 @pytest.fixture(scope="module")
 def both(store, uneven_store, tmp_path_factory, settings):
@@ -247,9 +254,9 @@ def test_two_replicas_give_what_one_device_gives(both, name):
     rounding, signs = (1e-2, 5e-2) if "precision" in OTHER_CASES.get(name, {}) else (1e-4, 1e-3)
     for found, expected in zip(together["history"], alone["history"], strict=True):
         assert {"loss", "val_map@r", "effective_rank", "active_pairs"} <= set(found)
-        queries = {"val_recall@1": found["val_recall@1"]}  # one of 259 may turn on a last digit
-        assert found == pytest.approx({**expected, **queries}, rel=signs, abs=signs)
-        assert found["val_recall@1"] == pytest.approx(expected["val_recall@1"], abs=0.02)
+        assert set(found) == set(expected)
+        for sign, value in expected.items():
+            assert found[sign] == pytest.approx(value, rel=signs, abs=max(signs, COUNTED.get(sign, 0.0))), sign
     for (path, found), (_, expected) in zip(together["variables"], alone["variables"], strict=True):
         atol = rounding * max(1.0, np.abs(expected).max())
         np.testing.assert_allclose(found, expected, atol=atol, rtol=0, err_msg=path)
