@@ -26,7 +26,7 @@ def make():
 
     def make(*entries, **settings):
         return Comparison.model_validate(
-            {"name": "c", "experiment": "toy.toml", "folds": 4, "entries": entries, **settings}
+            {"name": "c", "experiment": "toy.toml", "folds": 4, "entries": list(entries), **settings}
         )
 
     return make
