@@ -16,7 +16,7 @@ _RELEASED = _DATA | {"models.files", "models.release", "models.retrieval"}
 _MAY_REACH = {
     "ingest": _DATA,
     "audit_examples": _DATA,
-    "pack_examples": _DATA,
+    "pack_examples": _DATA | {"models.files"},
     "embed_examples": _RELEASED,
     "build_index": _RELEASED,
     "find_release": _RELEASED - {"models.data", "models.retrieval"},

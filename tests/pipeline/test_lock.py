@@ -12,6 +12,7 @@ import pytest
 from models.errors import ResourceError
 from pipeline.cli import main
 from pipeline.lock import LOCK, hold_folder
+from pipeline.shapes import draw_shapes
 
 _HOLDER = """
 import sys, time
@@ -53,8 +54,8 @@ def test_f24_a_killed_holder_leaves_the_folder_free(tmp_path, holder):
 
 def test_f24_run_train_and_compare_are_refused_where_one_is_at_work(tmp_path, holder, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data/a").mkdir(parents=True)
-    text = 'name = "toy"\n[data]\npath = "data"\n[loss]\nname = "contrastive"\n'
+    draw_shapes(tmp_path / "data")
+    text = 'name = "toy"\n[data]\npath = "data"\nimage_size = 32\n[encoder]\nname = "small"\n'
     (tmp_path / "toy.toml").write_text(text)
     (tmp_path / "compare.toml").write_text(
         'name = "toy"\nexperiment = "toy.toml"\nprimary = "map@r"\n[[entries]]\nname = "a"\n'
