@@ -28,8 +28,8 @@ from models.data.examples import (
     write_rejects,
     write_shard,
 )
-from models.data.images import MAX_BYTES, image_notes
-from models.data.intake import check_rejects, check_splits, read_image
+from models.data.images import MAX_BYTES, ImageFault, decode_checked, hash_pixels, image_notes
+from models.data.intake import check_rejects, check_splits, read_file
 from models.data.listing import SPLITS, Listing, Reject, Source, list_images
 from models.disk import check_free_space
 
@@ -154,16 +154,26 @@ def _write_images(root: str, uri: str, max_pixels: int, job: tuple[str, list[tup
 
     def good_images() -> Iterator[ImageExample]:
         for source in map(Source._make, members):
-            data, fault = read_image(Path(root) / source.path, max_pixels)
+            data, pixels, fault = _read_image(Path(root) / source.path, max_pixels)
             if fault is not None:
                 rejects.append((source.path, source.id, *fault, source.split))
                 continue
             labels[source.label] += 1
             notes.update(image_notes(data))
-            yield ImageExample(source.id, source.label, source.role, data, source.attributes)
+            yield ImageExample(source.id, source.label, source.role, data, source.attributes, pixels)
 
     shard = write_shard(uri, file, good_images())
     return tuple(shard), dict(labels), dict(notes), rejects
+
+
+def _read_image(path: Path, max_pixels: int) -> tuple[bytes, str, ImageFault | None]:
+    """The bytes of an image and the hash of its pixels, or why it cannot be used."""
+    data, fault = read_file(path)
+    if fault is None:
+        pixels, fault = decode_checked(data, max_pixels=max_pixels)
+        if pixels is not None:
+            return data, hash_pixels(pixels), None
+    return data, "", fault
 
 
 def _write_report(uri: str, listing: Listing, results: list[tuple]) -> None:

@@ -1,10 +1,11 @@
 """Encoded images as tf.Examples in TFRecord shards, with counts and hashes that show a shard to be whole.
 
 A tf.Example holds `image/encoded` (the file's bytes), `image/id`, `label` and `role`, one byte
-string each; `attribute/<name>` is a further column of the data's table. A folder of examples has one
-folder a split, `Split-train` and so on, and `counts.json` at its root: records and SHA-256 of every
-shard. TFRecord alone cannot tell a shard that was cut off between two records from a whole one. Paths
-may be anything TensorFlow's file layer opens.
+string each; `image/pixels` is the hash of the decoded image, and `attribute/<name>` is a further
+column of the data's table. A folder of examples has one folder a split, `Split-train` and so on,
+and `counts.json` at its root: records and SHA-256 of every shard. TFRecord alone cannot tell a
+shard that was cut off between two records from a whole one. Paths may be anything TensorFlow's
+file layer opens.
 """
 
 import hashlib
@@ -20,17 +21,23 @@ from models.errors import DataError
 COUNTS, REJECTS = "counts.json", "rejects.jsonl"
 FEATURES = ("image/id", "label", "role", "image/encoded")
 
+_PIXELS = "image/pixels"
 _BLOCK = 1 << 20
 
 
 class ImageExample(NamedTuple):
-    """One image with its place in the data: `image` is the encoded file, `attributes` further columns by name."""
+    """One image with its place in the data.
+
+    `image` is the encoded file, `attributes` are further columns by name, `pixels` is the hash of the decoded image
+    where it is known (see `models.data.images.hash_pixels`).
+    """
 
     id: str
     label: str
     role: str
     image: bytes
     attributes: tuple[tuple[str, str], ...] = ()
+    pixels: str = ""
 
 
 class ExampleShard(NamedTuple):
@@ -47,6 +54,8 @@ def encode_example(example: ImageExample) -> bytes:
 
     values = (example.id.encode(), example.label.encode(), example.role.encode(), example.image)
     named = dict(zip(FEATURES, values, strict=True))
+    if example.pixels:
+        named[_PIXELS] = example.pixels.encode()
     named |= {f"{ATTRIBUTE}{name}": value.encode() for name, value in example.attributes}
     features = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in named.items()}
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
@@ -76,7 +85,8 @@ def decode_example(data: bytes) -> ImageExample:
     key, label, role, image = (values[name] for name in FEATURES)
     kept = ((name.removeprefix(ATTRIBUTE), features[name]) for name in sorted(features) if name.startswith(ATTRIBUTE))
     attributes = tuple((name, b"".join(feature.bytes_list.value).decode()) for name, feature in kept)
-    return ImageExample(key.decode(), label.decode(), role.decode(), image, attributes)
+    pixels = b"".join(features[_PIXELS].bytes_list.value).decode() if _PIXELS in features else ""
+    return ImageExample(key.decode(), label.decode(), role.decode(), image, attributes, pixels)
 
 
 def write_shard(root: str, file: str, examples: Iterable[ImageExample]) -> ExampleShard:

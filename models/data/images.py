@@ -12,9 +12,11 @@ very same function and stock TF Serving runs it. The rule:
 Orientation is read from JPEG alone. A JPEG that is cut off is an error, never a half-grey picture.
 """
 
+import hashlib
 import io
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 FITS = ("crop", "pad", "squash")
@@ -119,23 +121,37 @@ def check_image(data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_P
         A fault with the code `E_IMAGE_EMPTY`, `E_IMAGE_FORMAT`, `E_IMAGE_TOO_LARGE`, `E_IMAGE_TRUNCATED`
         or `E_IMAGE_DAMAGED`, or None.
     """
+    return decode_checked(data, max_bytes, max_pixels)[1]
+
+
+def decode_checked(
+    data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray | None, ImageFault | None]:
+    """The pixels `(H, W, 3)` uint8 of an image, or None and why it cannot be used; see `check_image`."""
     if not data:
-        return ImageFault("E_IMAGE_EMPTY", "Expected an image. Received: a file of 0 bytes")
+        return None, ImageFault("E_IMAGE_EMPTY", "Expected an image. Received: a file of 0 bytes")
     if len(data) > max_bytes:
-        return ImageFault("E_IMAGE_TOO_LARGE", f"Expected at most {max_bytes} bytes. Received: {len(data)}")
+        return None, ImageFault("E_IMAGE_TOO_LARGE", f"Expected at most {max_bytes} bytes. Received: {len(data)}")
     kind = image_format(data)
     if kind is None:
-        return ImageFault(
-            "E_IMAGE_FORMAT",
-            f"Expected {', '.join(_MAGICS)}. Received: {len(data)} bytes that begin with {data[:16].hex(' ')}",
+        start = data[:16].hex(" ")
+        return None, ImageFault(
+            "E_IMAGE_FORMAT", f"Expected {', '.join(_MAGICS)}. Received: {len(data)} bytes that begin with {start}"
         )
     fault = _check_header(data, kind, max_pixels)
-    if fault is None:
-        try:
-            decode_image(data)
-        except tf.errors.OpError as error:
-            fault = _broken(data, kind, _reason(error))
-    return fault
+    if fault is not None:
+        return None, fault
+    try:
+        return decode_image(data).numpy(), None
+    except tf.errors.OpError as error:
+        return None, _broken(data, kind, _reason(error))
+
+
+def hash_pixels(pixels: np.ndarray) -> str:
+    """SHA-256 of size and pixels, in hex: equal for images that look the same bit by bit, whatever their format."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
 
 
 def image_format(data: bytes) -> str | None:

@@ -155,3 +155,38 @@ def test_f12_class_on_two_sides_stops_the_run_or_is_reported(tmp_path):
     assert "'date'" not in (tmp_path / "audit/audit.md").read_text()
     assert "- date: train 1, test 2" in (tmp_path / "audit/audit.md").read_text()
     assert audit(examples, tmp_path, block=0)["leaks"]["count"] == 2
+
+
+def test_f12_one_image_in_two_splits_under_two_labels_stops_the_run_or_is_reported(tmp_path, monkeypatch):
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(IMAGES["a/5.png"])).save(buffer, "BMP")  # the same pixels in another format
+    monkeypatch.setitem(IMAGES, "d/2.png", buffer.getvalue())
+    monkeypatch.setitem(IMAGES, "b/0.png", IMAGES["a/7.png"])
+    monkeypatch.setitem(IMAGES, "a/9.png", IMAGES["a/8.png"])
+    examples = ingest(tmp_path)
+    with pytest.raises(DataError) as error:
+        audit(examples, tmp_path)
+    assert error.value.code == "E_SPLIT_LEAK"
+    told = (
+        "1 images with copies in several: a/5.png (train, apple) = d/2.png (test, date). Give each class one split and"
+    )
+    assert told in error.value.message
+    found = audit(examples, tmp_path, block=0)["identical"]
+    assert (found["across_splits"]["count"], found["across_labels"]["count"]) == (1, 1)
+    [[first, second]] = found["across_labels"]["first"]
+    assert (first["id"], second["id"]) == ("a/7.png", "b/0.png")
+    assert first["digest"] == second["digest"]
+    assert "- a/7.png (train, apple) = b/0.png (train, birne)" in (tmp_path / "audit/audit.md").read_text()
+
+
+def test_f12_copies_are_found_in_examples_of_another_tool_too(tmp_path):
+    for split, label in (("train", "x"), ("test", "y")):
+        (tmp_path / f"foreign/Split-{split}").mkdir(parents=True)
+        with tf.io.TFRecordWriter(str(tmp_path / f"foreign/Split-{split}/records")) as writer:
+            writer.write(encode_example(ImageExample(f"{label}/1", label, "both", picture(1))))
+            writer.write(encode_example(ImageExample(f"{label}/2", label, "both", picture(ord(label)))))
+            writer.write(encode_example(ImageExample(f"{label}/3", label, "both", b"no image")))
+    examples = Examples()
+    examples.uri, examples.splits = str(tmp_path / "foreign"), ["train", "test"]
+    with pytest.raises(DataError, match=r"E_SPLIT_LEAK: .*1 images with copies in several: x/1 \(train, x\) = y/1"):
+        audit(examples, tmp_path)
