@@ -1,8 +1,18 @@
 """The trained encoder as a SavedModel that stock TF Serving runs: image bytes in, embeddings out."""
 
+import hashlib
+import json
 import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import keras
+
+from models.release.fingerprint import write_identity
+
+_COUNTED = re.compile(r'_\d+"')
 
 
 def export_encoder(encoder: keras.Model, folder: str | os.PathLike, *, image_size: int, fit: str) -> None:
@@ -15,7 +25,8 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, *, image_siz
 
     Args:
         encoder: from `(N, S, S, 3)` pixels in 0..255 to `(N, D)` embeddings, or to a dict with `"embeddings"`.
-        folder: where to; must not hold anything yet.
+        folder: where to; must not hold anything yet. Gets `identity.json` as well: two exports of one encoder have the
+            same fingerprint though their files differ.
         image_size: side S of the images the encoder was trained on, in pixels.
         fit: how images were brought to that size, see `models.data.images.resize_image`.
     """
@@ -45,3 +56,30 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, *, image_siz
     pixels = tf.TensorSpec((None, image_size, image_size, 3), tf.uint8, name="images")
     archive.add_endpoint("pixels", embed_pixels, [pixels])
     archive.write_out(os.fspath(folder), verbose=False)
+    write_identity(folder, {**_content(encoder, image_size, fit), "operations": _count_operations(folder)})
+
+
+def _content(encoder: keras.Model, image_size: int, fit: str) -> dict[str, Any]:
+    """What makes the exported model what it is, beside the code of its graph.
+
+    Weights go by their place in the encoder, and numbers at the end of names are left out: Keras counts them up with
+    every layer that the process has made before.
+    """
+    weights = [[w.dtype, list(w.shape), hashlib.sha256(_bytes(w)).hexdigest()] for w in encoder.weights]
+    config = json.dumps(keras.saving.serialize_keras_object(encoder), sort_keys=True, default=str)
+    architecture = hashlib.sha256(_COUNTED.sub('"', config).encode()).hexdigest()
+    return {"weights": weights, "architecture": architecture, "image_size": image_size, "fit": fit}
+
+
+def _bytes(weight: keras.Variable) -> bytes:
+    return keras.ops.convert_to_numpy(weight).tobytes()
+
+
+def _count_operations(folder: str | os.PathLike) -> dict[str, int]:
+    """How often each operation stands in the SavedModel's graph, that of its preprocessing included."""
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    saved = SavedModel.FromString((Path(folder) / "saved_model.pb").read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return dict(Counter(node.op for node in nodes))

@@ -1,6 +1,8 @@
 """Builds what an experiment names before anything runs: a wrong name or value should not cost an hour."""
 
 import copy
+import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -209,6 +211,10 @@ def _fit_together(network, settings: dict, facts: Mapping[str, Any], steps: int,
     size = network.input_shape[1]
     if need_raw(training["methods"]):
         network = create_encoder(image_size=size, **{**flat_section(encoder), "weights": None, "raw": True})
+    with mistakes.at("loss.params"):
+        _check_memory(create_loss(loss["name"], loss["params"], **facts), encoder["embedding_size"])
+    if mistakes.found:
+        return None
     layer = create_loss(loss["name"], loss["params"], **facts)
     with mistakes.at("loss"):
         MetricLearner(network, layer).build((None, size, size, 3))
@@ -222,6 +228,29 @@ def _fit_together(network, settings: dict, facts: Mapping[str, Any], steps: int,
         with mistakes.at("training.optimizer", training["optimizer"]):
             compile_learner(learner, training["optimizer"], steps)
     return learner
+
+
+def _check_memory(layer, embedding_size: int) -> None:
+    """Raise where the weights of one of our losses would not fit into this machine's memory; none is made to look.
+
+    Training keeps three more numbers for each trainable weight: its gradient and the optimizer's two averages.
+    """
+    import keras
+
+    from models.losses import LOSSES
+
+    if type(layer) not in LOSSES.values() or type(layer).build is keras.layers.Layer.build:
+        return
+    with keras.StatelessScope(initialize_variables=False):
+        layer.build((2, embedding_size), (2,))
+    needed = sum(4 * math.prod(weight.shape) * (4 if weight.trainable else 1) for weight in layer.weights)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UsageError(
+            "E_LOSS_TOO_LARGE",
+            f"Expected weights that fit into the {memory / 2**30:,.1f} GiB of this machine. Received: training takes "
+            f"{needed / 2**30:,.1f} GiB for the weights of the loss, with {_BUILT_CLASSES:,} classes. Ask for fewer.",
+        )
 
 
 def _sift_loss(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes") -> dict[str, Any] | None:

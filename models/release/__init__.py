@@ -13,7 +13,7 @@ library opens them, and import neither Keras nor TensorFlow.
 """
 
 from models.release.baseline import find_baseline
-from models.release.manifest import fingerprint_model
+from models.release.fingerprint import fingerprint_model
 from models.release.publishing import publish_release, roll_back
 from models.release.reading import Release, ReleaseSummary, current_version, list_releases, open_release
 

@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 
 from models.errors import DataError, UsageError
 from models.files import hash_file
+from models.release.fingerprint import digest_hashes, fingerprint_entries
 
 FORMAT = 1
 NAME = "manifest.json"
 REQUIRED = ("saved_model.pb", "index/index.json", "gallery.parquet")
 
-_MODEL_PARTS = ("saved_model.pb", "variables", "assets")
 _SEARCH_PARTS = ("index", "gallery.parquet", "labels.json", "thresholds.json", "calibration.json")
 _PICKLES = (".pkl", ".pickle")
 LAST_VERSION = 10**18 - 1  # TF Serving reads versions as 64-bit integers
@@ -30,35 +30,20 @@ _FIELDS = {
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def fingerprint_model(folder: str | Path) -> str:
-    """Identity of a SavedModel: weights, graph (so also the preprocessing in it) and assets.
+def content(model_fingerprint: str, hashes: Mapping[str, str]) -> str:
+    """Identity of what search answers with: model, index, gallery and thresholds together.
 
     Args:
-        folder: the SavedModel's folder; other files in it do not count.
-
-    Returns:
-        SHA-256, in hex, over the sorted pairs of relative path and file hash.
-
-    Raises:
-        DataError: if there is no `saved_model.pb` in `folder`.
+        model_fingerprint: of the model.
+        hashes: SHA-256 of the release's files by their paths in it; those of other files do not count.
     """
-    folder = Path(folder)
-    if not (folder / "saved_model.pb").is_file():
-        raise DataError("E_MODEL_MISSING", f"Expected a SavedModel in {folder}. Received: no saved_model.pb there.")
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return _digest({name: hash_file(folder / name) for name in names if _is_model_part(name)})
+    parts = {name: hashes[name] for name in hashes if is_search_part(name)}
+    return digest_hashes({**parts, "": model_fingerprint})
 
 
-def fingerprint_entries(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """The same fingerprint from a manifest's entries, without reading the files again."""
-    return _digest({name: entry["sha256"] for name, entry in entries.items() if _is_model_part(name)})
-
-
-def content(manifest: Mapping[str, Any]) -> str:
-    """Identity of model, index, gallery and thresholds together."""
-    entries = manifest["files"]
-    parts = {name: entries[name]["sha256"] for name in entries if name.split("/", 1)[0] in _SEARCH_PARTS}
-    return _digest({**parts, "": manifest["model_fingerprint"]})
+def is_search_part(name: str) -> bool:
+    """Whether search opens this file, beside those of the model."""
+    return name.split("/", 1)[0] in _SEARCH_PARTS
 
 
 def seal(manifest: Mapping[str, Any]) -> bytes:
@@ -122,7 +107,7 @@ def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise damaged(folder, f"{name} cannot be read ({error})") from error
         if not same:
             raise damaged(folder, f"{name} differs from its hash in the manifest")
-    check_pair(fingerprint_entries(entries), manifest["model_fingerprint"], "manifest")
+    check_pair(fingerprint_entries(folder, entries), manifest["model_fingerprint"], "manifest")
     check_pair(manifest["model_fingerprint"], read_index_facts(folder / "index").get("model_fingerprint"), "index")
 
 
@@ -206,14 +191,6 @@ def _is_count(value: Any) -> bool:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _is_model_part(name: str) -> bool:
-    return name.split("/", 1)[0] in _MODEL_PARTS
-
-
-def _digest(hashes: Mapping[str, str]) -> str:
-    return hashlib.sha256("".join(f"{name}\0{hashes[name]}\n" for name in sorted(hashes)).encode()).hexdigest()
 
 
 def _bundle(manifest: Mapping[str, Any]) -> str:

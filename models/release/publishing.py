@@ -1,5 +1,6 @@
 """Writing the folder of releases: publish the next version, or point back to an earlier one."""
 
+import hashlib
 import logging
 import secrets
 import shutil
@@ -15,12 +16,14 @@ from models.files import (
     copy_hashed,
     flush_folder,
     flush_folders,
+    hash_file,
     locked,
     remove_leftovers,
     replace_file,
     write_hashed,
 )
 from models.release import manifest as manifests
+from models.release.fingerprint import fingerprint_entries, fingerprint_model
 from models.release.libraries import library_versions
 from models.release.reading import POINTER, current_version, lineage, named, open_release, versions, whole_number
 
@@ -40,8 +43,9 @@ def publish_release(
 
     Everything is written into a hidden folder beside the releases, the manifest
     last, and renamed in one step. A process killed anywhere leaves the former
-    release whole; the next publication clears its leftovers. Two publishers
-    take turns.
+    release whole; the next publication clears its leftovers. Where the release
+    itself was whole by then, the same run done again makes it the current one
+    instead of publishing it twice. Two publishers take turns.
 
     Args:
         releases: folder of releases, made if absent.
@@ -53,7 +57,8 @@ def publish_release(
             `run_key`; `previous`, the version replaced, is added.
 
     Returns:
-        The new version, greater than every version there ever was.
+        The version: a new one, greater than every version there ever was, or
+        the one that this very run has published already.
 
     Raises:
         DataError: `E_RELEASE_MIXED` if the index was not made with this
@@ -67,7 +72,7 @@ def publish_release(
     if fault := manifests.name_fault(sources):
         raise DataError("E_RELEASE_FILE", f"Expected files that a release may hold. Received: {fault}.")
     index_facts = manifests.read_index_facts(Path(index_folder))
-    fingerprint = manifests.fingerprint_model(model_folder)
+    fingerprint = fingerprint_model(model_folder)
     manifests.check_pair(fingerprint, index_facts.get("model_fingerprint"), "index")
     needed = sum(len(source) if isinstance(source, bytes) else source.stat().st_size for source in sources.values())
 
@@ -75,6 +80,9 @@ def publish_release(
         releases.mkdir(parents=True, exist_ok=True)
         with locked(releases):
             remove_leftovers(releases)
+            if (version := _find_published(releases, facts.get("run_key"), fingerprint, sources)) is not None:
+                _point_to(releases, version)
+                return version
             check_free_space(releases, needed)
             version = _next_version(releases)
             head = {
@@ -128,7 +136,7 @@ def _publish(releases: Path, version: int, sources: Mapping[str, Path | bytes], 
             target.parent.mkdir(parents=True, exist_ok=True)
             digest, size = write_hashed(source, target) if isinstance(source, bytes) else copy_hashed(source, target)
             entries[name] = {"sha256": digest, "size": size}
-        manifests.check_pair(head["model_fingerprint"], manifests.fingerprint_entries(entries), "copy")
+        manifests.check_pair(head["model_fingerprint"], fingerprint_entries(aside, entries), "copy")
         write_hashed(manifests.seal({**head, "files": entries}), aside / manifests.NAME)
         flush_folders(aside)
         replace_file(releases / _COUNTER, f"{version}\n".encode())
@@ -138,6 +146,32 @@ def _publish(releases: Path, version: int, sources: Mapping[str, Path | bytes], 
         raise
     flush_folder(releases)
     _point_to(releases, version)
+
+
+def _find_published(
+    releases: Path, run_key: str | None, fingerprint: str, sources: Mapping[str, Path | bytes]
+) -> int | None:
+    """The version that this very run has published already, with the same model, index and gallery."""
+    candidates = sorted(versions(releases), reverse=True) if run_key else []
+    content = ""
+    for version in candidates:
+        try:
+            if manifests.read_manifest(releases / str(version))["facts"].get("run_key") != run_key:
+                continue
+            content = content or manifests.content(fingerprint, _hash_search_parts(sources))
+            if open_release(releases, version).content == content:
+                return version
+        except AnchorageError:
+            continue  # damaged: this run publishes anew
+    return None
+
+
+def _hash_search_parts(sources: Mapping[str, Path | bytes]) -> dict[str, str]:
+    parts = {name: source for name, source in sources.items() if manifests.is_search_part(name)}
+    return {
+        name: hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else hash_file(source)
+        for name, source in parts.items()
+    }
 
 
 def _collect(

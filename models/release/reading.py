@@ -46,7 +46,8 @@ class Release:
     @property
     def content(self) -> str:
         """Identity of what search answers with: two releases with the same one differ in their reports at most."""
-        return manifests.content(self.manifest)
+        entries = self.manifest["files"]
+        return manifests.content(self.model_fingerprint, {name: entries[name]["sha256"] for name in entries})
 
     @property
     def index_folder(self) -> Path:

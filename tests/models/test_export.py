@@ -11,6 +11,7 @@ from PIL import Image
 from models.data.images import load_image
 from models.encoders import create_encoder
 from models.export import export_encoder
+from models.release import fingerprint_model
 
 SIZE = 16
 
@@ -67,3 +68,25 @@ def test_a_trained_bfloat16_encoder_answers_in_float32(tmp_path):
     assert answer["embeddings"].dtype == tf.float32
     pixels = np.stack([load_image(data, SIZE, "crop") for data in IMAGES])
     np.testing.assert_allclose(answer["embeddings"], encoder(pixels), atol=2e-2)
+
+
+def test_two_exports_of_one_model_have_one_fingerprint_and_others_have_others(tmp_path):
+    options = {"image_size": SIZE, "embedding_size": 6, "widths": (4, 8), "pooling": "gem"}
+    encoder, twin = create_encoder("small", **options), create_encoder("small", **options)  # with other names within
+    changed = create_encoder("small", **options, normalize=False)
+    twin.set_weights(encoder.get_weights())
+    changed.set_weights(encoder.get_weights())
+
+    def fingerprint(model, fit="crop"):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        export_encoder(model, folder, image_size=SIZE, fit=fit)
+        return fingerprint_model(folder)
+
+    first = fingerprint(encoder)
+    assert fingerprint(twin) == first
+    assert fingerprint(changed) != first  # the same weights in another network
+    assert fingerprint(encoder, fit="pad") != first
+    weights = twin.get_weights()
+    weights[0].flat[3] += 1e-3
+    twin.set_weights(weights)
+    assert fingerprint(twin) != first

@@ -47,6 +47,7 @@ def test_a_sound_experiment_passes(check):
         ('"multi_proxy_anchor"', '"multi_proxy_anchr"', "loss.name", "Did you mean 'multi_proxy_anchor'?"),
         ("alpha = 16.0", "alpa = 16.0", "loss.params.alpa", "Did you mean 'alpha'?"),
         ("alpha = 16.0", "alpha = -1.0", "loss.params.alpha", "must be positive"),
+        ("alpha = 16.0", "proxies_per_class = 1_000_000_000", "loss.params", "fit into the"),
         ("alpha = 16.0", "alpha = { low = -1.0, high = 8.0 }", "loss.params.alpha", "must be positive"),
         ("alpha = 16.0", "delt = { low = 0.1, high = 8.0 }", "loss.params.delt", "delta"),
         ('name = "small"', "name = 'smal'", "encoder.name", "small"),

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from models.release import current_version, list_releases, open_release
+from models.release import current_version, list_releases, open_release, publish_release, roll_back
 
 # Forks once per operation: the child counts what it asks of the system and kills itself before the n-th.
 _SCRIPT = """
@@ -36,7 +36,7 @@ for n in range(1, 1000):
     if not child:
         armed[0] = n
         publish_release(folder, model_folder=model, index_folder=index,
-                        files={"gallery.parquet": b"ids", "report/a.html": b"x" * 100_000}, facts={})
+                        files={"gallery.parquet": b"ids", "report/a.html": b"x" * 100_000}, facts={"run_key": "two"})
         os._exit(0)
     if os.waitpid(child, 0)[1] == 0:
         break
@@ -57,10 +57,16 @@ def test_killed_before_every_operation(sources, make_sources, releases, tmp_path
         for version in shown:
             assert open_release(case, version)  # whatever bears a number is whole
         ends.append((current_version(case), len(shown)))
-        again = sources.publish(case)
-        assert again > max(shown)
+        files = {"gallery.parquet": b"ids", "report/a.html": b"x" * 100_000}
+        again = publish_release(
+            case, model_folder=two.model, index_folder=two.index, files=files, facts={"run_key": "two"}
+        )
+        # Published once, whether it was killed before the rename, between rename and pointer, or after.
+        assert again == shown[-1] if len(shown) == 2 else again > shown[-1]
+        assert [summary.version for summary in list_releases(case)] == [1, again]
         assert open_release(case).version == again
         assert not list(case.glob(".tmp-*"))
+        assert roll_back(case) == 1
     assert ends[0] == (1, 1)
     assert ends[-1] == (2, 2)
     assert ends == sorted(ends)  # first nothing, then the folder, then the pointer

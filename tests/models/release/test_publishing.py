@@ -129,6 +129,27 @@ def damage_pointer(releases, how):
         (releases / "current").write_text({"garbage": "one", "300 digits": "1" * 300}[how])
 
 
+def test_the_same_run_is_published_once(sources, releases):
+    sources.publish(releases, run_key="a")
+    assert sources.publish(releases, run_key="b") == 2
+    (releases / "current").write_text("1\n")  # as if killed before the pointer was moved
+    assert sources.publish(releases, copy=True, run_key="b") == 2
+    assert current_version(releases) == 2
+    assert sources.publish(releases, copy=True, run_key="b") == 2  # and as if killed after
+    assert visible(releases) == ["1", "2", "current"]
+    assert roll_back(releases) == 1
+
+
+def test_another_result_or_a_damaged_release_of_the_same_run_is_published_anew(sources, releases):
+    sources.publish(releases, run_key="a")
+    assert sources.publish(releases, run_key="a") == 2  # another gallery
+    assert sources.publish(releases, copy=True, run_key="b") == 3  # another run
+    (releases / "3/labels.json").write_bytes(b"[]x")
+    assert sources.publish(releases, copy=True, run_key="b") == 4
+    sources.publish(releases, copy=True)
+    assert sources.publish(releases, copy=True) == 6  # nothing says that it is the same run
+
+
 def test_after_a_roll_back_the_next_release_replaces_the_older_one(sources, releases):
     for _ in range(3):
         sources.publish(releases)

@@ -1,5 +1,6 @@
 """Opening a release: every file is compared with its hash before a library may see it."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 
 from models.errors import DataError, UsageError
 from models.release import current_version, fingerprint_model, list_releases, open_release
+from models.release.fingerprint import write_identity
 from models.release.manifest import read_manifest, seal
 
 
@@ -221,6 +223,30 @@ def test_fingerprint_sees_weights_and_graph_but_not_notes(sources):
     assert fingerprint_model(sources.model) != before
     with pytest.raises(DataError, match="E_MODEL_MISSING"):
         fingerprint_model(sources.model.parent)
+
+
+def test_recorded_identity_counts_for_the_files_that_it_was_written_for(sources, make_sources, releases):
+    weights = sources.model / "variables/variables.data-00000-of-00001"
+    first = write_identity(sources.model, {"weights": ["a", "b"]})
+    flip(weights)
+    with pytest.raises(DataError, match="E_MODEL_CHANGED"):
+        fingerprint_model(sources.model)
+    assert write_identity(sources.model, {"weights": ["a", "b"]}) == first == fingerprint_model(sources.model)
+    assert write_identity(sources.model, {"weights": ["a", "c"]}) != first
+    sources.write_index_facts(fingerprint_model(sources.model))
+    assert open_release(releases, sources.publish(releases)).model_fingerprint == fingerprint_model(sources.model)
+
+
+def test_release_whose_recorded_identity_is_of_other_files_is_refused(sources, releases):
+    write_identity(sources.model, {"weights": ["a"]})
+    sources.write_index_facts(fingerprint_model(sources.model))
+    sources.publish(releases)
+    files = read_manifest(releases / "1")["files"]
+    flip(releases / "1/saved_model.pb")
+    changed = hashlib.sha256((releases / "1/saved_model.pb").read_bytes()).hexdigest()
+    reseal(releases / "1", files={**files, "saved_model.pb": {**files["saved_model.pb"], "sha256": changed}})
+    with pytest.raises(DataError, match="E_MODEL_CHANGED"):
+        open_release(releases)
 
 
 def test_nothing_heavy_is_imported():
