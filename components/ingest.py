@@ -73,7 +73,7 @@ def ImageExampleGen(
         max_pixels: largest image accepted.
         attributes_json: JSON list of further columns of the table to keep with each image.
         follow_links: 1 lets symbolic links lead out of the root.
-        rejects_file: gets what `rejects.jsonl` holds, and outlives the artifact of a run that stopped; "" for none.
+        rejects_file: gets the bad records when they are too many, as TFX deletes the artifact then; "" for none.
         data_version: digest of the data; part of the cache key, not used otherwise.
         code_version: digest of the code; part of the cache key, not used otherwise.
         beam_pipeline: given by TFX.

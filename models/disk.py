@@ -11,7 +11,7 @@ from pathlib import Path
 from models.errors import AnchorageError, ResourceError, causes
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 _RESERVE = 1 << 20  # room for the manifest, the pointer and the folders themselves
 
 # What Beam, TensorFlow and SQLite say of the same faults, where they keep the words and drop the number.
@@ -22,9 +22,12 @@ _WORDS = {
     "File too large": errno.EFBIG,
     "Read-only file system": errno.EROFS,
     "readonly database": errno.EROFS,
+    "disk I/O error": errno.EIO,  # SQLite's words, also for a limit on file size
     "Permission denied": errno.EACCES,
     "Operation not permitted": errno.EPERM,
 }
+_RIGHTS = "Give this user the right to it, or name another folder."
+_ADVICE = {errno.EIO: "Look at the disk, at its quota and at limits on file size, then run the same command again."}
 _NUMBER = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -83,7 +86,7 @@ def disk_fault(error: BaseException, folder: Path, needed: int | None = None) ->
         if number in _FULL:
             return _disk_full(folder if needed is not None else place, needed, _free(place))
         if number in _CLOSED:
-            return _not_writable(place, os.strerror(number))
+            return _not_writable(place, os.strerror(number), _ADVICE.get(number, _RIGHTS))
     return None
 
 
@@ -113,8 +116,5 @@ def _disk_full(folder: Path, needed: int | None, free: int) -> ResourceError:
     )
 
 
-def _not_writable(folder: Path, reason: str) -> ResourceError:
-    return ResourceError(
-        "E_NOT_WRITABLE",
-        f"Expected to write to {folder}. Received: {reason}. Give this user the right to it, or name another folder.",
-    )
+def _not_writable(folder: Path, reason: str, advice: str = _RIGHTS) -> ResourceError:
+    return ResourceError("E_NOT_WRITABLE", f"Expected to write to {folder}. Received: {reason}. {advice}")

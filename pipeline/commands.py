@@ -99,12 +99,13 @@ def compare(path: Path, side_by_side: int, only: Sequence[str]) -> None:
 def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
     """Run the pipeline, then say what came of it and where to look."""
     from models.release import current_version
+    from pipeline.graph import local_places
     from pipeline.inspection import check_listing
     from pipeline.preflight import check_parts
     from pipeline.run import run_experiment
 
     check_parts(experiment)
-    check_listing(experiment)
+    check_listing(experiment, local_places(experiment).rejects)
     print(f"running {experiment.name}; every step is logged in {shown(experiment.run_folder / 'run.log')}")
     summary = run_experiment(experiment, reset_metadata=reset_metadata)
     if summary.refused is not None:

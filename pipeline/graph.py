@@ -31,6 +31,11 @@ class Places:
     checkpoints: str
     metadata: str | None = None
 
+    @property
+    def rejects(self) -> str:
+        """Where the bad records of data are listed that a run stopped at."""
+        return posixpath.join(self.pipeline_root, "rejects.jsonl")
+
 
 @dataclass(frozen=True)
 class Fingerprints:
@@ -162,7 +167,7 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
         max_pixels=data.max_pixels,
         attributes_json=_json(experiment.evaluation.attributes),
         follow_links=int(data.follow_links),
-        rejects_file=posixpath.join(places.pipeline_root, "rejects.jsonl"),
+        rejects_file=places.rejects,
         data_version=fingerprints.data,
         code_version=code_version("components.ingest"),
     )

@@ -17,8 +17,12 @@ _OPENED = 200  # images decoded for a look at the data
 _FEW = 5  # bad ones among them from which on the rest is judged by them
 
 
-def check_listing(experiment: Experiment) -> Listing:
+def check_listing(experiment: Experiment, rejects_file: str = "") -> Listing:
     """List the images as ingestion does, and refuse data of which a run could say so only later.
+
+    Args:
+        experiment: whose data to list.
+        rejects_file: gets the bad records when they are too many; "" for none.
 
     Raises:
         DataError: E_TABLE_DAMAGED, E_TABLE_COLUMNS, E_TOO_MANY_REJECTS, E_SPLIT_EMPTY, as the run does.
@@ -27,7 +31,9 @@ def check_listing(experiment: Experiment) -> Listing:
     data = experiment.data
     listing = list_sources(experiment, val_share=data.val_share, attributes=experiment.evaluation.attributes)
     total = len(listing.sources) + len(listing.rejects)
-    check_rejects(listing.rejects, total, max_rejects=data.max_rejects, max_share=data.max_reject_share)
+    check_rejects(
+        listing.rejects, total, max_rejects=data.max_rejects, max_share=data.max_reject_share, file=rejects_file
+    )
     listed = Counter(source.split for source in listing.sources)
     check_splits(listed, listed, listing.rejects, listing.skipped)
     _check_batches(experiment, [source.label for source in listing.sources if source.split == "train"])

@@ -43,15 +43,15 @@ def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, ma
         total: number of all records.
         max_rejects: this many may be bad, ...
         max_share: ... and so may this share of all, in [0, 1).
-        file: gets the bad records, whether too many or not, one JSON object a line; "" writes none.
+        file: gets all bad records when they are too many, one JSON object a line; "" writes none.
 
     Raises:
         DataError: `E_TOO_MANY_REJECTS`, with the first three.
     """
     limit = reject_limit(total, max_rejects=max_rejects, max_share=max_share)
-    if file:
-        write_rejects(file, rejects)
     if len(rejects) > limit:
+        if file:
+            write_rejects(file, rejects)
         shown = "; ".join(tell_reject(reject) for reject in rejects[:3])
         raise DataError(
             "E_TOO_MANY_REJECTS",

@@ -19,6 +19,7 @@ from models.errors import DataError, ResourceError
         (RuntimeError("PermissionError: [Errno 13] Permission denied: '/a/b'"), "E_NOT_WRITABLE"),
         (RuntimeError("/a/b/variables.data-0; No space left on device"), "E_DISK_FULL"),
         (sqlite3.OperationalError("database or disk is full"), "E_DISK_FULL"),
+        (RuntimeError("Error when executing query: disk I/O error query: COMMIT;"), "E_NOT_WRITABLE"),
         (sqlite3.OperationalError("attempt to write a readonly database"), "E_NOT_WRITABLE"),
     ],
 )

@@ -1,4 +1,5 @@
 import errno
+import resource
 import sqlite3
 
 import pytest
@@ -78,3 +79,15 @@ def test_f18_a_full_disk_is_not_taken_for_a_damaged_record(tmp_path, monkeypatch
     monkeypatch.setattr(metadata, "open_metadata", full)
     with pytest.raises(ResourceError, match="E_DISK_FULL"):
         prepare_metadata(tmp_path / "metadata.sqlite", tmp_path)
+
+
+def test_f18_a_limit_on_file_size_is_not_taken_for_a_damaged_record(tmp_path):
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))  # the empty tables take more
+    try:
+        with pytest.raises(ResourceError, match=r"metadata.sqlite"):
+            prepare_metadata(tmp_path / "metadata.sqlite", tmp_path / "artifacts")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+    prepare_metadata(tmp_path / "metadata.sqlite", tmp_path / "artifacts")
+    assert next_execution(tmp_path / "metadata.sqlite") == 1

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.lock import hold_folder
 from pipeline.shapes import draw_shapes
 
 pytestmark = pytest.mark.slow
@@ -202,3 +203,33 @@ def test_unknown_loss_and_parameter_stop_before_anything_runs(folder, tmp_path):
         assert told in done.stderr
         assert done.stderr.count("\n") == 2  # what is wrong with the file, and a line for its one mistake
         assert not (folder / "runs/wrong/metadata.sqlite").exists()
+
+
+def test_a_deleted_release_is_published_again_and_a_run_names_its_own(folder):
+    folder, _ = folder
+    (folder / "toy.toml").write_text(_TOY.read_text() + "\n[index]\nneighbors = 7\n")
+    first = anchorage(folder, *_RUN)
+    assert first.returncode == 0, first.stdout + first.stderr
+    mine = int((folder / "releases/toy/current").read_text())
+    shutil.rmtree(folder / f"releases/toy/{mine}")
+    again = anchorage(folder, *_RUN)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"release  releases/toy/{mine + 1}\n" in again.stdout
+    assert (folder / f"releases/toy/{mine + 1}/manifest.json").is_file()
+    assert states(again)["PublishRelease"] == "complete"
+    assert states(again)["EvaluateRetrieval"] == "cached"
+    assert anchorage(folder, "releases", "rollback").returncode == 0
+    current = (folder / "releases/toy/current").read_text().strip()
+    rolled_back = anchorage(folder, *_RUN)
+    assert rolled_back.returncode == 0, rolled_back.stdout + rolled_back.stderr
+    assert f"release  releases/toy/{mine + 1}\n" in rolled_back.stdout
+    assert f"release {current} is in use, not this one" in rolled_back.stdout
+    (folder / "toy.toml").write_text(_TOY.read_text())
+
+
+def test_f24_a_second_run_is_refused_while_the_first_goes_on(folder):
+    folder, _ = folder
+    with hold_folder(folder / "runs/toy", "toy"):
+        done = anchorage(folder, *_RUN)
+    assert done.returncode == 4
+    assert f"E_RUN_LOCKED: Expected {folder}/runs/toy to be free. It is in use by process {os.getpid()}" in done.stderr

@@ -1,4 +1,3 @@
-import json
 import os
 
 import pytest
@@ -40,7 +39,7 @@ def test_broken_links_are_told(tmp_path):
 def test_all_bad_records_are_kept_in_a_file_that_the_message_names(tmp_path):
     file, bad = str(tmp_path / "runs/rejects.jsonl"), [Reject("", "", "E_PATH_MISSING", "row 2 names no path")]
     check_rejects(bad, 100, max_rejects=1, max_share=0, file=file)
-    assert json.loads((tmp_path / "runs/rejects.jsonl").read_text())["code"] == "E_PATH_MISSING"
+    assert not (tmp_path / "runs").exists()
     bad += rejects("A", "B", "C")
     with pytest.raises(DataError, match=rf"First: row 2 names no path; a/0.png: why; .*All are in {file}\.") as caught:
         check_rejects(bad, 100, max_rejects=1, max_share=0, file=file)
