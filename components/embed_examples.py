@@ -129,7 +129,8 @@ def _check_counts(folder: Path, shards: dict[str, list[ExampleShard]]) -> dict:
     if None not in known and written + len(rejects) != total:
         raise DataError(
             "E_EMBEDDINGS_INCOMPLETE",
-            f"Expected {total} embeddings and rejects. Received: {written} and {len(rejects)}. Run again",
+            f"Expected {total} embeddings and rejects. Received: {written} and {len(rejects)}. "
+            "Run the same command again",
         )
     empty = [split for split in shards if not counts.get(split)]
     if empty:

@@ -100,7 +100,7 @@ def ImageExampleGen(
     _log_rejects(listing.rejects)
     check(listing.rejects)
     listed = Counter(source.split for source in listing.sources)
-    check_splits(listed, listed, listing.rejects, listing.skipped)
+    check_splits(listed, listed, listing.rejects, listing.skipped, listing.unlisted)
 
     if "://" not in examples.uri:
         check_free_space(Path(examples.uri), _total_size(Path(root), listing.sources))
@@ -116,7 +116,7 @@ def ImageExampleGen(
     _log_rejects(rejects)
     check(rejects)
     kept = Counter({split: facts["records"] for split, facts in counts["splits"].items()})
-    check_splits(kept, listed, rejects, listing.skipped)
+    check_splits(kept, listed, rejects, listing.skipped, listing.unlisted)
 
     examples.splits = list(SPLITS)
     examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)

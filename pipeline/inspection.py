@@ -35,7 +35,7 @@ def check_listing(experiment: Experiment, rejects_file: str = "") -> Listing:
         listing.rejects, total, max_rejects=data.max_rejects, max_share=data.max_reject_share, file=rejects_file
     )
     listed = Counter(source.split for source in listing.sources)
-    check_splits(listed, listed, listing.rejects, listing.skipped)
+    check_splits(listed, listed, listing.rejects, listing.skipped, listing.unlisted)
     _check_batches(experiment, [source.label for source in listing.sources if source.split == "train"])
     return listing
 
@@ -58,7 +58,7 @@ def inspect_data(experiment: Experiment) -> list[str]:
     good = [source for source in listing.sources if source.id not in bad]
     if len(opened) == len(listing.sources):
         kept, listed = (Counter(source.split for source in part) for part in (good, listing.sources))
-        check_splits(kept, listed, rejects, listing.skipped)
+        check_splits(kept, listed, rejects, listing.skipped, listing.unlisted)
     return _describe(table or root, listing, good, len(opened), rejects)
 
 

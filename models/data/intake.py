@@ -4,6 +4,7 @@ import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from models.data.examples import write_rejects
 from models.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, check_image
@@ -71,7 +72,13 @@ def reject_limit(total: int, *, max_rejects: int, max_share: float) -> int:
     return max(max_rejects, int(max_share * total))
 
 
-def check_splits(kept: Mapping[str, int], listed: Mapping[str, int], rejects: Sequence[Reject], skipped: int) -> None:
+def check_splits(
+    kept: Mapping[str, int],
+    listed: Mapping[str, int],
+    rejects: Sequence[Reject],
+    skipped: int,
+    unlisted: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Raise if a split has no images, naming what removed them.
 
     Args:
@@ -79,6 +86,7 @@ def check_splits(kept: Mapping[str, int], listed: Mapping[str, int], rejects: Se
         listed: images that were listed for each split.
         rejects: records that were set aside.
         skipped: files without the suffix of an image.
+        unlisted: of the `Listing`: why nothing was listed for a split.
 
     Raises:
         DataError: `E_SPLIT_EMPTY`.
@@ -90,8 +98,8 @@ def check_splits(kept: Mapping[str, int], listed: Mapping[str, int], rejects: Se
     if len(empty) == len(SPLITS) and not listed:
         reason = f"no image was found; {skipped} files had another suffix, {count_by_code(rejects)} were rejected"
     elif not listed.get(empty[0]):
-        reason = f"no class fell to it out of {dict(listed)}; raise `data.{empty[0]}_share`, or bring more classes"
-        if empty[0] == "train" or refused:
+        reason = unlisted.get(empty[0], f"no image was listed for it out of {dict(listed)}")
+        if refused:
             reason = f"no image was listed for it, {count_by_code(refused)} were rejected; all others: {dict(listed)}"
     else:
         reason = f"all of its {listed[empty[0]]} images were rejected: {count_by_code(refused)}"

@@ -13,6 +13,7 @@ import posixpath
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -61,11 +62,15 @@ class Reject(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All sources in the order of their ids, the rejects, and how many files had no image's suffix."""
+    """All sources in the order of their ids, the rejects, and how many files had no image's suffix.
+
+    `unlisted` has a reason, with what to do, for each split that would have no images.
+    """
 
     sources: list[Source]
     rejects: list[Reject]
     skipped: int
+    unlisted: Mapping[str, str] = MappingProxyType({})
 
 
 def list_images(
@@ -120,7 +125,7 @@ def list_images(
             seen[item.id] = item.path
             sources.append(item)
     dealt = deal_classes(sources, val_share=val_share, test_share=test_share, seed=seed)
-    return Listing(sorted(dealt), rejects, skipped)
+    return Listing(sorted(dealt), rejects, skipped, _explain_unlisted(sources, val_share, test_share))
 
 
 def deal_classes(sources: list[Source], *, val_share: float, test_share: float, seed: int) -> list[Source]:
@@ -143,6 +148,20 @@ def deal_classes(sources: list[Source], *, val_share: float, test_share: float, 
     return [
         source._replace(split=dealt[source.label]) if source.split in ("", "train") else source for source in sources
     ]
+
+
+def _explain_unlisted(sources: list[Source], val_share: float, test_share: float) -> dict[str, str]:
+    """Why a split got no class, if it got none, and what helps: shares do nothing for data with splits of its own."""
+    given = {source.split for source in sources}
+    classes = len({source.label for source in sources if source.split in ("", "train")})
+    dealt = {"test": test_share} if given == {""} else {}
+    dealt |= {} if "val" in given else {"val": val_share}
+    reasons = dict.fromkeys(SPLITS, "the data's own splits give it no image; give it some classes there")
+    for split, share in dealt.items():
+        reasons[split] = f"`data.{split}_share` is 0; raise it"
+        if share:
+            reasons[split] = f"each split needs a class of its own, and there are {classes} to deal out; bring more"
+    return reasons
 
 
 def _part(share: float, count: int) -> int:

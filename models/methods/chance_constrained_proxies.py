@@ -128,7 +128,7 @@ class ChanceConstrainedProxies(Method):
             raise UsageError(
                 "E_NO_VALIDATION",
                 "'chance_constrained_proxies' ends a problem by MAP@R on validation classes. Received: no validation "
-                "classes. Raise `val_share`.",
+                "classes. Train with a `validation_store`.",
             )
         value, best = float(logs[_SCORE]), float(ops.convert_to_numpy(self.best_value))
         if value > best + self.least_gain or best < 0:

@@ -85,7 +85,9 @@ class SelfTraining(Procedure):
 
     def run(self, task: Task):
         if self.schedule == "gist" and task.validation_store is None:
-            raise UsageError("E_NO_VALIDATION", "The schedule 'gist' needs validation classes. Raise `val_share`.")
+            raise UsageError(
+                "E_NO_VALIDATION", "The schedule 'gist' needs validation classes. Train with a `validation_store`."
+            )
         human, pool = hide_labels(task.store, self.labelled_share, self.unlabelled_class, self.seed)
         if not len(pool):
             raise UsageError(

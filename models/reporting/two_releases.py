@@ -77,6 +77,6 @@ def _read_judged(release: "Release", split: str) -> "Embeddings":
         raise UsageError(
             "E_RELEASE_EMBEDDINGS",
             f"Expected the embeddings that release {release.version} was judged by at {path}. Received: none, "
-            "it is of an earlier format. Publish it again with `anchorage run` to compare it",
+            "it is of an earlier format. Compare releases that this version of `anchorage run` published",
         )
     return read_table(path, [split])

@@ -181,7 +181,7 @@ def load_index(folder: str | os.PathLike, dimension: int | None = None) -> Index
         raise DataError(
             "E_INDEX_PICKLE",
             f"Expected an index without pickled files in {folder}. Received: {pickles[0]}, which could run any code "
-            "when opened. Build the index again",
+            "when opened. `anchorage run` builds an index without",
         )
     if dimension is not None and dimension != facts["dimension"]:
         raise DataError(
@@ -345,4 +345,6 @@ def _check_assets(files: Path) -> None:
 
 
 def _damaged(folder: Path, what: str) -> DataError:
-    return DataError("E_INDEX_DAMAGED", f"Expected a whole index in {folder}. Received: {what}. Build the index again")
+    return DataError(
+        "E_INDEX_DAMAGED", f"Expected a whole index in {folder}. Received: {what}. `anchorage run` builds a new one"
+    )

@@ -33,6 +33,6 @@ def validate(
         DataError: E_SPLIT_EMPTY if the store is empty, E_NO_RELEVANT if no class in it has two images.
     """
     if not len(store):
-        raise DataError("E_SPLIT_EMPTY", "Expected images to validate on. Received: none. Raise `val_share`.")
+        raise DataError("E_SPLIT_EMPTY", "Expected images to validate on. Received: an empty `validation_store`.")
     vectors = embed_store(model, store, batch_size)
     return evaluate_retrieval(vectors, store.labels, store.roles, metrics=metrics).values

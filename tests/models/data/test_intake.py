@@ -60,6 +60,8 @@ def test_an_empty_split_is_told_with_what_removed_its_images():
     check_splits(counts, counts, [], 0)
     with pytest.raises(DataError, match=r"The split test has no images: all of its 2 images were rejected: 2 A"):
         check_splits({"train": 3, "val": 1}, counts, rejects("A", "A"), 0)
+    with pytest.raises(DataError, match=r"The split val has no images: bring more\."):
+        check_splits({"train": 3}, {"train": 3}, [], 0, {"val": "bring more"})
     with pytest.raises(DataError, match=r"no image was found; 4 files had another suffix"):
         check_splits({}, {}, [], 4)
 

@@ -248,3 +248,35 @@ def test_attributes_of_a_table_travel_with_each_image(tmp_path):
         list_images(tmp_path, tmp_path / "t.csv", attributes=["camera"], **SHARES)
     with pytest.raises(DataError, match=r"E_TABLE_COLUMNS: Expected a table with the columns \['family'\]"):
         list_images(tmp_path, attributes=["family"], **SHARES)
+
+
+@pytest.mark.parametrize(
+    ("parts", "shares", "split", "told"),
+    [
+        (
+            [("a", ""), ("b", "")],
+            (0.25, 0.5),
+            "val",
+            "each split needs a class of its own, and there are 2 to deal out",
+        ),
+        ([("a", ""), ("b", ""), ("c", "")], (0.0, 0.5), "val", "`data.val_share` is 0; raise it"),
+        ([("a", ""), ("b", ""), ("c", "")], (0.25, 0.0), "test", "`data.test_share` is 0; raise it"),
+        ([("a", "train"), ("b", "train")], (0.25, 0.5), "test", "the data's own splits give it no image"),
+        (
+            [("a", "train"), ("b", "test")],
+            (0.25, 0.5),
+            "val",
+            "each split needs a class of its own, and there are 1 to",
+        ),
+        ([("a", "train"), ("b", "train"), ("c", "test")], (0.0, 0.5), "val", "`data.val_share` is 0; raise it"),
+        ([("a", "test"), ("b", "val")], (0.25, 0.5), "train", "the data's own splits give it no image"),
+    ],
+)
+def test_a_split_without_a_class_has_a_reason_and_a_remedy_that_helps(tmp_path, parts, shares, split, told):
+    rows = [f"{label}.png,{label},{part}" for label, part in parts]
+    if not any(part for _, part in parts):
+        rows = [row.rstrip(",") for row in rows]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label" + (",split" if rows[0].count(",") == 2 else ""), *rows]))
+    listing = list_images(tmp_path, tmp_path / "t.csv", val_share=shares[0], test_share=shares[1], seed=0)
+    assert split not in {source.split for source in listing.sources}
+    assert told in listing.unlisted[split]
