@@ -56,7 +56,7 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, *, image_siz
     pixels = tf.TensorSpec((None, image_size, image_size, 3), tf.uint8, name="images")
     archive.add_endpoint("pixels", embed_pixels, [pixels])
     archive.write_out(os.fspath(folder), verbose=False)
-    write_identity(folder, {**_content(encoder, image_size, fit), "operations": _count_operations(folder)})
+    write_identity(os.fspath(folder), {**_content(encoder, image_size, fit), "operations": _count_operations(folder)})
 
 
 def _content(encoder: keras.Model, image_size: int, fit: str) -> dict[str, Any]:

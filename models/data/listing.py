@@ -160,7 +160,7 @@ def _explain_unlisted(sources: list[Source], val_share: float, test_share: float
     for split, share in dealt.items():
         reasons[split] = f"`data.{split}_share` is 0; raise it"
         if share:
-            reasons[split] = f"each split needs a class of its own, and there are {classes} to deal out; bring more"
+            reasons[split] = f"each split needs a class of its own, but only {classes} can be dealt out; bring more"
     return reasons
 
 
