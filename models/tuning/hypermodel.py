@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import keras_tuner
+from keras_tuner.src import config
 
 from models.errors import AnchorageError, ResourceError, UsageError
 from models.user_code import find_fault
@@ -60,6 +61,7 @@ class SettingsTuner(keras_tuner.Tuner):
             ResourceError: from a trial, as it came.
             UsageError: E_TUNER_FAILED if no trial succeeded.
         """
+        config.DEBUG = False  # Keras Tuner prints the traceback of each failed trial otherwise
         try:
             super().search(*fit_args, **fit_kwargs)
         except keras_tuner.errors.FatalError as error:

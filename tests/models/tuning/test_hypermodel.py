@@ -86,7 +86,8 @@ def test_a_failed_trial_is_one_line_on_the_terminal_and_a_traceback_in_the_log(t
     tuner = create_tuner(unlucky, SPACE, directory=tmp_path, trials=3, seed=1)
     tuner.search()
     tuner.results_summary()
-    shown = capsys.readouterr().out
+    shown, errors = capsys.readouterr()
+    assert errors == ""
     assert "\nfailed: E_USER_CODE: first line second line (RuntimeError in " in shown
     assert "Traceback" not in shown
     assert 'raise RuntimeError("first line' in caplog.text
