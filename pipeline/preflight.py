@@ -236,6 +236,7 @@ def _check_memory(layer, embedding_size: int) -> None:
     Training keeps three more numbers for each trainable weight: its gradient and the optimizer's two averages.
     """
     import keras
+    from keras.src.backend.common import global_state
 
     from models.losses import LOSSES
 
@@ -243,6 +244,8 @@ def _check_memory(layer, embedding_size: int) -> None:
         return
     with keras.StatelessScope(initialize_variables=False):
         layer.build((2, embedding_size), (2,))
+    # Otherwise Keras makes up for the values of these weights as soon as it leaves another scope.
+    global_state.set_global_attribute("uninitialized_variables", [])
     needed = sum(4 * math.prod(weight.shape) * (4 if weight.trainable else 1) for weight in layer.weights)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
