@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from models.errors import UsageError
 from pipeline.comparison.data import prepare_images
@@ -32,13 +31,14 @@ def compare(path: str | Path, side_by_side: int = 1, only: Sequence[str] = ()) -
         ResourceError: E_RUN_LOCKED if the comparison is already running.
     """
     comparison, document = load_comparison(path)
+    plan, wanted = expand(comparison, document), _wanted(comparison, only)
     with hold_folder(comparison.folder, comparison.name):
-        return _compare(comparison, document, side_by_side, only)
+        return _compare(comparison, plan, wanted, side_by_side)
 
 
-def _compare(comparison: Comparison, document: dict[str, Any], side_by_side: int, only: Sequence[str]) -> Outcome:
-    plan = expand(comparison, document)
-    wanted = _wanted(comparison, only)
+def _compare(
+    comparison: Comparison, plan: dict[str, list[Candidate]], wanted: Sequence[str], side_by_side: int
+) -> Outcome:
     images = prepare_images(comparison, next(iter(plan.values()))[0].experiment)
     labels = images.training_labels()
     plan = write_plan(plan, labels)  # folds differ in size: the recipe must not choose anew for each
