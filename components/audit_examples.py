@@ -75,7 +75,7 @@ def _check_leaks(found: dict) -> None:
         told.append(f"{classes['count']} classes in several: {shown}")
     if images["count"]:
         shown = ", ".join(_tell_copies(copies) for copies in images["first"][:5])
-        told.append(f"{images['count']} images with copies in several: {shown}")
+        told.append(f"images with copies in several splits, {images['count']} of them: {shown}")
     if told:
         raise DataError(
             "E_SPLIT_LEAK",

@@ -46,7 +46,9 @@ def EmbedUntrained(
     models = Path(model_run.uri) / UNTRAINED
     if not (models / "network/saved_model.pb").is_file():
         raise DataError(
-            "E_BASELINE_MISSING", f"Expected the network before its first step in {models}. Received: none. Train again"
+            "E_BASELINE_MISSING",
+            f"Expected the network before its first step in {models}. Received: none. "
+            "Run the same command with --reset-metadata: it trains again",
         )
     folder = Path(embeddings.uri)
     folder.mkdir(parents=True, exist_ok=True)
