@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from models.reporting.calibration_check import calibrate_and_check
 from models.reporting.gate import StatisticalGate
 from models.reporting.judge import judge_candidate
 from models.reporting.page import CAP
@@ -107,10 +108,11 @@ def browser(tmp_path):
 
 
 @pytest.fixture
-def page(clusters, tmp_path):
+def page(clusters, join, tmp_path):
     """A report with every part that a few clusters can give, and a picture for each image."""
+    candidate, validation = clusters(1.6, classes=12), clusters(1.6, classes=20, split="val", seed=1)
     report = judge_candidate(
-        clusters(1.6, classes=12),
+        candidate,
         split="test",
         metrics=["recall@1"],
         primary="map@r",
@@ -118,7 +120,9 @@ def page(clusters, tmp_path):
         gate=StatisticalGate({"map@r": 0.1}, "map@r", 0.02),
         baseline=clusters(2.2, classes=12, seed=4),
         baseline_facts={"version": 2, "reason": "Release 2 is current.", "first": False},
-        validation=clusters(1.6, classes=12, split="val", seed=1),
+        untrained={"raw pixels": clusters(4.0, classes=12, seed=2)},
+        validation=validation,
+        calibration=calibrate_and_check(candidate, validation, join(candidate, validation)),
         slices=["class_size", "confused"],
         context={
             "training": {
@@ -148,7 +152,7 @@ def test_opens_clean_on_desk_and_phone(browser, page):
         assert pictures["all"] > 100
         assert pictures["broken"] == []
         assert browser.evaluate("document.documentElement.scrollWidth") <= width
-        assert browser.evaluate("document.querySelectorAll('section.missing').length") == 1  # no index
+        assert browser.evaluate("[...document.querySelectorAll('section.missing')].map(part => part.id)") == ["index"]
         assert not [event for event in browser.events if event["method"] in COMPLAINTS]
         asked = [event["params"] for event in browser.events if event["method"] == "Network.requestWillBeSent"]
         assert {params["request"]["url"].partition(":")[0] for params in asked} <= {"file", "data"}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from models.data.store import Record, RecordStore, write_store
+from tests.benchmarks.workers.memory import MEASURABLE, cap_data, held
 
 ROOT = Path(__file__).parents[3]
 SIZE, CLASSES, PER_CLASS, BATCH = 128, 64, 172, 32
@@ -32,7 +32,7 @@ def test_a_quarter_of_the_data_fits_in_memory_and_all_of_it_is_trained_on(tmp_pa
                 yield Record(f"{number}/{item}", f"class-{number:02}", "both", image)
 
     write_store(tmp_path, records(), SIZE)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**os.environ, **MEASURABLE, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"}
     command = [sys.executable, __file__, str(tmp_path)]
     try:
         child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -84,8 +84,7 @@ def train_in_a_quarter(folder: str) -> None:
         "epochs": 1,
     }
     train_run(store, None, training={**training, "steps_per_epoch": 2}, **arguments)
-    held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
-    resource.setrlimit(resource.RLIMIT_DATA, (int(held.split()[1]) * 1024 + BYTES // 4,) * 2)
+    cap_data(held("VmData") + BYTES // 4)
     seen.clear()
     history = train_run(store, None, training=training, **arguments).result.history
     rows = len(seen)
