@@ -10,6 +10,7 @@ EXPERIMENT ?= pipeline/experiments/icons.toml
 UV_VERSION := 0.13.9
 UV := $(shell command -v uv || echo .tools/bin/uv)
 PYTHON := .venv/bin/python
+PROJECTS := pyproject.toml models/pyproject.toml components/pyproject.toml pipeline/pyproject.toml
 CONFORMANCE := $(patsubst %,tests/models/losses/test_%.py,classes contract errors oracles policies vectors)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
@@ -22,14 +23,14 @@ help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: setup data ## install, build the icon data, run the whole pipeline, say where to look
-	@$(PYTHON) -m pipeline.cli run $(EXPERIMENT)
+	@$(PYTHON) -m anchorage_pipeline.cli run $(EXPERIMENT)
 
 test: setup lint ## install, lint, all tests
 	@echo '== tests'
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: setup lint ## install, lint, quick tests of the losses and models
-	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile -m "not slow" tests/models models
+	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile -m "not slow" tests/models models/anchorage
 
 conformance: setup .venv-jax/installed .venv-torch/installed ## the losses on TensorFlow, JAX and PyTorch; writes their table
 	@rm -rf .conformance
@@ -51,12 +52,12 @@ lint: setup
 	@.venv/bin/lint-imports
 
 data: setup ## build the icon-retrieval set under data/icons
-	@$(PYTHON) -m pipeline.cli data icons
+	@$(PYTHON) -m anchorage_pipeline.cli data icons
 
 setup: .venv/installed-$(EXTRA)
 
 # The stamp is younger than the lock and the project file exactly when the environment matches them.
-.venv/installed-$(EXTRA): uv.lock pyproject.toml
+.venv/installed-$(EXTRA): uv.lock $(PROJECTS)
 	@echo '== installing the locked environment (extra: $(EXTRA))'
 	@command -v $(UV) >/dev/null || { \
 	  echo '   uv is not here: putting uv $(UV_VERSION) into .tools'; \
@@ -64,13 +65,13 @@ setup: .venv/installed-$(EXTRA)
 	@$(UV) sync --frozen --extra $(EXTRA) --python 3.11
 	@rm -f .venv/installed-* && touch $@
 
-.venv-jax/installed: uv.lock pyproject.toml
+.venv-jax/installed: uv.lock $(PROJECTS)
 	@echo '== installing Keras on JAX into .venv-jax'
 	@UV_PROJECT_ENVIRONMENT=.venv-jax $(UV) sync --frozen --only-group jax --python 3.11
 	@touch $@
 
 # PyPI has PyTorch for Linux with CUDA only, gigabytes of it. Where pip finds the build for CPUs it is taken instead.
-.venv-torch/installed: uv.lock pyproject.toml
+.venv-torch/installed: uv.lock $(PROJECTS)
 	@echo '== installing Keras on PyTorch into .venv-torch'
 	@$(UV) venv --quiet --clear --seed --python 3.11 .venv-torch
 	@$(UV) export --quiet --frozen --only-group torch --no-hashes --no-annotate --no-header \
@@ -80,7 +81,7 @@ setup: .venv/installed-$(EXTRA)
 	  --extra-index-url https://download.pytorch.org/whl/cpu -r .venv-torch/requirements.txt
 	@touch $@
 
-.venv-similarity/installed: uv.lock pyproject.toml
+.venv-similarity/installed: uv.lock $(PROJECTS)
 	@echo '== installing TensorFlow Similarity beside the rest into .venv-similarity'
 	@UV_PROJECT_ENVIRONMENT=.venv-similarity $(UV) sync --frozen --extra $(EXTRA) --extra similarity --python 3.11
 	@touch $@

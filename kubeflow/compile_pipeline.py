@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.errors import AnchorageError, UsageError
-from pipeline.config import Experiment, load_experiment
-from pipeline.graph import Fingerprints, Places, create_pipeline
-from pipeline.progress import hush_tensorflow
+from anchorage.errors import AnchorageError, UsageError
+from anchorage_pipeline.config import Experiment, load_experiment
+from anchorage_pipeline.graph import Fingerprints, Places, create_pipeline
+from anchorage_pipeline.progress import hush_tensorflow
 
 
 def compile_experiment(experiment: Experiment, output: Path, *, image: str, volume: str, pipeline_root: str) -> None:

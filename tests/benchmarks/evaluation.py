@@ -20,8 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from workers.memory import resident_peak
 
-from models.retrieval.index import build_index, search
-from models.retrieval.metrics import evaluate_retrieval
+from anchorage.retrieval.index import build_index, search
+from anchorage.retrieval.metrics import evaluate_retrieval
 
 METRICS = ("recall@1", "recall@10", "recall@100", "precision@10", "map@r", "r_precision", "ndcg@10", "map", "mrr")
 SAME = {"precision_at_1": "recall@1", "r_precision": "r_precision", "mean_average_precision_at_r": "map@r"}

@@ -22,6 +22,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 import select
 import statistics
 import subprocess
@@ -33,7 +34,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from workers.memory import MEASURABLE
+
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
+from memory import MEASURABLE
 
 WORKERS = Path(__file__).parent / "workers"
 ROOT = Path(__file__).parents[2]
@@ -136,7 +139,8 @@ class Worker:
 
     def ask(self, **order: Any) -> dict[str, Any]:
         if self.process is None:
-            plain = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+            sources = os.pathsep.join(str(ROOT / folder) for folder in ("models", "tests/helpers"))
+            plain = {"PYTHONPATH": sources, "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
             self.process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.PIPE,

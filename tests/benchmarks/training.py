@@ -16,12 +16,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from models.data.batches import create_augmentation
-from models.data.sampling import ShuffledBatches
-from models.data.store import Record, RecordStore, write_store
-from models.encoders import create_encoder
-from models.training.fit import fit_learner
-from models.training.run import build_learner
+from anchorage.data.batches import create_augmentation
+from anchorage.data.sampling import ShuffledBatches
+from anchorage.data.store import Record, RecordStore, write_store
+from anchorage.encoders import create_encoder
+from anchorage.training.fit import fit_learner
+from anchorage.training.run import build_learner
 
 AUGMENTATION = {"shift": 0.06, "zoom": 0.12, "rotation": 11.0}
 CLASSES = 100

@@ -9,14 +9,14 @@ import tensorflow as tf
 from PIL import Image
 from tfx.types.standard_artifacts import Examples
 
-from components.artifacts import DataAudit
-from components.audit_examples import AuditExamples
-from components.ingest import ImageExampleGen
-from components.pack_examples import PackExamples
-from models.data.examples import ImageExample, encode_example, list_shards
-from models.data.images import load_image
-from models.data.store import RecordStore
-from models.errors import DataError, UsageError
+from anchorage.data.examples import ImageExample, encode_example, list_shards
+from anchorage.data.images import load_image
+from anchorage.data.store import RecordStore
+from anchorage.errors import DataError, UsageError
+from anchorage_components.artifacts import DataAudit
+from anchorage_components.audit_examples import AuditExamples
+from anchorage_components.ingest import ImageExampleGen
+from anchorage_components.pack_examples import PackExamples
 
 
 def picture(seed, size=(9, 12)):
@@ -77,7 +77,7 @@ def test_packed_rows_are_the_images_by_the_one_rule(tmp_path):
 
 
 def test_several_shards_become_one_index(tmp_path, monkeypatch):
-    monkeypatch.setattr("components.ingest._SHARD_IMAGES", 20)
+    monkeypatch.setattr("anchorage_components.ingest._SHARD_IMAGES", 20)
     examples = ingest(tmp_path)
     assert [shard.records for shard in list_shards(examples.uri, "train")] == [20, 20, 20, 13]
     store = RecordStore(pack(examples, tmp_path, 4, "pad").uri + "/Split-train")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tfx.types.standard_artifacts import Examples
 
-from components.artifacts import EmbeddingTable, RetrievalIndex
-from components.build_index import BuildIndex
-from models.data.store import Record, write_store
-from models.errors import DataError, GateError
-from models.retrieval.index import load_index, search
-from models.retrieval.table import Embeddings, read_ids, write_table
+from anchorage.data.store import Record, write_store
+from anchorage.errors import DataError, GateError
+from anchorage.retrieval.index import load_index, search
+from anchorage.retrieval.table import Embeddings, read_ids, write_table
+from anchorage_components.artifacts import EmbeddingTable, RetrievalIndex
+from anchorage_components.build_index import BuildIndex
 
 
 def rows(count, dim=8, role="both", split="test", seed=0):
@@ -100,7 +100,7 @@ def test_image_without_packed_pixels_is_refused(artifacts, tmp_path):
 
 
 def test_forgetful_index_is_not_published(artifacts, monkeypatch):
-    monkeypatch.setattr("models.retrieval.index._Probes.recall", lambda self, index: 0.4)
+    monkeypatch.setattr("anchorage.retrieval.index._Probes.recall", lambda self, index: 0.4)
     with pytest.raises(GateError, match="E_INDEX_RECALL"):
         build(artifacts)
     assert not Path(artifacts[1].uri).exists()

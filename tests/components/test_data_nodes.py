@@ -10,10 +10,10 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRu
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.pipeline import Pipeline
 
-from components.audit_examples import AuditExamples
-from components.ingest import ImageExampleGen
-from components.pack_examples import PackExamples
-from models.data.store import RecordStore
+from anchorage.data.store import RecordStore
+from anchorage_components.audit_examples import AuditExamples
+from anchorage_components.ingest import ImageExampleGen
+from anchorage_components.pack_examples import PackExamples
 
 
 def pipeline(root, work):

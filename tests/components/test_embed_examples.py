@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from tfx.types.standard_artifacts import Examples, Model
 
-from components.artifacts import BaselineRelease, EmbeddingTable, read_table_facts
-from components.embed_examples import EmbedExamples
-from components.ingest import ImageExampleGen
-from models.data.examples import COUNTS, ImageExample, list_shards, read_counts, read_rejects, write_shard
-from models.errors import DataError
-from models.release import fingerprint_model, publish_release
-from models.retrieval.index import build_index, save_index
-from models.retrieval.table import read_table
+from anchorage.data.examples import COUNTS, ImageExample, list_shards, read_counts, read_rejects, write_shard
+from anchorage.errors import DataError
+from anchorage.release import fingerprint_model, publish_release
+from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.table import read_table
+from anchorage_components.artifacts import BaselineRelease, EmbeddingTable, read_table_facts
+from anchorage_components.embed_examples import EmbedExamples
+from anchorage_components.ingest import ImageExampleGen
 
 ROWS = {
     **{f"a/{n}.png": ("apple", "train", "both") for n in range(6)},
@@ -49,7 +49,7 @@ def ingested(tmp_path_factory, images):
     (root / "table.csv").write_text("\n".join(["path,label,split,role", *lines]))
     settings = {"root": str(root / "data"), "table": str(root / "table.csv"), "beam_pipeline": beam.Pipeline()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("components.ingest._SHARD_IMAGES", 4)
+        patch.setattr("anchorage_components.ingest._SHARD_IMAGES", 4)
         ImageExampleGen.test_call(examples=artifact(Examples, root / "examples"), **settings)
     return root / "examples"
 
@@ -201,10 +201,10 @@ def test_same_image_twice_is_found_out(tmp_path, examples, model, picture):
 
 def test_lost_record_is_found_out(tmp_path, examples, model, monkeypatch):
     def all_but_one(uri, shard):
-        from models.data.examples import read_examples
+        from anchorage.data.examples import read_examples
 
         return list(read_examples(uri, shard))[1:]
 
-    monkeypatch.setattr("components.embed_examples.read_examples", all_but_one)
+    monkeypatch.setattr("anchorage_components.embed_examples.read_examples", all_but_one)
     with pytest.raises(DataError, match=r"E_EMBEDDINGS_INCOMPLETE: Expected 3 .* Received: 2 and 0"):
         embed(tmp_path, examples, ["test"], model=model)

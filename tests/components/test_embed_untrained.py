@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 from tfx.types.standard_artifacts import Examples, ModelRun
 
-from components.artifacts import UntrainedEmbeddings
-from components.embed_untrained import EmbedUntrained
-from models.data.store import Record, RecordStore, write_store
-from models.errors import DataError
-from models.untrained import read_untrained
+from anchorage.data.store import Record, RecordStore, write_store
+from anchorage.errors import DataError
+from anchorage.untrained import read_untrained
+from anchorage_components.artifacts import UntrainedEmbeddings
+from anchorage_components.embed_untrained import EmbedUntrained
 
 SIDE = 4  # of the exported encoder
 

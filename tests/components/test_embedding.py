@@ -8,10 +8,10 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from components.embedding import Image, SavedModelHandler, embed_files, embedding_size
-from models.data.listing import Reject
-from models.errors import DataError, UsageError
-from models.retrieval.table import read_table
+from anchorage.data.listing import Reject
+from anchorage.errors import DataError, UsageError
+from anchorage.retrieval.table import read_table
+from anchorage_components.embedding import Image, SavedModelHandler, embed_files, embedding_size
 
 
 def wrap(data, name="x"):

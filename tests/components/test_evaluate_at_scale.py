@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
-from components.evaluate_at_scale import evaluate_at_scale
-from models.errors import DataError, UsageError
-from models.retrieval.metrics import evaluate_retrieval
-from models.retrieval.table import Embeddings, read_table, write_table
+from anchorage.errors import DataError, UsageError
+from anchorage.retrieval.metrics import evaluate_retrieval
+from anchorage.retrieval.table import Embeddings, read_table, write_table
+from anchorage_components.evaluate_at_scale import evaluate_at_scale
 
 NAMES = ("recall@1", "recall@5", "precision@3", "ndcg@10", "map@r", "r_precision", "map", "mrr")
 
@@ -33,7 +33,7 @@ def plant(folder, table, shards=4):
 
 @pytest.mark.parametrize("coarse", [False, True])
 def test_same_ids_and_metrics_as_in_memory(tmp_path, coarse, monkeypatch):
-    monkeypatch.setattr("components.evaluate_at_scale._BLOCK", 32)
+    monkeypatch.setattr("anchorage_components.evaluate_at_scale._BLOCK", 32)
     folder = plant(tmp_path / "table", make_table(coarse=coarse))
     found = evaluate_at_scale(folder, tmp_path / "out", metrics=NAMES, keep_neighbors=7)
     table = read_table(folder)

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelRun, TunerResults
 
-from components.artifacts import (
+from anchorage.data.store import Record, write_store
+from anchorage.errors import DataError, GateError
+from anchorage.release import current_version, fingerprint_model, open_release
+from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.table import Embeddings, read_table, write_ids, write_table
+from anchorage.search import Searcher
+from anchorage_components.artifacts import (
     BaselineRelease,
     DataAudit,
     EmbeddingTable,
@@ -16,14 +22,8 @@ from components.artifacts import (
     RetrievalReport,
     UntrainedEmbeddings,
 )
-from components.evaluate_retrieval import EvaluateRetrieval
-from components.publish_release import PublishRelease
-from models.data.store import Record, write_store
-from models.errors import DataError, GateError
-from models.release import current_version, fingerprint_model, open_release
-from models.retrieval.index import build_index, save_index
-from models.retrieval.table import Embeddings, read_table, write_ids, write_table
-from models.search import Searcher
+from anchorage_components.evaluate_retrieval import EvaluateRetrieval
+from anchorage_components.publish_release import PublishRelease
 
 CLASSES, EACH = 5, 4
 

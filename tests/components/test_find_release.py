@@ -1,7 +1,7 @@
 import json
 
-from components.artifacts import BaselineRelease
-from components.find_release import FindRelease
+from anchorage_components.artifacts import BaselineRelease
+from anchorage_components.find_release import FindRelease
 
 
 def test_nothing_published_yet(tmp_path):

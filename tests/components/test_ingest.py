@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from tfx.types.standard_artifacts import Examples
 
-from components.ingest import ImageExampleGen
-from models.data.examples import list_shards, read_counts, read_examples, read_rejects
-from models.errors import DataError
+from anchorage.data.examples import list_shards, read_counts, read_examples, read_rejects
+from anchorage.errors import DataError
+from anchorage_components.ingest import ImageExampleGen
 
 
 def encode(image, kind="PNG", **options):

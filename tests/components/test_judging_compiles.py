@@ -7,11 +7,11 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRu
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types.standard_artifacts import Examples, Model, ModelRun
 
-from components.artifacts import DataAudit, EmbeddingTable, RetrievalIndex
-from components.embed_untrained import EmbedUntrained
-from components.evaluate_retrieval import EvaluateRetrieval
-from components.find_release import FindRelease
-from components.publish_release import PublishRelease
+from anchorage_components.artifacts import DataAudit, EmbeddingTable, RetrievalIndex
+from anchorage_components.embed_untrained import EmbedUntrained
+from anchorage_components.evaluate_retrieval import EvaluateRetrieval
+from anchorage_components.find_release import FindRelease
+from anchorage_components.publish_release import PublishRelease
 
 
 def test_compiles(tmp_path):

@@ -7,9 +7,9 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRu
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types.standard_artifacts import Examples, Model
 
-from components.artifacts import BaselineRelease
-from components.build_index import BuildIndex
-from components.embed_examples import EmbedExamples
+from anchorage_components.artifacts import BaselineRelease
+from anchorage_components.build_index import BuildIndex
+from anchorage_components.embed_examples import EmbedExamples
 
 
 def test_compiles_for_kubeflow(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data.store import Record, RecordStore, write_store
+from anchorage.data.store import Record, RecordStore, write_store
 
 VECTORS = Path(__file__).parents[1] / "data" / "vectors"
 
@@ -82,10 +82,10 @@ def goes_on(store, validation_store, monkeypatch, tmp_path):
 
     Both the learner that is given back, with the weights of its best epoch, and the newest checkpoint.
     """
-    from models.errors import ResourceError
-    from models.training import watch
-    from models.training.checkpoints import Checkpoints
-    from models.training.run import train_run
+    from anchorage.errors import ResourceError
+    from anchorage.training import watch
+    from anchorage.training.checkpoints import Checkpoints
+    from anchorage.training.run import train_run
 
     def options(name):
         return {"checkpoint_folder": tmp_path / name, "run_key": "a"}

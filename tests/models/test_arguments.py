@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.arguments import check_arguments
-from models.data.sampling import SAMPLERS
-from models.errors import UsageError
-from models.losses import create_loss
-from models.methods import create_methods
-from models.registry import constructor_signature, create
+from anchorage.arguments import check_arguments
+from anchorage.data.sampling import SAMPLERS
+from anchorage.errors import UsageError
+from anchorage.losses import create_loss
+from anchorage.methods import create_methods
+from anchorage.registry import constructor_signature, create
 
 
 class Part:

@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-from models.catalogue import describe_loss, describe_losses
-from models.errors import UsageError
-from models.losses import LOSSES
-from models.registry import constructor_parameters
+from anchorage.catalogue import describe_loss, describe_losses
+from anchorage.errors import UsageError
+from anchorage.losses import LOSSES
+from anchorage.registry import constructor_parameters
 
 DESCRIBED = {loss.name: loss for loss in describe_losses()}
 
@@ -41,7 +41,7 @@ def test_an_unknown_name_gets_the_nearest():
 
 def test_listing_loads_neither_keras_nor_tensorflow():
     code = (
-        "import sys\nfrom pipeline.cli import main\nmain(['losses']), main(['losses', 'triplet'])\n"
+        "import sys\nfrom anchorage_pipeline.cli import main\nmain(['losses']), main(['losses', 'triplet'])\n"
         "assert not {'keras', 'tensorflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)

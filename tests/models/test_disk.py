@@ -5,8 +5,8 @@ import sqlite3
 
 import pytest
 
-from models.disk import check_free_space, disk_fault, disk_trouble, make_folder
-from models.errors import DataError, ResourceError
+from anchorage.disk import check_free_space, disk_fault, disk_trouble, make_folder
+from anchorage.errors import DataError, ResourceError
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from models.data.images import load_image
-from models.encoders import create_encoder
-from models.export import export_encoder
-from models.release import fingerprint_model
+from anchorage.data.images import load_image
+from anchorage.encoders import create_encoder
+from anchorage.export import export_encoder
+from anchorage.release import fingerprint_model
 
 SIZE = 16
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
-from models.geometry import MEASURES, find_measure, masked_log1p_sum_exp, masked_logsumexp, unit_rows
+from anchorage.geometry import MEASURES, find_measure, masked_log1p_sum_exp, masked_logsumexp, unit_rows
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.training.optimizers import create_optimizer
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.training.optimizers import create_optimizer
 
 ROWS, DIM, CLASSES = 12, 8, 4
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.losses import create_loss
-from models.proxies import ProxyBank, check_class_labels, start_at_class_means
+from anchorage.losses import create_loss
+from anchorage.proxies import ProxyBank, check_class_labels, start_at_class_means
 
 
 def test_similarities_are_cosines_in_class_order():

@@ -3,10 +3,10 @@ from functools import partial
 import keras
 import pytest
 
-from models.errors import UsageError
-from models.losses import LOSSES, create_loss
-from models.losses.contrastive import ContrastiveLoss
-from models.registry import create
+from anchorage.errors import UsageError
+from anchorage.losses import LOSSES, create_loss
+from anchorage.losses.contrastive import ContrastiveLoss
+from anchorage.registry import create
 
 
 def test_params_reach_the_constructor():
@@ -19,7 +19,7 @@ def test_facts_reach_those_who_ask_and_params_win():
 
 
 def test_class_from_another_module():
-    assert isinstance(create_loss("models.losses.contrastive:ContrastiveLoss"), ContrastiveLoss)
+    assert isinstance(create_loss("anchorage.losses.contrastive:ContrastiveLoss"), ContrastiveLoss)
 
 
 def test_misspelt_parameter_is_refused():
@@ -50,9 +50,9 @@ def test_missing_parameter_is_named():
     ("name", "text"),
     [
         ("no_such_module:Loss", "importable class"),
-        ("models.losses.contrastive:NoSuchLoss", "importable class"),
-        ("models.losses._batch:check_batch", "subclass of keras"),
-        ("models.errors:UsageError", "subclass of keras"),
+        ("anchorage.losses.contrastive:NoSuchLoss", "importable class"),
+        ("anchorage.losses._batch:check_batch", "subclass of keras"),
+        ("anchorage.errors:UsageError", "subclass of keras"),
         (":Loss", "importable class"),
     ],
 )

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from models.regularizers import REGULARIZERS, LpRegularizer, SparseCentersRegularizer
+from anchorage.regularizers import REGULARIZERS, LpRegularizer, SparseCentersRegularizer
 
 ROWS = np.random.default_rng(2).normal(size=(6, 4))
 UNITS = ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True)

@@ -9,12 +9,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from models.data.images import load_image
-from models.errors import DataError, UsageError
-from models.release import fingerprint_model, open_release, publish_release
-from models.retrieval.index import build_index, save_index
-from models.retrieval.table import Embeddings, write_ids
-from models.search import Searcher
+from anchorage.data.images import load_image
+from anchorage.errors import DataError, UsageError
+from anchorage.release import fingerprint_model, open_release, publish_release
+from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.table import Embeddings, write_ids
+from anchorage.search import Searcher
 
 SIZE = 4
 

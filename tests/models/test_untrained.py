@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from models.encoders import create_encoder
-from models.untrained import embed_pixels, unit_rows, untrained_encoders
+from anchorage.encoders import create_encoder
+from anchorage.untrained import embed_pixels, unit_rows, untrained_encoders
 
 
 class Images:

@@ -2,9 +2,9 @@ import runpy
 
 import pytest
 
-from models.errors import DataError, UsageError
-from models.registry import nearest
-from models.user_code import find_fault, user_code
+from anchorage.errors import DataError, UsageError
+from anchorage.registry import nearest
+from anchorage.user_code import find_fault, user_code
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_what_a_dotted_name_raises_is_wrong_use(own, tmp_path):
 
 
 def test_a_fault_is_found_by_the_file_that_it_came_out_of(own, tmp_path):
-    for text in ("1 / 0", "import json\njson.loads('[')", "from models.registry import nearest\nnearest(1, 2)"):
+    for text in ("1 / 0", "import json\njson.loads('[')", "from anchorage.registry import nearest\nnearest(1, 2)"):
         with pytest.raises(Exception) as caught:  # noqa: PT011 - of any kind
             own(text)
         line = text.count("\n") + 1

@@ -5,35 +5,42 @@ from pathlib import Path
 
 import pytest
 
-from models.training.recipes import LOSSES, METHODS
-from pipeline import fingerprint
-from pipeline.fingerprint import code_version, reached_modules, training_modules
+from anchorage.training.recipes import LOSSES, METHODS
+from anchorage_pipeline import fingerprint
+from anchorage_pipeline.fingerprint import code_version, reached_modules, training_modules
 
-_ROOT = Path(fingerprint.__file__).parents[1]
-_DATA = {"models", "models.data", "models.disk", "models.errors"}
-_RELEASED = _DATA | {"models.files", "models.release", "models.retrieval"}
+_ROOT = Path(__file__).parents[2]
+_PACKAGES = {"anchorage": "models", "anchorage_components": "components", "anchorage_pipeline": "pipeline"}
+_DATA = {"anchorage", "anchorage.data", "anchorage.disk", "anchorage.errors"}
+_RELEASED = _DATA | {"anchorage.files", "anchorage.release", "anchorage.retrieval"}
 # Packages, and modules right below `models`, that may be part of a node's key.
 _MAY_REACH = {
     "ingest": _DATA,
     "audit_examples": _DATA,
-    "pack_examples": _DATA | {"models.files"},
+    "pack_examples": _DATA | {"anchorage.files"},
     "embed_examples": _RELEASED,
     "build_index": _RELEASED,
-    "find_release": _RELEASED - {"models.data", "models.retrieval"},
+    "find_release": _RELEASED - {"anchorage.data", "anchorage.retrieval"},
     "evaluate_retrieval": _RELEASED
-    | {f"models.{name}" for name in ("arguments", "registry", "reporting", "untrained", "user_code")},
-    "publish_release": _RELEASED - {"models.data"},
+    | {f"anchorage.{name}" for name in ("arguments", "registry", "reporting", "untrained", "user_code")},
+    "publish_release": _RELEASED - {"anchorage.data"},
 }
-_SHARED = {"components", "components.artifacts", "components.jobs", "components.embedding"}
+_SHARED = {
+    "anchorage_components",
+    "anchorage_components.artifacts",
+    "anchorage_components.jobs",
+    "anchorage_components.embedding",
+}
 _SETTINGS = {"loss": {"name": "margin", "params": {}}, "training": {"methods": [{"name": "moving_average"}]}}
 
 
 @pytest.fixture
 def copied(tmp_path, monkeypatch):
     """A copy of the source in place of the source, and a way to append a comment to one of its files."""
-    for package in ("models", "components", "pipeline"):
-        shutil.copytree(_ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "measured"))
-    monkeypatch.setattr(fingerprint, "__file__", str(tmp_path / "pipeline/fingerprint.py"))
+    for package, folder in _PACKAGES.items():
+        ignored = shutil.ignore_patterns("__pycache__", "measured")
+        shutil.copytree(_ROOT / folder / package, tmp_path / folder / package, ignore=ignored)
+    monkeypatch.setattr(fingerprint, "_package", lambda package: tmp_path / _PACKAGES[package] / package)
 
     def forget():
         for cached in (fingerprint._imports, fingerprint._file, fingerprint._definitions):
@@ -49,8 +56,8 @@ def copied(tmp_path, monkeypatch):
 
 
 def _keys():
-    nodes = {node: code_version(f"components.{node}") for node in _MAY_REACH}
-    modules, tables = training_modules(_SETTINGS, "components.trainer")
+    nodes = {node: code_version(f"anchorage_components.{node}") for node in _MAY_REACH}
+    modules, tables = training_modules(_SETTINGS, "anchorage_components.trainer")
     return {**nodes, "trainer": code_version(*modules, tables=tables)}
 
 
@@ -63,21 +70,22 @@ def _changed(comment, name):
 
 @pytest.mark.parametrize("node", _MAY_REACH)
 def test_a_nodes_key_counts_only_the_packages_it_works_with(node):
-    reached = reached_modules(f"components.{node}")
-    assert {".".join(name.split(".")[:2]) for name in reached if name.startswith("models")} <= _MAY_REACH[node]
-    assert {name for name in reached if not name.startswith("models")} <= _SHARED | {f"components.{node}"}
+    reached = reached_modules(f"anchorage_components.{node}")
+    models = {name for name in reached if name.partition(".")[0] == "anchorage"}
+    assert {".".join(name.split(".")[:2]) for name in models} <= _MAY_REACH[node]
+    assert reached - models <= _SHARED | {f"anchorage_components.{node}"}
 
 
 @pytest.mark.parametrize(
     ("file", "nodes"),
     [
-        ("models/losses/margin.py", {"trainer"}),
-        ("models/losses/circle.py", set()),
-        ("models/methods/proxy_synthesis.py", set()),
-        ("components/ingest.py", {"ingest"}),
-        ("components/evaluate_retrieval.py", {"evaluate_retrieval"}),
-        ("models/reporting/page/report.html.j2", {"evaluate_retrieval"}),
-        ("pipeline/cli.py", set()),
+        ("models/anchorage/losses/margin.py", {"trainer"}),
+        ("models/anchorage/losses/circle.py", set()),
+        ("models/anchorage/methods/proxy_synthesis.py", set()),
+        ("components/anchorage_components/ingest.py", {"ingest"}),
+        ("components/anchorage_components/evaluate_retrieval.py", {"evaluate_retrieval"}),
+        ("models/anchorage/reporting/page/report.html.j2", {"evaluate_retrieval"}),
+        ("pipeline/anchorage_pipeline/cli.py", set()),
     ],
 )
 def test_an_edit_renews_the_nodes_that_run_the_file_and_no_others(copied, file, nodes):
@@ -85,7 +93,7 @@ def test_an_edit_renews_the_nodes_that_run_the_file_and_no_others(copied, file, 
 
 
 def test_the_packers_code_is_part_of_its_key(copied):
-    assert "pack_examples" in _changed(copied, "models/data/store.py")
+    assert "pack_examples" in _changed(copied, "models/anchorage/data/store.py")
 
 
 @pytest.mark.parametrize(
@@ -97,22 +105,24 @@ def test_the_packers_code_is_part_of_its_key(copied):
     ],
 )
 def test_a_training_that_may_use_any_loss_counts_all_of_them(settings):
-    modules, tables = training_modules(settings, "components.trainer")
+    modules, tables = training_modules(settings, "anchorage_components.trainer")
     assert tables == []
-    assert {"models.losses.margin", "models.losses.circle"} <= reached_modules(*modules)
+    assert {"anchorage.losses.margin", "anchorage.losses.circle"} <= reached_modules(*modules)
     assert ("my_loss" in modules) == ("my_loss" in str(settings))
 
 
 def test_all_that_a_recipe_may_choose_counts():
-    modules, tables = training_modules({"loss": None, "training": {"methods": None}}, "components.trainer")
+    modules, tables = training_modules({"loss": None, "training": {"methods": None}}, "anchorage_components.trainer")
     reached = reached_modules(*modules, tables=tables)
-    assert {f"models.losses.{name}" for name in LOSSES} | {f"models.methods.{name}" for name in METHODS} <= reached
+    assert {f"anchorage.losses.{name}" for name in LOSSES} | {
+        f"anchorage.methods.{name}" for name in METHODS
+    } <= reached
 
 
 def test_how_a_loss_is_made_counts_and_which_others_there_are_does_not(copied, tmp_path):
-    modules, tables = training_modules(_SETTINGS, "components.trainer")
-    assert tables == ["models.losses", "models.methods"]
-    table = tmp_path / "models/losses/__init__.py"
+    modules, tables = training_modules(_SETTINGS, "anchorage_components.trainer")
+    assert tables == ["anchorage.losses", "anchorage.methods"]
+    table = tmp_path / "models/anchorage/losses/__init__.py"
     text, versions = table.read_text(encoding="utf-8"), []
     for old, new in [("", ""), ("import keras\n", "import keras\n\n_NEW = {}\n"), ("return create(", "return make(")]:
         assert old in text

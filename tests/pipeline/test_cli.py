@@ -6,8 +6,8 @@ from importlib import metadata
 import pytest
 import tensorflow as tf
 
-from models.release.manifest import seal
-from pipeline.cli import find_release, main
+from anchorage.release.manifest import seal
+from anchorage_pipeline.cli import find_release, main
 
 _EXPERIMENT = """
 name = "toy"
@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys\nfrom pipeline.cli import main\n"
+        "import sys\nfrom anchorage_pipeline.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "heavy = {'keras', 'tensorflow', 'tfx', 'apache_beam', 'numpy', 'pydantic', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
@@ -40,7 +40,8 @@ def test_help_loads_nothing_heavy():
 def test_kernels_are_chosen_before_tensorflow_is_loaded_and_not_after(folder, monkeypatch):
     """Without AVX-512 a child of a process with a loaded TensorFlow would otherwise compute other digits than it."""
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
-    code = "import os\nfrom pipeline.cli import main\nmain(['releases'])\nprint(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
+    show = "print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
+    code = f"import os\nfrom anchorage_pipeline.cli import main\nmain(['releases'])\n{show}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "1\n", done.stderr
     assert tf.__name__ in sys.modules
@@ -52,7 +53,7 @@ def test_check_says_what_the_file_asks_for(folder, capsys, monkeypatch):
     (folder / "toy.toml").write_text(
         _EXPERIMENT.format(path="images") + "params = {neg_margin = {low = 0.1, high = 0.5}}"
     )
-    monkeypatch.setattr("pipeline.inspection.inspect_data", lambda experiment: ["data     of its own test"])
+    monkeypatch.setattr("anchorage_pipeline.inspection.inspect_data", lambda experiment: ["data     of its own test"])
     assert main(["check", "toy.toml"]) == 0
     told = capsys.readouterr().out
     assert "8 trials over loss.params.neg_margin" in told
@@ -130,7 +131,7 @@ def test_what_may_have_been_meant_is_told(folder, capsys, arguments, told):
 
 def test_what_stands_after_two_dashes_goes_to_beam(folder, monkeypatch):
     got = []
-    monkeypatch.setattr("pipeline.commands.embed", lambda *arguments: got.append(arguments))
+    monkeypatch.setattr("anchorage_pipeline.commands.embed", lambda *arguments: got.append(arguments))
     assert main(["embed", "a.png", "--output", "t.parquet", "--release", "r", "--", "--runner=x", "--output", "y"]) == 0
     [(images, _, output, beam)] = got
     assert (images, output.name, beam) == (["a.png"], "t.parquet", ["--runner=x", "--output", "y"])

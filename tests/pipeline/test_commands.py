@@ -10,11 +10,11 @@ import termios
 
 import pytest
 
-from models.errors import UsageError
-from models.losses import LOSSES
-from pipeline.commands import show_losses
+from anchorage.errors import UsageError
+from anchorage.losses import LOSSES
+from anchorage_pipeline.commands import show_losses
 
-_LIST = [sys.executable, "-m", "pipeline.cli", "losses"]
+_LIST = [sys.executable, "-m", "anchorage_pipeline.cli", "losses"]
 
 
 def entries(listing):

@@ -1,7 +1,7 @@
 import pytest
 
-from models.errors import UsageError
-from pipeline.config import load_experiment, search_space
+from anchorage.errors import UsageError
+from anchorage_pipeline.config import load_experiment, search_space
 
 _LEAST = """
 name = "toy"

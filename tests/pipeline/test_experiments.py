@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-import pipeline
-from pipeline.config import load_experiment
-from pipeline.preflight import check_parts
+from anchorage_pipeline.config import load_experiment
+from anchorage_pipeline.preflight import check_parts
 
-FOLDER = Path(pipeline.__file__).parent / "experiments"
+FOLDER = Path(__file__).parents[2] / "pipeline/experiments"
 FILES = sorted(path for path in FOLDER.glob("*.toml") if not path.name.startswith("compare-"))
 
 

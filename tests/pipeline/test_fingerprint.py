@@ -2,35 +2,35 @@ import os
 
 import pytest
 
-from models.errors import DataError
-from pipeline import fingerprint
+from anchorage.errors import DataError
+from anchorage_pipeline import fingerprint
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A small project of the same shape, in place of this one."""
     files = {
-        "pipeline/fingerprint.py": "",
-        "components/__init__.py": "",
-        "components/trainer.py": "import os\nfrom models.losses import LOSSES\ndef run(): import models.late\n",
-        "components/other.py": "",
-        "models/__init__.py": "",
-        "models/late.py": "",
-        "models/unused.py": "",
-        "models/losses/__init__.py": "from models.losses.margin import Margin\n",
-        "models/losses/margin.py": "Margin = 1\n",
-        "models/losses/page.html": "<p>",
+        "components/anchorage_components/__init__.py": "",
+        "components/anchorage_components/trainer.py": "from anchorage.losses import A\ndef f(): import anchorage.late",
+        "components/anchorage_components/other.py": "",
+        "models/anchorage/__init__.py": "",
+        "models/anchorage/late.py": "",
+        "models/anchorage/unused.py": "",
+        "models/anchorage/losses/__init__.py": "from anchorage.losses.margin import Margin\n",
+        "models/anchorage/losses/margin.py": "Margin = 1\n",
+        "models/anchorage/losses/page.html": "<p>",
     }
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(fingerprint, "__file__", str(tmp_path / "pipeline/fingerprint.py"))
+    folders = {"anchorage": "models/anchorage", "anchorage_components": "components/anchorage_components"}
+    monkeypatch.setattr(fingerprint, "_package", lambda package: tmp_path / folders[package])
 
     def version():
         fingerprint._imports.cache_clear()
         fingerprint._file.cache_clear()
-        return fingerprint.code_version("components.trainer")
+        return fingerprint.code_version("anchorage_components.trainer")
 
     yield tmp_path, version
     fingerprint._imports.cache_clear()
@@ -38,7 +38,13 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["components/trainer.py", "models/losses/margin.py", "models/late.py", "models/losses/page.html"]
+    "name",
+    [
+        "components/anchorage_components/trainer.py",
+        "models/anchorage/losses/margin.py",
+        "models/anchorage/late.py",
+        "models/anchorage/losses/page.html",
+    ],
 )
 def test_code_that_is_reached_counts(project, name):
     root, version = project
@@ -47,7 +53,7 @@ def test_code_that_is_reached_counts(project, name):
     assert version() != before
 
 
-@pytest.mark.parametrize("name", ["components/other.py", "models/unused.py"])
+@pytest.mark.parametrize("name", ["components/anchorage_components/other.py", "models/anchorage/unused.py"])
 def test_code_that_is_not_reached_does_not_count(project, name):
     root, version = project
     before = version()

@@ -9,14 +9,14 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
-import pipeline.icons.build as build
-from models.errors import DataError, ResourceError, UsageError
-from pipeline.datasets.drawing import draw, signature
-from pipeline.datasets.packages import fetch_packages
-from pipeline.icons.build import build_icons
-from pipeline.icons.classes import collect_drawings, deal_halves, select_pictures
-from pipeline.icons.names import ConceptNames
-from pipeline.icons.sources import Family, from_font, icon_families
+import anchorage_pipeline.icons.build as build
+from anchorage.errors import DataError, ResourceError, UsageError
+from anchorage_pipeline.datasets.drawing import draw, signature
+from anchorage_pipeline.datasets.packages import fetch_packages
+from anchorage_pipeline.icons.build import build_icons
+from anchorage_pipeline.icons.classes import collect_drawings, deal_halves, select_pictures
+from anchorage_pipeline.icons.names import ConceptNames
+from anchorage_pipeline.icons.sources import Family, from_font, icon_families
 
 # Shapes that differ enough to count as different drawings
 SHAPES = {
@@ -152,7 +152,7 @@ def packages(tmp_path, monkeypatch):
     (tmp_path / "packages/sphinx_design/compiled/octicons.json").write_text(json.dumps(octicon))
     present = ("lucide", "mdi", "iconoir", "octicons")
     monkeypatch.setattr(
-        "pipeline.icons.sources.icon_families",
+        "anchorage_pipeline.icons.sources.icon_families",
         lambda folder: (found for found in icon_families(folder) if found.name in present),
     )
     return tmp_path / "packages"
@@ -244,7 +244,7 @@ def test_without_a_package_index_the_error_says_what_is_needed(tmp_path, monkeyp
     for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ResourceError) as error:
-        fetch_packages("pipeline.icons", "16 icon packages (21 MB)", tmp_path / "target")
+        fetch_packages("anchorage_pipeline.icons", "16 icon packages (21 MB)", tmp_path / "target")
     assert error.value.code == "E_PACKAGES_FETCH"
     assert "Expected 16 icon packages (21 MB)" in error.value.message
     assert "--require-hashes" in error.value.message

@@ -1,11 +1,11 @@
 import pytest
 from PIL import Image
 
-from models.errors import DataError, UsageError
-from pipeline import inspection
-from pipeline.cli import main
-from pipeline.config import Experiment
-from pipeline.inspection import check_listing, inspect_data
+from anchorage.errors import DataError, UsageError
+from anchorage_pipeline import inspection
+from anchorage_pipeline.cli import main
+from anchorage_pipeline.config import Experiment
+from anchorage_pipeline.inspection import check_listing, inspect_data
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ import sys
 
 import pytest
 
-from models.errors import ResourceError
-from pipeline.cli import main
-from pipeline.lock import LOCK, hold_folder
-from pipeline.shapes import draw_shapes
+from anchorage.errors import ResourceError
+from anchorage_pipeline.cli import main
+from anchorage_pipeline.lock import LOCK, hold_folder
+from anchorage_pipeline.shapes import draw_shapes
 
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from pipeline.lock import hold_folder
+from anchorage_pipeline.lock import hold_folder
 with hold_folder(Path(sys.argv[1]), "toy"):
     print("held", flush=True)
     sys.stdin.read()

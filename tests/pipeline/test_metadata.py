@@ -4,9 +4,9 @@ import sqlite3
 
 import pytest
 
-from models.errors import DataError, ResourceError
-from pipeline import metadata
-from pipeline.metadata import open_metadata, prepare_metadata, set_metadata_aside
+from anchorage.errors import DataError, ResourceError
+from anchorage_pipeline import metadata
+from anchorage_pipeline.metadata import open_metadata, prepare_metadata, set_metadata_aside
 
 
 def next_execution(path):

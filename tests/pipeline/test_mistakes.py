@@ -1,5 +1,5 @@
-from models.errors import UsageError
-from pipeline.config import load_experiment
+from anchorage.errors import UsageError
+from anchorage_pipeline.config import load_experiment
 
 _WRONG = """
 name = "Toy"

@@ -4,9 +4,9 @@ from textwrap import dedent, indent
 
 import pytest
 
-from models.errors import UsageError
-from pipeline.cli import main
-from pipeline.preflight import check_file
+from anchorage.errors import UsageError
+from anchorage_pipeline.cli import main
+from anchorage_pipeline.preflight import check_file
 
 _LOSS = """
 import keras
@@ -146,7 +146,7 @@ def test_a_sampler_of_ones_own(check, init, batch, told):
 
 
 _METHOD = """
-from models.methods import Method
+from anchorage.methods import Method
 
 class OwnMethod(Method):
     def prepare(self, learner):

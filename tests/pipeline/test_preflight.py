@@ -4,9 +4,9 @@ from textwrap import dedent
 
 import pytest
 
-from models.errors import UsageError
-from pipeline.config import load_experiment
-from pipeline.preflight import check_file, check_parts
+from anchorage.errors import UsageError
+from anchorage_pipeline.config import load_experiment
+from anchorage_pipeline.preflight import check_file, check_parts
 
 _EXPERIMENT = """
 name = "toy"
@@ -326,7 +326,7 @@ def test_stored_weights_are_not_fetched_for_a_look_at_the_file(tmp_path, monkeyp
 def test_a_file_that_the_schema_refuses_loads_neither_keras_nor_tensorflow(tmp_path):
     (tmp_path / "wrong.toml").write_text(_WRONG)
     code = (
-        "import sys\nfrom pipeline.cli import main\nstatus = main(['check', sys.argv[1]])\n"
+        "import sys\nfrom anchorage_pipeline.cli import main\nstatus = main(['check', sys.argv[1]])\n"
         "loaded = {'keras', 'tensorflow', 'tfx', 'apache_beam'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {loaded}' if loaded else status)"
     )

@@ -5,7 +5,7 @@ import sys
 def test_nothing_is_logged_to_the_terminal_after_a_run(tmp_path):
     script = (
         "import logging, sys\nfrom pathlib import Path\nfrom absl import logging as absl_logging\n"
-        "from pipeline.progress import log_to\n"
+        "from anchorage_pipeline.progress import log_to\n"
         "with log_to(Path(sys.argv[1])):\n    absl_logging.info('inside')\n    logging.info('inside, too')\n"
         "absl_logging.info('after')\nlogging.info('after, too')\nabsl_logging.info('after')\n"
     )

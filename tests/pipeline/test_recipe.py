@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-import pipeline
-from pipeline.comparison.plan import expand
-from pipeline.comparison.settings import load_comparison
-from pipeline.config import Experiment, load_experiment
-from pipeline.graph import training_settings
-from pipeline.recipe import explain_recipe, write_out
+from anchorage_pipeline.comparison.plan import expand
+from anchorage_pipeline.comparison.settings import load_comparison
+from anchorage_pipeline.config import Experiment, load_experiment
+from anchorage_pipeline.graph import training_settings
+from anchorage_pipeline.recipe import explain_recipe, write_out
 
-FOLDER = Path(pipeline.__file__).parent / "experiments"
+FOLDER = Path(__file__).parents[2] / "pipeline/experiments"
 COUNTS = [13] * 146
 # Settings of every file of commit ef7c136, the last with fixed defaults; of a comparison those of every candidate.
 BEFORE = json.loads(gzip.decompress((Path(__file__).parent / "settings-before-recipes.json.gz").read_bytes()))

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.release import fingerprint_model, publish_release
-from models.reporting.gate import StatisticalGate
-from models.reporting.judge import judge_candidate
-from models.reporting.report import write_report
-from models.reporting.two_releases import JUDGED
-from models.retrieval.table import Embeddings, write_table
-from pipeline.cli import main
+from anchorage.release import fingerprint_model, publish_release
+from anchorage.reporting.gate import StatisticalGate
+from anchorage.reporting.judge import judge_candidate
+from anchorage.reporting.report import write_report
+from anchorage.reporting.two_releases import JUDGED
+from anchorage.retrieval.table import Embeddings, write_table
+from anchorage_pipeline.cli import main
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import AnchorageError, DataError, ResourceError
-from pipeline.run import RunSummary, check_finished, read_latest_run, told
+from anchorage.errors import AnchorageError, DataError, ResourceError
+from anchorage_pipeline.run import RunSummary, check_finished, read_latest_run, told
 
 
 def test_our_own_error_is_found_below_what_wraps_it():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.errors import UsageError
-from pipeline.shapes import draw_shapes
+from anchorage.errors import UsageError
+from anchorage_pipeline.shapes import draw_shapes
 
 
 def test_same_seed_same_pixels_other_seed_others(tmp_path):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from models.retrieval.table import Embeddings, write_ids
+from anchorage.retrieval.table import Embeddings, write_ids
 
 _OFFERED = {"IPython", "googleapiclient", "matplotlib", "pandas", "scipy", "sklearn"}
 
@@ -31,11 +31,11 @@ def test_a_search_waits_for_tensorflow_alone(ids):
     run(
         f"""
 import sys
-from pipeline.startup import load_tensorflow
+from anchorage_pipeline.startup import load_tensorflow
 load_tensorflow()
-import models.search
-from models.reporting.pictures import Answered, draw_sheet
-from models.retrieval.table import read_ids
+import anchorage.search
+from anchorage.reporting.pictures import Answered, draw_sheet
+from anchorage.retrieval.table import read_ids
 assert read_ids({str(ids)!r})["id"].tolist() == ["a", "b"]
 draw_sheet([Answered("a", "query", None, [])], {str(ids.with_suffix(".png"))!r})
 assert not {{"keras", *{_OFFERED!r}}} & set(sys.modules), {{"keras", *{_OFFERED!r}}} & set(sys.modules)
@@ -50,7 +50,7 @@ def test_keras_is_whole_without_what_it_offers_to_work_with():
     run(
         f"""
 import sys
-from pipeline.startup import load_keras
+from anchorage_pipeline.startup import load_keras
 load_keras()
 import keras
 assert not {_OFFERED!r} & set(sys.modules)

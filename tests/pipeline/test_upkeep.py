@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 
-from models.errors import DataError
-from models.release import fingerprint_model, publish_release
-from models.release.manifest import read_manifest
-from pipeline.upkeep import forget_lost_releases, set_aside
+from anchorage.errors import DataError
+from anchorage.release import fingerprint_model, publish_release
+from anchorage.release.manifest import read_manifest
+from anchorage_pipeline.upkeep import forget_lost_releases, set_aside
 
 
 @pytest.fixture

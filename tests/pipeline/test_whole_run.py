@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.cli import main
-from pipeline.lock import hold_folder
-from pipeline.shapes import draw_shapes
+from anchorage_pipeline.cli import main
+from anchorage_pipeline.lock import hold_folder
+from anchorage_pipeline.shapes import draw_shapes
 
 pytestmark = pytest.mark.slow
 
@@ -24,11 +24,8 @@ _RUN = ("run", "toy.toml")
 
 def anchorage(folder, *arguments):
     """Run the command to its end in a folder."""
-    command = [sys.executable, "-m", "pipeline.cli", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(_TOY.parents[2])}
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
+    command = [sys.executable, "-m", "anchorage_pipeline.cli", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
 
 
 def states(done):
@@ -178,10 +175,9 @@ def stop_after_a_checkpoint(folder, signal_number):
         return set(folder.glob("runs/toy/checkpoints/*/step-*"))
 
     before = checkpoints()
-    command = [sys.executable, "-m", "pipeline.cli", *_RUN]
-    environment = {**os.environ, "PYTHONPATH": str(_TOY.parents[2])}
+    command = [sys.executable, "-m", "anchorage_pipeline.cli", *_RUN]
     with (folder / "out.txt").open("w") as out:
-        child = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
+        child = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
         deadline = time.monotonic() + 300
         while not checkpoints() - before:
             assert time.monotonic() < deadline, (folder / "out.txt").read_text()

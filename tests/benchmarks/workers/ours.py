@@ -12,7 +12,7 @@ import tensorflow as tf
 from memory import cap_data
 from serve import serve
 
-from models.losses import create_loss
+from anchorage.losses import create_loss
 
 
 def product(rows, others):

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from models.data.batches import AUGMENTATIONS, create_augmentation, evaluation_batches, training_batches
-from models.data.sampling import ClassBatches
-from models.data.store import Record, RecordStore, write_store
-from models.errors import UsageError
+from anchorage.data.batches import AUGMENTATIONS, create_augmentation, evaluation_batches, training_batches
+from anchorage.data.sampling import ClassBatches
+from anchorage.data.store import Record, RecordStore, write_store
+from anchorage.errors import UsageError
 
 SIZE = 16
 ALL = {"flip": True, "shift": 0.2, "zoom": 0.2, "rotation": 20.0, "brightness": 0.2, "contrast": 0.2, "erase": 0.5}

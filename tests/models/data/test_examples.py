@@ -4,7 +4,7 @@ import json
 import pytest
 import tensorflow as tf
 
-from models.data.examples import (
+from anchorage.data.examples import (
     COUNTS,
     ExampleShard,
     ImageExample,
@@ -16,7 +16,7 @@ from models.data.examples import (
     read_records,
     write_shard,
 )
-from models.errors import DataError
+from anchorage.errors import DataError
 
 EXAMPLES = [ImageExample(f"katze/größe {n}.png", "Katze ü", "both", bytes([n]) * 1000) for n in range(6)]
 FILE = "Split-train/data_tfrecord-00000-of-00001.gz"

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from models.data.images import check_image, decode_image, image_format, image_notes, load_image, resize_image
+from anchorage.data.images import check_image, decode_image, image_format, image_notes, load_image, resize_image
 
 RNG = np.random.default_rng(3)
 RGB = RNG.integers(0, 256, (5, 7, 3), np.uint8)

@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from models.data.intake import check_rejects, check_splits, count_by_code, read_image, reject_limit
-from models.data.listing import Reject
-from models.errors import DataError
+from anchorage.data.intake import check_rejects, check_splits, count_by_code, read_image, reject_limit
+from anchorage.data.listing import Reject
+from anchorage.errors import DataError
 
 
 def rejects(*codes):

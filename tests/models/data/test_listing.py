@@ -3,8 +3,8 @@ import unicodedata
 
 import pytest
 
-from models.data.listing import Source, deal_classes, list_images
-from models.errors import DataError
+from anchorage.data.listing import Source, deal_classes, list_images
+from anchorage.errors import DataError
 
 SHARES = {"val_share": 0.25, "test_share": 0.5, "seed": 1}
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.data.relabelled import LabelledRows, hide_labels, labels_in_names
-from models.errors import DataError, UsageError
+from anchorage.data.relabelled import LabelledRows, hide_labels, labels_in_names
+from anchorage.errors import DataError, UsageError
 
 
 def test_reads_the_rows_of_the_whole(store):

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.data.sampling import SAMPLERS, ClassBatches, ShuffledBatches
-from models.errors import UsageError
+from anchorage.data.sampling import SAMPLERS, ClassBatches, ShuffledBatches
+from anchorage.errors import UsageError
 
 LABELS = np.array([7, 7, 7, 3, 3, 9, 5, 5, 5, 5])  # class sizes: 3 -> 2, 5 -> 4, 7 -> 3, 9 -> 1
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from models.data import store as stores
-from models.data.store import Record, RecordStore, finish_store, write_shard, write_store
-from models.errors import DataError
+from anchorage.data import store as stores
+from anchorage.data.store import Record, RecordStore, finish_store, write_shard, write_store
+from anchorage.errors import DataError
 
 
 def records(size=4):

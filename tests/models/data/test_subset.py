@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from models.data.store import Record, RecordStore, write_store
-from models.data.subset import ClassSubset, deal_folds
-from models.errors import DataError, UsageError
+from anchorage.data.store import Record, RecordStore, write_store
+from anchorage.data.subset import ClassSubset, deal_folds
+from anchorage.errors import DataError, UsageError
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from models.data.tables import read_table
-from models.errors import DataError
+from anchorage.data.tables import read_table
+from anchorage.errors import DataError
 
 
 def write(tmp_path, text, name="table.csv", encoding="utf-8"):

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from models.encoders import create_encoder
-from models.encoders.backbones import ScalePixels, application_names, application_trunk
-from models.errors import ResourceError, UsageError
+from anchorage.encoders import create_encoder
+from anchorage.encoders.backbones import ScalePixels, application_names, application_trunk
+from anchorage.errors import ResourceError, UsageError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype="uint8")
 
@@ -83,5 +83,5 @@ def test_unknown_names_and_parameters_are_named():
 
 
 def test_a_trunk_of_ones_own():
-    encoder = create_encoder("models.encoders.backbones:small_trunk", image_size=32, embedding_size=8, widths=(4,))
+    encoder = create_encoder("anchorage.encoders.backbones:small_trunk", image_size=32, embedding_size=8, widths=(4,))
     assert encoder.get_layer("trunk").output_shape == (None, 32, 32, 4)

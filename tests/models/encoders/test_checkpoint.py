@@ -10,8 +10,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from models.encoders.checkpoint import read_torch_weights
-from models.errors import DataError
+from anchorage.encoders.checkpoint import read_torch_weights
+from anchorage.errors import DataError
 
 
 class Tensor:

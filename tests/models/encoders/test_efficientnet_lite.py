@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from models.encoders import create_encoder, efficientnet_lite
-from models.errors import DataError, ResourceError, UsageError
+from anchorage.encoders import create_encoder, efficientnet_lite
+from anchorage.errors import DataError, ResourceError, UsageError
 
 
 @pytest.fixture(scope="module")

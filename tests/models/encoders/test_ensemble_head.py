@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.encoders import create_encoder
-from models.encoders.ensemble_head import Compressor, WeightedConcatenation
-from models.errors import UsageError
-from models.export import export_encoder
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.methods import create_methods
+from anchorage.encoders import create_encoder
+from anchorage.encoders.ensemble_head import Compressor, WeightedConcatenation
+from anchorage.errors import UsageError
+from anchorage.export import export_encoder
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods import create_methods
 
 FILE = "15-loss-ensemble"
 MEMBERS = [{"name": "contrastive"}, {"name": "multi_similarity"}]

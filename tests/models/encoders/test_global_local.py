@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.encoders import create_encoder
-from models.encoders.backbones import small_trunk
-from models.encoders.global_local import SecondOrderAttention, join_branches, with_fine_map
-from models.errors import UsageError
+from anchorage.encoders import create_encoder
+from anchorage.encoders.backbones import small_trunk
+from anchorage.encoders.global_local import SecondOrderAttention, join_branches, with_fine_map
+from anchorage.errors import UsageError
 
 FILE = "07-multi-head-global-local"
 HEAD = {"name": "global_local"}

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from models.encoders.heads import POOLINGS, GeneralizedMeanPooling, attach_head
-from models.errors import UsageError
+from anchorage.encoders.heads import POOLINGS, GeneralizedMeanPooling, attach_head
+from anchorage.errors import UsageError
 
 FEATURES = np.array([[[[1.0, 0.0], [2.0, 4.0]], [[3.0, 0.0], [6.0, 4.0]]]])  # (1, 2, 2, 2)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keras.src.backend.common import dtypes
 
-from models.proxies import ProxyBank
+from anchorage.proxies import ProxyBank
 
 BACKEND = keras.backend.backend()
 

@@ -1,4 +1,4 @@
-"""Writes models/losses/README.md: every loss, where it and its defaults come from, and how exact it was measured to be.
+"""Writes models/anchorage/losses/README.md: every loss, its source, the source of its defaults, its measured accuracy.
 
 Run by `make conformance`, after the tests of the losses have left their figures under `.conformance`. With `--text` it
 takes the figures from the page that is there: papers, parameters, defaults and formulas are brought up to date at once.
@@ -10,11 +10,11 @@ import re
 import sys
 from pathlib import Path
 
-from models.catalogue import describe_losses
-from models.losses import LOSSES
+from anchorage.catalogue import describe_losses
+from anchorage.losses import LOSSES
 
 ROOT = Path(__file__).parents[3]
-PAGE = ROOT / "models" / "losses" / "README.md"
+PAGE = ROOT / "models" / "anchorage" / "losses" / "README.md"
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 _HEAD = """\

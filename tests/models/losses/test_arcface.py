@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.arcface import ArcFaceLoss
+from anchorage.losses.arcface import ArcFaceLoss
 
 
 def units(x):

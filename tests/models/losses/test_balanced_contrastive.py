@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from models.learner import MetricLearner
-from models.losses.balanced_contrastive import AGGREGATIONS, BalancedContrastiveLoss
-from models.losses.nt_xent import NTXentLoss
+from anchorage.learner import MetricLearner
+from anchorage.losses.balanced_contrastive import AGGREGATIONS, BalancedContrastiveLoss
+from anchorage.losses.nt_xent import NTXentLoss
 
 
 def aggregate(costs, name):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.binomial_deviance import BinomialDevianceLoss
-from models.losses.ensemble import EnsembleLoss
+from anchorage.losses.binomial_deviance import BinomialDevianceLoss
+from anchorage.losses.ensemble import EnsembleLoss
 
 
 def reference(units, labels, alpha, beta, base):

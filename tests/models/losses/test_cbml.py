@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.cbml import CBMLLoss
-from models.losses.multi_similarity import MultiSimilarityLoss
+from anchorage.losses.cbml import CBMLLoss
+from anchorage.losses.multi_similarity import MultiSimilarityLoss
 
 
 def reference(z, labels, margin, weight, variance_reduction, hyper_weight, type, top_neg):

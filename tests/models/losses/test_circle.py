@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.circle import CircleLoss
+from anchorage.losses.circle import CircleLoss
 
 
 def units(x):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses import LOSSES, _classes, create_loss
-from models.losses._classes import class_logits, nearest, own_and_others, own_logits, softly_nearest
+from anchorage.losses import LOSSES, _classes, create_loss
+from anchorage.losses._classes import class_logits, nearest, own_and_others, own_logits, softly_nearest
 
 ROWS, CLASSES, DIM = 6, 11, 4
 LABELS = np.array([0, 0, 3, 10, 9, 3])

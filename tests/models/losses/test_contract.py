@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from models.learner import MetricLearner
-from models.losses import LOSSES, create_loss
-from models.losses._reduce import ANCHOR_REDUCERS
-from models.mining import MINERS
-from models.regularizers import REGULARIZERS
+from anchorage.learner import MetricLearner
+from anchorage.losses import LOSSES, create_loss
+from anchorage.losses._reduce import ANCHOR_REDUCERS
+from anchorage.mining import MINERS
+from anchorage.regularizers import REGULARIZERS
 
 slow = pytest.mark.slow  # minutes for the whole table; for one loss: `pytest -k <its name>` on this file
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.contrastive import ContrastiveLoss
+from anchorage.losses.contrastive import ContrastiveLoss
 
 
 def reference(embeddings, labels, pos_margin, neg_margin, power, reducer):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.cosface import CosFaceLoss
+from anchorage.losses.cosface import CosFaceLoss
 
 
 def units(x):

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.learner import MetricLearner
-from models.losses import LOSSES
-from models.losses._wrapped import call_arguments
-from models.losses.cross_batch_memory import CrossBatchMemoryLoss
+from anchorage.learner import MetricLearner
+from anchorage.losses import LOSSES
+from anchorage.losses._wrapped import call_arguments
+from anchorage.losses.cross_batch_memory import CrossBatchMemoryLoss
 
 
 def units(x):

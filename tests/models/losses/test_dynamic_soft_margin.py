@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.dynamic_soft_margin import DynamicSoftMarginLoss
+from anchorage.losses.dynamic_soft_margin import DynamicSoftMarginLoss
 
 
 def triplet_gaps(x, labels):

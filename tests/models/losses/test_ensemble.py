@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 
-from models.geometry import weighted_concatenation
-from models.losses.contrastive import ContrastiveLoss
-from models.losses.ensemble import (
+from anchorage.geometry import weighted_concatenation
+from anchorage.losses.contrastive import ContrastiveLoss
+from anchorage.losses.ensemble import (
     EnsembleLoss,
     compression_cost,
     first_coefficients,
     lack_of_diversity,
 )
-from models.losses.triplet import TripletLoss
+from anchorage.losses.triplet import TripletLoss
 
 CASES = {
     case["name"]: case

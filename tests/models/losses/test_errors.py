@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from models.errors import UsageError
-from models.losses import LOSSES, create_loss
+from anchorage.errors import UsageError
+from anchorage.losses import LOSSES, create_loss
 
 ROWS, DIM, CLASSES = 6, 4, 3
 EMBEDDINGS = np.random.default_rng(0).normal(size=(ROWS, DIM)).astype("float32")
@@ -230,7 +230,7 @@ def test_parts_written_wrongly_are_told(name, parameter, wrong):
 
 
 def test_what_is_refused_stays_refused_under_a_learner():
-    from models.learner import MetricLearner
+    from anchorage.learner import MetricLearner
 
     learner = MetricLearner(keras.Sequential([keras.Input((DIM,)), keras.layers.Dense(DIM)]), make("softmax"))
     learner.compile(optimizer="sgd", run_eagerly=True)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.fast_ap import FastAPLoss
+from anchorage.losses.fast_ap import FastAPLoss
 
 
 def units(x):

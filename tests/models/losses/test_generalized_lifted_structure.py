@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.generalized_lifted_structure import GeneralizedLiftedStructureLoss
+from anchorage.losses.generalized_lifted_structure import GeneralizedLiftedStructureLoss
 
 
 def units(x):

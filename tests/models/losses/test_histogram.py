@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.histogram import HistogramLoss
+from anchorage.losses.histogram import HistogramLoss
 
 
 def units(x):

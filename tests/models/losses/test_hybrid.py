@@ -9,8 +9,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.errors import UsageError
-from models.losses.hybrid import HybridLoss
+from anchorage.errors import UsageError
+from anchorage.losses.hybrid import HybridLoss
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
 LABELS = np.array([0, 0, 1, 1, 2, 2])

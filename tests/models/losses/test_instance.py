@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.instance import InstanceLoss
+from anchorage.losses.instance import InstanceLoss
 
 
 def units(x):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.intra_pair_variance import IntraPairVarianceLoss
+from anchorage.losses.intra_pair_variance import IntraPairVarianceLoss
 
 
 def units(x):

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from models.errors import UsageError
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.losses._keras_loss import KerasLoss
+from anchorage.errors import UsageError
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.losses._keras_loss import KerasLoss
 
 ORACLE = Path(__file__).parents[2] / "data" / "oracles" / "tensorflow-similarity.json"
 ROWS = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.manifold import ManifoldLoss
+from anchorage.losses.manifold import ManifoldLoss
 
 
 def units(x):

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from memory import MEASURABLE, cap_data, held, resident_peak
 
-from models.losses import LOSSES
+from anchorage.losses import LOSSES
 
 ROOT = Path(__file__).parents[3]
-sys.path.append(str(ROOT / "tests" / "benchmarks" / "workers"))
-from memory import MEASURABLE, cap_data, held, resident_peak  # noqa: E402
 
 ROWS, DIM = 2048, 128
 CLASSES = 1000  # of the losses with proxies, several a class by default in some
@@ -66,7 +65,7 @@ REFUSED = "sixty-five matrices"
 @pytest.fixture(scope="module")
 def peaks():
     """MiB by name, or what failed instead; all from one process, which takes long to start."""
-    environment = {**os.environ, **MEASURABLE, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"}
+    environment = {**os.environ, **MEASURABLE, "KERAS_BACKEND": "tensorflow"}
     environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
     child = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     found = dict(json.loads(line) for line in child.stdout.splitlines() if line.startswith("["))
@@ -98,7 +97,7 @@ def measure_all() -> None:
     import numpy as np
     import tensorflow as tf
 
-    from models.losses import create_loss
+    from anchorage.losses import create_loss
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)

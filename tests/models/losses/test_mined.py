@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
-from models.losses.mined import MinedLoss, shares_of_pairs
+from anchorage.losses.mined import MinedLoss, shares_of_pairs
 
 LABELS = np.array([0, 0, 1, 1, 2])
 # On the circle, in degrees. With positives above 30 degrees (distance 0.518) and negatives below 60 (distance 1) the

@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.multi_proxy_anchor import MultiProxyAnchorLoss
+from anchorage.losses.multi_proxy_anchor import MultiProxyAnchorLoss
 
 
 def with_proxies(loss, proxies):

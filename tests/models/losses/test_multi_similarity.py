@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.multi_similarity import MultiSimilarityLoss
+from anchorage.losses.multi_similarity import MultiSimilarityLoss
 
 VECTORS = Path(__file__).parents[2] / "data" / "vectors" / "11-multi-similarity.json"
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.n_pair import NPairLoss
+from anchorage.losses.n_pair import NPairLoss
 
 
 def reference(x, labels, variant, reg_lambda, symmetric):

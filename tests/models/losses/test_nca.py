@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.nca import NCALoss
+from anchorage.losses.nca import NCALoss
 
 
 def units(x):

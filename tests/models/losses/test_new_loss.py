@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from models.catalogue import describe_losses
-from models.learner import MetricLearner
-from models.losses import LOSSES, create_loss
+from anchorage.catalogue import describe_losses
+from anchorage.learner import MetricLearner
+from anchorage.losses import LOSSES, create_loss
 
 FILE = '''
 """Centres: nobody, nowhere, 2030, equation 1."""

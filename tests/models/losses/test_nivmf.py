@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ive, logsumexp
 
-from models.geometry import cosine_similarities
-from models.losses._vmf import draw_vmf, log_normalizer
-from models.losses.nivmf import NivMFLoss, guide
-from models.losses.softmax import SoftmaxLoss
+from anchorage.geometry import cosine_similarities
+from anchorage.losses._vmf import draw_vmf, log_normalizer
+from anchorage.losses.nivmf import NivMFLoss, guide
+from anchorage.losses.softmax import SoftmaxLoss
 
 CASES = {
     case["name"]: case

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.nt_xent import NTXentLoss
+from anchorage.losses.nt_xent import NTXentLoss
 
 
 def units(x):

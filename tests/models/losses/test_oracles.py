@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from models.losses import create_loss
+from anchorage.losses import create_loss
 
 ROWS, DIM = 8, 3
 X = np.random.default_rng(5).normal(size=(ROWS, DIM))

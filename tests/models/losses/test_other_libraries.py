@@ -1,6 +1,6 @@
 """Our losses and metrics against those of TensorFlow Addons and TensorFlow Similarity, row by row of the page.
 
-The rows are read from models/losses/MIGRATION.md and made as they are printed there. The answers of the other
+The rows are read from models/anchorage/losses/MIGRATION.md and made as they are printed there. The answers of the other
 libraries were made by the scripts under tests/oracles, which run the real packages.
 """
 
@@ -16,14 +16,14 @@ import keras
 import numpy as np
 import pytest
 
-import models.losses
-from models.geometry import MEASURES
-from models.losses import create_loss
-from models.retrieval.metrics import evaluate_retrieval
-from pipeline.cli import create_parser
+import anchorage.losses
+from anchorage.geometry import MEASURES
+from anchorage.losses import create_loss
+from anchorage.retrieval.metrics import evaluate_retrieval
+from anchorage_pipeline.cli import create_parser
 
 ORACLES = Path(__file__).parents[2] / "data" / "oracles"
-PAGE = (Path(models.losses.__file__).parent / "MIGRATION.md").read_text(encoding="utf-8")
+PAGE = (Path(anchorage.losses.__file__).parent / "MIGRATION.md").read_text(encoding="utf-8")
 FILES = {"TensorFlow Addons": "tensorflow-addons.json", "The same from ours": "tensorflow-similarity.json"}
 # What their constructors take for granted.
 DEFAULTS = {

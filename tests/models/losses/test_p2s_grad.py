@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.p2s_grad import P2SGradLoss
+from anchorage.losses.p2s_grad import P2SGradLoss
 
 
 def units(x):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 
-from models.losses.pce import PCELoss
+from anchorage.losses.pce import PCELoss
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "vectors" / "06-unifying-mutual-information.json").read_text())
 

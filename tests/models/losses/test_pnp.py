@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.pnp import VARIANTS, PNPLoss
+from anchorage.losses.pnp import VARIANTS, PNPLoss
 
 SHAPES = {
     "O": lambda r: r,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from models.learner import MetricLearner
-from models.losses import LOSSES, create_loss
+from anchorage.learner import MetricLearner
+from anchorage.losses import LOSSES, create_loss
 
 STEPS, ROWS, DIM, CLASSES = 200, 12, 4, 4
 

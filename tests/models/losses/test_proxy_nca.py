@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.proxy_nca import ProxyNCALoss
+from anchorage.losses.proxy_nca import ProxyNCALoss
 
 
 def with_proxies(loss, proxies):

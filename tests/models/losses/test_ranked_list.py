@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.ranked_list import RankedListLoss
+from anchorage.losses.ranked_list import RankedListLoss
 
 
 def units(x):

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.losses._reduce import PAIR_REDUCERS, check_any_reducer, reduce_costs
-from models.losses.contrastive import ContrastiveLoss
+from anchorage.losses._reduce import PAIR_REDUCERS, check_any_reducer, reduce_costs
+from anchorage.losses.contrastive import ContrastiveLoss
 
 VECTORS = Path(__file__).parents[2] / "data" / "vectors" / "19-balance-contrastive.json"
 COSTS = np.array([[1.0, 0.0, 4.0], [2.0, 8.0, 0.0]])

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from models.errors import UsageError
-from models.losses.arcface import ArcFaceLoss
-from models.losses.contrastive import ContrastiveLoss
-from models.losses.regularized import RegularizedLoss
-from models.regularizers import SparseCentersRegularizer
+from anchorage.errors import UsageError
+from anchorage.losses.arcface import ArcFaceLoss
+from anchorage.losses.contrastive import ContrastiveLoss
+from anchorage.losses.regularized import RegularizedLoss
+from anchorage.regularizers import SparseCentersRegularizer
 
 ROWS = np.random.default_rng(2).normal(size=(6, 4))
 NORMS = np.linalg.norm(ROWS, axis=1)

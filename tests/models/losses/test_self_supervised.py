@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.self_supervised import SelfSupervisedLoss
+from anchorage.losses.self_supervised import SelfSupervisedLoss
 
 
 def reference(anchors, others, own, temperature):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.smooth_ap import SmoothAPLoss
+from anchorage.losses.smooth_ap import SmoothAPLoss
 
 
 def reference(z, labels, temperature):

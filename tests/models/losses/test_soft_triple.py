@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.soft_triple import SoftTripleLoss
+from anchorage.losses.soft_triple import SoftTripleLoss
 
 
 def units(x):

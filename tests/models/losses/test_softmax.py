@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
-from models.learner import MetricLearner
-from models.losses.softmax import SoftmaxLoss
+from anchorage.learner import MetricLearner
+from anchorage.losses.softmax import SoftmaxLoss
 
 
 def with_weights(loss, weights, bias=None):

@@ -10,9 +10,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.geometry import cosine_similarities
-from models.losses._batch import pair_masks
-from models.losses.soprc import SOPRCLoss, semi_variance
+from anchorage.geometry import cosine_similarities
+from anchorage.losses._batch import pair_masks
+from anchorage.losses.soprc import SOPRCLoss, semi_variance
 
 CASES = {
     case["name"]: case

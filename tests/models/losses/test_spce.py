@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from models.losses.spce import SPCELoss
+from anchorage.losses.spce import SPCELoss
 
 VECTORS = Path(__file__).parents[2] / "data" / "vectors" / "06-unifying-mutual-information.json"
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.sphereface import SphereFaceLoss
+from anchorage.losses.sphereface import SphereFaceLoss
 
 
 def units(x):

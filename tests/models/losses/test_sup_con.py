@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.sup_con import SupConLoss
+from anchorage.losses.sup_con import SupConLoss
 
 
 def units(x):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.losses import LOSSES
+from anchorage.losses import LOSSES
 
 TABLE = runpy.run_path(str(Path(__file__).with_name("table.py")))
 FACTS = {

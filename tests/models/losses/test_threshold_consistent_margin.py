@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.threshold_consistent_margin import ThresholdConsistentMarginLoss
+from anchorage.losses.threshold_consistent_margin import ThresholdConsistentMarginLoss
 
 
 def units(x):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.tuplet_margin import TupletMarginLoss
+from anchorage.losses.tuplet_margin import TupletMarginLoss
 
 
 def units(x):

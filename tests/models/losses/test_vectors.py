@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from models.losses import LOSSES
+from anchorage.losses import LOSSES
 
 VECTORS = Path(__file__).parents[2] / "data" / "vectors"
 

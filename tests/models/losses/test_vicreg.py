@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses.vicreg import VICRegLoss
+from anchorage.losses.vicreg import VICRegLoss
 
 
 def reference(x, labels, weights, eps):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from scipy.special import hyp0f1, ive
 from scipy.stats import beta, kstest
 
-from models.losses._vmf import _draw_beta, draw_vmf, log_normalizer, mean_resultant, place_draws
+from anchorage.losses._vmf import _draw_beta, draw_vmf, log_normalizer, mean_resultant, place_draws
 
 CASES = {
     case["name"]: case

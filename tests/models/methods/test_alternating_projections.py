@@ -6,12 +6,12 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from models.errors import UsageError
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.methods import create_methods
-from models.methods.alternating_projections import AlternatingProjections
-from models.training.run import train_run
+from anchorage.errors import UsageError
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods import create_methods
+from anchorage.methods.alternating_projections import AlternatingProjections
+from anchorage.training.run import train_run
 
 FILE = "02-alternating-projections"
 

@@ -8,12 +8,12 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from models.errors import UsageError
-from models.geometry import ball_rows
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.methods.chance_constrained_proxies import ChanceConstrainedProxies, draw_rows, pick_centers
-from models.methods.method import Surroundings, embed_rows
+from anchorage.errors import UsageError
+from anchorage.geometry import ball_rows
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods.chance_constrained_proxies import ChanceConstrainedProxies, draw_rows, pick_centers
+from anchorage.methods.method import Surroundings, embed_rows
 
 FILE = "01-ccp-dml"
 C1 = {"name": "contrastive", "params": {"distance": "dot", "pos_margin": 1 - 1e-5, "neg_margin": 0.5}}

@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from models.errors import UsageError
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.methods import Surroundings
-from models.methods.class_mean_start import ClassMeanStart
-from models.training.run import train_run
+from anchorage.errors import UsageError
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods import Surroundings
+from anchorage.methods.class_mean_start import ClassMeanStart
+from anchorage.training.run import train_run
 
 LOSS = {"name": "proxy_nca"}
 

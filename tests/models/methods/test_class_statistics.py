@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.methods._class_statistics import ClassStatistics, class_statistics, correct_variances, merge_statistics
+from anchorage.methods._class_statistics import ClassStatistics, class_statistics, correct_variances, merge_statistics
 
 FILE = "04-iaa"
 SETTINGS = {"neighbors": 2, "beta": 0.1, "gamma": 0.1, "tau": 40, "sigma_m": 1.0, "sigma_cv": 1.0}

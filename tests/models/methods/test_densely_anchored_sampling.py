@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.methods import create_methods
-from models.methods.densely_anchored_sampling import DenselyAnchoredSampling, mark_largest, move
-from models.methods.method import Step
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods import create_methods
+from anchorage.methods.densely_anchored_sampling import DenselyAnchoredSampling, mark_largest, move
+from anchorage.methods.method import Step
 
 FILE = "03-das"
 CLASSES, DIM = 3, 4

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.methods._held import HeldWeights
+from anchorage.methods._held import HeldWeights
 
 
 def test_published_gradient(case):

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.encoders import create_encoder
-from models.errors import UsageError
-from models.geometry import unit_rows
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.losses.contrastive import ContrastiveLoss
-from models.losses.multi_similarity import MultiSimilarityLoss
-from models.methods import create_methods
-from models.methods.intra_class_augmentation import IntraClassAugmentation, compare_with_copies, vary
-from models.methods.method import Step
+from anchorage.encoders import create_encoder
+from anchorage.errors import UsageError
+from anchorage.geometry import unit_rows
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.losses.contrastive import ContrastiveLoss
+from anchorage.losses.multi_similarity import MultiSimilarityLoss
+from anchorage.methods import create_methods
+from anchorage.methods.intra_class_augmentation import IntraClassAugmentation, compare_with_copies, vary
+from anchorage.methods.method import Step
 
 FILE = "04-iaa"
 CLASSES, DIM = 3, 2

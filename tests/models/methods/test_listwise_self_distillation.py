@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.methods.listwise_self_distillation import ListwiseSelfDistillation, listwise_divergence
-from models.methods.method import Surroundings
-from models.training.run import train_run
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods.listwise_self_distillation import ListwiseSelfDistillation, listwise_divergence
+from anchorage.methods.method import Surroundings
+from anchorage.training.run import train_run
 
 CASES = ("tau1_self_included", "tau0.1_self_included", "tau0.5_self_excluded", "tau0.5_neg_scale0.5")
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from models.errors import UsageError
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.methods import METHODS, Method, create_methods
-from models.training.run import train_run
+from anchorage.errors import UsageError
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods import METHODS, Method, create_methods
+from anchorage.training.run import train_run
 
 DIM, CLASSES = 4, 3
 

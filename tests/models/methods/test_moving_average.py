@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.methods.moving_average import MovingAverage
-from models.training.run import train_run
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods.moving_average import MovingAverage
+from anchorage.training.run import train_run
 
 
 def test_values_by_hand():

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.methods import create_methods
-from models.methods.method import Step
-from models.methods.novel_class_generator import NovelClassGenerator, unlike_statistics
-from models.training.optimizers import create_optimizer
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods import create_methods
+from anchorage.methods.method import Step
+from anchorage.methods.novel_class_generator import NovelClassGenerator, unlike_statistics
+from anchorage.training.optimizers import create_optimizer
 
 FILE = "16-novel-classes"
 CLASSES, DIM = 5, 3

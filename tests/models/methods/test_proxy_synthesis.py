@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.errors import UsageError
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.methods import create_methods
-from models.methods.method import Step
-from models.methods.proxy_synthesis import ProxySynthesis, mix_neighbors
+from anchorage.errors import UsageError
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods import create_methods
+from anchorage.methods.method import Step
+from anchorage.methods.proxy_synthesis import ProxySynthesis, mix_neighbors
 
 FILE = "16-novel-classes"
 CLASSES, DIM = 5, 3

@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from models.encoders import create_encoder
-from models.errors import UsageError
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.methods import Surroundings
-from models.methods.whitened_start import WhitenedStart, whitening
+from anchorage.encoders import create_encoder
+from anchorage.errors import UsageError
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods import Surroundings
+from anchorage.methods.whitened_start import WhitenedStart, whitening
 
 LOSS = {"name": "contrastive"}
 

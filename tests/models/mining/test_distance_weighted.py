@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.mining.distance_weighted import count_drawn_negatives, negative_probabilities
+from anchorage.mining.distance_weighted import count_drawn_negatives, negative_probabilities
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "vectors" / "14-dws-margin.json").read_text())
 PROBABILITIES = [case for case in CASES if case["name"].startswith("probs")]

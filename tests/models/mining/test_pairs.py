@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.errors import UsageError
-from models.losses.mined import MinedLoss
-from models.losses.triplet import TripletLoss
-from models.mining import MINERS
-from models.mining.pairs import (
+from anchorage.errors import UsageError
+from anchorage.losses.mined import MinedLoss
+from anchorage.losses.triplet import TripletLoss
+from anchorage.mining import MINERS
+from anchorage.mining.pairs import (
     AngularMiner,
     BatchEasyHardMiner,
     DistanceWeightedMiner,

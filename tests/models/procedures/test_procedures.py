@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
-from models.errors import ResourceError, UsageError
-from models.export import export_encoder
-from models.procedures import PROCEDURES, procedure
-from models.procedures.class_folds import combine_encoders
-from models.procedures.pseudo_clusters import spherical_kmeans
-from models.training import watch
-from models.training.fit import FitResult
-from models.training.run import train_run
-from models.training.validation import embed_store
+from anchorage.errors import ResourceError, UsageError
+from anchorage.export import export_encoder
+from anchorage.procedures import PROCEDURES, procedure
+from anchorage.procedures.class_folds import combine_encoders
+from anchorage.procedures.pseudo_clusters import spherical_kmeans
+from anchorage.training import watch
+from anchorage.training.fit import FitResult
+from anchorage.training.run import train_run
+from anchorage.training.validation import embed_store
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.procedures.pseudo_labels import PseudoLabels, accept_labels, class_proxies, guess_labels
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.procedures.pseudo_labels import PseudoLabels, accept_labels, class_proxies, guess_labels
 
 FILE = "17-annotation-efficient"
 

@@ -4,11 +4,11 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
-from models.errors import UsageError
-from models.procedures import procedure
-from models.procedures.self_training import SelfTraining, follow
-from models.training import run
-from models.training.run import train_run
+from anchorage.errors import UsageError
+from anchorage.procedures import procedure
+from anchorage.procedures.self_training import SelfTraining, follow
+from anchorage.training import run
+from anchorage.training.run import train_run
 
 FILE = "17-annotation-efficient"
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from models.release import fingerprint_model, publish_release
+from anchorage.release import fingerprint_model, publish_release
 
 
 class Sources:

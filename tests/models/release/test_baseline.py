@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from models.release import find_baseline, roll_back
+from anchorage.release import find_baseline, roll_back
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-from models.release import current_version, list_releases, open_release, publish_release, roll_back
+from anchorage.release import current_version, list_releases, open_release, publish_release, roll_back
 
 # Forks once per operation: the child counts what it asks of the system and kills itself before the n-th.
 _SCRIPT = """
 import os, shutil, signal, sys
-from models.release import publish_release
+from anchorage.release import publish_release
 
 releases, cases, model, index = sys.argv[1:]
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock", "shutil.rmtree"}

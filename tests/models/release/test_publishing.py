@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from models import disk
-from models import files as release_files
-from models.errors import AnchorageError, DataError, ResourceError, UsageError
-from models.release import current_version, list_releases, open_release, publish_release, roll_back
+from anchorage import disk
+from anchorage import files as release_files
+from anchorage.errors import AnchorageError, DataError, ResourceError, UsageError
+from anchorage.release import current_version, list_releases, open_release, publish_release, roll_back
 
 
 def visible(releases):
@@ -208,7 +208,7 @@ def test_folders_are_copied_whole(sources, releases, tmp_path):
 
 def test_two_publishers_at_once_take_turns(sources, releases):
     script = (
-        "import sys\nfrom models.release import publish_release\n"
+        "import sys\nfrom anchorage.release import publish_release\n"
         "for _ in range(4):\n"
         "    print(publish_release(sys.argv[1], model_folder=sys.argv[2], index_folder=sys.argv[3],"
         " files={'gallery.parquet': b'ids'}, facts={}), flush=True)\n"

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from models.errors import DataError, UsageError
-from models.release import current_version, fingerprint_model, list_releases, open_release
-from models.release.fingerprint import write_identity
-from models.release.manifest import read_manifest, seal
+from anchorage.errors import DataError, UsageError
+from anchorage.release import current_version, fingerprint_model, list_releases, open_release
+from anchorage.release.fingerprint import write_identity
+from anchorage.release.manifest import read_manifest, seal
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_release_whose_recorded_identity_is_of_other_files_is_refused(sources, r
 
 def test_nothing_heavy_is_imported():
     script = (
-        "import sys, models.release\n"
+        "import sys, anchorage.release\n"
         "heavy = {m.split('.')[0] for m in sys.modules} & {'numpy', 'keras', 'tensorflow', 'scann', 'pyarrow'}\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.retrieval.table import Embeddings
+from anchorage.retrieval.table import Embeddings
 
 
 def make_table(vectors, labels, ids=None, roles=None, split="test"):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.reporting.bootstrap import compare_by_classes, holm
+from anchorage.reporting.bootstrap import compare_by_classes, holm
 
 
 def compare(candidate, baseline, labels, masks=None, resamples=4000, seed=0):

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from models.reporting.calibration_check import calibrate_and_check, draw_classes
-from models.retrieval.calibration import match_probability, show_neighbors
-from models.retrieval.table import Embeddings
+from anchorage.reporting.calibration_check import calibrate_and_check, draw_classes
+from anchorage.retrieval.calibration import match_probability, show_neighbors
+from anchorage.retrieval.table import Embeddings
 
 
 @pytest.fixture(scope="module")

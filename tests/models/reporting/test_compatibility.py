@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.reporting.compatibility import compatibility
+from anchorage.reporting.compatibility import compatibility
 
 
 def turned(table, seed=0):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.reporting.confusion import confused_pairs, confusion_matrix
-from models.retrieval.metrics import evaluate_retrieval
+from anchorage.reporting.confusion import confused_pairs, confusion_matrix
+from anchorage.retrieval.metrics import evaluate_retrieval
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import copy
 import pytest
 from PIL import Image
 
-from models.reporting.figures import FIGURES, draw_figures, find
+from anchorage.reporting.figures import FIGURES, draw_figures, find
 
 ENTRY = {"queries": 9, "classes": 5, "candidate": 0.5, "baseline": 0.4, "difference": 0.1, "low": -0.1, "high": 0.2}
 SLICE = {**ENTRY, "margin": 0.05, "judged": True, "worse": True, "p": 0.01, "p_holm": 0.02}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.errors import UsageError
-from models.reporting.gate import Comparison, StatisticalGate, Untrained, points
+from anchorage.errors import UsageError
+from anchorage.reporting.gate import Comparison, StatisticalGate, Untrained, points
 
 LABELS = np.repeat(np.arange(40), 5)
 

@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from models.reporting.calibration_check import calibrate_and_check
-from models.reporting.gate import StatisticalGate
-from models.reporting.judge import judge_candidate
-from models.reporting.page import CAP
-from models.reporting.report import write_report
+from anchorage.reporting.calibration_check import calibrate_and_check
+from anchorage.reporting.gate import StatisticalGate
+from anchorage.reporting.judge import judge_candidate
+from anchorage.reporting.page import CAP
+from anchorage.reporting.report import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 120  # seconds until an answer must have come

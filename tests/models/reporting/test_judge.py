@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from models.errors import DataError, UsageError
-from models.reporting.calibration_check import calibrate_and_check
-from models.reporting.gate import StatisticalGate
-from models.reporting.judge import identify_set, judge_candidate
-from models.reporting.numbers import Ways
+from anchorage.errors import DataError, UsageError
+from anchorage.reporting.calibration_check import calibrate_and_check
+from anchorage.reporting.gate import StatisticalGate
+from anchorage.reporting.judge import identify_set, judge_candidate
+from anchorage.reporting.numbers import Ways
 
 EXPERIMENT = {
     "name": "icons",

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from models.reporting import numbers
-from models.reporting.gate import Comparison
-from models.retrieval.metrics import evaluate_retrieval
-from models.retrieval.pairs import pair_statistics
+from anchorage.reporting import numbers
+from anchorage.reporting.gate import Comparison
+from anchorage.retrieval.metrics import evaluate_retrieval
+from anchorage.retrieval.pairs import pair_statistics
 
 METRICS = ("recall@1", "map@r")
 

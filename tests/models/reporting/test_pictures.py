@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.reporting.pictures import Answered, Neighbor, draw_sheet, read_picture, thumbnail
+from anchorage.reporting.pictures import Answered, Neighbor, draw_sheet, read_picture, thumbnail
 
 RIGHT, WRONG = (0, 158, 115), (213, 94, 0)
 

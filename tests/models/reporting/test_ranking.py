@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from models.reporting.ranking import estimate, holm, paired_difference, rank_settings
+from anchorage.reporting.ranking import estimate, holm, paired_difference, rank_settings
 
 
 def test_runs_of_one_unit_are_averaged_first():

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.reporting.calibration_check import calibrate_and_check
-from models.reporting.figures import FIGURES, find
-from models.reporting.gate import StatisticalGate
-from models.reporting.judge import judge_candidate
-from models.reporting.page import SECTIONS, describe, render_page
-from models.reporting.report import write_report
+from anchorage.reporting.calibration_check import calibrate_and_check
+from anchorage.reporting.figures import FIGURES, find
+from anchorage.reporting.gate import StatisticalGate
+from anchorage.reporting.judge import judge_candidate
+from anchorage.reporting.page import SECTIONS, describe, render_page
+from anchorage.reporting.report import write_report
 
 AUDIT = {
     "splits": {

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from models.errors import UsageError
-from models.reporting.slices import make_slices
+from anchorage.errors import UsageError
+from anchorage.reporting.slices import make_slices
 
 LABELS = np.array(list("aabbccdd"), object)
 SIZES = {"a": 2, "b": 2, "c": 5, "d": 9}

@@ -1,4 +1,4 @@
-from models.reporting.summary import summarize
+from anchorage.reporting.summary import summarize
 
 REPORT = {
     "created": "2026-01-02T03:04:05+00:00",

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.reporting.thresholds import choose_thresholds
-from models.retrieval.pairs import BINS, PairStatistics
+from anchorage.reporting.thresholds import choose_thresholds
+from anchorage.retrieval.pairs import BINS, PairStatistics
 
 
 def statistics(positive, negative):

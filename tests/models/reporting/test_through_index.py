@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from models.errors import DataError
-from models.reporting.through_index import judge_index
-from models.retrieval.index import build_index, save_index
+from anchorage.errors import DataError
+from anchorage.reporting.through_index import judge_index
+from anchorage.retrieval.index import build_index, save_index
 
 
 @pytest.fixture

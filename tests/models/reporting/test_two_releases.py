@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from models.errors import UsageError
-from models.release import Release
-from models.reporting.gate import StatisticalGate
-from models.reporting.judge import judge_candidate
-from models.reporting.two_releases import JUDGED, compare_releases
-from models.retrieval.table import write_table
+from anchorage.errors import UsageError
+from anchorage.release import Release
+from anchorage.reporting.gate import StatisticalGate
+from anchorage.reporting.judge import judge_candidate
+from anchorage.reporting.two_releases import JUDGED, compare_releases
+from anchorage.retrieval.table import write_table
 
 EVALUATION = {"max_drop": 0.02, "slices": ["class_size"], "resamples": 500, "slice_drops": {"": 0.9}}
 

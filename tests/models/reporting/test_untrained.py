@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from models.errors import DataError
-from models.reporting.numbers import Ways, evaluate
-from models.reporting.untrained import compare_untrained
+from anchorage.errors import DataError
+from anchorage.reporting.numbers import Ways, evaluate
+from anchorage.reporting.untrained import compare_untrained
 
 
 def test_baselines_answer_the_queries_of_the_candidate(clusters):

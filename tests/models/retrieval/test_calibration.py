@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from models.retrieval.calibration import (
+from anchorage.retrieval.calibration import (
     FEW_CLASSES,
     Shown,
     calibrate,
@@ -15,7 +15,7 @@ from models.retrieval.calibration import (
     match_probability,
     show_neighbors,
 )
-from models.retrieval.table import Embeddings
+from anchorage.retrieval.table import Embeddings
 
 
 def catalogue(val=30, test=60, train=40, each=(4, 14), seed=0, dim=24):

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from models.errors import DataError
-from models.retrieval.clustering import cluster_metrics, compare_clusters
+from anchorage.errors import DataError
+from anchorage.retrieval.clustering import cluster_metrics, compare_clusters
 
 
 def blobs(rows=90, classes=6, noise=0.05):
@@ -41,7 +41,7 @@ def test_classes_that_lie_apart_are_found_and_seeds_repeat():
 
 
 def test_large_work_is_done_in_batches(monkeypatch):
-    monkeypatch.setattr("models.retrieval.clustering._EXACT_WORK", 10)
+    monkeypatch.setattr("anchorage.retrieval.clustering._EXACT_WORK", 10)
     vectors, labels = blobs()
     found = cluster_metrics(vectors, labels)
     assert found["method"] == "k-means in batches of 4,096"

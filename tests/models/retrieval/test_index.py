@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from models.errors import DataError, GateError, UsageError
-from models.retrieval import index as index_module
-from models.retrieval.index import build_index, load_index, save_index, search
-from models.retrieval.neighbors import nearest_neighbors
+from anchorage.errors import DataError, GateError, UsageError
+from anchorage.retrieval import index as index_module
+from anchorage.retrieval.index import build_index, load_index, save_index, search
+from anchorage.retrieval.neighbors import nearest_neighbors
 
 
 def clustered(rows, dim=16, seed=0):

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
 
-from models.errors import DataError, UsageError
-from models.retrieval.metrics import DEFAULT_METRICS, METRICS, describe_metric, evaluate_retrieval
+from anchorage.errors import DataError, UsageError
+from anchorage.retrieval.metrics import DEFAULT_METRICS, METRICS, describe_metric, evaluate_retrieval
 
 ALL = ("recall@1", "recall@3", "precision@1", "precision@4", "map@r", "r_precision", "map", "mrr", "ndcg@1", "ndcg@5")
 ORACLES = Path(__file__).parents[2] / "data" / "oracles"
@@ -169,7 +169,7 @@ def test_far_relevant_items_are_ranked_by_one_sort_as_by_single_counts(monkeypat
     vectors, labels = clustered(np.random.default_rng(9), 200, 3)
     vectors = np.round(vectors, 1)  # ties
     one_by_one = evaluate_retrieval(vectors, labels, metrics=["map", "mrr"])
-    monkeypatch.setattr("models.retrieval.ties._SORT_FROM", 1)
+    monkeypatch.setattr("anchorage.retrieval.ties._SORT_FROM", 1)
     sorted_ = evaluate_retrieval(vectors, labels, metrics=["map", "mrr"])
     np.testing.assert_array_equal(one_by_one.per_query["map"], sorted_.per_query["map"])
     expected = reference_in_order(vectors, labels)

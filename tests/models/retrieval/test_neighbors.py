@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.errors import DataError, UsageError
-from models.retrieval.neighbors import LeftOut, Space, check_vectors, nearest_neighbors, rank_block
+from anchorage.errors import DataError, UsageError
+from anchorage.retrieval.neighbors import LeftOut, Space, check_vectors, nearest_neighbors, rank_block
 
 
 def reference(queries, gallery, k, own_rows=None):
@@ -87,7 +87,7 @@ def test_equal_rows_are_exactly_equal_and_the_tie_is_whole():
 
 
 def test_a_space_that_collapsed_to_a_point_is_ranked_in_parts(monkeypatch):
-    monkeypatch.setattr("models.retrieval.neighbors._FLAT_ITEMS", 1000)
+    monkeypatch.setattr("anchorage.retrieval.neighbors._FLAT_ITEMS", 1000)
     vectors = np.full((300, 4), 0.5, "float32")
     rankings = rank(vectors[:9], vectors, np.full(9, 3))
     assert len(rankings) == 3
@@ -132,7 +132,7 @@ def test_nothing_of_the_own_group_is_met(rows, groups, seed):
 
 
 def test_processors_share_a_product(monkeypatch):
-    monkeypatch.setattr("models.retrieval.neighbors._SMALL", 1)
+    monkeypatch.setattr("anchorage.retrieval.neighbors._SMALL", 1)
     vectors = unit_rows(np.random.default_rng(8), 300, 20)
     rows, similarities = nearest_neighbors(vectors[:7], vectors, 4)
     expected, expected_similarities = reference(vectors[:7], vectors, 4)

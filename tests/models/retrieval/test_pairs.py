@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.retrieval.pairs import BINS, EDGES, pair_statistics
+from anchorage.retrieval.pairs import BINS, EDGES, pair_statistics
 
 
 def on_circle(*degrees):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from models.errors import DataError, UsageError
-from models.retrieval.metrics import evaluate_retrieval
-from models.retrieval.protocols import PROTOCOLS, evaluate_protocol
+from anchorage.errors import DataError, UsageError
+from anchorage.retrieval.metrics import evaluate_retrieval
+from anchorage.retrieval.protocols import PROTOCOLS, evaluate_protocol
 
 
 @pytest.fixture(scope="module")

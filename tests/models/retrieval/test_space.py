@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import skew
 
-from models.retrieval.pairs import pair_statistics
-from models.retrieval.space import alignment_uniformity, draw_map, effective_rank, hubness
+from anchorage.retrieval.pairs import pair_statistics
+from anchorage.retrieval.space import alignment_uniformity, draw_map, effective_rank, hubness
 
 
 def unit(vectors):

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from models.errors import DataError
-from models.retrieval.table import (
+from anchorage.errors import DataError
+from anchorage.retrieval.table import (
     Embeddings,
     count_rows,
     embedding_schema,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from models.retrieval.pairs import BINS, EDGES, pair_statistics
-from models.retrieval.verification import verification
+from anchorage.retrieval.pairs import BINS, EDGES, pair_statistics
+from anchorage.retrieval.verification import verification
 
 
 def space(rows=150, classes=12, noise=0.8, seed=0):

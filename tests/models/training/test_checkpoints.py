@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from models.errors import ResourceError, UsageError
-from models.training.checkpoints import Checkpoints, Progress
+from anchorage.errors import ResourceError, UsageError
+from anchorage.training.checkpoints import Checkpoints, Progress
 
 
 class Learner:
@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_the_checkpoints_before(tmp_path, monkeypatch):
 _KILLED = """
 import os, shutil, signal, sys
 import keras, numpy as np
-from models.training.checkpoints import Checkpoints, Progress
+from anchorage.training.checkpoints import Checkpoints, Progress
 
 class Learner:
     def __init__(self, value):

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from models.errors import UsageError
-from models.methods import METHODS
-from models.training.distribution import gather_rows, replicas, strategy_scope
+from anchorage.errors import UsageError
+from anchorage.methods import METHODS
+from anchorage.training.distribution import gather_rows, replicas, strategy_scope
 
 TRAIN = """
 import json
@@ -24,11 +24,11 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.methods import create_methods
-from models.training.distribution import replicas, strategy_scope
-from models.training.optimizers import create_optimizer
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods import create_methods
+from anchorage.training.distribution import replicas, strategy_scope
+from anchorage.training.optimizers import create_optimizer
 
 random = np.random.default_rng(0)
 images, labels = random.normal(size=(64, 6)).astype("float32"), (np.arange(64) % 5).astype("int32")
@@ -79,9 +79,9 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
-from models.data.store import RecordStore
-from models.errors import UsageError
-from models.training.run import train_run
+from anchorage.data.store import RecordStore
+from anchorage.errors import UsageError
+from anchorage.training.run import train_run
 
 
 def trunk(pixels, weights=None):  # without batch normalisation, which each replica does by itself
@@ -135,10 +135,10 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
-from models.data.store import RecordStore
-from models.methods.method import embed_rows
-from models.training.run import train_run
-from models.training.validation import embed_store
+from anchorage.data.store import RecordStore
+from anchorage.methods.method import embed_rows
+from anchorage.training.run import train_run
+from anchorage.training.validation import embed_store
 
 
 # Without batch normalisation, which each replica does by itself, and without a bias: without oneDNN its gradient, a sum

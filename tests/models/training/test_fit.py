@@ -8,12 +8,12 @@ import keras
 import numpy as np
 import pytest
 
-from models.data.sampling import ClassBatches
-from models.errors import DataError, ResourceError, UsageError
-from models.training import watch
-from models.training.fit import fit_learner
-from models.training.run import build_learner, train_run
-from models.training.validation import validate
+from anchorage.data.sampling import ClassBatches
+from anchorage.errors import DataError, ResourceError, UsageError
+from anchorage.training import watch
+from anchorage.training.fit import fit_learner
+from anchorage.training.run import build_learner, train_run
+from anchorage.training.validation import validate
 
 
 class At(keras.callbacks.Callback):

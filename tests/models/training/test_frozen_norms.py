@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from models.errors import UsageError
-from models.training.run import build_learner, train_run
+from anchorage.errors import UsageError
+from anchorage.training.run import build_learner, train_run
 
 OPTIMIZER = {"name": "adamw", "learning_rate": 1e-2, "params": {"weight_decay": 0.5, "global_clipnorm": 1.0}}
 

@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 
-from models.training.run import train_run
+from anchorage.training.run import train_run
 
 _CHILD = """
 import json, os, signal, sys
-from models.data.store import RecordStore
-from models.training import checkpoints
-from models.training.run import train_run
+from anchorage.data.store import RecordStore
+from anchorage.training import checkpoints
+from anchorage.training.run import train_run
 
 honest, saves = checkpoints.Checkpoints.save, []
 

@@ -4,15 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from memory import MEASURABLE, cap_data, held
 
-from models.data.store import Record, RecordStore, write_store
-from tests.benchmarks.workers.memory import MEASURABLE, cap_data, held
+from anchorage.data.store import Record, RecordStore, write_store
 
-ROOT = Path(__file__).parents[3]
 SIZE, CLASSES, PER_CLASS, BATCH = 128, 64, 172, 32
 BYTES = CLASSES * PER_CLASS * SIZE * SIZE * 3  # 516 MiB
 
@@ -32,7 +30,7 @@ def test_a_quarter_of_the_data_fits_in_memory_and_all_of_it_is_trained_on(tmp_pa
                 yield Record(f"{number}/{item}", f"class-{number:02}", "both", image)
 
     write_store(tmp_path, records(), SIZE)
-    environment = {**os.environ, **MEASURABLE, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"}
+    environment = {**os.environ, **MEASURABLE, "KERAS_BACKEND": "tensorflow"}
     command = [sys.executable, __file__, str(tmp_path)]
     try:
         child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -59,7 +57,7 @@ def train_in_a_quarter(folder: str) -> None:
     """
     import tensorflow as tf
 
-    from models.training.run import train_run
+    from anchorage.training.run import train_run
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)

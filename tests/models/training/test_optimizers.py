@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from models.errors import UsageError
-from models.losses import create_loss
-from models.training.optimizers import OPTIMIZERS, create_optimizer
+from anchorage.errors import UsageError
+from anchorage.losses import create_loss
+from anchorage.training.optimizers import OPTIMIZERS, create_optimizer
 
 
 @keras.saving.register_keras_serializable(package="tests")

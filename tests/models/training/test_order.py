@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from models.training.run import train_run
+from anchorage.training.run import train_run
 
 WRITES = ("AssignVariableOp", "AssignSubVariableOp", "AssignAddVariableOp")
 GENERATOR = {"name": "novel_class_generator", "params": {"warmup": 1, "hidden": 8, "noise_size": 4}}

@@ -6,14 +6,14 @@ import inspect
 import numpy as np
 import pytest
 
-from models.data.sampling import SAMPLERS
-from models.losses import LOSSES, create_loss
-from models.methods import METHODS
-from models.proxies import start_at_class_means
-from models.registry import constructor_parameters, create
-from models.training import recipes
-from models.training.recipes import DIRECTION_PROXIES, WRITTEN, Facts, choose_settings, tell_choices
-from models.training.run import train_run
+from anchorage.data.sampling import SAMPLERS
+from anchorage.losses import LOSSES, create_loss
+from anchorage.methods import METHODS
+from anchorage.proxies import start_at_class_means
+from anchorage.registry import constructor_parameters, create
+from anchorage.training import recipes
+from anchorage.training.recipes import DIRECTION_PROXIES, WRITTEN, Facts, choose_settings, tell_choices
+from anchorage.training.run import train_run
 
 OPEN = {
     "encoder": {"name": "small", "embedding_size": 8, "weights": None, "frozen_norm": None, "params": {}},

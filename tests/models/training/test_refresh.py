@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from models.data.sampling import HierarchicalBatches
-from models.training.fit import fit_learner
-from models.training.run import build_learner
+from anchorage.data.sampling import HierarchicalBatches
+from anchorage.training.fit import fit_learner
+from anchorage.training.run import build_learner
 
 NEAR = {"groups": 2, "classes_per_group": 2, "per_class": 2}
 

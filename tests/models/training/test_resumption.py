@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from models.training.checkpoints import Checkpoints
+from anchorage.training.checkpoints import Checkpoints
 
 ADAMW = {"name": "adamw", "learning_rate": 1e-3, "rate_factors": {"proxies": 100.0}}
 AVERAGE = {"name": "moving_average", "params": {"momentum": 0.8}}
@@ -37,10 +37,10 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
-from models.data.store import RecordStore
-from models.errors import ResourceError
-from models.training import watch
-from models.training.run import train_run
+from anchorage.data.store import RecordStore
+from anchorage.errors import ResourceError
+from anchorage.training import watch
+from anchorage.training.run import train_run
 
 store, other = map(RecordStore, sys.argv[1:3])
 settings = json.loads(sys.argv[4])

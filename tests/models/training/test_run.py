@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from models.errors import UsageError
-from models.training.optimizers import AdamW
-from models.training.run import train_run
-from models.training.schedules import WarmupDecay
+from anchorage.errors import UsageError
+from anchorage.training.optimizers import AdamW
+from anchorage.training.run import train_run
+from anchorage.training.schedules import WarmupDecay
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from models.errors import UsageError
-from models.training.schedules import WarmupDecay
+from anchorage.errors import UsageError
+from anchorage.training.schedules import WarmupDecay
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.training.stopping import reason_to_stop
+from anchorage.training.stopping import reason_to_stop
 
 
 def stops(values, epochs=18, **options):

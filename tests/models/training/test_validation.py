@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from models.data.store import Record, RecordStore, write_store
-from models.errors import DataError
-from models.training.validation import embed_store, validate
+from anchorage.data.store import Record, RecordStore, write_store
+from anchorage.errors import DataError
+from anchorage.training.validation import embed_store, validate
 
 
 class Colour(keras.Model):

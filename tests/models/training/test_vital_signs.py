@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from models.errors import DataError
-from models.learner import MetricLearner
-from models.losses import create_loss
-from models.training.run import train_run
-from models.training.vital_signs import VitalSigns, diagnose, gradient_shares, proxy_signs
+from anchorage.errors import DataError
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.training.run import train_run
+from anchorage.training.vital_signs import VitalSigns, diagnose, gradient_shares, proxy_signs
 
 DIM, ROWS = 16, 8
 

@@ -3,8 +3,8 @@
 import keras_tuner
 import pytest
 
-from models.errors import DataError, ResourceError, UsageError
-from models.tuning.hypermodel import create_tuner
+from anchorage.errors import DataError, ResourceError, UsageError
+from anchorage.tuning.hypermodel import create_tuner
 
 SPACE = {
     "loss.params.margin": {"low": 0.05, "high": 0.5, "log": False},

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.comparison.settings import Comparison
+from anchorage_pipeline.comparison.settings import Comparison
 
 
 @pytest.fixture

@@ -1,18 +1,16 @@
 """Whole comparisons on drawn shapes, in real child processes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from models.errors import UsageError
-from pipeline.comparison import compare
-from pipeline.shapes import draw_shapes
+from anchorage.errors import UsageError
+from anchorage_pipeline.comparison import compare
+from anchorage_pipeline.shapes import draw_shapes
 
 _EXPERIMENT = """
 name = "toy"
@@ -59,10 +57,9 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_goes_on_after_it_was_stopped_and_loses_nothing_to_a_failure(folder):
-    root = str(Path(__file__).parents[3])
-    command = [sys.executable, "-m", "pipeline.cli", "compare", "compare.toml"]
+    command = [sys.executable, "-m", "anchorage_pipeline.cli", "compare", "compare.toml"]
     with (folder / "first.log").open("wb") as log:
-        first = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": root})
+        first = subprocess.Popen(command, stdout=log, stderr=log)
         records = folder / "runs/tiny/records"
         deadline = time.monotonic() + 300
         while not list(records.glob("*.json")) and first.poll() is None and time.monotonic() < deadline:

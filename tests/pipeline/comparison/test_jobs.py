@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import ResourceError
-from pipeline.comparison.data import Images
-from pipeline.comparison.jobs import Jobs, tell_values
-from pipeline.comparison.plan import CHOICE, Block, expand
-from pipeline.comparison.pool import work_off
+from anchorage.errors import ResourceError
+from anchorage_pipeline.comparison.data import Images
+from anchorage_pipeline.comparison.jobs import Jobs, tell_values
+from anchorage_pipeline.comparison.plan import CHOICE, Block, expand
+from anchorage_pipeline.comparison.pool import work_off
 
 FOLDS = [["a", "b"], ["c", "d"], ["e", "f"], ["g", "h"]]
 

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.errors import UsageError
-from pipeline.comparison.plan import Block, check_alike, expand, report_blocks
-from pipeline.comparison.settings import load_comparison
-from pipeline.preflight import check_parts
+from anchorage.errors import UsageError
+from anchorage_pipeline.comparison.plan import Block, check_alike, expand, report_blocks
+from anchorage_pipeline.comparison.settings import load_comparison
+from anchorage_pipeline.preflight import check_parts
 
 TABLES = sorted((Path(__file__).parents[3] / "pipeline/experiments").glob("compare-*.toml"))
 LABELS = np.repeat(np.arange(10), 4)

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from pipeline.comparison.data import Images
-from pipeline.comparison.plan import Block, expand
-from pipeline.comparison.plot import draw_comparison
-from pipeline.comparison.results import Chosen, Row, choose, summarize
-from pipeline.comparison.table import tell_difference, write_table
+from anchorage_pipeline.comparison.data import Images
+from anchorage_pipeline.comparison.plan import Block, expand
+from anchorage_pipeline.comparison.plot import draw_comparison
+from anchorage_pipeline.comparison.results import Chosen, Row, choose, summarize
+from anchorage_pipeline.comparison.table import tell_difference, write_table
 
 BLOCKS = [Block(seed, fold) for seed in (1, 2) for fold in (1, 2, 3)]
 RATE = "training.optimizer.learning_rate"

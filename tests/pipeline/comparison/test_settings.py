@@ -1,7 +1,7 @@
 import pytest
 
-from models.errors import UsageError
-from pipeline.comparison.settings import load_comparison, merge
+from anchorage.errors import UsageError
+from anchorage_pipeline.comparison.settings import load_comparison, merge
 
 _EXPERIMENT = '[data]\npath = "images"\n[loss]\nname = "triplet"\nparams = { margin = 0.2 }\n'
 

@@ -4,13 +4,13 @@ import os
 import pytest
 from PIL import Image
 
-from models.errors import ResourceError
-from pipeline.datasets.building import Picture, Recipe, build_set
+from anchorage.errors import ResourceError
+from anchorage_pipeline.datasets.building import Picture, Recipe, build_set
 
 
 def recipe(draw, pixels=None):
     """The credits and requirements of the places, with other images."""
-    return Recipe("tiny", "pipeline.datasets.places", "no packages", ("licence",), draw, pixels, (1, 2))
+    return Recipe("tiny", "anchorage_pipeline.datasets.places", "no packages", ("licence",), draw, pixels, (1, 2))
 
 
 def one_image(packages, say):

@@ -7,10 +7,10 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
-from models.errors import DataError
-from pipeline.datasets.building import build_set
-from pipeline.datasets.glyphs.build import _recipe, build_glyphs
-from pipeline.datasets.glyphs.classes import (
+from anchorage.errors import DataError
+from anchorage_pipeline.datasets.building import build_set
+from anchorage_pipeline.datasets.glyphs.build import _recipe, build_glyphs
+from anchorage_pipeline.datasets.glyphs.classes import (
     Cut,
     class_name,
     deal_halves,
@@ -19,7 +19,7 @@ from pipeline.datasets.glyphs.classes import (
     is_candidate,
     script,
 )
-from pipeline.datasets.glyphs.fonts import Face, list_cuts
+from anchorage_pipeline.datasets.glyphs.fonts import Face, list_cuts
 
 # Six shapes that differ enough to count as different drawings, as outlines of a font
 SHAPES = {

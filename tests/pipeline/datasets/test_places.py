@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.errors import DataError
-from pipeline.datasets.building import build_set
-from pipeline.datasets.places.build import _recipe, build_places
-from pipeline.datasets.places.views import REACH, SIZE, Place, View, draw_views, list_places, look
+from anchorage.errors import DataError
+from anchorage_pipeline.datasets.building import build_set
+from anchorage_pipeline.datasets.places.build import _recipe, build_places
+from anchorage_pipeline.datasets.places.views import REACH, SIZE, Place, View, draw_views, list_places, look
 
 STRAIGHT = View()
 
@@ -122,7 +122,7 @@ def test_an_earth_without_land_and_a_missing_picture_are_told(tmp_path):
 
 
 def test_other_pixels_than_the_published_are_refused(packages, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.datasets.places.views.list_places", lambda: [Place(25.0, -105.0)])
+    monkeypatch.setattr("anchorage_pipeline.datasets.places.views.list_places", lambda: [Place(25.0, -105.0)])
     with pytest.raises(DataError, match="E_DATA_DIGEST"):
         build_places(tmp_path / "places", packages, say=lambda _: None)
     assert not (tmp_path / "places").exists()

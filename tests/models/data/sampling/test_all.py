@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from models.data.sampling import SAMPLERS
+from anchorage.data.sampling import SAMPLERS
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(30), np.arange(30) % 5 + 2))
 SETTINGS = {

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.data.sampling.centred import add_neighbors, nearest_classes
-from models.data.sampling.hierarchical import HierarchicalBatches
-from models.errors import DataError, UsageError
+from anchorage.data.sampling.centred import add_neighbors, nearest_classes
+from anchorage.data.sampling.hierarchical import HierarchicalBatches
+from anchorage.errors import DataError, UsageError
 
 LABELS = np.repeat(np.arange(9), [1, 5, 2, 3, 4, 2, 6, 1, 2])
 

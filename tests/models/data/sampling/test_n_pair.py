@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.data.sampling.n_pair import NPairBatches, hard_classes
-from models.errors import UsageError
+from anchorage.data.sampling.n_pair import NPairBatches, hard_classes
+from anchorage.errors import UsageError
 
 CASES = json.loads((Path(__file__).parents[3] / "data" / "vectors" / "09-n-pair.json").read_text())
 LABELS = np.repeat(np.arange(12), [1, 5, 2, 3, 4, 2, 6, 1, 2, 3, 2, 2])  # ten classes of two items or more

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.data.sampling.representatives import RepresentativeBatches
-from models.errors import UsageError
+from anchorage.data.sampling.representatives import RepresentativeBatches
+from anchorage.errors import UsageError
 
 LABELS = np.repeat(np.arange(9), [1, 5, 2, 3, 4, 2, 6, 1, 2])
 

@@ -1,0 +1,22 @@
+"""TFX components: each reads artifacts, calls `models`, and writes artifacts."""
+
+import importlib
+
+_ARTIFACTS = (
+    "BaselineRelease",
+    "DataAudit",
+    "EmbeddingTable",
+    "Release",
+    "RetrievalIndex",
+    "RetrievalReport",
+    "UntrainedEmbeddings",
+)
+
+__all__ = [*_ARTIFACTS]
+
+
+def __getattr__(name: str):
+    # Kubeflow imports artifact types from here by name; loading TFX on every import would cost half a minute.
+    if name in _ARTIFACTS:
+        return getattr(importlib.import_module("anchorage_components.artifacts"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,106 @@
+"""BuildIndex: gallery embeddings in, a checked nearest-neighbour index out."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types.artifact_utils import get_split_uri
+from tfx.types.standard_artifacts import Examples
+
+from anchorage.data.store import RecordStore, pixel_digest
+from anchorage.errors import DataError
+from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.table import Embeddings, read_table, write_ids
+from anchorage_components.artifacts import IDS, EmbeddingTable, RetrievalIndex, read_table_facts
+
+_CHUNK = 256  # images read at once
+
+
+@component
+def BuildIndex(
+    embeddings: InputArtifact[EmbeddingTable],
+    index: OutputArtifact[RetrievalIndex],
+    store: InputArtifact[Examples] = None,
+    splits_json: Parameter[str] = '["test"]',
+    neighbors: Parameter[int] = 10,
+    min_recall: Parameter[float] = 0.95,
+    leaves: Parameter[int] = 0,
+    seed: Parameter[int] = 0,
+    code_version: Parameter[str] = "",
+):
+    """Indexes what can be found, and refuses an index that forgets too much of it.
+
+    The gallery is every row whose role is "gallery" or "both". Recall is measured with the rows whose role is
+    "query", or, where there are none, with gallery rows that are each left out of their own answer.
+
+    Args:
+        embeddings: what EmbedExamples wrote; rows of unit length.
+        index: gets `scann/`, `ids.parquet` (id, label, role, split and, from `store`, the digest of the pixels, in row
+            order) and `index.json`, and the custom properties `recall`, `rows` and `kind`.
+        store: the packed images, so that a search can leave a query out of its own answers.
+        splits_json: JSON list of splits that make up the gallery.
+        neighbors: neighbours a query asks for.
+        min_recall: least accepted share, in [0, 1], of true neighbours found.
+        leaves: partitions of the index; 0 lets the number of rows decide.
+        seed: picks the probes.
+        code_version: digest of the code; part of the cache key, not used otherwise.
+
+    Raises:
+        DataError: `E_SPLIT_EMPTY`, `E_VECTOR_NOT_FINITE`, `E_VECTOR_ZERO`, `E_INDEX_EMPTY`.
+        GateError: `E_INDEX_RECALL` if measured recall stays below `min_recall`.
+    """
+    facts = read_table_facts(embeddings.uri)
+    if facts is None:
+        raise DataError("E_TABLE_MISSING", f"Expected embeddings in {embeddings.uri}. Received: those of no release")
+    table = read_table(embeddings.uri, json.loads(splits_json))
+    gallery, queries = table.select(table.roles != "query"), table.select(table.roles == "query")
+    built = build_index(
+        gallery.vectors,
+        ids=gallery.ids,
+        neighbors=neighbors,
+        min_recall=min_recall,
+        leaves=leaves,
+        probes=queries.vectors if len(queries) else None,
+        seed=seed,
+    )
+
+    folder = Path(index.uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    digests, packed = (None, {}) if store is None else _read_digests(store, gallery)
+    write_ids(folder / IDS, gallery, digests)
+    save_index(
+        built,
+        folder,
+        model_fingerprint=facts["model_fingerprint"],
+        classes=len(np.unique(gallery.labels)),
+        splits=dict(Counter(gallery.splits.tolist())),
+        **packed,
+    )
+    index.set_float_custom_property("recall", built.facts["recall"])
+    index.set_int_custom_property("rows", len(gallery))
+    index.set_string_custom_property("kind", built.facts["kind"])
+    logging.info("index: %s", built.facts)
+
+
+def _read_digests(store: Examples, gallery: Embeddings) -> tuple[list[str], dict[str, Any]]:
+    """`pixel_digest` of each row's packed image, and how images were packed; raises `E_RELEASE_MIXED`."""
+    digests: dict[str, str] = {}
+    packed: dict[str, Any] = {}
+    for split in np.unique(gallery.splits).tolist():
+        records = RecordStore(get_split_uri([store], split))
+        packed = {"image_size": records.image_size, "fit": records.fit}
+        for start in range(0, len(records), _CHUNK):
+            rows = np.arange(start, min(start + _CHUNK, len(records)))
+            images = records.read(rows)
+            digests |= zip(records.ids[rows].tolist(), map(pixel_digest, images), strict=True)
+    if absent := [id_ for id_ in gallery.ids.tolist() if id_ not in digests]:
+        raise DataError(
+            "E_RELEASE_MIXED",
+            f"Expected a packed image for each embedding. Received: none for {len(absent)}: {absent[:3]}",
+        )
+    return [digests[id_] for id_ in gallery.ids.tolist()], packed

@@ -1,0 +1,283 @@
+"""EvaluateRetrieval: embeddings in; a report for people and a blessing for the publisher out."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types.artifact_utils import get_split_uri
+from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelRun, TunerResults
+from tfx.utils import path_utils
+
+from anchorage.data.store import RecordStore
+from anchorage.errors import DataError
+from anchorage.files import replace_file
+from anchorage.release import fingerprint_model
+from anchorage.release.manifest import check_pair, read_index_facts
+from anchorage.reporting.calibration_check import calibrate_and_check
+from anchorage.reporting.gate import StatisticalGate
+from anchorage.reporting.judge import judge_candidate
+from anchorage.reporting.numbers import Ways
+from anchorage.reporting.report import write_report
+from anchorage.reporting.through_index import judge_index
+from anchorage.reporting.two_releases import JUDGED
+from anchorage.retrieval.table import Embeddings, read_ids, read_table, write_table
+from anchorage.untrained import read_untrained
+from anchorage_components.artifacts import (
+    AUDIT,
+    BASELINE,
+    CALIBRATION,
+    HISTORY,
+    IDS,
+    THRESHOLDS,
+    TRIALS,
+    BaselineRelease,
+    DataAudit,
+    EmbeddingTable,
+    RetrievalIndex,
+    RetrievalReport,
+    UntrainedEmbeddings,
+    read_table_facts,
+)
+
+VALIDATION = "val"
+
+
+@component
+def EvaluateRetrieval(
+    embeddings: InputArtifact[EmbeddingTable],
+    model: InputArtifact[Model],
+    report: OutputArtifact[RetrievalReport],
+    blessing: OutputArtifact[ModelBlessing],
+    index: InputArtifact[RetrievalIndex] = None,
+    baseline: InputArtifact[BaselineRelease] = None,
+    baseline_embeddings: InputArtifact[EmbeddingTable] = None,
+    untrained: InputArtifact[UntrainedEmbeddings] = None,
+    store: InputArtifact[Examples] = None,
+    audit: InputArtifact[DataAudit] = None,
+    model_run: InputArtifact[ModelRun] = None,
+    tuner_results: InputArtifact[TunerResults] = None,
+    metrics_json: Parameter[str] = '["recall@1", "map@r"]',
+    primary: Parameter[str] = "map@r",
+    minimum_json: Parameter[str] = "{}",
+    max_drop: Parameter[float] = 0.0,
+    gate_json: Parameter[str] = "{}",
+    slices_json: Parameter[str] = "[]",
+    leave_out: Parameter[str] = "",
+    parents: Parameter[str] = "",
+    index_loss: Parameter[float] = 0.02,
+    index_p99_ms: Parameter[float] = 0.0,
+    index_memory_mib: Parameter[float] = 0.0,
+    calibration_json: Parameter[str] = "{}",
+    clustering: Parameter[int] = 0,
+    split: Parameter[str] = "test",
+    facts_json: Parameter[str] = "{}",
+    code_version: Parameter[str] = "",
+):
+    """Measures the candidate, compares it with its baselines on the same queries, and judges it.
+
+    Baselines are the last release, which it must not fall behind, and those without training, which it must beat.
+
+    A candidate that is not blessed is no error here: the report says why, and
+    PublishRelease refuses it.
+
+    Args:
+        embeddings: the candidate's, of `split`, of the index's rows and, for
+            thresholds and match probability, of "val".
+        model: the candidate.
+        report: gets `report.html`, `report.json`, `summary.md`,
+            `thresholds.json`, `calibration.json`, `figures/`, `neighbors/`
+            and the judged embeddings, so that any two releases can be
+            compared; the custom property `state`.
+        blessing: as the stock Evaluator leaves it: custom properties
+            `blessed`, `current_model`, `current_model_id`, here also `reason`
+            in words and `case` (what decided, see `Verdict`), and an empty
+            file BLESSED or NOT_BLESSED.
+        index: the candidate's index, judged together with the model.
+        baseline: what FindRelease found.
+        baseline_embeddings: the same images, embedded with that release.
+        untrained: the same images, embedded by what learned nothing from the
+            training images.
+        store: the packed images, for the pictures.
+        audit: for the page on the data.
+        model_run: the training's `history.json`, for its curve and for the
+            settings that a tuner chose.
+        tuner_results: the trials of the search for them.
+        metrics_json: JSON list of metrics.
+        primary: the metric that decides.
+        minimum_json: JSON object, metric -> least accepted value in [0, 1].
+        max_drop: how much of the primary metric may be lost against the
+            baseline, in [0, 1].
+        gate_json: JSON object of `confidence`, `resamples`, `slice_drops` and
+            `force`, see `StatisticalGate`.
+        slices_json: JSON list of what to cut the queries by, see
+            `make_slices`.
+        leave_out: column of the embeddings; a query meets no image with its
+            own value there.
+        parents: column of the embeddings with coarser classes.
+        index_loss: how much of the label metric search through the index may
+            lose, in [0, 1].
+        index_p99_ms: limit on the time of a search; 0: none.
+        index_memory_mib: limit on the memory of the index; 0: none.
+        calibration_json: JSON object of `target`, `max_error` and `required`,
+            see `calibrate_and_check`.
+        clustering: 1 to cluster the space, too.
+        split: the split that is judged.
+        facts_json: JSON object: `experiment` (the whole experiment file),
+            `data_version`, `run_key`; optional `command`, `intended_use`,
+            `limits` (list of sentences).
+        code_version: digest of the code; part of the cache key, not used
+            otherwise.
+
+    Raises:
+        DataError: `E_SPLIT_EMPTY`, `E_NO_RELEVANT`; `E_RELEASE_MIXED` if
+            embeddings or index were made with another model.
+        UsageError: for unknown metrics or a gate out of range.
+    """
+    fingerprint = fingerprint_model(path_utils.serving_model_path(model.uri))
+    check_pair(fingerprint, (read_table_facts(embeddings.uri) or {}).get("model_fingerprint"), "embeddings")
+    context: dict[str, Any] = {"facts": json.loads(facts_json), "model": {"Fingerprint": fingerprint[:16]}}
+    seed, trial = int(context["facts"].get("experiment", {}).get("seed", 0)), None
+    if index is not None:
+        context["index"] = read_index_facts(Path(index.uri))
+        check_pair(fingerprint, context["index"].get("model_fingerprint"), "index")
+    table = read_table(embeddings.uri)
+    gallery = table.select(table.roles != "query") if index is None else _select_gallery(Path(index.uri), table)
+    if index is not None:
+        trial = judge_index(
+            index.uri,
+            gallery,
+            table.select((table.splits == split) & (table.roles != "gallery")),
+            neighbors=context["index"]["neighbors"],
+            max_loss=index_loss,
+            max_p99_ms=index_p99_ms,
+            max_memory_mib=index_memory_mib,
+            seed=seed,
+        )
+    if audit is not None:
+        context["audit"] = json.loads((Path(audit.uri) / AUDIT).read_text(encoding="utf-8"))
+        context["dataset"] = _count_splits(context["audit"]["splits"])
+    if model_run is not None:
+        context["training"] = json.loads((Path(model_run.uri) / HISTORY).read_text(encoding="utf-8"))
+    if tuner_results is not None:
+        context["search"] = _read_search(Path(tuner_results.uri))
+    minimum = json.loads(minimum_json)
+    candidate, validation = read_table(embeddings.uri, [split]), _read_validation(embeddings.uri)
+    judged = judge_candidate(
+        candidate,
+        split=split,
+        metrics=json.loads(metrics_json),
+        primary=primary,
+        minimum=minimum,
+        gate=StatisticalGate(minimum, primary, max_drop, seed=seed, **json.loads(gate_json)),
+        baseline=None if baseline_embeddings is None else _read_baseline(baseline_embeddings.uri, split),
+        baseline_facts=_read_baseline_facts(baseline),
+        untrained=None if untrained is None else read_untrained(untrained.uri, split),
+        validation=validation,
+        validation_split=VALIDATION,
+        context=context,
+        ways=Ways(leave_out, parents),
+        slices=json.loads(slices_json),
+        max_drop=max_drop,
+        index_trial=trial,
+        calibration=calibrate_and_check(
+            candidate,
+            validation,
+            gallery,
+            split=split,
+            validation_split=VALIDATION,
+            seed=seed,
+            **json.loads(calibration_json),
+        ),
+        clustering=bool(clustering),
+    )
+    write_report(judged, report.uri, _picture_reader(store, split))
+    write_table(Path(report.uri) / JUDGED, candidate)
+    for name, key in ((THRESHOLDS, "thresholds"), (CALIBRATION, "calibration")):
+        replace_file(Path(report.uri) / name, json.dumps(judged[key], indent=1).encode())
+    report.set_string_custom_property("state", judged["verdict"]["state"])
+    report.set_float_custom_property("primary", judged["metrics"][primary]["value"])
+    _bless(blessing, model, judged["verdict"])
+    logging.info("%s: %s", judged["verdict"]["state"], " ".join(judged["verdict"]["reasons"]))
+
+
+def _bless(blessing: ModelBlessing, model: Model, verdict: dict[str, Any]) -> None:
+    blessing.set_string_custom_property("current_model", model.uri)
+    blessing.set_int_custom_property("current_model_id", model.id)
+    blessing.set_int_custom_property("blessed", int(verdict["blessed"]))
+    blessing.set_string_custom_property("reason", f"{verdict['state']}: {' '.join(verdict['reasons'])}")
+    blessing.set_string_custom_property("case", verdict["case"])
+    folder = Path(blessing.uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ("BLESSED" if verdict["blessed"] else "NOT_BLESSED")).touch()
+
+
+def _select_gallery(folder: Path, table: Embeddings) -> Embeddings:
+    """The rows of an index, in its order; they may be images of any split."""
+    place = {id_: row for row, id_ in enumerate(table.ids.tolist())}
+    ids = read_ids(folder / IDS)["id"].tolist()
+    if absent := [id_ for id_ in ids if id_ not in place]:
+        raise DataError(
+            "E_RELEASE_MIXED",
+            f"Expected an embedding for each image of the index. Received: none for {len(absent)}: {absent[:3]}",
+        )
+    return table.select(np.array([place[id_] for id_ in ids], np.int64))
+
+
+def _read_search(folder: Path) -> dict[str, Any]:
+    """The trials that the Tuner finished, in the order it made them; it numbers them all and writes only these."""
+    rows = json.loads((folder / TRIALS).read_text(encoding="utf-8"))
+    trials = [
+        {"number": int(row.pop("trial_id")) + 1, "score": row.pop("score"), "values": row} for row in map(dict, rows)
+    ]
+    trials.sort(key=lambda trial: trial["number"])
+    return {"objective": "map@r", "trials": trials, "failed": trials[-1]["number"] - len(trials)}
+
+
+def _count_splits(splits: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "split": name,
+            "classes": found["classes"],
+            "images": found["images"],
+            "singletons": found["singletons"]["count"],
+        }
+        for name, found in splits.items()
+    ]
+
+
+def _read_baseline_facts(baseline: BaselineRelease | None) -> dict[str, Any]:
+    if baseline is None:
+        return {"version": None, "reason": "No baseline was asked for."}
+    return json.loads((Path(baseline.uri) / BASELINE).read_text(encoding="utf-8"))
+
+
+def _read_baseline(uri: str, split: str) -> Embeddings | None:
+    return None if read_table_facts(uri) is None else read_table(uri, [split])
+
+
+def _read_validation(uri: str) -> Embeddings | None:
+    try:
+        return read_table(uri, [VALIDATION])
+    except DataError as error:
+        if error.code != "E_SPLIT_EMPTY":
+            raise
+        logging.warning("no thresholds: %s", error)
+        return None
+
+
+def _picture_reader(store: Examples | None, split: str) -> Callable[[Sequence[str]], dict[str, np.ndarray | None]]:
+    """Looks pictures up by image id; None for an image that the store does not hold."""
+    if store is None:
+        return lambda ids: dict.fromkeys(ids)
+
+    def read(ids: Sequence[str]) -> dict[str, np.ndarray | None]:
+        records = RecordStore(get_split_uri([store], split))
+        places = {id_: row for row, id_ in enumerate(records.ids)}
+        return {id_: records.read([places[id_]])[0] if id_ in places else None for id_ in ids}
+
+    return read

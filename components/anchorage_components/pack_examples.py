@@ -1,0 +1,122 @@
+"""PackExamples: tf.Examples in, a record store of decoded and resized images per split out."""
+
+import functools
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import apache_beam as beam
+import tensorflow as tf
+from absl import logging
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types.artifact_utils import get_split_uri
+from tfx.types.standard_artifacts import Examples
+
+from anchorage.data.examples import ExampleShard, ImageExample, list_shards, read_examples
+from anchorage.data.images import check_image, load_image
+from anchorage.data.store import Record, RecordStore, Shard, finish_store, write_shard
+from anchorage.disk import check_free_space
+from anchorage.errors import DataError, UsageError
+from anchorage_components.jobs import run_jobs
+
+_BATCH = 64  # images decoded at once
+
+
+@component(use_beam=True)
+def PackExamples(
+    examples: InputArtifact[Examples],
+    store: OutputArtifact[Examples],
+    image_size: Parameter[int],
+    fit: Parameter[str] = "crop",
+    code_version: Parameter[str] = "",
+    beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
+):
+    """Decodes every image once, so that training reads rows instead of files.
+
+    Each TFRecord file becomes one pixel file, streamed; memory holds one batch of images and
+    the index. The output is an Examples artifact only because the stock Trainer and Tuner take no
+    other; each `Split-...` folder in it is a `anchorage.data.store.RecordStore`, on a path that can be
+    opened as a file.
+
+    Args:
+        examples: what ImageExampleGen wrote.
+        store: one record store a split.
+        image_size: side of the stored images in pixels.
+        fit: "crop", "pad" or "squash", see `anchorage.data.images.resize_image`.
+        code_version: digest of the code; part of the cache key, not used otherwise.
+        beam_pipeline: given by TFX.
+
+    Raises:
+        DataError: `E_SHARD_TRUNCATED`, `E_SHARD_DAMAGED`, `E_RECORD_INVALID` or a code of `check_image` if
+            a record cannot be read, `E_SPLIT_EMPTY` if a split has none.
+        ResourceError: `E_DISK_FULL` before anything is written, or while it is.
+        UsageError: `E_STORE_PLACE` if the pipeline root is no place for plain files.
+    """
+    if "://" in store.uri:
+        raise UsageError(
+            "E_STORE_PLACE", f"Expected a path that is read as a file, such as a mounted one. Received: {store.uri}"
+        )
+    shards = [
+        (split, number, shard)
+        for split in examples.splits
+        for number, shard in enumerate(list_shards(examples.uri, split))
+    ]
+    folders = {split: get_split_uri([examples], split).replace(examples.uri, store.uri) for split in examples.splits}
+    check_free_space(Path(store.uri), sum(shard.records or 0 for _, _, shard in shards) * image_size**2 * 3)
+    run_jobs(
+        beam_pipeline,
+        [(split, number, tuple(shard)) for split, number, shard in shards],
+        functools.partial(_pack_shard, examples.uri, folders, image_size, fit),
+        functools.partial(_finish_stores, folders, image_size, fit),
+        store.uri,
+    )
+    for split, folder in folders.items():
+        if not len(RecordStore(folder)):
+            raise DataError("E_SPLIT_EMPTY", f"The split {split} of {examples.uri} has no images.")
+    store.splits = examples.splits
+    logging.info("packed %s at %d pixels (%s)", examples.splits, image_size, fit)
+
+
+def _pack_shard(uri: str, folders: dict[str, str], image_size: int, fit: str, job: tuple) -> tuple[str, Shard]:
+    split, number, facts = job
+    examples = read_examples(uri, ExampleShard(*facts))
+    return split, write_shard(folders[split], number, _decode(examples, image_size, fit))
+
+
+def _decode(examples: Iterator[ImageExample], image_size: int, fit: str) -> Iterator[Record]:
+    load = _loader(image_size, fit)
+    while batch := list(itertools.islice(examples, _BATCH)):
+        try:
+            images = load(tf.constant([example.image for example in batch])).numpy()
+        except tf.errors.InvalidArgumentError:
+            raise _undecodable(batch) from None
+        for example, image in zip(batch, images, strict=True):
+            yield Record(example.id, example.label, example.role, image)
+
+
+@functools.cache
+def _loader(image_size: int, fit: str):
+    """Decodes a batch in one call: TensorFlow runs its images side by side."""
+
+    def load(images):
+        return tf.map_fn(lambda data: load_image(data, image_size, fit), images, fn_output_signature=tf.uint8)
+
+    return tf.function(load, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+
+
+def _undecodable(batch: list[ImageExample]) -> DataError:
+    """The error of the first image in the batch that cannot be decoded."""
+    for example in batch:
+        fault = check_image(example.image)
+        if fault is not None:
+            return DataError(
+                fault.code, f"{example.id!r} in examples that were to hold checked images: {fault.message}"
+            )
+    return DataError("E_IMAGE_DAMAGED", f"One image of {batch[0].id!r} to {batch[-1].id!r} cannot be decoded")
+
+
+def _finish_stores(folders: dict[str, str], image_size: int, fit: str, results: list[tuple[str, Shard]]) -> None:
+    for split, folder in folders.items():
+        shards = [shard for of, shard in results if of == split]
+        finish_store(folder, shards, image_size, fit)

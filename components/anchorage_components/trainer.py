@@ -1,0 +1,80 @@
+"""What the stock Trainer runs: record stores and settings in, a SavedModel and the learner out."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from tfx.components.trainer.fn_args_utils import FnArgs
+
+from anchorage.data.store import RecordStore
+from anchorage.export import export_encoder
+from anchorage.training.run import train_run
+from anchorage.tuning.space import settle
+from anchorage.untrained import untrained_encoders
+from anchorage_components.artifacts import HISTORY, UNTRAINED
+
+LEARNER = "learner.keras"
+
+
+def run_fn(fn_args: FnArgs) -> None:
+    """Train, going on from a checkpoint if an earlier run was cut off, then export.
+
+    The export holds the SavedModel for serving and, beside it, `learner.keras`: encoder, loss with its
+    proxies and optimizer, to train on from. The run's own folder gets the history, and below `untrained` the network
+    as it was before the first step, which the gate compares the trained one with.
+
+    Args:
+        fn_args: given by TFX. Its `custom_config` holds `settings`, the keyword arguments of
+            `anchorage.training.run.train_run` but for stores and folders; `checkpoints`, a folder that outlives
+            this run; and `code_version`, which is only part of the cache key. Its `hyperparameters`, if the
+            Tuner ran, replace the ranges in the settings.
+    """
+    config = fn_args.custom_config
+    settings = config["settings"]
+    if fn_args.hyperparameters:
+        settings = settle(settings, fn_args.hyperparameters["values"])
+    store, validation_store = open_stores(fn_args)
+    run_key = _run_key(settings, store, validation_store, config["code_version"])
+    checkpoints = Path(config["checkpoints"]) / run_key
+    learner, result = train_run(
+        store,
+        validation_store,
+        **settings,
+        checkpoint_folder=checkpoints,
+        run_key=run_key,
+        log_folder=fn_args.model_run_dir,
+    )
+    folder = Path(fn_args.serving_model_dir)
+    export_encoder(learner.encoder, folder, image_size=store.image_size, fit=store.fit)
+    learner.save(folder / LEARNER)
+    pretrained = bool(settings["encoder"].get("weights"))
+    with untrained_encoders(learner.encoder, result.start_weights, pretrained=pretrained) as untrained:
+        for name, encoder in untrained.items():
+            target = Path(fn_args.model_run_dir) / UNTRAINED / name
+            export_encoder(encoder, target, image_size=store.image_size, fit=store.fit)
+    history = {
+        "settings": {"seed": settings["seed"], **result.settings},
+        "recipe": [choice._asdict() for choice in result.recipe],
+        "best_epoch": result.best_epoch,
+        "stop_reason": result.stop_reason,
+        "epochs": result.history,
+    }
+    (Path(fn_args.model_run_dir) / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
+    shutil.rmtree(checkpoints, ignore_errors=True)  # the export is whole: nothing is left to go on from
+    logging.info("trained %d epochs, kept epoch %d (%s)", len(result.history) - 1, result.best_epoch, result.best_value)
+
+
+def open_stores(fn_args: FnArgs) -> tuple[RecordStore, RecordStore]:
+    """The record stores of the training and of the validation classes, behind TFX's file patterns."""
+    [train], [validation] = fn_args.train_files, fn_args.eval_files
+    return RecordStore(Path(train).parent), RecordStore(Path(validation).parent)
+
+
+def _run_key(settings: Mapping[str, Any], store: RecordStore, validation: RecordStore, code_version: str) -> str:
+    """Digest of all that a training's result depends on, so that only its own checkpoint is gone on from."""
+    parts = [settings, store.digest, validation.digest, code_version]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

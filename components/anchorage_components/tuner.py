@@ -1,0 +1,39 @@
+"""What the stock Tuner runs: the ranges of an experiment in, a Keras Tuner that searches them out."""
+
+from pathlib import Path
+
+from tfx.components.trainer.fn_args_utils import FnArgs
+from tfx.components.tuner.component import TunerFnResult
+
+from anchorage.training.run import train_run
+from anchorage.tuning.hypermodel import create_tuner
+from anchorage.tuning.space import settle
+from anchorage_components.trainer import open_stores
+
+
+def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
+    """Prepare the search; each trial is a short training, judged by MAP@R on the validation classes.
+
+    Args:
+        fn_args: given by TFX. Its `custom_config` holds `settings` as for the Trainer, and `tuning` with
+            `space` (range by the path of its key), `oracle`, `trials` and `epochs` a trial.
+    """
+    config = fn_args.custom_config
+    tuning = config["tuning"]
+    store, validation_store = open_stores(fn_args)
+
+    def train(values: dict) -> dict[str, float]:
+        settings = settle(config["settings"], values)
+        settings["training"]["epochs"] = tuning["epochs"]
+        result = train_run(store, validation_store, **settings).result
+        return {"map@r": max(row["val_map@r"] for row in result.history[1:])}  # what training came to, not its start
+
+    tuner = create_tuner(
+        train,
+        tuning["space"],
+        oracle=tuning["oracle"],
+        trials=tuning["trials"],
+        seed=config["settings"]["seed"],
+        directory=Path(fn_args.working_dir),
+    )
+    return TunerFnResult(tuner=tuner, fit_kwargs={})

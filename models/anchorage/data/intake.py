@@ -1,0 +1,123 @@
+"""Which of the listed images can be used, and when too few can: one rule for ingestion and whatever looks ahead."""
+
+import stat
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from anchorage.data.examples import write_rejects
+from anchorage.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, check_image
+from anchorage.data.listing import SPLITS, Reject
+from anchorage.errors import DataError
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[bytes, ImageFault | None]:
+    """The bytes of an image file, and why it cannot be used, or None if it can; the image is decoded to tell."""
+    data, fault = read_file(path)
+    return data, fault or check_image(data, max_pixels=max_pixels)
+
+
+def read_file(path: Path) -> tuple[bytes, ImageFault | None]:
+    """The bytes of a file, one more than an image may have at most, and why it cannot be read, or None if it can.
+
+    Only a regular file is opened: a pipe or a device under an image's name would block, or never end.
+    """
+    try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind):
+            return b"", ImageFault("E_IMAGE_NO_FILE", f"expected a regular file. Received: {_tell_kind(kind)}")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1), None
+    except FileNotFoundError:
+        link = f"the link leads to {path.readlink()}, where nothing is" if path.is_symlink() else ""
+        return b"", ImageFault("E_IMAGE_MISSING", link or "there is no such file")
+    except OSError as error:
+        return b"", ImageFault("E_IMAGE_UNREADABLE", f"the file cannot be read: {error.strerror}")
+
+
+def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, max_share: float, file: str = "") -> None:
+    """Raise if too many records are bad.
+
+    Args:
+        rejects: the bad records.
+        total: number of all records.
+        max_rejects: this many may be bad, ...
+        max_share: ... and so may this share of all, in [0, 1).
+        file: gets all bad records when they are too many, one JSON object a line; "" writes none.
+
+    Raises:
+        DataError: `E_TOO_MANY_REJECTS`, with the first three.
+    """
+    limit = reject_limit(total, max_rejects=max_rejects, max_share=max_share)
+    if len(rejects) > limit:
+        if file:
+            write_rejects(file, rejects)
+        shown = "; ".join(tell_reject(reject) for reject in rejects[:3])
+        raise DataError(
+            "E_TOO_MANY_REJECTS",
+            f"Expected at most {limit} bad records of {total}. Received: {count_by_code(rejects)}. First: {shown}. "
+            + (f"All are in {file}. " if file else "")
+            + "Mend the data, or raise `data.max_rejects`.",
+        )
+
+
+def tell_reject(reject: Reject) -> str:
+    """A bad record in one line; a row of a table may have no path."""
+    return f"{reject.path}: {reject.message}" if reject.path else reject.message
+
+
+def reject_limit(total: int, *, max_rejects: int, max_share: float) -> int:
+    """How many of all records may be bad."""
+    return max(max_rejects, int(max_share * total))
+
+
+def check_splits(
+    kept: Mapping[str, int],
+    listed: Mapping[str, int],
+    rejects: Sequence[Reject],
+    skipped: int,
+    unlisted: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Raise if a split has no images, naming what removed them.
+
+    Args:
+        kept: usable images of each split.
+        listed: images that were listed for each split.
+        rejects: records that were set aside.
+        skipped: files without the suffix of an image.
+        unlisted: of the `Listing`: why nothing was listed for a split.
+
+    Raises:
+        DataError: `E_SPLIT_EMPTY`.
+    """
+    empty = [split for split in SPLITS if not kept.get(split)]
+    if not empty:
+        return
+    refused = [reject for reject in rejects if reject.split in ("", empty[0])]
+    if len(empty) == len(SPLITS) and not listed:
+        reason = f"no image was found; {skipped} files had another suffix, {count_by_code(rejects)} were rejected"
+    elif not listed.get(empty[0]):
+        reason = unlisted.get(empty[0], f"no image was listed for it out of {dict(listed)}")
+        if refused:
+            reason = f"no image was listed for it, {count_by_code(refused)} were rejected; all others: {dict(listed)}"
+    else:
+        reason = f"all of its {listed[empty[0]]} images were rejected: {count_by_code(refused)}"
+    raise DataError("E_SPLIT_EMPTY", f"The split {empty[0]} has no images: {reason}.")
+
+
+def count_by_code(rejects: Sequence[Reject]) -> str:
+    """As in "3 E_IMAGE_FORMAT, 1 E_ID_DUPLICATE"; the most frequent first."""
+    counts = Counter(reject.code for reject in rejects)
+    return ", ".join(f"{number} {code}" for code, number in counts.most_common()) or "none"
+
+
+def _tell_kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")

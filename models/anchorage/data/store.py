@@ -1,0 +1,292 @@
+"""The packed record store: decoded images of one split in raw files, with an index grouped by class.
+
+A folder of one split holds
+
+    index.parquet     id, label, role, shard, row; sorted by (label, id)
+    shard-00000.u8    uint8 images of `image_size * image_size * 3` bytes, in the order they arrived
+    store.json        format, image size, fit, counts, and the SHA-256 of the index and of each shard
+
+`store.json` is written last: a folder without it is unfinished. Opening a store compares all hashes, once a process.
+Rows are read with positioned reads: any row is equally near, memory holds what was asked for and no more, and a cut-off
+file is an error rather than a killed process.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from anchorage.errors import DataError
+from anchorage.files import hash_file
+
+if TYPE_CHECKING:
+    import pyarrow
+
+FORMAT = 2
+ROLES = ("query", "gallery", "both")
+
+_INDEX = "index.parquet"
+_FACTS = "store.json"
+
+# Hash of each file that this process found whole, by its path, size, time of change and inode.
+_whole: dict[tuple[str, int, int, int], str] = {}
+
+
+class Record(NamedTuple):
+    """One image on its way into a store: `image` is `(S, S, 3)` uint8."""
+
+    id: str
+    label: str
+    role: str
+    image: np.ndarray
+
+
+class Shard(NamedTuple):
+    """One written pixel file: its number, the index rows that point into it, and its SHA-256."""
+
+    number: int
+    index: "pyarrow.Table"
+    sha256: str
+
+
+class RecordStore:
+    """Random access to the packed images of one split.
+
+    Args:
+        folder: a folder written by `finish_store`.
+
+    Attributes:
+        ids: `(M,)` object array of str, unique.
+        labels: `(M,)` int32 class numbers, dense from 0 in the order of `class_names`; ascending.
+        class_names: sorted class names.
+        roles: `(M,)` object array of "query", "gallery" or "both".
+        image_size: side S of the images.
+        fit: how the images were brought to that size.
+
+    Raises:
+        DataError: `E_STORE_MISSING` if there is no finished store in `folder`,
+            `E_STORE_DAMAGED` if its parts do not fit together.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        import pyarrow.parquet as parquet
+
+        self.folder = Path(folder)
+        facts = _read_facts(self.folder)
+        self.image_size: int = facts["image_size"]
+        self.fit: str = facts["fit"]
+        try:
+            _check_hash(self.folder / _INDEX, facts["index"])
+            index = parquet.read_table(self.folder / _INDEX)
+            names = index["label"].combine_chunks().dictionary_encode()
+            self.ids = index["id"].to_numpy()
+            self.roles = index["role"].to_numpy()
+            self._shards = index["shard"].to_numpy()
+            self._rows = index["row"].to_numpy()
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError("E_STORE_DAMAGED", f"{self.folder / _INDEX} cannot be read: {error}") from error
+        self.labels = names.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+        self.class_names: list[str] = names.dictionary.to_pylist()
+        self._row_bytes = self.image_size * self.image_size * 3
+        self._check(facts)
+        self._files: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the index and `store.json`, which holds the hash of every shard."""
+        digest = hashlib.sha256()
+        for name in (_INDEX, _FACTS):
+            digest.update((self.folder / name).read_bytes())
+        return digest.hexdigest()
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The images of `rows` (n,), in that order, as `(n, S, S, 3)` uint8.
+
+        Raises:
+            IndexError: if a row is negative or past the end.
+            DataError: `E_STORE_DAMAGED` if a shard ends early.
+        """
+        rows = np.asarray(rows, np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"Expected rows in [0, {len(self)}). Received: {rows.min()} to {rows.max()}")
+        images = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
+        for image, shard, row in zip(images, self._shards[rows].tolist(), self._rows[rows].tolist(), strict=True):
+            count = os.preadv(self._file(shard), [image.data], row * self._row_bytes)
+            if count != self._row_bytes:
+                raise DataError("E_STORE_DAMAGED", f"{self.folder / shard_name(shard)} ends inside row {row}.")
+        return images
+
+    def _file(self, shard: int) -> int:
+        if shard not in self._files:
+            descriptor = os.open(self.folder / shard_name(shard), os.O_RDONLY | os.O_CLOEXEC)
+            if self._files.setdefault(shard, descriptor) != descriptor:  # another thread came first
+                os.close(descriptor)
+        return self._files[shard]
+
+    def _check(self, facts: dict) -> None:
+        if len(self) != facts["count"] or len(self.class_names) != facts["classes"]:
+            raise DataError(
+                "E_STORE_DAMAGED",
+                f"{self.folder}: expected {facts['count']} records of {facts['classes']} classes as {_FACTS} says. "
+                f"Received: {len(self)} of {len(self.class_names)} in {_INDEX}.",
+            )
+        for number, shard in enumerate(facts["shards"]):
+            path, wanted = self.folder / shard_name(number), shard["rows"] * self._row_bytes
+            found = path.stat().st_size if path.exists() else "no file"
+            if found != wanted:
+                raise DataError("E_STORE_DAMAGED", f"{path}: expected {wanted} bytes. Received: {found}")
+            _check_hash(path, shard.get("sha256", "none"))
+        rows = np.array([shard["rows"] for shard in facts["shards"]], np.int64)
+        if len(self) and not ((self._shards < len(rows)).all() and (self._rows < rows[self._shards]).all()):
+            raise DataError("E_STORE_DAMAGED", f"{self.folder / _INDEX} points past the end of a shard.")
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_files": {}}  # descriptors belong to one process
+
+    def __del__(self):
+        for descriptor in getattr(self, "_files", {}).values():
+            os.close(descriptor)
+
+
+def pixel_digest(image: np.ndarray) -> str:
+    """SHA-256, in hex, of packed pixels `(S, S, 3)`: the same for images that an encoder cannot tell apart."""
+    return hashlib.sha256(np.ascontiguousarray(image, np.uint8).data).hexdigest()
+
+
+def shard_name(number: int) -> str:
+    """File name of the pixel file with this number."""
+    return f"shard-{number:05d}.u8"
+
+
+def write_shard(folder: str | os.PathLike, number: int, records: Iterable[Record]) -> Shard:
+    """Write one pixel file, image by image, and return its part of the index.
+
+    The file appears under its name only when whole, so a repeated call is harmless.
+
+    Args:
+        folder: the store's folder, made if absent.
+        number: the shard's number; a store's shards are numbered from 0 without gaps.
+        records: images of one size, streamed.
+
+    Raises:
+        ValueError: if an image is not `(S, S, 3)` uint8 like the first one.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{shard_name(number)}.{os.getpid()}.part"
+    digest = hashlib.sha256()
+    rows: list[tuple[str, str, str, int, int]] = []
+    try:
+        with part.open("wb") as file:
+            for record in _checked(records):
+                pixels = np.ascontiguousarray(record.image).data
+                file.write(pixels)
+                digest.update(pixels)
+                rows.append((record.id, record.label, record.role, number, len(rows)))
+        part.replace(folder / shard_name(number))
+    finally:
+        part.unlink(missing_ok=True)
+    return Shard(number, _index_table(rows), digest.hexdigest())
+
+
+def finish_store(folder: str | os.PathLike, shards: Iterable[Shard], image_size: int, fit: str) -> None:
+    """Write the index over all shards, grouped by class, and then `store.json`.
+
+    Raises:
+        ValueError: if the shards are not numbered from 0 without gaps.
+        DataError: `E_ID_DUPLICATE` if two records have the same id.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as compute
+    import pyarrow.parquet as parquet
+
+    folder = Path(folder)
+    shards = sorted(shards, key=lambda shard: shard.number)
+    if [shard.number for shard in shards] != list(range(len(shards))):
+        raise ValueError(f"Expected shards numbered from 0. Received: {[shard.number for shard in shards]}")
+    index = pa.concat_tables([_index_table([]), *(shard.index for shard in shards)])
+    index = index.sort_by([("label", "ascending"), ("id", "ascending")]).combine_chunks()
+    counts = compute.value_counts(index["id"])
+    repeated = counts.filter(compute.greater(counts.field("counts"), 1)).field("values").to_pylist()
+    if repeated:
+        raise DataError("E_ID_DUPLICATE", f"{len(repeated)} ids stand for several records, first: {repeated[0]!r}")
+    parquet.write_table(index, folder / _INDEX)
+    facts = {
+        "format": FORMAT,
+        "image_size": image_size,
+        "fit": fit,
+        "count": index.num_rows,
+        "classes": compute.count_distinct(index["label"]).as_py(),
+        "index": hash_file(folder / _INDEX),
+        "shards": [{"rows": shard.index.num_rows, "sha256": shard.sha256} for shard in shards],
+    }
+    part = folder / f".{_FACTS}.part"
+    part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    part.replace(folder / _FACTS)
+
+
+def write_store(folder: str | os.PathLike, records: Iterable[Record], image_size: int, fit: str = "crop") -> None:
+    """Write a whole store with one shard."""
+    finish_store(folder, [write_shard(folder, 0, records)], image_size, fit)
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    """Compare a file with its hash, unless this process has done so already."""
+    state = path.stat()
+    seen = (str(path), state.st_size, state.st_mtime_ns, state.st_ino)
+    if _whole.get(seen) != expected:
+        found = hash_file(path)
+        if found != expected:
+            raise DataError(
+                "E_STORE_DAMAGED",
+                f"{path} does not hold what was packed: expected SHA-256 {expected}. Received: {found}",
+            )
+        _whole[seen] = expected
+
+
+def _checked(records: Iterable[Record]) -> Iterator[Record]:
+    shape = None
+    for record in records:
+        image = record.image
+        shape = shape or image.shape
+        if image.dtype != np.uint8 or image.shape != shape or shape != (shape[0], shape[0], 3):
+            raise ValueError(
+                f"Expected uint8 images of one shape (S, S, 3). Received: {image.dtype} {image.shape} for {record.id!r}"
+            )
+        if record.role not in ROLES:
+            raise ValueError(f"`role` must be one of {', '.join(ROLES)}. Received: {record.role!r} for {record.id!r}")
+        yield record
+
+
+def _index_table(rows: list[tuple[str, str, str, int, int]]) -> "pyarrow.Table":
+    import pyarrow as pa
+
+    types = {"id": pa.string(), "label": pa.string(), "role": pa.string(), "shard": pa.int32(), "row": pa.int64()}
+    columns = list(zip(*rows, strict=True)) or [()] * len(types)
+    arrays = {name: pa.array(column, kind) for column, (name, kind) in zip(columns, types.items(), strict=True)}
+    return pa.table(arrays)
+
+
+def _read_facts(folder: Path) -> dict:
+    try:
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            "E_STORE_MISSING",
+            f"Expected a packed record store in {folder}. Received: no {_FACTS}.",
+        ) from None
+    except ValueError as error:
+        raise DataError("E_STORE_DAMAGED", f"{folder / _FACTS} is not valid JSON: {error}") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise DataError("E_STORE_DAMAGED", f"{folder / _FACTS}: expected format {FORMAT}. Received: {facts!s:.200}")
+    missing = {"image_size", "fit", "count", "classes", "index", "shards"} - set(facts)
+    if missing:
+        raise DataError("E_STORE_DAMAGED", f"{folder / _FACTS} lacks {', '.join(sorted(missing))}.")
+    return facts

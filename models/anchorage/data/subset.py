@@ -1,0 +1,76 @@
+"""Some classes of a record store, and how classes are dealt into folds."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anchorage.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from anchorage.data.store import RecordStore
+
+
+class ClassSubset:
+    """A store that holds only the named classes of another one; nothing is copied.
+
+    Args:
+        store: the whole.
+        class_names: the classes to keep.
+
+    Attributes:
+        ids: `(M,)` object array of str.
+        labels: `(M,)` int32 class numbers, dense from 0 in the order of `class_names`; ascending.
+        class_names: the kept names, sorted.
+        roles: `(M,)` object array of "query", "gallery" or "both".
+        image_size: side S of the images.
+        fit: how the images were brought to that size.
+
+    Raises:
+        DataError: `E_CLASS_UNKNOWN` if a name is not in the store.
+    """
+
+    def __init__(self, store: "RecordStore", class_names: Iterable[str]):
+        wanted = sorted(set(class_names))
+        unknown = sorted(set(wanted) - set(store.class_names))
+        if unknown:
+            raise DataError("E_CLASS_UNKNOWN", f"Expected classes of {store.folder}. Received: {unknown[:5]}")
+        numbers = np.full(len(store.class_names), -1, np.int32)
+        numbers[np.searchsorted(np.array(store.class_names, object), wanted)] = np.arange(len(wanted))
+        labels = numbers[store.labels]
+        self._store, self._rows = store, np.flatnonzero(labels >= 0)
+        self.labels = labels[self._rows]
+        self.ids, self.roles = store.ids[self._rows], store.roles[self._rows]
+        self.class_names = wanted
+        self.image_size, self.fit = store.image_size, store.fit
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The images of `rows` (n,), in that order, as `(n, S, S, 3)` uint8."""
+        return self._store.read(self._rows[np.asarray(rows, np.int64)])
+
+
+def deal_folds(class_names: Iterable[str], folds: int, seed: int = 0) -> list[list[str]]:
+    """Deal classes into folds whose sizes differ by one at most; the same on every machine.
+
+    Args:
+        class_names: all classes.
+        folds: number of folds, at least 2.
+        seed: of the shuffle.
+
+    Raises:
+        UsageError: `E_FOLDS` if a fold would get fewer than two classes: nothing can be retrieved wrongly from one.
+
+    Example:
+        >>> [len(fold) for fold in deal_folds("abcdefg", folds=3)]
+        [3, 2, 2]
+    """
+    names = sorted(set(class_names))
+    if folds < 2 or len(names) < 2 * folds:
+        raise UsageError(
+            "E_FOLDS", f"Expected at least two folds of two classes each. Received: {folds} of {len(names)} classes"
+        )
+    order = np.random.default_rng(seed).permutation(len(names))
+    return [sorted(names[place] for place in order[fold::folds]) for fold in range(folds)]

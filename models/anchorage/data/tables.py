@@ -1,0 +1,94 @@
+"""Tables that name images: CSV, TSV or Parquet with at least a path and a label."""
+
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from anchorage.errors import DataError
+
+_DEFAULTS = {"path": ("path",), "label": ("label", "class"), "split": ("split",), "role": ("role",)}
+_NEEDED = ("path", "label")
+ATTRIBUTE = "attribute/"  # before the name of a column that is only kept
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def read_table(
+    path: str | os.PathLike, columns: Mapping[str, str], attributes: Sequence[str] = ()
+) -> Iterator[dict[str, str]]:
+    """The rows of a table under our names; "split" and "role" are there only if the table has them.
+
+    Args:
+        path: a `.csv`, `.tsv` (UTF-8, quoted as in RFC 4180) or `.parquet` file.
+        columns: the table's names for "path", "label", "split", "role", where they differ; other columns are ignored,
+            except
+        attributes: further columns to keep; a row has them as "attribute/<name>".
+
+    Returns:
+        One dict a row; a missing value is "".
+
+    Raises:
+        DataError: `E_DATA_MISSING` if there is no file, `E_TABLE_COLUMNS` if a column is missing,
+            `E_TABLE_DAMAGED` if the file cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError("E_DATA_MISSING", f"Expected a table at {path}. Received: no file there")
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _from_parquet(path, columns, attributes)
+    if suffix in _DELIMITERS:
+        return _from_text(path, columns, attributes, _DELIMITERS[suffix])
+    raise DataError("E_TABLE_DAMAGED", f"{path}: expected a table ending in .csv, .tsv or .parquet")
+
+
+def _from_text(
+    path: Path, columns: Mapping[str, str], attributes: Sequence[str], delimiter: str
+) -> Iterator[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, delimiter=delimiter, restval="", strict=True)
+        try:
+            names = _choose(path, list(reader.fieldnames or []), columns, attributes)
+            for row in reader:
+                yield {ours: row[theirs] for ours, theirs in names.items()}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError("E_TABLE_DAMAGED", f"{path}, near line {reader.line_num + 1}: {error}") from error
+
+
+def _from_parquet(path: Path, columns: Mapping[str, str], attributes: Sequence[str]) -> Iterator[dict[str, str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = _choose(path, file.schema_arrow.names, columns, attributes)
+            for batch in file.iter_batches(columns=list(names.values())):
+                values = [batch.column(theirs).to_pylist() for theirs in names.values()]
+                for row in zip(*values, strict=True):
+                    yield {ours: "" if value is None else str(value) for ours, value in zip(names, row, strict=True)}
+    except (pa.ArrowException, OSError) as error:
+        raise DataError("E_TABLE_DAMAGED", f"{path}: {error}") from error
+
+
+def _choose(path: Path, found: list[str], columns: Mapping[str, str], attributes: Sequence[str]) -> dict[str, str]:
+    """Our names and the table's, for the columns that are there; the needed ones must be."""
+    names = {}
+    for ours, usual in _DEFAULTS.items():
+        wanted = (columns[ours],) if ours in columns else usual
+        present = [name for name in wanted if name in found]
+        if present:
+            names[ours] = present[0]
+        elif ours in _NEEDED or ours in columns:
+            raise DataError(
+                "E_TABLE_COLUMNS",
+                f"{path}: expected a column {' or '.join(map(repr, wanted))} for the {ours}. Received: {found}. "
+                f"Name the right one under `data.columns`.",
+            )
+    for name in attributes:
+        if name not in found:
+            raise DataError(
+                "E_TABLE_COLUMNS",
+                f"{path}: expected a column {name!r}, which `evaluation` names. Received: {found}",
+            )
+        names[f"{ATTRIBUTE}{name}"] = name
+    return names

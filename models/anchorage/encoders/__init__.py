@@ -1,0 +1,106 @@
+"""Encoders by the name an experiment file uses: images in, embeddings out."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import keras
+
+from anchorage.encoders.backbones import application_names, application_trunk, small_trunk
+from anchorage.encoders.efficientnet_lite import efficientnet_lite0
+from anchorage.encoders.ensemble_head import attach_ensemble_head
+from anchorage.encoders.global_local import attach_global_local_head
+from anchorage.encoders.heads import attach_head
+from anchorage.errors import UsageError
+from anchorage.registry import create, import_named, nearest
+from anchorage.user_code import user_code
+
+ENCODERS: dict[str, Callable] = {
+    "efficientnet_lite0": efficientnet_lite0,
+    "small": small_trunk,
+}
+HEADS: dict[str, Any] = {
+    "ensemble": attach_ensemble_head,
+    "global_local": attach_global_local_head,
+    "plain": attach_head,
+}
+
+
+def create_encoder(
+    name: str,
+    *,
+    image_size: int,
+    embedding_size: int,
+    pooling: str = "avg",
+    normalize: bool = True,
+    weights: str | None = None,
+    frozen_norm: bool = False,
+    raw: bool = False,
+    head: Mapping[str, Any] | None = None,
+    **params,
+) -> keras.Model:
+    """Make an encoder: trunk, pooling, projection and, by default, rows of unit length.
+
+    Args:
+        name: a key of `ENCODERS`, the name of a network in `keras.applications`, such as `"ResNet50"`, or
+            `"package.module:function"`, a function called as `function(pixels, weights=..., **params)`.
+        image_size: height and width S of an image, in pixels.
+        embedding_size: length D of an embedding.
+        pooling: how the feature map becomes one row: `"avg"`, `"max"` or `"gem"`; `global_local` has its own way.
+        normalize: whether embeddings get unit length.
+        weights: None for random weights, `"imagenet"` for stored ones where the trunk has them.
+        frozen_norm: whether batch normalisation keeps its stored statistics and scales, as with stored weights and
+            small batches.
+        raw: whether embeddings come in a dict, `embeddings` as ever and `raw` before unit length.
+        head: what makes embeddings out of feature maps: `name`, a key of `HEADS`, and `params`; by default `plain`.
+        params: arguments of the trunk, such as `widths` of `small`.
+
+    Returns:
+        Model from `(N, S, S, 3)` pixels, 0 to 255, uint8 or float, to `(N, D)` float32 embeddings; all scaling
+        of pixels happens inside. Its layer `trunk` holds everything before the head. The heads `ensemble` and
+        `global_local` give a dict, with `embeddings` and what their losses ask for.
+
+    Raises:
+        UsageError: E_NAME_UNKNOWN, E_PARAMETER_UNKNOWN, E_ENCODER_WEIGHTS or E_IMAGE_SIZE; E_USER_CODE for whatever
+            a function from outside raises.
+        ValueError: if a value is out of range.
+
+    Example:
+        >>> create_encoder("small", image_size=32, embedding_size=16).output_shape
+        (None, 16)
+    """
+    pixels = keras.Input((image_size, image_size, 3), name="images")
+    make_trunk = _trunk_of(name, params)
+    with user_code(name):
+        trunk = keras.Model(pixels, make_trunk(pixels, weights=weights), name="trunk")
+    if frozen_norm:
+        for layer in trunk._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+    images = keras.Input((image_size, image_size, 3), name="images")
+    facts = {"trunk": trunk, "images": images, "features": trunk(images), "embedding_size": embedding_size}
+    facts |= {"pooling": pooling, "normalize": normalize, "raw": raw}
+    head = head or {"name": "plain"}
+    return keras.Model(images, create(HEADS, head["name"], head.get("params"), facts), name="encoder")
+
+
+def _trunk_of(name: str, params: dict) -> Callable:
+    if name in application_names():
+        return partial(application_trunk, name, **params)
+    trunk = ENCODERS[name] if name in ENCODERS else _imported(name)
+    takes = [p for p in inspect.signature(trunk).parameters if p not in ("pixels", "weights")]
+    unknown = sorted(set(params) - set(takes))
+    if unknown:
+        raise UsageError("E_PARAMETER_UNKNOWN", f"Encoder {name!r} takes {takes}. Received unknown: {unknown}")
+    return partial(trunk, **params)
+
+
+def _imported(name: str) -> Callable:
+    if ":" not in name:
+        known = f"{sorted(ENCODERS)}, a network of keras.applications such as 'ResNet50', or 'package.module:function'"
+        raise UsageError("E_NAME_UNKNOWN", f"Unknown encoder {name!r}. Known: {known}.{nearest(name, ENCODERS)}")
+    found = import_named(name)
+    if not callable(found):
+        raise UsageError("E_NAME_UNKNOWN", f"Expected a function that makes a trunk. Received: {name!r} is {found!r}")
+    return found

@@ -1,0 +1,132 @@
+"""Losses by the name an experiment file uses; each is a layer `loss(embeddings, labels) -> scalar`."""
+
+from typing import Any
+
+import keras
+
+from anchorage.losses._keras_loss import KerasLoss, is_keras_loss
+from anchorage.losses.angular import AngularLoss
+from anchorage.losses.arcface import ArcFaceLoss
+from anchorage.losses.balanced_contrastive import BalancedContrastiveLoss
+from anchorage.losses.binomial_deviance import BinomialDevianceLoss
+from anchorage.losses.cbml import CBMLLoss
+from anchorage.losses.circle import CircleLoss
+from anchorage.losses.contrastive import ContrastiveLoss
+from anchorage.losses.cosface import CosFaceLoss
+from anchorage.losses.cross_batch_memory import CrossBatchMemoryLoss
+from anchorage.losses.dynamic_soft_margin import DynamicSoftMarginLoss
+from anchorage.losses.ensemble import EnsembleLoss
+from anchorage.losses.fast_ap import FastAPLoss
+from anchorage.losses.general_pair_weighting import GeneralPairWeightingLoss
+from anchorage.losses.generalized_lifted_structure import GeneralizedLiftedStructureLoss
+from anchorage.losses.histogram import HistogramLoss
+from anchorage.losses.hybrid import HybridLoss
+from anchorage.losses.instance import InstanceLoss
+from anchorage.losses.intra_pair_variance import IntraPairVarianceLoss
+from anchorage.losses.lifted_structure import LiftedStructureLoss
+from anchorage.losses.manifold import ManifoldLoss
+from anchorage.losses.margin import MarginLoss
+from anchorage.losses.mined import MinedLoss
+from anchorage.losses.multi_proxy_anchor import MultiProxyAnchorLoss
+from anchorage.losses.multi_similarity import MultiSimilarityLoss
+from anchorage.losses.n_pair import NPairLoss
+from anchorage.losses.nca import NCALoss
+from anchorage.losses.nivmf import NivMFLoss
+from anchorage.losses.nt_xent import NTXentLoss
+from anchorage.losses.p2s_grad import P2SGradLoss
+from anchorage.losses.pce import PCELoss
+from anchorage.losses.pnp import PNPLoss
+from anchorage.losses.proxy_nca import ProxyNCALoss
+from anchorage.losses.ranked_list import RankedListLoss
+from anchorage.losses.regularized import RegularizedLoss
+from anchorage.losses.roadmap import RoadmapLoss
+from anchorage.losses.self_supervised import SelfSupervisedLoss
+from anchorage.losses.smooth_ap import SmoothAPLoss
+from anchorage.losses.soft_triple import SoftTripleLoss
+from anchorage.losses.softmax import SoftmaxLoss
+from anchorage.losses.soprc import SOPRCLoss
+from anchorage.losses.spce import SPCELoss
+from anchorage.losses.sphereface import SphereFaceLoss
+from anchorage.losses.sup_con import SupConLoss
+from anchorage.losses.threshold_consistent_margin import ThresholdConsistentMarginLoss
+from anchorage.losses.triplet import TripletLoss
+from anchorage.losses.tuplet_margin import TupletMarginLoss
+from anchorage.losses.vicreg import VICRegLoss
+from anchorage.registry import create, find_class
+
+LOSSES: dict[str, type[keras.layers.Layer]] = {
+    "angular": AngularLoss,
+    "arcface": ArcFaceLoss,
+    "balanced_contrastive": BalancedContrastiveLoss,
+    "binomial_deviance": BinomialDevianceLoss,
+    "cbml": CBMLLoss,
+    "circle": CircleLoss,
+    "contrastive": ContrastiveLoss,
+    "cosface": CosFaceLoss,
+    "cross_batch_memory": CrossBatchMemoryLoss,
+    "dynamic_soft_margin": DynamicSoftMarginLoss,
+    "ensemble": EnsembleLoss,
+    "fast_ap": FastAPLoss,
+    "general_pair_weighting": GeneralPairWeightingLoss,
+    "generalized_lifted_structure": GeneralizedLiftedStructureLoss,
+    "histogram": HistogramLoss,
+    "hybrid": HybridLoss,
+    "instance": InstanceLoss,
+    "intra_pair_variance": IntraPairVarianceLoss,
+    "lifted_structure": LiftedStructureLoss,
+    "manifold": ManifoldLoss,
+    "margin": MarginLoss,
+    "mined": MinedLoss,
+    "multi_proxy_anchor": MultiProxyAnchorLoss,
+    "multi_similarity": MultiSimilarityLoss,
+    "n_pair": NPairLoss,
+    "nca": NCALoss,
+    "nivmf": NivMFLoss,
+    "nt_xent": NTXentLoss,
+    "p2s_grad": P2SGradLoss,
+    "pce": PCELoss,
+    "pnp": PNPLoss,
+    "proxy_nca": ProxyNCALoss,
+    "ranked_list": RankedListLoss,
+    "regularized": RegularizedLoss,
+    "roadmap": RoadmapLoss,
+    "self_supervised": SelfSupervisedLoss,
+    "smooth_ap": SmoothAPLoss,
+    "soft_triple": SoftTripleLoss,
+    "softmax": SoftmaxLoss,
+    "soprc": SOPRCLoss,
+    "spce": SPCELoss,
+    "sphereface": SphereFaceLoss,
+    "sup_con": SupConLoss,
+    "threshold_consistent_margin": ThresholdConsistentMarginLoss,
+    "triplet": TripletLoss,
+    "tuplet_margin": TupletMarginLoss,
+    "vicreg": VICRegLoss,
+}
+
+
+def create_loss(name: str, params: dict[str, Any] | None = None, **facts: Any) -> keras.layers.Layer:
+    """Make a loss; `facts` such as `num_classes` go to the losses that ask for them.
+
+    Args:
+        name: a key of `LOSSES`, or `"package.module:ClassName"` of a Keras layer or of a `keras.losses.Loss`, such
+            as `"tensorflow_similarity.losses:CircleLoss"`.
+        params: constructor arguments.
+        **facts: what only the data knows: `num_classes`, `class_counts`, `embedding_size`.
+
+    Raises:
+        UsageError: on an unknown name or parameter, or a missing one.
+        ValueError: if the constructor refuses a value.
+    """
+    if is_keras_loss(name):
+        return KerasLoss(name, params)
+    return create(LOSSES, name, params, facts, base=keras.layers.Layer)
+
+
+def find_loss(name: str) -> type:
+    """The class of a loss: a Keras layer, or a `keras.losses.Loss`.
+
+    Raises:
+        UsageError: E_NAME_UNKNOWN, with the name that may have been meant.
+    """
+    return find_class(LOSSES, name, keras.losses.Loss if is_keras_loss(name) else keras.layers.Layer)

@@ -1,0 +1,215 @@
+"""Balance of contrastive losses: Sors et al., arXiv 2112.11743, 2021: a positive and an entropy term with a weight."""
+
+import keras
+from keras import ops
+
+from anchorage.geometry import dot_products, masked_logsumexp
+from anchorage.losses._checks import check_at_least_one, check_between, check_not_negative, check_positive
+from anchorage.losses._layer import LossLayer
+from anchorage.losses._pairs import compare
+
+FORMS = ("margin", "softmax")
+AGGREGATIONS = ("sum_per_anchor", "mean", "mean_nonzero", "anchor_mean", "anchor_mean_nonzero")
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class BalancedContrastiveLoss(LossLayer):
+    """Says how much pulling positives counts against spreading everything, and how a batch is averaged.
+
+    Formula, with cosines `s`: `loss = positive + lam * entropy`, divided by `1 + lam` with `norm_by_lambda`, where
+
+        "margin":  positive: max(0, pos_margin - s_ij) over positives, entropy: max(0, s_ij - margin) over negatives,
+                   both put together by `aggregation`
+        "softmax": positive: -mean_i mean_{P_i} s_ij,    entropy: mean_i tau log sum_{A_i} exp(s_ik / tau)
+
+    `A_i` are all other items, or the negatives only without `include_positive`. The aggregations:
+    `"sum_per_anchor"` sum / N; `"mean"` over pairs; `"mean_nonzero"` over pairs with a cost; `"anchor_mean"` mean over
+    anchors of the mean over their pairs; `"anchor_mean_nonzero"` the same over pairs with a cost. Of the paper only
+    the abstract was open to us: the formulas are our reading of it.
+
+    How the two terms weigh against each other changes with the batch size under every aggregation: search `lam`
+    together with it, or give the size it was found at as `reference_size`. Then `lam` is multiplied by
+    `(size / reference_size)^power`, with the number of items that anchors are compared with as the size.
+
+    Defaults: ours, since of the paper only the abstract was open to us.
+
+    Args:
+        form: `"margin"` or `"softmax"`.
+        lam: weight of the entropy term (lambda), at least 0.
+        margin: cosine above which a negative costs, in [-1, 1].
+        pos_margin: cosine below which a positive costs, in [-1, 1].
+        aggregation: see above; for the margin form.
+        tau: temperature of the softmax form, positive.
+        include_positive: count positives in the softmax.
+        log_mean: take `tau log |A_i|` off the entropy, which removes the batch size from its value.
+        norm_by_lambda: divide by `1 + lam`.
+        normalize: bring the rows to unit length first.
+        reference_size: see above, at least 1; None takes `lam` as it is.
+        power: see above; None takes -0.5 for `"sum_per_anchor"`, 0.5 for the means and 0 for the softmax form, fitted
+            on random clusters.
+        watch: show `positive_term`, `entropy_term` and `balance_ratio`, averaged over the epoch, beside the loss in
+            training; costs two more products of matrices.
+
+    Call arguments:
+        embeddings: `(N, D)` float tensor.
+        labels: `(N,)` integer tensor of class ids.
+        references: what a wrapper hands over; None compares the batch with itself.
+        training: `False` leaves what `watch` shows as it is.
+
+    Returns:
+        Scalar float32 tensor; at least 0 for the margin form.
+
+    Raises:
+        ValueError: on a parameter out of range or shapes that do not fit together.
+        TypeError: if `labels` are not integers.
+
+    Example:
+        >>> loss = BalancedContrastiveLoss(lam=2.0)
+        >>> round(float(loss(keras.ops.ones((2, 2)), keras.ops.array([0, 1]))), 4)  # cosine 1, margin 0.5
+        1.0
+    """
+
+    def __init__(
+        self,
+        form: str = "margin",
+        lam: float = 1.0,
+        margin: float = 0.5,
+        pos_margin: float = 1.0,
+        aggregation: str = "anchor_mean_nonzero",
+        tau: float = 0.1,
+        include_positive: bool = True,
+        log_mean: bool = False,
+        norm_by_lambda: bool = False,
+        normalize: bool = True,
+        reference_size: int | None = None,
+        power: float | None = None,
+        watch: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        if form not in FORMS:
+            raise ValueError(f"`form` must be one of {list(FORMS)}. Received: form={form!r}")
+        if aggregation not in AGGREGATIONS:
+            raise ValueError(
+                f"`aggregation` must be one of {list(AGGREGATIONS)}. Received: aggregation={aggregation!r}"
+            )
+        check_not_negative(lam=lam)
+        check_between(-1, 1, margin=margin, pos_margin=pos_margin)
+        check_positive(tau=tau)
+        self.form = form
+        self.lam = lam
+        self.margin = margin
+        self.pos_margin = pos_margin
+        self.aggregation = aggregation
+        self.tau = tau
+        self.include_positive = include_positive
+        self.log_mean = log_mean
+        self.norm_by_lambda = norm_by_lambda
+        self.normalize = normalize
+        if reference_size is not None:
+            check_at_least_one(reference_size=reference_size)
+        self.reference_size = reference_size
+        self.power = default_power(form, aggregation) if power is None else power
+        self.watch = watch
+        shown = ("positive_term", "entropy_term", "balance_ratio") if watch else ()
+        self._watched = {name: keras.metrics.Mean(name=name) for name in shown}
+
+    def call(self, embeddings, labels, references=None, training=None):
+        pairs = compare(embeddings, labels, references, self.normalize)
+        similarities = dot_products(pairs.rows, pairs.columns)
+        terms, slopes = self._terms(similarities, pairs)
+        if self._watched and training is not False:
+            norms = [self._gradient_norm(slope, embeddings, pairs) for slope in slopes]
+            self._watched["positive_term"].update_state(terms[0])
+            self._watched["entropy_term"].update_state(terms[1])
+            self._watched["balance_ratio"].update_state(_ratio(*norms))
+        lam = self.lam
+        if self.reference_size is not None:
+            size = ops.cast(ops.shape(pairs.columns)[0], similarities.dtype)
+            lam = rebalance(self.lam, self.reference_size, size, self.power)
+        return (terms[0] + lam * terms[1]) / (1.0 + lam if self.norm_by_lambda else 1.0)
+
+    def terms(self, embeddings, labels):
+        """The positive and the entropy term, two scalars."""
+        pairs = compare(embeddings, labels, None, self.normalize)
+        return self._terms(dot_products(pairs.rows, pairs.columns), pairs)[0]
+
+    def balance_ratio(self, embeddings, labels):
+        """Length of the gradient of the entropy term over that of the positive one, `lam` left out; 0 without either.
+
+        Both are with respect to the embeddings. It is what says how the two terms pull against each other.
+        """
+        pairs = compare(embeddings, labels, None, self.normalize)
+        slopes = self._terms(dot_products(pairs.rows, pairs.columns), pairs)[1]
+        return _ratio(*(self._gradient_norm(slope, embeddings, pairs) for slope in slopes))
+
+    def _terms(self, similarities, pairs):
+        """Both terms, and the derivatives of each with respect to the similarities, `(N, M)` without gradient."""
+        positives, negatives = pairs.positives, pairs.negatives
+        if self.form == "margin":
+            pull, push = ops.relu(self.pos_margin - similarities), ops.relu(similarities - self.margin)
+            shares = self._shares(pull, positives), self._shares(push, negatives)
+            slopes = -shares[0] * ops.cast(pull > 0, pull.dtype), shares[1] * ops.cast(push > 0, push.dtype)
+            return (ops.sum(shares[0] * pull), ops.sum(shares[1] * push)), slopes
+        share = _mean_of_means(positives, similarities.dtype)
+        others = ops.logical_or(positives, negatives) if self.include_positive else negatives
+        entropies = masked_logsumexp(similarities / self.tau, others, axis=1)
+        number = ops.cast(ops.maximum(ops.shape(similarities)[0], 1), similarities.dtype)
+        fixed = ops.where(others, ops.stop_gradient(similarities / self.tau - entropies[:, None]), 0.0)
+        slope = ops.where(others, ops.exp(fixed), 0.0) / number
+        if self.log_mean:
+            entropies = entropies - ops.log(ops.maximum(_count(others, similarities.dtype, axis=1), 1.0))
+        return (-ops.sum(share * similarities), self.tau * ops.mean(entropies)), (-share, slope)
+
+    def _shares(self, costs, pairs):
+        """What each cost is multiplied with in the aggregate, `(N, M)` without gradient."""
+        dtype = costs.dtype
+        if self.aggregation.endswith("nonzero"):
+            pairs = ops.logical_and(pairs, costs > 0)
+        if self.aggregation.startswith("anchor"):
+            return _mean_of_means(pairs, dtype)
+        per_anchor = self.aggregation == "sum_per_anchor"
+        number = ops.cast(ops.shape(costs)[0], dtype) if per_anchor else _count(pairs, dtype)
+        return ops.cast(pairs, dtype) / ops.maximum(number, 1.0)
+
+    def _gradient_norm(self, slopes, embeddings, pairs):
+        slopes, rows, columns = (ops.stop_gradient(x) for x in (slopes, pairs.rows, pairs.columns))
+        gradient = ops.matmul(slopes, columns)
+        if pairs.columns is pairs.rows:
+            gradient = gradient + ops.matmul(ops.transpose(slopes), rows)
+        if self.normalize:
+            gradient = gradient - rows * ops.sum(gradient * rows, axis=1, keepdims=True)
+            squared = ops.sum(ops.square(ops.stop_gradient(embeddings)), axis=1, keepdims=True)
+            gradient = gradient * ops.rsqrt(ops.where(squared > 0, squared, 1.0))
+        return ops.sqrt(ops.sum(ops.square(gradient)))
+
+    def get_config(self):
+        names = ("form", "lam", "margin", "pos_margin", "aggregation", "tau", "include_positive", "log_mean")
+        rest = ("norm_by_lambda", "normalize", "reference_size", "power", "watch")
+        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}
+
+
+def rebalance(lam, reference_size, size, power: float):
+    """The weight that at one batch size does what `lam` does at another: `lam (size / reference_size)^power`."""
+    return lam * (size / reference_size) ** power
+
+
+def default_power(form: str, aggregation: str) -> float:
+    """Exponent for `rebalance`, fitted on random clusters: sums weigh the entropy term up, means down."""
+    if form == "softmax":
+        return 0.0
+    return -0.5 if aggregation == "sum_per_anchor" else 0.5
+
+
+def _count(mask, dtype, axis=None, keepdims=False):
+    return ops.sum(ops.cast(mask, dtype), axis=axis, keepdims=keepdims)
+
+
+def _mean_of_means(pairs, dtype):
+    """Shares of a mean over the anchors that have pairs of the mean over the pairs of each."""
+    each = _count(pairs, dtype, axis=1, keepdims=True)
+    return ops.cast(pairs, dtype) / (ops.maximum(each, 1.0) * ops.maximum(_count(each > 0, dtype), 1.0))
+
+
+def _ratio(of_positives, of_entropy):
+    return ops.where(of_positives > 0, of_entropy / ops.where(of_positives > 0, of_positives, 1.0), 0.0)

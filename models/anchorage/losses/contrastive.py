@@ -1,0 +1,92 @@
+"""Contrastive loss: Hadsell, Chopra & LeCun, CVPR 2006, equation 4."""
+
+import keras
+from keras import ops
+
+from anchorage.geometry import find_measure
+from anchorage.losses._layer import LossLayer
+from anchorage.losses._pairs import compare
+from anchorage.losses._reduce import PAIR_REDUCERS, Reducer, check_any_reducer, reduce_costs
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class ContrastiveLoss(LossLayer):
+    """Draws same-label pairs together and pushes other pairs past a margin.
+
+    Formula, each of the two sets of ordered pairs reduced on its own and the two results added:
+
+        positives: max(0, d_ij - pos_margin)^power
+        negatives: max(0, neg_margin - d_ij)^power
+
+    with `d_ij` the distance between embeddings i and j. With a similarity (`"cosine"`, `"dot"`) the
+    differences change sign. The paper has `power=2`, raw embeddings (`normalize=False`) and a factor 1/2.
+
+    Defaults: 0 and 1, `ContrastiveLoss` of pytorch-metric-learning 2.9, which names no place; the paper squares the
+    costs (`power=2`).
+
+    Args:
+        pos_margin: distance below which a positive pair costs nothing.
+        neg_margin: distance beyond which a negative pair costs nothing. On unit rows
+            Euclidean distances lie in [0, 2].
+        power: 1 for plain hinges, 2 for squared ones.
+        distance: `"euclidean"`, `"squared_euclidean"`, `"manhattan"`, `"snr"`, `"cosine"` or `"dot"`.
+            With `"snr"` this is the signal-to-noise contrastive loss (Yuan et al., CVPR 2019).
+        reducer: how the costs of the pairs become one, see `anchorage.losses._reduce`.
+        normalize: bring the rows to unit length first.
+
+    Call arguments:
+        embeddings: `(N, D)` float tensor.
+        labels: `(N,)` integer tensor of class ids.
+        references: what a wrapper hands over; None compares the batch with itself.
+
+    Returns:
+        Scalar float32 tensor, at least 0; 0 for a batch of one.
+
+    Raises:
+        ValueError: on an unknown `distance`, `reducer` or `power`, margins the wrong way
+            round, or shapes that do not fit together.
+        TypeError: if `labels` are not integers.
+
+    Example:
+        >>> loss = ContrastiveLoss(neg_margin=1.0, normalize=False)
+        >>> float(loss(keras.ops.array([[0.0], [0.5]]), keras.ops.array([3, 3])))
+        0.5
+    """
+
+    def __init__(
+        self,
+        pos_margin: float = 0.0,
+        neg_margin: float = 1.0,
+        power: int = 1,
+        distance: str = "euclidean",
+        reducer: Reducer = "avg_non_zero",
+        normalize: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**{"dtype": "float32", **kwargs})  # float32 under every mixed-precision policy
+        self._measure = find_measure(distance)
+        if self._measure.sign * (neg_margin - pos_margin) < 0:
+            order = "must not be below" if self._measure.sign > 0 else "must not be above"
+            raise ValueError(
+                f"`neg_margin` {order} `pos_margin` with distance={distance!r}. "
+                f"Received: pos_margin={pos_margin}, neg_margin={neg_margin}"
+            )
+        if power not in (1, 2):
+            raise ValueError(f"`power` must be 1 or 2. Received: power={power}")
+        self.pos_margin = pos_margin
+        self.neg_margin = neg_margin
+        self.power = power
+        self.distance = distance
+        self.reducer = check_any_reducer(reducer, PAIR_REDUCERS)
+        self.normalize = normalize
+
+    def call(self, embeddings, labels, references=None):
+        rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
+        distances = self._measure.matrix(rows, columns)
+        pull = ops.relu(self._measure.sign * (distances - self.pos_margin)) ** self.power
+        push = ops.relu(self._measure.sign * (self.neg_margin - distances)) ** self.power
+        return reduce_costs(pull, positives, self.reducer, labels) + reduce_costs(push, negatives, self.reducer, labels)
+
+    def get_config(self):
+        names = ("pos_margin", "neg_margin", "power", "distance", "reducer", "normalize")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

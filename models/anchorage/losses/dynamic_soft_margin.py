@@ -1,0 +1,129 @@
+"""Dynamic soft margin: Zhang & Rusinkiewicz, ICCV 2019, equations 5-8."""
+
+import keras
+from keras import ops
+
+from anchorage.geometry import euclidean_distances, unit_rows
+from anchorage.losses._batch import check_batch, pair_masks
+from anchorage.losses._checks import check_at_least_one, check_between
+from anchorage.losses._gaps import GapNodes
+from anchorage.losses._layer import LossLayer
+from anchorage.losses._positives import TURNS_AT_ONCE, sum_over_positives
+from anchorage.losses._walk import PositivesWalk, repeat_rows
+
+_LARGEST = 2.0  # distance of two unit rows
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class DynamicSoftMarginLoss(LossLayer):
+    """Weighs every triplet by the share of triplets that are easier than it, over the last batches.
+
+    Formula, over all triplets (a, p, n) of the batch, with Euclidean distances of unit rows:
+
+        gap = d_ap - d_an
+        loss = mean F(gap) gap
+
+    F is the distribution function of the gaps: running sums of a moving histogram with `num_bins` intervals over
+    `[min_val, -min_val]`, read at the node below the gap. Every gap is shared by the two nodes it lies between. The
+    histogram counts as a constant, and is saved with the layer. The loss can be negative. (pytorch-metric-learning
+    adds the batch's counts, not its shares, to the old shares: there a large batch all but replaces the histogram.)
+
+    Memory grows with the square of the batch, never with its cube.
+
+    Defaults: `DynamicSoftMarginLoss` of pytorch-metric-learning 2.9; the authors' `modules/dynamic_soft_margin.py` has
+    momentum 0.01 too, but 512 intervals.
+
+    Args:
+        min_val: least gap, below 0; -2 for unit rows.
+        num_bins: intervals of the histogram, at least 1; the paper has 512.
+        momentum: share of the batch in the moving histogram, in [0, 1]; the first batch makes up all of it.
+
+    Call arguments:
+        embeddings: `(N, D)` float tensor.
+        labels: `(N,)` integer tensor of class ids.
+        training: `False` leaves the histogram as it is.
+
+    Returns:
+        Scalar float32 tensor; 0 for a batch without triplets.
+
+    Raises:
+        ValueError: on a parameter out of range or shapes that do not fit together.
+        TypeError: if `labels` are not integers.
+
+    Example:
+        >>> loss = DynamicSoftMarginLoss(num_bins=2)  # nodes -2, 0, 2
+        >>> rows = keras.ops.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # both gaps are -sqrt(2): F is 1 / sqrt(2)
+        >>> round(float(loss(rows, keras.ops.array([0, 0, 1]))), 4)
+        -1.0
+    """
+
+    def __init__(self, min_val: float = -2.0, num_bins: int = 10, momentum: float = 0.01, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        if min_val >= 0:
+            raise ValueError(f"`min_val` must be negative. Received: min_val={min_val}")
+        check_at_least_one(num_bins=num_bins)
+        check_between(0, 1, momentum=momentum)
+        self.min_val = min_val
+        self.num_bins = num_bins
+        self.momentum = momentum
+        self._per_interval = num_bins / (-2.0 * min_val)
+        self._nodes = GapNodes(num_bins, _LARGEST * self._per_interval)
+
+    def build(self, embeddings_shape, labels_shape):
+        self.histogram = self.add_weight(
+            name="histogram", shape=(self.num_bins + 1,), initializer="zeros", trainable=False
+        )
+
+    def call(self, embeddings, labels, training=None):
+        check_batch(embeddings, labels)
+        rows = unit_rows(embeddings)
+        distances = euclidean_distances(rows, rows)
+        negatives = pair_masks(labels)[1]
+        intervals = ops.stop_gradient(distances) * self._per_interval
+        others = (self._nodes.prepare(intervals, negatives),)
+        counts = self._count(PositivesWalk(intervals, labels, others=others), negatives)
+        histogram = self._blend(counts)
+        if training is not False:
+            self.histogram.assign(histogram)
+        share_below = ops.cumsum(histogram)
+
+        def measure(slot, rows):
+            weights = self._nodes.read(slot, self._place(slot.value * self._per_interval), rows, share_below)
+            return (0.0,), slot.here * slot.add_up(weights)[:, None] - weights
+
+        total = sum_over_positives(distances, labels, measure, others=others, linear=True, signed=True)[0]
+        return total / ops.maximum(ops.sum(counts), 1.0)
+
+    def _place(self, intervals):
+        """Where a gap of so many intervals lies on the nodes."""
+        return intervals + 0.5 * self.num_bins
+
+    def _count(self, walk, negatives):
+        """Histogram of the gaps of this batch, from a walk over distances in intervals."""
+        number = ops.sum(ops.cast(negatives, walk.fixed.dtype), axis=1)
+
+        def count_rows(anchors_of_block):
+            anchors = walk.at(anchors_of_block)
+            rows = repeat_rows(anchors.rows[0], TURNS_AT_ONCE)
+
+            def step(shift, counts):
+                slot = anchors.slot(shift, TURNS_AT_ONCE)
+                more = self._nodes.count(slot, self._place(slot.value), rows, slot.take(number))
+                return shift + TURNS_AT_ONCE, counts + more
+
+            return anchors.through(step, ops.zeros((self.num_bins + 1,), dtype=walk.fixed.dtype))[0]
+
+        return ops.sum(ops.map(count_rows, walk.blocks(TURNS_AT_ONCE)), axis=0)
+
+    def _blend(self, counts):
+        held = ops.convert_to_tensor(self.histogram)
+        number = ops.sum(counts)
+        fresh = counts / ops.maximum(number, 1.0)
+        known = ops.cast(ops.sum(held) > 0, held.dtype)
+        share = 1.0 + known * (self.momentum - 1.0)
+        share = share * ops.cast(number > 0, held.dtype)  # a batch without triplets says nothing
+        return ops.stop_gradient((1.0 - share) * held + share * fresh)
+
+    def get_config(self):
+        names = ("min_val", "num_bins", "momentum")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

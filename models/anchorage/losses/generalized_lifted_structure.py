@@ -1,0 +1,78 @@
+"""Generalised lifted structured loss: Hermans, Beyer & Leibe, arXiv 1703.07737, 2017, equation 7."""
+
+import keras
+from keras import ops
+
+from anchorage.geometry import find_measure, masked_logsumexp
+from anchorage.losses._layer import LossLayer
+from anchorage.losses._pairs import compare
+from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class GeneralizedLiftedStructureLoss(LossLayer):
+    """Holds all positives of an anchor, softly the farthest, against all its negatives, softly the nearest.
+
+    Formula, with distances `d` and `lse` the log-sum-exp over the set:
+
+        loss_i = max(0, lse_{P_i}(d_ip - pos_margin) + lse_{N_i}(neg_margin - d_in))
+
+    An empty set adds 0, as in pytorch-metric-learning.
+
+    Defaults: 1 and 0, `GeneralizedLiftedStructureLoss` of pytorch-metric-learning 2.9; its `docs/losses.md` gives
+    margins from 0.1 to 1 and none for positives for the paper.
+
+    Args:
+        neg_margin: distance that negatives should keep.
+        pos_margin: distance that positives may have.
+        distance: `"euclidean"`, or any other name of `anchorage.geometry.MEASURES`; similarities and the margins for
+            them are taken with the sign changed.
+        reducer: how the costs of the anchors become one, see `anchorage.losses._reduce`.
+        normalize: bring the rows to unit length first; the paper does not.
+
+    Call arguments:
+        embeddings: `(N, D)` float tensor.
+        labels: `(N,)` integer tensor of class ids.
+        references: what a wrapper hands over; None compares the batch with itself.
+
+    Returns:
+        Scalar float32 tensor, at least 0.
+
+    Raises:
+        ValueError: on an unknown `distance` or `reducer`, or shapes that do not fit together.
+        TypeError: if `labels` are not integers.
+
+    Example:
+        >>> loss = GeneralizedLiftedStructureLoss(reducer="avg_non_zero")
+        >>> round(float(loss(keras.ops.ones((2, 2)), keras.ops.array([0, 1]))), 4)
+        1.0
+    """
+
+    def __init__(
+        self,
+        neg_margin: float = 1.0,
+        pos_margin: float = 0.0,
+        distance: str = "euclidean",
+        reducer: Reducer = "mean",
+        normalize: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self._measure = find_measure(distance)
+        self.neg_margin = neg_margin
+        self.pos_margin = pos_margin
+        self.distance = distance
+        self.reducer = check_any_reducer(reducer)
+        self.normalize = normalize
+
+    def call(self, embeddings, labels, references=None):
+        rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
+        distances, sign = self._measure.matrix(rows, columns), self._measure.sign
+        pull = masked_logsumexp(sign * (distances - self.pos_margin), positives, axis=1)
+        push = masked_logsumexp(sign * (self.neg_margin - distances), negatives, axis=1)
+        costs = ops.relu(pull + push)
+        return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
+
+    def get_config(self):
+        names = ("neg_margin", "pos_margin", "distance", "reducer", "normalize")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,60 @@
+"""Histogram loss: Ustinova & Lempitsky, NeurIPS 2016, equations 1-4."""
+
+import keras
+from keras import ops
+
+from anchorage.geometry import dot_products
+from anchorage.losses._checks import check_at_least_one
+from anchorage.losses._histogram import soft_histogram
+from anchorage.losses._layer import LossLayer
+from anchorage.losses._pairs import compare
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class HistogramLoss(LossLayer):
+    """Chance that a random negative pair is more similar than a random positive pair.
+
+    Formula, with h+ and h- the soft histograms, each of sum 1, of the cosines of positive and negative pairs
+    on n + 1 nodes over [-1, 1]:
+
+        loss = sum_r h-_r sum_{q <= r} h+_q
+
+    Defaults: 100 intervals, `HistogramLoss` of pytorch-metric-learning 2.9, which names no place.
+
+    Args:
+        n_bins: n, intervals between the nodes, at least 1.
+
+    Call arguments:
+        embeddings: `(N, D)` float tensor.
+        labels: `(N,)` integer tensor of class ids.
+        references: what a wrapper hands over; None compares the batch with itself.
+
+    Returns:
+        Scalar float32 tensor in [0, 1]; 0 for a batch without positives or without negatives.
+
+    Raises:
+        ValueError: on a parameter out of range or shapes that do not fit together.
+        TypeError: if `labels` are not integers.
+
+    Example:
+        >>> loss = HistogramLoss()
+        >>> float(loss(keras.ops.ones((3, 2)), keras.ops.array([0, 0, 1])))  # all pairs alike
+        1.0
+    """
+
+    def __init__(self, n_bins: int = 100, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        check_at_least_one(n_bins=n_bins)
+        self.n_bins = n_bins
+
+    def call(self, embeddings, labels, references=None):
+        rows, columns, positives, negatives = compare(embeddings, labels, references)
+        position = (dot_products(rows, columns) + 1.0) * (self.n_bins / 2.0)
+        counted = ops.cast(ops.logical_or(positives, negatives), position.dtype)
+        found = soft_histogram(position, counted, self.n_bins, ops.cast(negatives, "int32"), 2)
+        numbers = ops.stop_gradient(ops.sum(found, axis=1, keepdims=True))
+        shares = found / ops.maximum(numbers, 1.0)
+        return ops.sum(shares[1] * ops.cumsum(shares[0]))
+
+    def get_config(self):
+        return {**super().get_config(), "n_bins": self.n_bins}

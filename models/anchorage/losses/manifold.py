@@ -1,0 +1,129 @@
+"""Manifold proxy loss: Aziere & Todorovic, CVPR 2019, with the random walks of Zhou et al., NeurIPS 2003."""
+
+import keras
+from keras import ops
+
+from anchorage.geometry import cosine_similarities, masked_logsumexp, unit_rows
+from anchorage.losses._batch import check_batch
+from anchorage.losses._checks import check_not_negative
+from anchorage.losses._draws import Draws
+from anchorage.losses._layer import LossLayer
+from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from anchorage.proxies import ProxyBank, check_class_labels
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class ManifoldLoss(LossLayer):
+    """Ranks proxies by random walks over a graph of all embeddings and all proxies.
+
+    Formula, with cosines `s` over embeddings and proxies together:
+
+        S = exp(2 max(0, s)) without its diagonal, brought to row and column sums near 1 as D^-1/2 S D^-1/2
+        F = (1 - alpha) (I - alpha S)^-1
+        loss = intrinsic + lambda_c context
+        each = mean_i log(1 + sum_{k != c_i, l_ik >= 0} exp(l_ik)),   l_ik = F_ik - F_ic_i + margin
+
+    for embeddings i and proxies k, c_i the own proxy; the context term has the cosines of the rows of F in
+    the place of F.
+
+    Defaults: `ManifoldLoss` of pytorch-metric-learning 2.9, which names no place.
+
+    Args:
+        num_proxies: number of proxies, at least 2.
+        lambda_c: weight of the context term, at least 0.
+        alpha: how far the walk goes, in [0, 1).
+        margin: least wanted difference of two ranks, at least 0.
+        assignment: `"random"` draws a proxy for every embedding anew at each call (the published use without
+            labels); `"labels"` takes proxy c for class c, for labels in `0 .. num_proxies - 1`.
+        seed: of the draws.
+        reducer: how the costs of the rows become one, see `anchorage.losses._reduce`.
+
+    Call arguments:
+        embeddings: `(N, D)` float tensor.
+        labels: `(N,)` integer tensor of class ids; checked and not used with `"random"`.
+
+    Returns:
+        Scalar float32 tensor, at least 0. A compiled call with a label outside the proxies gives nan.
+
+    Raises:
+        ValueError: on a parameter out of range, shapes that do not fit
+            together, or (eager calls) a label outside the proxies.
+        TypeError: if `labels` are not integers.
+
+    Example:
+        >>> loss = ManifoldLoss(num_proxies=3, assignment="labels")
+        >>> bool(loss(keras.ops.eye(3), keras.ops.array([0, 1, 2])) >= 0)
+        True
+    """
+
+    def __init__(
+        self,
+        num_proxies: int = 50,
+        lambda_c: float = 1.0,
+        alpha: float = 0.8,
+        margin: float = 5e-4,
+        assignment: str = "random",
+        seed: int = 0,
+        reducer: Reducer = "mean",
+        **kwargs,
+    ):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        if num_proxies < 2:
+            raise ValueError(f"`num_proxies` must be at least 2. Received: num_proxies={num_proxies}")
+        check_not_negative(lambda_c=lambda_c, margin=margin)
+        if not 0 <= alpha < 1:
+            raise ValueError(f"`alpha` must lie in [0, 1). Received: alpha={alpha}")
+        if assignment not in ("random", "labels"):
+            raise ValueError(f"`assignment` must be 'random' or 'labels'. Received: assignment={assignment!r}")
+        self.num_proxies = num_proxies
+        self.lambda_c = lambda_c
+        self.alpha = alpha
+        self.margin = margin
+        self.assignment = assignment
+        self.seed = seed
+        self.reducer = check_any_reducer(reducer)
+        self.bank = ProxyBank(num_proxies, stddev=1.0, dtype=self.dtype_policy)
+        self._draws = Draws(seed)
+
+    @property
+    def proxies(self):
+        """The `(num_proxies, D)` weight."""
+        return self.bank.proxies
+
+    def build(self, embeddings_shape, labels_shape):
+        self.bank.build(embeddings_shape)
+
+    def call(self, embeddings, labels):
+        check_batch(embeddings, labels)
+        size = ops.shape(embeddings)[0]
+        if self.assignment == "labels":
+            own, in_range = check_class_labels(labels, self.num_proxies)
+        else:
+            own, in_range = (
+                keras.random.randint((size,), 0, self.num_proxies, dtype="int32", seed=self._draws.generator),
+                1.0,
+            )
+        ranks = self._walk(ops.concatenate([unit_rows(embeddings), unit_rows(self.proxies)], axis=0))
+        intrinsic = self._rank_costs(ranks[:size, size:], own)
+        context = self._rank_costs(cosine_similarities(ranks[:size], ranks[size:]), own)
+        costs = intrinsic + self.lambda_c * context
+        loss = reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
+        return loss * ops.cast(in_range, loss.dtype)
+
+    def _walk(self, rows):
+        similarities = ops.matmul(rows, ops.transpose(rows))
+        identity = ops.eye(ops.shape(rows)[0], dtype=rows.dtype)
+        edges = ops.exp(2.0 * ops.relu(similarities)) * (1.0 - identity)
+        scale = ops.rsqrt(ops.maximum(ops.sum(edges, axis=1), 1e-12))
+        return (1.0 - self.alpha) * ops.inv(identity - self.alpha * scale[:, None] * edges * scale[None, :])
+
+    def _rank_costs(self, ranks, own):
+        gaps = ranks - ops.take_along_axis(ranks, own[:, None], axis=1) + self.margin
+        others = ops.arange(self.num_proxies, dtype="int32")[None, :] != own[:, None]
+        counted = ops.logical_and(others, gaps >= 0)
+        costs = ops.softplus(masked_logsumexp(gaps, counted, axis=1))
+        return ops.where(ops.any(counted, axis=1), costs, 0.0)
+
+    def get_config(self):
+        names = ("num_proxies", "lambda_c", "alpha", "margin", "assignment", "seed", "reducer")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

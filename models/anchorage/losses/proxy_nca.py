@@ -1,0 +1,143 @@
+"""Proxy-NCA: Movshovitz-Attias et al., ICCV 2017, eq. 4; Proxy-NCA++: Teh, DeVries & Taylor, ECCV 2020, eq. 6."""
+
+import keras
+from keras import ops
+
+from anchorage.geometry import unit_rows
+from anchorage.losses._batch import check_batch
+from anchorage.losses._checks import check_at_least_one, check_positive
+from anchorage.losses._classes import class_logits, logsumexp_of_others, mean_of_others, own_logits
+from anchorage.losses._layer import LossLayer
+from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from anchorage.proxies import ProxyBank, check_class_labels
+
+_STDDEV = 0.125  # N(0, 1) / 8, from the re-implementation that most people use
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class ProxyNCALoss(LossLayer):
+    """Pulls an embedding to the proxy of its class and off the proxies of all others.
+
+    Formula, with `D_ic = |scale_x x_i - scale_p p_c|^2` on unit vectors and y the own class:
+
+        include_positive=False:  mean_i  D_iy + log sum_{c != y} exp(-D_ic)      (paper; can be negative)
+        include_positive=True:   mean_i  D_iy + log sum_c exp(-D_ic)             (Proxy-NCA++; at least 0)
+
+    With several proxies a class, `D_iy` is the distance to the nearest of them, and the sum over other classes takes
+    all their proxies. The class y of an item is its label (the paper's static assignment), or that of the nearest of
+    all proxies (its dynamic assignment, for data without labels: then `num_classes` is the number of proxies wanted,
+    and labels are not looked at). No gradient flows through the choice of the nearest.
+
+    Proxy-NCA++ has `include_positive=True` with temperature 1/9, that is the scales 3 and 3; a scale s of
+    pytorch-metric-learning is `scale_x = scale_p = sqrt(s)`. The paper gives no scales: 3 and 3 for CUB and
+    Cars, 1 and 8 for SOP come from its re-implementation.
+
+    Defaults: 3 and 3 of the README of dichotomies/proxy-nca for CUB and Cars196, as the paper leaves the scales out;
+    Proxy-NCA++ has the temperature 1/9, which is 3 and 3 as well.
+
+    Args:
+        num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
+        proxies_per_class: proxies of each class, at least 1.
+        scale_x: length the embeddings are brought to, positive.
+        scale_p: length the proxies are brought to, positive.
+        include_positive: count the own proxy in the sum.
+        label_smoothing: share of the target, in [0, 1), spread over the
+            other classes; needs `include_positive`.
+        assignment: `"static"` or `"dynamic"`, see above.
+        reducer: how the costs of the rows become one, see `anchorage.losses._reduce`; `"avg_non_zero"` only with
+            `include_positive`, as costs below 0 would drop out.
+
+    Call arguments:
+        embeddings: `(N, D)` float tensor.
+        labels: `(N,)` integer tensor of class ids.
+        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
+        novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
+            one proxy a class.
+
+    Returns:
+        Scalar float32 tensor; 0 where there is one class only. A compiled
+        call with a label outside the proxies gives nan.
+
+    Raises:
+        ValueError: on a parameter out of range, shapes that do not fit
+            together, or (eager calls) a label outside the proxies.
+        TypeError: if `labels` are not integers.
+
+    Example:
+        >>> loss = ProxyNCALoss(num_classes=3, include_positive=True)
+        >>> bool(loss(keras.ops.eye(3), keras.ops.array([0, 1, 2])) > 0)
+        True
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        proxies_per_class: int = 1,
+        scale_x: float = 3.0,
+        scale_p: float = 3.0,
+        include_positive: bool = False,
+        label_smoothing: float = 0.0,
+        assignment: str = "static",
+        reducer: Reducer = "mean",
+        **kwargs,
+    ):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        check_at_least_one(num_classes=num_classes, proxies_per_class=proxies_per_class)
+        check_positive(scale_x=scale_x, scale_p=scale_p)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must lie in [0, 1). Received: label_smoothing={label_smoothing}")
+        if label_smoothing and not include_positive:
+            raise ValueError(
+                f"`label_smoothing` needs include_positive=True. Received: label_smoothing={label_smoothing}"
+            )
+        if assignment not in ("static", "dynamic"):
+            raise ValueError(f"`assignment` must be 'static' or 'dynamic'. Received: assignment={assignment!r}")
+        self.num_classes = num_classes
+        self.proxies_per_class = proxies_per_class
+        self.scale_x = scale_x
+        self.scale_p = scale_p
+        self.include_positive = include_positive
+        self.label_smoothing = label_smoothing
+        self.assignment = assignment
+        self.reducer = check_any_reducer(reducer)
+        if self.reducer == "avg_non_zero" and not include_positive:
+            raise ValueError(
+                "`reducer` must not be 'avg_non_zero' with include_positive=False: costs may lie below 0 there, and it "
+                "would drop those items. Take 'mean', or include_positive=True. Received: reducer='avg_non_zero'"
+            )
+        self.bank = ProxyBank(num_classes, proxies_per_class, stddev=_STDDEV, dtype=self.dtype_policy)
+
+    @property
+    def proxies(self):
+        """The `(num_classes * proxies_per_class, D)` weight."""
+        return self.bank.proxies
+
+    def build(self, embeddings_shape, labels_shape):
+        self.bank.build(embeddings_shape)
+
+    def call(self, embeddings, labels, row_weights=None, novel_proxies=None):
+        check_batch(embeddings, labels)
+        # The squared lengths are the same in every distance and cancel: -D_ic + const is a scaled cosine.
+        rows = 2.0 * self.scale_x * self.scale_p * unit_rows(embeddings)
+        proxies = self.bank.by_class(novel_proxies)
+        if self.assignment == "dynamic":
+            labels = ops.argmax(class_logits(rows, ops.stop_gradient(proxies)), axis=1)
+        labels, in_range = check_class_labels(labels, ops.shape(proxies)[0])
+        own = own_logits(rows, proxies, labels)
+        if proxies.shape[0] == 1:
+            return 0.0 * ops.sum(own)
+        places = range(self.proxies_per_class)
+        of_place = [logsumexp_of_others(rows, proxies[:, place : place + 1], labels) for place in places]
+        losses = ops.logsumexp(ops.stack(of_place), axis=0) - own
+        if self.include_positive:
+            losses = ops.softplus(losses)
+        if self.label_smoothing:
+            losses = losses + self.label_smoothing * (own - mean_of_others(rows, proxies, labels))
+        losses = losses if row_weights is None else losses * row_weights
+        loss = reduce_costs(losses, ops.ones_like(losses, dtype="bool"), self.reducer, labels)
+        return loss * ops.cast(in_range, loss.dtype)
+
+    def get_config(self):
+        names = ("num_classes", "proxies_per_class", "scale_x", "scale_p", "include_positive", "label_smoothing")
+        rest = ("assignment", "reducer")
+        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}

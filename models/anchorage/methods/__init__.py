@@ -1,0 +1,59 @@
+"""Training methods that wrap around a loss, by the name used in experiment files: one line each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anchorage.methods.alternating_projections import AlternatingProjections
+from anchorage.methods.chance_constrained_proxies import ChanceConstrainedProxies
+from anchorage.methods.class_mean_start import ClassMeanStart
+from anchorage.methods.densely_anchored_sampling import DenselyAnchoredSampling
+from anchorage.methods.intra_class_augmentation import IntraClassAugmentation
+from anchorage.methods.learned_concatenation import LearnedConcatenation
+from anchorage.methods.listwise_self_distillation import ListwiseSelfDistillation
+from anchorage.methods.method import Method, Step, Surroundings
+from anchorage.methods.moving_average import MovingAverage
+from anchorage.methods.novel_class_generator import NovelClassGenerator
+from anchorage.methods.proxy_synthesis import ProxySynthesis
+from anchorage.methods.whitened_start import WhitenedStart
+from anchorage.registry import create, find_class
+
+METHODS: dict[str, type[Method]] = {
+    "alternating_projections": AlternatingProjections,
+    "chance_constrained_proxies": ChanceConstrainedProxies,
+    "class_mean_start": ClassMeanStart,
+    "densely_anchored_sampling": DenselyAnchoredSampling,
+    "intra_class_augmentation": IntraClassAugmentation,
+    "learned_concatenation": LearnedConcatenation,
+    "listwise_self_distillation": ListwiseSelfDistillation,
+    "moving_average": MovingAverage,
+    "novel_class_generator": NovelClassGenerator,
+    "proxy_synthesis": ProxySynthesis,
+    "whitened_start": WhitenedStart,
+}
+
+
+def create_methods(sections: Sequence[Mapping[str, Any]], **facts: Any) -> list[Method]:
+    """Make the methods of an experiment; the first is the outermost.
+
+    Args:
+        sections: each `name`, a key of `METHODS` or `"package.module:ClassName"` of a `Method`, and `params`.
+        **facts: what only the training knows and a method may ask for: `num_classes`, `embedding_size`,
+            `epochs`, `steps_per_epoch`, `seed`.
+
+    Raises:
+        UsageError: on an unknown name or parameter, or a missing one.
+        ValueError: if a constructor refuses a value.
+    """
+    return [create(METHODS, section["name"], section.get("params"), facts, base=Method) for section in sections]
+
+
+def need_raw(sections: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of the methods of an experiment wants embeddings before unit length from the encoder.
+
+    Raises:
+        UsageError: on an unknown name.
+    """
+    return any(find_class(METHODS, section["name"], Method).needs_raw for section in sections)  # type: ignore[attr-defined]
+
+
+__all__ = ["METHODS", "Method", "Step", "Surroundings", "create_methods", "need_raw"]

@@ -1,0 +1,55 @@
+"""How a method has a pair loss compare the batch with something else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from anchorage.errors import UsageError
+from anchorage.geometry import ball_rows, unit_rows
+from anchorage.losses._pairs import References
+from anchorage.losses._wrapped import call_arguments
+from anchorage.methods.method import Step
+
+# What is done to embeddings and to what they are compared with before the loss sees them.
+NORMALIZERS: dict[str, Callable[[Any], Any]] = {
+    "lipschitz": ball_rows,
+    "unit": unit_rows,
+    "none": ops.convert_to_tensor,
+}
+
+
+def check_normalizer(normalizer: str) -> str:
+    """Return `normalizer`, or raise a `ValueError` if it is not one of `NORMALIZERS`."""
+    if normalizer not in NORMALIZERS:
+        raise ValueError(f"`normalizer` must be one of {sorted(NORMALIZERS)}. Received: normalizer={normalizer!r}")
+    return normalizer
+
+
+def check_pair_loss(learner: keras.Model, normalizer: str) -> None:
+    """Raise unless the learner's loss can compare the batch with something else, lengths and all.
+
+    Raises:
+        UsageError: E_LOSS_NOT_OVER_PAIRS, or E_LOSS_NORMALIZES if the loss would undo the normaliser.
+    """
+    loss = learner.loss_layer
+    if "references" not in call_arguments(type(loss)):
+        from anchorage.losses import LOSSES
+
+        able = sorted(name for name, cls in LOSSES.items() if "references" in call_arguments(cls))
+        raise UsageError("E_LOSS_NOT_OVER_PAIRS", f"Expected a loss over pairs, one of {able}. Received: {loss.name}")
+    if normalizer != "unit" and getattr(loss, "normalize", False):
+        raise UsageError(
+            "E_LOSS_NORMALIZES",
+            f"`normalizer` {normalizer!r} keeps lengths below 1, but the loss brings all rows to length 1. Set "
+            "`normalize = false` in the parameters of the loss (cosines become distance = 'dot'), or "
+            "`normalizer = 'unit'` in those of the method.",
+        )
+
+
+def compared(step: Step, embeddings, labels, others, other_labels) -> Step:
+    """The step of a loss whose anchors are `embeddings` (N, D), compared with the rows of `others` (M, D) alone."""
+    same = ops.equal(ops.cast(labels, "int32")[:, None], ops.cast(other_labels, "int32")[None, :])
+    references = References(same, ops.logical_not(same), others, other_labels)
+    return step.replaced(embeddings, labels, references=references)

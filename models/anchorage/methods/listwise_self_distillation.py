@@ -1,0 +1,124 @@
+"""Listwise self-distillation: Zeng, Yang, Wang & Satoh, arXiv 2206.08880, 2022, and its published code."""
+
+import keras
+from keras import ops
+
+from anchorage.geometry import dot_products, lowest
+from anchorage.losses._checks import check_positive
+from anchorage.methods.method import Method, encoded
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class ListwiseSelfDistillation(Method):
+    """Draws every anchor's list of similarities towards the list of the network of the epoch before.
+
+    Formula, with `S` the inner products of the batch's embeddings, `U` those of the same images under the network as
+    it was at the end of the last epoch, `e` the epoch from 0 and `E` the number of epochs:
+
+        p_i = softmax_j(U_ij / temperature)      q_i = softmax_j(S_ij / temperature)
+        loss = inner + e/E * weight * temperature^2 * mean_i sum_j p_ij (log p_ij - log q_ij)
+
+    The embeddings are taken as they are and should have unit length. The first epoch is the inner loss alone, the last
+    one has the factor (E - 1)/E, as in the code. The network of the epoch before runs as in evaluation: with frozen or
+    moving batch statistics and without dropout, on the very images that the step trains on.
+
+    It teaches one more encoder: memory for its weights, and a forward pass a step. With methods that add made-up rows
+    to the batch, only the first rows count, those that belong to the step's images.
+
+    Args:
+        weight: `a` in the paper, at least 0.
+        temperature: `tau`; positive.
+        include_self: whether an anchor stands in its own list.
+        negative_scale: factor on similarities between different classes, positive; 1 makes labels play no role.
+        epochs: of the whole training.
+
+    Raises:
+        ValueError: on a parameter out of range.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        weight: float = 50.0,
+        temperature: float = 1.0,
+        include_self: bool = True,
+        negative_scale: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive(epochs=epochs, temperature=temperature, negative_scale=negative_scale)
+        if weight < 0:
+            raise ValueError(f"`weight` must not be negative. Received: weight={weight}")
+        self.epochs = epochs
+        self.weight = weight
+        self.temperature = temperature
+        self.include_self = include_self
+        self.negative_scale = negative_scale
+        self._signs = [keras.metrics.Mean(name=f"distillation_{name}") for name in ("base_loss", "divergence", "share")]
+
+    def prepare(self, learner):
+        self.teacher = type(learner.encoder).from_config(learner.encoder.get_config())
+        self.teacher.trainable = False
+        self.teacher.set_weights(learner.encoder.get_weights())
+        self.epoch = self.add_weight(name="epoch", shape=(), dtype="int32", initializer="zeros", trainable=False)
+
+    def loss(self, step, inner):
+        base = inner(step)
+        taught = encoded(self.teacher, step.inputs)
+        rows = ops.shape(taught)[0]
+        divergence = listwise_divergence(
+            step.embeddings[:rows],
+            taught,
+            step.labels[:rows],
+            temperature=self.temperature,
+            include_self=self.include_self,
+            negative_scale=self.negative_scale,
+        )
+        share = ops.cast(self.epoch, "float32") / self.epochs
+        for metric, value in zip(self._signs, (base, divergence, share), strict=True):
+            metric.update_state(value)
+        return base + share * (self.weight * self.temperature**2) * divergence
+
+    def after_epoch(self, surroundings, logs):
+        self.teacher.set_weights(surroundings.learner.encoder.get_weights())
+        self.epoch.assign_add(1)
+
+    def get_config(self):
+        names = ("epochs", "weight", "temperature", "include_self", "negative_scale")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def listwise_divergence(
+    embeddings, teacher_embeddings, labels, *, temperature=1.0, include_self=True, negative_scale=1.0
+):
+    """Mean over the anchors of the Kullback-Leibler divergence of their list from the teacher's.
+
+    Args:
+        embeddings: `(N, D)` float tensor, unit rows.
+        teacher_embeddings: `(N, D')` of the same images; taken as constant.
+        labels: `(N,)` integer tensor; without effect if `negative_scale` is 1.
+        temperature: of both softmaxes.
+        include_self: whether an anchor stands in its own list.
+        negative_scale: factor on similarities between different classes.
+
+    Returns:
+        Scalar, at least 0; 0 for a list of nothing.
+    """
+    labels = ops.convert_to_tensor(labels)
+    rows = ops.arange(ops.shape(labels)[0])
+    listed = ops.logical_or(include_self, ops.not_equal(rows[:, None], rows[None, :]))
+
+    embeddings = ops.convert_to_tensor(embeddings)
+    dtype = "float64" if keras.backend.standardize_dtype(embeddings.dtype) == "float64" else "float32"
+
+    def log_shares(x):
+        x = ops.cast(x, dtype)
+        logits = dot_products(x, x) / temperature
+        if negative_scale != 1:
+            logits = ops.where(labels[:, None] == labels[None, :], logits, negative_scale * logits)
+        return ops.log_softmax(ops.where(listed, logits, lowest(logits)), axis=1)
+
+    wanted = log_shares(ops.stop_gradient(ops.convert_to_tensor(teacher_embeddings)))
+    found = log_shares(embeddings)
+    costs = ops.where(listed, ops.exp(wanted) * (wanted - found), 0.0)
+    return ops.sum(costs) / ops.cast(ops.maximum(ops.shape(labels)[0], 1), costs.dtype)

@@ -1,0 +1,115 @@
+"""An ensemble of networks trained on folds of the classes, as in Gürbüz, Can & Alatan, arXiv 2209.09060."""
+
+import dataclasses
+import json
+import math
+from itertools import chain
+
+import keras
+
+from anchorage.data.subset import ClassSubset, deal_folds
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.losses._checks import check_at_least_one
+from anchorage.procedures.procedure import Procedure, Task, join_results
+from anchorage.training.run import TrainRun
+from anchorage.training.validation import validate
+
+COMBINATIONS = ("concatenate", "mean")
+
+
+class ClassFolds(Procedure):
+    """Trains one network for each fold of the classes, on all others, and makes one encoder of them.
+
+    Each network chooses its best epoch on its own fold; the validation classes of the experiment see the whole alone.
+    The combined embedding is, from unit embeddings `z_1 .. z_F` of the networks,
+
+    - `"concatenate"`: `[z_1, ..., z_F] / sqrt(F)`, F times as long; its cosines are the mean of the networks' own.
+    - `"mean"`: the direction of their sum, as long as one. The spaces of networks that were trained apart have
+      nothing to do with each other, so this needs networks that start from the same stored weights.
+
+    Training costs F times as much, and so does each embedding at serving. `folds.json` beside the logs holds the values
+    of each network on its fold and on the validation classes, their mean, and the values of the whole.
+
+    Args:
+        folds: F, at least 2; each fold gets two classes at least.
+        combine: see above.
+        seed: of how classes are dealt.
+
+    Raises:
+        ValueError: on a parameter out of range.
+    """
+
+    def __init__(self, folds: int = 4, combine: str = "concatenate", seed: int = 0):
+        check_at_least_one(folds=folds - 1)
+        if combine not in COMBINATIONS:
+            raise ValueError(f"`combine` must be one of {list(COMBINATIONS)}. Received: combine={combine!r}")
+        self.folds, self.combine, self.seed = folds, combine, seed
+
+    def run(self, task: Task) -> TrainRun:
+        names = task.store.class_names
+        runs = [
+            task.train(
+                f"fold-{number}",
+                store=ClassSubset(task.store, set(names) - set(fold)),
+                validation_store=ClassSubset(task.store, fold),
+                seed=task.seed + number,
+            )
+            for number, fold in enumerate(deal_folds(names, self.folds, self.seed))
+        ]
+        whole = self._whole(task, combine_encoders([run.learner.encoder for run in runs], self.combine))
+        result = join_results([run.result for run in runs], len(runs) - 1)
+        value = None
+        if task.validation_store is not None:
+            values = self._judge(task, runs, whole)
+            value = values["whole"][task.training.get("monitor", "map@r")]
+        result = dataclasses.replace(
+            result,
+            best_epoch=len(result.history) - 1,
+            best_value=value,
+            start_weights=list(chain.from_iterable(run.result.start_weights for run in runs)),
+        )
+        return TrainRun(whole, result)
+
+    def _whole(self, task: Task, encoder: keras.Model) -> MetricLearner:
+        """A learner that holds the combined encoder, and a loss for it that has learned nothing yet."""
+        facts = {"num_classes": len(task.store.class_names), "embedding_size": encoder.output_shape[-1]}
+        learner = MetricLearner(encoder, create_loss(task.loss["name"], task.loss.get("params"), **facts))
+        learner.compile("adam")
+        learner.build((None, task.store.image_size, task.store.image_size, 3))
+        return learner
+
+    def _judge(self, task: Task, runs: list[TrainRun], whole: MetricLearner) -> dict:
+        single = [validate(run.learner, task.validation_store) for run in runs]
+        values = {
+            "own_fold": [run.result.best_value for run in runs],
+            "validation": single,
+            "mean": {name: sum(each[name] for each in single) / len(single) for name in single[0]},
+            "whole": validate(whole, task.validation_store),
+        }
+        if task.log_folder is not None:
+            task.log_folder.mkdir(parents=True, exist_ok=True)
+            (task.log_folder / "folds.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+        return values
+
+
+def combine_encoders(encoders: list[keras.Model], combine: str) -> keras.Model:
+    """One encoder out of several with the same input, whose embeddings get unit length first; see `ClassFolds`."""
+    images = keras.Input(encoders[0].input_shape[1:], name="images")
+    parts = []
+    for number, encoder in enumerate(encoders):
+        encoder.name = f"fold_{number}"
+        outputs = encoder(images)
+        rows = outputs["embeddings"] if isinstance(outputs, dict) else outputs
+        parts.append(_unit_rows(f"unit_length_{number}")(rows))
+    if combine == "concatenate":
+        joined = keras.layers.Concatenate(dtype="float32", name="joined")(parts)
+        embeddings = keras.layers.Rescaling(1 / math.sqrt(len(parts)), dtype="float32", name="unit_length")(joined)
+    else:
+        joined = keras.layers.Average(dtype="float32", name="joined")(parts)
+        embeddings = _unit_rows("unit_length")(joined)
+    return keras.Model(images, embeddings, name="encoder")
+
+
+def _unit_rows(name: str) -> keras.layers.Layer:
+    return keras.layers.UnitNormalization(axis=-1, dtype="float32", name=name)

@@ -1,0 +1,197 @@
+"""The manifest of a release: SHA-256 and size of every file, and the facts that must fit together."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from anchorage.errors import DataError, UsageError
+from anchorage.files import hash_file
+from anchorage.release.fingerprint import digest_hashes, fingerprint_entries
+
+FORMAT = 1
+NAME = "manifest.json"
+REQUIRED = ("saved_model.pb", "index/index.json", "gallery.parquet")
+
+_SEARCH_PARTS = ("index", "gallery.parquet", "labels.json", "thresholds.json", "calibration.json")
+_PICKLES = (".pkl", ".pickle")
+LAST_VERSION = 10**18 - 1  # TF Serving reads versions as 64-bit integers
+_FIELDS = {
+    "version": int,
+    "created": str,
+    "model_fingerprint": str,
+    "index": dict,
+    "libraries": dict,
+    "facts": dict,
+    "files": dict,
+}
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def content(model_fingerprint: str, hashes: Mapping[str, str]) -> str:
+    """Identity of what search answers with: model, index, gallery and thresholds together.
+
+    Args:
+        model_fingerprint: of the model.
+        hashes: SHA-256 of the release's files by their paths in it; those of other files do not count.
+    """
+    parts = {name: hashes[name] for name in hashes if is_search_part(name)}
+    return digest_hashes({**parts, "": model_fingerprint})
+
+
+def is_search_part(name: str) -> bool:
+    """Whether search opens this file, beside those of the model."""
+    return name.split("/", 1)[0] in _SEARCH_PARTS
+
+
+def seal(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest as JSON, with `bundle`: the SHA-256 of all its other fields."""
+    return json.dumps({"bundle": _bundle(manifest), **manifest}, indent=1, sort_keys=True, allow_nan=False).encode()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of one release folder; every field that a reader may ask for is there and of its type.
+
+    Raises:
+        UsageError: if there is no release at `folder`.
+        DataError: if the manifest is damaged or of another format.
+    """
+    path = folder / NAME
+    try:
+        if not folder.exists():
+            raise UsageError("E_RELEASE_MISSING", f"Expected a release in {folder}. Received: no such folder.")
+        if not path.is_file():
+            raise ValueError("it is not a file" if path.exists() else "it is missing")
+        manifest = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        if not (isinstance(manifest, dict) and {"bundle", "format"} <= set(manifest)):
+            raise ValueError("it is no object with `bundle` and `format`")
+        changed = manifest.pop("bundle") != (bundle := _bundle(manifest))
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(folder, f"{NAME} cannot be read ({error})") from error
+    if changed:
+        raise damaged(folder, f"{NAME} was changed after publishing")
+    if manifest["format"] != FORMAT:
+        raise damaged(folder, f"{NAME} has format {manifest['format']!r:.40}, this version reads {FORMAT}")
+    if fault := _field_fault(manifest):
+        raise damaged(folder, f"{NAME} in which {fault}")
+    return {"bundle": bundle, **manifest}
+
+
+def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Compares every file of a release with its manifest.
+
+    Raises:
+        DataError: naming the first file that is missing, changed, foreign or
+            not allowed (`E_RELEASE_DAMAGED`), or the two models that were
+            mixed (`E_RELEASE_MIXED`).
+    """
+    entries = manifest["files"]
+    if fault := name_fault(entries):
+        raise damaged(folder, fault)
+    present = set()
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise damaged(folder, f"{path.relative_to(folder)} is not a plain file")
+        if path.is_file():
+            present.add(path.relative_to(folder).as_posix())
+    if missing := sorted(set(entries) - present):
+        raise damaged(folder, f"{missing[0]} is missing")
+    if foreign := sorted(present - set(entries) - {NAME}):
+        raise damaged(folder, f"{foreign[0]} is not in its manifest")
+    for name, entry in entries.items():
+        try:
+            same = (folder / name).stat().st_size == entry["size"] and hash_file(folder / name) == entry["sha256"]
+        except OSError as error:
+            raise damaged(folder, f"{name} cannot be read ({error})") from error
+        if not same:
+            raise damaged(folder, f"{name} differs from its hash in the manifest")
+    check_pair(fingerprint_entries(folder, entries), manifest["model_fingerprint"], "manifest")
+    check_pair(manifest["model_fingerprint"], read_index_facts(folder / "index").get("model_fingerprint"), "index")
+
+
+def name_fault(names: Iterable[str]) -> str:
+    """What is wrong with the paths of a release's files, in words; "" if nothing is.
+
+    A path must not leave the release, a pickle can run code when it is opened, and some files no release can miss.
+    """
+    names = list(names)
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or path.as_posix() != name or "\\" in name:
+            return f"the path {name!r} does not stay inside the release"
+        if path.suffix.lower() in _PICKLES:
+            return f"{name} is a pickle, which can run code when it is opened"
+    absent = [name for name in REQUIRED if name not in names]
+    return f"{absent[0]} is missing" if absent else ""
+
+
+def check_pair(model: str, other: str | None, owner: str) -> None:
+    """Raises `DataError` unless the `owner` (the index, say) was made with the model of this fingerprint."""
+    if model != other:
+        raise DataError(
+            "E_RELEASE_MIXED",
+            f"Expected model and {owner} of one release. Received: model {model[:12]}, {owner} made with "
+            f"{other[:12] if other else 'an unknown model'}. `anchorage run` makes a release whose parts fit together.",
+        )
+
+
+def read_index_facts(folder: Path) -> dict[str, Any]:
+    """`index.json`: kind, rows, dimension, distance, recall and the model that made the vectors."""
+    try:
+        facts = json.loads((folder / "index.json").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError("E_INDEX_MISSING", f"Expected index.json in {folder}. Received: {error}.") from error
+    if not isinstance(facts, dict):
+        raise DataError("E_INDEX_MISSING", f"Expected an object in {folder}/index.json. Received: {facts!r:.60}.")
+    return facts
+
+
+def damaged(folder: Path, what: str) -> DataError:
+    """The error for a release that must not be opened."""
+    return DataError(
+        "E_RELEASE_DAMAGED",
+        f"Expected the release in {folder} as it was published. Received: {what}. It was not opened. Go back to an "
+        f"earlier one with `anchorage releases rollback --release {folder.parent}`, or publish a new one with "
+        "`anchorage run`.",
+    )
+
+
+def _field_fault(manifest: Mapping[str, Any]) -> str:
+    """The first field that is missing or not of its type, in words; "" if there is none."""
+    for name, kind in _FIELDS.items():
+        if name not in manifest:
+            return f"`{name}` is missing"
+        if type(manifest[name]) is not kind:
+            return f"`{name}` is {manifest[name]!r:.40}"
+    for name, entry in manifest["files"].items():
+        if not (isinstance(entry, dict) and _is_sha256(entry.get("sha256")) and _is_count(entry.get("size"))):
+            return f"`files` has no SHA-256 and size for {name!r:.80}"
+    facts = manifest["facts"]
+    if "previous" not in facts:
+        return "`facts.previous` is missing"
+    if not (facts["previous"] is None or (_is_count(facts["previous"]) and facts["previous"] <= LAST_VERSION)):
+        return f"`facts.previous` is {facts['previous']!r:.40}"
+    if not isinstance(facts.get("run_key", ""), str):
+        return f"`facts.run_key` is {facts['run_key']!r:.40}"
+    metrics = facts.get("metrics", {})
+    if not (isinstance(metrics, dict) and all(type(value) in (int, float) for value in metrics.values())):
+        return f"`facts.metrics` is {metrics!r:.80}"
+    return ""
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0  # a bool is an int, too
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _bundle(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True, allow_nan=False).encode()).hexdigest()

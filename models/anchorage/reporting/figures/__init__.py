@@ -1,0 +1,85 @@
+"""The report's figures, drawn from its numbers: PNG files for people and CI, SVG for the page."""
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from anchorage.reporting.figures import forest, index, pairs, retrieval, space, training
+from anchorage.reporting.figures.style import STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_WIDTH, _HEIGHT = 5.4, 3.3  # inches: narrow enough that the text stays readable on a phone
+
+
+class Drawing(NamedTuple):
+    """A figure: the number it needs, by its path in the report, who draws it, and how high it gets."""
+
+    needs: str
+    draw: Callable[["Figure", Mapping[str, Any]], None]
+    height: Callable[[Mapping[str, Any]], float] = lambda report: _HEIGHT
+
+
+FIGURES = {
+    "untrained": Drawing("untrained", forest.draw_untrained, forest.height_untrained),
+    "forest": Drawing("comparison.metrics", forest.draw, forest.height),
+    "training": Drawing("training", training.training_curve),
+    "vital-signs": Drawing("training.epochs.0.effective_rank", training.vital_signs),
+    "recall-curve": Drawing("recall_curve", retrieval.recall_curve),
+    "growth": Drawing("growth", retrieval.growth_curve),
+    "classes": Drawing("classes", retrieval.class_dots),
+    "confusion": Drawing("confusion", retrieval.confusion, lambda report: _WIDTH),
+    "similarities": Drawing("similarities", pairs.similarity_histogram),
+    "roc": Drawing("verification", pairs.roc),
+    "det": Drawing("verification", pairs.det),
+    "reliability": Drawing("calibration.check", pairs.reliability, lambda report: 4.2),
+    "risk-coverage": Drawing("calibration.check.risk_coverage", pairs.risk_coverage),
+    "spectrum": Drawing("space", space.spectrum),
+    "hubs": Drawing("space.hubness", space.hubs),
+    "map": Drawing("map", space.flat_map, lambda report: _WIDTH),
+    "index": Drawing("index_trial.trade", index.trade),
+    "class-sizes": Drawing("classes", retrieval.class_sizes),
+    "trials": Drawing("search", training.trials, lambda report: 5.0),
+}
+
+
+def draw_figures(report: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
+    """Draws each figure whose numbers are in the report.
+
+    Args:
+        report: what `report.json` holds.
+        folder: gets `<name>.png` per figure; must exist.
+
+    Returns:
+        name -> SVG.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    drawn = {}
+    with mpl.rc_context(STYLE):
+        for name, drawing in FIGURES.items():
+            if not find(report, drawing.needs):
+                continue
+            figure = Figure(figsize=(_WIDTH, drawing.height(report)), layout="constrained")
+            drawing.draw(figure, report)
+            figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
+            figure.set_layout_engine("none")  # the places are found; to find them again would double the work
+            buffer = io.BytesIO()
+            FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+            drawn[name] = buffer.getvalue()
+    return drawn
+
+
+def find(report: Mapping[str, Any], path: str) -> Any:
+    """What stands in a report at a path such as `calibration.check` or `epochs.0.loss`; None if nothing does."""
+    value: Any = report
+    for key in path.split("."):
+        if isinstance(value, list):
+            value = dict(enumerate(value)).get(int(key))
+        else:
+            value = value.get(key) if isinstance(value, Mapping) else None
+    return value

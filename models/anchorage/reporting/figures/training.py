@@ -1,0 +1,100 @@
+"""Figures of how a model came to be: its training, and the search for its settings."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anchorage.reporting.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, VERMILION
+from anchorage.reporting.gate import metric_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def training_curve(figure: "Figure", report: Mapping[str, Any]) -> None:
+    """Validation metrics above, training loss below, by epoch; epoch 0 is the network before training."""
+    history = report["training"]
+    numbers = [row["epoch"] for row in history["epochs"]]
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    lines = [("val_map@r", "MAP@R", BLUE, "-"), ("val_recall@1", "recall@1", GREEN, "--")]
+    for key, name, color, line in lines:
+        values = [row.get(key) for row in history["epochs"]]
+        if any(value is not None for value in values):
+            percent = [np.nan if value is None else 100 * value for value in values]
+            upper.plot(numbers, percent, line, marker=".", color=color, linewidth=1.8, label=name)
+    losses = [row.get("loss", np.nan) for row in history["epochs"]]
+    lower.plot(numbers, losses, color=MUTED, linewidth=1.8, marker=".")
+    for axes in (upper, lower):
+        axes.axvline(history["best_epoch"], color=INK, linewidth=1.2, linestyle=":")
+    if upper.lines[:-1]:
+        upper.legend(loc="lower right", fontsize=9.5)
+    upper.set_ylabel("validation, %")
+    lower.set_ylabel("loss")
+    lower.set_xlabel("epoch")
+    lower.xaxis.get_major_locator().set_params(integer=True)
+
+
+def vital_signs(figure: "Figure", report: Mapping[str, Any]) -> None:
+    """Effective rank above; below the shares of pairs that teach, of gradient from positives, of dead proxies."""
+    epochs = report["training"]["epochs"]
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2, 3])
+    numbers = [row["epoch"] for row in epochs]
+    upper.plot(numbers, _values(epochs, "effective_rank"), color=INK, linewidth=1.8, marker=".")
+    upper.set_ylabel("effective rank")
+    upper.set_ylim(bottom=0)
+    lines = [
+        ("active_pairs", "pairs that teach", BLUE, "-"),
+        ("positive_gradient_share", "gradient from positives", GREEN, "--"),
+        ("dead_proxies", "dead proxies", VERMILION, ":"),
+        ("proxy_distance", "class to proxy, 1 − cosine", ORANGE, "-."),  # noqa: RUF001
+    ]
+    for key, name, color, line in lines:
+        if any(key in row for row in epochs):
+            lower.plot(numbers, 100 * _values(epochs, key), line, color=color, linewidth=1.8, label=name)
+    if lower.lines:
+        lower.legend(loc="upper center", ncols=2, fontsize=8.5)
+    lower.set_ylim(0, 1.5 * lower.get_ylim()[1])  # room for the legend above the lines
+    lower.set_ylabel("%")
+    lower.set_xlabel("epoch")
+    lower.xaxis.get_major_locator().set_params(integer=True)
+
+
+def trials(figure: "Figure", report: Mapping[str, Any]) -> None:
+    """Above the best value so far, trial by trial; below every trial as a line across its settings."""
+    upper, lower = figure.subplots(2, 1, height_ratios=[2, 3])
+    found = report["search"]["trials"]
+    scores = 100 * np.array([trial["score"] for trial in found])
+    numbers = [trial["number"] for trial in found]
+    upper.plot(numbers, scores, "o", color=MUTED, markersize=4, label="a trial")
+    upper.step(numbers, np.maximum.accumulate(scores), where="post", color=BLUE, linewidth=2, label="best so far")
+    upper.set_xlabel("trial")
+    upper.set_ylabel(f"{metric_name(report['search']['objective'])}, %")
+    upper.xaxis.get_major_locator().set_params(integer=True)
+    upper.legend(loc="lower right", fontsize=9)
+    names = list(found[0]["values"])
+    heights = np.stack([_spread([trial["values"][name] for trial in found]) for name in names], axis=1)
+    order = np.argsort(scores, kind="stable")
+    for row in order[:-1]:
+        lower.plot(heights[row], color=BLUE, linewidth=1, alpha=0.35, marker=".")
+    lower.plot(heights[order[-1]], color=ORANGE, linewidth=2.6, marker="D")
+    lower.set_xticks(range(len(names)), [name.rpartition(".")[2] for name in names], rotation=12, fontsize=9)
+    lower.set_yticks([0, 1], ["lowest", "highest"])
+    lower.set_ylim(-0.08, 1.08)
+
+
+def _values(epochs: list, key: str) -> np.ndarray:
+    """A column of the history, nan where an epoch lacks it."""
+    return np.array([row.get(key, np.nan) for row in epochs], float)
+
+
+def _spread(values: list) -> np.ndarray:
+    """Values between 0 and 1: numbers by size, on a log scale where they span factors; others by name."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        numbers = np.asarray(values, float)
+        if numbers.min() > 0 and numbers.max() / numbers.min() > 20:
+            numbers = np.log(numbers)
+    else:
+        numbers = np.unique([str(value) for value in values], return_inverse=True)[1].astype(float)
+    span = numbers.max() - numbers.min()
+    return (numbers - numbers.min()) / span if span else np.full(len(numbers), 0.5)

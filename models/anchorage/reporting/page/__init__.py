@@ -1,0 +1,134 @@
+"""The report as one HTML page: styles, figures, thumbnails and numbers inside it, nothing fetched from anywhere."""
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anchorage.registry import tell_value
+from anchorage.reporting.figures import find
+from anchorage.reporting.gate import metric_name, points
+from anchorage.reporting.numbers import ROUND
+from anchorage.reporting.page.tables import csv_tables
+from anchorage.reporting.pictures import thumbnail
+
+Pictures = Mapping[str, np.ndarray | None]
+
+CAP = 15_000_000  # bytes of a page
+_SIDES = (96, 64, 40)  # of a thumbnail, the largest that keeps the page under its cap
+
+
+class Section(NamedTuple):
+    """One part of the page: its template's name, its heading, and the number it needs, by its path in the report."""
+
+    name: str
+    title: str
+    needs: str
+    missing: str
+
+
+# In reading order. A new part is one line here and one template; it stays grey until its number is in the report.
+SECTIONS = (
+    Section("identity", "Identity card", "identity", "the facts about model and data were not given."),
+    Section("training", "How it learned", "training", "the history of the training was not given."),
+    Section("untrained", "Against no training", "untrained", "no baselines without training were given."),
+    Section("forest", "Against the last release", "comparison.metrics", "there is no release to compare with."),
+    Section("metrics", "Metrics", "metrics", "nothing was measured."),
+    Section("curve", "Recall as one looks further", "recall_curve", "no query has a right answer in the gallery."),
+    Section("classes", "Class by class", "classes", "no class was asked for."),
+    Section("galleries", "Neighbours to look at", "galleries", "no pictures or neighbours were given."),
+    Section("confused", "Taken for each other", "confused_pairs", "no query has a wrong nearest neighbour."),
+    Section("similarities", "How far apart right and wrong are", "similarities", "there are no pairs to compare."),
+    Section("verification", "The same thing or not", "verification", "there are no pairs of both kinds."),
+    Section("calibration", "Chance of a match", "calibration.check", "the validation classes were too few to fit one."),
+    Section("space", "Health of the space", "space", "the space was not looked at."),
+    Section("map", "Map", "map", "fewer than 50 images make no map."),
+    Section("compatibility", "Old and new together", "compatibility", "there is no older model to mix with."),
+    Section("index", "Index", "index", "no index was built for this model."),
+    Section("audit", "Data", "classes", "no class was asked for."),
+    Section("search", "Search for settings", "search", "the settings were given, none was searched for."),
+    Section("reproduce", "Reproduce", "reproduce", "nothing is known about how this was made."),
+)
+
+
+def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], pictures: Pictures, cap: int = CAP) -> str:
+    """The page as one HTML text: styles, figures and thumbnails are inside it.
+
+    Thumbnails shrink, and at last are left out, where the page would grow past `cap` bytes.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    templates = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": lambda share: f"{100 * share:.1f} %",
+        "points": points,
+        "count": lambda number: f"{number:,}",
+        "metric_name": metric_name,
+        "describe": describe,
+        "setting": tell_value,
+    }
+    environment.globals["figures"] = {name: _figure(svg) for name, svg in figures.items()}
+    environment.globals["csv"] = {
+        name: _data_uri(text, "text/csv;charset=utf-8") for name, text in csv_tables(report).items()
+    }
+    template = environment.get_template("report.html.j2")
+    sections = [
+        {"name": s.name, "title": s.title, "missing": "" if find(report, s.needs) else s.missing} for s in SECTIONS
+    ]
+    text = ""
+    for side in (*_SIDES, 0):
+        shown = {id_: thumbnail(picture, side) for id_, picture in pictures.items() if side and picture is not None}
+        text = template.render(
+            report=report,
+            sections=sections,
+            pictures=shown,
+            left_out=not side,
+            curve_rows=[at for at, k in enumerate(report.get("recall_curve", {}).get("k", [])) if k in ROUND],
+            style=Markup((templates / "style.css").read_text(encoding="utf-8")),
+            embedded=Markup(json.dumps(report, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")),
+        )
+        if len(text.encode()) <= cap:
+            break
+    return text
+
+
+def describe(value: Any) -> str:
+    """A value of the report in words a person can read; nested ones as `name = value`."""
+    if isinstance(value, Mapping):
+        parts = [f"{name} = {describe(inner)}" for name, inner in value.items() if inner not in (None, "", {}, [])]
+        return " · ".join(parts) or "none"
+    if isinstance(value, (list, tuple)):
+        shown = ", ".join(describe(inner) for inner in value[:20])
+        return f"{shown}, and {len(value) - 20} more" if len(value) > 20 else shown or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{40,}", value):
+        return f"{value[:16]}…"  # a digest: enough to tell it from another
+    return "unknown" if value is None else str(value)
+
+
+def _figure(svg: bytes) -> dict[str, Any]:
+    """A figure for the page, with its size, so that nothing moves while it is decoded."""
+    box = re.search(rb'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg)
+    width, height = (float(side) for side in box.groups()) if box else (389.0, 238.0)
+    return {"uri": _data_uri(svg, "image/svg+xml"), "width": 620, "height": round(620 * height / width)}
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

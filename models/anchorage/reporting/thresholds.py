@@ -1,0 +1,52 @@
+"""Similarity thresholds for "the same thing or not", chosen on validation classes and never on test."""
+
+from typing import Any
+
+import numpy as np
+
+from anchorage.retrieval.pairs import EDGES, PairStatistics
+from anchorage.retrieval.verification import accepted_share
+
+FALSE_ACCEPTS = 0.01  # of the pairs of different classes
+
+
+def choose_thresholds(pairs: PairStatistics, split: str) -> dict[str, Any]:
+    """Thresholds on cosine similarity, with what each of them lets through.
+
+    A pair is accepted when its similarity is at or above the threshold. The
+    false-accept rate is the share of pairs of different classes that are
+    accepted, the true-accept rate the share of pairs of one class. The step
+    of a threshold is 0.0001. `likely_match` is the threshold that search uses.
+
+    Args:
+        pairs: counts over the validation classes.
+        split: their split's name, kept in the answer.
+
+    Returns:
+        JSON-ready; with only `split` and `reason` where pairs of either kind
+        are lacking.
+    """
+    positives, negatives = int(pairs.positive.sum()), int(pairs.negative.sum())
+    if not positives or not negatives:
+        reason = f"split {split!r} has {positives} pairs of one class and {negatives} of different classes"
+        return {"split": split, "reason": reason}
+    true_accept = accepted_share(pairs.positive)
+    false_accept = accepted_share(pairs.negative)
+    equal = int(np.argmin(np.abs((1.0 - true_accept) - false_accept)))
+    strict = int(np.argmax(false_accept <= FALSE_ACCEPTS))  # the last edge accepts nothing, so there is one
+
+    def at(edge: int) -> dict[str, float]:
+        return {
+            "threshold": round(float(EDGES[edge]), 4),
+            "false_accept": float(false_accept[edge]),
+            "true_accept": float(true_accept[edge]),
+        }
+
+    return {
+        "split": split,
+        "similarity": "cosine",
+        "pairs": {"same_class": positives, "other": negatives},
+        "equal_error": at(equal),
+        "false_accept_1_percent": at(strict),
+        "likely_match": {**at(strict), "rule": "at most 1 % of pairs of different classes score as high"},
+    }

@@ -1,0 +1,235 @@
+"""Embedding tables: Parquet files with one row per image (id, label, role, split, further columns, vector).
+
+`vector` is a fixed-size list of float32, so that any Parquet reader gets a matrix. A table is one file, or a folder of
+files that together are one table, as a Beam job writes them.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anchorage.errors import DataError
+from anchorage.files import TEMPORARY, flush_folder
+
+if TYPE_CHECKING:
+    import pyarrow
+
+TEXT_COLUMNS = ("id", "label", "role", "split")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings with what they are embeddings of, row by row.
+
+    Args:
+        ids: `(M,)` object array of str, unique.
+        labels: `(M,)` object array of class names.
+        roles: `(M,)` object array of "query", "gallery" or "both".
+        splits: `(M,)` object array, "train", "val" or "test"; "" for images of no split.
+        vectors: `(M, D)` float32.
+        columns: name -> `(M,)` object array of str: what else the data's table says of each image.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    roles: np.ndarray
+    splits: np.ndarray
+    vectors: np.ndarray
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self):
+        texts = {"ids": self.ids, "labels": self.labels, "roles": self.roles, "splits": self.splits, **self.columns}
+        shapes = {**{name: np.shape(values) for name, values in texts.items()}, "vectors": np.shape(self.vectors)}
+        if len({shape[:1] for shape in shapes.values()}) > 1 or [*map(len, shapes.values())] != [*[1] * len(texts), 2]:
+            raise DataError("E_VECTOR_SHAPE", f"Expected columns of one length and (M, D) vectors. Received: {shapes}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def dimension(self) -> int:
+        return self.vectors.shape[1]
+
+    def select(self, rows: np.ndarray) -> "Embeddings":
+        """The named rows, or those where a mask is true, in their order."""
+        kept = {name: values[rows] for name, values in self.columns.items()}
+        texts = (self.ids[rows], self.labels[rows], self.roles[rows], self.splits[rows])
+        return Embeddings(*texts, self.vectors[rows], kept)
+
+
+def embedding_schema(dimension: int, columns: Iterable[str] = ()) -> "pyarrow.Schema":
+    """The Parquet schema of a table of vectors of this dimension, with further columns of text."""
+    import pyarrow as pa
+
+    vector = pa.list_(pa.float32(), dimension)
+    return pa.schema([*((name, pa.string()) for name in (*TEXT_COLUMNS, *columns)), ("vector", vector)])
+
+
+def write_table(path: str | os.PathLike, embeddings: Embeddings) -> None:
+    """Write one Parquet file; it appears under its name only when it is whole."""
+    import pyarrow as pa
+
+    columns = [embeddings.ids, embeddings.labels, embeddings.roles, embeddings.splits, *embeddings.columns.values()]
+    values = pa.array(np.ascontiguousarray(embeddings.vectors, np.float32).reshape(-1))
+    schema = embedding_schema(embeddings.dimension, embeddings.columns)
+    arrays = [pa.array(list(column), pa.string()) for column in columns]
+    arrays.append(pa.FixedSizeListArray.from_arrays(values, embeddings.dimension))
+    _write(path, pa.Table.from_arrays(arrays, schema=schema))
+
+
+def read_table(path: str | os.PathLike, splits: Sequence[str] | None = None) -> Embeddings:
+    """Read a table, sorted by split, label and id, so that the row order does not hang on who wrote it how.
+
+    Args:
+        path: a Parquet file, or a folder whose `*.parquet` files are one table.
+        splits: only rows of these splits; None: all.
+
+    Raises:
+        DataError: `E_TABLE_MISSING`, `E_TABLE_DAMAGED`, `E_ID_DUPLICATE`, `E_VECTOR_SHAPE` where the files hold
+            vectors of different dimensions, `E_SPLIT_EMPTY` where nothing is left.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    files = table_files(Path(path))
+    parts = [_read(file) for file in files]
+    named = [part.schema.names for part in parts]
+    if any(names != named[0] for names in named):
+        raise DataError("E_TABLE_DAMAGED", f"Expected the same columns in all files of {path}. Received: {named}")
+    dimensions = {part.schema.field("vector").type.list_size for part in parts}
+    if len(dimensions) > 1:
+        raise DataError("E_VECTOR_SHAPE", f"Expected vectors of one dimension in {path}. Received: {dimensions}")
+    table = pa.concat_tables(parts)
+    present = sorted(pc.unique(table["split"]).to_pylist())
+    if splits is not None:
+        table = table.filter(pc.is_in(table["split"], pa.array(list(splits), pa.string())))
+    if not len(table):
+        raise DataError(
+            "E_SPLIT_EMPTY",
+            f"Expected embeddings of the splits {list(splits or ['any'])} in {path}. Received: none; "
+            f"splits there: {present}",
+        )
+    table = table.sort_by([(name, "ascending") for name in ("split", "label", "id")]).combine_chunks()
+    _check_ids(path, table["id"])
+    vectors = table["vector"].combine_chunks()
+    matrix = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(table), dimensions.pop())
+    ids, labels, roles, parts_of = (table[name].to_numpy(zero_copy_only=False) for name in TEXT_COLUMNS)
+    further = [name for name in table.schema.names if name not in {*TEXT_COLUMNS, "vector"}]
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in further}
+    return Embeddings(ids, labels, roles, parts_of, np.ascontiguousarray(matrix, np.float32), columns)
+
+
+def count_rows(path: str | os.PathLike) -> dict[str, int]:
+    """Rows of each split of a table; vectors are not read."""
+    counts: Counter[str] = Counter()
+    for file in table_files(Path(path)):
+        counts.update(read_columns(file, ("split",))["split"].to_pylist())
+    return dict(sorted(counts.items()))
+
+
+def write_ids(path: str | os.PathLike, embeddings: Embeddings, pixels: Sequence[str] | None = None) -> None:
+    """Write id, label, role and split of each row, in row order: what the rows of an index stand for.
+
+    Args:
+        path: the Parquet file.
+        embeddings: the rows.
+        pixels: `pixel_digest` of each row's image, by which a search knows its query among the gallery.
+    """
+    import pyarrow as pa
+
+    columns = {"id": embeddings.ids, "label": embeddings.labels, "role": embeddings.roles, "split": embeddings.splits}
+    if pixels is not None:
+        columns["pixels"] = np.asarray(pixels, object)
+    _write(path, pa.table({name: pa.array(list(column), pa.string()) for name, column in columns.items()}))
+
+
+def read_ids(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Object arrays of a file written by `write_ids`, in row order.
+
+    `id`, `label` and `role`; `split` and `pixels` too where the file has them: those of earlier releases have not.
+    """
+    table = read_columns(Path(path), ("id", "label", "role"), further=True)
+    # Not `to_numpy`: for strings it loads pandas, which takes a search longer than all other reading.
+    return {name: np.array(table[name].to_pylist(), object) for name in table.column_names}
+
+
+def table_files(path: Path) -> list[Path]:
+    """The files of a table, in order; raises `E_TABLE_MISSING`."""
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+    if not files:
+        raise DataError(
+            "E_TABLE_MISSING", f"Expected an embedding table (*.parquet) at {path}. Received: nothing there"
+        )
+    return files
+
+
+def _read(file: Path) -> "pyarrow.Table":
+    import pyarrow as pa
+
+    table = read_columns(file, (*TEXT_COLUMNS, "vector"), further=True)
+    kind = table.schema.field("vector").type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
+        raise DataError(
+            "E_TABLE_DAMAGED", f"Expected a fixed-size list of float32 as `vector` in {file}. Received: {kind}"
+        )
+    return table
+
+
+def read_columns(file: Path, columns: Iterable[str], further: bool = False) -> "pyarrow.Table":
+    """These columns of a file, and on request all further ones of text; raises `E_TABLE_DAMAGED`."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        # A ParquetFile reads this very file; `read_table` would take the names of parent folders for columns.
+        with parquet.ParquetFile(file) as reader:
+            absent = sorted(set(columns) - set(reader.schema_arrow.names))
+            if absent:
+                raise DataError("E_TABLE_DAMAGED", f"Expected the column {absent[0]} in {file}. Received: none")
+            others = [entry.name for entry in reader.schema_arrow if further and entry.type == pa.string()]
+            columns = list(dict.fromkeys([*columns, *others]))
+            if reader.num_row_groups:
+                table = reader.read(columns=columns)
+            else:
+                table = reader.schema_arrow.empty_table().select(columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError("E_TABLE_DAMAGED", f"Expected a Parquet file at {file}. Received: {error}") from error
+    for name in columns:
+        if table[name].null_count:
+            raise DataError(
+                "E_TABLE_DAMAGED",
+                f"Expected a value in every row of {name} in {file}. Received: {table[name].null_count} empty",
+            )
+    return table
+
+
+def _check_ids(path: str | os.PathLike, ids: "pyarrow.ChunkedArray") -> None:
+    import pyarrow.compute as pc
+
+    counts = pc.value_counts(ids)
+    twice = pc.struct_field(counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1)), "values").to_pylist()
+    if twice:
+        raise DataError(
+            "E_ID_DUPLICATE", f"Expected each id once in {path}. Received {len(twice)} repeated: {twice[:5]}"
+        )
+
+
+def _write(path: str | os.PathLike, table: "pyarrow.Table") -> None:
+    import pyarrow.parquet as parquet
+
+    path = Path(path)
+    aside = path.with_name(f"{TEMPORARY}{path.name}")
+    try:
+        with aside.open("wb") as writer:
+            parquet.write_table(table, writer)
+            writer.flush()
+            os.fsync(writer.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    flush_folder(path.parent)

@@ -1,0 +1,23 @@
+"""Tells a sampler where the classes lie now."""
+
+import numpy as np
+
+from anchorage.data.batches import is_refreshed
+from anchorage.methods import Surroundings
+from anchorage.training.distribution import predict_rows
+
+
+def refresh_sampler(surroundings: Surroundings, step: int, batch_size: int = 256) -> bool:
+    """Embed the items a sampler asks for with the network as it is; whether it asks for any.
+
+    Args:
+        surroundings: the training.
+        step: the one that comes next, counted from the start of the training.
+        batch_size: images embedded at once.
+    """
+    learner, sampler = surroundings.learner, surroundings.sampler
+    if not is_refreshed(sampler):
+        return False
+    outputs = predict_rows(learner, surroundings.store, sampler.probes(step), batch_size)
+    sampler.update(np.asarray(outputs["embeddings"] if isinstance(outputs, dict) else outputs, np.float32))
+    return True

@@ -1,0 +1,234 @@
+"""One training from plain settings: what the pipeline's Trainer, the tuner and the plain command all call."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from anchorage.data.batches import Store, create_augmentation
+from anchorage.data.sampling import SAMPLERS
+from anchorage.encoders import create_encoder
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods import create_methods, need_raw
+from anchorage.registry import create
+from anchorage.training.distribution import LossScaleOptimizer, strategy_scope
+from anchorage.training.fit import FitResult, fit_learner
+from anchorage.training.optimizers import create_optimizer
+from anchorage.training.recipes import Facts, choose_settings, tell_choices
+from anchorage.training.schedules import WarmupDecay
+
+Settings = Mapping[str, Any]
+
+
+class TrainRun(NamedTuple):
+    """The learner with its best weights, and how it got there."""
+
+    learner: MetricLearner
+    result: FitResult
+
+
+def train_run(
+    store,
+    validation_store: Store | None,
+    *,
+    encoder: Settings,
+    loss: Settings | None,
+    training: Settings,
+    seed: int,
+    prepare: Callable[[MetricLearner], None] | None = None,
+    checkpoint_folder: str | Path | None = None,
+    run_key: str = "",
+    log_folder: str | Path | None = None,
+    verbose: int | str = "auto",
+) -> TrainRun:
+    """Build and train a learner; sets the global seeds of Keras, NumPy and Python.
+
+    With a `procedure` in the training section the learner comes out of several such trainings. A setting that is None
+    is chosen by the recipe for this encoder and these classes, see `anchorage.training.recipes`.
+
+    Args:
+        store: `RecordStore` of the training classes.
+        validation_store: `RecordStore` of other classes, or None.
+        encoder: `name`, `embedding_size` and what else `create_encoder` takes; `params` for the trunk's own.
+        loss: `name` and `params`.
+        training: `epochs`, `sampler` (`name`, `params`) and `optimizer`; if wanted `steps_per_epoch`, `patience`,
+            `precision`, `strategy`, `augmentation`, `methods`, a list of `name` and `params` each, and `procedure`,
+            a `name` of `anchorage.procedures.PROCEDURES` and `params`. `optimizer`
+            holds `name`, `learning_rate`, `rate_factors`, `frozen_steps`, `params`, and `schedule`, `warmup_steps`,
+            `final_share` of the rate; its groups are `proxies`, `trunk`, `head` and parts of a weight's path. A trunk
+            that is held still, by `frozen_steps` or a factor of 0, keeps the statistics of its batch norm, too.
+        seed: of weights, batches and augmentation; the same seed gives the same learner on the same machine, bit for
+            bit on CPUs.
+        prepare: gets the built learner before its first step, to give it other weights; not with a procedure.
+        checkpoint_folder: as in `fit_learner`, like the arguments below.
+        run_key: see there.
+        log_folder: see there.
+        verbose: see there.
+
+    Raises:
+        AnchorageError: what the parts raise on wrong settings, and `fit_learner` while training.
+    """
+    given = {"encoder": encoder, "loss": loss, "training": training}
+    counts = _class_counts(store)
+    settings, recipe = choose_settings(given, counts)
+    if verbose and (told := tell_choices(recipe, Facts.of(encoder, counts))):
+        print(told, flush=True)
+    places: dict[str, Any] = {
+        "checkpoint_folder": checkpoint_folder and Path(checkpoint_folder),
+        "log_folder": log_folder and Path(log_folder),
+        "run_key": run_key,
+        "verbose": verbose,
+    }
+    if settings["training"].get("procedure"):
+        run = _follow(store, validation_store, settings, training, seed, places)
+    else:
+        run = _train(store, validation_store, settings, seed, prepare, places)
+    return run._replace(result=dataclasses.replace(run.result, settings=settings, recipe=recipe))
+
+
+def _follow(store, validation_store, settings: Settings, given: Settings, seed: int, places: Mapping) -> TrainRun:
+    """Carry out a procedure; each of its trainings has classes of its own and chooses the size of its batches anew."""
+    from anchorage.procedures import Task, create_procedure
+
+    training = dict(settings["training"])
+    procedure = training.pop("procedure")
+    training |= {key: given[key] for key in ("sampler", "steps_per_epoch") if key in given}
+    task = Task(store, validation_store, settings["encoder"], settings["loss"], training, seed, **places)
+    return create_procedure(procedure, seed=seed).run(task)
+
+
+def _train(store, validation_store, settings: Settings, seed: int, prepare, places: Mapping) -> TrainRun:
+    training = {key: value for key, value in settings["training"].items() if key != "procedure"}
+    sampler_of, optimizer = training.pop("sampler"), training.pop("optimizer")
+    augmentation = create_augmentation(training.pop("augmentation", {}))
+    sampler = create(SAMPLERS, sampler_of["name"], sampler_of.get("params"), {"labels": store.labels, "seed": seed})
+    training["steps_per_epoch"] = training.get("steps_per_epoch") or sampler.steps_per_round
+    methods = training.pop("methods", [])
+    with _precision(training.pop("precision", "float32")), strategy_scope(training.pop("strategy", "")):
+        keras.utils.set_random_seed(seed)
+        _keep_order()
+        learner = build_learner(
+            encoder=settings["encoder"],
+            loss=settings["loss"],
+            optimizer=optimizer,
+            methods=methods,
+            image_size=store.image_size,
+            num_classes=len(store.class_names),
+            epochs=training["epochs"],
+            steps_per_epoch=training["steps_per_epoch"],
+            seed=seed,
+            facts={"class_counts": _class_counts(store), **getattr(sampler, "facts", {})},
+        )
+        if prepare is not None:
+            prepare(learner)
+        result = fit_learner(
+            learner,
+            store,
+            validation_store,
+            sampler,
+            augmentation=augmentation,
+            seed=seed,
+            **places,
+            **training,
+        )
+    return TrainRun(learner, result)
+
+
+def _class_counts(store) -> list[int]:
+    return np.bincount(store.labels, minlength=len(store.class_names)).tolist()
+
+
+def build_learner(
+    *,
+    encoder: Settings,
+    loss: Settings,
+    optimizer: Settings,
+    methods: Sequence[Settings] = (),
+    image_size: int,
+    num_classes: int,
+    epochs: int,
+    steps_per_epoch: int,
+    seed: int,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+) -> MetricLearner:
+    """A compiled learner of plain settings, as `train_run` describes them.
+
+    Loss and methods may ask for what the other arguments and `facts` hold by name.
+    """
+    raw = {"raw": True} if need_raw(methods) else {}
+    network = create_encoder(image_size=image_size, **{**flat_section(encoder), **raw})
+    facts = {**facts, "num_classes": num_classes, "embedding_size": encoder["embedding_size"]}
+    loss_layer = create_loss(loss["name"], loss.get("params"), **facts)
+    around = create_methods(methods, **facts, epochs=epochs, steps_per_epoch=steps_per_epoch, seed=seed)
+    learner = MetricLearner(network, loss_layer, around)
+    learner.build((None, image_size, image_size, 3))
+    compile_learner(learner, optimizer, epochs * steps_per_epoch)
+    return learner
+
+
+def compile_learner(learner: MetricLearner, optimizer: Settings, steps: int) -> None:
+    """Give a built learner the optimizer of plain settings, as `train_run` describes them, for so many steps.
+
+    Raises:
+        UsageError: what optimizer and schedule raise on wrong settings; E_NAME_UNKNOWN for a group without weights.
+    """
+    optimizer = flat_section(optimizer)
+    schedule = {"shape": optimizer.pop("schedule", "constant")}
+    schedule |= {key: optimizer.pop(key) for key in ("warmup_steps", "final_share") if key in optimizer}
+    rate = WarmupDecay(optimizer.pop("learning_rate"), steps, **schedule)
+    made = create_optimizer(learning_rate=rate, groups=_groups(learner.encoder), **optimizer)
+    made.check_groups([weight.path for weight in learner.trainable_variables])
+    # What Keras would wrap by itself, but for several replicas.
+    learner.compile(LossScaleOptimizer(made) if learner.dtype_policy.name == "mixed_float16" else made)
+
+
+def _groups(encoder: keras.Model) -> dict[str, list[str]]:
+    """Paths of the weights before and after the feature map, which go by no common name."""
+    trunk = [weight.path for weight in encoder.get_layer("trunk").weights]
+    return {"trunk": trunk, "head": [w.path for w in encoder.weights if w.path not in trunk]}
+
+
+def load_learner(path: str | Path) -> MetricLearner:
+    """A learner that was saved as `.keras`: encoder, loss with its proxies and state, and optimizer.
+
+    Keras finds a class only once its module is loaded; this module loads all of the project's own.
+    A loss of the user's must be imported by the caller.
+    """
+    return keras.models.load_model(path)
+
+
+def flat_section(section: Settings) -> dict[str, Any]:
+    """A section with its `params` among its other keys."""
+    own = {key: value for key, value in section.items() if key != "params"}
+    return {**own, **section.get("params", {})}
+
+
+def _keep_order() -> None:
+    """Keep TensorFlow's threads from settling the order of what they do, from now on in this process.
+
+    Its dependency optimizer can drop the edge that has a weight read before it is updated, so that once in thousands
+    of steps a part of the loss sees the weights of the next one. Sums are taken in order on CPUs only: on GPUs some
+    operations have no such form and others get much slower.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.optimizer.set_experimental_options({"dependency_optimization": False})
+        if not tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.enable_op_determinism()
+
+
+@contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

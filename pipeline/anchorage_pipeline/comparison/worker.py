@@ -1,0 +1,112 @@
+"""One run of a comparison, in a process of its own: `python -m anchorage_pipeline.comparison.worker < job.json`."""
+
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from anchorage.errors import AnchorageError, DataError, UsageError
+from anchorage.files import replace_file
+
+
+def main() -> int:
+    """Work off the job on standard input; its record says what came of it."""
+    job = json.load(sys.stdin)
+    sys.path.append(str(Path.cwd()))  # where a user's own loss lies
+    try:
+        outcome = train_and_judge(job)
+    except AnchorageError as error:
+        # What the data and the settings lead to will come again; trouble of the machine need not.
+        outcome = {"error": str(error), "again": not isinstance(error, DataError)}
+    except Exception as error:
+        traceback.print_exc()
+        outcome = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}", "again": True}
+    write_record(job, outcome)
+    return 0 if "error" not in outcome else 1
+
+
+def write_record(job: dict[str, Any], outcome: dict[str, Any]) -> None:
+    """Put the outcome where the job wants it, whole or not at all."""
+    kept = ("key", "settings", "train", "validation", "judge", "metrics", "data", "code")
+    record = (
+        {key: job[key] for key in kept} | {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())} | outcome
+    )
+    path = Path(job["record"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(record, indent=1).encode())
+
+
+def train_and_judge(job: dict[str, Any]) -> dict[str, Any]:
+    """Train on the job's training classes, judge on those held out, and count the cost.
+
+    Raises:
+        UsageError: E_CODE_CHANGED if the sources are not those that the key of the record speaks of.
+    """
+    from anchorage_pipeline.fingerprint import code_version
+
+    if code_version(*job["modules"], tables=job["tables"]) != job["code"]:
+        raise UsageError("E_CODE_CHANGED", "The sources changed since the comparison began: run the command again")
+    import numpy as np
+
+    from anchorage.data.store import RecordStore
+    from anchorage.data.subset import ClassSubset
+    from anchorage.retrieval.metrics import evaluate_retrieval
+    from anchorage.training.run import train_run
+    from anchorage.training.validation import embed_store
+
+    half = RecordStore(job["half"])
+    choice = ClassSubset(half, job["validation"]) if job["validation"] else None
+    judge = ClassSubset(half, job["judge"]) if job["judge"] else RecordStore(job["test"])
+    train = ClassSubset(half, job["train"])
+    held, wall, cpu = _memory("VmRSS"), time.monotonic(), time.process_time()
+    learner, result = train_run(train, choice, **job["settings"], verbose=0)
+    cost = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.monotonic() - wall}
+    memory = {"memory_before": held, "memory_peak": _memory("VmHWM")}
+    vectors = embed_store(learner, judge)
+    judged = evaluate_retrieval(vectors, judge.labels, judge.roles, metrics=job["metrics"])
+    names = np.array(judge.class_names, object)[judged.per_class["label"]]
+    return {
+        "values": judged.values,
+        "queries": judged.num_queries,
+        "gallery": judged.num_gallery,
+        "per_class": {
+            name: [int(judged.per_class["queries"][at]), *(float(judged.per_class[m][at]) for m in job["metrics"])]
+            for at, name in enumerate(names)
+        },
+        **cost,
+        **memory,
+        "dimension": int(vectors.shape[1]),
+        "encoder_weights": int(learner.encoder.count_params()),
+        "training_images": len(train),
+        "best_epoch": result.best_epoch,
+        "history": result.history,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": _versions(),
+    }
+
+
+def _memory(field: str) -> int:
+    """Resident memory of this process in bytes: `VmRSS` now, `VmHWM` at its highest."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def _versions() -> dict[str, str]:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    return {
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""A step with the parts that a user wrote, on random embeddings: what they raise should not cost an hour."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from anchorage.errors import UsageError
+
+_BATCH = (8, 4)  # classes and rows of each, where no sampler can say
+
+
+def try_own_parts(
+    learner, settings: Mapping[str, Any], sampler: Any, at: Callable[..., AbstractContextManager]
+) -> None:
+    """Ask a user's sampler for a batch, and their loss and methods for the loss of a batch.
+
+    Args:
+        learner: a built `MetricLearner`.
+        settings: what it was made of.
+        sampler: what it would be trained with, over two rows of each class.
+        at: context that notes what is raised within it, under a path of the experiment file.
+    """
+    training = settings["training"]
+    own_methods = [place for place, method in enumerate(training["methods"]) if ":" in method["name"]]
+    labels = None
+    with at("training.sampler"):
+        labels = _draw_labels(sampler, ":" in training["sampler"]["name"])
+    if labels is None:
+        return
+    if ":" in settings["loss"]["name"]:
+        with at("loss"):
+            _check_loss(learner, settings["loss"]["name"], labels)
+    for place in own_methods[:1]:
+        with at(f"training.methods.{place}"):
+            learner.training_loss(_random_step(learner, labels))
+
+
+def _draw_labels(sampler: Any, own: bool):
+    import numpy as np
+
+    from anchorage.data.batches import is_refreshed
+
+    if is_refreshed(sampler):  # it goes by where classes lie, which an untrained network cannot say
+        return np.repeat(np.arange(_BATCH[0]), _BATCH[1])
+    rows = np.asarray(sampler.batch(0))
+    if own and not (rows.ndim == 1 and rows.size and np.issubdtype(rows.dtype, np.integer) and rows.min() >= 0):
+        raise UsageError(
+            "E_SAMPLER_BATCH",
+            f"Expected `batch` to give rows of the data, a list of integers from 0. Received: {rows!r:.80}",
+        )
+    return np.unique(rows // 2, return_inverse=True)[1]
+
+
+def _random_step(learner, labels):
+    import numpy as np
+    import tensorflow as tf
+
+    from anchorage.learner import named_outputs
+    from anchorage.methods import Step
+
+    draw = np.random.default_rng(0)
+    outputs = {
+        name: tf.math.l2_normalize(tf.constant(draw.normal(size=(len(labels), *output.shape[1:])), output.dtype), -1)
+        for name, output in named_outputs(learner.encoder.output).items()
+    }
+    images = tf.constant(draw.integers(0, 256, (len(labels), *learner.encoder.input_shape[1:])), tf.uint8)
+    return Step(images, outputs, tf.constant(labels, tf.int32), True, learner.encoder)
+
+
+def _check_loss(learner, name: str, labels) -> None:
+    import numpy as np
+    import tensorflow as tf
+
+    step = _random_step(learner, labels)
+    with tf.GradientTape() as tape:
+        tape.watch(step.outputs)
+        value = learner.plain_loss(step)
+    gradients = [tf.convert_to_tensor(g) for g in tape.gradient(value, list(step.outputs.values())) if g is not None]
+    batch = f"for {len(labels)} random embeddings of unit length and {labels.max() + 1} classes"
+    if not np.isfinite(value):
+        raise UsageError("E_LOSS_VALUE", f"Expected a finite loss from {name!r} {batch}. Received: {float(value)}")
+    if not gradients:
+        raise UsageError("E_LOSS_VALUE", f"Expected the loss of {name!r} to depend on the embeddings. It does not.")
+    if not all(np.isfinite(gradient).all() for gradient in gradients):
+        raise UsageError("E_LOSS_VALUE", f"Expected a finite gradient from {name!r} {batch}. It is not finite")

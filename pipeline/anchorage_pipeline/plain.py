@@ -1,0 +1,186 @@
+"""`anchorage train`: the same data, training and metrics as the pipeline, with plain Keras and no TFX."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anchorage.data.listing import SPLITS, Listing, Reject, Source, list_images
+from anchorage.disk import check_free_space, disk_trouble
+from anchorage.errors import DataError, UsageError
+from anchorage_pipeline.config import Experiment, search_space
+from anchorage_pipeline.fingerprint import code_version, digest
+from anchorage_pipeline.graph import fingerprint_data, locate_data, training_settings
+from anchorage_pipeline.lock import hold_folder
+from anchorage_pipeline.upkeep import rename_aside, with_advice
+
+if TYPE_CHECKING:
+    from anchorage.data.store import RecordStore
+
+
+def train_plainly(experiment: Experiment, output: Path) -> dict:
+    """Pack the images, train, and measure on the test split.
+
+    A training that was cut off goes on from its last checkpoint; packed images are kept for the next call.
+
+    Args:
+        experiment: without ranges: the plain command does not search.
+        output: gets `learner.keras`, `saved_model/`, `history.json` and `metrics.json`.
+
+    Returns:
+        What `metrics.json` holds: values, those of the baselines without training, and what they were measured on.
+
+    Raises:
+        UsageError: E_RANGES_NOT_SEARCHED, if the experiment holds ranges.
+        DataError: E_TOO_MANY_REJECTS, E_SPLIT_EMPTY.
+        ResourceError: E_RUN_LOCKED if another command is at work in `output`.
+    """
+    ranges = search_space(experiment)
+    if ranges:
+        raise UsageError(
+            "E_RANGES_NOT_SEARCHED",
+            f"`anchorage train` takes fixed values. Received ranges for {', '.join(ranges)}: use `anchorage run`",
+        )
+    with hold_folder(output, experiment.name):
+        return _train(experiment, output)
+
+
+def _train(experiment: Experiment, output: Path) -> dict:
+    from anchorage.export import export_encoder
+    from anchorage.retrieval.metrics import evaluate_retrieval
+    from anchorage.training.run import train_run
+    from anchorage.training.validation import embed_store
+    from anchorage.untrained import NAMES, embed_pixels, untrained_encoders
+
+    settings = training_settings(experiment)
+    data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
+    stores = _pack(experiment, output / "stores" / data)
+    train, val, test = open_packed(stores, SPLITS)
+    key = digest([settings, data, code_version("anchorage.training.run")])
+    checkpoints = output / "checkpoints" / key
+    learner, result = train_run(
+        train, val, **settings, checkpoint_folder=checkpoints, run_key=key, log_folder=output / "tensorboard"
+    )
+    evaluate = partial(evaluate_retrieval, labels=test.labels, roles=test.roles, metrics=experiment.evaluation.metrics)
+    judged = evaluate(embed_store(learner, test))
+    untrained = {"pixels": embed_pixels(test)}
+    pretrained = bool(experiment.encoder.weights)
+    with untrained_encoders(learner.encoder, result.start_weights, pretrained=pretrained) as encoders:
+        untrained |= {name: embed_store(encoder, test) for name, encoder in encoders.items()}
+    metrics = {
+        "values": judged.values,
+        "untrained": {NAMES[name]: evaluate(vectors).values for name, vectors in untrained.items()},
+        "data": experiment.data.path,
+        "split": "test",
+        "queries": judged.num_queries,
+        "classes": len(test.class_names),
+        "seed": experiment.seed,
+        "best_epoch": result.best_epoch,
+    }
+    shutil.rmtree(output / "saved_model", ignore_errors=True)
+    export_encoder(learner.encoder, output / "saved_model", image_size=train.image_size, fit=train.fit)
+    learner.save(output / "learner.keras")
+    (output / "history.json").write_text(json.dumps(result.history, indent=1), encoding="utf-8")
+    (output / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return metrics
+
+
+def _pack(experiment: Experiment, folder: Path) -> Path:
+    """One record store a split below `folder`, unless they are there already."""
+    if folder.is_dir():
+        return folder
+    listing = list_sources(experiment, val_share=experiment.data.val_share)
+    parts = {split: [source for source in listing.sources if source.split == split] for split in SPLITS}
+    pack_parts(experiment, parts, listing.rejects, folder)
+    return folder
+
+
+def open_packed(folder: Path, parts: Sequence[str]) -> list["RecordStore"]:
+    """The record stores that `pack_parts` wrote; a damaged folder is set aside, so that the next call packs again.
+
+    Raises:
+        DataError: E_STORE_DAMAGED, E_STORE_MISSING.
+    """
+    from anchorage.data.store import RecordStore
+
+    try:
+        return [RecordStore(folder / part) for part in parts]
+    except DataError as fault:
+        rename_aside(folder)
+        raise with_advice(fault) from fault
+
+
+def list_sources(experiment: Experiment, *, val_share: float, attributes: Sequence[str] = ()) -> Listing:
+    """All images of the experiment's data, each with its split.
+
+    Args:
+        experiment: what to list the data of.
+        val_share: part of the classes outside test that become val, unless the data says so itself.
+        attributes: further columns of the table to keep with each image.
+    """
+    root, table = locate_data(experiment)
+    columns = {str(name): column for name, column in experiment.data.columns.items()}
+    return list_images(
+        root,
+        table or "",
+        columns,
+        val_share=val_share,
+        test_share=experiment.data.test_share,
+        seed=experiment.seed,
+        follow_links=experiment.data.follow_links,
+        attributes=attributes,
+    )
+
+
+def pack_parts(
+    experiment: Experiment, parts: Mapping[str, Sequence[Source]], rejects: Sequence[Reject], folder: Path
+) -> None:
+    """Write one record store a part, all below `folder`, which appears only when all of them are whole.
+
+    Raises:
+        DataError: E_SPLIT_EMPTY, E_TOO_MANY_REJECTS.
+        ResourceError: E_DISK_FULL, E_NOT_WRITABLE.
+    """
+    from anchorage.data.intake import check_rejects, tell_reject
+    from anchorage.data.store import write_store
+
+    data = experiment.data
+    root, _ = locate_data(experiment)
+    rejects, total = list(rejects), sum(map(len, parts.values())) + len(rejects)
+    aside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    needed = sum(map(len, parts.values())) * data.image_size**2 * 3
+    check_free_space(folder, needed)
+    for part, sources in parts.items():
+        if not sources:
+            raise DataError("E_SPLIT_EMPTY", f"The split {part} has no images: nothing was listed for it in {root}")
+        with disk_trouble(folder, needed):
+            write_store(aside / part, _records(root, sources, experiment, rejects), data.image_size, data.fit)
+    for reject in rejects[:20]:
+        print(f"set aside  {reject.code}  {tell_reject(reject)}")
+    file = str(folder.parent / "rejects.jsonl")
+    check_rejects(rejects, total, max_rejects=data.max_rejects, max_share=data.max_reject_share, file=file)
+    aside.rename(folder)
+
+
+def _records(root: Path, sources: Sequence[Source], experiment: Experiment, rejects: list[Reject]) -> Iterator:
+    """Decoded and resized records; what cannot be decoded goes to `rejects`."""
+    import tensorflow as tf
+
+    from anchorage.data.images import load_image
+    from anchorage.data.intake import read_image
+    from anchorage.data.store import Record
+
+    data = experiment.data
+    load = tf.function(
+        lambda image: load_image(image, data.image_size, data.fit), input_signature=[tf.TensorSpec((), tf.string)]
+    )
+    for source in sources:
+        image, fault = read_image(root / source.path, data.max_pixels)
+        if fault:
+            rejects.append(Reject(source.path, source.id, *fault, source.split))
+            continue
+        yield Record(source.id, source.label, source.role, load(image).numpy())

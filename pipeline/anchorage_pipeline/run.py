@@ -1,0 +1,141 @@
+"""Runs the whole pipeline on this machine and fails when any of its nodes did not finish."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anchorage.disk import check_free_space, disk_fault, make_folder
+from anchorage.errors import AnchorageError, DataError, GateError, ResourceError, causes
+from anchorage_pipeline.config import Experiment
+from anchorage_pipeline.graph import create_pipeline, fingerprint_run, local_places
+from anchorage_pipeline.lock import hold_folder
+from anchorage_pipeline.metadata import open_metadata, prepare_metadata, set_metadata_aside
+from anchorage_pipeline.progress import NodeProgress, log_to
+from anchorage_pipeline.upkeep import forget_lost_releases, set_aside
+
+_FINISHED = ("COMPLETE", "CACHED")
+
+
+@dataclass
+class RunSummary:
+    """What a run left behind.
+
+    Args:
+        states: state of each node's execution by node id, such as `"COMPLETE"` or `"CACHED"`.
+        outputs: folder of each output artifact by `"node.key"`.
+        seconds: wall time of each node.
+        refused: what the gate said, if it did not let the candidate be published; the nodes after it did not run.
+    """
+
+    states: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, Path] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    refused: GateError | None = None
+
+
+def run_experiment(experiment: Experiment, *, reset_metadata: bool = False) -> RunSummary:
+    """Take the experiment through every node; what has not changed comes from the cache.
+
+    Args:
+        experiment: what to run.
+        reset_metadata: set the record of earlier runs aside first: nothing comes from the cache.
+
+    Raises:
+        AnchorageError: what a node said, with its exit status; ResourceError E_RUN_LOCKED if another command
+            is at work in the run's folder, E_RUN_UNFINISHED if a node did not finish and said nothing;
+            DataError E_METADATA_DAMAGED.
+    """
+    with hold_folder(experiment.run_folder, experiment.name):
+        if reset_metadata and (aside := set_metadata_aside(Path(str(local_places(experiment).metadata)))):
+            print(f"the record of earlier runs is now {aside}")
+        return _run(experiment)
+
+
+def _run(experiment: Experiment) -> RunSummary:
+    places = local_places(experiment)
+    artifacts, metadata = Path(places.pipeline_root), Path(str(places.metadata))
+    log_file = experiment.run_folder / "run.log"
+    for folder in (artifacts, experiment.release_folder):
+        make_folder(folder)
+    check_free_space(experiment.run_folder, 0)
+    forget_lost_releases(artifacts)
+    fingerprints = fingerprint_run(experiment)
+    refused = None
+    with log_to(log_file):
+        prepare_metadata(metadata, artifacts)
+        from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+
+        pipeline = create_pipeline(experiment, places, fingerprints)
+        nodes = [component.id for component in pipeline.components]
+        progress = NodeProgress(nodes)
+        logging.getLogger().addHandler(progress)
+        try:
+            LocalDagRunner().run(pipeline)
+        except BaseException as error:
+            progress.finish("stopped")
+            fault = told(error, experiment.run_folder)
+            if isinstance(fault, DataError):
+                fault = set_aside(artifacts, fault)
+            if not isinstance(fault, GateError):
+                raise fault from error
+            refused = fault
+        summary = read_latest_run(metadata)
+    summary.seconds, summary.refused = progress.seconds, refused
+    if refused is None:
+        check_finished(summary, nodes, log_file)
+        summary.states = {node: summary.states[node] for node in nodes}
+    return summary
+
+
+def told(error: BaseException, folder: Path) -> BaseException:
+    """Our own error from inside whatever TFX and Beam wrapped around it, or the disk's fault, else the error itself.
+
+    Args:
+        error: what the runner raised.
+        folder: where the run writes.
+    """
+    own = next((cause for cause in causes(error) if isinstance(cause, AnchorageError)), None)
+    return own or disk_fault(error, folder) or error
+
+
+def check_finished(summary: RunSummary, nodes: list[str], log_file: Path) -> None:
+    """Raise unless all nodes finished: TFX goes on past a node whose inputs it could not get, and returns normally."""
+    states = {node: summary.states.get(node, "not run") for node in nodes}
+    open_ends = [f"{node} ({state})" for node, state in states.items() if state not in _FINISHED]
+    if open_ends:
+        raise ResourceError(
+            "E_RUN_UNFINISHED",
+            f"Expected every node COMPLETE or CACHED. Not so: {', '.join(open_ends)}. See {log_file}",
+        )
+
+
+def read_latest_run(metadata: Path) -> RunSummary:
+    """States and outputs of the newest run in an ML Metadata store.
+
+    Raises:
+        AnchorageError: E_NO_RUN, if nothing ran there yet.
+    """
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
+    if not metadata.is_file():
+        raise AnchorageError("E_NO_RUN", f"Expected the record of a run at {metadata}. Found nothing")
+    store = open_metadata(metadata)
+    runs = store.get_contexts_by_type("pipeline_run")
+    if not runs:
+        raise AnchorageError("E_NO_RUN", f"Expected the record of a run in {metadata}. It holds none")
+    newest = max(runs, key=lambda context: context.id)
+    summary = RunSummary()
+    for execution in store.get_executions_by_context(newest.id):
+        node = execution.properties["pipeline_node"].string_value or _node_of(store, execution)
+        summary.states[node] = pb.Execution.State.Name(execution.last_known_state)
+        for event in store.get_events_by_execution_ids([execution.id]):
+            if event.type == pb.Event.OUTPUT:
+                [artifact] = store.get_artifacts_by_id([event.artifact_id])
+                summary.outputs[f"{node}.{event.path.steps[0].key}"] = Path(artifact.uri)
+    return summary
+
+
+def _node_of(store, execution) -> str:
+    """Id of the node an execution belongs to; its context is named "<pipeline>.<node>"."""
+    contexts = store.get_contexts_by_execution(execution.id)
+    return next(context.name.partition(".")[2] for context in contexts if context.type == "node")

@@ -1,5 +1,0 @@
-"""Glyphs: characters of several scripts out of sixty font families, each class one character, each image one font."""
-
-from pipeline.datasets.glyphs.build import build_glyphs
-
-__all__ = ["build_glyphs"]
