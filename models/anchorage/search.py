@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anchorage.data.images import ImageFault, check_image, load_image
+from anchorage.data.images import ImageFault, check_image, decode_checked, resize_image
 from anchorage.data.store import pixel_digest
 from anchorage.errors import DataError
 from anchorage.release import Release
@@ -132,8 +132,8 @@ class Searcher:
         """Gallery rows whose pixels, as the encoder sees them, are those of the image."""
         if not self._rows_of:
             return []
-        facts = self.index.facts
-        return self._rows_of.get(pixel_digest(load_image(image, facts["image_size"], facts["fit"]).numpy()), [])
+        facts, (pixels, _) = self.index.facts, decode_checked(image)
+        return self._rows_of.get(pixel_digest(resize_image(pixels, facts["image_size"], facts["fit"]).numpy()), [])
 
     def _holds(self, part: str) -> bool:
         """Whether a part of the calibration held on the test classes; one of an earlier format was never checked."""
