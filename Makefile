@@ -11,7 +11,7 @@ UV_VERSION := 0.13.9
 UV := $(shell command -v uv || echo .tools/bin/uv)
 PYTHON := .venv/bin/python
 PROJECTS := pyproject.toml models/pyproject.toml components/pyproject.toml pipeline/pyproject.toml
-CONFORMANCE := $(patsubst %,tests/models/losses/test_%.py,classes contract errors oracles policies vectors)
+CONFORMANCE := tests/models/proxies/test_logits.py $(patsubst %,tests/models/losses/test_%.py,contract errors oracles policies vectors)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 # The machine's own certificates count, as behind a company's proxy.

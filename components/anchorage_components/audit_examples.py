@@ -17,7 +17,7 @@ from anchorage.data.examples import ExampleShard, list_shards, read_counts, read
 from anchorage.data.images import decode_checked, hash_pixels
 from anchorage.errors import DataError
 from anchorage_components.artifacts import AUDIT, DataAudit
-from anchorage_components.jobs import run_jobs
+from anchorage_components.beam.jobs import run_jobs
 
 _SHOWN = 20  # names listed of each kind; the counts are of all
 

@@ -18,7 +18,7 @@ from anchorage.files import replace_file
 from anchorage.release import fingerprint_model, open_release
 from anchorage.retrieval.table import count_rows
 from anchorage_components.artifacts import BASELINE, NO_BASELINE, TABLE, BaselineRelease, EmbeddingTable
-from anchorage_components.embedding import Image, embed_images, embedding_size, tell_rejects
+from anchorage_components.beam.embedding import Image, embed_images, embedding_size, tell_rejects
 
 _FAULTS, _FAULT_FILE = "faults", "fault.json"
 _MAX_REJECTS, _MAX_REJECT_SHARE = 10, 0.001

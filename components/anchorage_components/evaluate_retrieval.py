@@ -16,15 +16,15 @@ from tfx.utils import path_utils
 from anchorage.data.store import RecordStore
 from anchorage.errors import DataError
 from anchorage.files import replace_file
+from anchorage.judging.calibration_check import calibrate_and_check
+from anchorage.judging.gate import StatisticalGate
+from anchorage.judging.index_trial import judge_index
+from anchorage.judging.judge import judge_candidate
+from anchorage.judging.numbers import Ways
+from anchorage.judging.two_releases import JUDGED
 from anchorage.release import fingerprint_model
 from anchorage.release.manifest import check_pair, read_index_facts
-from anchorage.reporting.calibration_check import calibrate_and_check
-from anchorage.reporting.gate import StatisticalGate
-from anchorage.reporting.judge import judge_candidate
-from anchorage.reporting.numbers import Ways
 from anchorage.reporting.report import write_report
-from anchorage.reporting.through_index import judge_index
-from anchorage.reporting.two_releases import JUDGED
 from anchorage.retrieval.table import Embeddings, read_ids, read_table, write_table
 from anchorage.untrained import read_untrained
 from anchorage_components.artifacts import (

@@ -18,7 +18,7 @@ from anchorage.data.images import check_image, load_image
 from anchorage.data.store import Record, RecordStore, Shard, finish_store, write_shard
 from anchorage.disk import check_free_space
 from anchorage.errors import DataError, UsageError
-from anchorage_components.jobs import run_jobs
+from anchorage_components.beam.jobs import run_jobs
 
 _BATCH = 64  # images decoded at once
 

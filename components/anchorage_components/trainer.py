@@ -11,9 +11,9 @@ from absl import logging
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from anchorage.data.store import RecordStore
-from anchorage.export import export_encoder
-from anchorage.training.run import train_run
-from anchorage.tuning.space import settle
+from anchorage.procedures import run_training
+from anchorage.serving.export import export_encoder
+from anchorage.tuning.ranges import settle
 from anchorage.untrained import untrained_encoders
 from anchorage_components.artifacts import HISTORY, UNTRAINED
 
@@ -29,7 +29,7 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Args:
         fn_args: given by TFX. Its `custom_config` holds `settings`, the keyword arguments of
-            `anchorage.training.run.train_run` but for stores and folders; `checkpoints`, a folder that outlives
+            `anchorage.procedures.run_training` but for stores and folders; `checkpoints`, a folder that outlives
             this run; and `code_version`, which is only part of the cache key. Its `hyperparameters`, if the
             Tuner ran, replace the ranges in the settings.
     """
@@ -40,7 +40,7 @@ def run_fn(fn_args: FnArgs) -> None:
     store, validation_store = open_stores(fn_args)
     run_key = _run_key(settings, store, validation_store, config["code_version"])
     checkpoints = Path(config["checkpoints"]) / run_key
-    learner, result = train_run(
+    learner, result = run_training(
         store,
         validation_store,
         **settings,

@@ -5,9 +5,9 @@ from pathlib import Path
 from tfx.components.trainer.fn_args_utils import FnArgs
 from tfx.components.tuner.component import TunerFnResult
 
-from anchorage.training.run import train_run
+from anchorage.procedures import run_training
 from anchorage.tuning.hypermodel import create_tuner
-from anchorage.tuning.space import settle
+from anchorage.tuning.ranges import settle
 from anchorage_components.trainer import open_stores
 
 
@@ -25,7 +25,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     def train(values: dict) -> dict[str, float]:
         settings = settle(config["settings"], values)
         settings["training"]["epochs"] = tuning["epochs"]
-        result = train_run(store, validation_store, **settings).result
+        result = run_training(store, validation_store, **settings).result
         return {"map@r": max(row["val_map@r"] for row in result.history[1:])}  # what training came to, not its start
 
     tuner = create_tuner(

@@ -9,8 +9,9 @@ import keras
 from keras import ops
 
 from anchorage.errors import UsageError
+from anchorage.inference import named_outputs
 from anchorage.methods.method import Method, Step
-from anchorage.training.distribution import gather_rows, replicas, synchronize_norms
+from anchorage.replicas import gather_rows, replicas, synchronize_norms
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -117,8 +118,3 @@ def _check_scalar(value: Any, layer: keras.layers.Layer) -> None:
             "E_LOSS_VALUE",
             f"Expected a scalar floating tensor from `call` of {type(layer).__name__}. Received: {received}.",
         )
-
-
-def named_outputs(outputs) -> dict:
-    """What an encoder gives, by name: a lone tensor is `embeddings`."""
-    return outputs if isinstance(outputs, dict) else {"embeddings": outputs}

@@ -6,9 +6,9 @@ The sources of each stand in its docstring; definitions as in pytorch-metric-lea
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_positive
 from anchorage.geometry import dot_products, lowest, unit_rows
-from anchorage.losses._checks import check_at_least_one, check_positive
-from anchorage.proxies import gaps_within_classes
+from anchorage.proxies.bank import gaps_within_classes
 
 _TINY = 1e-12
 

@@ -19,11 +19,11 @@ _LINES, _COLUMNS = 100, 20  # of the sheet that `search` draws: more would be gi
 def build_data(name: str, output: Path) -> None:
     """Build one of the data sets that need no download by hand."""
     if name == "shapes":
-        from anchorage_pipeline.shapes import draw_shapes
+        from anchorage_pipeline.datasets.shapes import draw_shapes
 
         print(f"{draw_shapes(output)} images in {output}")
     elif name == "icons":
-        from anchorage_pipeline.icons import build_icons
+        from anchorage_pipeline.datasets.icons import build_icons
 
         print(build_icons(output))
     elif name == "glyphs":
@@ -166,9 +166,9 @@ def _in_percent(values: Mapping[str, float]) -> str:
 
 def compare_releases(older: "Release", newer: "Release", folder: Path) -> Path:
     """Write the report of a release with an earlier one as its baseline; gives the page."""
+    from anchorage.judging.two_releases import compare_releases as judge
     from anchorage.reporting.pictures import read_picture
     from anchorage.reporting.report import write_report
-    from anchorage.reporting.two_releases import compare_releases as judge
 
     report = judge(older, newer)
     images = Path(newer.facts.get("data_root", "."))
@@ -199,7 +199,7 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
         raise UsageError("E_IMAGE_MISSING", f"Expected image files. Found nothing at {', '.join(missing)}")
     load_tensorflow()
     from anchorage.reporting.pictures import Answered, Neighbor, draw_sheet, read_picture
-    from anchorage.search import Searcher
+    from anchorage.serving.searcher import Searcher
 
     searcher = Searcher(release)
     gallery = Path(release.facts.get("data_root", "."))
@@ -244,7 +244,7 @@ def embed(images: Sequence[str], releases: Path, output: Path, beam_arguments: S
     from anchorage.release import open_release
 
     release = open_release(releases)
-    from anchorage_components.embedding import embed_files
+    from anchorage_components.beam.embedding import embed_files
 
     done = embed_files(images, release.path, output, beam_arguments)
     print(f"{done.embedded} images embedded into {output} with release {release.version} of {releases}")
@@ -254,7 +254,7 @@ def embed(images: Sequence[str], releases: Path, output: Path, beam_arguments: S
 
 def evaluate(table: Path, output: Path, beam_arguments: Sequence[str], *, seed: int, **asked: Any) -> None:
     """Measure retrieval in an embedding table, shard by shard with Beam; `asked` as for `evaluate_at_scale`."""
-    from anchorage_components.evaluate_at_scale import NEIGHBORS, evaluate_at_scale
+    from anchorage_components.beam.evaluation import NEIGHBORS, evaluate_at_scale
 
     told = evaluate_at_scale(table, output, seed=seed, beam_args=beam_arguments, **asked)
     print(f"result   {'  '.join(f'{name} {100 * value:.1f}' for name, value in told['values'].items())}  (percent)")

@@ -150,7 +150,7 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
     from tfx.components import ExampleValidator, SchemaGen, StatisticsGen
 
     from anchorage_components.audit_examples import AuditExamples
-    from anchorage_components.ingest import ImageExampleGen
+    from anchorage_components.image_example_gen import ImageExampleGen
     from anchorage_components.pack_examples import PackExamples
 
     data = experiment.data
@@ -169,7 +169,7 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
         follow_links=int(data.follow_links),
         rejects_file=places.rejects,
         data_version=fingerprints.data,
-        code_version=code_version("anchorage_components.ingest"),
+        code_version=code_version("anchorage_components.image_example_gen"),
     )
     # Statistics over compressed image bytes say nothing and cost much: the other features are looked at.
     options = tfdv.StatsOptions(feature_allowlist=["image/id", "label", "role"])

@@ -67,7 +67,7 @@ def _check_batches(experiment: Experiment, labels: Sequence[str]) -> None:
     from anchorage.data.sampling import SAMPLERS
     from anchorage.registry import create
     from anchorage.training.recipes import choose_settings
-    from anchorage.tuning.space import corner_values, settle
+    from anchorage.tuning.ranges import corner_values, settle
 
     _, classes = np.unique(labels, return_inverse=True)
     counts = np.bincount(classes)

@@ -55,7 +55,7 @@ def _random_step(learner, labels):
     import numpy as np
     import tensorflow as tf
 
-    from anchorage.learner import named_outputs
+    from anchorage.inference import named_outputs
     from anchorage.methods import Step
 
     draw = np.random.default_rng(0)

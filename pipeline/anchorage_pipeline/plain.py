@@ -48,19 +48,19 @@ def train_plainly(experiment: Experiment, output: Path) -> dict:
 
 
 def _train(experiment: Experiment, output: Path) -> dict:
-    from anchorage.export import export_encoder
+    from anchorage.inference import embed_store
+    from anchorage.procedures import run_training
     from anchorage.retrieval.metrics import evaluate_retrieval
-    from anchorage.training.run import train_run
-    from anchorage.training.validation import embed_store
+    from anchorage.serving.export import export_encoder
     from anchorage.untrained import NAMES, embed_pixels, untrained_encoders
 
     settings = training_settings(experiment)
     data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
     stores = _pack(experiment, output / "stores" / data)
     train, val, test = open_packed(stores, SPLITS)
-    key = digest([settings, data, code_version("anchorage.training.run")])
+    key = digest([settings, data, code_version("anchorage.procedures")])
     checkpoints = output / "checkpoints" / key
-    learner, result = train_run(
+    learner, result = run_training(
         train, val, **settings, checkpoint_folder=checkpoints, run_key=key, log_folder=output / "tensorboard"
     )
     evaluate = partial(evaluate_retrieval, labels=test.labels, roles=test.roles, metrics=experiment.evaluation.metrics)

@@ -72,7 +72,7 @@ def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str
     import numpy as np
 
     from anchorage.training.recipes import choose_settings
-    from anchorage.tuning.space import corner_values, settle
+    from anchorage.tuning.ranges import corner_values, settle
 
     mistakes = _Mistakes(_wrong_names(experiment))
     for values in corner_values(search_space(experiment)):

@@ -24,7 +24,7 @@ from evaluation import clustered
 
 from anchorage.retrieval.metrics import evaluate_retrieval
 from anchorage.retrieval.table import Embeddings, read_table, write_table
-from anchorage_components.evaluate_at_scale import NEIGHBORS, QUERIES, evaluate_at_scale
+from anchorage_components.beam.evaluation import NEIGHBORS, QUERIES, evaluate_at_scale
 
 METRICS = ("recall@1", "recall@10", "precision@10", "map@r", "r_precision", "ndcg@10", "map", "mrr")
 SHARDS, KEPT = 40, 10

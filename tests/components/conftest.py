@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from anchorage.export import export_encoder as write
+from anchorage.serving.export import export_encoder as write
 
 SIDE, DIM = 4, 5
 

@@ -15,7 +15,7 @@ from anchorage.data.store import RecordStore
 from anchorage.errors import DataError, UsageError
 from anchorage_components.artifacts import DataAudit
 from anchorage_components.audit_examples import AuditExamples
-from anchorage_components.ingest import ImageExampleGen
+from anchorage_components.image_example_gen import ImageExampleGen
 from anchorage_components.pack_examples import PackExamples
 
 
@@ -77,7 +77,7 @@ def test_packed_rows_are_the_images_by_the_one_rule(tmp_path):
 
 
 def test_several_shards_become_one_index(tmp_path, monkeypatch):
-    monkeypatch.setattr("anchorage_components.ingest._SHARD_IMAGES", 20)
+    monkeypatch.setattr("anchorage_components.image_example_gen._SHARD_IMAGES", 20)
     examples = ingest(tmp_path)
     assert [shard.records for shard in list_shards(examples.uri, "train")] == [20, 20, 20, 13]
     store = RecordStore(pack(examples, tmp_path, 4, "pad").uri + "/Split-train")

@@ -12,7 +12,7 @@ from tfx.orchestration.pipeline import Pipeline
 
 from anchorage.data.store import RecordStore
 from anchorage_components.audit_examples import AuditExamples
-from anchorage_components.ingest import ImageExampleGen
+from anchorage_components.image_example_gen import ImageExampleGen
 from anchorage_components.pack_examples import PackExamples
 
 

@@ -16,7 +16,7 @@ from anchorage.retrieval.index import build_index, save_index
 from anchorage.retrieval.table import read_table
 from anchorage_components.artifacts import BaselineRelease, EmbeddingTable, read_table_facts
 from anchorage_components.embed_examples import EmbedExamples
-from anchorage_components.ingest import ImageExampleGen
+from anchorage_components.image_example_gen import ImageExampleGen
 
 ROWS = {
     **{f"a/{n}.png": ("apple", "train", "both") for n in range(6)},
@@ -49,7 +49,7 @@ def ingested(tmp_path_factory, images):
     (root / "table.csv").write_text("\n".join(["path,label,split,role", *lines]))
     settings = {"root": str(root / "data"), "table": str(root / "table.csv"), "beam_pipeline": beam.Pipeline()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anchorage_components.ingest._SHARD_IMAGES", 4)
+        patch.setattr("anchorage_components.image_example_gen._SHARD_IMAGES", 4)
         ImageExampleGen.test_call(examples=artifact(Examples, root / "examples"), **settings)
     return root / "examples"
 

@@ -12,7 +12,7 @@ from anchorage.errors import DataError, GateError
 from anchorage.release import current_version, fingerprint_model, open_release
 from anchorage.retrieval.index import build_index, save_index
 from anchorage.retrieval.table import Embeddings, read_table, write_ids, write_table
-from anchorage.search import Searcher
+from anchorage.serving.searcher import Searcher
 from anchorage_components.artifacts import (
     BaselineRelease,
     DataAudit,

@@ -51,7 +51,7 @@ def test_missing_parameter_is_named():
     [
         ("no_such_module:Loss", "importable class"),
         ("anchorage.losses.contrastive:NoSuchLoss", "importable class"),
-        ("anchorage.losses._batch:check_batch", "subclass of keras"),
+        ("anchorage.pairs.masks:check_batch", "subclass of keras"),
         ("anchorage.errors:UsageError", "subclass of keras"),
         (":Loss", "importable class"),
     ],

@@ -15,21 +15,22 @@ _DATA = {"anchorage", "anchorage.data", "anchorage.disk", "anchorage.errors"}
 _RELEASED = _DATA | {"anchorage.files", "anchorage.release", "anchorage.retrieval"}
 # Packages, and modules right below `models`, that may be part of a node's key.
 _MAY_REACH = {
-    "ingest": _DATA,
+    "image_example_gen": _DATA,
     "audit_examples": _DATA,
     "pack_examples": _DATA | {"anchorage.files"},
     "embed_examples": _RELEASED,
     "build_index": _RELEASED,
     "find_release": _RELEASED - {"anchorage.data", "anchorage.retrieval"},
     "evaluate_retrieval": _RELEASED
-    | {f"anchorage.{name}" for name in ("arguments", "registry", "reporting", "untrained", "user_code")},
+    | {f"anchorage.{name}" for name in ("arguments", "judging", "registry", "reporting", "untrained", "user_code")},
     "publish_release": _RELEASED - {"anchorage.data"},
 }
 _SHARED = {
     "anchorage_components",
     "anchorage_components.artifacts",
-    "anchorage_components.jobs",
-    "anchorage_components.embedding",
+    "anchorage_components.beam",
+    "anchorage_components.beam.jobs",
+    "anchorage_components.beam.embedding",
 }
 _SETTINGS = {"loss": {"name": "margin", "params": {}}, "training": {"methods": [{"name": "moving_average"}]}}
 
@@ -82,7 +83,7 @@ def test_a_nodes_key_counts_only_the_packages_it_works_with(node):
         ("models/anchorage/losses/margin.py", {"trainer"}),
         ("models/anchorage/losses/circle.py", set()),
         ("models/anchorage/methods/proxy_synthesis.py", set()),
-        ("components/anchorage_components/ingest.py", {"ingest"}),
+        ("components/anchorage_components/image_example_gen.py", {"image_example_gen"}),
         ("components/anchorage_components/evaluate_retrieval.py", {"evaluate_retrieval"}),
         ("models/anchorage/reporting/page/report.html.j2", {"evaluate_retrieval"}),
         ("pipeline/anchorage_pipeline/cli.py", set()),

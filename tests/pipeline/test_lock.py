@@ -11,8 +11,8 @@ import pytest
 
 from anchorage.errors import ResourceError
 from anchorage_pipeline.cli import main
+from anchorage_pipeline.datasets.shapes import draw_shapes
 from anchorage_pipeline.lock import LOCK, hold_folder
-from anchorage_pipeline.shapes import draw_shapes
 
 _HOLDER = """
 import sys, time

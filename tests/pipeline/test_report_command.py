@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anchorage.judging.gate import StatisticalGate
+from anchorage.judging.judge import judge_candidate
+from anchorage.judging.two_releases import JUDGED
 from anchorage.release import fingerprint_model, publish_release
-from anchorage.reporting.gate import StatisticalGate
-from anchorage.reporting.judge import judge_candidate
 from anchorage.reporting.report import write_report
-from anchorage.reporting.two_releases import JUDGED
 from anchorage.retrieval.table import Embeddings, write_table
 from anchorage_pipeline.cli import main
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 import anchorage.release
-import anchorage.search
-from anchorage.search import Answer
+import anchorage.serving.searcher
+from anchorage.serving.searcher import Answer
 from anchorage_pipeline import commands
 from anchorage_pipeline.cli import main
 
@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "query.png")
     release = SimpleNamespace(facts={"data_root": str(tmp_path)}, version=3, path=tmp_path)
     monkeypatch.setattr(anchorage.release, "open_release", lambda path: release)
-    monkeypatch.setattr(anchorage.search, "Searcher", StandIn)
+    monkeypatch.setattr(anchorage.serving.searcher, "Searcher", StandIn)
     monkeypatch.setattr(commands, "load_tensorflow", lambda: None)
     return tmp_path
 
@@ -46,7 +46,7 @@ def search(*arguments):
 
 @pytest.mark.parametrize("picture", ["nowhere/x.png", ".", "query.png/x.png"])
 def test_a_picture_that_cannot_be_written_is_refused_before_the_search(folder, monkeypatch, capsys, picture):
-    monkeypatch.setattr(anchorage.search, "Searcher", lambda release: pytest.fail("searched"))
+    monkeypatch.setattr(anchorage.serving.searcher, "Searcher", lambda release: pytest.fail("searched"))
     assert search("--picture", picture) == 2
     told = capsys.readouterr().err
     assert told.startswith("anchorage: E_PICTURE_PLACE: `--picture` must name a file in a folder that exists.")

@@ -33,7 +33,7 @@ def test_a_search_waits_for_tensorflow_alone(ids):
 import sys
 from anchorage_pipeline.startup import load_tensorflow
 load_tensorflow()
-import anchorage.search
+import anchorage.serving.searcher
 from anchorage.reporting.pictures import Answered, draw_sheet
 from anchorage.retrieval.table import read_ids
 assert read_ids({str(ids)!r})["id"].tolist() == ["a", "b"]

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from anchorage_pipeline.cli import main
+from anchorage_pipeline.datasets.shapes import draw_shapes
 from anchorage_pipeline.lock import hold_folder
-from anchorage_pipeline.shapes import draw_shapes
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ import keras
 from keras import ops
 
 from anchorage.errors import UsageError
-from anchorage.losses._batch import check_batch
-from anchorage.losses._layer import LossLayer
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
 from anchorage.registry import constructor_signature, create, find_class
 
 # "auto", the default of Keras 2 that TensorFlow Similarity still has, is refused by Keras 3.

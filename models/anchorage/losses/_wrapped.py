@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from anchorage.losses._members import make_member
+from anchorage.mining import MINERS
 from anchorage.registry import create
 
 
@@ -46,8 +47,6 @@ def make_miner(spec: Mapping[str, Any] | None) -> keras.layers.Layer | None:
         return None
     if not isinstance(spec, Mapping) or "name" not in spec or set(spec) - {"name", "params"}:
         raise ValueError(f"Expected a miner as {{'name': ..., 'params': {{...}}}}. Received: {spec!r}")
-    from anchorage.mining import MINERS
-
     return create(MINERS, spec["name"], spec.get("params"), base=keras.layers.Layer)
 
 

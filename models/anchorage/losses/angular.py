@@ -5,12 +5,12 @@ import math
 import keras
 from keras import ops
 
+from anchorage.checks import check_acute
 from anchorage.geometry import dot_products, masked_log1p_sum_exp
-from anchorage.losses._checks import check_acute
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._positives import reduce_over_positives, rows_from_positives
-from anchorage.losses._reduce import Reducer, check_any_reducer
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.positives import reduce_over_positives, rows_from_positives
+from anchorage.pairs.reducers import Reducer, check_any_reducer
+from anchorage.pairs.references import compare
 
 _MOST_NEAR = 20.0  # products of two powers of at most this stay far within float32
 
@@ -33,7 +33,7 @@ class AngularLoss(LossLayer):
 
     Args:
         alpha: upper bound of the angle in degrees, in (0, 90).
-        reducer: how the costs of the positive pairs become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the positive pairs become one, see `anchorage.pairs.reducers`.
         normalize: bring the rows to unit length first.
 
     Call arguments:

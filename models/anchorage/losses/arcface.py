@@ -5,14 +5,15 @@ import math
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_positive
 from anchorage.geometry import unit_rows
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_at_least_one, check_positive
-from anchorage.losses._classes import sums_of_classes
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._margin_softmax import cosine_of_sum, softmax_with_own_logit
-from anchorage.losses._reduce import Reducer, check_any_reducer
-from anchorage.proxies import ProxyBank, check_class_labels
+from anchorage.labels import check_class_labels
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.pairs.reducers import Reducer, check_any_reducer
+from anchorage.proxies.bank import ProxyBank
+from anchorage.proxies.logits import sums_of_classes
+from anchorage.proxies.margin_softmax import cosine_of_sum, softmax_with_own_logit
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -37,7 +38,7 @@ class ArcFaceLoss(LossLayer):
         margin: m in degrees, in [0, 180); 28.6 is the paper's 0.5 rad.
         scale: length of the embeddings, positive.
         sub_centers: directions of each class; 3 in the sub-centre paper.
-        reducer: how the costs of the rows become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.

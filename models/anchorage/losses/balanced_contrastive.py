@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_between, check_not_negative, check_positive
 from anchorage.geometry import dot_products, masked_logsumexp
-from anchorage.losses._checks import check_at_least_one, check_between, check_not_negative, check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.references import compare
 
 FORMS = ("margin", "softmax")
 AGGREGATIONS = ("sum_per_anchor", "mean", "mean_nonzero", "anchor_mean", "anchor_mean_nonzero")

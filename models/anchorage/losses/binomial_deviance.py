@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_between, check_positive
 from anchorage.geometry import dot_products
-from anchorage.losses._checks import check_between, check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._reduce import PAIR_REDUCERS, Reducer, check_any_reducer, reduce_costs
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.reducers import PAIR_REDUCERS, Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.references import compare
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -28,7 +28,7 @@ class BinomialDevianceLoss(LossLayer):
         alpha: sharpness on positives, positive.
         beta: sharpness on negatives, positive.
         base: cosine that positives should exceed and negatives stay below, in [-1, 1].
-        reducer: how the costs of the positives, and those of the negatives, become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the positives, and those of the negatives, become one, see `anchorage.pairs.reducers`.
         normalize: bring the rows to unit length first.
 
     Call arguments:

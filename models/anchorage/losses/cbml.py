@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_not_negative, check_positive
 from anchorage.geometry import dot_products, masked_log1p_sum_exp
-from anchorage.losses._batch import mean_where
-from anchorage.losses._checks import check_not_negative, check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses.multi_similarity import mine_pairs
+from anchorage.losses.base import LossLayer
+from anchorage.mining.rules import mine_pairs
+from anchorage.pairs.masks import mean_where
+from anchorage.pairs.references import compare
 
 _IDENTICAL = 1e-5  # positives nearer than this to cosine 1 are left out
 _LARGEST_EXPONENT = 80.0  # exp of more leaves float32

@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_positive
 from anchorage.geometry import dot_products, masked_logsumexp
-from anchorage.losses._checks import check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.references import compare
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -27,7 +27,7 @@ class CircleLoss(LossLayer):
     Args:
         m: relaxation, in [0, 1]: positives aim at a cosine of 1 - m, negatives at m.
         gamma: scale, positive; the paper has 80 for retrieval and 256 for faces.
-        reducer: how the costs of the anchors become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.

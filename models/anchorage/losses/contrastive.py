@@ -4,9 +4,9 @@ import keras
 from keras import ops
 
 from anchorage.geometry import find_measure
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._reduce import PAIR_REDUCERS, Reducer, check_any_reducer, reduce_costs
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.reducers import PAIR_REDUCERS, Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.references import compare
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -31,7 +31,7 @@ class ContrastiveLoss(LossLayer):
         power: 1 for plain hinges, 2 for squared ones.
         distance: `"euclidean"`, `"squared_euclidean"`, `"manhattan"`, `"snr"`, `"cosine"` or `"dot"`.
             With `"snr"` this is the signal-to-noise contrastive loss (Yuan et al., CVPR 2019).
-        reducer: how the costs of the pairs become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
         normalize: bring the rows to unit length first.
 
     Call arguments:

@@ -2,13 +2,13 @@
 
 import keras
 
+from anchorage.checks import check_not_negative, check_positive
 from anchorage.geometry import unit_rows
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_not_negative, check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._margin_softmax import softmax_with_own_logit
-from anchorage.losses._reduce import Reducer, check_any_reducer
-from anchorage.proxies import ProxyBank
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.pairs.reducers import Reducer, check_any_reducer
+from anchorage.proxies.bank import ProxyBank
+from anchorage.proxies.margin_softmax import softmax_with_own_logit
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -28,7 +28,7 @@ class CosFaceLoss(LossLayer):
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
         margin: taken off the own cosine, at least 0.
         scale: length of the embeddings, positive.
-        reducer: how the costs of the rows become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.

@@ -6,12 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_not_negative
 from anchorage.geometry import unit_rows
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_at_least_one, check_not_negative
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import References
 from anchorage.losses._wrapped import make_miner, make_pair_loss
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.pairs.references import References
 
 _LOSS = {"name": "contrastive"}
 

@@ -3,13 +3,13 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_between
 from anchorage.geometry import euclidean_distances, unit_rows
-from anchorage.losses._batch import check_batch, pair_masks
-from anchorage.losses._checks import check_at_least_one, check_between
-from anchorage.losses._gaps import GapNodes
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._positives import TURNS_AT_ONCE, sum_over_positives
-from anchorage.losses._walk import PositivesWalk, repeat_rows
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.gaps import GapNodes
+from anchorage.pairs.masks import check_batch, pair_masks
+from anchorage.pairs.positives import TURNS_AT_ONCE, sum_over_positives
+from anchorage.pairs.walk import PositivesWalk, repeat_rows
 
 _LARGEST = 2.0  # distance of two unit rows
 

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from anchorage.checks import check_not_negative
 from anchorage.geometry import weighted_concatenation
-from anchorage.losses._checks import check_not_negative
-from anchorage.losses._layer import LossLayer
 from anchorage.losses._members import make_member
+from anchorage.losses.base import LossLayer
 
 _MEMBERS = (
     {"name": "softmax", "params": {"label_smoothing": 0.15}},

@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one
 from anchorage.geometry import squared_distances
-from anchorage.losses._checks import check_at_least_one
-from anchorage.losses._histogram import soft_histogram
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.histogram import soft_histogram
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.references import compare
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -27,7 +27,7 @@ class FastAPLoss(LossLayer):
 
     Args:
         num_bins: Q, intervals between the Q + 1 nodes of the histogram, at least 1.
-        reducer: how the costs of the anchors become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.

@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_not_negative, check_positive
 from anchorage.geometry import dot_products, masked_log1p_sum_exp, masked_logsumexp
-from anchorage.losses._checks import check_not_negative, check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._walk import PositivesWalk
-from anchorage.losses.multi_similarity import mine_pairs
+from anchorage.losses.base import LossLayer
+from anchorage.mining.rules import mine_pairs
+from anchorage.pairs.references import compare
+from anchorage.pairs.walk import PositivesWalk
 
 WEIGHTINGS = ("multi_similarity", "contrastive", "binomial_deviance", "lifted_structure", "triplet")
 

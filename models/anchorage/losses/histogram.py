@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one
 from anchorage.geometry import dot_products
-from anchorage.losses._checks import check_at_least_one
-from anchorage.losses._histogram import soft_histogram
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.histogram import soft_histogram
+from anchorage.pairs.references import compare
 
 
 @keras.saving.register_keras_serializable(package="anchorage")

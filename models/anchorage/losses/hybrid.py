@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 
-from anchorage.losses._checks import check_not_negative
-from anchorage.losses._layer import LossLayer
+from anchorage.checks import check_not_negative
 from anchorage.losses._members import make_member
+from anchorage.losses.base import LossLayer
 
 _PAIR = {"name": "multi_similarity", "params": {"alpha": 2.0, "beta": 50.0, "base": 1.0, "mining": False}}
 _PROXY = {"name": "multi_proxy_anchor", "params": {"proxies_per_class": 1, "alpha": 32.0, "delta": 0.1}}

@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_positive
 from anchorage.geometry import dot_products, unit_rows
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -26,7 +26,7 @@ class InstanceLoss(LossLayer):
 
     Args:
         gamma: scale, positive.
-        reducer: how the costs of the rows become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.

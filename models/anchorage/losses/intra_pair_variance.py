@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_not_negative
 from anchorage.geometry import dot_products
-from anchorage.losses._batch import mean_where
-from anchorage.losses._checks import check_not_negative
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._reduce import ANCHOR_REDUCERS, Reducer, check_any_reducer, reduce_costs
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import mean_where
+from anchorage.pairs.reducers import ANCHOR_REDUCERS, Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.references import compare
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -27,7 +27,7 @@ class IntraPairVarianceLoss(LossLayer):
     Args:
         pos_eps: slack of the positives, at least 0.
         neg_eps: slack of the negatives, at least 0.
-        reducer: how the costs of the pairs become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.

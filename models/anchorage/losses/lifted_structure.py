@@ -4,9 +4,9 @@ import keras
 from keras import ops
 
 from anchorage.geometry import find_measure, lowest, masked_logsumexp
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._reduce import ANCHOR_REDUCERS, Reducer, check_any_reducer, reduce_costs
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.reducers import ANCHOR_REDUCERS, Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.references import compare
 
 _BLOCK = 512  # references compared with all others at a time
 
@@ -30,7 +30,7 @@ class LiftedStructureLoss(LossLayer):
         pos_margin: distance that positives may have.
         distance: `"euclidean"`, or any other name of `anchorage.geometry.MEASURES`; similarities and the margins for
             them are taken with the sign changed.
-        reducer: how the costs of the pairs become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
         normalize: bring the rows to unit length first; the paper does not.
 
     Call arguments:

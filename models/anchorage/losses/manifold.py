@@ -3,13 +3,14 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_not_negative
 from anchorage.geometry import cosine_similarities, masked_logsumexp, unit_rows
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_not_negative
-from anchorage.losses._draws import Draws
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
-from anchorage.proxies import ProxyBank, check_class_labels
+from anchorage.labels import check_class_labels
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
+from anchorage.proxies.bank import ProxyBank
+from anchorage.seeds import Draws
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -36,7 +37,7 @@ class ManifoldLoss(LossLayer):
         assignment: `"random"` draws a proxy for every embedding anew at each call (the published use without
             labels); `"labels"` takes proxy c for class c, for labels in `0 .. num_proxies - 1`.
         seed: of the draws.
-        reducer: how the costs of the rows become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.

@@ -3,13 +3,13 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_not_negative
 from anchorage.geometry import find_measure, squared_distances
-from anchorage.losses._checks import check_at_least_one, check_not_negative
-from anchorage.losses._draws import Draws
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
+from anchorage.labels import check_class_labels
+from anchorage.losses.base import LossLayer
 from anchorage.mining.distance_weighted import count_drawn_negatives, negative_probabilities
-from anchorage.proxies import check_class_labels
+from anchorage.pairs.references import compare
+from anchorage.seeds import Draws
 
 _INSIDE_ROOT = 1e-8
 _FARTHEST = 2.0  # distance of opposite unit rows

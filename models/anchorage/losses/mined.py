@@ -7,10 +7,10 @@ import keras
 from keras import ops
 
 from anchorage.geometry import unit_rows
-from anchorage.losses._batch import check_batch, pair_masks
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import References
 from anchorage.losses._wrapped import call_arguments, make_miner, make_pair_loss
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch, pair_masks
+from anchorage.pairs.references import References
 
 _LOSS = {"name": "contrastive"}
 _MINER = {"name": "multi_similarity"}

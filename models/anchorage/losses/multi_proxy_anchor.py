@@ -3,10 +3,13 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_not_negative, check_positive
 from anchorage.geometry import masked_log1p_sum_exp, unit_rows
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_at_least_one, check_not_negative, check_positive
-from anchorage.losses._classes import (
+from anchorage.labels import check_class_labels
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.proxies.bank import ProxyBank, gaps_within_classes
+from anchorage.proxies.logits import (
     class_logits,
     over_classes,
     own_and_others,
@@ -14,8 +17,6 @@ from anchorage.losses._classes import (
     softly_nearest,
     sums_of_classes,
 )
-from anchorage.losses._layer import LossLayer
-from anchorage.proxies import ProxyBank, check_class_labels, gaps_within_classes
 
 VARIANTS = ("class_anchor", "data_anchor")
 _INSIDE_ROOT = 1e-5  # SoftTriple's constant under the root of the merging term

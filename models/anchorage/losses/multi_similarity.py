@@ -3,11 +3,12 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_between, check_not_negative, check_positive
 from anchorage.geometry import find_measure, masked_log1p_sum_exp
-from anchorage.losses._checks import check_between, check_not_negative, check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from anchorage.losses.base import LossLayer
+from anchorage.mining.rules import mine_pairs
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.references import compare
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -39,7 +40,7 @@ class MultiSimilarityLoss(LossLayer):
         negative_base: another `base` for negatives; None takes the same.
         distance: what S is: `"dot"`, on unit rows the cosine, `"cosine"`, or a distance with the sign changed:
             `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"snr"`.
-        reducer: how the costs of the anchors become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
         normalize: bring the rows to unit length first.
 
     Call arguments:
@@ -108,24 +109,3 @@ class MultiSimilarityLoss(LossLayer):
     def get_config(self):
         names = ("alpha", "beta", "base", "eps", "mining", "negative_base", "distance", "reducer", "normalize")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
-def mine_pairs(similarities, positives, negatives, eps: float):
-    """The pairs that are hard beside the anchor's pairs of the other kind; strict comparisons.
-
-    Args:
-        similarities: `(N, N)` float tensor.
-        positives: `(N, N)` bool mask.
-        negatives: `(N, N)` bool mask.
-        eps: slack, at least 0.
-
-    Returns:
-        Two masks, subsets of `positives` and `negatives`. An anchor keeps
-        some of the one exactly if it keeps some of the other.
-    """
-    hardest_positive = ops.min(ops.where(positives, similarities, float("inf")), axis=1, keepdims=True)
-    hardest_negative = ops.max(ops.where(negatives, similarities, float("-inf")), axis=1, keepdims=True)
-    return (
-        ops.logical_and(positives, similarities < hardest_negative + eps),
-        ops.logical_and(negatives, similarities > hardest_positive - eps),
-    )

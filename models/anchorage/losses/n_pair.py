@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_not_negative
 from anchorage.geometry import dot_products, masked_log1p_sum_exp, unit_rows
-from anchorage.losses._batch import check_batch, mean_where, true_rows_first
-from anchorage.losses._checks import check_not_negative
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
-from anchorage.losses._walk import ClassMembers
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch, mean_where, true_rows_first
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.walk import ClassMembers
 
 LAYOUTS = ("labels", "halves", "interleaved")
 
@@ -36,7 +36,7 @@ class NPairLoss(LossLayer):
         symmetric: average with the loss where anchors and positives change roles.
         normalize: bring the rows to unit length first; the paper does not.
         layout: `"labels"`, `"halves"` or `"interleaved"`: where anchors and positives stand in the batch.
-        reducer: how the costs of the pairs become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.

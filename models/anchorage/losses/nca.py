@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_positive
 from anchorage.geometry import find_measure, masked_logsumexp
-from anchorage.losses._checks import check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.references import compare
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -27,7 +27,7 @@ class NCALoss(LossLayer):
         softmax_scale: c, positive.
         distance: `"squared_euclidean"` for the formula; any other name of `anchorage.geometry.MEASURES` takes the place
             of `d^2`, a similarity with the sign changed.
-        reducer: how the costs of the anchors become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
         normalize: bring the rows to unit length first; the paper learns a linear map and does not.
 
     Call arguments:

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_not_negative, check_positive
 from anchorage.geometry import (
     cosine_similarities,
     dot_products,
@@ -12,13 +13,12 @@ from anchorage.geometry import (
     squared_distances,
     unit_rows,
 )
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_at_least_one, check_not_negative, check_positive
-from anchorage.losses._classes import over_classes, tell_own_from_others
-from anchorage.losses._draws import Draws
-from anchorage.losses._layer import LossLayer
+from anchorage.labels import check_class_labels
 from anchorage.losses._vmf import draw_vmf, log_normalizer, mean_resultant
-from anchorage.proxies import check_class_labels
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.proxies.logits import over_classes, tell_own_from_others
+from anchorage.seeds import Draws
 
 METRICS = ("cos", "l2", "nivmf", "ppk", "neg_kl", "el_nivmf")
 _NON_ISOTROPIC = ("nivmf", "el_nivmf")

@@ -3,10 +3,11 @@
 import keras
 from keras import ops
 
-from anchorage.losses._batch import check_batch
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
-from anchorage.proxies import ProxyBank, check_class_labels
+from anchorage.labels import check_class_labels
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
+from anchorage.proxies.bank import ProxyBank
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -21,7 +22,7 @@ class P2SGradLoss(LossLayer):
 
     Args:
         num_classes: number of training classes K; labels lie in `0 .. num_classes - 1`.
-        reducer: how the costs of the rows become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.

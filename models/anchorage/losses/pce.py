@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_positive
 from anchorage.geometry import dot_products, unit_rows
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_at_least_one, check_positive
-from anchorage.losses._classes import own_logits, sums_of_classes
-from anchorage.losses._layer import LossLayer
-from anchorage.proxies import check_class_labels
+from anchorage.labels import check_class_labels
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.proxies.logits import own_logits, sums_of_classes
 
 
 @keras.saving.register_keras_serializable(package="anchorage")

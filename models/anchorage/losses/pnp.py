@@ -5,12 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from anchorage.checks import check_positive
 from anchorage.geometry import dot_products, unit_rows
-from anchorage.losses._batch import check_batch, pair_masks
-from anchorage.losses._checks import check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._positives import sum_over_positives
-from anchorage.losses._steps import Step
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch, pair_masks
+from anchorage.pairs.positives import sum_over_positives
+from anchorage.pairs.steps import Step
 
 VARIANTS = ("O", "Ds", "Dq", "Iu", "Ib")
 

@@ -3,13 +3,14 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_positive
 from anchorage.geometry import unit_rows
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_at_least_one, check_positive
-from anchorage.losses._classes import class_logits, logsumexp_of_others, mean_of_others, own_logits
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
-from anchorage.proxies import ProxyBank, check_class_labels
+from anchorage.labels import check_class_labels
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
+from anchorage.proxies.bank import ProxyBank
+from anchorage.proxies.logits import class_logits, logsumexp_of_others, mean_of_others, own_logits
 
 _STDDEV = 0.125  # N(0, 1) / 8, from the re-implementation that most people use
 
@@ -44,7 +45,7 @@ class ProxyNCALoss(LossLayer):
         label_smoothing: share of the target, in [0, 1), spread over the
             other classes; needs `include_positive`.
         assignment: `"static"` or `"dynamic"`, see above.
-        reducer: how the costs of the rows become one, see `anchorage.losses._reduce`; `"avg_non_zero"` only with
+        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`; `"avg_non_zero"` only with
             `include_positive`, as costs below 0 would drop out.
 
     Call arguments:

@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_between, check_not_negative, check_positive
 from anchorage.geometry import euclidean_distances
-from anchorage.losses._checks import check_between, check_not_negative, check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.references import compare
 
 _FLOOR = 1e-5  # added to every weight in the denominators, as in the reference
 
@@ -34,7 +34,7 @@ class RankedListLoss(LossLayer):
         alpha: distance that negatives should keep; default `1 + margin / 2`.
         tp: how much farther positives weigh more, at least 0.
         constant_weights: no gradient through the weights, as in the paper.
-        reducer: how the costs of the anchors become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.

@@ -5,10 +5,10 @@ from typing import Any
 
 import keras
 
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_not_negative
-from anchorage.losses._layer import LossLayer
+from anchorage.checks import check_not_negative
 from anchorage.losses._members import make_member
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
 from anchorage.registry import create
 
 _LOSS = {"name": "softmax"}

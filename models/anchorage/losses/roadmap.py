@@ -5,13 +5,13 @@ import math
 import keras
 from keras import ops
 
+from anchorage.checks import check_not_negative, check_positive
 from anchorage.geometry import dot_products
-from anchorage.losses._checks import check_not_negative, check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._positives import sum_over_positives
-from anchorage.losses._reduce import reduce_costs
-from anchorage.losses._steps import Step
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.positives import sum_over_positives
+from anchorage.pairs.reducers import reduce_costs
+from anchorage.pairs.references import compare
+from anchorage.pairs.steps import Step
 
 _STEEPEST = 50.0  # beyond which a sigmoid is 1 to the last digit
 

@@ -6,11 +6,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from anchorage.losses._batch import check_batch
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import References
-from anchorage.losses._walk import ClassMembers
 from anchorage.losses._wrapped import make_pair_loss
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.pairs.references import References
+from anchorage.pairs.walk import ClassMembers
 
 _LOSS = {"name": "nt_xent"}
 

@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_positive
 from anchorage.geometry import dot_products, unit_rows
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._positives import sum_over_positives
-from anchorage.losses._steps import Step
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.pairs.positives import sum_over_positives
+from anchorage.pairs.steps import Step
 
 
 @keras.saving.register_keras_serializable(package="anchorage")

@@ -4,14 +4,14 @@ import math
 
 import keras
 
+from anchorage.checks import check_at_least_one, check_not_negative, check_positive
 from anchorage.geometry import unit_rows
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_at_least_one, check_not_negative, check_positive
-from anchorage.losses._classes import softly_nearest
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._margin_softmax import softmax_with_own_logit
-from anchorage.losses._reduce import Reducer, check_any_reducer
-from anchorage.proxies import ProxyBank, gaps_within_classes
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.pairs.reducers import Reducer, check_any_reducer
+from anchorage.proxies.bank import ProxyBank, gaps_within_classes
+from anchorage.proxies.logits import softly_nearest
+from anchorage.proxies.margin_softmax import softmax_with_own_logit
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -37,7 +37,7 @@ class SoftTripleLoss(LossLayer):
         gamma: how softly the nearest centre is chosen, positive.
         margin: taken off the own class's similarity, at least 0.
         tau: weight of the merging term, at least 0; the paper has 0.2, pytorch-metric-learning leaves it out.
-        reducer: how the costs of the rows become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.

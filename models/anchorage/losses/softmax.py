@@ -5,13 +5,13 @@ import math
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_positive
 from anchorage.geometry import unit_rows
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_at_least_one, check_positive
-from anchorage.losses._classes import logsumexp_of_all, mean_of_others, own_logits
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
-from anchorage.proxies import check_class_labels
+from anchorage.labels import check_class_labels
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
+from anchorage.proxies.logits import logsumexp_of_all, mean_of_others, own_logits
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -38,7 +38,7 @@ class SoftmaxLoss(LossLayer):
         normalize: bring the embeddings to unit length first.
         normalize_weight: use the class weights at unit length.
         use_bias: add one trainable number to the logits of each class.
-        reducer: how the costs of the rows become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
         watch: show `mi_lower_bound`, averaged over the epoch, beside the loss in training: log K less the plain
             cross-entropy. With classes of one size it bounds the mutual information of labels and embeddings from
             below, in nats; early on it can be negative.

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_not_negative, check_positive
 from anchorage.geometry import dot_products, unit_rows
-from anchorage.losses._batch import check_batch, mean_where, pair_masks
-from anchorage.losses._checks import check_at_least_one, check_not_negative, check_positive
-from anchorage.losses._classes import sums_of_classes
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._positives import sum_over_positives
-from anchorage.losses._walk import ClassMembers
-from anchorage.proxies import check_class_labels
+from anchorage.labels import check_class_labels
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch, mean_where, pair_masks
+from anchorage.pairs.positives import sum_over_positives
+from anchorage.pairs.walk import ClassMembers
+from anchorage.proxies.logits import sums_of_classes
 
 _SMALL_CLASS = 64  # most items of a class whose scores are sorted without those of the rest of the batch
 

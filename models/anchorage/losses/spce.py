@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_positive
 from anchorage.geometry import lowest, unit_rows
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_at_least_one, check_positive
-from anchorage.losses._layer import LossLayer
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
 
 
 @keras.saving.register_keras_serializable(package="anchorage")

@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
-from anchorage.losses._batch import check_batch
-from anchorage.losses._checks import check_at_least_one, check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._margin_softmax import falling_cosine_of_multiple, softmax_with_own_logit
-from anchorage.losses._reduce import Reducer, check_any_reducer
-from anchorage.proxies import ProxyBank
+from anchorage.checks import check_at_least_one, check_positive
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch
+from anchorage.pairs.reducers import Reducer, check_any_reducer
+from anchorage.proxies.bank import ProxyBank
+from anchorage.proxies.margin_softmax import falling_cosine_of_multiple, softmax_with_own_logit
 
 _TINY = 1e-12
 
@@ -33,7 +33,7 @@ class SphereFaceLoss(LossLayer):
         margin: m, a whole number, at least 1.
         scale: factor on all logits, positive.
         weight_lengths: let the lengths of the class weights count.
-        reducer: how the costs of the rows become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor; not normalised, the lengths count.

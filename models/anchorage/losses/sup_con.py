@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_positive
 from anchorage.geometry import find_measure, masked_logsumexp
-from anchorage.losses._batch import mean_where
-from anchorage.losses._checks import check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import mean_where
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.references import compare
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -29,7 +29,7 @@ class SupConLoss(LossLayer):
         temperature: t, positive.
         distance: `"cosine"`, or any other name of `anchorage.geometry.MEASURES`; a distance counts as a
             negative similarity.
-        reducer: how the costs of the anchors become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
         normalize: bring the rows to unit length first.
 
     Call arguments:

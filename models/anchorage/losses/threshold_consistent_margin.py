@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_between, check_not_negative
 from anchorage.geometry import dot_products
-from anchorage.losses._batch import mean_where
-from anchorage.losses._checks import check_between, check_not_negative
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import mean_where
+from anchorage.pairs.references import compare
 
 
 @keras.saving.register_keras_serializable(package="anchorage")

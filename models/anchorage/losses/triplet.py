@@ -1,17 +1,16 @@
 """Triplet loss: Schroff et al., CVPR 2015, eq. 1-4; batch-hard: Hermans et al., arXiv 1703.07737, 2017, eq. 5."""
 
-import math
-
 import keras
 from keras import ops
 
+from anchorage.checks import check_acute, check_not_negative, check_positive
 from anchorage.geometry import find_measure, squared_distances
-from anchorage.losses._checks import check_acute, check_not_negative, check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._pairs import compare
-from anchorage.losses._positives import mean_of_hinges, mean_of_softplus, reduce_over_positives, rows_from_positives
-from anchorage.losses._reduce import Reducer, check_any_reducer, reduce_costs
-from anchorage.losses._walk import MOST_SOFT
+from anchorage.losses.base import LossLayer
+from anchorage.mining.rules import wide_angles
+from anchorage.pairs.positives import mean_of_hinges, mean_of_softplus, reduce_over_positives, rows_from_positives
+from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.references import compare
+from anchorage.pairs.walk import MOST_SOFT
 
 MINING = ("all", "angular", "batch_hard", "easy", "hard", "margin", "nearest_semi_hard", "semi_hard")
 WINDOWS = ("all", "easy", "hard", "margin", "semi_hard")
@@ -53,7 +52,7 @@ class TripletLoss(LossLayer):
         smooth: softplus in place of the hinge.
         swap: measure n from the nearer of a and p; not with `"batch_hard"`. Distances within a memory carry no
             gradient.
-        reducer: how the costs of the triplets become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the triplets become one, see `anchorage.pairs.reducers`.
         normalize: bring the rows to unit length first.
 
     Call arguments:
@@ -216,17 +215,3 @@ class TripletLoss(LossLayer):
 
 def _same(x):
     return x
-
-
-def wide_angles(d_ap, d_an, d_pn, angle: float):
-    """Where `atan(|a - p| / (2 |n - c|))` is above `angle`, in degrees, with c midway between a and p.
-
-    Args:
-        d_ap: squared Euclidean distances, like the next two; any shapes that fit together.
-        d_an: see above.
-        d_pn: see above.
-        angle: in (0, 90).
-    """
-    square = math.tan(math.radians(angle)) ** 2
-    # 4 |n - c|^2 = 2 |a - n|^2 + 2 |p - n|^2 - |a - p|^2
-    return d_ap * (1.0 + square) > 2.0 * square * (d_an + d_pn)

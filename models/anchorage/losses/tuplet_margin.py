@@ -5,12 +5,12 @@ import math
 import keras
 from keras import ops
 
+from anchorage.checks import check_positive
 from anchorage.geometry import dot_products, masked_logsumexp
-from anchorage.losses._checks import check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._margin_softmax import cosine_of_sum
-from anchorage.losses._pairs import compare
-from anchorage.losses._reduce import ANCHOR_REDUCERS, Reducer, check_any_reducer, reduce_costs
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.reducers import ANCHOR_REDUCERS, Reducer, check_any_reducer, reduce_costs
+from anchorage.pairs.references import compare
+from anchorage.proxies.margin_softmax import cosine_of_sum
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -29,7 +29,7 @@ class TupletMarginLoss(LossLayer):
     Args:
         margin: m in degrees, in [0, 180); 5.73 is 0.1 rad.
         scale: length of the embeddings, positive.
-        reducer: how the costs of the pairs become one, see `anchorage.losses._reduce`.
+        reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
         embeddings: `(N, D)` float tensor.

@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
-from anchorage.losses._batch import check_batch, mean_where, true_rows_first
-from anchorage.losses._checks import check_not_negative, check_positive
-from anchorage.losses._layer import LossLayer
-from anchorage.losses._walk import ClassMembers
+from anchorage.checks import check_not_negative, check_positive
+from anchorage.losses.base import LossLayer
+from anchorage.pairs.masks import check_batch, mean_where, true_rows_first
+from anchorage.pairs.walk import ClassMembers
 
 
 @keras.saving.register_keras_serializable(package="anchorage")

@@ -8,9 +8,9 @@ from keras import ops
 
 from anchorage.errors import UsageError
 from anchorage.geometry import ball_rows, unit_rows
-from anchorage.losses._pairs import References
 from anchorage.losses._wrapped import call_arguments
 from anchorage.methods.method import Step
+from anchorage.pairs.references import References
 
 # What is done to embeddings and to what they are compared with before the loss sees them.
 NORMALIZERS: dict[str, Callable[[Any], Any]] = {

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from anchorage.losses._checks import check_at_least_one, check_not_negative
+from anchorage.checks import check_at_least_one, check_not_negative
 from anchorage.methods._compared import NORMALIZERS, check_normalizer, check_pair_loss, compared
 from anchorage.methods._held import HeldWeights
 from anchorage.methods.method import Method

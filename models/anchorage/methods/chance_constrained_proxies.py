@@ -4,12 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_not_negative, check_positive
 from anchorage.errors import UsageError
-from anchorage.losses._checks import check_at_least_one, check_not_negative, check_positive
+from anchorage.inference import embed_rows
 from anchorage.methods._compared import NORMALIZERS, check_normalizer, check_pair_loss, compared
 from anchorage.methods._held import HeldWeights
-from anchorage.methods.method import Method, embed_rows
-from anchorage.proxies import ProxyBank
+from anchorage.methods.method import Method
+from anchorage.proxies.bank import ProxyBank
 
 _SCORE = "val_map@r"
 _STREAM = 0xCC  # tells the draws of the pool from those of the batches

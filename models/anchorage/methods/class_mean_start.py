@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 
+from anchorage.checks import check_at_least_one
 from anchorage.errors import UsageError
-from anchorage.losses._checks import check_at_least_one
+from anchorage.inference import embed_rows
 from anchorage.methods.chance_constrained_proxies import draw_rows
-from anchorage.methods.method import Method, embed_rows
-from anchorage.proxies import start_at_class_means
+from anchorage.methods.method import Method
+from anchorage.proxies.bank import start_at_class_means
 
 _STREAM = 0xC3  # tells these draws from those of the batches
 

@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_between, check_not_negative
 from anchorage.geometry import unit_rows
-from anchorage.losses._checks import check_at_least_one, check_between, check_not_negative
-from anchorage.losses._draws import Draws
+from anchorage.labels import check_class_labels
 from anchorage.methods.method import Method
-from anchorage.proxies import check_class_labels
+from anchorage.seeds import Draws
 
 
 @keras.saving.register_keras_serializable(package="anchorage")

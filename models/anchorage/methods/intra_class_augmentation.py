@@ -6,16 +6,16 @@ import keras
 import numpy as np
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_between, check_not_negative, check_positive
 from anchorage.errors import UsageError
 from anchorage.geometry import dot_products, unit_rows
-from anchorage.losses._batch import pair_masks
-from anchorage.losses._checks import check_at_least_one, check_between, check_not_negative, check_positive
-from anchorage.losses._draws import Draws
-from anchorage.losses._pairs import References
+from anchorage.inference import predict_rows
+from anchorage.labels import check_class_labels
 from anchorage.methods._class_statistics import ClassStatistics, class_statistics, correct_variances, merge_statistics
 from anchorage.methods.method import Method
-from anchorage.proxies import check_class_labels
-from anchorage.training.distribution import predict_rows
+from anchorage.pairs.masks import pair_masks
+from anchorage.pairs.references import References
+from anchorage.seeds import Draws
 
 _MANY_CLASSES = 1000  # more than these: few items in each, in the authors' code
 _SAME = 1.0 - 1e-5  # cosine from which on a positive teaches nothing

@@ -3,9 +3,10 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_positive
 from anchorage.geometry import dot_products, lowest
-from anchorage.losses._checks import check_positive
-from anchorage.methods.method import Method, encoded
+from anchorage.inference import embed
+from anchorage.methods.method import Method
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -64,7 +65,7 @@ class ListwiseSelfDistillation(Method):
 
     def loss(self, step, inner):
         base = inner(step)
-        taught = encoded(self.teacher, step.inputs)
+        taught = embed(self.teacher, step.inputs)
         rows = ops.shape(taught)[0]
         divergence = listwise_divergence(
             step.embeddings[:rows],

@@ -4,9 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
-import numpy as np
-
-from anchorage.training.distribution import predict_rows
 
 if TYPE_CHECKING:
     from anchorage.data.batches import Sampler, Store
@@ -99,27 +96,3 @@ class Method(keras.layers.Layer):
             surroundings: the training.
             logs: the epoch's `loss` and, with validation, `val_recall@1` and `val_map@r`.
         """
-
-
-def encoded(encoder: keras.Model, images):
-    """The `(N, D)` embeddings that an encoder gives in evaluation, whatever else it gives."""
-    outputs = encoder(images, training=False)
-    return outputs["embeddings"] if isinstance(outputs, dict) else outputs
-
-
-def embed_rows(encoder: keras.Model, store: "Store", rows: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """Embeddings of the images of some rows of a store, as they leave the encoder in evaluation.
-
-    Args:
-        encoder: the network, or a learner for the one that it judges.
-        store: where the images are.
-        rows: integers of any shape; a row that comes twice is embedded once.
-        batch_size: images at a time.
-
-    Returns:
-        `(*rows.shape, D)` float32.
-    """
-    once, places = np.unique(rows, return_inverse=True)
-    outputs = predict_rows(encoder, store, once, batch_size)
-    embeddings = np.asarray(outputs["embeddings"] if isinstance(outputs, dict) else outputs, np.float32)
-    return embeddings[places.reshape(np.shape(rows))]

@@ -7,12 +7,12 @@ that gives a proxy loss classes which the data does not have. The network and it
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_not_negative, check_positive
 from anchorage.geometry import dot_products, unit_rows
-from anchorage.losses._checks import check_at_least_one, check_not_negative, check_positive
-from anchorage.losses._draws import Draws
+from anchorage.labels import check_class_labels
 from anchorage.methods._novel_classes import check_takes_novel_classes, with_novel_classes
 from anchorage.methods.method import Method
-from anchorage.proxies import check_class_labels
+from anchorage.seeds import Draws
 
 _TINY = 1e-12  # floor under a squared distance: keeps the gradient of sqrt finite
 

@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
+from anchorage.checks import check_at_least_one, check_between, check_positive
 from anchorage.geometry import unit_rows
-from anchorage.losses._checks import check_at_least_one, check_between, check_positive
-from anchorage.losses._draws import Draws
+from anchorage.labels import check_class_labels
 from anchorage.methods._novel_classes import check_takes_novel_classes, with_novel_classes
 from anchorage.methods.method import Method
-from anchorage.proxies import check_class_labels
+from anchorage.seeds import Draws
 
 _SHORTEST = 1e-6  # a mix of opposite rows has no direction
 

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
+from anchorage.checks import check_at_least_one
 from anchorage.errors import UsageError
-from anchorage.losses._checks import check_at_least_one
+from anchorage.inference import predict_rows
 from anchorage.methods.method import Method
-from anchorage.training.distribution import predict_rows
 
 _STREAM = 0x5A  # tells these draws from those of the batches
 _FLOOR = 0.01  # least variance of a direction, as a share of the mean of those kept

@@ -7,10 +7,11 @@ from itertools import chain
 
 import keras
 
+from anchorage.checks import check_at_least_one
 from anchorage.data.subset import ClassSubset, deal_folds
+from anchorage.inference import named_outputs
 from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
-from anchorage.losses._checks import check_at_least_one
 from anchorage.procedures.procedure import Procedure, Task, join_results
 from anchorage.training.run import TrainRun
 from anchorage.training.validation import validate
@@ -100,7 +101,7 @@ def combine_encoders(encoders: list[keras.Model], combine: str) -> keras.Model:
     for number, encoder in enumerate(encoders):
         encoder.name = f"fold_{number}"
         outputs = encoder(images)
-        rows = outputs["embeddings"] if isinstance(outputs, dict) else outputs
+        rows = named_outputs(outputs)["embeddings"]
         parts.append(_unit_rows(f"unit_length_{number}")(rows))
     if combine == "concatenate":
         joined = keras.layers.Concatenate(dtype="float32", name="joined")(parts)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anchorage.training.run import TrainRun, train_run
+
 if TYPE_CHECKING:
     from anchorage.learner import MetricLearner
     from anchorage.training.fit import FitResult
-    from anchorage.training.run import TrainRun
 
 Settings = Mapping[str, Any]
 
@@ -30,9 +31,7 @@ class Task:
     log_folder: Path | None
     verbose: int | str
 
-    def train(
-        self, name: str, *, prepare: Callable[["MetricLearner"], None] | None = None, **changes: Any
-    ) -> "TrainRun":
+    def train(self, name: str, *, prepare: Callable[["MetricLearner"], None] | None = None, **changes: Any) -> TrainRun:
         """One training of the task.
 
         It has checkpoints of its own: the second time, after an interruption, a training that was done gives its
@@ -44,8 +43,6 @@ class Task:
             prepare: gets the learner before its first step.
             **changes: other values for fields of the task; those of `training` replace single keys.
         """
-        from anchorage.training.run import train_run
-
         training = {**self.training, **changes.pop("training", {})}
         task = dataclasses.replace(self, training=training, **changes)
         if self.verbose:
@@ -79,7 +76,7 @@ class Task:
 class Procedure:
     """Base of the procedures. The constructor takes what the experiment file says; anything drawn hangs on a seed."""
 
-    def run(self, task: Task) -> "TrainRun":
+    def run(self, task: Task) -> TrainRun:
         """Carry the task out; a call that was cut off goes on when it is repeated."""
         raise NotImplementedError
 

@@ -8,12 +8,12 @@ from functools import partial
 import keras
 import numpy as np
 
+from anchorage.checks import check_at_least_one
 from anchorage.data.relabelled import LabelledRows
 from anchorage.encoders import create_encoder
 from anchorage.errors import UsageError
+from anchorage.inference import embed_rows
 from anchorage.learner import MetricLearner
-from anchorage.losses._checks import check_at_least_one
-from anchorage.methods.method import embed_rows
 from anchorage.procedures.procedure import Procedure, Task, best_result, join_results
 from anchorage.training.run import TrainRun, flat_section
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import keras
 import numpy as np
 
-from anchorage.methods.method import embed_rows
+from anchorage.inference import embed_rows
 
 if TYPE_CHECKING:
     from anchorage.data.relabelled import LabelledRows

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from anchorage.checks import check_at_least_one, check_between, check_not_negative, check_positive
 from anchorage.data.relabelled import LabelledRows, hide_labels
 from anchorage.errors import UsageError
-from anchorage.losses._checks import check_at_least_one, check_between, check_not_negative, check_positive
-from anchorage.methods.method import embed_rows
+from anchorage.inference import embed_rows
 from anchorage.procedures.procedure import Procedure, Task, best_result, continue_from, join_results
 from anchorage.procedures.pseudo_labels import accept_labels, class_proxies, guess_labels
 

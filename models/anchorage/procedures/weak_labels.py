@@ -1,7 +1,7 @@
 """Warm start from labels that cost nothing: Teh & Taylor, ISBI 2020, arXiv 1911.12425, in our terms for embeddings."""
 
+from anchorage.checks import check_not_negative, check_positive
 from anchorage.data.relabelled import hide_labels, labels_in_names
-from anchorage.losses._checks import check_not_negative, check_positive
 from anchorage.procedures.procedure import Procedure, Task, continue_from, join_results
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from anchorage.reporting.gate import metric_name, points
+from anchorage.judging.gate import metric_name, points
 
 
 def summarize(report: Mapping[str, Any]) -> str:

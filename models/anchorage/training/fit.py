@@ -14,8 +14,8 @@ from anchorage.data.batches import Sampler, Store, is_refreshed, training_batche
 from anchorage.errors import DataError, UsageError
 from anchorage.learner import MetricLearner
 from anchorage.methods import Surroundings
+from anchorage.replicas import replicas
 from anchorage.training.checkpoints import Checkpoints
-from anchorage.training.distribution import replicas
 from anchorage.training.frozen_norms import FrozenNorms
 from anchorage.training.recipes import Choice
 from anchorage.training.refresh import refresh_sampler

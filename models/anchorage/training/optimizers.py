@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from anchorage.errors import UsageError
-from anchorage.training.distribution import WholeGradients
+from anchorage.replicas import replicas, sum_over_replicas
 
 # What a class has of its own must not drift to the origin while the class is absent: proxies, their certainties and the
 # boundaries of the margin loss, whose name is that of batch norm's offsets.
@@ -20,6 +20,39 @@ MAY_BE_ABSENT = frozenset({"proxies"})  # the default rates name them, and not e
 AVERAGING = frozenset({"use_ema", "ema_momentum", "ema_overwrite_frequency"})
 
 _COUNTER = re.compile(r"_\d+$")
+
+
+class WholeGradients:
+    """Mixin of a Keras optimizer under a strategy: a replica works with the gradients of the whole batch.
+
+    Keras adds up the gradients of the replicas last, after it has clipped each, asked whether it is finite, and
+    accumulated it. Here they are added up first. All that comes then is the same on every replica, so that each updates
+    its own copy of a weight; Keras' own way, one update for all, cannot be told to wait for accumulated gradients.
+    With one replica all is as in Keras. It is `apply_gradients` that adds up; `apply` wants them as sums.
+    """
+
+    def apply_gradients(self, grads_and_vars):
+        gradients, variables = zip(*grads_and_vars, strict=True)
+        return super().apply_gradients(zip(sum_over_replicas(gradients), variables, strict=True))
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        if replicas() == 1:
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+        else:
+            for gradient, variable in zip(grads, trainable_variables, strict=True):
+                self.update_step(gradient, variable, learning_rate)
+
+    def _backend_increment_gradient_accumulators(self, grads, acc_grads):
+        if replicas() == 1:
+            super()._backend_increment_gradient_accumulators(grads, acc_grads)
+        else:
+            for gradient, accumulator in zip(grads, acc_grads, strict=True):
+                accumulator.assign_add(gradient)
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class LossScaleOptimizer(WholeGradients, keras.optimizers.LossScaleOptimizer):
+    """`keras.optimizers.LossScaleOptimizer` that leaves out a step on all replicas or on none."""
 
 
 class RateFactors(WholeGradients):

@@ -3,8 +3,8 @@
 import numpy as np
 
 from anchorage.data.batches import is_refreshed
+from anchorage.inference import named_outputs, predict_rows
 from anchorage.methods import Surroundings
-from anchorage.training.distribution import predict_rows
 
 
 def refresh_sampler(surroundings: Surroundings, step: int, batch_size: int = 256) -> bool:
@@ -19,5 +19,5 @@ def refresh_sampler(surroundings: Surroundings, step: int, batch_size: int = 256
     if not is_refreshed(sampler):
         return False
     outputs = predict_rows(learner, surroundings.store, sampler.probes(step), batch_size)
-    sampler.update(np.asarray(outputs["embeddings"] if isinstance(outputs, dict) else outputs, np.float32))
+    sampler.update(np.asarray(named_outputs(outputs)["embeddings"], np.float32))
     return True

@@ -17,10 +17,10 @@ from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
 from anchorage.methods import create_methods, need_raw
 from anchorage.registry import create
-from anchorage.training.distribution import LossScaleOptimizer, strategy_scope
+from anchorage.replicas import strategy_scope
 from anchorage.training.fit import FitResult, fit_learner
-from anchorage.training.optimizers import create_optimizer
-from anchorage.training.recipes import Facts, choose_settings, tell_choices
+from anchorage.training.optimizers import LossScaleOptimizer, create_optimizer
+from anchorage.training.recipes import Choice, Facts, choose_settings, tell_choices
 from anchorage.training.schedules import WarmupDecay
 
 Settings = Mapping[str, Any]
@@ -49,8 +49,8 @@ def train_run(
 ) -> TrainRun:
     """Build and train a learner; sets the global seeds of Keras, NumPy and Python.
 
-    With a `procedure` in the training section the learner comes out of several such trainings. A setting that is None
-    is chosen by the recipe for this encoder and these classes, see `anchorage.training.recipes`.
+    A setting that is None is chosen by the recipe for this encoder and these classes, see `anchorage.training.recipes`.
+    For what takes several trainings see `anchorage.procedures.run_training`.
 
     Args:
         store: `RecordStore` of the training classes.
@@ -58,14 +58,13 @@ def train_run(
         encoder: `name`, `embedding_size` and what else `create_encoder` takes; `params` for the trunk's own.
         loss: `name` and `params`.
         training: `epochs`, `sampler` (`name`, `params`) and `optimizer`; if wanted `steps_per_epoch`, `patience`,
-            `precision`, `strategy`, `augmentation`, `methods`, a list of `name` and `params` each, and `procedure`,
-            a `name` of `anchorage.procedures.PROCEDURES` and `params`. `optimizer`
+            `precision`, `strategy`, `augmentation`, and `methods`, a list of `name` and `params` each. `optimizer`
             holds `name`, `learning_rate`, `rate_factors`, `frozen_steps`, `params`, and `schedule`, `warmup_steps`,
             `final_share` of the rate; its groups are `proxies`, `trunk`, `head` and parts of a weight's path. A trunk
             that is held still, by `frozen_steps` or a factor of 0, keeps the statistics of its batch norm, too.
         seed: of weights, batches and augmentation; the same seed gives the same learner on the same machine, bit for
             bit on CPUs.
-        prepare: gets the built learner before its first step, to give it other weights; not with a procedure.
+        prepare: gets the built learner before its first step, to give it other weights.
         checkpoint_folder: as in `fit_learner`, like the arguments below.
         run_key: see there.
         log_folder: see there.
@@ -74,37 +73,8 @@ def train_run(
     Raises:
         AnchorageError: what the parts raise on wrong settings, and `fit_learner` while training.
     """
-    given = {"encoder": encoder, "loss": loss, "training": training}
-    counts = _class_counts(store)
-    settings, recipe = choose_settings(given, counts)
-    if verbose and (told := tell_choices(recipe, Facts.of(encoder, counts))):
-        print(told, flush=True)
-    places: dict[str, Any] = {
-        "checkpoint_folder": checkpoint_folder and Path(checkpoint_folder),
-        "log_folder": log_folder and Path(log_folder),
-        "run_key": run_key,
-        "verbose": verbose,
-    }
-    if settings["training"].get("procedure"):
-        run = _follow(store, validation_store, settings, training, seed, places)
-    else:
-        run = _train(store, validation_store, settings, seed, prepare, places)
-    return run._replace(result=dataclasses.replace(run.result, settings=settings, recipe=recipe))
-
-
-def _follow(store, validation_store, settings: Settings, given: Settings, seed: int, places: Mapping) -> TrainRun:
-    """Carry out a procedure; each of its trainings has classes of its own and chooses the size of its batches anew."""
-    from anchorage.procedures import Task, create_procedure
-
+    settings, recipe = choose_recipe(store, {"encoder": encoder, "loss": loss, "training": training}, verbose)
     training = dict(settings["training"])
-    procedure = training.pop("procedure")
-    training |= {key: given[key] for key in ("sampler", "steps_per_epoch") if key in given}
-    task = Task(store, validation_store, settings["encoder"], settings["loss"], training, seed, **places)
-    return create_procedure(procedure, seed=seed).run(task)
-
-
-def _train(store, validation_store, settings: Settings, seed: int, prepare, places: Mapping) -> TrainRun:
-    training = {key: value for key, value in settings["training"].items() if key != "procedure"}
     sampler_of, optimizer = training.pop("sampler"), training.pop("optimizer")
     augmentation = create_augmentation(training.pop("augmentation", {}))
     sampler = create(SAMPLERS, sampler_of["name"], sampler_of.get("params"), {"labels": store.labels, "seed": seed})
@@ -134,10 +104,28 @@ def _train(store, validation_store, settings: Settings, seed: int, prepare, plac
             sampler,
             augmentation=augmentation,
             seed=seed,
-            **places,
+            checkpoint_folder=checkpoint_folder and Path(checkpoint_folder),
+            log_folder=log_folder and Path(log_folder),
+            run_key=run_key,
+            verbose=verbose,
             **training,
         )
-    return TrainRun(learner, result)
+    return TrainRun(learner, dataclasses.replace(result, settings=settings, recipe=recipe))
+
+
+def choose_recipe(store, given: Settings, verbose: int | str) -> tuple[dict[str, Any], Sequence[Choice]]:
+    """All settings of a training, and the reason of each that the recipe chose, printed unless `verbose` is 0.
+
+    Args:
+        store: the training classes.
+        given: `encoder`, `loss` and `training` as `train_run` takes them.
+        verbose: see there.
+    """
+    counts = _class_counts(store)
+    settings, recipe = choose_settings(given, counts)
+    if verbose and (chosen := tell_choices(recipe, Facts.of(given["encoder"], counts))):
+        print(chosen, flush=True)
+    return settings, recipe
 
 
 def _class_counts(store) -> list[int]:

@@ -3,25 +3,13 @@
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 
 from anchorage.data.batches import Store
 from anchorage.errors import DataError
+from anchorage.inference import embed_store
 from anchorage.retrieval.metrics import evaluate_retrieval
-from anchorage.training.distribution import predict_rows
 
 METRICS = ("recall@1", "map@r")
-_SHORTEST = 1e-12  # a row shorter than this has no direction
-
-
-def embed_store(model: keras.Model, store: Store, batch_size: int = 256) -> np.ndarray:
-    """Directions `(M, D)` of the embeddings of all images of a store, in row order: rows of unit length.
-
-    Retrieval goes by the cosine, also where the lengths of the embeddings mean something to the loss.
-    """
-    outputs = predict_rows(model, store, np.arange(len(store)), batch_size)
-    vectors = np.asarray(outputs["embeddings"] if isinstance(outputs, dict) else outputs, np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SHORTEST)
 
 
 def validate(

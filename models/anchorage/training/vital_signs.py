@@ -12,9 +12,10 @@ import numpy as np
 
 from anchorage.data.batches import Sampler, Store
 from anchorage.errors import DataError
-from anchorage.learner import MetricLearner, named_outputs
-from anchorage.methods.method import Step, embed_rows
-from anchorage.retrieval.space import effective_rank
+from anchorage.inference import embed_rows, named_outputs
+from anchorage.learner import MetricLearner
+from anchorage.methods.method import Step
+from anchorage.retrieval.health import effective_rank
 
 _ROWS = 256  # items whose embeddings are looked at, in whole classes where these are small
 _PROXIES = 64  # proxies whose gradient is taken apart

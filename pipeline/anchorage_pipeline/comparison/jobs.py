@@ -13,7 +13,7 @@ from anchorage_pipeline.fingerprint import code_version, digest, training_module
 from anchorage_pipeline.graph import training_settings
 
 _CORE = (
-    "anchorage.training.run",
+    "anchorage.procedures",
     "anchorage.training.validation",
     "anchorage.retrieval.metrics",
     "anchorage.data.store",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anchorage.reporting.figures.style import BLUE, INK, MUTED, ORANGE, STYLE, VERMILION
-from anchorage.reporting.ranking import Ranks
+from anchorage_pipeline.comparison.ranking import Ranks
 from anchorage_pipeline.comparison.results import Outcome, Row
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anchorage.reporting.ranking import (
+from anchorage_pipeline.comparison.plan import Block, Candidate
+from anchorage_pipeline.comparison.ranking import (
     Difference,
     Estimate,
     Ranks,
@@ -19,7 +20,6 @@ from anchorage.reporting.ranking import (
     rank_settings,
     unit_means,
 )
-from anchorage_pipeline.comparison.plan import Block, Candidate
 from anchorage_pipeline.comparison.settings import Comparison, Entry
 
 

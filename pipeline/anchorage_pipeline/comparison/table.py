@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from anchorage.files import replace_file
-from anchorage.reporting.ranking import Difference, Estimate
 from anchorage_pipeline.comparison.data import Images
 from anchorage_pipeline.comparison.jobs import tell_values
 from anchorage_pipeline.comparison.plan import CHOICE
+from anchorage_pipeline.comparison.ranking import Difference, Estimate
 from anchorage_pipeline.comparison.results import Outcome, Row, units_of
 
 _SHOWN = {"map@r": "MAP@R", "r_precision": "R-precision"}

@@ -54,16 +54,16 @@ def train_and_judge(job: dict[str, Any]) -> dict[str, Any]:
 
     from anchorage.data.store import RecordStore
     from anchorage.data.subset import ClassSubset
+    from anchorage.inference import embed_store
+    from anchorage.procedures import run_training
     from anchorage.retrieval.metrics import evaluate_retrieval
-    from anchorage.training.run import train_run
-    from anchorage.training.validation import embed_store
 
     half = RecordStore(job["half"])
     choice = ClassSubset(half, job["validation"]) if job["validation"] else None
     judge = ClassSubset(half, job["judge"]) if job["judge"] else RecordStore(job["test"])
     train = ClassSubset(half, job["train"])
     held, wall, cpu = _memory("VmRSS"), time.monotonic(), time.process_time()
-    learner, result = train_run(train, choice, **job["settings"], verbose=0)
+    learner, result = run_training(train, choice, **job["settings"], verbose=0)
     cost = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.monotonic() - wall}
     memory = {"memory_before": held, "memory_peak": _memory("VmHWM")}
     vectors = embed_store(learner, judge)

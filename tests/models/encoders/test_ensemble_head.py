@@ -8,10 +8,10 @@ import tensorflow as tf
 from anchorage.encoders import create_encoder
 from anchorage.encoders.ensemble_head import Compressor, WeightedConcatenation
 from anchorage.errors import UsageError
-from anchorage.export import export_encoder
 from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
 from anchorage.methods import create_methods
+from anchorage.serving.export import export_encoder
 
 FILE = "15-loss-ensemble"
 MEMBERS = [{"name": "contrastive"}, {"name": "multi_similarity"}]

@@ -12,8 +12,8 @@ from keras import ops
 
 from anchorage.learner import MetricLearner
 from anchorage.losses import LOSSES, create_loss
-from anchorage.losses._reduce import ANCHOR_REDUCERS
 from anchorage.mining import MINERS
+from anchorage.pairs.reducers import ANCHOR_REDUCERS
 from anchorage.regularizers import REGULARIZERS
 
 slow = pytest.mark.slow  # minutes for the whole table; for one loss: `pytest -k <its name>` on this file

@@ -9,9 +9,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchorage.losses._batch import pair_masks
 from anchorage.losses.general_pair_weighting import WEIGHTINGS, GeneralPairWeightingLoss
 from anchorage.losses.multi_similarity import MultiSimilarityLoss
+from anchorage.pairs.masks import pair_masks
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "vectors" / "11-multi-similarity.json").read_text())
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 3])

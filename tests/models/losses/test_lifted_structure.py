@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchorage.losses._pairs import References
 from anchorage.losses.lifted_structure import LiftedStructureLoss
+from anchorage.pairs.references import References
 
 
 def units(x):

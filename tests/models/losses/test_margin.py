@@ -10,8 +10,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchorage.losses._pairs import References
 from anchorage.losses.margin import MarginLoss
+from anchorage.pairs.references import References
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "vectors" / "14-dws-margin.json").read_text())
 TRIPLETS = [case for case in CASES if case["name"].startswith("margin")]

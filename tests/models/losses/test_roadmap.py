@@ -9,9 +9,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchorage.losses._pairs import References
 from anchorage.losses.roadmap import RoadmapLoss
 from anchorage.losses.smooth_ap import SmoothAPLoss
+from anchorage.pairs.references import References
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "vectors" / "10-roadmap.json").read_text())
 

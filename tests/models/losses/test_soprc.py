@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchorage.geometry import cosine_similarities
-from anchorage.losses._batch import pair_masks
 from anchorage.losses.soprc import SOPRCLoss, semi_variance
+from anchorage.pairs.masks import pair_masks
 
 CASES = {
     case["name"]: case

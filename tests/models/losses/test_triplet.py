@@ -6,8 +6,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchorage.losses._pairs import References
 from anchorage.losses.triplet import MINING, TripletLoss
+from anchorage.pairs.references import References
 
 REDUCERS = [
     "avg_non_zero",

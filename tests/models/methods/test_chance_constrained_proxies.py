@@ -10,10 +10,11 @@ from keras import ops
 
 from anchorage.errors import UsageError
 from anchorage.geometry import ball_rows
+from anchorage.inference import embed_rows
 from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
 from anchorage.methods.chance_constrained_proxies import ChanceConstrainedProxies, draw_rows, pick_centers
-from anchorage.methods.method import Surroundings, embed_rows
+from anchorage.methods.method import Surroundings
 
 FILE = "01-ccp-dml"
 C1 = {"name": "contrastive", "params": {"distance": "dot", "pos_margin": 1 - 1e-5, "neg_margin": 0.5}}

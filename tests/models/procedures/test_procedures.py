@@ -10,14 +10,14 @@ import pyarrow.parquet as parquet
 import pytest
 
 from anchorage.errors import ResourceError, UsageError
-from anchorage.export import export_encoder
+from anchorage.inference import embed_store
 from anchorage.procedures import PROCEDURES, procedure
 from anchorage.procedures.class_folds import combine_encoders
 from anchorage.procedures.pseudo_clusters import spherical_kmeans
+from anchorage.serving.export import export_encoder
 from anchorage.training import watch
 from anchorage.training.fit import FitResult
 from anchorage.training.run import train_run
-from anchorage.training.validation import embed_store
 
 
 @pytest.fixture

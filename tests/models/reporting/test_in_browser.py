@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from anchorage.reporting.calibration_check import calibrate_and_check
-from anchorage.reporting.gate import StatisticalGate
-from anchorage.reporting.judge import judge_candidate
+from anchorage.judging.calibration_check import calibrate_and_check
+from anchorage.judging.gate import StatisticalGate
+from anchorage.judging.judge import judge_candidate
 from anchorage.reporting.page import CAP
 from anchorage.reporting.report import write_report
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchorage.reporting.calibration_check import calibrate_and_check
+from anchorage.judging.calibration_check import calibrate_and_check
+from anchorage.judging.gate import StatisticalGate
+from anchorage.judging.judge import judge_candidate
 from anchorage.reporting.figures import FIGURES, find
-from anchorage.reporting.gate import StatisticalGate
-from anchorage.reporting.judge import judge_candidate
 from anchorage.reporting.page import SECTIONS, describe, render_page
 from anchorage.reporting.report import write_report
 

@@ -9,7 +9,7 @@ import pytest
 from anchorage.data.sampling import SAMPLERS
 from anchorage.losses import LOSSES, create_loss
 from anchorage.methods import METHODS
-from anchorage.proxies import start_at_class_means
+from anchorage.proxies.bank import start_at_class_means
 from anchorage.registry import constructor_parameters, create
 from anchorage.training import recipes
 from anchorage.training.recipes import DIRECTION_PROXIES, WRITTEN, Facts, choose_settings, tell_choices

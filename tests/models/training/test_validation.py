@@ -6,7 +6,8 @@ import pytest
 
 from anchorage.data.store import Record, RecordStore, write_store
 from anchorage.errors import DataError
-from anchorage.training.validation import embed_store, validate
+from anchorage.inference import embed_store
+from anchorage.training.validation import validate
 
 
 class Colour(keras.Model):

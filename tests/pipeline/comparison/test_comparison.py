@@ -10,7 +10,7 @@ import pytest
 
 from anchorage.errors import UsageError
 from anchorage_pipeline.comparison import compare
-from anchorage_pipeline.shapes import draw_shapes
+from anchorage_pipeline.datasets.shapes import draw_shapes
 
 _EXPERIMENT = """
 name = "toy"

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from anchorage.judging.gate import metric_name
 from anchorage.reporting.figures.style import BLUE, INK, MUTED, ORANGE, VERMILION
-from anchorage.reporting.gate import metric_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

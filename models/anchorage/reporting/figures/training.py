@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anchorage.judging.gate import metric_name
 from anchorage.reporting.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, VERMILION
-from anchorage.reporting.gate import metric_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anchorage.judging.gate import metric_name, points
+from anchorage.judging.numbers import ROUND
 from anchorage.registry import tell_value
 from anchorage.reporting.figures import find
-from anchorage.reporting.gate import metric_name, points
-from anchorage.reporting.numbers import ROUND
 from anchorage.reporting.page.tables import csv_tables
 from anchorage.reporting.pictures import thumbnail
 

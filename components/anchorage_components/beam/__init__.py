@@ -1,0 +1,1 @@
+"""Work that Beam spreads: embedding, and exact evaluation of galleries beyond one machine."""

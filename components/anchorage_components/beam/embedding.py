@@ -1,0 +1,313 @@
+"""Batch embedding with Beam: the transform that EmbedExamples and `anchorage embed` share.
+
+Images go in with their names, vectors with the same names come out; the image bytes stay where they were read. A bad
+image costs its batch nothing: the batch is done again one by one, and the bad one goes to a dead-letter file.
+"""
+
+import io
+import json
+import os
+import posixpath
+import shutil
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import PIL.Image
+import tensorflow as tf
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+from apache_beam.options.pipeline_options import PipelineOptions
+from tensorflow.core.protobuf import saved_model_pb2
+
+from anchorage.data.examples import REJECTS, read_rejects
+from anchorage.data.images import MAX_PIXELS, check_image
+from anchorage.data.intake import read_file
+from anchorage.data.listing import SUFFIXES, Reject
+from anchorage.errors import DataError, UsageError
+from anchorage.files import TEMPORARY, replace_file
+from anchorage.retrieval.table import TEXT_COLUMNS, count_rows, embedding_schema, read_table, write_table
+
+LOCAL_RUNNER = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
+
+_SIGNATURE = "serving_default"
+
+
+class Image(NamedTuple):
+    """One encoded image on its way into the model."""
+
+    path: str
+    id: str
+    label: str
+    role: str
+    split: str
+    data: bytes
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+class Embedded(NamedTuple):
+    """What embedding wrote: vectors and dead letters."""
+
+    embedded: int
+    rejected: int
+
+
+class SavedModelHandler(ModelHandler[Image, dict[str, Any] | Reject, Any]):
+    """Runs the signature `serving_default` of an exported encoder: image bytes `(N,)` to embeddings `(N, D)`.
+
+    Args:
+        folder: the SavedModel.
+        batch_size: images in one call, at most; Beam finds the best number from a quarter of it upwards.
+    """
+
+    def __init__(self, folder: str, batch_size: int):
+        super().__init__(min_batch_size=max(1, batch_size // 4), max_batch_size=batch_size)
+        self._folder = folder
+
+    def load_model(self) -> Any:
+        return tf.saved_model.load(self._folder)  # kept whole: a signature does not keep its model alive
+
+    def run_inference(
+        self, batch: Sequence[Image], model: Any, inference_args: Mapping[str, Any] | None = None
+    ) -> Iterable[dict[str, Any] | Reject]:
+        """A table row for each good image, a `Reject` for each bad one, in the order of the batch."""
+        try:
+            vectors = _call(model, batch)
+        except tf.errors.OpError:
+            return [self._embed_one(image, model) for image in batch]
+        return [_row(image, vector) for image, vector in zip(batch, vectors, strict=True)]
+
+    def get_num_bytes(self, batch: Sequence[Image]) -> int:
+        return sum(len(image.data) for image in batch)
+
+    def get_metrics_namespace(self) -> str:
+        return "anchorage_embedding"
+
+    def _embed_one(self, image: Image, model: Any) -> dict[str, Any] | Reject:
+        try:
+            return _row(image, _call(model, [image])[0])
+        except tf.errors.OpError as error:
+            fault = check_image(image.data)
+            if fault is None and not isinstance(error, tf.errors.InvalidArgumentError):
+                raise  # not the image's fault: memory, or a model that cannot run here
+            reason = error.message.partition("}} ")[2] or error.message
+            code, message = fault or ("E_IMAGE_DAMAGED", reason.strip().splitlines()[0])
+            return Reject(image.path, image.id, code, message, image.split)
+
+
+def embed_images(
+    images: beam.PCollection, model_folder: str, folder: str, batch_size: int, attributes: Sequence[str] = ()
+) -> None:
+    """Embed the images and write what comes out into a folder.
+
+    Args:
+        images: of `Image`, and of `Reject` for those that could not even be read.
+        model_folder: a SavedModel with the signature `serving_default`.
+        folder: gets `vectors-*.parquet` (id, label, role, split, vector) and `rejects.jsonl` (path, id, code, message,
+            split); Beam writes both aside and renames them when they are whole.
+        batch_size: images in one call of the model, at most.
+        attributes: names of the images' attributes that become columns; "" where an image has none.
+    """
+    # Partition picks the first collection for False and the second for True.
+    readable, unreadable = images | "ApartFromUnreadable" >> beam.Partition(_is_reject, 2)
+    results = readable | "Embed" >> RunInference(SavedModelHandler(model_folder, batch_size))
+    rows, bad = results | "ApartFromBad" >> beam.Partition(_is_reject, 2)
+    schema = embedding_schema(embedding_size(model_folder), attributes)
+    names, blank = schema.names, dict.fromkeys(attributes, "")
+    complete = rows | "Columns" >> beam.Map(lambda row: {name: {**blank, **row}[name] for name in names})
+    _ = complete | "WriteVectors" >> beam.io.WriteToParquet(
+        posixpath.join(folder, "vectors"),
+        schema=schema,
+        file_name_suffix=".parquet",
+    )
+    _ = (
+        (unreadable, bad)
+        | "Rejects" >> beam.Flatten()
+        | "AsJson" >> beam.Map(_as_json)
+        | "WriteRejects" >> beam.io.WriteToText(posixpath.join(folder, REJECTS), shard_name_template="")
+    )
+
+
+def embedding_size(model_folder: str) -> int:
+    """Dimension D of the embeddings that a SavedModel promises; reads the signature, loads no weights.
+
+    Raises:
+        DataError: `E_MODEL_SIGNATURE` if there is no such model or it does not map image bytes to `(N, D)` floats.
+    """
+    path = posixpath.join(model_folder, "saved_model.pb")
+    if not tf.io.gfile.exists(path):
+        raise DataError("E_MODEL_SIGNATURE", f"Expected a SavedModel in {model_folder}. Received: no saved_model.pb")
+    with tf.io.gfile.GFile(path, "rb") as file:
+        (graph, *_) = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs
+    if _SIGNATURE in graph.signature_def:
+        signature = graph.signature_def[_SIGNATURE]
+        images, vectors = signature.inputs.get("images"), signature.outputs.get("embeddings")
+        if images and vectors and images.dtype == tf.string.as_datatype_enum:
+            size = [dim.size for dim in vectors.tensor_shape.dim]
+            if vectors.dtype == tf.float32.as_datatype_enum and len(size) == 2 and size[1] > 0:
+                return size[1]
+    raise DataError(
+        "E_MODEL_SIGNATURE",
+        f"Expected a signature {_SIGNATURE!r} from `images` (N,) strings to `embeddings` (N, D) float32 in "
+        f"{model_folder}. Received: {sorted(graph.signature_def)}. Export the encoder with `anchorage.serving.export`",
+    )
+
+
+def embed_files(
+    images: Sequence[str | os.PathLike],
+    model_folder: str | os.PathLike,
+    output: str | os.PathLike,
+    beam_args: Sequence[str] = (),
+    batch_size: int = 128,
+) -> Embedded:
+    """Embed image files into one Parquet table, sorted by id.
+
+    The id of an image is its path as it was given, in NFC; label and split are "", the role is "both". What cannot be
+    embedded is named in `<output>.rejects.jsonl`; there is no such file when all went well.
+
+    Args:
+        images: files, and folders, which are searched for images by suffix.
+        model_folder: a release, or any SavedModel with the same signature.
+        output: the table; replaced in one step when all is done, and the folder it lies in is made if absent.
+        beam_args: flags for Beam, such as `--runner=...`; none: this process, one worker.
+        batch_size: images in one call of the model, at most.
+
+    Raises:
+        UsageError: `E_IMAGE_MISSING`, `E_BEAM_OPTION`.
+        DataError: `E_NO_IMAGES` if there are none or all are bad, `E_MODEL_SIGNATURE`.
+    """
+    output, model_folder = Path(output), str(model_folder)
+    options = beam_options(beam_args)
+    sources, rejects = _list_files(images)
+    embedding_size(model_folder)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output, so that workers of any runner that see the one see the other.
+    aside = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{output.name}-", dir=output.parent))
+    try:
+        with beam.Pipeline(options=options) as pipeline:
+            loaded = (
+                pipeline
+                | "Files" >> beam.Create(sources)
+                | "Spread" >> beam.Reshuffle()
+                | "Read" >> beam.Map(_read_file)
+            )
+            embed_images(loaded, model_folder, str(aside), batch_size)
+        rejects += read_rejects(str(aside))
+        _write_rejects(output.with_name(f"{output.name}.{REJECTS}"), rejects)
+        if not count_rows(aside):
+            raise _no_images(images, rejects)
+        table = read_table(aside)
+        write_table(output, table)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Embedded(len(table), len(rejects))
+
+
+def tell_rejects(rejects: Sequence[Reject]) -> str:
+    """How many dead letters of each kind, and the first of them in full."""
+    counts = Counter(reject.code for reject in rejects)
+    first = "".join(f". First: {reject.path}: {reject.message}" for reject in rejects[:1])
+    return ", ".join(f"{number} {code}" for code, number in counts.most_common()) + first
+
+
+def _call(model: Any, batch: Sequence[Image]) -> np.ndarray:
+    images = tf.constant([image.data for image in batch], tf.string)
+    return model.signatures[_SIGNATURE](images=images)["embeddings"].numpy()
+
+
+def _row(image: Image, vector: np.ndarray) -> dict[str, Any]:
+    return {**dict(image.attributes), **{name: getattr(image, name) for name in TEXT_COLUMNS}, "vector": vector}
+
+
+def _is_reject(element: Any, partitions: int) -> int:
+    return int(isinstance(element, Reject))
+
+
+def _as_json(reject: Reject) -> str:
+    return json.dumps(reject._asdict(), ensure_ascii=False)
+
+
+def beam_options(beam_args: Sequence[str]) -> PipelineOptions:
+    """Beam's options out of flags of the command line; without any, Beam runs here, in this process.
+
+    Raises:
+        UsageError: E_BEAM_OPTION for a flag that Beam does not know.
+    """
+    options = PipelineOptions(list(beam_args) or list(LOCAL_RUNNER))
+    known = options.get_all_options(retain_unknown_options=False)
+    unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
+    if unknown:  # Beam would only log a warning and run with its defaults
+        raise UsageError("E_BEAM_OPTION", f"Expected options of Beam after `--`. Received: --{unknown[0]}")
+    return options
+
+
+def _list_files(images: Sequence[str | os.PathLike]) -> tuple[list[tuple[str, str]], list[Reject]]:
+    """Path and id of each image, and what cannot have an id of its own."""
+    paths = dict.fromkeys(path for image in images for path in _expand(Path(image)))
+    sources: dict[str, str] = {}
+    rejects = []
+    for path in paths:
+        shown = path.encode("utf-8", "backslashreplace").decode()
+        key = unicodedata.normalize("NFC", shown)
+        if shown != path:
+            rejects.append(Reject(shown, key, "E_PATH_ENCODING", "the name is not UTF-8; rename the file"))
+        elif key in sources:
+            rejects.append(Reject(path, key, "E_ID_DUPLICATE", f"the path {sources[key]!r} was listed before"))
+        else:
+            sources[key] = path
+    if not paths:
+        raise DataError("E_NO_IMAGES", f"Expected images in {', '.join(map(str, images))}. Received: no image file")
+    return [(path, key) for key, path in sources.items()], rejects
+
+
+def _expand(path: Path) -> Iterator[str]:
+    if path.is_dir():
+        found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        yield from sorted(file.as_posix() for file in found if not _is_hidden(file.relative_to(path)))
+    elif path.exists():
+        yield path.as_posix()
+    else:
+        raise UsageError(
+            "E_IMAGE_MISSING", f"Expected an image or a folder of images at {path}. Received: nothing there"
+        )
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _read_file(source: tuple[str, str]) -> Image | Reject:
+    """The image with its bytes; what might be too large for memory is checked before the model decodes it."""
+    path, key = source
+    data, fault = read_file(Path(path))
+    if fault is None and _may_be_oversized(data):
+        fault = check_image(data)
+    return Reject(path, key, *fault) if fault else Image(path, key, "", "both", "", data)
+
+
+def _may_be_oversized(data: bytes) -> bool:
+    """Whether the header alone does not rule it out; a full check of every image would double the decoding."""
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "GIF", "BMP", "WEBP")) as image:
+            return image.format == "GIF" or image.width * image.height > MAX_PIXELS  # a GIF counts all its frames
+    except Exception:  # Pillow's parsers raise whatever they meet
+        return True
+
+
+def _write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
+    if rejects:
+        replace_file(path, "".join(f"{_as_json(reject)}\n" for reject in sorted(rejects)).encode())
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _no_images(images: Sequence[str | os.PathLike], rejects: Sequence[Reject]) -> DataError:
+    return DataError(
+        "E_NO_IMAGES",
+        f"Expected at least one image that can be embedded in {', '.join(map(str, images))}. "
+        f"Received: {tell_rejects(rejects)}",
+    )

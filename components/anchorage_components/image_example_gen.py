@@ -1,0 +1,209 @@
+"""ImageExampleGen: a folder or table of images in, checked tf.Examples out, split by class."""
+
+import contextlib
+import functools
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import apache_beam as beam
+import tensorflow as tf
+from absl import logging
+from tfx.components.util import examples_utils
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.proto import example_gen_pb2
+from tfx.types.standard_artifacts import Examples
+
+from anchorage.data.examples import (
+    COUNTS,
+    REJECTS,
+    ExampleShard,
+    ImageExample,
+    read_counts,
+    read_rejects,
+    write_rejects,
+    write_shard,
+)
+from anchorage.data.images import MAX_BYTES, ImageFault, decode_checked, hash_pixels, image_notes
+from anchorage.data.intake import check_rejects, check_splits, read_file
+from anchorage.data.listing import SPLITS, Listing, Reject, Source, list_images
+from anchorage.disk import check_free_space
+from anchorage_components.beam.jobs import run_jobs
+
+_SHARD_IMAGES = 512  # images in one TFRecord file, which is also one Beam job
+
+
+@component(use_beam=True)
+def ImageExampleGen(
+    examples: OutputArtifact[Examples],
+    root: Parameter[str],
+    table: Parameter[str] = "",
+    columns_json: Parameter[str] = "{}",
+    val_share: Parameter[float] = 0.15,
+    test_share: Parameter[float] = 0.5,
+    seed: Parameter[int] = 0,
+    max_reject_share: Parameter[float] = 0.001,
+    max_rejects: Parameter[int] = 10,
+    max_pixels: Parameter[int] = 50_000_000,
+    attributes_json: Parameter[str] = "[]",
+    follow_links: Parameter[int] = 0,
+    rejects_file: Parameter[str] = "",
+    data_version: Parameter[str] = "",
+    code_version: Parameter[str] = "",
+    beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
+):
+    """Lists, splits by class, checks every image by decoding it, and writes tf.Examples.
+
+    Records come in the order of their ids, so the same data gives the same bytes.
+
+    Args:
+        examples: splits train, val and test of GZIP TFRecords, `counts.json` (records, hashes, what
+            was unusual) and `rejects.jsonl` (path, id, code, message, split).
+        root: folder that all image paths are relative to.
+        table: CSV, TSV or Parquet file that lists the images; "" takes the folders as classes.
+        columns_json: the table's names for path, label, split and role, where they differ.
+        val_share: part of the classes outside test that becomes val.
+        test_share: part of all classes that becomes test, unless the data is split already.
+        seed: picks these classes.
+        max_reject_share: share of bad records above which the run stops, ...
+        max_rejects: ... unless there are no more than these.
+        max_pixels: largest image accepted.
+        attributes_json: JSON list of further columns of the table to keep with each image.
+        follow_links: 1 lets symbolic links lead out of the root.
+        rejects_file: gets the bad records when they are too many, as TFX deletes the artifact then; "" for none.
+        data_version: digest of the data; part of the cache key, not used otherwise.
+        code_version: digest of the code; part of the cache key, not used otherwise.
+        beam_pipeline: given by TFX.
+
+    Raises:
+        DataError: `E_TOO_MANY_REJECTS`, `E_SPLIT_EMPTY`, or what `list_images` raises.
+        ResourceError: `E_DISK_FULL` before anything is written, or while it is.
+    """
+    columns = json.loads(columns_json)
+    listing = list_images(
+        root,
+        table,
+        columns,
+        val_share=val_share,
+        test_share=test_share,
+        seed=seed,
+        attributes=json.loads(attributes_json),
+        follow_links=bool(follow_links),
+    )
+    total = len(listing.sources) + len(listing.rejects)
+    check = functools.partial(
+        check_rejects, total=total, max_rejects=max_rejects, max_share=max_reject_share, file=rejects_file
+    )
+    _log_rejects(listing.rejects)
+    check(listing.rejects)
+    listed = Counter(source.split for source in listing.sources)
+    check_splits(listed, listed, listing.rejects, listing.skipped, listing.unlisted)
+
+    if "://" not in examples.uri:
+        check_free_space(Path(examples.uri), _total_size(Path(root), listing.sources))
+    run_jobs(
+        beam_pipeline,
+        _jobs(listing.sources),
+        functools.partial(_write_images, root, examples.uri, max_pixels),
+        functools.partial(_write_report, examples.uri, listing._replace(sources=[])),
+        examples.uri,
+    )
+    counts = read_counts(examples.uri) or {}
+    rejects = read_rejects(examples.uri)
+    _log_rejects(rejects)
+    check(rejects)
+    kept = Counter({split: facts["records"] for split, facts in counts["splits"].items()})
+    check_splits(kept, listed, rejects, listing.skipped, listing.unlisted)
+
+    examples.splits = list(SPLITS)
+    examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
+    examples_utils.set_file_format(examples, "tfrecords_gzip")
+    logging.info("ingested %s; rejected %d; skipped %d other files", dict(kept), len(rejects), listing.skipped)
+
+
+def _total_size(root: Path, sources: list[Source]) -> int:
+    """Bytes of all images; those that cannot be read will not be written either."""
+    total = 0
+    for source in sources:
+        with contextlib.suppress(OSError):
+            total += min((root / source.path).stat().st_size, MAX_BYTES)
+    return total
+
+
+def _jobs(sources: list[Source]) -> list[tuple[str, list[tuple]]]:
+    """Shard paths and the sources that go into each."""
+    jobs = []
+    for split in SPLITS:
+        members = [tuple(source) for source in sources if source.split == split]
+        total = -(-len(members) // _SHARD_IMAGES)
+        for number in range(total):
+            file = f"Split-{split}/data_tfrecord-{number:05d}-of-{total:05d}.gz"
+            jobs.append((file, members[number * _SHARD_IMAGES : (number + 1) * _SHARD_IMAGES]))
+    return jobs
+
+
+def _write_images(root: str, uri: str, max_pixels: int, job: tuple[str, list[tuple]]) -> tuple:
+    """Check and write the images of one shard: the shard, images per class, notes and rejects."""
+    file, members = job
+    labels: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    rejects: list[tuple] = []
+
+    def good_images() -> Iterator[ImageExample]:
+        for source in map(Source._make, members):
+            data, pixels, fault = _read_image(Path(root) / source.path, max_pixels)
+            if fault is not None:
+                rejects.append((source.path, source.id, *fault, source.split))
+                continue
+            labels[source.label] += 1
+            notes.update(image_notes(data))
+            yield ImageExample(source.id, source.label, source.role, data, source.attributes, pixels)
+
+    shard = write_shard(uri, file, good_images())
+    return tuple(shard), dict(labels), dict(notes), rejects
+
+
+def _read_image(path: Path, max_pixels: int) -> tuple[bytes, str, ImageFault | None]:
+    """The bytes of an image and the hash of its pixels, or why it cannot be used."""
+    data, fault = read_file(path)
+    if fault is None:
+        pixels, fault = decode_checked(data, max_pixels=max_pixels)
+        if pixels is not None:
+            return data, hash_pixels(pixels), None
+    return data, "", fault
+
+
+def _write_report(uri: str, listing: Listing, results: list[tuple]) -> None:
+    """Write `counts.json` and `rejects.jsonl` from what the jobs returned."""
+    rejects = list(listing.rejects)
+    notes: Counter[str] = Counter()
+    splits: dict[str, dict] = {split: {"records": 0, "classes": 0, "shards": []} for split in SPLITS}
+    labels: dict[str, set] = {split: set() for split in SPLITS}
+    for fields, found, noted, refused in sorted(results, key=lambda result: result[0]):
+        shard = ExampleShard(*fields)
+        split = shard.file.split("/")[0].removeprefix("Split-")
+        splits[split]["records"] += shard.records
+        splits[split]["shards"].append(shard._asdict())
+        labels[split].update(found)
+        notes.update(noted)
+        rejects += map(Reject._make, refused)
+    for split, facts in splits.items():
+        facts["classes"] = len(labels[split])
+    counts = {
+        "format": 1,
+        "splits": splits,
+        "notes": dict(sorted(notes.items())),
+        "rejects": dict(sorted(Counter(reject.code for reject in rejects).items())),
+        "skipped": listing.skipped,
+    }
+    write_rejects(posixpath.join(uri, REJECTS), rejects)
+    with tf.io.gfile.GFile(posixpath.join(uri, COUNTS), "w") as file:
+        file.write(json.dumps(counts, indent=1) + "\n")
+
+
+def _log_rejects(rejects: list[Reject]) -> None:
+    for reject in rejects[:20]:
+        logging.warning("rejected %s: %s: %s", reject.path, reject.code, reject.message)

@@ -1,0 +1,1 @@
+"""Decides: is the candidate good enough to be released, and what is its evidence?"""

@@ -1,0 +1,260 @@
+"""Judges a candidate by its embeddings: the report's numbers and the gate's verdict in one JSON-ready value."""
+
+import hashlib
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from anchorage.errors import DataError
+from anchorage.judging import numbers
+from anchorage.judging.compatibility import compatibility
+from anchorage.judging.confusion import confused_pairs, confusion_matrix
+from anchorage.judging.gate import Comparison, Gate, Verdict
+from anchorage.judging.identity import describe_identity
+from anchorage.judging.numbers import Ways
+from anchorage.judging.slices import make_slices
+from anchorage.judging.space_report import describe_space
+from anchorage.judging.thresholds import choose_thresholds
+from anchorage.judging.untrained import compare_untrained
+from anchorage.release.libraries import library_versions
+from anchorage.retrieval.clustering import cluster_metrics
+from anchorage.retrieval.metrics import RetrievalResult
+from anchorage.retrieval.pairs import PairStatistics, pair_statistics
+
+if TYPE_CHECKING:
+    from anchorage.retrieval.table import Embeddings
+
+FORMAT = 1
+_EACH = 8  # queries per gallery
+_HEADLINE = ("recall@1", "r_precision", "ndcg@10")  # beside the primary metric
+
+
+def judge_candidate(
+    candidate: "Embeddings",
+    *,
+    split: str,
+    metrics: Sequence[str],
+    primary: str,
+    minimum: Mapping[str, float],
+    gate: Gate,
+    baseline: "Embeddings | None" = None,
+    baseline_facts: Mapping[str, Any],
+    untrained: "Mapping[str, Embeddings] | None" = None,
+    validation: "Embeddings | None" = None,
+    validation_split: str = "val",
+    context: Mapping[str, Any],
+    ways: Ways = Ways(),  # noqa: B008 - a tuple
+    slices: Sequence[str] = (),
+    max_drop: float = 0.0,
+    index_trial: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    clustering: bool = False,
+) -> dict[str, Any]:
+    """Evaluates the candidate, compares it with the baseline, and asks the gate.
+
+    Args:
+        candidate: embeddings of the evaluation split.
+        split: that split's name.
+        metrics: names of the metrics to report, such as `"recall@1"`.
+        primary: the metric that decides.
+        minimum: floors of the gate, for the metrics table.
+        gate: gives the verdict.
+        baseline: the earlier release's embeddings of the same split.
+        baseline_facts: `version` (None if there is no release), `reason` in
+            words, `first` (whether nothing was published before),
+            `evaluation_set` it was published with.
+        untrained: baselines without training, name -> embeddings of the same
+            images, such as "raw pixels".
+        validation: embeddings of other classes than the evaluation split's,
+            for the thresholds.
+        validation_split: that split's name.
+        context: what is known from elsewhere: `facts` (with `experiment`,
+            the whole experiment file), `model`, `dataset` (counts per split),
+            `index`, `audit`, `training` (`settings` as used, `recipe`, where
+            each came from, `best_epoch`, `stop_reason`,
+            `epochs`: one row each with `loss` and what validation gave),
+            `search` (`objective`, `failed`, how many trials did, `trials`: of
+            the others each `number`, `score` and `values` by the path of a
+            setting); all optional.
+        ways: columns by which queries are kept apart and classes joined.
+        slices: what to cut the common queries by, see `make_slices`.
+        max_drop: how much worse today's search may become where queries and
+            gallery are of different models.
+        index_trial: what `judge_index` found.
+        calibration: what `calibrate_and_check` found.
+        clustering: whether to cluster the space, which takes its time.
+
+    Returns:
+        The report: see `write_report`. Keys whose numbers could not be had
+        are absent.
+
+    Raises:
+        DataError: if the split is empty, no query has a right answer, or the
+            release to compare with has no embeddings.
+        UsageError: for unknown metrics, slices or columns, or metrics the gate
+            needs and lacks.
+    """
+    if not len(candidate.ids):
+        raise DataError("E_SPLIT_EMPTY", f"Expected embeddings of split {split!r}. Received none.")
+    wanted = list(dict.fromkeys([*metrics, primary, *numbers.ALWAYS]))
+    seed = int(_experiment(context).get("seed", 0))
+    result = numbers.evaluate(candidate, wanted, ways)
+    pairs = _pairs(candidate, ways, seed)
+    version, reason = baseline_facts.get("version"), str(baseline_facts.get("reason", ""))
+    told: dict[str, Any] = {"name": None, "version": version, "reason": reason}
+    first = bool(baseline_facts.get("first", True))
+    comparison = Comparison(metrics=result.values, first=first, baseline_reason=reason)
+    curve = numbers.recall_curve(pairs, result.num_gallery)
+    compared: dict[str, Any] = {}
+    if version is not None:
+        comparison, curve, told, compared = _compare(
+            candidate, result, baseline, baseline_facts, ways, slices, primary, max_drop, seed
+        )
+    comparison = replace(comparison, untrained=compare_untrained(candidate, result, untrained or {}, ways))
+    verdict = gate.judge(replace(comparison, index=index_trial, calibration=calibration))
+    matrix = confusion_matrix(candidate, result)
+    report = {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "experiment": str(_experiment(context).get("name", "unnamed experiment")),
+        "verdict": {
+            "state": verdict.state,
+            "case": verdict.case,
+            "blessed": verdict.blessed,
+            "reasons": _reasons(verdict, told),
+        },
+        "primary": primary,
+        "headline": list(dict.fromkeys([primary, *(name for name in _HEADLINE if name in result.values)])),
+        "split": split,
+        "counts": _counts(candidate, result),
+        "evaluation_set": identify_set(candidate),
+        "metrics": numbers.metric_entries(result, candidate.labels[result.query_rows], comparison, minimum, seed=seed),
+        "baseline": told,
+        **({"comparison": dict(verdict.evidence)} if verdict.evidence else {}),
+        **({"untrained": list(verdict.untrained)} if verdict.untrained else {}),
+        **compared,
+        "recall_curve": curve,
+        "growth": numbers.growth_curve(pairs, result.num_gallery),
+        "classes": numbers.class_entries(candidate, result, comparison),
+        "confused_pairs": confused_pairs(candidate, result),
+        **({"confusion": matrix} if matrix else {}),
+        "galleries": numbers.galleries(candidate, result, pairs, each=_EACH, seed=seed),
+        "similarities": numbers.similarity_bars(pairs),
+        **describe_space(candidate, result, pairs, groups=numbers.column(candidate, ways.leave_out), seed=seed),
+        **({"clustering": cluster_metrics(candidate.vectors, candidate.labels, seed=seed)} if clustering else {}),
+        "thresholds": _thresholds(validation, validation_split, seed),
+        "calibration": dict(calibration or {"split": validation_split, "reason": "none was fitted"}),
+        **({"index_trial": dict(index_trial)} if index_trial else {}),
+        "facts": dict(context.get("facts", {})),
+        "reproduce": _reproduction(context),
+        **{key: context[key] for key in ("dataset", "index", "audit", "training", "search") if context.get(key)},
+    }
+    return {**report, "identity": describe_identity(report, context, candidate.dimension)}
+
+
+def identify_set(table: "Embeddings") -> str:
+    """Short digest of which images were asked for and found, under which labels."""
+    rows = sorted(zip(table.ids.tolist(), table.labels.tolist(), table.roles.tolist(), strict=True))
+    return hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()[:16]
+
+
+def _compare(
+    candidate: "Embeddings",
+    result: RetrievalResult,
+    baseline: "Embeddings | None",
+    facts: Mapping[str, Any],
+    ways: Ways,
+    slices: Sequence[str],
+    primary: str,
+    max_drop: float,
+    seed: int,
+) -> tuple[Comparison, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The comparison for the gate, the recall curve with the baseline's, what to tell of the baseline, further keys."""
+    version, published_for = facts["version"], facts.get("evaluation_set")
+    if baseline is None:  # to call this a first release would let any candidate pass
+        raise DataError(
+            "E_BASELINE_MISSING", f"Expected embeddings by release {version} to compare with. Received none."
+        )
+    name = f"release {version}"
+    ours, theirs = numbers.align(candidate, baseline)
+    changed = bool(published_for) and published_for != identify_set(candidate)
+    if not numbers.can_compare(ours):
+        comparison = Comparison(result.values, {}, {}, name, first=False, set_changed=changed, common_share=0.0)
+        curve, further = numbers.recall_curve(_pairs(candidate, ways, seed), result.num_gallery), {}
+    else:
+        comparison, common, before = numbers.compare(candidate, result, ours, theirs, name, ways)
+        sizes = dict(zip(common.per_class["label"].tolist(), common.per_class["gallery"].tolist(), strict=True))
+        columns = {key: values[common.query_rows] for key, values in ours.columns.items()}
+        labels = ours.labels[common.query_rows]
+        cut = make_slices(slices, labels, sizes, comparison.per_query[primary], columns)
+        comparison = replace(comparison, set_changed=changed, slices=cut)
+        curve = numbers.recall_curve(_pairs(ours, ways, seed), result.num_gallery)
+        curve["baseline"] = numbers.recall_curve(_pairs(theirs, ways, seed), result.num_gallery)["candidate"]
+        further = {
+            "compatibility": compatibility(ours, theirs, metric=primary, max_drop=max_drop, name=name, ways=ways),
+            "changed": numbers.changed_queries(ours, common, before, each=_EACH),
+        }
+    told = {
+        "name": name,
+        "version": version,
+        "reason": str(facts.get("reason", "")),
+        "set_changed": changed,
+        "common_queries": comparison.common_queries,
+        "only_candidate": len(candidate.ids) - len(ours.ids),
+        "only_baseline": len(baseline.ids) - len(ours.ids),
+    }
+    return comparison, curve, told, further
+
+
+def _pairs(table: "Embeddings", ways: Ways, seed: int) -> PairStatistics:
+    groups = numbers.column(table, ways.leave_out)
+    return pair_statistics(table.vectors, table.labels, table.roles, seed=seed, groups=groups)
+
+
+def _reasons(verdict: Verdict, told: Mapping[str, Any]) -> list[str]:
+    """The gate's reasons, and what a reader must know about the comparison."""
+    reasons = list(verdict.reasons)
+    if told["name"] and (told["only_candidate"] or told["only_baseline"]):
+        reasons.append(
+            f"Compared on common images only: {told['only_candidate']:,} have no embedding by {told['name']}, "
+            f"{told['only_baseline']:,} have none by this model."
+        )
+    return reasons
+
+
+def _counts(table: "Embeddings", result: RetrievalResult) -> dict[str, Any]:
+    return {
+        "queries": result.num_queries,
+        "skipped": result.num_skipped,
+        "gallery": result.num_gallery,
+        "classes": len(result.per_class["label"]),
+        "images": len(table.ids),
+        "distance": "cosine similarity",
+    }
+
+
+def _thresholds(validation: "Embeddings | None", split: str, seed: int) -> dict[str, Any]:
+    """Thresholds, or why there are none."""
+    if validation is None:
+        return {"split": split, "reason": f"there are no embeddings of split {split!r} to choose one on"}
+    return choose_thresholds(_pairs(validation, Ways(), seed), split)
+
+
+def _reproduction(context: Mapping[str, Any]) -> dict[str, Any]:
+    facts = context.get("facts", {})
+    return {
+        **{key: facts[key] for key in ("command", "run_key", "data_version") if key in facts},
+        "seed": _experiment(context).get("seed"),
+        "libraries": library_versions(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "same again": "data order, sampling and the choice of pictures follow the seed; the order in which processors "
+        "add up numbers may differ, so expect metrics equal to about half a point",
+    }
+
+
+def _experiment(context: Mapping[str, Any]) -> Mapping[str, Any]:
+    return context.get("facts", {}).get("experiment", {})

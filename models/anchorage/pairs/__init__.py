@@ -1,0 +1,1 @@
+"""What losses over pairs share: masks, references, walks over positives in blocks, reducers."""

@@ -1,0 +1,63 @@
+"""What a pair loss compares with what: the batch with itself, with a memory, or the pairs a miner kept."""
+
+from typing import Any, NamedTuple
+
+from anchorage.geometry import unit_rows
+from anchorage.pairs.masks import check_batch, pair_masks
+
+
+class References(NamedTuple):
+    """What a wrapper such as `CrossBatchMemoryLoss` or `MinedLoss` hands to a pair loss beside the batch.
+
+    Attributes:
+        positives: `(N, M)` bool, the positive pairs that count.
+        negatives: `(N, M)` bool, the negative pairs that count.
+        embeddings: `(M, D)` what the anchors are compared with; None for the batch itself.
+        labels: `(M,)` integer classes of these rows; None for the batch itself.
+        present: `(M,)` bool, which of these rows hold anything; None for all.
+    """
+
+    positives: Any
+    negatives: Any
+    embeddings: Any = None
+    labels: Any = None
+    present: Any = None
+
+
+class Pairs(NamedTuple):
+    """Anchors (rows), what they are compared with (columns), and which of the pairs count.
+
+    Attributes:
+        rows: `(N, D)`.
+        columns: `(M, D)`; the same tensor as `rows` where the batch is compared with itself.
+        positives: `(N, M)` bool, same class, never an item with itself.
+        negatives: `(N, M)` bool, other class.
+    """
+
+    rows: Any
+    columns: Any
+    positives: Any
+    negatives: Any
+
+
+def compare(embeddings, labels, references: References | None = None, normalize: bool = True) -> Pairs:
+    """Check the batch and set up its pairs.
+
+    Args:
+        embeddings: `(N, D)` float tensor.
+        labels: `(N,)` integer tensor of class ids.
+        references: what a wrapper hands over; None compares the batch with itself.
+        normalize: bring the rows to unit length first.
+
+    Raises:
+        ValueError: on a wrong rank or two different known batch sizes.
+        TypeError: on labels that are not integers.
+    """
+    check_batch(embeddings, labels)
+    rows = unit_rows(embeddings) if normalize else embeddings
+    if references is None:
+        return Pairs(rows, rows, *pair_masks(labels))
+    if references.embeddings is None:
+        return Pairs(rows, rows, references.positives, references.negatives)
+    columns = unit_rows(references.embeddings) if normalize else references.embeddings
+    return Pairs(rows, columns, references.positives, references.negatives)

@@ -1,0 +1,1 @@
+"""What a release does: the exported network, and search by image."""

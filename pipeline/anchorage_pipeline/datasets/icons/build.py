@@ -1,0 +1,70 @@
+"""Builds the icon-retrieval data set: 286 classes and 3,795 images out of pinned packages, always the same pixels."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from anchorage.errors import DataError, UsageError
+from anchorage_pipeline.datasets.building import Picture, Recipe, Say, Summary, build_set, show_progress
+
+MIN_PER_CLASS = 8
+SIZE = 96
+PIXELS = "02df03ce8fca9b8fe67105dc125c235f9337e3da66bbe37827087f369255b3b6"  # digest with these two settings
+
+
+def build_icons(
+    out: Path, packages: Path | None = None, min_per_class: int = MIN_PER_CLASS, size: int = SIZE, say: Say = print
+) -> Summary:
+    """Build the data set, or find it there whole and do nothing; see `build_set`.
+
+    The manifest's columns are path, class, split (train or test), family, style, icon, distribution and licence;
+    an image lies at `images/<class>/<family>__<style>__<icon>.png`.
+
+    Args:
+        out: the folder to make.
+        packages: folder with the icon packages; None fetches them with pip into a temporary one.
+        min_per_class: least pictures of a class; more means fewer classes.
+        size: side of the pictures in pixels.
+        say: takes lines about what is going on; the summary's text is for the end.
+
+    Raises:
+        UsageError: `E_ICONS_SETTINGS` if a number makes no sense, and what `build_set` raises.
+        DataError: `E_ICONS_EMPTY` if no class is left, and what `build_set` raises.
+    """
+    if min_per_class < 1 or size < 12:
+        raise UsageError(
+            "E_ICONS_SETTINGS",
+            f"`min_per_class` must be at least 1 and `size` at least 12. Received: {min_per_class} and {size}",
+        )
+    recipe = Recipe(
+        name="icons",
+        home="anchorage_pipeline.datasets.icons",
+        packages="16 icon packages (21 MB)",
+        columns=("family", "style", "icon", "distribution", "licence"),
+        draw=partial(_draw, min_per_class=min_per_class, size=size),
+        pixels=PIXELS if (min_per_class, size) == (MIN_PER_CLASS, SIZE) else None,
+        room=(8, 73),
+        tables=("requirements.txt", "aliases.txt", "misleading.txt", "excluded.txt"),
+        settings={"min_per_class": min_per_class, "size": size},
+    )
+    return build_set(recipe, out, packages, say)
+
+
+def _draw(packages: Path, say: Say, min_per_class: int, size: int) -> Iterator[Picture]:
+    from anchorage_pipeline.datasets.icons.classes import collect_drawings, deal_halves, select_pictures
+    from anchorage_pipeline.datasets.icons.sources import icon_families
+
+    say("reading the icon packages")
+    drawings = collect_drawings(icon_families(packages))
+    say("drawing the icons, about a minute")
+    with show_progress("concepts") as advance:
+        selection = select_pictures(drawings, size, min_per_class, advance)
+    if not selection.classes:
+        raise DataError("E_ICONS_EMPTY", f"No concept has {min_per_class} different drawings. Lower `min_per_class`")
+    say(f"left out {selection.twins:,} near-identical drawings and {selection.shared} that two classes share")
+    halves = deal_halves({concept: len(pictures) for concept, pictures in selection.classes.items()})
+    for concept, pictures in sorted(selection.classes.items()):
+        for drawing, image, _ in pictures:
+            path = f"images/{concept}/{drawing.family}__{drawing.style}__{drawing.name}.png"
+            origin = (drawing.family, drawing.style, drawing.name, drawing.distribution, drawing.licence)
+            yield Picture(path, concept, halves[concept], image, origin)

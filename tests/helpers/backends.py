@@ -1,0 +1,256 @@
+"""What the tests of the losses share on TensorFlow, JAX and PyTorch: gradients, and the record of a conformance run."""
+
+import json
+import platform
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras.src.backend.common import dtypes
+
+from anchorage.proxies.bank import ProxyBank
+
+BACKEND = keras.backend.backend()
+
+
+@contextmanager
+def double_precision():
+    """Inside, the backend computes in float64 where asked to, as TensorFlow always does.
+
+    Keras turns float64 into float32 on JAX and PyTorch wherever two dtypes meet; the table that says so is changed.
+    """
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
+        if BACKEND == "jax":
+            import jax
+
+            stack.enter_context(jax.enable_x64(True))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _as_a_user_runs_it(request):
+    """The contract holds for every backend as it is by default; the comparisons with oracles need float64."""
+    contract = request.module.__name__.endswith(("test_contract", "test_errors", "test_policies"))
+    with nullcontext() if contract else double_precision():
+        yield
+
+
+@pytest.fixture(scope="session")
+def in_double_precision():
+    return double_precision
+
+
+def differentiate(function, *arrays, weights=(), states=()):
+    """Value and gradients of a scalar function.
+
+    Args:
+        function: called with a tensor for each of `arrays`.
+        *arrays: NumPy arrays to differentiate by.
+        weights: Keras variables to differentiate by as well.
+        states: Keras variables that the function may assign to.
+
+    Returns:
+        A float, and a list of NumPy arrays: zeros where nothing depends on the source.
+    """
+    value, gradients = _BACKENDS[BACKEND](function, arrays, list(weights), list(states))
+    return float(value), [keras.ops.convert_to_numpy(gradient) for gradient in gradients]
+
+
+def _tensorflow(function, arrays, weights, _states):
+    import tensorflow as tf
+
+    sources = [tf.Variable(array) for array in arrays]
+    with tf.GradientTape() as tape:
+        value = function(*sources)
+    gradients = tape.gradient(value, [*sources, *(w.value for w in weights)], unconnected_gradients="zero")
+    return value, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+
+def _jax(function, arrays, weights, states):
+    import jax
+
+    others = [state for state in states if not any(state is weight for weight in weights)]
+
+    def pure(arrays, values):
+        with keras.StatelessScope(state_mapping=list(zip(weights, values, strict=True))) as scope:
+            value = function(*arrays)
+        found = [scope.get_current_value(state) for state in others]
+        return value, [state.value if new is None else new for state, new in zip(others, found, strict=True)]
+
+    start = [jax.numpy.asarray(array) for array in arrays], [weight.value for weight in weights]
+    (value, after), gradients = jax.value_and_grad(pure, argnums=(0, 1), has_aux=True)(*start)
+    for state, new in zip(others, after, strict=True):
+        state.assign(new)
+    return value, [*gradients[0], *gradients[1]]
+
+
+def _torch(function, arrays, weights, _states):
+    import torch
+
+    sources = [torch.tensor(array, requires_grad=True) for array in arrays]
+    value = function(*sources)
+    sources += [weight.value for weight in weights]
+    gradients = [None] * len(sources)
+    if value.requires_grad:
+        gradients = torch.autograd.grad(value, sources, allow_unused=True)
+    return value, [
+        torch.zeros_like(source) if found is None else found for source, found in zip(sources, gradients, strict=True)
+    ]
+
+
+def stateless_slopes(loss):
+    """On JAX: value and gradients of `loss` and its weights, compiled once for each shape; the states stay."""
+    import jax
+
+    def pure(trainable, embeddings, others, labels):
+        return loss.stateless_call(trainable, others, embeddings, labels)[0]
+
+    compiled = jax.jit(jax.value_and_grad(pure, argnums=(0, 1)))
+
+    def measure(embeddings, labels):
+        if not loss.built:
+            loss(keras.KerasTensor(embeddings.shape, loss.dtype), keras.KerasTensor(labels.shape, "int32"))
+        start = [v.value for v in loss.trainable_variables], embeddings, [v.value for v in loss.non_trainable_variables]
+        value, (of_weights, of_embeddings) = compiled(*start, labels)
+        return float(value), [np.asarray(gradient) for gradient in (of_embeddings, *of_weights)]
+
+    return measure
+
+
+_BACKENDS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
+
+
+@pytest.fixture(scope="session", name="differentiate")
+def _differentiate():
+    return differentiate
+
+
+@pytest.fixture(scope="session")
+def slopes_of():
+    """Makes a function of embeddings and labels: value, and gradients of the embeddings and of every weight."""
+
+    def make(loss):
+        if BACKEND == "jax":
+            return stateless_slopes(loss)
+        states = {"weights": loss.trainable_weights, "states": loss.variables}
+        return lambda embeddings, labels: differentiate(lambda x: loss(x, labels), embeddings, **states)
+
+    return make
+
+
+def compile_loss(loss, mode, dim):
+    """`loss` as a compiled function of embeddings and labels that gives the value and the gradient of the embeddings.
+
+    Args:
+        loss: a built layer; the function starts from the state it is in.
+        mode: one of `COMPILERS` of the backend.
+        dim: size of the embeddings.
+    """
+    if mode == "jit":
+        import jax
+
+        start = [v.value for v in loss.trainable_variables], [v.value for v in loss.non_trainable_variables]
+        pure = jax.value_and_grad(lambda embeddings, labels: loss.stateless_call(*start, embeddings, labels)[0])
+        return jax.jit(pure)
+    if mode == "compile":
+        import torch
+
+        torch._dynamo.reset()  # what other losses left compiled is none of this one's business
+        compiled = torch.compile(lambda embeddings, labels: loss(embeddings, labels), backend="aot_eager")
+
+        def step(embeddings, labels):
+            value, (gradient,) = differentiate(lambda x: compiled(x, torch.as_tensor(labels)), embeddings)
+            return value, gradient
+
+        return step
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, dim)), tf.TensorSpec((None,), tf.int64)]
+
+    @tf.function(jit_compile=mode == "xla", input_signature=signature)
+    def step(embeddings, labels):
+        with tf.GradientTape() as tape:
+            tape.watch(embeddings)
+            value = loss(embeddings, labels)
+        return value, tape.gradient(value, embeddings)
+
+    return step
+
+
+# How a loss is compiled on each backend: TensorFlow's graphs and XLA, JAX's jit, PyTorch's compiler.
+COMPILERS = {"tensorflow": ("graph", "xla"), "jax": ("jit",), "torch": ("compile",)}
+
+
+@pytest.fixture(params=COMPILERS[BACKEND])
+def compiler(request):
+    return request.param
+
+
+def needs_dense_labels(loss):
+    """Whether labels are rows of one of its weights, or counted up to a number of classes."""
+    wrappers = ("inner", "losses_of_members", "pair_loss")
+    for part in loss._flatten_layers():
+        if isinstance(part, ProxyBank) or any(hasattr(part, name) for name in wrappers):
+            continue
+        free = getattr(part, "assignment", None) in ("random", "dynamic") or getattr(part, "classes", None) == "batch"
+        if not free and (getattr(part, "num_classes", None) or hasattr(part, "assignment")):
+            return True
+    return False
+
+
+@pytest.fixture(scope="session", name="needs_dense_labels")
+def _needs_dense_labels():
+    return needs_dense_labels
+
+
+@pytest.fixture(scope="session", name="compile_loss")
+def _compile_loss():
+    return compile_loss
+
+
+class Measured:
+    """The largest difference of each loss from its oracle, in float64 and in float32."""
+
+    def __init__(self):
+        self.largest = defaultdict(lambda: defaultdict(float))
+        self.cases = defaultdict(set)
+
+    def agree(self, loss, case, dtype, found, wanted, tolerance):
+        """Assert that every number is within `tolerance * max(1, largest wanted one)`, and note how near it is."""
+        found, wanted = np.asarray(found, "float64"), np.asarray(wanted, "float64")
+        assert found.shape == wanted.shape
+        apart = np.abs(found - wanted).max(initial=0.0) / max(1.0, np.abs(wanted).max(initial=0.0))
+        assert apart <= tolerance, f"{loss}, {case}: {apart:.2e} from the oracle.\nFound {found}\nWanted {wanted}"
+        self.largest[loss][dtype] = max(self.largest[loss][dtype], float(apart))
+        self.cases[loss].add(case)
+
+
+_MEASURED = Measured()
+
+
+@pytest.fixture(scope="session")
+def agree():
+    return _MEASURED.agree
+
+
+def pytest_sessionfinish(session, exitstatus):
+    folder = session.config.getoption("conformance")
+    if folder is None:
+        return
+    package = "tensorflow-cpu" if BACKEND == "tensorflow" else BACKEND
+    facts = {
+        "backend": BACKEND,
+        "versions": {"keras": version("keras"), package: version(package), "python": platform.python_version()},
+        "passed": int(exitstatus) == 0,
+        "tests": session.testscollected,
+        "losses": {
+            loss: {"cases": len(_MEASURED.cases[loss]), **_MEASURED.largest[loss]} for loss in sorted(_MEASURED.cases)
+        },
+    }
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / f"{BACKEND}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,234 @@
+"""Searcher over a real SavedModel and a real ScaNN index: the model shrinks an image to 4 x 4 pixels, centred."""
+
+import hashlib
+import io
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from anchorage.data.images import load_image
+from anchorage.errors import DataError, UsageError
+from anchorage.release import fingerprint_model, open_release, publish_release
+from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.table import Embeddings, write_ids
+from anchorage.serving.searcher import Searcher
+
+SIZE = 4
+
+
+class Shrink(tf.Module):
+    """Images to unit vectors of `rows * 4 * 3` numbers."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def embed(self, images):
+        pixels = tf.map_fn(lambda data: load_image(data, SIZE, "squash"), images, fn_output_signature=tf.uint8)
+        flat = tf.reshape(tf.cast(pixels[:, : self.rows], tf.float32), (-1, self.rows * SIZE * 3)) - 127.5
+        return {"embeddings": tf.linalg.l2_normalize(flat, axis=1)}
+
+
+def encode(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Twelve random pictures of 4 x 4 blocks, so that shrinking them loses nothing."""
+    blocks = np.random.default_rng(3).integers(0, 256, (12, SIZE, SIZE, 3), np.uint8)
+    return [encode(np.kron(block, np.ones((8, 8, 1), np.uint8))) for block in blocks]
+
+
+@pytest.fixture(scope="module")
+def make_release(tmp_path_factory, images):
+    def make(
+        rows=SIZE, index_rows=SIZE, gallery=12, thresholds=b'{"likely_match": {"threshold": 0.9}}', pixels=None, **more
+    ):
+        folder = tmp_path_factory.mktemp("release")
+        model, indexed = Shrink(rows), Shrink(index_rows)
+        tf.saved_model.save(model, str(folder / "model"), signatures={"serving_default": model.embed})
+        vectors = indexed.embed(tf.constant(images))["embeddings"].numpy()
+        index = build_index(vectors, neighbors=3)
+        packed = {} if pixels is None else {"image_size": SIZE, "fit": "squash"}
+        save_index(index, folder / "index", model_fingerprint=fingerprint_model(folder / "model"), **packed)
+        text = {name: np.array([f"{name} {n} ü" for n in range(gallery)], object) for name in ("image", "class")}
+        write_ids(
+            folder / "ids",
+            Embeddings(text["image"], text["class"], text["class"], text["class"], vectors[:gallery]),
+            pixels,
+        )
+        publish_release(
+            folder / "releases",
+            model_folder=folder / "model",
+            index_folder=folder / "index",
+            files={"gallery.parquet": folder / "ids", "thresholds.json": thresholds, **more.get("files", {})},
+            facts={},
+        )
+        return open_release(folder / "releases")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def searcher(make_release):
+    return Searcher(make_release())
+
+
+def test_every_gallery_image_finds_itself_first(searcher, images):
+    answers = searcher.search(images, k=3)
+    assert [answer.ids[0] for answer in answers] == [f"image {n} ü" for n in range(12)]
+    assert [answer.labels[0] for answer in answers] == [f"class {n} ü" for n in range(12)]
+    assert all(answer.scores[0] == pytest.approx(1, abs=1e-5) for answer in answers)
+    assert all(answer.likely == [True, False, False] for answer in answers)
+    assert all(sorted(answer.scores, reverse=True) == answer.scores for answer in answers)
+
+
+def pixels_of(image):
+    return hashlib.sha256(load_image(image, SIZE, "squash").numpy().tobytes()).hexdigest()
+
+
+def test_query_that_is_in_the_gallery_is_left_out_of_its_answers(make_release, images, searcher):
+    digests = [pixels_of(image) for image in images]
+    knowing = Searcher(make_release(pixels=digests))
+    stranger = encode(np.random.default_rng(8).integers(0, 256, (32, 32, 3), np.uint8))
+    third, other, bad = knowing.search([images[3], stranger, b"x"], k=4)
+    before = searcher.search([images[3], stranger], k=5)
+    assert third.left_out == ["image 3 ü"]
+    assert third.ids == before[0].ids[1:]  # still four answers, the image itself not among them
+    assert third.scores == pytest.approx(before[0].scores[1:], abs=1e-6)
+    assert (list(other.left_out), other.ids) == ([], before[1].ids[:4])
+    assert list(bad.left_out) == []
+    assert len(knowing.search(images[:1], k=500)[0].ids) == 11
+
+
+def test_the_same_pixels_under_two_names_are_both_the_query(make_release, images):
+    digests = [pixels_of(images[0])] * 2 + [pixels_of(image) for image in images[2:]]
+    (answer,) = Searcher(make_release(pixels=digests)).search(images[:1], k=3)
+    assert answer.left_out == ["image 0 ü", "image 1 ü"]
+    assert len(answer.ids) == 3
+    assert not set(answer.ids) & set(answer.left_out)
+
+
+def test_copy_in_other_bytes_with_the_same_pixels_is_the_query_and_one_with_others_is_not(make_release, images):
+    knowing = Searcher(make_release(pixels=[pixels_of(image) for image in images]))
+    picture, buffers = Image.open(io.BytesIO(images[4])), [io.BytesIO(), io.BytesIO()]
+    picture.save(buffers[0], "BMP")
+    picture.save(buffers[1], "JPEG", quality=70)
+    lossless, lossy = knowing.search([buffer.getvalue() for buffer in buffers], k=1)
+    assert lossless.left_out == ["image 4 ü"]
+    assert lossy.ids == ["image 4 ü"]
+
+
+def test_bad_image_is_a_fault_of_its_own_answer_only(searcher, images):
+    answers = searcher.search([images[5], b"<html>", images[7][:90], b"", images[7]], k=1)
+    assert [answer.ids for answer in answers] == [["image 5 ü"], [], [], [], ["image 7 ü"]]
+    codes = [answer.fault and answer.fault.code for answer in answers]
+    assert codes[0] is codes[4] is None
+    assert codes[1] == "E_IMAGE_FORMAT"
+    assert codes[2] == "E_IMAGE_TRUNCATED"
+    assert codes[3] == "E_IMAGE_EMPTY"
+    assert [answer.likely for answer in answers] == [[True], None, None, None, [True]]
+
+
+def test_only_bad_images_and_none_at_all(searcher):
+    assert [answer.ids for answer in searcher.search([b"x"], k=2)] == [[]]
+    assert searcher.search([], k=2) == []
+
+
+def test_more_than_one_batch(searcher, images):
+    answers = searcher.search(images * 11, k=1)
+    assert [answer.ids[0] for answer in answers] == [f"image {n} ü" for n in range(12)] * 11
+
+
+def test_k_is_cut_to_the_gallery(searcher, images):
+    assert len(searcher.search(images[:1], k=500)[0].ids) == 12
+    with pytest.raises(UsageError):
+        searcher.search(images[:1], k=0)
+
+
+def test_release_without_thresholds_calls_nothing_likely(make_release, images):
+    searcher = Searcher(make_release(thresholds=b"{}"))
+    assert searcher.search(images[:1], k=1)[0].likely is None
+
+
+CALIBRATION = {
+    "probability": {"neighbors": 3, "temperature": 0.1, "intercept": -1.0, "similarity": 2.0, "agreement": 0.0},
+    "unknown": {"threshold": 0.95},
+    "check": {
+        "probability": {"holds": True, "statement": "Holds: so well."},
+        "unknown": {"holds": True, "statement": "Holds: as well."},
+    },
+}
+
+
+def calibrated(make_release, calibration):
+    return Searcher(make_release(files={"calibration.json": json.dumps(calibration).encode()}))
+
+
+def test_calibrated_release_gives_probabilities_and_says_unknown(make_release, images):
+    searcher = calibrated(make_release, CALIBRATION)
+    stranger = encode(np.kron(np.eye(4, dtype=np.uint8)[:, :, None] * 255, np.ones((8, 8, 3), np.uint8)))
+    known, unknown, bad = searcher.search([images[0], stranger, b"x"], k=4)
+    for answer in (known, unknown):
+        assert answer.probabilities[3] is None  # farther down the list than it was fitted to
+        for score, probability in zip(answer.scores[:3], answer.probabilities, strict=False):
+            assert probability == pytest.approx(1 / (1 + np.exp(1 - 2 * score)), abs=1e-6)
+    assert (known.unknown, unknown.unknown, bad.unknown) == (False, True, None)
+    assert len(unknown.ids) == 4  # what is nearest is still told
+    assert bad.probabilities is None
+    assert searcher.doubts == []
+
+
+def test_probability_of_an_answer_depends_on_all_neighbours_that_vote_not_on_how_many_are_shown(make_release, images):
+    voting = {**CALIBRATION, "probability": {**CALIBRATION["probability"], "agreement": 1.0}}
+    searcher = calibrated(make_release, voting)
+    (one,), (three,) = searcher.search(images[:1], k=1), searcher.search(images[:1], k=3)
+    assert one.probabilities == pytest.approx(three.probabilities[:1])
+    assert len(one.ids) == 1
+
+
+@pytest.mark.parametrize("broken", ["probability", "unknown"])
+def test_what_did_not_hold_on_the_test_classes_is_not_shown_and_said(make_release, images, broken):
+    check = {**CALIBRATION["check"], broken: {"holds": False, "statement": "Does not hold: it is off."}}
+    searcher = calibrated(make_release, {**CALIBRATION, "check": check})
+    (answer,) = searcher.search(images[:1], k=2)
+    assert (answer.probabilities is None) == (broken == "probability")
+    assert (answer.unknown is None) == (broken == "unknown")
+    [doubt] = searcher.doubts
+    assert doubt.endswith(": Does not hold: it is off.")
+
+
+def test_calibration_of_an_earlier_release_is_read_and_not_trusted(make_release, images):
+    earlier = {
+        "probability": {"similarity": [0.0, 0.5, 1.0], "probability": [0.1, 0.2, 0.9]},
+        "unknown": {"threshold": 0.95},
+        "reliability": {"ece": 0.02},
+    }
+    searcher = calibrated(make_release, earlier)
+    (answer,) = searcher.search(images[:1], k=1)
+    assert answer.probabilities is answer.unknown is None
+    assert "earlier format" in searcher.doubts[0]
+    few = calibrated(make_release, {"split": "val", "reason": "4 classes are too few"})
+    assert few.doubts == ["no percent and no unknown queries: 4 classes are too few"]
+
+
+def test_release_without_calibration_gives_none(searcher, images):
+    (answer,) = searcher.search(images[:1], k=1)
+    assert answer.probabilities is answer.unknown is None
+
+
+def test_index_of_another_dimension_is_refused(make_release):
+    with pytest.raises(DataError, match=r"E_QUERY_SHAPE.*24 dimensions.*Received: 48"):
+        Searcher(make_release(rows=4, index_rows=2))
+
+
+def test_gallery_of_another_length_is_refused(make_release):
+    with pytest.raises(DataError, match=r"E_RELEASE_MIXED.*11 ids and 12 rows"):
+        Searcher(make_release(gallery=11))
