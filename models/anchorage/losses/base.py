@@ -80,6 +80,7 @@ class LossLayer(keras.layers.Layer):
         raise NotImplementedError(f"{type(self).__name__} must define `compute(embeddings, labels)`.")
 
     def call(self, embeddings, labels, *, training=None, **kwargs):
+        kwargs |= kwargs.pop("kwargs", {})  # so Keras hands them over where it traces `call` to build layers inside
         check_batch(embeddings, labels)
         floats = [x for x in keras.tree.flatten((embeddings, kwargs)) if _is_float(x)]
         whole = reduce(ops.logical_and, (ops.all(ops.isfinite(x)) for x in floats))

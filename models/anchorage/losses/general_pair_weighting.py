@@ -43,6 +43,7 @@ class GeneralPairWeightingLoss(LossLayer):
         eps: slack of the mining, at least 0; for `"multi_similarity"`.
         margin: by how much a positive should exceed a negative, at least 0; for `"triplet"`.
         normalize: bring the rows to unit length first.
+        mining: leave easy pairs out; for `"multi_similarity"`. pytorch-metric-learning has no mining there.
 
     Call arguments:
         references: what a wrapper hands over; None compares the batch with itself.
@@ -70,6 +71,7 @@ class GeneralPairWeightingLoss(LossLayer):
         eps: float = 0.1,
         margin: float = 0.1,
         normalize: bool = True,
+        mining: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -84,6 +86,7 @@ class GeneralPairWeightingLoss(LossLayer):
         self.eps = eps
         self.margin = margin
         self.normalize = normalize
+        self.mining = mining
 
     def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
@@ -108,7 +111,8 @@ class GeneralPairWeightingLoss(LossLayer):
         elif self.weighting == "triplet":
             pair = self._violations(s, positives, negatives)
         else:
-            positives, negatives = mine_pairs(s, positives, negatives, self.eps)
+            if self.mining:
+                positives, negatives = mine_pairs(s, positives, negatives, self.eps)
             low, high = -self.alpha * (s - self.base), self.beta * (s - self.base)
             pair = (
                 _exp(low, positives, masked_log1p_sum_exp(low, positives, axis=1)),

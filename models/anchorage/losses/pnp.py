@@ -13,6 +13,7 @@ from anchorage.pairs.positives import sum_over_positives
 from anchorage.pairs.steps import Step
 
 VARIANTS = ("O", "Ds", "Dq", "Iu", "Ib")
+AVERAGES = ("all", "with_positives")
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -36,6 +37,8 @@ class PNPLoss(LossLayer):
         alpha: power in `"Dq"`, positive.
         b: constant in `"Ib"`, positive.
         normalize: bring the rows to unit length first.
+        average: `"all"` takes the mean over all items; `"with_positives"` over those that have another of their class,
+            0 if none has.
 
     Returns:
         Scalar float32 tensor, at least 0.
@@ -56,24 +59,32 @@ class PNPLoss(LossLayer):
         alpha: float = 1.0,
         b: float = 2.0,
         normalize: bool = True,
+        average: str = "all",
         **kwargs,
     ):
         super().__init__(**kwargs)
         if variant not in VARIANTS:
             raise ValueError(f"`variant` must be one of {list(VARIANTS)}. Received: variant={variant!r}")
+        if average not in AVERAGES:
+            raise ValueError(f"`average` must be one of {list(AVERAGES)}. Received: average={average!r}")
         check_positive(anneal=anneal, alpha=alpha, b=b)
         self.variant = variant
         self.anneal = anneal
         self.alpha = alpha
         self.b = b
         self.normalize = normalize
+        self.average = average
 
     def compute(self, embeddings, labels):
         rows = unit_rows(embeddings) if self.normalize else embeddings
         scores = dot_products(rows, rows)
         negatives = pair_masks(labels)[1]
         size = ops.sum(ops.cast(ops.logical_not(negatives), scores.dtype), axis=1)
-        weight = 1.0 / (size * ops.cast(ops.shape(scores)[0], scores.dtype))
+        if self.average == "all":
+            weight = 1.0 / (size * ops.cast(ops.shape(scores)[0], scores.dtype))
+        else:
+            some = ops.cast(size > 1, scores.dtype)  # the item itself is one of its class
+            weight = some / (size * ops.maximum(ops.sum(some), 1.0))
 
         step = Step(self.anneal, bounded=self.normalize)
 

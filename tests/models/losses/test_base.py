@@ -80,6 +80,27 @@ def test_config_is_that_of_the_constructor_and_follows_the_attributes():
     assert Forgetful.from_config(forgotten.get_config()).get_config() == forgotten.get_config()
 
 
+class Inside(LossLayer):
+    """A layer within, and no `build` of its own: Keras traces `call` to make its weights."""
+
+    takes = ("row_weights",)
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(1)
+
+    def compute(self, embeddings, labels, row_weights=None):
+        return ops.mean(self.dense(embeddings))
+
+
+@pytest.mark.filterwarnings("error:Layer 'inside")
+def test_layers_inside_are_built_without_a_build_of_ones_own():
+    for extras in ({}, {"row_weights": np.ones(3, "float32")}):
+        loss = Inside()
+        loss(X, LABELS, **extras)
+        assert len(loss.weights) == 2
+
+
 def test_without_compute_there_is_no_loss():
     with pytest.raises(NotImplementedError, match=r"LossLayer must define `compute\(embeddings, labels\)`"):
         LossLayer()(X, LABELS)
