@@ -106,7 +106,12 @@ class LossLayer(keras.layers.Layer):
         return ops.where(whole, value, factor * ops.sum(embeddings))
 
     def get_config(self):
-        return {**super().get_config(), **{name: getattr(self, name, given) for name, given in self._arguments()}}
+        own = {name: getattr(self, name, given) for name, given in self._arguments()}
+        return {**super().get_config(), **{name: _serialized(value) for name, value in own.items()}}
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config({name: _deserialized(value) for name, value in config.items()})
 
     def _arguments(self) -> list[tuple[str, Any]]:
         """Name and value, by keyword, of what the constructor was given; what goes to Keras is not among it."""
@@ -121,6 +126,21 @@ def call_arguments(loss: keras.layers.Layer | type[keras.layers.Layer]) -> set[s
     if issubclass(cls, LossLayer) and cls.call is LossLayer.call:
         return {"embeddings", "labels", *loss.takes}
     return set(inspect.signature(loss.call).parameters)
+
+
+def _serialized(value: Any) -> Any:
+    """Layers among the arguments as Keras writes them; all else as it is."""
+    if isinstance(value, keras.layers.Layer):
+        return keras.saving.serialize_keras_object(value)
+    some = isinstance(value, list | tuple) and any(isinstance(part, keras.layers.Layer) for part in value)
+    return [_serialized(part) for part in value] if some else value
+
+
+def _deserialized(value: Any) -> Any:
+    """The layers that `_serialized` has written; all else as it is."""
+    if isinstance(value, Mapping) and {"class_name", "config"} <= value.keys() and value["class_name"] != "DTypePolicy":
+        return keras.saving.deserialize_keras_object(value)
+    return [_deserialized(part) for part in value] if isinstance(value, list) else value
 
 
 def _is_float(x: Any) -> bool:

@@ -8,6 +8,7 @@ from keras import ops
 
 from anchorage.checks import check_at_least_one, check_not_negative
 from anchorage.geometry import unit_rows
+from anchorage.losses._members import as_given
 from anchorage.losses._wrapped import make_miner, make_pair_loss
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.references import References
@@ -32,12 +33,12 @@ class CrossBatchMemoryLoss(LossLayer):
     set.
 
     Args:
-        loss: a loss over pairs, `{"name": ..., "params": {...}}`.
+        loss: a loss over pairs, a layer or `{"name": ..., "params": {...}}`.
         memory_size: embeddings held, at least as many as a batch.
         enqueue: `"before"` puts the batch into the memory and then compares, as pytorch-metric-learning does;
             `"after"` compares with earlier batches alone.
-        miner: a key of `anchorage.mining.MINERS`, `{"name": ..., "params": {...}}`, chooses among the pairs with the
-            memory.
+        miner: a layer, or a key of `anchorage.mining.MINERS`, `{"name": ..., "params": {...}}`, chooses among the pairs
+            with the memory.
         memory_weight: at least 0.
         batch_weight: at least 0; ROADMAP adds its loss within the batch with 1.
         num_classes: number of training classes, for an inner loss that asks for it.
@@ -67,10 +68,10 @@ class CrossBatchMemoryLoss(LossLayer):
 
     def __init__(
         self,
-        loss: Mapping[str, Any] = _LOSS,
+        loss: keras.layers.Layer | Mapping[str, Any] = _LOSS,
         memory_size: int = 1024,
         enqueue: str = "before",
-        miner: Mapping[str, Any] | None = None,
+        miner: keras.layers.Layer | Mapping[str, Any] | None = None,
         memory_weight: float = 1.0,
         batch_weight: float = 0.0,
         num_classes: int | None = None,
@@ -83,10 +84,10 @@ class CrossBatchMemoryLoss(LossLayer):
         check_not_negative(memory_weight=memory_weight, batch_weight=batch_weight)
         self.inner = make_pair_loss(loss, self.dtype_policy, num_classes)
         self.choose = make_miner(miner)
-        self.loss = dict(loss)
+        self.loss = as_given(loss, self.inner)
         self.memory_size = memory_size
         self.enqueue = enqueue
-        self.miner = None if miner is None else dict(miner)
+        self.miner = as_given(miner, self.choose)
         self.memory_weight = memory_weight
         self.batch_weight = batch_weight
         self.num_classes = num_classes

@@ -9,7 +9,7 @@ from keras import ops
 
 from anchorage.checks import check_not_negative
 from anchorage.geometry import weighted_concatenation
-from anchorage.losses._members import make_member
+from anchorage.losses._members import as_given, make_member
 from anchorage.losses.base import LossLayer
 
 _MEMBERS = (
@@ -85,7 +85,7 @@ class EnsembleLoss(LossLayer):
 
     def __init__(
         self,
-        members: Sequence[Mapping[str, Any]] | None = None,
+        members: Sequence[keras.layers.Layer | Mapping[str, Any]] | None = None,
         prior: Sequence[float] | None = None,
         num_classes: int | None = None,
         eta: float = 100.0,
@@ -100,7 +100,7 @@ class EnsembleLoss(LossLayer):
         if members is None:
             members, prior = _MEMBERS, prior or _PRIOR
         self.losses_of_members = [make_member(member, num_classes, self.dtype_policy) for member in members]
-        self.members = [dict(member) for member in members]
+        self.members = list(map(as_given, members, self.losses_of_members))
         if not self.members:
             raise ValueError("`members` must name at least one loss. Received: members=[]")
         self.prior = None if prior is None else list(prior)

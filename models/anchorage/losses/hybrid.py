@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from anchorage.checks import check_not_negative
-from anchorage.losses._members import make_member
+from anchorage.losses._members import as_given, make_member
 from anchorage.losses.base import LossLayer
 
 _PAIR = {"name": "multi_similarity", "params": {"alpha": 2.0, "beta": 50.0, "base": 1.0, "mining": False}}
@@ -33,7 +33,7 @@ class HybridLoss(LossLayer):
 
     Args:
         num_classes: number of training classes, for the members that ask for it.
-        pair: the pair loss, `{"name": ..., "params": {...}}`.
+        pair: the pair loss, a layer or `{"name": ..., "params": {...}}`.
         proxy: the proxy loss, written alike.
         proxy_weight: at least 0.
         head_weight: at least 0.
@@ -59,8 +59,8 @@ class HybridLoss(LossLayer):
     def __init__(
         self,
         num_classes: int | None = None,
-        pair: Mapping[str, Any] | None = None,
-        proxy: Mapping[str, Any] | None = None,
+        pair: keras.layers.Layer | Mapping[str, Any] | None = None,
+        proxy: keras.layers.Layer | Mapping[str, Any] | None = None,
         proxy_weight: float = 0.03,
         head_weight: float = 0.0,
         **kwargs,
@@ -71,8 +71,8 @@ class HybridLoss(LossLayer):
         pair, proxy = _PAIR if pair is None else pair, _PROXY if proxy is None else proxy
         self.pair_loss = make_member(pair, num_classes, self.dtype_policy)
         self.proxy_loss = make_member(proxy, num_classes, self.dtype_policy)
-        self.pair = dict(pair)
-        self.proxy = dict(proxy)
+        self.pair = as_given(pair, self.pair_loss)
+        self.proxy = as_given(proxy, self.proxy_loss)
         self.proxy_weight = proxy_weight
         self.head_weight = head_weight
 

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from anchorage.geometry import unit_rows
+from anchorage.losses._members import as_given
 from anchorage.losses._wrapped import make_miner, make_pair_loss
 from anchorage.losses.base import LossLayer, call_arguments
 from anchorage.pairs.masks import pair_masks
@@ -27,9 +28,9 @@ class MinedLoss(LossLayer):
     Defaults: ours: two much used parts.
 
     Args:
-        loss: a loss over pairs, `{"name": ..., "params": {...}}`, or one over items that takes `row_weights`; a
-            triplet loss gets the triplets that the kept pairs of an anchor make up.
-        miner: a key of `anchorage.mining.MINERS`, `{"name": ..., "params": {...}}`.
+        loss: a loss over pairs, a layer or `{"name": ..., "params": {...}}`, or one over items that takes
+            `row_weights`; a triplet loss gets the triplets that the kept pairs of an anchor make up.
+        miner: a key of `anchorage.mining.MINERS`, a layer or `{"name": ..., "params": {...}}`.
         num_classes: number of training classes, for an inner loss that asks for it.
 
     Returns:
@@ -47,16 +48,16 @@ class MinedLoss(LossLayer):
 
     def __init__(
         self,
-        loss: Mapping[str, Any] = _LOSS,
-        miner: Mapping[str, Any] = _MINER,
+        loss: keras.layers.Layer | Mapping[str, Any] = _LOSS,
+        miner: keras.layers.Layer | Mapping[str, Any] = _MINER,
         num_classes: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.inner = make_pair_loss(loss, self.dtype_policy, num_classes, or_rows=True)
         self.choose = make_miner(miner)
-        self.loss = dict(loss)
-        self.miner = dict(miner)
+        self.loss = as_given(loss, self.inner)
+        self.miner = as_given(miner, self.choose)
         self.num_classes = num_classes
 
     def build(self, embeddings_shape, labels_shape):

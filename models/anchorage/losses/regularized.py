@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from anchorage.checks import check_not_negative
-from anchorage.losses._members import make_member
+from anchorage.losses._members import as_given, make_member, with_dtype
 from anchorage.losses.base import LossLayer
 from anchorage.registry import create
 
@@ -25,8 +25,9 @@ class RegularizedLoss(LossLayer):
     Defaults: ours: weights of 1.
 
     Args:
-        loss: any loss, `{"name": ..., "params": {...}}`.
-        embeddings_regularizer: a key of `anchorage.regularizers.REGULARIZERS`, `{"name": ..., "params": {...}}`.
+        loss: any loss, a layer or `{"name": ..., "params": {...}}`.
+        embeddings_regularizer: a layer, or a key of `anchorage.regularizers.REGULARIZERS`,
+            `{"name": ..., "params": {...}}`.
         embeddings_weight: at least 0.
         proxies_regularizer: likewise, for a loss that has `proxies`; None for none.
         proxies_weight: at least 0.
@@ -47,10 +48,10 @@ class RegularizedLoss(LossLayer):
 
     def __init__(
         self,
-        loss: Mapping[str, Any] = _LOSS,
-        embeddings_regularizer: Mapping[str, Any] | None = _LP,
+        loss: keras.layers.Layer | Mapping[str, Any] = _LOSS,
+        embeddings_regularizer: keras.layers.Layer | Mapping[str, Any] | None = _LP,
         embeddings_weight: float = 1.0,
-        proxies_regularizer: Mapping[str, Any] | None = None,
+        proxies_regularizer: keras.layers.Layer | Mapping[str, Any] | None = None,
         proxies_weight: float = 1.0,
         num_classes: int | None = None,
         **kwargs,
@@ -60,16 +61,18 @@ class RegularizedLoss(LossLayer):
         self.inner = make_member(loss, num_classes, self.dtype_policy)
         self.on_embeddings = self._make(embeddings_regularizer)
         self.on_proxies = self._make(proxies_regularizer)
-        self.loss = dict(loss)
-        self.embeddings_regularizer = embeddings_regularizer and dict(embeddings_regularizer)
+        self.loss = as_given(loss, self.inner)
+        self.embeddings_regularizer = as_given(embeddings_regularizer, self.on_embeddings)
         self.embeddings_weight = embeddings_weight
-        self.proxies_regularizer = proxies_regularizer and dict(proxies_regularizer)
+        self.proxies_regularizer = as_given(proxies_regularizer, self.on_proxies)
         self.proxies_weight = proxies_weight
         self.num_classes = num_classes
 
     def _make(self, spec):
         if spec is None:
             return None
+        if isinstance(spec, keras.layers.Layer):
+            return with_dtype(spec, self.dtype_policy)
         if not isinstance(spec, Mapping) or "name" not in spec or set(spec) - {"name", "params"}:
             raise ValueError(f"Expected a regulariser as {{'name': ..., 'params': {{...}}}}. Received: {spec!r}")
         from anchorage.regularizers import REGULARIZERS  # it shares helpers with the losses

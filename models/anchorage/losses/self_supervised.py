@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from anchorage.losses._members import as_given
 from anchorage.losses._wrapped import make_pair_loss
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.references import References
@@ -24,7 +25,7 @@ class SelfSupervisedLoss(LossLayer):
     Defaults: symmetric, `SelfSupervisedLoss` of pytorch-metric-learning 2.9 and SimCLR.
 
     Args:
-        loss: a loss over pairs, `{"name": ..., "params": {...}}`.
+        loss: a loss over pairs, a layer or `{"name": ..., "params": {...}}`.
         symmetric: see above.
 
     Call arguments:
@@ -45,10 +46,10 @@ class SelfSupervisedLoss(LossLayer):
         1.0986
     """
 
-    def __init__(self, loss: Mapping[str, Any] = _LOSS, symmetric: bool = True, **kwargs):
+    def __init__(self, loss: keras.layers.Layer | Mapping[str, Any] = _LOSS, symmetric: bool = True, **kwargs):
         super().__init__(**kwargs)
         self.inner = make_pair_loss(loss, self.dtype_policy)
-        self.loss = dict(loss)
+        self.loss = as_given(loss, self.inner)
         self.symmetric = symmetric
 
     def compute(self, embeddings, labels):
