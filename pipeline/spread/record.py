@@ -79,8 +79,8 @@ class Spread(Section):
     """The file. `data_versions` leads from what is quickly found of data on a machine to the digest of its content."""
 
     format: Literal[1] = 1
-    data_versions: dict[str, str] = {}
-    rows: list[Row] = []
+    data_versions: dict[str, str] = Field(default_factory=dict)
+    rows: list[Row] = Field(default_factory=list)
 
     def add(self, row: Row) -> "Spread":
         """The file with one more row."""
@@ -143,14 +143,16 @@ def read_spread(path: Path) -> Spread:
         return Spread.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return Spread()
-    except (OSError, ValidationError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": error.strerror}
-        place = ".".join(map(str, first["loc"]))
-        raise DataError(
-            "E_SPREAD_DAMAGED",
-            f"Expected what `anchorage spread` wrote in {path}. Received: {place}{place and ': '}{first['msg']}. "
-            "Put a whole copy in its place, or remove it: the seeds are then measured again",
-        ) from None
+    except OSError as error:
+        told = str(error.strerror)
+    except ValidationError as error:
+        first = error.errors()[0]
+        told = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+    raise DataError(
+        "E_SPREAD_DAMAGED",
+        f"Expected what `anchorage spread` wrote in {path}. Received: {told}. "
+        "Put a whole copy in its place, or remove it: the seeds are then measured again",
+    )
 
 
 def write_spread(path: Path, spread: Spread) -> None:
