@@ -60,7 +60,7 @@ def measure_spread(experiment: Experiment, seeds: Sequence[int], machine: str | 
         measured = {row.seed: row for row in spread.find(conditions, here)}
         missing = [seed for seed in seeds if seed not in measured]
         if missing:
-            print(f"training {len(missing)} of {len(seeds)} seeds, one after the other; logs: {folder}")
+            print(f"training {len(missing)} of {len(seeds)} seeds, one after the other; logs: {folder}", flush=True)
         for seed in seeds:
             if seed in measured:
                 print(f"{tell_row(measured[seed])}, measured {measured[seed].measured[:10]}", flush=True)
@@ -74,7 +74,7 @@ def measure_spread(experiment: Experiment, seeds: Sequence[int], machine: str | 
                 "work": str(folder / "work"),
                 "check": seed == missing[0],
             }
-            print(f"{tell_row(_train(job, folder, file, conditions, here))}", flush=True)
+            print(tell_row(_train(job, folder, file, conditions, here)), flush=True)
         return tell_table(read_spread(file).find(conditions))
 
 
@@ -139,6 +139,7 @@ def _train(job: dict, folder: Path, file: Path, conditions: Conditions, here: Ma
 def _fault(seed: int, status: int, error: Path, log: Path) -> AnchorageError:
     if error.is_file():
         told = json.loads(error.read_text(encoding="utf-8"))
-        return _FAULTS.get(told["status"], AnchorageError)(told["code"], f"seed {seed}: {told['message']}")
+        kind = _FAULTS.get(told["status"], AnchorageError)
+        return kind(told["code"], told["message"] if kind is UsageError else f"seed {seed}: {told['message']}")
     ended = f"signal {-status}" if status < 0 else f"exit status {status}"
     return ResourceError("E_RUN_DIED", f"seed {seed}: the training ended with {ended}; {log} has what it printed")
