@@ -76,6 +76,7 @@ def EvaluateRetrieval(
     clustering: Parameter[int] = 0,
     split: Parameter[str] = "test",
     facts_json: Parameter[str] = "{}",
+    spread_json: Parameter[str] = "{}",
     code_version: Parameter[str] = "",
 ):
     """Measures the candidate, compares it with its baselines on the same queries, and judges it.
@@ -130,6 +131,8 @@ def EvaluateRetrieval(
         facts_json: JSON object: `experiment` (the whole experiment file),
             `data_version`, `run_key`; optional `command`, `intended_use`,
             `limits` (list of sentences).
+        spread_json: JSON object: how far these settings scatter over seeds on
+            this data, see `tell_spread`; empty if that was not measured.
         code_version: digest of the code; part of the cache key, not used
             otherwise.
 
@@ -141,6 +144,7 @@ def EvaluateRetrieval(
     fingerprint = fingerprint_model(path_utils.serving_model_path(model.uri))
     check_pair(fingerprint, (read_table_facts(embeddings.uri) or {}).get("model_fingerprint"), "embeddings")
     context: dict[str, Any] = {"facts": json.loads(facts_json), "model": {"Fingerprint": fingerprint[:16]}}
+    context["spread"] = json.loads(spread_json)
     seed, trial = int(context["facts"].get("experiment", {}).get("seed", 0)), None
     if index is not None:
         context["index"] = read_index_facts(Path(index.uri))

@@ -96,6 +96,15 @@ def compare(path: Path, side_by_side: int, only: Sequence[str]) -> None:
         print(f"picture  {shown(picture)}")
 
 
+def spread(experiment: Experiment, seeds: Sequence[int], machine: str | None) -> None:
+    """Measure the spread over seeds, then show it and say where it is kept."""
+    from anchorage_pipeline.spread import measure_spread
+    from anchorage_pipeline.spread.conditions import spread_file
+
+    print(f"\n{measure_spread(experiment, seeds, machine)}\n")
+    print(f"spread   {shown(spread_file(experiment))}: `anchorage run` shows it in the report")
+
+
 def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
     """Run the pipeline, then say what came of it and where to look."""
     from anchorage.release import current_version

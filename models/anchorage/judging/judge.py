@@ -78,7 +78,8 @@ def judge_candidate(
             `epochs`: one row each with `loss` and what validation gave),
             `search` (`objective`, `failed`, how many trials did, `trials`: of
             the others each `number`, `score` and `values` by the path of a
-            setting); all optional.
+            setting), `spread` (over seeds, as for `tell_spread`); all
+            optional.
         ways: columns by which queries are kept apart and classes joined.
         slices: what to cut the common queries by, see `make_slices`.
         max_drop: how much worse today's search may become where queries and
@@ -150,7 +151,11 @@ def judge_candidate(
         **({"index_trial": dict(index_trial)} if index_trial else {}),
         "facts": dict(context.get("facts", {})),
         "reproduce": _reproduction(context),
-        **{key: context[key] for key in ("dataset", "index", "audit", "training", "search") if context.get(key)},
+        **{
+            key: context[key]
+            for key in ("dataset", "index", "audit", "training", "search", "spread")
+            if context.get(key)
+        },
     }
     return {**report, "identity": describe_identity(report, context, candidate.dimension)}
 

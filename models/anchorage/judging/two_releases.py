@@ -58,7 +58,9 @@ def compare_releases(older: "Release", newer: "Release") -> dict[str, Any]:
             "evaluation_set": older.facts.get("evaluation_set"),
         },
         context={
-            key: report[key] for key in ("facts", "dataset", "index", "audit", "training", "search") if key in report
+            key: report[key]
+            for key in ("facts", "dataset", "index", "audit", "training", "search", "spread")
+            if key in report
         },
         ways=Ways(asked.get("leave_out", ""), asked.get("parents", "")),
         slices=asked.get("slices", ()),
