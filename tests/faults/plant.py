@@ -233,9 +233,7 @@ def found_in(page: str) -> set[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Plants faults one at a time and asks the tests for each.")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file for the table; .json beside it")
-    parser.add_argument(
-        "--only", action="append", metavar="NAME", help="a fault to be tried alone; may be given several times"
-    )
+    parser.add_argument("--only", action="append", metavar="NAME", help="try this fault alone; may be given again")
     parser.add_argument("--pytest-args", default="", help="more for pytest, such as \"-m 'not slow'\"")
     parser.add_argument("--against", type=Path, help="earlier table: what it found must be found")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds that a run of tests may take")
