@@ -13,11 +13,6 @@ from anchorage_pipeline.graph import locate_data, training_settings
 from anchorage_pipeline.spread.record import FILE, Machine, Summary, read_spread
 
 _CORE = ("anchorage.procedures", "anchorage.inference", "anchorage.retrieval.metrics", "anchorage.data.store")
-    "anchorage.training.run",
-    "anchorage.training.validation",
-    "anchorage.retrieval.metrics",
-    "anchorage.data.store",
-)
 
 
 def spread_file(experiment: Experiment) -> Path:
