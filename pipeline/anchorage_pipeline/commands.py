@@ -226,7 +226,7 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
         if answer.left_out:
             print(f"  the query itself is in the gallery and left out: {', '.join(answer.left_out)}")
         if answer.unknown:
-            print("  unknown: nothing in the gallery is near enough to be an answer; the nearest are")
+            print("  unknown: its class may be missing from the gallery; the percentages hold if it is there")
         for rank, ((name, label, score), sure, chance) in enumerate(zip(found, likely, chances, strict=True), 1):
             print(f"  {rank:>3}  {score:.4f}  {chance}  {'*' if sure else ' '} {label:<24} {name}")
         drawn = found[:_COLUMNS] if len(sheet) < _LINES else []
