@@ -343,7 +343,7 @@ def test_pictures_audit_and_history(workshop, table):
     assert report["dataset"] == [{"split": "test", "classes": 5, "images": 20, "singletons": 2}]
     page = (Path(outputs["report"].uri) / "report.html").read_text()
     assert page.count('src="data:image/') > 20
-    assert "picture<br>missing" in page
+    assert "image<br>missing" in page
 
 
 def test_parts_of_different_models_are_refused(workshop, table):
