@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from anchorage.errors import DataError
@@ -119,7 +119,7 @@ def judge_candidate(
     matrix = confusion_matrix(candidate, result)
     report = {
         "format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "experiment": str(_experiment(context).get("name", "unnamed experiment")),
         "verdict": {
             "state": verdict.state,
