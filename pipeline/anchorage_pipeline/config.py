@@ -9,6 +9,7 @@ from typing_extensions import TypeAliasType
 
 from anchorage.errors import UsageError
 from anchorage.judging.settings import JudgeSettings
+from anchorage.training.settings import Precision, Strategy, TrainingSettings
 from anchorage_pipeline.documents import read_toml
 from anchorage_pipeline.mistakes import explain
 
@@ -161,9 +162,9 @@ class Training(Section):
 
     epochs: Epochs | None = None
     steps_per_epoch: Count | None = None
-    patience: Count = 0
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    strategy: Literal["", "mirrored"] = ""
+    patience: Count = TrainingSettings.patience
+    precision: Precision = TrainingSettings.precision
+    strategy: Strategy = TrainingSettings.strategy
     sampler: Named | None = None
     optimizer: Optimizer = Optimizer()
     augmentation: dict[str, Finite | bool] | None = None
