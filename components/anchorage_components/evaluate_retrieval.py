@@ -60,6 +60,7 @@ def EvaluateRetrieval(
     tuner_results: InputArtifact[TunerResults] = None,
     settings_json: Parameter[str] = "{}",
     facts_json: Parameter[str] = "{}",
+    spread_json: Parameter[str] = "{}",
     code_version: Parameter[str] = "",
 ):
     """Measures the candidate, compares it with its baselines on the same queries, and judges it.
@@ -95,6 +96,8 @@ def EvaluateRetrieval(
         facts_json: JSON object: `experiment` (the whole experiment file),
             `data_version`, `run_key`; optional `command`, `intended_use`,
             `limits` (list of sentences).
+        spread_json: JSON object: how far these settings scatter over seeds on
+            this data, see `tell_spread`; empty if that was not measured.
         code_version: digest of the code; part of the cache key, not used
             otherwise.
 
@@ -106,6 +109,7 @@ def EvaluateRetrieval(
     fingerprint = fingerprint_model(path_utils.serving_model_path(model.uri))
     check_pair(fingerprint, (read_table_facts(embeddings.uri) or {}).get("model_fingerprint"), "embeddings")
     context: dict[str, Any] = {"facts": json.loads(facts_json), "model": {"Fingerprint": fingerprint[:16]}}
+    context["spread"] = json.loads(spread_json)
     settings, trial = JudgeSettings.from_dict(json.loads(settings_json)), None
     if index is not None:
         context["index"] = read_index_facts(Path(index.uri))

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anchorage.data.listing import SPLITS, Listing, Reject, Source, list_images
 from anchorage.disk import check_free_space, disk_trouble
@@ -19,6 +19,8 @@ from anchorage_pipeline.upkeep import rename_aside, with_advice
 if TYPE_CHECKING:
     from anchorage.data.examples import ImageExample
     from anchorage.data.store import RecordStore
+    from anchorage.learner import MetricLearner
+    from anchorage.training.fit import FitResult
 
 
 def train_plainly(experiment: Experiment, output: Path) -> dict:
@@ -50,19 +52,12 @@ def train_plainly(experiment: Experiment, output: Path) -> dict:
 
 def _train(experiment: Experiment, output: Path) -> dict:
     from anchorage.inference import embed_store
-    from anchorage.procedures import run_training
     from anchorage.retrieval.metrics import evaluate_retrieval
     from anchorage.serving.export import export_encoder
     from anchorage.untrained import NAMES, embed_pixels, untrained_encoders
 
-    settings = training_settings(experiment)
-    data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
-    stores = _pack(experiment, output / "stores" / data)
-    train, val, test = open_packed(stores, SPLITS)
-    key = digest([settings, data, code_version("anchorage.procedures")])
-    checkpoints = output / "checkpoints" / key
-    learner, result = run_training(
-        train, val, **settings, checkpoint_folder=checkpoints, run_key=key, log_folder=output / "tensorboard"
+    learner, result, train, test, checkpoints = train_splits(
+        experiment, output, experiment.seed, log_folder=output / "tensorboard"
     )
     evaluate = partial(evaluate_retrieval, labels=test.labels, roles=test.roles, metrics=experiment.evaluation.metrics)
     judged = evaluate(embed_store(learner, test))
@@ -87,6 +82,37 @@ def _train(experiment: Experiment, output: Path) -> dict:
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     shutil.rmtree(checkpoints, ignore_errors=True)
     return metrics
+
+
+class Trained(NamedTuple):
+    """A learner with its best weights, how it got there, the stores of the splits, and the checkpoints to remove."""
+
+    learner: "MetricLearner"
+    result: "FitResult"
+    train: "RecordStore"
+    test: "RecordStore"
+    checkpoints: Path
+
+
+def train_splits(experiment: Experiment, folder: Path, seed: int, **options: Any) -> Trained:
+    """Train on the experiment's own split of the data.
+
+    Args:
+        experiment: without ranges.
+        folder: keeps packed images for the next call, and checkpoints.
+        seed: of the training; the split goes by the experiment's.
+        **options: further arguments of `run_training`.
+    """
+    from anchorage.procedures import run_training
+
+    settings = {**training_settings(experiment), "seed": seed}
+    data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
+    stores = _pack(experiment, folder / "stores" / data)
+    train, val, test = open_packed(stores, SPLITS)
+    key = digest([settings, data, code_version("anchorage.procedures")])
+    checkpoints = folder / "checkpoints" / key
+    learner, result = run_training(train, val, **settings, checkpoint_folder=checkpoints, run_key=key, **options)
+    return Trained(learner, result, train, test, checkpoints)
 
 
 def _pack(experiment: Experiment, folder: Path) -> Path:

@@ -123,9 +123,14 @@ def table():
 def test_first_model_is_blessed_and_published(workshop, table, picture):
     embeddings = workshop.embeddings("embeddings", table, table_of("val", 0.2, seed=1))
     index = workshop.index(table)
-    outputs, report = workshop.evaluate(embeddings, index=index)
+    found = {"mean": 0.469, "deviation": 0.004, "lowest": 0.464, "highest": 0.475}
+    spread = {"metrics": {"map@r": found}, "seeds": [1, 2], "machines": 1, "trainings": 2, "same_code": True}
+    outputs, report = workshop.evaluate(embeddings, index=index, spread_json=json.dumps(spread))
     assert report["verdict"]["state"] == "FIRST"
     assert report["experiment"] == "tiny"
+    assert report["spread"] == spread
+    page = (Path(outputs["report"].uri) / "report.html").read_text(encoding="utf-8")
+    assert page.count("MAP@R 46.9 ± 0.4 (46.4 to 47.5) over 2 seeds on 1 machine") == 3  # top, card, embedded numbers
     assert report["thresholds"]["split"] == "val"
     assert report["index"]["rows"] == 20
     blessing = outputs["blessing"]
@@ -150,6 +155,14 @@ def test_first_model_is_blessed_and_published(workshop, table, picture):
     answers = Searcher(release).search([picture(1), b"no image"], k=3)
     assert len(answers[0].ids) == 3
     assert answers[1].fault.code == "E_IMAGE_FORMAT"
+
+
+def test_an_unmeasured_spread_is_said_on_the_page(workshop, table):
+    outputs, report = workshop.evaluate(workshop.embeddings("embeddings", table))
+    assert "spread" not in report
+    page = (Path(outputs["report"].uri) / "report.html").read_text(encoding="utf-8")
+    told = "One training, seed 1. The spread over seeds is not measured: `anchorage spread FILE`"
+    assert page.split("</header>")[0].count(told) == 1
 
 
 def test_model_below_its_floor_is_neither_blessed_nor_published(workshop, table):
@@ -327,7 +340,7 @@ def test_pictures_audit_and_history(workshop, table):
     assert report["dataset"] == [{"split": "test", "classes": 5, "images": 20, "singletons": 2}]
     page = (Path(outputs["report"].uri) / "report.html").read_text()
     assert page.count('src="data:image/') > 20
-    assert "picture<br>missing" in page
+    assert "image<br>missing" in page
 
 
 def test_parts_of_different_models_are_refused(workshop, table):

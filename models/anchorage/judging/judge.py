@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from anchorage.errors import DataError
@@ -64,7 +64,8 @@ def judge_candidate(
             `epochs`: one row each with `loss` and what validation gave),
             `search` (`objective`, `failed`, how many trials did, `trials`: of
             the others each `number`, `score` and `values` by the path of a
-            setting); all optional.
+            setting), `spread` (over seeds, as for `tell_spread`); all
+            optional.
         index_trial: what `judge_index` found.
         calibration: what `calibrate_and_check` found.
 
@@ -97,7 +98,7 @@ def judge_candidate(
     matrix = confusion_matrix(candidate, result)
     report = {
         "format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "experiment": str(_experiment(context).get("name", "unnamed experiment")),
         "verdict": {
             "state": verdict.state,
@@ -135,7 +136,11 @@ def judge_candidate(
         **({"index_trial": dict(index_trial)} if index_trial else {}),
         "facts": dict(context.get("facts", {})),
         "reproduce": _reproduction(context),
-        **{key: context[key] for key in ("dataset", "index", "audit", "training", "search") if context.get(key)},
+        **{
+            key: context[key]
+            for key in ("dataset", "index", "audit", "training", "search", "spread")
+            if context.get(key)
+        },
     }
     return {**report, "identity": describe_identity(report, context, candidate.dimension)}
 

@@ -55,7 +55,9 @@ def compare_releases(older: "Release", newer: "Release") -> dict[str, Any]:
             "evaluation_set": older.facts.get("evaluation_set"),
         },
         context={
-            key: report[key] for key in ("facts", "dataset", "index", "audit", "training", "search") if key in report
+            key: report[key]
+            for key in ("facts", "dataset", "index", "audit", "training", "search", "spread")
+            if key in report
         },
         index_trial=report.get("index_trial"),
     )

@@ -117,6 +117,26 @@ def test_identity_card(judge, clusters):
     assert judge(clusters(0.3), context={})["experiment"] == "unnamed experiment"
 
 
+def test_the_card_tells_the_spread_over_seeds_and_what_the_intervals_cover(judge, clusters):
+    found = {"mean": 0.469, "deviation": 0.004, "lowest": 0.464, "highest": 0.475}
+    spread = {"metrics": {"map@r": found}, "seeds": [1, 2], "machines": 1, "trainings": 2, "same_code": True}
+    facts = {"experiment": EXPERIMENT}
+    report = judge(clusters(0.3), context={"facts": facts, "spread": spread})
+    assert report["spread"] == spread
+    card = report["identity"]
+    assert card["model"]["Spread over seeds"] == "MAP@R 46.9 ± 0.4 (46.4 to 47.5) over 2 seeds on 1 machine"
+    assert any("mean ± standard deviation" in limit for limit in card["limits"])
+    alone = judge(clusters(0.3), context={"facts": facts, "spread": {}})
+    assert "spread" not in alone
+    told = "One training, seed 7. The spread over seeds is not measured: `anchorage spread FILE`"
+    assert alone["identity"]["model"]["Spread over seeds"] == told
+    for one in (card, alone["identity"]):
+        covered = (
+            "The 95 % intervals beside the numbers cover the choice of test classes, not the seed of the training."
+        )
+        assert covered in one["limits"]
+
+
 def test_split_rule_is_what_the_audit_found(judge, clusters):
     def rule(**context):
         return judge(clusters(0.3), context=context)["identity"]["data"].get("Split rule")

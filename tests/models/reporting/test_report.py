@@ -161,7 +161,7 @@ def test_old_and_new_answers_stand_below_each_other(written):
 
 def test_missing_pictures_are_marked(written):
     report, _, _ = written
-    assert render_page(report, {}, {}).count("picture<br>missing") > 50
+    assert render_page(report, {}, {}).count("image<br>missing") > 50
 
 
 def test_page_stays_under_its_cap(written):
