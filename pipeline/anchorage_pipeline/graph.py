@@ -257,7 +257,7 @@ def _judging_nodes(
 
     examples, store = nodes["ingest"].outputs["examples"], nodes["pack"].outputs["store"]
     model = nodes["trainer"].outputs["model"]
-    judged, index = experiment.evaluation, experiment.index
+    index = experiment.index
     embed_code = code_version("anchorage_components.embed_examples")
     find = FindRelease(
         releases=places.releases,
@@ -269,7 +269,7 @@ def _judging_nodes(
         examples=examples,
         model=model,
         splits_json=_json(sorted({"val", "test", *index.splits})),
-        attributes_json=_json(judged.attributes),
+        attributes_json=_json(experiment.evaluation.attributes),
         code_version=embed_code,
     )
     embed_baseline = EmbedExamples(
@@ -304,25 +304,7 @@ def _judging_nodes(
         model=model,
         model_run=nodes["trainer"].outputs["model_run"],
         **({"tuner_results": nodes["tuner"].outputs["tuner_results"]} if "tuner" in nodes else {}),
-        metrics_json=_json(judged.metrics),
-        primary=judged.primary,
-        minimum_json=_json(judged.minimum),
-        max_drop=judged.max_drop,
-        gate_json=_json(judged.model_dump(include={"confidence", "resamples", "slice_drops", "force"})),
-        slices_json=_json(judged.slices),
-        leave_out=judged.leave_out,
-        parents=judged.parents,
-        index_loss=judged.index_loss,
-        index_p99_ms=float(judged.index_p99_ms),
-        index_memory_mib=float(judged.index_memory_mib),
-        calibration_json=_json(
-            {
-                "target": judged.false_accepts,
-                "max_error": judged.max_calibration_error,
-                "required": judged.require_calibration,
-            }
-        ),
-        clustering=int(judged.clustering),
+        settings_json=_json(experiment.judge_settings.to_dict()),
         facts_json=_json(_facts(experiment, fingerprints)),
         spread_json=_json(spread.model_dump() if spread else {}),
         code_version=code_version("anchorage_components.evaluate_retrieval"),

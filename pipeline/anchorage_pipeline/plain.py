@@ -17,6 +17,7 @@ from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.upkeep import rename_aside, with_advice
 
 if TYPE_CHECKING:
+    from anchorage.data.examples import ImageExample
     from anchorage.data.store import RecordStore
     from anchorage.learner import MetricLearner
     from anchorage.training.fit import FitResult
@@ -171,6 +172,7 @@ def pack_parts(
         ResourceError: E_DISK_FULL, E_NOT_WRITABLE.
     """
     from anchorage.data.intake import check_rejects, tell_reject
+    from anchorage.data.packing import decode_records
     from anchorage.data.store import write_store
 
     data = experiment.data
@@ -184,7 +186,9 @@ def pack_parts(
         if not sources:
             raise DataError("E_SPLIT_EMPTY", f"The split {part} has no images: nothing was listed for it in {root}")
         with disk_trouble(folder, needed):
-            write_store(aside / part, _records(root, sources, experiment, rejects), data.image_size, data.fit)
+            images = _read(root, sources, data.max_pixels, rejects)
+            records = decode_records(images, data.image_size, data.fit)
+            write_store(aside / part, records, data.image_size, data.fit)
     for reject in rejects[:20]:
         print(f"set aside  {reject.code}  {tell_reject(reject)}")
     file = str(folder.parent / "rejects.jsonl")
@@ -192,21 +196,14 @@ def pack_parts(
     aside.rename(folder)
 
 
-def _records(root: Path, sources: Sequence[Source], experiment: Experiment, rejects: list[Reject]) -> Iterator:
-    """Decoded and resized records; what cannot be decoded goes to `rejects`."""
-    import tensorflow as tf
-
-    from anchorage.data.images import load_image
+def _read(root: Path, sources: Sequence[Source], max_pixels: int, rejects: list[Reject]) -> Iterator["ImageExample"]:
+    """The images that can be used; the others go to `rejects`."""
+    from anchorage.data.examples import ImageExample
     from anchorage.data.intake import read_image
-    from anchorage.data.store import Record
 
-    data = experiment.data
-    load = tf.function(
-        lambda image: load_image(image, data.image_size, data.fit), input_signature=[tf.TensorSpec((), tf.string)]
-    )
     for source in sources:
-        image, fault = read_image(root / source.path, data.max_pixels)
+        image, fault = read_image(root / source.path, max_pixels)
         if fault:
             rejects.append(Reject(source.path, source.id, *fault, source.split))
             continue
-        yield Record(source.id, source.label, source.role, load(image).numpy())
+        yield ImageExample(source.id, source.label, source.role, image)

@@ -69,15 +69,14 @@ class Workshop:
         write_ids(Path(artifact.uri) / "ids.parquet", table)
         return artifact
 
-    def evaluate(self, embeddings, name="report", **others):
+    def evaluate(self, embeddings, name="report", settings=None, **others):
         outputs = {
             "report": self.artifact(RetrievalReport, name),
             "blessing": self.artifact(ModelBlessing, f"{name}-blessing"),
         }
+        plain = {"metrics": ["recall@1", "map@r"], "minimum": {"map@r": 0.3}, "max_drop": 0.01, "slices": []}
         arguments = {
-            "metrics_json": '["recall@1", "map@r"]',
-            "minimum_json": '{"map@r": 0.3}',
-            "max_drop": 0.01,
+            "settings_json": json.dumps({**plain, "seed": 1, **(settings or {})}),
             "facts_json": '{"experiment": {"name": "tiny", "seed": 1}, "run_key": "k"}',
         }
         EvaluateRetrieval.test_call(embeddings=embeddings, model=self.model, **outputs, **{**arguments, **others})
@@ -168,7 +167,7 @@ def test_an_unmeasured_spread_is_said_on_the_page(workshop, table):
 
 def test_model_below_its_floor_is_neither_blessed_nor_published(workshop, table):
     embeddings, index = workshop.embeddings("embeddings", table_of("test", 5.0)), workshop.index(table)
-    outputs, report = workshop.evaluate(embeddings, minimum_json='{"map@r": 0.9}')
+    outputs, report = workshop.evaluate(embeddings, settings={"minimum": {"map@r": 0.9}})
     assert report["verdict"]["state"] == "HOLD"
     assert outputs["blessing"].get_int_custom_property("blessed") == 0
     assert [path.name for path in Path(outputs["blessing"].uri).iterdir()] == ["NOT_BLESSED"]
@@ -185,15 +184,15 @@ def test_a_first_model_that_loses_to_raw_pixels_is_not_published(workshop, table
     for name, noise in (("pixels", 0.2), ("network", 9.0)):
         write_table(Path(untrained.uri) / f"{name}.parquet", table_of("test", noise))
     poor = workshop.embeddings("poor", table_of("test", 5.0, seed=2))
-    settings = {"untrained": untrained, "minimum_json": "{}"}
-    outputs, report = workshop.evaluate(poor, **settings)
+    outputs, report = workshop.evaluate(poor, settings={"minimum": {}}, untrained=untrained)
     assert [entry["name"] for entry in report["untrained"]] == ["raw pixels", "untrained network"]
     assert_blessed(outputs, "training_does_not_help", "HOLD: MAP@R", blessed=False)
     with pytest.raises(GateError, match=r"E_NOT_BLESSED.*is not better than the raw pixels, \d+\.\d %: difference −"):  # noqa: RUF001
         workshop.publish(workshop.index(table), outputs)
     assert current_version(workshop.folder / "releases") is None
 
-    outputs, report = workshop.evaluate(poor, "forced", gate_json='{"force": "to show how"}', **settings)
+    force = {"minimum": {}, "force": "to show how"}
+    outputs, report = workshop.evaluate(poor, "forced", force, untrained=untrained)
     assert report["verdict"]["state"] == "FORCED"
     workshop.publish(workshop.index(table, "again"), outputs)
     facts = open_release(workshop.folder / "releases").facts
@@ -208,7 +207,7 @@ def test_comparison_with_the_release_before(workshop, table):
     assert report["verdict"]["state"] == "SHIP"
     assert report["baseline"]["name"] == "release 4"
     assert report["baseline"]["reason"] == "Release 4 is current."
-    _, report = workshop.evaluate(bad, "again", baseline=baseline, baseline_embeddings=good, minimum_json="{}")
+    _, report = workshop.evaluate(bad, "again", baseline=baseline, baseline_embeddings=good, settings={"minimum": {}})
     assert report["verdict"]["state"] == "HOLD"
 
 
@@ -248,17 +247,17 @@ def test_worse_on_one_slice_holds_and_force_is_recorded(workshop):
         for vectors in (worse, good.vectors)
     ]
     new, old = (workshop.embeddings(name, table) for name, table in zip(("new", "old"), with_family, strict=True))
-    settings = {"baseline": workshop.baseline(), "baseline_embeddings": old, "max_drop": 0.5}
-    settings["slices_json"] = '["family"]'
-    outputs, report = workshop.evaluate(new, **settings)
+    baseline = {"baseline": workshop.baseline(), "baseline_embeddings": old}
+    settings = {"max_drop": 0.5, "slices": ["family"]}
+    outputs, report = workshop.evaluate(new, settings=settings, **baseline)
     assert_blessed(outputs, "worse_on_slice", "HOLD: Worse on the slice family=fluent: −", False)  # noqa: RUF001
     assert [entry["worse"] for entry in report["comparison"]["slices"]] == [True, False]
-    gate = '{"force": "fluent icons were relabelled", "confidence": 0.9, "resamples": 500}'
-    outputs, report = workshop.evaluate(new, "forced", gate_json=gate, **settings)
+    gate = {**settings, "force": "fluent icons were relabelled", "confidence": 0.9, "resamples": 500}
+    outputs, report = workshop.evaluate(new, "forced", gate, **baseline)
     assert_blessed(outputs, "forced", "FORCED: Published by force, against the gate: fluent icons were relabelled.")
     assert report["comparison"]["resamples"] == 500
-    lax = '{"slice_drops": {"family": 0.9}}'
-    assert_blessed(workshop.evaluate(new, "lax", gate_json=lax, **settings)[0], "not_worse", "SHIP: ")
+    lax = {**settings, "slice_drops": {"family": 0.9}}
+    assert_blessed(workshop.evaluate(new, "lax", lax, **baseline)[0], "not_worse", "SHIP: ")
 
 
 def test_index_is_judged_with_the_model(workshop, table):
@@ -268,7 +267,7 @@ def test_index_is_judged_with_the_model(workshop, table):
     outputs, report = workshop.evaluate(embeddings, index=index)
     assert report["index_trial"]["neighbor_recall"] == 1
     assert report["index_trial"]["metrics"]["recall@1"]["exact"] == report["metrics"]["recall@1"]["value"]
-    outputs, report = workshop.evaluate(embeddings, "slow", index=index, index_p99_ms=1e-9)
+    outputs, report = workshop.evaluate(embeddings, "slow", index=index, settings={"index_p99_ms": 1e-9})
     assert_blessed(outputs, "index", "HOLD: 99 % of searches take up to", False)
     foreign = workshop.index(table_of("other", 0.2, seed=3), "other")
     with pytest.raises(DataError, match=r"E_RELEASE_MIXED: Expected an embedding for each image .* none for 20"):
@@ -282,16 +281,14 @@ def test_calibration_is_fitted_and_checked_in_the_gallery_of_the_index(workshop)
         *(np.concatenate([getattr(table, name) for table in tables]) for name in ("ids", "labels", "roles", "splits")),
         np.concatenate([table.vectors for table in tables]),
     )
-    _, report = workshop.evaluate(embeddings, index=workshop.index(whole), minimum_json="{}")
+    _, report = workshop.evaluate(embeddings, index=workshop.index(whole), settings={"minimum": {}})
     found = report["calibration"]
     assert (found["split"], found["classes"], found["gallery"]) == ("val", 20, 240)
     assert (found["check"]["split"], found["check"]["gallery"], found["check"]["queries"]) == ("test", 240, 80)
     assert report["counts"]["gallery"] == 80  # the metrics stay those of the test split alone
     assert report["verdict"]["state"] == "FIRST"
-    strict = '{"max_error": 0.0, "required": true, "target": 0.1}'
-    outputs, report = workshop.evaluate(
-        embeddings, "strict", index=workshop.index(whole, "again"), minimum_json="{}", calibration_json=strict
-    )
+    strict = {"minimum": {}, "max_calibration_error": 0.0, "require_calibration": True, "false_accepts": 0.1}
+    outputs, report = workshop.evaluate(embeddings, "strict", strict, index=workshop.index(whole, "again"))
     assert_blessed(outputs, "calibration", "HOLD: Does not hold: the calibration error is", False)
     assert report["calibration"]["unknown"]["target"] == 0.1
 
@@ -301,7 +298,7 @@ def test_family_of_the_query_is_left_out(workshop):
     columns = {"family": np.array([f"family {n % 2}" for n in range(32)], object)}
     table = Embeddings(plain.ids, plain.labels, plain.roles, plain.splits, plain.vectors, columns)
     embeddings = workshop.embeddings("embeddings", table)
-    _, report = workshop.evaluate(embeddings, leave_out="family", minimum_json="{}", clustering=1)
+    _, report = workshop.evaluate(embeddings, settings={"leave_out": "family", "minimum": {}, "clustering": True})
     assert report["metrics"]["map@r"]["convention"].endswith("nor anything of its own family")
     assert report["verification"]["pairs"]["same_class"] == 32 * 2
     assert report["clustering"]["clusters"] == 8

@@ -56,6 +56,7 @@ def test_saved_whole(run, tmp_path):
         ({"sampler": {"name": "shuffled_batches", "params": {"size": 2}}}, "E_PARAMETER_UNKNOWN"),
         ({"optimizer": {"name": "lion", "learning_rate": 1e-3}}, "E_NAME_UNKNOWN"),
         ({"augmentation": {"blur": 0.5}}, "E_NAME_UNKNOWN"),
+        ({"monitor": "recall@1"}, "E_PARAMETER_UNKNOWN: training takes .*'patience'.* Received unknown: .'monitor'"),
     ],
 )
 def test_wrong_settings_are_named(store, settings, change, message):
