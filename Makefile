@@ -25,7 +25,7 @@ help: ## list the targets
 run: setup data ## install, build the icon data, run the whole pipeline, say where to look
 	@$(PYTHON) -m anchorage_pipeline.cli run $(EXPERIMENT)
 
-test: setup lint ## install, lint, all tests
+test: setup lint .venv-jax/installed ## install, lint, all tests
 	@echo '== tests'
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not grid"
 
