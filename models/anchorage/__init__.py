@@ -1,6 +1,7 @@
 """Metric-learning building blocks in plain Keras; imports neither TFX nor kfp."""
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,7 +10,9 @@ if TYPE_CHECKING:
     from anchorage.losses import LOSSES, create_loss
     from anchorage.training.run import load_learner
 
-__all__ = ["LOSSES", "MetricLearner", "create_encoder", "create_loss", "load_learner"]
+    __version__: str
+
+__all__ = ["LOSSES", "MetricLearner", "__version__", "create_encoder", "create_loss", "load_learner"]
 
 # Imported on first use: `anchorage.release` and the like must not wait for Keras.
 _HOMES = {
@@ -22,6 +25,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # stands in pyproject.toml alone; a copy here would be part of every node's cache key
+        try:
+            return metadata.version("anchorage")
+        except metadata.PackageNotFoundError:  # a checkout that was never installed
+            return "0+unknown"
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'anchorage' has no attribute {name!r}")

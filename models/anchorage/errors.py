@@ -52,3 +52,6 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
+
+
+__all__ = ["AnchorageError", "DataError", "GateError", "ResourceError", "UsageError"]

@@ -1,6 +1,5 @@
 """Files that are either whole or not there: written aside, flushed to the disk, then renamed."""
 
-import fcntl
 import hashlib
 import os
 import secrets
@@ -36,8 +35,11 @@ def write_hashed(data: bytes, target: Path) -> tuple[str, int]:
 
 def hash_file(path: Path) -> str:
     """SHA-256 of one file, in hex."""
+    digest = hashlib.sha256()
     with path.open("rb") as reader:
-        return hashlib.file_digest(reader, "sha256").hexdigest()
+        while chunk := reader.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def flush_folders(folder: Path) -> None:
@@ -78,6 +80,8 @@ def remove_leftovers(folder: Path) -> None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the folder's writer lock; waits for another writer. The kernel frees it when the process dies."""
+    import fcntl  # Windows has none; what only reads files works there all the same
+
     with (folder / ".lock").open("ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

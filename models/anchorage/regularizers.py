@@ -140,3 +140,13 @@ REGULARIZERS: dict[str, type[Regularizer]] = {
     "sparse_centers": SparseCentersRegularizer,
     "zero_mean": ZeroMeanRegularizer,
 }
+
+__all__ = [
+    "REGULARIZERS",
+    "CenterInvariantRegularizer",
+    "LpRegularizer",
+    "RegularFaceRegularizer",
+    "Regularizer",
+    "SparseCentersRegularizer",
+    "ZeroMeanRegularizer",
+]

@@ -39,7 +39,7 @@ _SETTINGS = {"loss": {"name": "margin", "params": {}}, "training": {"methods": [
 def copied(tmp_path, monkeypatch):
     """A copy of the source in place of the source, and a way to append a comment to one of its files."""
     for package, folder in _PACKAGES.items():
-        ignored = shutil.ignore_patterns("__pycache__", "measured")
+        ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(_ROOT / folder / package, tmp_path / folder / package, ignore=ignored)
     monkeypatch.setattr(fingerprint, "_package", lambda package: tmp_path / _PACKAGES[package] / package)
 

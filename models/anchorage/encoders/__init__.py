@@ -104,3 +104,6 @@ def _imported(name: str) -> Callable:
     if not callable(found):
         raise UsageError("E_NAME_UNKNOWN", f"Expected a function that makes a trunk. Received: {name!r} is {found!r}")
     return found
+
+
+__all__ = ["ENCODERS", "HEADS", "create_encoder"]

@@ -56,4 +56,22 @@ def need_raw(sections: Sequence[Mapping[str, Any]]) -> bool:
     return any(find_class(METHODS, section["name"], Method).needs_raw for section in sections)  # type: ignore[attr-defined]
 
 
-__all__ = ["METHODS", "Method", "Step", "Surroundings", "create_methods", "need_raw"]
+__all__ = [
+    "METHODS",
+    "AlternatingProjections",
+    "ChanceConstrainedProxies",
+    "ClassMeanStart",
+    "DenselyAnchoredSampling",
+    "IntraClassAugmentation",
+    "LearnedConcatenation",
+    "ListwiseSelfDistillation",
+    "Method",
+    "MovingAverage",
+    "NovelClassGenerator",
+    "ProxySynthesis",
+    "Step",
+    "Surroundings",
+    "WhitenedStart",
+    "create_methods",
+    "need_raw",
+]

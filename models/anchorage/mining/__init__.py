@@ -21,3 +21,15 @@ MINERS = {
     "triplet_margin": TripletMarginMiner,
     "uniform_histogram": UniformHistogramMiner,
 }
+
+__all__ = [
+    "MINERS",
+    "AngularMiner",
+    "BatchEasyHardMiner",
+    "DistanceWeightedMiner",
+    "HDCMiner",
+    "MultiSimilarityMiner",
+    "PairMarginMiner",
+    "TripletMarginMiner",
+    "UniformHistogramMiner",
+]

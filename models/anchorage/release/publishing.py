@@ -5,7 +5,7 @@ import logging
 import secrets
 import shutil
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def publish_release(
             head = {
                 "format": manifests.FORMAT,
                 "version": version,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "model_fingerprint": fingerprint,
                 "index": index_facts,
                 "libraries": library_versions(),

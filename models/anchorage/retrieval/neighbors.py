@@ -13,6 +13,7 @@ exactly equal, whatever the block size, the thread count or the machine.
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -301,8 +302,8 @@ def _multiplier(gallery: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.nd
 
     NumPy's own threads would wait for the next product in a busy loop: a third of all CPU time at 60,502 rows.
     """
-    workers = len(os.sched_getaffinity(0))
-    if workers == 1 or gallery.size < _SMALL:
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers == 1 or gallery.size < _SMALL or find_spec("threadpoolctl") is None:
         return lambda queries, out: np.matmul(queries, gallery.T, out=out)
     from threadpoolctl import ThreadpoolController
 

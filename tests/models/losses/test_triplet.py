@@ -178,3 +178,10 @@ def lengths(x, y):
 def test_wrong_values_are_told(params, text):
     with pytest.raises(ValueError, match=text):
         TripletLoss(**params)
+
+
+def test_a_negative_as_far_as_the_positive_is_not_semi_hard():
+    rows = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], "float32")
+    loss = TripletLoss(margin=0.5, mining="semi_hard", miner_margin=0.5, normalize=False)
+    # Anchor 0 has positive and negative at distance 1; to anchor 1 the negative is 2 away, more than 1 + 0.5.
+    assert float(loss(rows, np.array([0, 0, 1]))) == 0.0

@@ -304,7 +304,7 @@ def test_no_rights_is_a_resource_error(sources, releases, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EROFS, "Read-only file system", "x")
 
-    monkeypatch.setattr(release_files.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(ResourceError, match=r"E_NOT_WRITABLE.*Read-only"):
         sources.publish(releases)
 
