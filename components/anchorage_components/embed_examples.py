@@ -13,6 +13,8 @@ from tfx.types.standard_artifacts import Examples, Model
 from tfx.utils import path_utils
 
 from anchorage.data.examples import ExampleShard, list_shards, read_examples, read_rejects
+from anchorage.data.intake import reject_limit
+from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
 from anchorage.errors import DataError
 from anchorage.files import replace_file
 from anchorage.release import fingerprint_model, open_release
@@ -21,7 +23,6 @@ from anchorage_components.artifacts import BASELINE, NO_BASELINE, TABLE, Baselin
 from anchorage_components.beam.embedding import Image, embed_images, embedding_size, tell_rejects
 
 _FAULTS, _FAULT_FILE = "faults", "fault.json"
-_MAX_REJECTS, _MAX_REJECT_SHARE = 10, 0.001
 
 
 @component(use_beam=True)
@@ -139,7 +140,7 @@ def _check_counts(folder: Path, shards: dict[str, list[ExampleShard]]) -> dict:
             f"Expected images to embed in the split {empty[0]!r}. Received: none; "
             f"{tell_rejects(rejects) or 'nothing was rejected'}",
         )
-    limit = max(_MAX_REJECTS, int(_MAX_REJECT_SHARE * (written + len(rejects))))
+    limit = reject_limit(written + len(rejects), max_rejects=MAX_REJECTS, max_share=MAX_REJECT_SHARE)
     if len(rejects) > limit:
         raise DataError(
             "E_TOO_MANY_REJECTS", f"Expected at most {limit} images that fail. Received: {tell_rejects(rejects)}"

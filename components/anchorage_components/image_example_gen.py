@@ -29,7 +29,7 @@ from anchorage.data.examples import (
 )
 from anchorage.data.images import MAX_BYTES, ImageFault, decode_checked, hash_pixels, image_notes
 from anchorage.data.intake import check_rejects, check_splits, read_file
-from anchorage.data.listing import SPLITS, Listing, Reject, Source, list_images
+from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Listing, Reject, Source, list_images
 from anchorage.disk import check_free_space
 from anchorage_components.beam.jobs import run_jobs
 
@@ -45,8 +45,8 @@ def ImageExampleGen(
     val_share: Parameter[float] = 0.15,
     test_share: Parameter[float] = 0.5,
     seed: Parameter[int] = 0,
-    max_reject_share: Parameter[float] = 0.001,
-    max_rejects: Parameter[int] = 10,
+    max_reject_share: Parameter[float] = MAX_REJECT_SHARE,
+    max_rejects: Parameter[int] = MAX_REJECTS,
     max_pixels: Parameter[int] = 50_000_000,
     attributes_json: Parameter[str] = "[]",
     follow_links: Parameter[int] = 0,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from typing_extensions import TypeAliasType
 
+from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
 from anchorage.errors import UsageError
 from anchorage.judging.settings import JudgeSettings
 from anchorage.training.settings import Precision, Strategy, TrainingSettings
@@ -108,8 +109,8 @@ class Data(Section):
     image_size: Annotated[int, Field(gt=0, le=2_048)] = 96  # a batch of 64 such images takes 3 GB
     fit: Literal["crop", "pad", "squash"] = "crop"
     max_pixels: Annotated[int, Field(gt=0, le=10**9)] = 50_000_000  # one such image takes 3 GB
-    max_reject_share: Share = 0.001
-    max_rejects: Count = 10
+    max_reject_share: Share = MAX_REJECT_SHARE
+    max_rejects: Count = MAX_REJECTS
     block_on_leaks: bool = True
     follow_links: bool = False
 

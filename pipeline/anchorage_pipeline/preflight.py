@@ -142,13 +142,13 @@ def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mist
 
     from anchorage.data.batches import create_augmentation
     from anchorage.data.sampling import SAMPLERS
-    from anchorage.encoders import HEADS, create_encoder
+    from anchorage.encoders import HEADS
     from anchorage.encoders.backbones import application_names
     from anchorage.losses import create_loss
     from anchorage.methods import METHODS, Method, create_methods
     from anchorage.procedures import PROCEDURES, Procedure, create_procedure
-    from anchorage.registry import create
-    from anchorage.training.optimizers import create_optimizer
+    from anchorage.training.run import create_network, create_sampler, make_optimizer
+    from anchorage.training.settings import OptimizerSettings
 
     encoder, loss, training = settings["encoder"], settings["loss"], settings["training"]
     encoder["head"] = mistakes.sift("encoder.head", encoder["head"], HEADS) or {"name": "plain"}
@@ -156,8 +156,7 @@ def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mist
         encoder["weights"] = None
     network = None
     with mistakes.at("encoder", encoder):
-        own = {key: value for key, value in encoder.items() if key != "params"}
-        network = create_encoder(image_size=experiment.data.image_size, **{**encoder["params"], **own})
+        network = create_network(encoder, experiment.data.image_size)
     facts: dict[str, Any] = {"num_classes": _CLASSES, "class_counts": [2] * _CLASSES}
     facts["embedding_size"] = encoder["embedding_size"]
     if sifted := _sift_loss("loss", loss, mistakes):
@@ -165,9 +164,8 @@ def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mist
             create_loss(sifted["name"], sifted["params"], **facts)
     sampler = None
     if sifted := mistakes.sift("training.sampler", training["sampler"], SAMPLERS):
-        given = {"labels": np.repeat(np.arange(_CLASSES), 2), "seed": experiment.seed}
         with mistakes.at("training.sampler", sifted):
-            sampler = create(SAMPLERS, sifted["name"], sifted["params"], given)
+            sampler = create_sampler(sifted, np.repeat(np.arange(_CLASSES), 2), experiment.seed)
     facts |= getattr(sampler, "facts", {})
     facts |= {"epochs": training["epochs"], "steps_per_epoch": 1, "seed": 0}
     for place, method in enumerate(training["methods"]):
@@ -181,9 +179,8 @@ def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mist
             create_procedure(sifted, seed=0)
     optimizer = training["optimizer"]
     with mistakes.at("training.optimizer", optimizer):
-        create_optimizer(
-            optimizer["name"], optimizer["learning_rate"], optimizer["rate_factors"], **optimizer["params"]
-        )
+        asked = OptimizerSettings.from_dict(optimizer)
+        make_optimizer(asked, asked.learning_rate)
     for name, value in training["augmentation"].items():
         with mistakes.at(f"training.augmentation.{name}"):
             create_augmentation({name: value})
@@ -201,16 +198,15 @@ def _fit_together(network, settings: dict, facts: Mapping[str, Any], steps: int,
     Returns:
         The `MetricLearner`; None if its encoder and loss do not fit.
     """
-    from anchorage.encoders import create_encoder
     from anchorage.learner import MetricLearner
     from anchorage.losses import create_loss
     from anchorage.methods import create_methods, need_raw
-    from anchorage.training.run import compile_learner, flat_section
+    from anchorage.training.run import compile_learner, create_network
 
     encoder, loss, training = settings["encoder"], settings["loss"], settings["training"]
     size = network.input_shape[1]
     if need_raw(training["methods"]):
-        network = create_encoder(image_size=size, **{**flat_section(encoder), "weights": None, "raw": True})
+        network = create_network({**encoder, "weights": None}, size, raw=True)
     with mistakes.at("loss.params"):
         _check_memory(create_loss(loss["name"], loss["params"], **facts), encoder["embedding_size"])
     if mistakes.found:

@@ -23,6 +23,7 @@ from anchorage.data.tables import ATTRIBUTE, read_table
 from anchorage.errors import DataError
 
 SPLITS = ("train", "val", "test")
+MAX_REJECTS, MAX_REJECT_SHARE = 10, 0.001  # bad records that are put up with, unless the experiment says otherwise
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp"}
 
 # What a folder or a table may call a part, and what it means: (split, role)

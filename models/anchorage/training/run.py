@@ -76,8 +76,7 @@ def train_run(
     settings, recipe = choose_recipe(store, {"encoder": encoder, "loss": loss, "training": training}, verbose)
     chosen = TrainingSettings.from_dict(settings["training"])
     augmentation = create_augmentation(chosen.augmentation)
-    given = {"labels": store.labels, "seed": seed}
-    sampler = create(SAMPLERS, chosen.sampler["name"], chosen.sampler.get("params"), given)
+    sampler = create_sampler(chosen.sampler, store.labels, seed)
     steps_per_epoch = chosen.steps_per_epoch or sampler.steps_per_round
     with _precision(chosen.precision), strategy_scope(chosen.strategy):
         keras.utils.set_random_seed(seed)
@@ -151,8 +150,7 @@ def build_learner(
 
     Loss and methods may ask for what the other arguments and `facts` hold by name.
     """
-    raw = {"raw": True} if need_raw(methods) else {}
-    network = create_encoder(image_size=image_size, **{**flat_section(encoder), **raw})
+    network = create_network(encoder, image_size, raw=need_raw(methods))
     facts = {**facts, "num_classes": num_classes, "embedding_size": encoder["embedding_size"]}
     loss_layer = create_loss(loss["name"], loss.get("params"), **facts)
     around = create_methods(methods, **facts, epochs=epochs, steps_per_epoch=steps_per_epoch, seed=seed)
@@ -160,6 +158,16 @@ def build_learner(
     learner.build((None, image_size, image_size, 3))
     compile_learner(learner, optimizer, epochs * steps_per_epoch)
     return learner
+
+
+def create_network(encoder: Settings, image_size: int, *, raw: bool = False) -> keras.Model:
+    """The network of an encoder section; `raw` gives embeddings before unit length, too."""
+    return create_encoder(image_size=image_size, **{**flat_section(encoder), **({"raw": True} if raw else {})})
+
+
+def create_sampler(sampler: Settings, labels: Any, seed: int) -> Any:
+    """The sampler of its section, over images of these classes."""
+    return create(SAMPLERS, sampler["name"], sampler.get("params"), {"labels": labels, "seed": seed})
 
 
 def compile_learner(learner: MetricLearner, optimizer: OptimizerSettings | Settings, steps: int) -> None:
@@ -170,17 +178,24 @@ def compile_learner(learner: MetricLearner, optimizer: OptimizerSettings | Setti
     """
     asked = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings.from_dict(optimizer)
     rate = WarmupDecay(asked.learning_rate, steps, asked.schedule, asked.warmup_steps, asked.final_share)
-    made = create_optimizer(
-        asked.name,
-        rate,
-        rate_factors=asked.rate_factors,
-        frozen_steps=asked.frozen_steps,
-        groups=_groups(learner.encoder),
-        **asked.params,
-    )
+    made = make_optimizer(asked, rate, _groups(learner.encoder))
     made.check_groups([weight.path for weight in learner.trainable_variables])
     # What Keras would wrap by itself, but for several replicas.
     learner.compile(LossScaleOptimizer(made) if learner.dtype_policy.name == "mixed_float16" else made)
+
+
+def make_optimizer(
+    settings: OptimizerSettings, rate: Any, groups: Mapping[str, Sequence[str]] | None = None
+) -> keras.optimizers.Optimizer:
+    """The optimizer of its settings, with a rate or a schedule in place of theirs."""
+    return create_optimizer(
+        settings.name,
+        rate,
+        rate_factors=settings.rate_factors,
+        frozen_steps=settings.frozen_steps,
+        groups=groups,
+        **settings.params,
+    )
 
 
 def _groups(encoder: keras.Model) -> dict[str, list[str]]:

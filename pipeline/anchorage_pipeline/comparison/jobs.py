@@ -73,7 +73,6 @@ class Jobs:
             **sides,
             "settings": settings,
             "metrics": self._comparison.metrics,
-            "monitor": self._comparison.primary,
             "data": self._images.digest,
             "code": self._code(modules, tables),
         }
