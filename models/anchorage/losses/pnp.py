@@ -83,12 +83,12 @@ class PNPLoss(LossLayer):
 
         step = Step(self.anneal, bounded=self.normalize)
 
-        def measure(slot, prepared):
-            sigmoid = step(prepared, slot.value)
-            cost, rate = self._shape(slot.add_up(sigmoid))
-            share = ops.where(slot.present, slot.take(weight), 0.0)
+        def measure(block, prepared):
+            sigmoid = step(prepared, block.value)
+            cost, rate = self._shape(block.add_up(sigmoid))
+            share = ops.where(block.present, block.take(weight), 0.0)
             slope = sigmoid * (1.0 - sigmoid) * (share * rate / self.anneal)[:, None]
-            return (ops.sum(share * cost),), slope - slot.here * slot.add_up(slope)[:, None]
+            return (ops.sum(share * cost),), slope - block.one_hot * block.add_up(slope)[:, None]
 
         others = (step.of(scores, negatives),)
         return sum_over_positives(scores, labels, measure, with_self=True, others=others)[0]

@@ -63,15 +63,15 @@ class SmoothAPLoss(LossLayer):
 
         step = Step(self.temperature, bounded=self.normalize)
 
-        def measure(slot, prepared, others):
-            sigmoid = step(prepared, slot.value)
-            rank = 0.5 + slot.add_up(sigmoid)  # the positive itself counts 1, not the 1/2 of its sigmoid
-            missing = slot.add_up(sigmoid * others)  # what ranks too high: in R, not in R+
-            share = ops.where(slot.present, slot.take(weight), 0.0)
+        def measure(block, prepared, others):
+            sigmoid = step(prepared, block.value)
+            rank = 0.5 + block.add_up(sigmoid)  # the positive itself counts 1, not the 1/2 of its sigmoid
+            missing = block.add_up(sigmoid * others)  # what ranks too high: in R, not in R+
+            share = ops.where(block.present, block.take(weight), 0.0)
             scale = (share / ops.square(rank) / self.temperature)[:, None]
             # R+ - R [same] = R [other] - (R - R+)
             slope = sigmoid * (1.0 - sigmoid) * (scale * rank[:, None] * others - scale * missing[:, None])
-            return (ops.sum(share * missing / rank),), slope - slot.here * slot.add_up(slope)[:, None]
+            return (ops.sum(share * missing / rank),), slope - block.one_hot * block.add_up(slope)[:, None]
 
         return sum_over_positives(scores, labels, measure, with_self=True, others=(step.of(scores), 1.0 - same))[0]
 
