@@ -20,6 +20,7 @@ class LossDescription(NamedTuple):
         summary: first line of its class's docstring.
         text: that docstring in full.
         parameters: defaults by name; `inspect.Parameter.empty` marks a required one.
+        aliases: other names of it, with the parameters that each sets.
     """
 
     name: str
@@ -27,6 +28,14 @@ class LossDescription(NamedTuple):
     summary: str
     text: str
     parameters: dict[str, Any]
+    aliases: dict[str, dict[str, Any]] = {}  # noqa: RUF012 (of a named tuple, never changed)
+
+    def also_known_as(self) -> str:
+        """The other names, as in `proxy_anchor (proxies_per_class=1)`; empty if there are none."""
+        told = (
+            (name, ", ".join(f"{key}={value!r}" for key, value in own.items())) for name, own in self.aliases.items()
+        )
+        return ", ".join(f"{name} ({own})" if own else name for name, own in told)
 
 
 def describe_losses(folder: Path = _LOSSES) -> list[LossDescription]:
@@ -35,8 +44,11 @@ def describe_losses(folder: Path = _LOSSES) -> list[LossDescription]:
     Args:
         folder: the package, whose `__init__.py` holds the table `LOSSES`.
     """
-    homes, table = _read_table(folder)
-    return [_read_loss(folder / f"{homes[cls]}.py", name, cls) for name, cls in sorted(table.items())]
+    homes, table, aliases = _read_table(folder)
+    return [
+        _read_loss(folder / f"{homes[cls]}.py", name, cls)._replace(aliases=_aliases_of(name, aliases))
+        for name, cls in sorted(table.items())
+    ]
 
 
 def describe_loss(name: str) -> LossDescription:
@@ -46,9 +58,11 @@ def describe_loss(name: str) -> LossDescription:
         UsageError: E_NAME_UNKNOWN, with the name that may have been meant.
     """
     check_name(name)
-    homes, table = _read_table(_LOSSES)
-    if name in table:
-        return _read_loss(_LOSSES / f"{homes[table[name]]}.py", name, table[name])
+    homes, table, aliases = _read_table(_LOSSES)
+    known, own = aliases.get(name, (name, {}))
+    if known in table:
+        loss = _read_loss(_LOSSES / f"{homes[table[known]]}.py", name, table[known])
+        return loss._replace(parameters=loss.parameters | own, aliases=_aliases_of(name, aliases))
     from anchorage.losses import find_loss
 
     cls = find_loss(name)
@@ -63,25 +77,31 @@ def check_name(name: str) -> None:
         UsageError: E_NAME_UNKNOWN, with the name that may have been meant.
     """
     if ":" not in name:
-        find_class(dict.fromkeys(_read_table(_LOSSES)[1], object), name)
+        _, table, aliases = _read_table(_LOSSES)
+        find_class(dict.fromkeys([*table, *aliases], object), name)
 
 
 @cache
-def _read_table(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Module of each class, and class of each loss, by name."""
+def _read_table(folder: Path) -> tuple[dict[str, str], dict[str, str], dict[str, tuple[str, dict[str, Any]]]]:
+    """Module of each class, and class of each loss, by name; what each alias stands for."""
+    aliases: dict[str, tuple[str, dict[str, Any]]] = {}
     homes: dict[str, str] = {}
     table: dict[str, str] = {}
     for node in _parse(folder / "__init__.py").body:
         if isinstance(node, ast.ImportFrom) and node.module:
             homes |= {alias.name: node.module.rpartition(".")[2] for alias in node.names}
-        elif (
-            isinstance(node, ast.AnnAssign)
-            and ast.unparse(node.target) == "LOSSES"
-            and isinstance(node.value, ast.Dict)
-        ):
+        elif not (isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict)):
+            continue
+        elif ast.unparse(node.target) == "ALIASES":
+            aliases = ast.literal_eval(node.value)
+        elif ast.unparse(node.target) == "LOSSES":
             pairs = zip(node.value.keys, node.value.values, strict=True)
             table = {ast.literal_eval(key): ast.unparse(cls) for key, cls in pairs if key}
-    return homes, table
+    return homes, table, aliases
+
+
+def _aliases_of(name: str, aliases: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    return {alias: own for alias, (known, own) in sorted(aliases.items()) if known == name}
 
 
 def _read_loss(path: Path, name: str, class_name: str) -> LossDescription:

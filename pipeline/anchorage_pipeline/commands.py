@@ -51,7 +51,8 @@ def show_losses(name: str | None) -> None:
     if name is not None:
         loss = describe_loss(name)
         text = loss.text or "It has no docstring."
-        print("\n".join([f"{name}({', '.join(parameters(loss))})", *filter(None, [loss.paper]), "", text]))
+        also = f"Also known as: {loss.also_known_as()}" if loss.aliases else ""
+        print("\n".join([f"{name}({', '.join(parameters(loss))})", *filter(None, [loss.paper, also]), "", text]))
         return
     fold = textwrap.TextWrapper(
         width=get_terminal_size().columns,
@@ -63,7 +64,8 @@ def show_losses(name: str | None) -> None:
     for loss in describe_losses():
         # A parameter and its default stay on one line.
         listed = ", ".join(parameter.replace(" ", "\N{NO-BREAK SPACE}") for parameter in parameters(loss))
-        print(loss.name, fold.fill(loss.paper), fold.fill(listed).replace("\N{NO-BREAK SPACE}", " "), sep="\n")
+        names = [fold.fill(f"also known as: {loss.also_known_as()}")] if loss.aliases else []
+        print(loss.name, *names, fold.fill(loss.paper), fold.fill(listed).replace("\N{NO-BREAK SPACE}", " "), sep="\n")
 
 
 def train(experiment: Experiment, output: Path | None) -> None:

@@ -260,12 +260,14 @@ def _sift_loss(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes") -> dic
     """As `_Mistakes.sift`, for a loss and the parts inside it."""
     import keras
 
-    from anchorage.losses import LOSSES
+    from anchorage.losses import LOSSES, resolve_alias
     from anchorage.losses._keras_loss import is_keras_loss
     from anchorage.mining import MINERS
     from anchorage.regularizers import REGULARIZERS
 
-    if is_keras_loss(loss["name"]):
+    name, own = resolve_alias(loss["name"])
+    loss = {**loss, "name": name, "params": {**(own or {}), **loss["params"]}}
+    if is_keras_loss(name):
         return dict(loss)
     sifted = mistakes.sift(path, loss, LOSSES, keras.layers.Layer)
     if sifted is None or loss["name"] not in LOSSES:

@@ -62,7 +62,7 @@ def main() -> None:
             "queries": len(judged),
             "ranx": {ours: float(found[theirs]) for ours, theirs in RANX.items()},
             "trec_eval": {ours: float(by_trec[ir_measures.parse_measure(name)]) for ours, name in TREC.items()}
-            | {"graded_ndcg@10": float(graded[ir_measures.nDCG @ 10])},
+            | {"linear_graded_ndcg@10": float(graded[ir_measures.nDCG @ 10])},
         }
     json.dump(answers, sys.stdout, indent=1)
     print()

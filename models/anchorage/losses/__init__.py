@@ -1,5 +1,6 @@
 """Losses by the name an experiment file uses; each is a layer `loss(embeddings, labels) -> scalar`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -104,13 +105,22 @@ LOSSES: dict[str, type[keras.layers.Layer]] = {
     "vicreg": VICRegLoss,
 }
 
+# Other names that losses go by: the entry of `LOSSES`, and the parameters that make it the loss of that name.
+ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "info_nce": ("nt_xent", {}),
+    "large_margin_softmax": ("sphereface", {"weight_lengths": True}),
+    "proxy_anchor": ("multi_proxy_anchor", {"proxies_per_class": 1}),
+    "snr_contrastive": ("contrastive", {"distance": "snr"}),
+    "subcenter_arcface": ("arcface", {"sub_centers": 3}),
+}
+
 
 def create_loss(name: str, params: dict[str, Any] | None = None, **facts: Any) -> keras.layers.Layer:
     """Make a loss; `facts` such as `num_classes` go to the losses that ask for them.
 
     Args:
-        name: a key of `LOSSES`, or `"package.module:ClassName"` of a Keras layer or of a `keras.losses.Loss`, such
-            as `"tensorflow_similarity.losses:CircleLoss"`.
+        name: a key of `LOSSES` or of `ALIASES`, or `"package.module:ClassName"` of a Keras layer or of a
+            `keras.losses.Loss`, such as `"tensorflow_similarity.losses:CircleLoss"`.
         params: constructor arguments.
         **facts: what only the data knows: `num_classes`, `class_counts`, `embedding_size`.
 
@@ -118,6 +128,7 @@ def create_loss(name: str, params: dict[str, Any] | None = None, **facts: Any) -
         UsageError: on an unknown name or parameter, or a missing one.
         ValueError: if the constructor refuses a value.
     """
+    name, params = resolve_alias(name, params)
     if is_keras_loss(name):
         return KerasLoss(name, params)
     return create(LOSSES, name, params, facts, base=keras.layers.Layer)
@@ -129,4 +140,13 @@ def find_loss(name: str) -> type:
     Raises:
         UsageError: E_NAME_UNKNOWN, with the name that may have been meant.
     """
+    name, _ = resolve_alias(name)
     return find_class(LOSSES, name, keras.losses.Loss if is_keras_loss(name) else keras.layers.Layer)
+
+
+def resolve_alias(name: str, params: dict[str, Any] | None = None) -> tuple[str, dict[str, Any] | None]:
+    """The name in `LOSSES` and the parameters that another name stands for; what the user wrote wins."""
+    if isinstance(name, str) and name in ALIASES and (params is None or isinstance(params, Mapping)):
+        known, own = ALIASES[name]
+        return known, {**own, **(params or {})}
+    return name, params

@@ -25,7 +25,7 @@ class AngularLoss(LossLayer):
 
     Up to 65 degrees, and with unit rows, the sum comes from products of `exp(4 t x_a.x_n)` and `exp(4 t x_p.x_n)`,
     four times as fast as from logarithms; both are within the range of float32 there.
-    pytorch-metric-learning leaves x_n at its own length; here all three have the same treatment.
+    pytorch-metric-learning leaves x_n at its own length, as does `normalize_negatives=False`.
     Memory grows with the square of the batch, never with its cube.
 
     Defaults: 40 degrees, `AngularLoss` of pytorch-metric-learning 2.9, which names no place; its `docs/losses.md` gives
@@ -35,10 +35,9 @@ class AngularLoss(LossLayer):
         alpha: upper bound of the angle in degrees, in (0, 90).
         reducer: how the costs of the positive pairs become one, see `anchorage.pairs.reducers`.
         normalize: bring the rows to unit length first.
+        normalize_negatives: with `normalize`, the third vector too; `False` leaves it at its own length.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over, positives and negatives then come from it; None compares the batch
             with itself.
 
@@ -47,7 +46,6 @@ class AngularLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = AngularLoss(alpha=45.0)  # log(1 + exp(4 * 2 - 2 * 2))
@@ -55,22 +53,34 @@ class AngularLoss(LossLayer):
         4.0181
     """
 
-    def __init__(self, alpha: float = 40.0, reducer: Reducer = "mean", normalize: bool = True, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+    takes = ("references",)
+
+    def __init__(
+        self,
+        alpha: float = 40.0,
+        reducer: Reducer = "mean",
+        normalize: bool = True,
+        normalize_negatives: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
         check_acute(alpha=alpha)
         self.alpha = alpha
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
+        self.normalize_negatives = normalize_negatives
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         pairs = compare(embeddings, labels, references, self.normalize)
         square = math.tan(math.radians(self.alpha)) ** 2
         near, pair = 4.0 * square, 2.0 * (1.0 + square)
 
         products = dot_products(pairs.rows, pairs.columns)
+        if self.normalize and not self.normalize_negatives:
+            products = self._with_long_negatives(products, pairs, embeddings, labels, references)
         fixed = ops.stop_gradient(products)
         mined = references is not None and pairs.columns is pairs.rows
-        small = self.normalize and near <= _MOST_NEAR
+        small = self.normalize and self.normalize_negatives and near <= _MOST_NEAR
         powers = ops.exp(near * fixed) if small else None
 
         def by_powers(block, rows):
@@ -80,8 +90,12 @@ class AngularLoss(LossLayer):
             total = far * block.add_up(terms)
             return ops.log1p(total), terms, far / (1.0 + total), total / (1.0 + total)
 
+        def measure_far(a, b):
+            far = b if self.normalize_negatives or not self.normalize else ops.stop_gradient(references.embeddings)
+            return dot_products(a, far)
+
         def by_logarithms(block, rows):
-            logits = near * (rows + rows_from_positives(block, fixed, pairs, dot_products)) - pair * block.value
+            logits = near * (rows + rows_from_positives(block, fixed, pairs, measure_far)) - pair * block.value
             mask = block.take(pairs.negatives)
             costs = masked_log1p_sum_exp(logits, mask, axis=1)
             terms = ops.where(mask, ops.exp(ops.where(mask, logits, 0.0) - costs[:, None]), 0.0)
@@ -107,6 +121,10 @@ class AngularLoss(LossLayer):
             products, labels, measure, self.reducer, positives=positives, others=others, whole=mined
         )
 
-    def get_config(self):
-        names = ("alpha", "reducer", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+    def _with_long_negatives(self, products, pairs, embeddings, labels, references):
+        """The products, but those with items of other classes at the length of these."""
+        others, columns = ops.convert_to_tensor(labels), embeddings
+        if references is not None and references.embeddings is not None:
+            others, columns = ops.convert_to_tensor(references.labels), references.embeddings
+        same = ops.cast(labels, "int32")[:, None] == ops.cast(others, "int32")[None, :]
+        return ops.where(same, products, dot_products(pairs.rows, columns))

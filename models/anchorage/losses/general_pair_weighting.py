@@ -43,10 +43,9 @@ class GeneralPairWeightingLoss(LossLayer):
         eps: slack of the mining, at least 0; for `"multi_similarity"`.
         margin: by how much a positive should exceed a negative, at least 0; for `"triplet"`.
         normalize: bring the rows to unit length first.
+        mining: leave easy pairs out; for `"multi_similarity"`. pytorch-metric-learning has no mining there.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -54,13 +53,14 @@ class GeneralPairWeightingLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = GeneralPairWeightingLoss("contrastive")
         >>> round(float(loss(keras.ops.ones((2, 2)), keras.ops.array([0, 0]))), 4)
         -1.0
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -71,9 +71,10 @@ class GeneralPairWeightingLoss(LossLayer):
         eps: float = 0.1,
         margin: float = 0.1,
         normalize: bool = True,
+        mining: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         if weighting not in WEIGHTINGS:
             raise ValueError(f"`weighting` must be one of {list(WEIGHTINGS)}. Received: weighting={weighting!r}")
         check_positive(alpha=alpha, beta=beta)
@@ -85,8 +86,9 @@ class GeneralPairWeightingLoss(LossLayer):
         self.eps = eps
         self.margin = margin
         self.normalize = normalize
+        self.mining = mining
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         similarities = dot_products(rows, columns)
         of_positives, of_negatives = self.pair_weights(similarities, positives, negatives)
@@ -109,7 +111,8 @@ class GeneralPairWeightingLoss(LossLayer):
         elif self.weighting == "triplet":
             pair = self._violations(s, positives, negatives)
         else:
-            positives, negatives = mine_pairs(s, positives, negatives, self.eps)
+            if self.mining:
+                positives, negatives = mine_pairs(s, positives, negatives, self.eps)
             low, high = -self.alpha * (s - self.base), self.beta * (s - self.base)
             pair = (
                 _exp(low, positives, masked_log1p_sum_exp(low, positives, axis=1)),
@@ -132,10 +135,6 @@ class GeneralPairWeightingLoss(LossLayer):
 
         walk = PositivesWalk(s, positives=positives)
         return walk.through(step, ops.zeros_like(s), ops.zeros_like(s))
-
-    def get_config(self):
-        names = ("weighting", "alpha", "beta", "base", "eps", "margin", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _count(mask, dtype):

@@ -7,10 +7,11 @@ from anchorage.checks import check_positive
 from anchorage.geometry import dot_products, unit_rows
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.derivatives import measure_of
-from anchorage.pairs.masks import check_batch, pair_masks
+from anchorage.pairs.masks import pair_masks
 from anchorage.pairs.positives import sum_over_positives
 
 VARIANTS = ("O", "Ds", "Dq", "Iu", "Ib")
+AVERAGES = ("all", "with_positives")
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -34,17 +35,14 @@ class PNPLoss(LossLayer):
         alpha: power in `"Dq"`, positive.
         b: constant in `"Ib"`, positive.
         normalize: bring the rows to unit length first.
-
-    Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
+        average: `"all"` takes the mean over all items; `"with_positives"` over those that have another of their class,
+            0 if none has.
 
     Returns:
         Scalar float32 tensor, at least 0.
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = PNPLoss()
@@ -59,25 +57,32 @@ class PNPLoss(LossLayer):
         alpha: float = 1.0,
         b: float = 2.0,
         normalize: bool = True,
+        average: str = "all",
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         if variant not in VARIANTS:
             raise ValueError(f"`variant` must be one of {list(VARIANTS)}. Received: variant={variant!r}")
+        if average not in AVERAGES:
+            raise ValueError(f"`average` must be one of {list(AVERAGES)}. Received: average={average!r}")
         check_positive(anneal=anneal, alpha=alpha, b=b)
         self.variant = variant
         self.anneal = anneal
         self.alpha = alpha
         self.b = b
         self.normalize = normalize
+        self.average = average
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels):
         rows = unit_rows(embeddings) if self.normalize else embeddings
         scores = dot_products(rows, rows)
         negatives = pair_masks(labels)[1]
         size = ops.sum(ops.cast(ops.logical_not(negatives), scores.dtype), axis=1)
-        weight = 1.0 / (size * ops.cast(ops.shape(scores)[0], scores.dtype))
+        if self.average == "all":
+            weight = 1.0 / (size * ops.cast(ops.shape(scores)[0], scores.dtype))
+        else:
+            some = ops.cast(size > 1, scores.dtype)  # the item itself is one of its class
+            weight = some / (size * ops.maximum(ops.sum(some), 1.0))
 
         def cost(positive, scores):
             return self._shape(ops.sum(ops.sigmoid((scores - positive) / self.anneal), axis=1))
@@ -96,7 +101,3 @@ class PNPLoss(LossLayer):
         if self.variant == "Ib":
             return (self.b * count - ops.log1p(self.b * count)) / self.b**2
         return count
-
-    def get_config(self):
-        names = ("variant", "anneal", "alpha", "b", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

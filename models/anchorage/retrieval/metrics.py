@@ -101,10 +101,20 @@ def _r_precision(ranked: RankedHits, k: int) -> np.ndarray:
 
 
 def _graded_ndcg(ranked: RankedHits, k: int) -> np.ndarray:
-    gains = 1.0 / np.log2(np.arange(k) + 2.0)
+    # A grade above the last doubles what is added to the gain: 2^g - 1 = 1 + 2 + 4 + ...
+    return _share_of_best(ranked, ranked.gains, 2.0 ** np.arange(ranked.counts.shape[1]), k)
+
+
+def _linear_graded_ndcg(ranked: RankedHits, k: int) -> np.ndarray:
+    return _share_of_best(ranked, ranked.grades, np.ones(ranked.counts.shape[1]), k)
+
+
+def _share_of_best(ranked: RankedHits, gains: np.ndarray, rises: np.ndarray, k: int) -> np.ndarray:
+    """Discounted gain of the k nearest over that of the best order; `rises` is what each grade adds to the gain."""
+    discounts = 1.0 / np.log2(np.arange(k) + 2.0)
     # The best order has the items of the highest grade first: those of a grade or above it fill the first ranks.
-    filled = np.append(0.0, np.cumsum(gains))[np.minimum(np.cumsum(ranked.counts[:, ::-1], axis=1), k)]
-    return ranked.grades[:, :k] @ gains / filled.sum(axis=1)
+    filled = np.append(0.0, np.cumsum(discounts))[np.minimum(np.cumsum(ranked.counts[:, ::-1], axis=1), k)]
+    return gains[:, :k] @ discounts / (filled @ rises[::-1])
 
 
 def _average_precision(ranked: RankedHits, k: int) -> np.ndarray:
@@ -131,7 +141,9 @@ METRICS = {
     "recall@k": Metric(_recall, "share of queries with at least one relevant item among the k nearest"),
     "precision@k": Metric(_precision, "share of relevant items among the k nearest"),
     "ndcg@k": Metric(_ndcg, "gain of the k nearest, 1/log2(rank + 1) per relevant item, over the best possible gain"),
-    "graded_ndcg@k": Metric(_graded_ndcg, "gain of the k nearest, grade/log2(rank + 1), over the best possible gain"),
+    "graded_ndcg@k": Metric(
+        _graded_ndcg, "gain of the k nearest, (2^grade - 1)/log2(rank + 1), over the best possible gain"
+    ),
     "map@r": Metric(_map_at_r, "mean over ranks 1..R of (precision up to the rank if it is relevant, else 0); R = "),
     "r_precision": Metric(_r_precision, "share of relevant items among the R nearest; R = "),
     "map": Metric(
@@ -141,6 +153,9 @@ METRICS = {
         whole=True,
     ),
     "mrr": Metric(_reciprocal_rank, "1 / rank of the first in the whole gallery of R = ", whole=True),
+    "linear_graded_ndcg@k": Metric(
+        _linear_graded_ndcg, "gain of the k nearest, grade/log2(rank + 1), over the best possible gain"
+    ),
 }
 _R = "relevant items of the query in the gallery"
 

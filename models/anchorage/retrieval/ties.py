@@ -43,6 +43,7 @@ class RankedHits(NamedTuple):
         precisions: `(B, K)` float64, expected product of the relevance at a rank and the precision up to it.
         missed: `(B, K)` float64, probability that no relevant item stands at this rank or before it.
         grades: `(B, K)` float64, expected grade of the item at each rank.
+        gains: `(B, K)` float64, expected `2^grade - 1` there.
         counts: `(B, top)` int64, gallery items of each grade from 1.
         relevant: `(B,)` int64, relevant items in the whole gallery: R.
         groups: where the relevant items stand in the whole gallery; None where no metric asks.
@@ -52,6 +53,7 @@ class RankedHits(NamedTuple):
     precisions: np.ndarray
     missed: np.ndarray
     grades: np.ndarray
+    gains: np.ndarray
     counts: np.ndarray
     relevant: np.ndarray
     groups: HitGroups | None
@@ -74,7 +76,9 @@ def rank_hits(ranking: Ranking, grade: np.ndarray, least: int, counts: np.ndarra
     r = np.add.reduceat(is_relevant, group_starts)
     relevant_so_far = np.append(0.0, np.cumsum(r))  # before each group, all queries together
     n = relevant_so_far[group] - relevant_so_far[group[starts[places]]]
-    mean_grade = (np.add.reduceat(grade.astype(np.float64), group_starts) / g)[group]
+    mean_grade, mean_gain = (
+        (np.add.reduceat(values, group_starts) / g)[group] for values in (grade.astype(np.float64), 2.0**grade - 1.0)
+    )
     g, r, t = g[group], r[group], index - group_starts[group] + 1.0
 
     hits = r / g
@@ -83,7 +87,9 @@ def rank_hits(ranking: Ranking, grade: np.ndarray, least: int, counts: np.ndarra
     ranks = starts[:-1, None] + np.arange(ranking.depth)
     missed = np.cumprod(misses[ranks], axis=1)
     relevant = counts[:, least - 1 :].sum(axis=1)
-    return RankedHits(hits[ranks], precisions[ranks], missed, mean_grade[ranks], counts, relevant, None)
+    return RankedHits(
+        hits[ranks], precisions[ranks], missed, mean_grade[ranks], mean_gain[ranks], counts, relevant, None
+    )
 
 
 def find_groups(

@@ -44,8 +44,8 @@ its values.
 
 ## Table
 
-| loss | paper | parameters and their defaults | defaults from | cases | {backends} |
-|---|---|---|---|---|{lines}|
+| loss | also known as | paper | parameters and their defaults | defaults from | cases | {backends} |
+|---|---|---|---|---|---|{lines}|
 """
 
 
@@ -68,7 +68,9 @@ def parameters_of(loss):
 
 def front_of(loss):
     """The part of a row that follows from the code alone."""
-    return f"| [`{loss.name}`](#{loss.name}) | {loss.paper.rstrip('.')} | {parameters_of(loss)} |"
+    return (
+        f"| [`{loss.name}`](#{loss.name}) | {loss.also_known_as()} | {loss.paper.rstrip('.')} | {parameters_of(loss)} |"
+    )
 
 
 def figure(found, dtype):

@@ -56,7 +56,9 @@ _ALWAYS = ("angular", "cbml", "circle", "dynamic_soft_margin", "fast_ap", "histo
 BOTH_KINDS = {
     **dict.fromkeys((*_ALWAYS, "nca", "nt_xent", "self_supervised", "sup_con", "triplet", "tuplet_margin"), always),
     "cross_batch_memory": lambda params: params.get("loss", {}).get("name") in BOTH_KINDS,
-    "general_pair_weighting": lambda params: params.get("weighting", "multi_similarity") == "multi_similarity",
+    "general_pair_weighting": lambda params: (
+        params.get("weighting", "multi_similarity") == "multi_similarity" and params.get("mining", True)
+    ),
     "mined": lambda params: params.get("loss", {}).get("name") in BOTH_KINDS,
     "multi_similarity": lambda params: params.get("mining", True),
 }

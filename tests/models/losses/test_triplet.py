@@ -120,7 +120,7 @@ def test_matches_reference(rows, classes, mining, margin, miner_margin, smooth, 
     if against != "batch":
         masks = tuple(mask & (rng.random(mask.shape) < 0.8) for mask in masks)
         references = References(*masks, *((columns, others) if against == "memory" else ()))
-    value = float(TripletLoss(margin, dtype="float64", **params)(embeddings, labels, references))
+    value = float(TripletLoss(margin, dtype="float64", **params)(embeddings, labels, references=references))
     wanted = reference(units(embeddings), units(columns), masks, labels, margin=margin, **params)
     assert value == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
@@ -147,7 +147,7 @@ def test_gradient_is_that_of_all_triplets_written_out(smooth, swap, against):
         references = References(*masks, *((memory, others) if against == "memory" else ()))
     loss = TripletLoss(0.3, smooth=smooth, swap=swap, reducer="sum", dtype="float64")
     with tf.GradientTape() as tape:
-        value = loss(embeddings, labels, references)
+        value = loss(embeddings, labels, references=references)
     gradient = tape.gradient(value, embeddings)
     with tf.GradientTape() as tape:
         x = tf.math.l2_normalize(embeddings, axis=1)

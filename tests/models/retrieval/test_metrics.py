@@ -200,13 +200,16 @@ def test_graded_ndcg_of_two_levels_equals_scikit_learn(rows, classes, seed):
     parents = labels % 2
     if np.bincount(labels).max() < 2:
         return
-    result = evaluate_retrieval(vectors, labels, metrics=["graded_ndcg@5", "recall@1"], parents=parents)
+    result = evaluate_retrieval(vectors, labels, metrics=["graded_ndcg@5", "linear_graded_ndcg@5"], parents=parents)
     grades = (labels[:, None] == labels).astype(int) + (parents[:, None] == parents)
-    for row, value in zip(result.query_rows, result.per_query["graded_ndcg@5"], strict=True):
-        others = np.arange(rows) != row
-        assert value == pytest.approx(ndcg_score([grades[row][others]], [(vectors @ vectors[row])[others]], k=5))
-    plain = evaluate_retrieval(vectors, labels, metrics=["recall@1"])
-    assert plain.values["recall@1"] == result.values["recall@1"]  # relevant means the same class, graded or not
+    for name, gains in (("graded_ndcg@5", 2**grades - 1), ("linear_graded_ndcg@5", grades)):
+        for row, value in zip(result.query_rows, result.per_query[name], strict=True):
+            others = np.arange(rows) != row
+            assert value == pytest.approx(ndcg_score([gains[row][others]], [(vectors @ vectors[row])[others]], k=5))
+    graded, plain = (
+        evaluate_retrieval(vectors, labels, metrics=["recall@1"], parents=given) for given in (parents, None)
+    )
+    assert plain.values["recall@1"] == graded.values["recall@1"]  # relevant means the same class, graded or not
 
 
 @given(st.integers(6, 30), st.integers(0, 2**16))
@@ -230,7 +233,7 @@ def test_many_labels_an_image(rows, seed):
         grades = shared[row][others]
         expected = average_precision_score(grades > 0, scores)
         assert result.per_query["map"][at] == pytest.approx(expected)
-        assert result.per_query["graded_ndcg@4"][at] == pytest.approx(ndcg_score([grades], [scores], k=4))
+        assert result.per_query["graded_ndcg@4"][at] == pytest.approx(ndcg_score([2**grades - 1], [scores], k=4))
         assert result.per_query["recall@2"][at] == (grades[np.argsort(-scores)[:2]] > 0).any()
 
 
@@ -256,7 +259,26 @@ def test_nothing_of_the_own_group_is_asked_for(rows, seed):
             assert result.per_query[name][at] == pytest.approx(measure(ordered, name)), name
         best = max(int(labels[j] == labels[row]) + int(labels[j] % 2 == labels[row] % 2) for j in order)
         first = int(ordered[0]) + int(labels[order[0]] % 2 == labels[row] % 2)
-        assert result.per_query["graded_ndcg@1"][at] == pytest.approx(first / best)
+        assert result.per_query["graded_ndcg@1"][at] == pytest.approx((2**first - 1) / (2**best - 1))
+
+
+def test_gain_doubles_with_the_grade():
+    """A query of class a under parent 0: its neighbours are of another parent, the same parent, the same class."""
+    names = ["graded_ndcg@3", "linear_graded_ndcg@3"]
+    roles, parents = ["query"] + ["gallery"] * 3, [0, 1, 0, 0]
+    found = evaluate_retrieval(spread([0, 10, 25, 45]), list("acba"), roles, names, parents=parents).values
+    second, third = 1 / np.log2(3), 1 / np.log2(4)
+    assert found["graded_ndcg@3"] == pytest.approx((1 * second + 3 * third) / (3 + 1 * second))
+    assert found["linear_graded_ndcg@3"] == pytest.approx((1 * second + 2 * third) / (2 + 1 * second))
+
+
+def test_gain_of_tied_items_is_the_mean_of_their_gains():
+    names = ["graded_ndcg@1", "linear_graded_ndcg@1"]
+    roles = ["query"] + ["gallery"] * 2
+    found = evaluate_retrieval(spread([0, 30, 30]), list("aca"), roles, names, parents=[0, 1, 0]).values
+    assert found == pytest.approx({"graded_ndcg@1": 0.5, "linear_graded_ndcg@1": 0.5})
+    found = evaluate_retrieval(spread([0, 30, 30]), list("aba"), roles, names, parents=[0, 0, 0]).values
+    assert found == pytest.approx({"graded_ndcg@1": (1 + 3) / 2 / 3, "linear_graded_ndcg@1": 1.5 / 2})
 
 
 def test_a_class_has_one_parent_and_a_label_matrix_only_0_and_1():
