@@ -83,37 +83,37 @@ class AngularLoss(LossLayer):
         small = self.normalize and self.normalize_negatives and near <= _MOST_NEAR
         powers = ops.exp(near * fixed) if small else None
 
-        def by_powers(slot, rows):
+        def by_powers(block, rows):
             """Costs, the terms of the sum, and one over the whole that they are shares of."""
-            terms = rows * rows_from_positives(slot, powers, pairs, lambda a, b: ops.exp(near * dot_products(a, b)))
-            far = ops.exp(-pair * slot.value[:, 0])
-            total = far * slot.add_up(terms)
+            terms = rows * rows_from_positives(block, powers, pairs, lambda a, b: ops.exp(near * dot_products(a, b)))
+            far = ops.exp(-pair * block.value[:, 0])
+            total = far * block.add_up(terms)
             return ops.log1p(total), terms, far / (1.0 + total), total / (1.0 + total)
 
         def measure_far(a, b):
             far = b if self.normalize_negatives or not self.normalize else ops.stop_gradient(references.embeddings)
             return dot_products(a, far)
 
-        def by_logarithms(slot, rows):
-            logits = near * (rows + rows_from_positives(slot, fixed, pairs, measure_far)) - pair * slot.value
-            mask = slot.take(pairs.negatives)
+        def by_logarithms(block, rows):
+            logits = near * (rows + rows_from_positives(block, fixed, pairs, measure_far)) - pair * block.value
+            mask = block.take(pairs.negatives)
             costs = masked_log1p_sum_exp(logits, mask, axis=1)
             terms = ops.where(mask, ops.exp(ops.where(mask, logits, 0.0) - costs[:, None]), 0.0)
-            return costs, terms, ops.ones_like(costs), slot.add_up(terms)
+            return costs, terms, ops.ones_like(costs), block.add_up(terms)
 
-        def measure(slot, rows):
-            costs, terms, scale, share = (by_powers if small else by_logarithms)(slot, rows)
+        def measure(block, rows):
+            costs, terms, scale, share = (by_powers if small else by_logarithms)(block, rows)
 
             def derivative(weights):
                 slope = terms * (scale * weights)[:, None]
                 both = slope
                 if mined:
-                    both = slope + slot.back(slope)
+                    both = slope + block.scatter_to_positive(slope)
                 elif references is None:  # the positive has its turn as the anchor, at the same cost
                     both = 2.0 * slope
-                return near * both - slot.here * (pair * share * weights)[:, None]
+                return near * both - block.one_hot * (pair * share * weights)[:, None]
 
-            return costs, slot.present, derivative
+            return costs, block.present, derivative
 
         positives = None if references is None else pairs.positives
         others = (ops.where(pairs.negatives, powers, 0.0),) if small else None

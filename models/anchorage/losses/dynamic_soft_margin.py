@@ -8,7 +8,7 @@ from anchorage.geometry import euclidean_distances, unit_rows
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.gaps import GapNodes
 from anchorage.pairs.masks import pair_masks
-from anchorage.pairs.positives import TURNS_AT_ONCE, sum_over_positives
+from anchorage.pairs.positives import POSITIVES_PER_STEP, sum_over_positives
 from anchorage.pairs.walk import PositivesWalk, repeat_rows
 
 _LARGEST = 2.0  # distance of two unit rows
@@ -85,9 +85,9 @@ class DynamicSoftMarginLoss(LossLayer):
             self.histogram.assign(histogram)
         share_below = ops.cumsum(histogram)
 
-        def measure(slot, rows):
-            weights = self._nodes.read(slot, self._place(slot.value * self._per_interval), rows, share_below)
-            return (0.0,), slot.here * slot.add_up(weights)[:, None] - weights
+        def measure(block, rows):
+            weights = self._nodes.read(block, self._place(block.value * self._per_interval), rows, share_below)
+            return (0.0,), block.one_hot * block.add_up(weights)[:, None] - weights
 
         total = sum_over_positives(distances, labels, measure, others=others, linear=True, signed=True)[0]
         return total / ops.maximum(ops.sum(counts), 1.0)
@@ -102,16 +102,16 @@ class DynamicSoftMarginLoss(LossLayer):
 
         def count_rows(anchors_of_block):
             anchors = walk.at(anchors_of_block)
-            rows = repeat_rows(anchors.rows[0], TURNS_AT_ONCE)
+            rows = repeat_rows(anchors.rows[0], POSITIVES_PER_STEP)
 
             def step(shift, counts):
-                slot = anchors.slot(shift, TURNS_AT_ONCE)
-                more = self._nodes.count(slot, self._place(slot.value), rows, slot.take(number))
-                return shift + TURNS_AT_ONCE, counts + more
+                block = anchors.positive_block(shift, POSITIVES_PER_STEP)
+                more = self._nodes.count(block, self._place(block.value), rows, block.take(number))
+                return shift + POSITIVES_PER_STEP, counts + more
 
             return anchors.through(step, ops.zeros((self.num_bins + 1,), dtype=walk.fixed.dtype))[0]
 
-        return ops.sum(ops.map(count_rows, walk.blocks(TURNS_AT_ONCE)), axis=0)
+        return ops.sum(ops.map(count_rows, walk.blocks(POSITIVES_PER_STEP)), axis=0)
 
     def _blend(self, counts):
         held = ops.convert_to_tensor(self.histogram)

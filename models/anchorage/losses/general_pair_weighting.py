@@ -128,10 +128,10 @@ class GeneralPairWeightingLoss(LossLayer):
         others = ops.where(negatives, s, float("-inf"))
 
         def step(shift, near, far):
-            slot = walk.slot(shift)
-            limit = ops.where(slot.present[:, None], slot.value - self.margin, float("inf"))
+            block = walk.positive_block(shift)
+            limit = ops.where(block.present[:, None], block.value - self.margin, float("inf"))
             found = ops.cast(others > limit, s.dtype)
-            return shift + 1, near + slot.here * slot.add_up(found)[:, None], far + found
+            return shift + 1, near + block.one_hot * block.add_up(found)[:, None], far + found
 
         walk = PositivesWalk(s, positives=positives)
         return walk.through(step, ops.zeros_like(s), ops.zeros_like(s))

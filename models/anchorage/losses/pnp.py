@@ -1,16 +1,14 @@
 """PNP: Li et al., "Rethinking the Optimization of Average Precision", AAAI 2022: penalise negatives ahead."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from anchorage.checks import check_positive
 from anchorage.geometry import dot_products, unit_rows
 from anchorage.losses.base import LossLayer
+from anchorage.pairs.derivatives import measure_of
 from anchorage.pairs.masks import pair_masks
 from anchorage.pairs.positives import sum_over_positives
-from anchorage.pairs.steps import Step
 
 VARIANTS = ("O", "Ds", "Dq", "Iu", "Ib")
 AVERAGES = ("all", "with_positives")
@@ -86,26 +84,20 @@ class PNPLoss(LossLayer):
             some = ops.cast(size > 1, scores.dtype)  # the item itself is one of its class
             weight = some / (size * ops.maximum(ops.sum(some), 1.0))
 
-        step = Step(self.anneal, bounded=self.normalize)
+        def cost(positive, scores):
+            return self._shape(ops.sum(ops.sigmoid((scores - positive) / self.anneal), axis=1))
 
-        def measure(slot, prepared):
-            sigmoid = step(prepared, slot.value)
-            cost, rate = self._shape(slot.add_up(sigmoid))
-            share = ops.where(slot.present, slot.take(weight), 0.0)
-            slope = sigmoid * (1.0 - sigmoid) * (share * rate / self.anneal)[:, None]
-            return (ops.sum(share * cost),), slope - slot.here * slot.add_up(slope)[:, None]
+        others = (ops.where(negatives, scores, float("-inf")),)
+        return sum_over_positives(scores, labels, measure_of(cost, weight), with_self=True, others=others)[0]
 
-        others = (step.of(scores, negatives),)
-        return sum_over_positives(scores, labels, measure, with_self=True, others=others)[0]
-
-    def _shape(self, count) -> tuple[Any, Any]:
-        """The function g of the variant at `count`, and its derivative."""
+    def _shape(self, count):
+        """The function g of the variant at `count`."""
         if self.variant == "Ds":
-            return ops.log1p(count), 1.0 / (1.0 + count)
+            return ops.log1p(count)
         if self.variant == "Dq":
-            return 1.0 - (1.0 + count) ** -self.alpha, self.alpha * (1.0 + count) ** (-self.alpha - 1.0)
+            return 1.0 - (1.0 + count) ** -self.alpha
         if self.variant == "Iu":
-            return (1.0 + count) * ops.log1p(count), 1.0 + ops.log1p(count)
+            return (1.0 + count) * ops.log1p(count)
         if self.variant == "Ib":
-            return (self.b * count - ops.log1p(self.b * count)) / self.b**2, count / (1.0 + self.b * count)
-        return count, ops.ones_like(count)
+            return (self.b * count - ops.log1p(self.b * count)) / self.b**2
+        return count

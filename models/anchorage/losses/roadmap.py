@@ -145,14 +145,14 @@ class RoadmapLoss(LossLayer):
 
         step = Step(self.tau, bounded=self.normalize)
 
-        def measure(slot, others, prepared, own):
-            height, slope = self._negative_step(others - slot.value, step(prepared, slot.value))
-            ahead = slot.add_up(ops.cast(own >= slot.value, own.dtype))
-            wrong = slot.add_up(height)
-            weight = ops.where(slot.present, slot.take(share), 0.0)
+        def measure(block, others, prepared, own):
+            height, slope = self._negative_step(others - block.value, step(prepared, block.value))
+            ahead = block.add_up(ops.cast(own >= block.value, own.dtype))
+            wrong = block.add_up(height)
+            weight = ops.where(block.present, block.take(share), 0.0)
             total = ops.maximum(ahead + wrong, 1.0)  # `ahead` counts the positive itself
             slope = slope * (weight * ahead / ops.square(total))[:, None]
-            return (ops.sum(weight * wrong / total),), slope - slot.here * slot.add_up(slope)[:, None]
+            return (ops.sum(weight * wrong / total),), slope - block.one_hot * block.add_up(slope)[:, None]
 
         # Going through classes is quicker than through a mask.
         where = {"with_self": not self.exclude_self} if labels is not None else {"positives": mine}

@@ -6,8 +6,8 @@ from keras import ops
 from anchorage.checks import check_positive
 from anchorage.geometry import dot_products, unit_rows
 from anchorage.losses.base import LossLayer
+from anchorage.pairs.derivatives import measure_of
 from anchorage.pairs.positives import sum_over_positives
-from anchorage.pairs.steps import Step
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -54,16 +54,10 @@ class SmoothAPLoss(LossLayer):
         same = ops.cast(ops.equal(labels[:, None], labels[None, :]), scores.dtype)
         weight = 1.0 / (ops.sum(same, axis=1) * ops.cast(ops.shape(labels)[0], scores.dtype))
 
-        step = Step(self.temperature, bounded=self.normalize)
+        def cost(positive, scores, wrong):
+            ahead = ops.sigmoid((scores - positive) / self.temperature)
+            rank = 0.5 + ops.sum(ahead, axis=1)  # the positive itself counts 1, not the 1/2 of its sigmoid
+            return ops.sum(ahead * wrong, axis=1) / rank
 
-        def measure(slot, prepared, others):
-            sigmoid = step(prepared, slot.value)
-            rank = 0.5 + slot.add_up(sigmoid)  # the positive itself counts 1, not the 1/2 of its sigmoid
-            missing = slot.add_up(sigmoid * others)  # what ranks too high: in R, not in R+
-            share = ops.where(slot.present, slot.take(weight), 0.0)
-            scale = (share / ops.square(rank) / self.temperature)[:, None]
-            # R+ - R [same] = R [other] - (R - R+)
-            slope = sigmoid * (1.0 - sigmoid) * (scale * rank[:, None] * others - scale * missing[:, None])
-            return (ops.sum(share * missing / rank),), slope - slot.here * slot.add_up(slope)[:, None]
-
-        return sum_over_positives(scores, labels, measure, with_self=True, others=(step.of(scores), 1.0 - same))[0]
+        others = (scores, 1.0 - same)
+        return sum_over_positives(scores, labels, measure_of(cost, weight), with_self=True, others=others)[0]

@@ -151,21 +151,21 @@ class SOPRCLoss(LossLayer):
         pairs = ops.sum(ops.cast(positives, scores.dtype), axis=1) * ops.cast(away > 0, scores.dtype)
         weight = ops.cast(away > 0, scores.dtype) / ops.maximum(ops.sum(pairs), 1.0)
 
-        def measure(slot, others):
-            share_of_prior, number = slot.take(prior), ops.maximum(slot.take(away), 1.0)
-            short = ops.relu(1.0 - (slot.value - others) / self.tau1)
+        def measure(block, others):
+            share_of_prior, number = block.take(prior), ops.maximum(block.take(away), 1.0)
+            short = ops.relu(1.0 - (block.value - others) / self.tau1)
             bent = ops.minimum(short, 1.0)  # a parabola up to 1, a straight line beyond
             cost, slope = bent * (2.0 * short - bent), -2.0 / self.tau1 * bent
-            false = (1.0 - share_of_prior) * slot.add_up(cost) / number
-            recall, recall_slope = self._recall(slot.value, slot.take(sketches))
+            false = (1.0 - share_of_prior) * block.add_up(cost) / number
+            recall, recall_slope = self._recall(block.value, block.take(sketches))
             true = share_of_prior * recall
-            share = ops.where(slot.present, slot.take(weight), 0.0)
+            share = ops.where(block.present, block.take(weight), 0.0)
             scale = share / ops.square(false + true)
             # d(cost)/d(gap) counts for the positive, its negative for the other item.
             slope = slope * (scale * true * (1.0 - share_of_prior) / number)[:, None]
-            slopes = slot.here * slot.add_up(slope)[:, None] - slope
+            slopes = block.one_hot * block.add_up(slope)[:, None] - slope
             if not self.stop_gradient_through_tpr:
-                slopes = slopes - slot.here * (scale * false * share_of_prior * recall_slope)[:, None]
+                slopes = slopes - block.one_hot * (scale * false * share_of_prior * recall_slope)[:, None]
             return (ops.sum(share * false / (false + true)),), slopes
 
         others = ops.where(negatives, scores, float("-inf"))

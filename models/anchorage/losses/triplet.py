@@ -136,20 +136,20 @@ class TripletLoss(LossLayer):
         """For `reduce_over_positives`: costs against the negatives, which of them count, and their derivative."""
         select = self._selection(matrix, pairs)
 
-        def measure(slot, distances):
-            chosen, pick, spread = select(slot, distances)
+        def measure(block, distances):
+            chosen, pick, spread = select(block, distances)
             d_an = pick(distances)
-            counted = ops.logical_and(ops.logical_and(chosen, d_an < float("inf")), slot.present[:, None])
-            d_pn = pick(rows_from_positives(slot, matrix, pairs, self._matrix)) if self.swap else d_an
-            gap = slot.value + self.margin - ops.minimum(d_an, d_pn)
+            counted = ops.logical_and(ops.logical_and(chosen, d_an < float("inf")), block.present[:, None])
+            d_pn = pick(rows_from_positives(block, matrix, pairs, self._matrix)) if self.swap else d_an
+            gap = block.value + self.margin - ops.minimum(d_an, d_pn)
 
             def derivative(weights):
                 slope = weights * (ops.sigmoid(gap) if self.smooth else ops.cast(gap > 0, gap.dtype))
-                slopes = slot.here * slot.add_up(slope)[:, None] - spread(slope)
+                slopes = block.one_hot * block.add_up(slope)[:, None] - spread(slope)
                 if not self.swap:
                     return slopes
                 moved = spread(ops.where(d_pn < d_an, slope, ops.zeros_like(slope)))
-                return slopes + (moved - slot.back(moved) if pairs.columns is pairs.rows else moved)
+                return slopes + (moved - block.scatter_to_positive(moved) if pairs.columns is pairs.rows else moved)
 
             return ops.softplus(gap) if self.smooth else ops.relu(gap), counted, derivative
 
@@ -167,21 +167,21 @@ class TripletLoss(LossLayer):
         return distances < float("inf")
 
     def _selection(self, matrix, pairs):
-        """Function of a slot and its rows, infinite where there is no negative, that says which negatives are wanted.
+        """Function of a block and its rows, infinite where there is no negative, that says which negatives are wanted.
 
         It gives a `(P, C)` mask of C candidates; a function that picks them out of an `(P, M)` tensor; and one that
         puts `(P, C)` numbers back to their columns.
         """
         if self.mining != "nearest_semi_hard":
             wide = self._wide_angles(pairs) if self.mining == "angular" else None
-            return lambda slot, d: (wide(slot) if wide else self._window(slot.value, d), _same, _same)
+            return lambda block, d: (wide(block) if wide else self._window(block.value, d), _same, _same)
         farthest = ops.max(ops.where(pairs.negatives, matrix, float("-inf")), axis=1)
         columns = ops.arange(ops.shape(matrix)[1], dtype="int32")[None, :]
 
-        def nearest(slot, d):
-            beyond = slot.least(ops.where(d > slot.value, d, float("inf")))
-            wanted = ops.where(beyond < float("inf"), beyond, slot.take(farthest))[:, None]
-            first = slot.least(ops.where(d == wanted, columns, ops.shape(d)[1]))[:, None]
+        def nearest(block, d):
+            beyond = block.least(ops.where(d > block.value, d, float("inf")))
+            wanted = ops.where(beyond < float("inf"), beyond, block.take(farthest))[:, None]
+            first = block.least(ops.where(d == wanted, columns, ops.shape(d)[1]))[:, None]
             found = first < ops.shape(d)[1]
             first = ops.where(found, first, 0)
             here = ops.cast(columns == first, d.dtype)
@@ -190,13 +190,13 @@ class TripletLoss(LossLayer):
         return nearest
 
     def _wide_angles(self, pairs):
-        """Function of a slot that says which negatives see anchor and positive under a wide angle."""
+        """Function of a block that says which negatives see anchor and positive under a wide angle."""
         squared = ops.stop_gradient(squared_distances(pairs.rows, pairs.columns))
 
-        def wide(slot):
-            d_an = slot.take(squared)
-            d_ap = ops.take_along_axis(d_an, slot.index[:, None], axis=1)
-            return wide_angles(d_ap, d_an, rows_from_positives(slot, squared, pairs, squared_distances), self.angle)
+        def wide(block):
+            d_an = block.take(squared)
+            d_ap = ops.take_along_axis(d_an, block.index[:, None], axis=1)
+            return wide_angles(d_ap, d_an, rows_from_positives(block, squared, pairs, squared_distances), self.angle)
 
         return wide
 

@@ -191,9 +191,9 @@ class AngularMiner(PairMiner):
         pairs = Pairs(rows, columns, positives, negatives)
         squared = ops.stop_gradient(squared_distances(rows, columns))
 
-        def choose(slot):
-            from_positive = rows_from_positives(slot, squared, pairs, squared_distances)
-            return wide_angles(slot.value, squared, from_positive, self.angle)
+        def choose(block):
+            from_positive = rows_from_positives(block, squared, pairs, squared_distances)
+            return wide_angles(block.value, squared, from_positive, self.angle)
 
         return _pairs_of_triplets(squared, positives, negatives, choose)
 
@@ -234,8 +234,8 @@ class TripletMarginMiner(PairMiner):
     def call(self, rows, columns, positives, negatives):
         distances = ops.stop_gradient(self._measure.sign * self._measure.matrix(rows, columns))
 
-        def choose(slot):
-            gaps = distances - slot.value
+        def choose(block):
+            gaps = distances - block.value
             if self.type_of_triplets == "hard":
                 return gaps <= 0
             if self.type_of_triplets == "easy":
@@ -361,13 +361,13 @@ def _pairs_of_triplets(matrix, positives, negatives, choose):
         matrix: `(N, M)` float tensor without gradient.
         positives: `(N, M)` bool.
         negatives: `(N, M)` bool.
-        choose: function of one positive of every anchor, a `Slot`, that says with which columns it is a triplet.
+        choose: function of a `PositiveBlock`, one positive of every anchor, that says which columns complete a triplet.
     """
 
     def step(shift, near, far):
-        slot = walk.slot(shift)
-        chosen = ops.logical_and(ops.logical_and(choose(slot), negatives), slot.present[:, None])
-        kept = ops.logical_and(slot.here > 0, ops.any(chosen, axis=1, keepdims=True))
+        block = walk.positive_block(shift)
+        chosen = ops.logical_and(ops.logical_and(choose(block), negatives), block.present[:, None])
+        kept = ops.logical_and(block.one_hot > 0, ops.any(chosen, axis=1, keepdims=True))
         return shift + 1, ops.logical_or(near, kept), ops.logical_or(far, chosen)
 
     walk = PositivesWalk(matrix, positives=positives)

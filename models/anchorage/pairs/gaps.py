@@ -32,11 +32,11 @@ class GapNodes:
         """`(N, N)` distances as the two questions below want them: those of other items than negatives far away."""
         return ops.where(negatives, distances, _FAR)
 
-    def count(self, slot, value, rows, number):
+    def count(self, block, value, rows, number):
         """Share every gap out to the nodes on both sides of it, in proportion to nearness.
 
         Args:
-            slot: P pairs of anchor and positive.
+            block: P pairs of anchor and positive.
             value: `(P, 1)`; gaps are `value - rows`.
             rows: `(P, N)` from `prepare`.
             number: `(P,)` how many negatives each has.
@@ -44,22 +44,22 @@ class GapNodes:
         Returns:
             `(intervals + 1,)` float tensor.
         """
-        present = ops.cast(slot.present, rows.dtype)[:, None]
+        present = ops.cast(block.present, rows.dtype)[:, None]
         if self._reach > _FEW:
             return soft_histogram(value - rows, present * ops.cast(rows < _FAR, rows.dtype), self.intervals)[0]
         edges, nodes = self._window(value)
         # By how much the edges exceed what lies below: the smaller of both added up, an operation less an entry.
         width = ops.cast(ops.shape(rows)[1], rows.dtype)
-        below = [slot.add_up(ops.minimum(edges[:, i : i + 1], rows)) for i in range(self._reach)]
+        below = [block.add_up(ops.minimum(edges[:, i : i + 1], rows)) for i in range(self._reach)]
         excess = width * edges - ops.stack(below, axis=1)
         above = ops.concatenate([number[:, None], -_differences(excess)], axis=1)
         shares = present * -_differences(above)  # what lies on a node is what lies on it or above, less what is above
         nodes = ops.concatenate([nodes, ops.minimum(nodes[:, -1:] + 1, self.intervals)], axis=1)
         return ops.segment_sum(ops.reshape(shares, (-1,)), ops.reshape(nodes, (-1,)), num_segments=self.intervals + 1)
 
-    def read(self, slot, value, rows, table):
+    def read(self, block, value, rows, table):
         """What the `(intervals + 1,)` table says at the node at or below each gap, `(P, N)`; 0 if it does not count."""
-        present = ops.cast(slot.present, rows.dtype)[:, None]
+        present = ops.cast(block.present, rows.dtype)[:, None]
         if self._reach > _FEW:
             nodes = ops.cast(ops.clip(ops.floor(value - rows), 0, self.intervals), "int32")
             return ops.where(rows < _FAR, present * ops.take(table, nodes, axis=0), 0.0)

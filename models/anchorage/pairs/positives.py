@@ -4,9 +4,9 @@ from keras import ops
 
 from anchorage.pairs.reducers import Reducer, class_factors, counted, name_of
 from anchorage.pairs.references import Pairs
-from anchorage.pairs.walk import PositivesWalk, Slot, repeat_rows
+from anchorage.pairs.walk import PositiveBlock, PositivesWalk, repeat_rows
 
-TURNS_AT_ONCE = 2  # positives of each anchor; more would be too many where classes are small
+POSITIVES_PER_STEP = 2  # of each anchor; more would be mostly padding where classes are small
 
 
 def sum_over_positives(
@@ -22,26 +22,26 @@ def sum_over_positives(
     linear: bool = False,
     signed: bool = False,
 ):
-    """Add up what `measure` finds for each anchor and each of its positives.
+    """Sums `measure` over every (anchor, positive) pair, and hands its gradient on to the matrix.
 
-    Goes through the anchors by blocks, and in a block through the positives of its anchors side by side, first two of
-    each, then the next: (largest class - 1) / 2 steps on (P, N) tensors. The loops run outside the gradient. `measure`
-    says beside each sum how it changes with every entry of the matrix, and `sum(weights * matrix)` hands that on.
+    Loops over blocks of anchors, and within a block over the positives, two of each anchor at a time: about
+    (largest class - 1) / 2 steps on (P, N) tensors. The loops run outside the gradient: `measure` returns beside each
+    sum its derivative with respect to the rows of the matrix, and `sum(derivative * matrix)` carries the gradient.
     What it computes should be plain arithmetic and comparisons: XLA vectorises little that reads or writes booleans.
 
     Args:
         matrix: `(N, N)` float tensor, row i from anchor i.
         labels: `(N,)` integer tensor.
-        measure: function of `(slot, rows)`, the rows of the matrix for P pairs, (or of `(slot, *rows)`, those of each
+        measure: function of `(block, rows)`, the rows of the matrix for P pairs, (or of `(block, *rows)`, those of each
             of `others`), giving a tuple of `totals` scalars and the `(P, N)` derivative of the first of them with
             respect to the rows of the matrix.
         totals: how many sums there are.
         with_self: count an item among its own positives.
         positives: `(N, M)` bool, which entries of an `(N, M)` matrix are the positives, where labels
-            do not say it. A slot's `back` has no meaning unless the columns are the rows.
+            do not say it. A block's `scatter_to_positive` has no meaning unless the columns are the rows.
         others: tuple of `(N, M)` tensors that `measure` gets to see in place of the matrix, such as the matrix with
             infinity where nothing counts: made once, it spares a mask in every turn.
-        whole: take all anchors as one block, for a `measure` that needs `slot.back`.
+        whole: take all anchors as one block, for a `measure` that needs `block.scatter_to_positive`.
         linear: the first total is what `measure` finds plus `sum(derivative * matrix)`: for costs that are straight
             lines in the matrix, whose own sum would be one more walk through them.
         signed: whether a linear total may lie below 0, where else only rounding can take it.
@@ -51,25 +51,29 @@ def sum_over_positives(
     """
     walk = PositivesWalk(matrix, labels, with_self, positives, others)
     zero = ops.sum(walk.fixed[:0])
-    turns = 1 if whole else TURNS_AT_ONCE
+    positives_per_step = 1 if whole else POSITIVES_PER_STEP
 
     def sum_rows(numbers):
         anchors = walk.at(numbers)
-        rows = tuple(repeat_rows(x, turns) for x in anchors.rows)
+        rows = tuple(repeat_rows(x, positives_per_step) for x in anchors.rows)
 
         def step(shift, weights, *sums):
-            found, slopes = measure(anchors.slot(shift, turns), *rows)
-            slopes = ops.reshape(slopes, (-1, turns, slopes.shape[1] or ops.shape(slopes)[1]))
+            found, slopes = measure(anchors.positive_block(shift, positives_per_step), *rows)
+            slopes = ops.reshape(slopes, (-1, positives_per_step, slopes.shape[1] or ops.shape(slopes)[1]))
             # Within the sum: XLA does not vectorise what adds to a tensor in its place.
-            weights = ops.sum(slopes + weights[:, None, :] * (1.0 / turns), axis=1)
-            return (shift + turns, weights, *(total + more for total, more in zip(sums, found, strict=True)))
+            weights = ops.sum(slopes + weights[:, None, :] * (1.0 / positives_per_step), axis=1)
+            return (
+                shift + positives_per_step,
+                weights,
+                *(total + more for total, more in zip(sums, found, strict=True)),
+            )
 
         return walk.through(step, ops.zeros_like(anchors.fixed), *[zero] * totals)
 
     if whole:
         weights, *sums = sum_rows(None)
     else:
-        weights, *sums = ops.map(sum_rows, walk.blocks(turns))
+        weights, *sums = ops.map(sum_rows, walk.blocks(positives_per_step))
         weights = ops.reshape(weights, (-1, ops.shape(matrix)[1]))[: ops.shape(matrix)[0]]
         sums = [ops.sum(total) for total in sums]
     carrier = ops.sum(ops.stop_gradient(weights) * matrix)
@@ -88,7 +92,7 @@ def reduce_over_positives(
     Args:
         matrix: `(N, M)` float tensor, row i from anchor i.
         labels: `(N,)` integer tensor of the anchors.
-        measure: function of `(slot, rows)` giving the costs, `(P,)`, or `(P, C)` for C others; a mask of
+        measure: function of `(block, rows)` giving the costs, `(P,)`, or `(P, C)` for C others; a mask of
             those that count; and a function that makes the `(P, M)` derivative with respect to the rows of
             `sum(weights * costs)` out of the weights.
         reducer: see `anchorage.pairs.reducers`; `"per_anchor"` goes through the positives twice.
@@ -102,13 +106,13 @@ def reduce_over_positives(
     if name == "per_anchor":
         factors = _shares_of_anchors(PositivesWalk(matrix, labels, False, positives, others), measure)
 
-    def weigh(slot, *rows):
-        costs, mask, derivative = measure(slot, *rows)
-        add_up = slot.add_up if len(costs.shape) == 2 else lambda x: x
+    def weigh(block, *rows):
+        costs, mask, derivative = measure(block, *rows)
+        add_up = block.add_up if len(costs.shape) == 2 else lambda x: x
         weights = ops.cast(counted(costs, mask, reducer), costs.dtype)
         number = ops.sum(add_up(weights))
         if factors is not None:
-            weights = weights * ops.reshape(slot.take(factors), (-1,) + (1,) * (len(costs.shape) - 1))
+            weights = weights * ops.reshape(block.take(factors), (-1,) + (1,) * (len(costs.shape) - 1))
         return (ops.sum(add_up(weights * costs)), number), derivative(weights)
 
     where = {"positives": positives, "others": others, "whole": whole}
@@ -130,12 +134,12 @@ def mean_of_hinges(matrix, labels, negatives, margin: float, window, positives=N
         positives: as in `sum_over_positives`.
     """
 
-    def measure(slot, rows):
+    def measure(block, rows):
         # One comparison with what was made before the loop: XLA does it again where it is needed and stores nothing.
-        limit = ops.where(slot.present[:, None], slot.value + margin, float("-inf"))
-        weights = ops.cast(ops.logical_and(rows < limit, window(slot.value, rows)), rows.dtype)
-        number = slot.add_up(weights)
-        return (margin * ops.sum(number), ops.sum(number)), slot.here * number[:, None] - weights
+        limit = ops.where(block.present[:, None], block.value + margin, float("-inf"))
+        weights = ops.cast(ops.logical_and(rows < limit, window(block.value, rows)), rows.dtype)
+        number = block.add_up(weights)
+        return (margin * ops.sum(number), ops.sum(number)), block.one_hot * number[:, None] - weights
 
     others = ops.where(negatives, ops.stop_gradient(matrix), float("inf"))
     total, number = sum_over_positives(
@@ -160,38 +164,38 @@ def mean_of_softplus(matrix, labels, negatives, margin: float, positives=None):
     """
     away = ops.sum(ops.cast(negatives, matrix.dtype), axis=1)
 
-    def measure(slot, powers):
-        present = ops.cast(slot.present, powers.dtype)
-        raised = powers * (present[:, None] * ops.exp(slot.value + margin))
+    def measure(block, powers):
+        present = ops.cast(block.present, powers.dtype)
+        raised = powers * (present[:, None] * ops.exp(block.value + margin))
         share = raised / (1.0 + raised)
-        sums = ops.sum(slot.add_up_logs(1.0 + raised)), ops.sum(present * slot.take(away))
-        return sums, slot.here * slot.add_up(share)[:, None] - share
+        sums = ops.sum(block.add_up_logs(1.0 + raised)), ops.sum(present * block.take(away))
+        return sums, block.one_hot * block.add_up(share)[:, None] - share
 
     others = ops.where(negatives, ops.exp(-ops.stop_gradient(matrix)), 0.0)
     total, number = sum_over_positives(matrix, labels, measure, totals=2, positives=positives, others=(others,))
     return total / ops.maximum(number, 1.0)
 
 
-def rows_from_positives(slot: Slot, matrix, pairs: Pairs, measure):
+def rows_from_positives(block: PositiveBlock, matrix, pairs: Pairs, measure):
     """What the matrix holds for the positive in place of the anchor, `(N, M)`; references count as constants.
 
     Args:
-        slot: some positives.
+        block: some positives.
         matrix: `measure(pairs.rows, pairs.columns)`.
         pairs: what is compared with what.
         measure: function of two matrices of rows.
     """
     if pairs.columns is pairs.rows:
-        return ops.take(matrix, slot.index, axis=0)
+        return ops.take(matrix, block.index, axis=0)
     columns = ops.stop_gradient(pairs.columns)
-    return measure(ops.take(columns, slot.index, axis=0), columns)
+    return measure(ops.take(columns, block.index, axis=0), columns)
 
 
 def _shares_of_anchors(walk, measure):
     """`(N,)` one over the number of costs of each anchor, and over the number of anchors."""
 
     def step(shift, numbers):
-        _, mask, _ = measure(walk.slot(shift), *walk.rows)
+        _, mask, _ = measure(walk.positive_block(shift), *walk.rows)
         mask = ops.cast(mask, numbers.dtype)
         return shift + 1, numbers + (ops.sum(mask, axis=1) if len(mask.shape) == 2 else mask)
 

@@ -1,4 +1,4 @@
-"""The walk through all pairs of an anchor and a positive, some anchors and some of their positives at a time."""
+"""Loops over all (anchor, positive) pairs of a batch, a block of anchors and a few positives at a time."""
 
 from collections.abc import Callable
 from copy import copy
@@ -12,30 +12,30 @@ _PARTS = 16
 MOST_SOFT = 80.0 / _PARTS  # the product of so many exponentials stays within float32
 
 
-class Slot(NamedTuple):
-    """Some positives of some anchors: P pairs, the T positives of an anchor one after the other.
+class PositiveBlock(NamedTuple):
+    """The (anchor, positive) pairs that one step of the loop handles: P pairs, those of an anchor next to each other.
 
     Attributes:
         index: `(P,)` row number of the positive.
-        value: `(P, 1)` entry of the matrix at the positive.
-        present: `(P,)` bool; False where the anchor's class is too small.
-        here: `(P, N)` zeros with a one at the positive, in the dtype of the matrix.
-        take: function that leaves of an `(N, ...)` tensor the rows of the anchors, each T times.
-        back: function that moves the rows of an `(N, N)` tensor from the
-            anchor to its positive and adds up what meets there; only where P is N.
+        value: `(P, 1)` entry of the matrix at (anchor, positive).
+        present: `(P,)` bool; False where the anchor has no further positive and the pair is padding.
+        one_hot: `(P, N)` one at the column of the positive, zero elsewhere, in the dtype of the matrix.
+        take: function that gathers the anchors' rows of an `(N, ...)` tensor, one for each pair.
+        scatter_to_positive: function that adds the rows of an `(N, N)` tensor up at the rows of the positives in
+            place of the anchors; only where P is N.
         ones: `(N,)` ones in the dtype of the matrix.
     """
 
     index: Any
     value: Any
     present: Any
-    here: Any
+    one_hot: Any
     take: Callable[[Any], Any]
-    back: Callable[[Any], Any]
+    scatter_to_positive: Callable[[Any], Any]
     ones: Any
 
     def add_up(self, rows):
-        """Sums of the rows of a `(P, N)` tensor, `(P,)`.
+        """Sums the rows of a `(P, N)` tensor: `(P,)`.
 
         XLA adds numbers that lie side by side one by one, but parts of a row one on the other many at a time.
         """
@@ -53,7 +53,7 @@ class Slot(NamedTuple):
 
 
 class PositivesWalk:
-    """The loop over the first, second, ... positive of every anchor, on a matrix without gradient.
+    """Loops over the first, second, ... positive of every anchor; no gradient flows through the loop.
 
     Args:
         matrix: `(N, M)` float tensor, row i from anchor i.
@@ -74,22 +74,22 @@ class PositivesWalk:
         self._numbers: Any = None
         self._real: Any = None
 
-    def blocks(self, turns: int = 1):
-        """Row numbers of the anchors, `(blocks, B)`; those that fill the last block up lie beyond the rows.
+    def blocks(self, positives_per_step: int = 1):
+        """Splits the anchors into blocks: row numbers `(blocks, B)`; padding in the last block lies beyond the rows.
 
         Args:
-            turns: how many positives of an anchor are taken at once.
+            positives_per_step: how many positives of an anchor one step handles.
         """
         rows = ops.shape(self.fixed)[0]
         if _is_symbol(rows):
             return ops.arange(rows)[None, :]
         # A known size stays a Python number: under JAX's jit nothing else can be a shape.
-        most = _PAIRS_AT_ONCE // turns
+        most = _PAIRS_AT_ONCE // positives_per_step
         size = min(rows, most) if isinstance(rows, int) else ops.minimum(rows, most)
         return ops.reshape(ops.arange((rows + size - 1) // size * size), (-1, size))
 
     def at(self, numbers):
-        """The same walk for some anchors only, by row numbers as `blocks` gives them; None for all."""
+        """Restricts the walk to some anchors, by row numbers as `blocks` gives them; None for all."""
         if numbers is None:
             return self
         part = copy(self)
@@ -99,32 +99,32 @@ class PositivesWalk:
         part.rows = tuple(part._take(x) for x in self.rows)
         return part
 
-    def slot(self, shift, turns: int = 1) -> Slot:
-        """The positives of turn `shift` and of the turns after it, `turns` in all."""
-        found = [self._members.partner(shift + later, self._take) for later in range(turns)]
+    def positive_block(self, shift, positives_per_step: int = 1) -> PositiveBlock:
+        """Gathers the next `positives_per_step` positives of every anchor, from number `shift` on."""
+        found = [self._members.partner(shift + later, self._take) for later in range(positives_per_step)]
         index, present = (ops.stack(parts, axis=1) for parts in zip(*found, strict=True))
         if self._numbers is not None:
             present = ops.logical_and(present, self._real[:, None])
         value = ops.take_along_axis(self.fixed, index, axis=1)
         index, present = ops.reshape(index, (-1,)), ops.reshape(present, (-1,))
-        return Slot(
+        return PositiveBlock(
             index=index,
             value=ops.reshape(value, (-1, 1)),
             present=present,
-            here=ops.cast(self._columns[None, :] == index[:, None], self.fixed.dtype),
-            take=lambda x: repeat_rows(self._take(x), turns),
-            back=lambda rows: self._back(rows, shift, index),
+            one_hot=ops.cast(self._columns[None, :] == index[:, None], self.fixed.dtype),
+            take=lambda x: repeat_rows(self._take(x), positives_per_step),
+            scatter_to_positive=lambda rows: self._scatter_to_positive(rows, shift, index),
             ones=self._ones,
         )
 
     def through(self, step, *start):
-        """Calls `step(shift, *state)`, which gives the next `shift` and state, for every turn; the last state."""
+        """Repeats `step(shift, *state)`, which returns the next `shift` and state, until no positives are left."""
         return ops.while_loop(lambda shift, *_: shift < self._members.largest, step, (self._first, *start))[1:]
 
     def _take(self, x):
         return x if self._numbers is None else ops.take(x, self._numbers, axis=0)
 
-    def _back(self, rows, shift, index):
+    def _scatter_to_positive(self, rows, shift, index):
         if self._by_class:
             return ops.take(rows, self._members.partner(-shift)[0], axis=0)
         return ops.segment_sum(rows, index, num_segments=ops.shape(rows)[0])  # two anchors may share a positive
@@ -137,12 +137,12 @@ def _folded(rows):
     return ops.reshape(rows, (-1, parts, size // parts)) if parts > 1 else rows[:, None, :]
 
 
-def repeat_rows(x, turns: int):
-    """Every row of an `(N, ...)` tensor `turns` times, one after the other."""
-    if turns == 1:
+def repeat_rows(x, positives_per_step: int):
+    """Repeats every row of an `(N, ...)` tensor `positives_per_step` times, copies next to each other."""
+    if positives_per_step == 1:
         return x
     shape = ops.shape(x)
-    return ops.reshape(ops.broadcast_to(x[:, None], (shape[0], turns, *shape[1:])), (-1, *shape[1:]))
+    return ops.reshape(ops.broadcast_to(x[:, None], (shape[0], positives_per_step, *shape[1:])), (-1, *shape[1:]))
 
 
 class ClassMembers:
@@ -219,5 +219,5 @@ class MaskMembers:
 
     def partner(self, shift, take=lambda x: x):
         """Column of the true entry number `shift`, counted from 1, and whether there is one; `take` as above."""
-        here = take(self._rank) == ops.cast(shift, "int32")
-        return ops.argmax(ops.cast(here, "int32"), axis=1), ops.any(here, axis=1)
+        found = take(self._rank) == ops.cast(shift, "int32")
+        return ops.argmax(ops.cast(found, "int32"), axis=1), ops.any(found, axis=1)
