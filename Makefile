@@ -17,20 +17,23 @@ export UV_PYTHON_PREFERENCE := only-system
 # The machine's own certificates count, as behind a company's proxy.
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help run test check lint setup data conformance similarity clean
+.PHONY: help run test test-all check lint setup data conformance similarity clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: setup data ## install, build the icon data, run the whole pipeline, say where to look
 	@$(PYTHON) -m anchorage_pipeline.cli run $(EXPERIMENT)
 
 test: setup lint .venv-jax/installed ## install, lint, all tests
 	@echo '== tests'
+	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not grid"
+
+test-all: setup lint ## the same with every combination of the losses' settings and degenerate batches
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: setup lint ## install, lint, quick tests of the losses and models
-	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile -m "not slow" tests/models models/anchorage
+	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile -m "not slow and not grid" tests/models models/anchorage
 
 conformance: setup .venv-jax/installed .venv-torch/installed ## the losses on TensorFlow, JAX and PyTorch; writes their table
 	@rm -rf .conformance

@@ -17,10 +17,9 @@ from anchorage.data.store import RecordStore
 from anchorage.errors import DataError
 from anchorage.files import replace_file
 from anchorage.judging.calibration_check import calibrate_and_check
-from anchorage.judging.gate import StatisticalGate
 from anchorage.judging.index_trial import judge_index
 from anchorage.judging.judge import judge_candidate
-from anchorage.judging.numbers import Ways
+from anchorage.judging.settings import TEST, VALIDATION, JudgeSettings
 from anchorage.judging.two_releases import JUDGED
 from anchorage.release import fingerprint_model
 from anchorage.release.manifest import check_pair, read_index_facts
@@ -44,8 +43,6 @@ from anchorage_components.artifacts import (
     read_table_facts,
 )
 
-VALIDATION = "val"
-
 
 @component
 def EvaluateRetrieval(
@@ -61,21 +58,9 @@ def EvaluateRetrieval(
     audit: InputArtifact[DataAudit] = None,
     model_run: InputArtifact[ModelRun] = None,
     tuner_results: InputArtifact[TunerResults] = None,
-    metrics_json: Parameter[str] = '["recall@1", "map@r"]',
-    primary: Parameter[str] = "map@r",
-    minimum_json: Parameter[str] = "{}",
-    max_drop: Parameter[float] = 0.0,
-    gate_json: Parameter[str] = "{}",
-    slices_json: Parameter[str] = "[]",
-    leave_out: Parameter[str] = "",
-    parents: Parameter[str] = "",
-    index_loss: Parameter[float] = 0.02,
-    index_p99_ms: Parameter[float] = 0.0,
-    index_memory_mib: Parameter[float] = 0.0,
-    calibration_json: Parameter[str] = "{}",
-    clustering: Parameter[int] = 0,
-    split: Parameter[str] = "test",
+    settings_json: Parameter[str] = "{}",
     facts_json: Parameter[str] = "{}",
+    spread_json: Parameter[str] = "{}",
     code_version: Parameter[str] = "",
 ):
     """Measures the candidate, compares it with its baselines on the same queries, and judges it.
@@ -86,7 +71,7 @@ def EvaluateRetrieval(
     PublishRelease refuses it.
 
     Args:
-        embeddings: the candidate's, of `split`, of the index's rows and, for
+        embeddings: the candidate's, of the test split, of the index's rows and, for
             thresholds and match probability, of "val".
         model: the candidate.
         report: gets `report.html`, `report.json`, `summary.md`,
@@ -107,29 +92,12 @@ def EvaluateRetrieval(
         model_run: the training's `history.json`, for its curve and for the
             settings that a tuner chose.
         tuner_results: the trials of the search for them.
-        metrics_json: JSON list of metrics.
-        primary: the metric that decides.
-        minimum_json: JSON object, metric -> least accepted value in [0, 1].
-        max_drop: how much of the primary metric may be lost against the
-            baseline, in [0, 1].
-        gate_json: JSON object of `confidence`, `resamples`, `slice_drops` and
-            `force`, see `StatisticalGate`.
-        slices_json: JSON list of what to cut the queries by, see
-            `make_slices`.
-        leave_out: column of the embeddings; a query meets no image with its
-            own value there.
-        parents: column of the embeddings with coarser classes.
-        index_loss: how much of the label metric search through the index may
-            lose, in [0, 1].
-        index_p99_ms: limit on the time of a search; 0: none.
-        index_memory_mib: limit on the memory of the index; 0: none.
-        calibration_json: JSON object of `target`, `max_error` and `required`,
-            see `calibrate_and_check`.
-        clustering: 1 to cluster the space, too.
-        split: the split that is judged.
+        settings_json: JSON object of what decides, see `JudgeSettings`.
         facts_json: JSON object: `experiment` (the whole experiment file),
             `data_version`, `run_key`; optional `command`, `intended_use`,
             `limits` (list of sentences).
+        spread_json: JSON object: how far these settings scatter over seeds on
+            this data, see `tell_spread`; empty if that was not measured.
         code_version: digest of the code; part of the cache key, not used
             otherwise.
 
@@ -141,7 +109,8 @@ def EvaluateRetrieval(
     fingerprint = fingerprint_model(path_utils.serving_model_path(model.uri))
     check_pair(fingerprint, (read_table_facts(embeddings.uri) or {}).get("model_fingerprint"), "embeddings")
     context: dict[str, Any] = {"facts": json.loads(facts_json), "model": {"Fingerprint": fingerprint[:16]}}
-    seed, trial = int(context["facts"].get("experiment", {}).get("seed", 0)), None
+    context["spread"] = json.loads(spread_json)
+    settings, trial = JudgeSettings.from_dict(json.loads(settings_json)), None
     if index is not None:
         context["index"] = read_index_facts(Path(index.uri))
         check_pair(fingerprint, context["index"].get("model_fingerprint"), "index")
@@ -151,12 +120,9 @@ def EvaluateRetrieval(
         trial = judge_index(
             index.uri,
             gallery,
-            table.select((table.splits == split) & (table.roles != "gallery")),
+            table.select((table.splits == TEST) & (table.roles != "gallery")),
             neighbors=context["index"]["neighbors"],
-            max_loss=index_loss,
-            max_p99_ms=index_p99_ms,
-            max_memory_mib=index_memory_mib,
-            seed=seed,
+            settings=settings,
         )
     if audit is not None:
         context["audit"] = json.loads((Path(audit.uri) / AUDIT).read_text(encoding="utf-8"))
@@ -165,42 +131,24 @@ def EvaluateRetrieval(
         context["training"] = json.loads((Path(model_run.uri) / HISTORY).read_text(encoding="utf-8"))
     if tuner_results is not None:
         context["search"] = _read_search(Path(tuner_results.uri))
-    minimum = json.loads(minimum_json)
-    candidate, validation = read_table(embeddings.uri, [split]), _read_validation(embeddings.uri)
+    candidate, validation = read_table(embeddings.uri, [TEST]), _read_validation(embeddings.uri)
     judged = judge_candidate(
         candidate,
-        split=split,
-        metrics=json.loads(metrics_json),
-        primary=primary,
-        minimum=minimum,
-        gate=StatisticalGate(minimum, primary, max_drop, seed=seed, **json.loads(gate_json)),
-        baseline=None if baseline_embeddings is None else _read_baseline(baseline_embeddings.uri, split),
+        settings,
+        baseline=None if baseline_embeddings is None else _read_baseline(baseline_embeddings.uri),
         baseline_facts=_read_baseline_facts(baseline),
-        untrained=None if untrained is None else read_untrained(untrained.uri, split),
+        untrained=None if untrained is None else read_untrained(untrained.uri, TEST),
         validation=validation,
-        validation_split=VALIDATION,
         context=context,
-        ways=Ways(leave_out, parents),
-        slices=json.loads(slices_json),
-        max_drop=max_drop,
         index_trial=trial,
-        calibration=calibrate_and_check(
-            candidate,
-            validation,
-            gallery,
-            split=split,
-            validation_split=VALIDATION,
-            seed=seed,
-            **json.loads(calibration_json),
-        ),
-        clustering=bool(clustering),
+        calibration=calibrate_and_check(candidate, validation, gallery, settings),
     )
-    write_report(judged, report.uri, _picture_reader(store, split))
+    write_report(judged, report.uri, _picture_reader(store))
     write_table(Path(report.uri) / JUDGED, candidate)
     for name, key in ((THRESHOLDS, "thresholds"), (CALIBRATION, "calibration")):
         replace_file(Path(report.uri) / name, json.dumps(judged[key], indent=1).encode())
     report.set_string_custom_property("state", judged["verdict"]["state"])
-    report.set_float_custom_property("primary", judged["metrics"][primary]["value"])
+    report.set_float_custom_property("primary", judged["metrics"][settings.primary]["value"])
     _bless(blessing, model, judged["verdict"])
     logging.info("%s: %s", judged["verdict"]["state"], " ".join(judged["verdict"]["reasons"]))
 
@@ -256,8 +204,8 @@ def _read_baseline_facts(baseline: BaselineRelease | None) -> dict[str, Any]:
     return json.loads((Path(baseline.uri) / BASELINE).read_text(encoding="utf-8"))
 
 
-def _read_baseline(uri: str, split: str) -> Embeddings | None:
-    return None if read_table_facts(uri) is None else read_table(uri, [split])
+def _read_baseline(uri: str) -> Embeddings | None:
+    return None if read_table_facts(uri) is None else read_table(uri, [TEST])
 
 
 def _read_validation(uri: str) -> Embeddings | None:
@@ -270,13 +218,13 @@ def _read_validation(uri: str) -> Embeddings | None:
         return None
 
 
-def _picture_reader(store: Examples | None, split: str) -> Callable[[Sequence[str]], dict[str, np.ndarray | None]]:
+def _picture_reader(store: Examples | None) -> Callable[[Sequence[str]], dict[str, np.ndarray | None]]:
     """Looks pictures up by image id; None for an image that the store does not hold."""
     if store is None:
         return lambda ids: dict.fromkeys(ids)
 
     def read(ids: Sequence[str]) -> dict[str, np.ndarray | None]:
-        records = RecordStore(get_split_uri([store], split))
+        records = RecordStore(get_split_uri([store], TEST))
         places = {id_: row for row, id_ in enumerate(records.ids)}
         return {id_: records.read([places[id_]])[0] if id_ in places else None for id_ in ids}
 

@@ -1,26 +1,21 @@
 """PackExamples: tf.Examples in, a record store of decoded and resized images per split out."""
 
 import functools
-import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
-import tensorflow as tf
 from absl import logging
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types.artifact_utils import get_split_uri
 from tfx.types.standard_artifacts import Examples
 
-from anchorage.data.examples import ExampleShard, ImageExample, list_shards, read_examples
-from anchorage.data.images import check_image, load_image
-from anchorage.data.store import Record, RecordStore, Shard, finish_store, write_shard
+from anchorage.data.examples import ExampleShard, list_shards, read_examples
+from anchorage.data.packing import decode_records
+from anchorage.data.store import RecordStore, Shard, finish_store, write_shard
 from anchorage.disk import check_free_space
 from anchorage.errors import DataError, UsageError
 from anchorage_components.beam.jobs import run_jobs
-
-_BATCH = 64  # images decoded at once
 
 
 @component(use_beam=True)
@@ -81,39 +76,7 @@ def PackExamples(
 def _pack_shard(uri: str, folders: dict[str, str], image_size: int, fit: str, job: tuple) -> tuple[str, Shard]:
     split, number, facts = job
     examples = read_examples(uri, ExampleShard(*facts))
-    return split, write_shard(folders[split], number, _decode(examples, image_size, fit))
-
-
-def _decode(examples: Iterator[ImageExample], image_size: int, fit: str) -> Iterator[Record]:
-    load = _loader(image_size, fit)
-    while batch := list(itertools.islice(examples, _BATCH)):
-        try:
-            images = load(tf.constant([example.image for example in batch])).numpy()
-        except tf.errors.InvalidArgumentError:
-            raise _undecodable(batch) from None
-        for example, image in zip(batch, images, strict=True):
-            yield Record(example.id, example.label, example.role, image)
-
-
-@functools.cache
-def _loader(image_size: int, fit: str):
-    """Decodes a batch in one call: TensorFlow runs its images side by side."""
-
-    def load(images):
-        return tf.map_fn(lambda data: load_image(data, image_size, fit), images, fn_output_signature=tf.uint8)
-
-    return tf.function(load, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-
-
-def _undecodable(batch: list[ImageExample]) -> DataError:
-    """The error of the first image in the batch that cannot be decoded."""
-    for example in batch:
-        fault = check_image(example.image)
-        if fault is not None:
-            return DataError(
-                fault.code, f"{example.id!r} in examples that were to hold checked images: {fault.message}"
-            )
-    return DataError("E_IMAGE_DAMAGED", f"One image of {batch[0].id!r} to {batch[-1].id!r} cannot be decoded")
+    return split, write_shard(folders[split], number, decode_records(examples, image_size, fit))
 
 
 def _finish_stores(folders: dict[str, str], image_size: int, fit: str, results: list[tuple[str, Shard]]) -> None:

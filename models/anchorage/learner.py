@@ -1,6 +1,5 @@
 """The trainable model: an encoder, one loss over its embeddings, and the methods around that loss."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from keras import ops
 
 from anchorage.errors import UsageError
 from anchorage.inference import named_outputs
+from anchorage.losses.base import call_arguments
 from anchorage.methods.method import Method, Step
 from anchorage.replicas import gather_rows, replicas, synchronize_norms
 
@@ -45,7 +45,7 @@ class MetricLearner(keras.Model):
         self.encoder = encoder
         self.loss_layer = loss_layer
         self.methods = list(methods)
-        self._loss_takes = set(inspect.signature(loss_layer.call).parameters)
+        self._loss_takes = call_arguments(loss_layer)
 
     def build(self, input_shape):
         synchronize_norms(self.encoder)

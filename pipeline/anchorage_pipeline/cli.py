@@ -121,6 +121,15 @@ def create_parser() -> argparse.ArgumentParser:
         "--only", nargs="+", default=[], metavar="NAME", help="only these entries, and what they are against"
     )
 
+    verb = _add(
+        verbs, "spread", _spread, "train with several seeds and tell the spread of the metrics; goes on if stopped"
+    )
+    verb.add_argument("experiment", metavar="FILE")
+    verb.add_argument(
+        "--seeds", nargs="+", type=_whole, default=[1, 2, 3, 4, 5], metavar="SEED", help="(default: 1 2 3 4 5)"
+    )
+    verb.add_argument("--machine", metavar="NAME", help="what to call this machine (default: its host name)")
+
     verb = _add(verbs, "run", _run, "run the whole pipeline: images in, a judged release out")
     verb.add_argument("experiment", metavar="FILE")
     verb.add_argument(
@@ -190,6 +199,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, received {text!r:.60}")
+    return int(text)
+
+
 def _data(options) -> None:
     from anchorage_pipeline.commands import build_data
 
@@ -228,6 +243,13 @@ def _compare(options) -> None:
     from anchorage_pipeline.commands import compare
 
     compare(Path(options.comparison), options.jobs, options.only)
+
+
+def _spread(options) -> None:
+    from anchorage_pipeline.commands import spread
+    from anchorage_pipeline.config import load_experiment
+
+    spread(load_experiment(options.experiment), options.seeds, options.machine)
 
 
 def _run(options) -> None:

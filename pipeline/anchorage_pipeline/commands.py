@@ -96,6 +96,15 @@ def compare(path: Path, side_by_side: int, only: Sequence[str]) -> None:
         print(f"picture  {shown(picture)}")
 
 
+def spread(experiment: Experiment, seeds: Sequence[int], machine: str | None) -> None:
+    """Measure the spread over seeds, then show it and say where it is kept."""
+    from anchorage_pipeline.spread import measure_spread
+    from anchorage_pipeline.spread.conditions import spread_file
+
+    print(f"\n{measure_spread(experiment, seeds, machine)}\n")
+    print(f"spread   {shown(spread_file(experiment))}: `anchorage run` shows it in the report")
+
+
 def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
     """Run the pipeline, then say what came of it and where to look."""
     from anchorage.release import current_version
@@ -217,7 +226,7 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
         if answer.left_out:
             print(f"  the query itself is in the gallery and left out: {', '.join(answer.left_out)}")
         if answer.unknown:
-            print("  unknown: nothing in the gallery is near enough to be an answer; the nearest are")
+            print("  unknown: its class may be missing from the gallery; the percentages hold if it is there")
         for rank, ((name, label, score), sure, chance) in enumerate(zip(found, likely, chances, strict=True), 1):
             print(f"  {rank:>3}  {score:.4f}  {chance}  {'*' if sure else ' '} {label:<24} {name}")
         drawn = found[:_COLUMNS] if len(sheet) < _LINES else []

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from typing_extensions import TypeAliasType
 
 from anchorage.errors import UsageError
+from anchorage.judging.settings import JudgeSettings
+from anchorage.training.settings import Precision, Strategy, TrainingSettings
 from anchorage_pipeline.documents import read_toml
 from anchorage_pipeline.mistakes import explain
 
@@ -160,9 +162,9 @@ class Training(Section):
 
     epochs: Epochs | None = None
     steps_per_epoch: Count | None = None
-    patience: Count = 0
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    strategy: Literal["", "mirrored"] = ""
+    patience: Count = TrainingSettings.patience
+    precision: Precision = TrainingSettings.precision
+    strategy: Strategy = TrainingSettings.strategy
     sampler: Named | None = None
     optimizer: Optimizer = Optimizer()
     augmentation: dict[str, Finite | bool] | None = None
@@ -176,6 +178,9 @@ class Tuning(Section):
     oracle: Literal["random", "bayesian"] = "random"
     trials: Annotated[int, Field(gt=0, le=100_000)] = 8
     epochs: Epochs = 5
+
+
+_JUDGED = JudgeSettings()  # has the defaults
 
 
 class Evaluation(Section):
@@ -192,24 +197,24 @@ class Evaluation(Section):
     on unknown classes. `force` gives a reason to publish what the gate holds.
     """
 
-    metrics: list[str] = ["recall@1", "recall@2", "recall@4", "recall@8", "map@r", "r_precision", "ndcg@10"]
-    primary: str = "map@r"
-    minimum: dict[str, Fraction] = {}
-    leave_out: str = ""
-    parents: str = ""
-    max_drop: Fraction = 0.02
-    confidence: Annotated[Finite, Field(ge=0.5, lt=1)] = 0.95
-    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
-    slices: list[str] = ["class_size", "confused"]
-    slice_drops: dict[str, Fraction] = {"": 0.05}
-    index_loss: Fraction = 0.02
-    index_p99_ms: NonNegative = 0
-    index_memory_mib: NonNegative = 0
-    false_accepts: Annotated[Finite, Field(gt=0, lt=1)] = 0.05
-    max_calibration_error: Fraction = 0.05
-    require_calibration: bool = False
-    clustering: bool = False
-    force: str = ""
+    metrics: list[str] = [*_JUDGED.metrics]
+    primary: str = _JUDGED.primary
+    minimum: dict[str, Fraction] = {**_JUDGED.minimum}
+    leave_out: str = _JUDGED.leave_out
+    parents: str = _JUDGED.parents
+    max_drop: Fraction = _JUDGED.max_drop
+    confidence: Annotated[Finite, Field(ge=0.5, lt=1)] = _JUDGED.confidence
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = _JUDGED.resamples
+    slices: list[str] = [*_JUDGED.slices]
+    slice_drops: dict[str, Fraction] = {**_JUDGED.slice_drops}
+    index_loss: Fraction = _JUDGED.index_loss
+    index_p99_ms: NonNegative = _JUDGED.index_p99_ms
+    index_memory_mib: NonNegative = _JUDGED.index_memory_mib
+    false_accepts: Annotated[Finite, Field(gt=0, lt=1)] = _JUDGED.false_accepts
+    max_calibration_error: Fraction = _JUDGED.max_calibration_error
+    require_calibration: bool = _JUDGED.require_calibration
+    clustering: bool = _JUDGED.clustering
+    force: str = _JUDGED.force
 
     @property
     def attributes(self) -> list[str]:
@@ -258,6 +263,11 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     index: Index = Index()
     release: Release = Release()
+
+    @property
+    def judge_settings(self) -> JudgeSettings:
+        """What decides about the candidate."""
+        return JudgeSettings.from_dict({**self.evaluation.model_dump(), "seed": self.seed})
 
     @property
     def run_folder(self) -> Path:

@@ -4,11 +4,15 @@ import json
 import posixpath
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anchorage.errors import UsageError
 from anchorage.release import find_baseline
 from anchorage_pipeline.config import Experiment, search_space
 from anchorage_pipeline.fingerprint import code_version, data_version, digest, training_modules
+
+if TYPE_CHECKING:
+    from anchorage_pipeline.spread.record import Summary
 
 _TABLES = {".csv", ".tsv", ".parquet"}
 # Keys in tables of the optimizer that the recipe chooses one by one.
@@ -114,13 +118,16 @@ def training_settings(experiment: Experiment) -> dict:
     return settings
 
 
-def create_pipeline(experiment: Experiment, places: Places, fingerprints: Fingerprints):
+def create_pipeline(
+    experiment: Experiment, places: Places, fingerprints: Fingerprints, spread: "Summary | None" = None
+):
     """Chain all nodes.
 
     Args:
         experiment: what to run.
         places: where to.
         fingerprints: what the cache and the choice of the baseline go by.
+        spread: over seeds, for the report; None if it was not measured.
 
     Returns:
         A `tfx.dsl.Pipeline`; the Tuner is in it only if the experiment holds ranges.
@@ -130,7 +137,7 @@ def create_pipeline(experiment: Experiment, places: Places, fingerprints: Finger
 
     nodes = _data_nodes(experiment, places, fingerprints)
     nodes |= _training_nodes(experiment, places, nodes["pack"])
-    nodes |= _judging_nodes(experiment, places, fingerprints, nodes)
+    nodes |= _judging_nodes(experiment, places, fingerprints, spread, nodes)
     connection = places.metadata and sqlite_metadata_connection_config(places.metadata)
     return Pipeline(
         pipeline_name=experiment.name,
@@ -237,7 +244,9 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
     return nodes
 
 
-def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprints, nodes: dict) -> dict:
+def _judging_nodes(
+    experiment: Experiment, places: Places, fingerprints: Fingerprints, spread: "Summary | None", nodes: dict
+) -> dict:
     """Embedding, index, evaluation against the last release, and publishing."""
     from anchorage_components.build_index import BuildIndex
     from anchorage_components.embed_examples import EmbedExamples
@@ -248,7 +257,7 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
 
     examples, store = nodes["ingest"].outputs["examples"], nodes["pack"].outputs["store"]
     model = nodes["trainer"].outputs["model"]
-    judged, index = experiment.evaluation, experiment.index
+    index = experiment.index
     embed_code = code_version("anchorage_components.embed_examples")
     find = FindRelease(
         releases=places.releases,
@@ -260,7 +269,7 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
         examples=examples,
         model=model,
         splits_json=_json(sorted({"val", "test", *index.splits})),
-        attributes_json=_json(judged.attributes),
+        attributes_json=_json(experiment.evaluation.attributes),
         code_version=embed_code,
     )
     embed_baseline = EmbedExamples(
@@ -295,26 +304,9 @@ def _judging_nodes(experiment: Experiment, places: Places, fingerprints: Fingerp
         model=model,
         model_run=nodes["trainer"].outputs["model_run"],
         **({"tuner_results": nodes["tuner"].outputs["tuner_results"]} if "tuner" in nodes else {}),
-        metrics_json=_json(judged.metrics),
-        primary=judged.primary,
-        minimum_json=_json(judged.minimum),
-        max_drop=judged.max_drop,
-        gate_json=_json(judged.model_dump(include={"confidence", "resamples", "slice_drops", "force"})),
-        slices_json=_json(judged.slices),
-        leave_out=judged.leave_out,
-        parents=judged.parents,
-        index_loss=judged.index_loss,
-        index_p99_ms=float(judged.index_p99_ms),
-        index_memory_mib=float(judged.index_memory_mib),
-        calibration_json=_json(
-            {
-                "target": judged.false_accepts,
-                "max_error": judged.max_calibration_error,
-                "required": judged.require_calibration,
-            }
-        ),
-        clustering=int(judged.clustering),
+        settings_json=_json(experiment.judge_settings.to_dict()),
         facts_json=_json(_facts(experiment, fingerprints)),
+        spread_json=_json(spread.model_dump() if spread else {}),
         code_version=code_version("anchorage_components.evaluate_retrieval"),
     )
     publish = PublishRelease(

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anchorage.data.listing import SPLITS, Listing, Reject, Source, list_images
 from anchorage.disk import check_free_space, disk_trouble
@@ -17,7 +17,10 @@ from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.upkeep import rename_aside, with_advice
 
 if TYPE_CHECKING:
+    from anchorage.data.examples import ImageExample
     from anchorage.data.store import RecordStore
+    from anchorage.learner import MetricLearner
+    from anchorage.training.fit import FitResult
 
 
 def train_plainly(experiment: Experiment, output: Path) -> dict:
@@ -49,19 +52,12 @@ def train_plainly(experiment: Experiment, output: Path) -> dict:
 
 def _train(experiment: Experiment, output: Path) -> dict:
     from anchorage.inference import embed_store
-    from anchorage.procedures import run_training
     from anchorage.retrieval.metrics import evaluate_retrieval
     from anchorage.serving.export import export_encoder
     from anchorage.untrained import NAMES, embed_pixels, untrained_encoders
 
-    settings = training_settings(experiment)
-    data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
-    stores = _pack(experiment, output / "stores" / data)
-    train, val, test = open_packed(stores, SPLITS)
-    key = digest([settings, data, code_version("anchorage.procedures")])
-    checkpoints = output / "checkpoints" / key
-    learner, result = run_training(
-        train, val, **settings, checkpoint_folder=checkpoints, run_key=key, log_folder=output / "tensorboard"
+    learner, result, train, test, checkpoints = train_splits(
+        experiment, output, experiment.seed, log_folder=output / "tensorboard"
     )
     evaluate = partial(evaluate_retrieval, labels=test.labels, roles=test.roles, metrics=experiment.evaluation.metrics)
     judged = evaluate(embed_store(learner, test))
@@ -86,6 +82,37 @@ def _train(experiment: Experiment, output: Path) -> dict:
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     shutil.rmtree(checkpoints, ignore_errors=True)
     return metrics
+
+
+class Trained(NamedTuple):
+    """A learner with its best weights, how it got there, the stores of the splits, and the checkpoints to remove."""
+
+    learner: "MetricLearner"
+    result: "FitResult"
+    train: "RecordStore"
+    test: "RecordStore"
+    checkpoints: Path
+
+
+def train_splits(experiment: Experiment, folder: Path, seed: int, **options: Any) -> Trained:
+    """Train on the experiment's own split of the data.
+
+    Args:
+        experiment: without ranges.
+        folder: keeps packed images for the next call, and checkpoints.
+        seed: of the training; the split goes by the experiment's.
+        **options: further arguments of `run_training`.
+    """
+    from anchorage.procedures import run_training
+
+    settings = {**training_settings(experiment), "seed": seed}
+    data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
+    stores = _pack(experiment, folder / "stores" / data)
+    train, val, test = open_packed(stores, SPLITS)
+    key = digest([settings, data, code_version("anchorage.procedures")])
+    checkpoints = folder / "checkpoints" / key
+    learner, result = run_training(train, val, **settings, checkpoint_folder=checkpoints, run_key=key, **options)
+    return Trained(learner, result, train, test, checkpoints)
 
 
 def _pack(experiment: Experiment, folder: Path) -> Path:
@@ -145,6 +172,7 @@ def pack_parts(
         ResourceError: E_DISK_FULL, E_NOT_WRITABLE.
     """
     from anchorage.data.intake import check_rejects, tell_reject
+    from anchorage.data.packing import decode_records
     from anchorage.data.store import write_store
 
     data = experiment.data
@@ -158,7 +186,9 @@ def pack_parts(
         if not sources:
             raise DataError("E_SPLIT_EMPTY", f"The split {part} has no images: nothing was listed for it in {root}")
         with disk_trouble(folder, needed):
-            write_store(aside / part, _records(root, sources, experiment, rejects), data.image_size, data.fit)
+            images = _read(root, sources, data.max_pixels, rejects)
+            records = decode_records(images, data.image_size, data.fit)
+            write_store(aside / part, records, data.image_size, data.fit)
     for reject in rejects[:20]:
         print(f"set aside  {reject.code}  {tell_reject(reject)}")
     file = str(folder.parent / "rejects.jsonl")
@@ -166,21 +196,14 @@ def pack_parts(
     aside.rename(folder)
 
 
-def _records(root: Path, sources: Sequence[Source], experiment: Experiment, rejects: list[Reject]) -> Iterator:
-    """Decoded and resized records; what cannot be decoded goes to `rejects`."""
-    import tensorflow as tf
-
-    from anchorage.data.images import load_image
+def _read(root: Path, sources: Sequence[Source], max_pixels: int, rejects: list[Reject]) -> Iterator["ImageExample"]:
+    """The images that can be used; the others go to `rejects`."""
+    from anchorage.data.examples import ImageExample
     from anchorage.data.intake import read_image
-    from anchorage.data.store import Record
 
-    data = experiment.data
-    load = tf.function(
-        lambda image: load_image(image, data.image_size, data.fit), input_signature=[tf.TensorSpec((), tf.string)]
-    )
     for source in sources:
-        image, fault = read_image(root / source.path, data.max_pixels)
+        image, fault = read_image(root / source.path, max_pixels)
         if fault:
             rejects.append(Reject(source.path, source.id, *fault, source.split))
             continue
-        yield Record(source.id, source.label, source.role, load(image).numpy())
+        yield ImageExample(source.id, source.label, source.role, image)

@@ -11,6 +11,7 @@ from anchorage_pipeline.graph import create_pipeline, fingerprint_run, local_pla
 from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.metadata import open_metadata, prepare_metadata, set_metadata_aside
 from anchorage_pipeline.progress import NodeProgress, log_to
+from anchorage_pipeline.spread.conditions import measured_spread
 from anchorage_pipeline.upkeep import forget_lost_releases, set_aside
 
 _FINISHED = ("COMPLETE", "CACHED")
@@ -60,12 +61,13 @@ def _run(experiment: Experiment) -> RunSummary:
     check_free_space(experiment.run_folder, 0)
     forget_lost_releases(artifacts)
     fingerprints = fingerprint_run(experiment)
+    spread = measured_spread(experiment, fingerprints.data)
     refused = None
     with log_to(log_file):
         prepare_metadata(metadata, artifacts)
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
-        pipeline = create_pipeline(experiment, places, fingerprints)
+        pipeline = create_pipeline(experiment, places, fingerprints, spread)
         nodes = [component.id for component in pipeline.components]
         progress = NodeProgress(nodes)
         logging.getLogger().addHandler(progress)

@@ -69,15 +69,14 @@ class Workshop:
         write_ids(Path(artifact.uri) / "ids.parquet", table)
         return artifact
 
-    def evaluate(self, embeddings, name="report", **others):
+    def evaluate(self, embeddings, name="report", settings=None, **others):
         outputs = {
             "report": self.artifact(RetrievalReport, name),
             "blessing": self.artifact(ModelBlessing, f"{name}-blessing"),
         }
+        plain = {"metrics": ["recall@1", "map@r"], "minimum": {"map@r": 0.3}, "max_drop": 0.01, "slices": []}
         arguments = {
-            "metrics_json": '["recall@1", "map@r"]',
-            "minimum_json": '{"map@r": 0.3}',
-            "max_drop": 0.01,
+            "settings_json": json.dumps({**plain, "seed": 1, **(settings or {})}),
             "facts_json": '{"experiment": {"name": "tiny", "seed": 1}, "run_key": "k"}',
         }
         EvaluateRetrieval.test_call(embeddings=embeddings, model=self.model, **outputs, **{**arguments, **others})
@@ -124,9 +123,14 @@ def table():
 def test_first_model_is_blessed_and_published(workshop, table, picture):
     embeddings = workshop.embeddings("embeddings", table, table_of("val", 0.2, seed=1))
     index = workshop.index(table)
-    outputs, report = workshop.evaluate(embeddings, index=index)
+    found = {"mean": 0.469, "deviation": 0.004, "lowest": 0.464, "highest": 0.475}
+    spread = {"metrics": {"map@r": found}, "seeds": [1, 2], "machines": 1, "trainings": 2, "same_code": True}
+    outputs, report = workshop.evaluate(embeddings, index=index, spread_json=json.dumps(spread))
     assert report["verdict"]["state"] == "FIRST"
     assert report["experiment"] == "tiny"
+    assert report["spread"] == spread
+    page = (Path(outputs["report"].uri) / "report.html").read_text(encoding="utf-8")
+    assert page.count("MAP@R 46.9 ± 0.4 (46.4 to 47.5) over 2 seeds on 1 machine") == 3  # top, card, embedded numbers
     assert report["thresholds"]["split"] == "val"
     assert report["index"]["rows"] == 20
     blessing = outputs["blessing"]
@@ -153,9 +157,17 @@ def test_first_model_is_blessed_and_published(workshop, table, picture):
     assert answers[1].fault.code == "E_IMAGE_FORMAT"
 
 
+def test_an_unmeasured_spread_is_said_on_the_page(workshop, table):
+    outputs, report = workshop.evaluate(workshop.embeddings("embeddings", table))
+    assert "spread" not in report
+    page = (Path(outputs["report"].uri) / "report.html").read_text(encoding="utf-8")
+    told = "One training, seed 1. The spread over seeds is not measured: `anchorage spread FILE`"
+    assert page.split("</header>")[0].count(told) == 1
+
+
 def test_model_below_its_floor_is_neither_blessed_nor_published(workshop, table):
     embeddings, index = workshop.embeddings("embeddings", table_of("test", 5.0)), workshop.index(table)
-    outputs, report = workshop.evaluate(embeddings, minimum_json='{"map@r": 0.9}')
+    outputs, report = workshop.evaluate(embeddings, settings={"minimum": {"map@r": 0.9}})
     assert report["verdict"]["state"] == "HOLD"
     assert outputs["blessing"].get_int_custom_property("blessed") == 0
     assert [path.name for path in Path(outputs["blessing"].uri).iterdir()] == ["NOT_BLESSED"]
@@ -172,15 +184,15 @@ def test_a_first_model_that_loses_to_raw_pixels_is_not_published(workshop, table
     for name, noise in (("pixels", 0.2), ("network", 9.0)):
         write_table(Path(untrained.uri) / f"{name}.parquet", table_of("test", noise))
     poor = workshop.embeddings("poor", table_of("test", 5.0, seed=2))
-    settings = {"untrained": untrained, "minimum_json": "{}"}
-    outputs, report = workshop.evaluate(poor, **settings)
+    outputs, report = workshop.evaluate(poor, settings={"minimum": {}}, untrained=untrained)
     assert [entry["name"] for entry in report["untrained"]] == ["raw pixels", "untrained network"]
     assert_blessed(outputs, "training_does_not_help", "HOLD: MAP@R", blessed=False)
     with pytest.raises(GateError, match=r"E_NOT_BLESSED.*is not better than the raw pixels, \d+\.\d %: difference −"):  # noqa: RUF001
         workshop.publish(workshop.index(table), outputs)
     assert current_version(workshop.folder / "releases") is None
 
-    outputs, report = workshop.evaluate(poor, "forced", gate_json='{"force": "to show how"}', **settings)
+    force = {"minimum": {}, "force": "to show how"}
+    outputs, report = workshop.evaluate(poor, "forced", force, untrained=untrained)
     assert report["verdict"]["state"] == "FORCED"
     workshop.publish(workshop.index(table, "again"), outputs)
     facts = open_release(workshop.folder / "releases").facts
@@ -195,7 +207,7 @@ def test_comparison_with_the_release_before(workshop, table):
     assert report["verdict"]["state"] == "SHIP"
     assert report["baseline"]["name"] == "release 4"
     assert report["baseline"]["reason"] == "Release 4 is current."
-    _, report = workshop.evaluate(bad, "again", baseline=baseline, baseline_embeddings=good, minimum_json="{}")
+    _, report = workshop.evaluate(bad, "again", baseline=baseline, baseline_embeddings=good, settings={"minimum": {}})
     assert report["verdict"]["state"] == "HOLD"
 
 
@@ -235,17 +247,17 @@ def test_worse_on_one_slice_holds_and_force_is_recorded(workshop):
         for vectors in (worse, good.vectors)
     ]
     new, old = (workshop.embeddings(name, table) for name, table in zip(("new", "old"), with_family, strict=True))
-    settings = {"baseline": workshop.baseline(), "baseline_embeddings": old, "max_drop": 0.5}
-    settings["slices_json"] = '["family"]'
-    outputs, report = workshop.evaluate(new, **settings)
+    baseline = {"baseline": workshop.baseline(), "baseline_embeddings": old}
+    settings = {"max_drop": 0.5, "slices": ["family"]}
+    outputs, report = workshop.evaluate(new, settings=settings, **baseline)
     assert_blessed(outputs, "worse_on_slice", "HOLD: Worse on the slice family=fluent: −", False)  # noqa: RUF001
     assert [entry["worse"] for entry in report["comparison"]["slices"]] == [True, False]
-    gate = '{"force": "fluent icons were relabelled", "confidence": 0.9, "resamples": 500}'
-    outputs, report = workshop.evaluate(new, "forced", gate_json=gate, **settings)
+    gate = {**settings, "force": "fluent icons were relabelled", "confidence": 0.9, "resamples": 500}
+    outputs, report = workshop.evaluate(new, "forced", gate, **baseline)
     assert_blessed(outputs, "forced", "FORCED: Published by force, against the gate: fluent icons were relabelled.")
     assert report["comparison"]["resamples"] == 500
-    lax = '{"slice_drops": {"family": 0.9}}'
-    assert_blessed(workshop.evaluate(new, "lax", gate_json=lax, **settings)[0], "not_worse", "SHIP: ")
+    lax = {**settings, "slice_drops": {"family": 0.9}}
+    assert_blessed(workshop.evaluate(new, "lax", lax, **baseline)[0], "not_worse", "SHIP: ")
 
 
 def test_index_is_judged_with_the_model(workshop, table):
@@ -255,7 +267,7 @@ def test_index_is_judged_with_the_model(workshop, table):
     outputs, report = workshop.evaluate(embeddings, index=index)
     assert report["index_trial"]["neighbor_recall"] == 1
     assert report["index_trial"]["metrics"]["recall@1"]["exact"] == report["metrics"]["recall@1"]["value"]
-    outputs, report = workshop.evaluate(embeddings, "slow", index=index, index_p99_ms=1e-9)
+    outputs, report = workshop.evaluate(embeddings, "slow", index=index, settings={"index_p99_ms": 1e-9})
     assert_blessed(outputs, "index", "HOLD: 99 % of searches take up to", False)
     foreign = workshop.index(table_of("other", 0.2, seed=3), "other")
     with pytest.raises(DataError, match=r"E_RELEASE_MIXED: Expected an embedding for each image .* none for 20"):
@@ -269,16 +281,14 @@ def test_calibration_is_fitted_and_checked_in_the_gallery_of_the_index(workshop)
         *(np.concatenate([getattr(table, name) for table in tables]) for name in ("ids", "labels", "roles", "splits")),
         np.concatenate([table.vectors for table in tables]),
     )
-    _, report = workshop.evaluate(embeddings, index=workshop.index(whole), minimum_json="{}")
+    _, report = workshop.evaluate(embeddings, index=workshop.index(whole), settings={"minimum": {}})
     found = report["calibration"]
     assert (found["split"], found["classes"], found["gallery"]) == ("val", 20, 240)
     assert (found["check"]["split"], found["check"]["gallery"], found["check"]["queries"]) == ("test", 240, 80)
     assert report["counts"]["gallery"] == 80  # the metrics stay those of the test split alone
     assert report["verdict"]["state"] == "FIRST"
-    strict = '{"max_error": 0.0, "required": true, "target": 0.1}'
-    outputs, report = workshop.evaluate(
-        embeddings, "strict", index=workshop.index(whole, "again"), minimum_json="{}", calibration_json=strict
-    )
+    strict = {"minimum": {}, "max_calibration_error": 0.0, "require_calibration": True, "false_accepts": 0.1}
+    outputs, report = workshop.evaluate(embeddings, "strict", strict, index=workshop.index(whole, "again"))
     assert_blessed(outputs, "calibration", "HOLD: Does not hold: the calibration error is", False)
     assert report["calibration"]["unknown"]["target"] == 0.1
 
@@ -288,7 +298,7 @@ def test_family_of_the_query_is_left_out(workshop):
     columns = {"family": np.array([f"family {n % 2}" for n in range(32)], object)}
     table = Embeddings(plain.ids, plain.labels, plain.roles, plain.splits, plain.vectors, columns)
     embeddings = workshop.embeddings("embeddings", table)
-    _, report = workshop.evaluate(embeddings, leave_out="family", minimum_json="{}", clustering=1)
+    _, report = workshop.evaluate(embeddings, settings={"leave_out": "family", "minimum": {}, "clustering": True})
     assert report["metrics"]["map@r"]["convention"].endswith("nor anything of its own family")
     assert report["verification"]["pairs"]["same_class"] == 32 * 2
     assert report["clustering"]["clusters"] == 8
@@ -330,7 +340,7 @@ def test_pictures_audit_and_history(workshop, table):
     assert report["dataset"] == [{"split": "test", "classes": 5, "images": 20, "singletons": 2}]
     page = (Path(outputs["report"].uri) / "report.html").read_text()
     assert page.count('src="data:image/') > 20
-    assert "picture<br>missing" in page
+    assert "image<br>missing" in page
 
 
 def test_parts_of_different_models_are_refused(workshop, table):

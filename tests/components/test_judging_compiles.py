@@ -31,7 +31,7 @@ def test_compiles(tmp_path):
         index=made["RetrievalIndex"],
         store=made["Examples"],
         audit=made["DataAudit"],
-        max_drop=0.01,
+        settings_json='{"max_drop": 0.01}',
     )
     publish = PublishRelease(
         model=made["Model"],

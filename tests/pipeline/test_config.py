@@ -1,7 +1,10 @@
+import dataclasses
+
 import pytest
 
 from anchorage.errors import UsageError
-from anchorage_pipeline.config import load_experiment, search_space
+from anchorage.judging.settings import JudgeSettings
+from anchorage_pipeline.config import Evaluation, load_experiment, search_space
 
 _LEAST = """
 name = "toy"
@@ -209,3 +212,11 @@ def test_only_the_strategy_that_trains_is_taken(write, strategy):
     with pytest.raises(UsageError, match=r"training.strategy +Expected '' or 'mirrored'"):
         load_experiment(write(_LEAST + f"[training]\nstrategy = '{strategy}'\n"))
     assert load_experiment(write(_LEAST + "[training]\nstrategy = 'mirrored'\n")).training.strategy == "mirrored"
+
+
+def test_every_key_of_evaluation_reaches_the_judge(write):
+    names = set(Evaluation.model_fields)
+    assert names == {field.name for field in dataclasses.fields(JudgeSettings)} - {"seed"}
+    text = f"seed = 6\n{_LEAST}[evaluation]\nmetrics = ['recall@1', 'map@r']\nmax_drop = 0.25\nforce = 'a trial'\n"
+    judged = load_experiment(write(text)).judge_settings
+    assert (judged.metrics, judged.max_drop, judged.force, judged.seed) == (("recall@1", "map@r"), 0.25, "a trial", 6)

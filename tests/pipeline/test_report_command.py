@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchorage.judging.gate import StatisticalGate
 from anchorage.judging.judge import judge_candidate
+from anchorage.judging.settings import JudgeSettings
 from anchorage.judging.two_releases import JUDGED
 from anchorage.release import fingerprint_model, publish_release
 from anchorage.reporting.report import write_report
@@ -39,11 +39,7 @@ def publish(folder, noise):
     table = Embeddings(*(np.array(column, object) for column in columns), vectors)
     report = judge_candidate(
         table,
-        split="test",
-        metrics=["recall@1"],
-        primary="map@r",
-        minimum={},
-        gate=StatisticalGate({}, "map@r", 0.1),
+        JudgeSettings(metrics=["recall@1"], max_drop=0.1),
         baseline_facts={"version": None, "reason": "Nothing was published yet."},
         context={"facts": {"experiment": {"name": "toy", "evaluation": {"max_drop": 0.1, "resamples": 200}}}},
     )

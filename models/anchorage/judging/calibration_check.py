@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anchorage.judging.settings import TEST, VALIDATION, JudgeSettings
 from anchorage.retrieval.calibration import (
     BINS,
     Shown,
@@ -29,13 +30,7 @@ def calibrate_and_check(
     test: "Embeddings",
     validation: "Embeddings | None",
     gallery: "Embeddings",
-    *,
-    split: str = "test",
-    validation_split: str = "val",
-    target: float = 0.05,
-    max_error: float = 0.05,
-    required: bool = False,
-    seed: int = 0,
+    settings: JudgeSettings,
 ) -> dict[str, Any]:
     """Fit on validation queries, check on test queries, both in the gallery to be released.
 
@@ -43,12 +38,7 @@ def calibrate_and_check(
         test: embeddings of the evaluation split.
         validation: embeddings of the validation split, if there are any.
         gallery: embeddings of the index's rows.
-        split: name of the evaluation split.
-        validation_split: name of the other one.
-        target: most queries of unknown classes that may be answered, in (0, 1).
-        max_error: largest calibration error with which a match probability is shown, in [0, 1].
-        required: whether a calibration that does not hold, or that there is none, is a fault.
-        seed: of folds and draws.
+        settings: `false_accepts`, `max_calibration_error`, `require_calibration` and `seed` are looked at.
 
     Returns:
         What `calibrate` gives, and `check`: `split`, `queries`, `classes`, `gallery`; `probability` with `error`,
@@ -58,21 +48,22 @@ def calibrate_and_check(
         `statement`, or `reason`; `risk_coverage` (`coverage` and `error`: of the queries answered, most certain first,
         how many have a wrong first answer). And `faults`, sentences for the gate.
     """
+    seed, required = settings.seed, settings.require_calibration
     if validation is None:
         fitted: dict[str, Any] = {
-            "split": validation_split,
-            "reason": f"there are no embeddings of split {validation_split!r} to fit a match probability",
+            "split": VALIDATION,
+            "reason": f"there are no embeddings of split {VALIDATION!r} to fit a match probability",
         }
     else:
         shown = show_neighbors(validation, gallery, seed=seed)
-        fitted = calibrate(shown, split=validation_split, target=target, seed=seed)
+        fitted = calibrate(shown, split=VALIDATION, target=settings.false_accepts, seed=seed)
     if "reason" in fitted:
         return {**fitted, "faults": [f"No match probability: {fitted['reason']}."] if required else []}
     shown = show_neighbors(test, gallery, seed=seed)
     if shown is None:
-        reason = f"no query of split {split!r} has another image of its class in the index, so nothing can be checked"
-        return {"split": validation_split, "reason": reason, "faults": [reason] if required else []}
-    check = _check(fitted, shown, split, max_error, seed)
+        reason = f"no query of split {TEST!r} has another image of its class in the index, so nothing can be checked"
+        return {"split": VALIDATION, "reason": reason, "faults": [reason] if required else []}
+    check = _check(fitted, shown, settings.max_calibration_error, seed)
     broken = [entry.get("statement", "") for entry in (check["probability"], check["unknown"]) if not entry["holds"]]
     return {**fitted, "check": check, "faults": list(filter(None, broken)) if required else []}
 
@@ -97,13 +88,13 @@ def draw_classes(codes: np.ndarray, columns: np.ndarray, *, draws: int = _DRAWS,
     return times @ sums
 
 
-def _check(fitted: Mapping[str, Any], shown: Shown, split: str, max_error: float, seed: int) -> dict[str, Any]:
+def _check(fitted: Mapping[str, Any], shown: Shown, max_error: float, seed: int) -> dict[str, Any]:
     voters = fitted["probability"]["neighbors"]
     shown = replace(shown, similarities=shown.similarities[:, :voters], labels=shown.labels[:, :voters])
     chances = match_probability(fitted["probability"], shown.similarities, shown.labels)
     drawn = _draw(shown, chances, fitted["unknown"].get("threshold", np.inf), seed)
     return {
-        "split": split,
+        "split": TEST,
         "queries": len(shown.classes),
         "classes": len(np.unique(shown.classes)),
         "gallery": shown.gallery,

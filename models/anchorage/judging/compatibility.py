@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from anchorage.judging.gate import metric_name
-from anchorage.judging.numbers import Ways, evaluate
+from anchorage.judging.numbers import evaluate
+from anchorage.judging.settings import Ways
 
 if TYPE_CHECKING:
     from anchorage.retrieval.table import Embeddings

@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from anchorage.errors import UsageError
 from anchorage.judging.bootstrap import Differences, compare_by_classes, holm
+from anchorage.judging.settings import JudgeSettings
 
 _NAMES = {"map@r": "MAP@R", "r_precision": "R-precision", "map": "mAP", "mrr": "MRR"}
 _ROUNDING = 1e-9  # a drop of exactly `max_drop` is allowed, and equal values are not better
 _FEW_CLASSES, _FEW_QUERIES = 5, 20  # below either, a slice is shown and not judged
 _LEVEL = 0.95  # of the intervals that are shown
+_LEAST_COMMON = 0.5  # share of the queries that the baseline must have answered, too
 _WIDE = 30  # classes below which an interval is wide enough to say so
 
 
@@ -100,12 +102,6 @@ class Verdict:
         return self.state != "HOLD"
 
 
-class Gate(Protocol):
-    """Anything that can judge a comparison."""
-
-    def judge(self, comparison: Comparison) -> Verdict: ...
-
-
 @dataclass(frozen=True)
 class StatisticalGate:
     """Blesses a candidate that beats its baselines without training, reaches its floors and keeps up with the release.
@@ -117,39 +113,10 @@ class StatisticalGate:
     corrected after Holm for the number of slices, is below `1 - confidence`.
 
     Args:
-        minimum: metric name -> least accepted value, in [0, 1].
-        primary: the metric compared with the baselines on the same queries.
-        max_drop: how much of it may be lost, in [0, 1].
-        slice_drops: slice name, or the part before "=", -> how much may be lost there; "" for all others.
-        confidence: of the bound, the slices and the intervals against the baselines without training, in [0.5, 1).
-        resamples: bootstrap draws.
-        seed: of the draws.
-        min_common: least share of the candidate's queries that the baseline must share.
-        force: why a candidate that would be held is published all the same; "" holds it.
-
-    Raises:
-        UsageError: if a number is out of range.
+        settings: margins, floors and confidence, see `JudgeSettings`.
     """
 
-    minimum: Mapping[str, float]
-    primary: str
-    max_drop: float
-    slice_drops: Mapping[str, float] = field(default_factory=lambda: {"": 0.05})
-    confidence: float = 0.95
-    resamples: int = 2000
-    seed: int = 0
-    min_common: float = 0.5
-    force: str = ""
-
-    def __post_init__(self):
-        shares = {**self.minimum, "max_drop": self.max_drop, "min_common": self.min_common, **self.slice_drops}
-        for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise UsageError("E_GATE", f"Expected `{name}` of the gate in [0, 1]. Received: {value}")
-        if not 0.5 <= self.confidence < 1:
-            raise UsageError("E_GATE", f"Expected `confidence` of the gate in [0.5, 1). Received: {self.confidence}")
-        if self.resamples < 100:
-            raise UsageError("E_GATE", f"Expected at least 100 `resamples` of the gate. Received: {self.resamples}")
+    settings: JudgeSettings
 
     def judge(self, comparison: Comparison) -> Verdict:
         """The verdict; its evidence is empty where there is no baseline.
@@ -163,7 +130,8 @@ class StatisticalGate:
         Raises:
             UsageError: if a metric of the gate was not measured.
         """
-        if absent := sorted({*self.minimum, self.primary} - set(comparison.metrics)):
+        settings = self.settings
+        if absent := sorted({*settings.minimum, settings.primary} - set(comparison.metrics)):
             raise UsageError(
                 "E_GATE", f"The gate needs {absent}. Received metrics: {sorted(comparison.metrics)}. Evaluate them too."
             )
@@ -199,51 +167,57 @@ class StatisticalGate:
         return replace(verdict, untrained=entries)
 
     def _conclude(self, held: list[tuple[str, list[str]]], passed: list[str], case: str, evidence: Mapping) -> Verdict:
+        settings = self.settings
         if not held:
             return Verdict("FIRST" if case in {"first_run", "no_baseline"} else "SHIP", tuple(passed), case, evidence)
         reasons = [reason for _, told in held for reason in told]
-        if self.force:
-            forced = f"Published by force, against the gate: {self.force.rstrip('.')}."
+        if settings.force:
+            forced = f"Published by force, against the gate: {settings.force.rstrip('.')}."
             return Verdict("FORCED", (forced, *reasons, *passed), "forced", evidence)
         return Verdict("HOLD", (*reasons, *passed), held[0][0], evidence)
 
     def _compare(self, comparison: Comparison) -> tuple[dict[str, Any], list[tuple[str, list[str]]], list[str]]:
         """Evidence, what speaks against the candidate by case, and what does not."""
-        if comparison.query_labels is None or comparison.common_share < self.min_common:
+        settings = self.settings
+        if comparison.query_labels is None or comparison.common_share < _LEAST_COMMON:
             few = (
                 f"Only {100 * comparison.common_share:.0f} % of the queries were answered by "
-                f"{comparison.baseline_name}, too few to compare ({100 * self.min_common:g} % are needed)."
+                f"{comparison.baseline_name}, too few to compare ({100 * _LEAST_COMMON:g} % are needed)."
             )
             return {}, [("too_few_common", [few])], []
         pairs = {f"metric {name}": values for name, values in comparison.per_query.items()}
         everything = np.ones(len(comparison.query_labels), bool)
         masks = dict.fromkeys(pairs, everything)
         for name, mask in comparison.slices.items():
-            pairs[f"slice {name}"], masks[f"slice {name}"] = comparison.per_query[self.primary], mask
-        drawn = compare_by_classes(pairs, comparison.query_labels, masks, resamples=self.resamples, seed=self.seed)
-        at = drawn.names.index(f"metric {self.primary}")
-        bound = drawn.lower_bound(at, self.confidence)
+            pairs[f"slice {name}"], masks[f"slice {name}"] = comparison.per_query[settings.primary], mask
+        drawn = compare_by_classes(
+            pairs, comparison.query_labels, masks, resamples=settings.resamples, seed=settings.seed
+        )
+        at = drawn.names.index(f"metric {settings.primary}")
+        bound = drawn.lower_bound(at, settings.confidence)
         slices = self._judge_slices(drawn, list(comparison.slices))
         evidence = {
-            "resamples": self.resamples,
-            "seed": self.seed,
-            "confidence": self.confidence,
+            "resamples": settings.resamples,
+            "seed": settings.seed,
+            "confidence": settings.confidence,
             "level": _LEVEL,
-            "primary": self.primary,
-            "margin": self.max_drop,
+            "primary": settings.primary,
+            "margin": settings.max_drop,
             "lower_bound": bound,
             "classes": int(drawn.classes[at]),
             "queries": comparison.common_queries,
             "metrics": {name: _entry(drawn, drawn.names.index(f"metric {name}")) for name in comparison.per_query},
             "slices": slices,
         }
-        change = f"{metric_name(self.primary)} {points(drawn.difference(at))} points against {comparison.baseline_name}"
+        change = (
+            f"{metric_name(settings.primary)} {points(drawn.difference(at))} points against {comparison.baseline_name}"
+        )
         change += f" on the same {comparison.common_queries:,} queries of {drawn.classes[at]:,} classes"
-        sure = f"with {100 * self.confidence:g} % confidence at worst {points(min(bound, drawn.difference(at)))}"
-        allowed = f"a loss of up to {100 * self.max_drop:g} points is allowed"
+        sure = f"with {100 * settings.confidence:g} % confidence at worst {points(min(bound, drawn.difference(at)))}"
+        allowed = f"a loss of up to {100 * settings.max_drop:g} points is allowed"
         against: list[tuple[str, list[str]]] = []
         passed = []
-        if bound >= -self.max_drop - _ROUNDING:  # false for nan, which is never good enough
+        if bound >= -settings.max_drop - _ROUNDING:  # false for nan, which is never good enough
             passed.append(f"{change}, {sure} ({allowed}).")
         else:
             against.append(("worse", [f"{change}, {sure}: worse than allowed ({allowed})."]))
@@ -255,36 +229,42 @@ class StatisticalGate:
 
     def _compare_untrained(self, baselines: Sequence[Untrained]) -> tuple[list[dict[str, Any]], list[str], list[str]]:
         """Evidence, and sentences about the baselines that the candidate does not beat and about those it does."""
+        settings = self.settings
         entries: list[dict[str, Any]] = []
         unbeaten, beaten = [], []
         for baseline in baselines:
             masks = dict.fromkeys(baseline.per_query, np.ones(len(baseline.query_labels), bool))
             drawn = compare_by_classes(
-                baseline.per_query, baseline.query_labels, masks, resamples=self.resamples, seed=self.seed
+                baseline.per_query,
+                baseline.query_labels,
+                masks,
+                resamples=settings.resamples,
+                seed=settings.seed,
             )
-            metrics = {name: _entry(drawn, at, self.confidence) for at, name in enumerate(drawn.names)}
-            found = metrics[self.primary]
+            metrics = {name: _entry(drawn, at, settings.confidence) for at, name in enumerate(drawn.names)}
+            found = metrics[settings.primary]
             better = bool(found["classes"] >= _FEW_CLASSES and found["low"] > _ROUNDING)
-            entries.append({"name": baseline.name, "level": self.confidence, "better": better, "metrics": metrics})
+            entries.append({"name": baseline.name, "level": settings.confidence, "better": better, "metrics": metrics})
             if better:
                 beaten.append(f"the {baseline.name} ({100 * found['baseline']:.1f} %; {_interval(found)} points)")
             else:
                 unbeaten.append(self._tell_unbeaten(baseline.name, found))
         if beaten:
-            found = entries[0]["metrics"][self.primary]
-            value = f"{metric_name(self.primary)} {100 * found['candidate']:.1f} %"
-            sure = f"with {100 * self.confidence:g} % confidence"
+            found = entries[0]["metrics"][settings.primary]
+            value = f"{metric_name(settings.primary)} {100 * found['candidate']:.1f} %"
+            sure = f"with {100 * settings.confidence:g} % confidence"
             *others, last = beaten
             named = f"{', '.join(others)} and {last}" if others else last
             beaten = [f"{value} is better, {sure}, than {named}."]
         return entries, unbeaten, beaten
 
     def _tell_unbeaten(self, name: str, found: Mapping[str, Any]) -> str:
+        settings = self.settings
         clearly = "clearly " if found["difference"] > 0 else ""
         told = (
-            f"{metric_name(self.primary)} {100 * found['candidate']:.1f} % is not {clearly}better than the {name}, "
+            f"{metric_name(settings.primary)} {100 * found['candidate']:.1f} % is not {clearly}better than the {name}, "
             f"{100 * found['baseline']:.1f} %: difference {points(found['difference'])} points, "
-            f"{100 * self.confidence:g} % interval {_interval(found)}, on {found['queries']:,} queries of "
+            f"{100 * settings.confidence:g} % interval {_interval(found)}, on {found['queries']:,} queries of "
             f"{found['classes']:,} classes."
         )
         if found["classes"] < _FEW_CLASSES:
@@ -295,13 +275,14 @@ class StatisticalGate:
 
     def _judge_slices(self, drawn: Differences, names: list[str]) -> list[dict[str, Any]]:
         """One entry a slice, the greatest loss first."""
+        settings = self.settings
         entries = []
         for name in names:
             at = drawn.names.index(f"slice {name}")
             if not drawn.queries[at]:
                 continue
-            drops = self.slice_drops
-            margin = drops.get(name, drops.get(name.partition("=")[0], drops.get("", self.max_drop)))
+            drops = settings.slice_drops
+            margin = drops.get(name, drops.get(name.partition("=")[0], drops.get("", settings.max_drop)))
             judged = bool(drawn.classes[at] >= _FEW_CLASSES and drawn.queries[at] >= _FEW_QUERIES)
             entry = {"name": name, **_entry(drawn, at), "margin": margin, "judged": judged}
             entries.append({**entry, "p": drawn.p_worse(at, margin) if judged else None})
@@ -309,13 +290,13 @@ class StatisticalGate:
         for entry, p in zip(tried, holm([entry["p"] for entry in tried]), strict=True):
             entry["p_holm"] = p
         for entry in entries:
-            entry["worse"] = bool(entry["judged"] and entry["p_holm"] < 1 - self.confidence)
+            entry["worse"] = bool(entry["judged"] and entry["p_holm"] < 1 - settings.confidence)
         return sorted(entries, key=lambda entry: (entry["difference"], entry["name"]))
 
     def _check_floors(self, metrics: Mapping[str, float]) -> tuple[list[str], list[str]]:
         """Sentences about the floors, missed and kept."""
         missed, kept = [], []
-        for name, floor in self.minimum.items():
+        for name, floor in self.settings.minimum.items():
             value = metrics[name]
             if value >= floor:  # false for nan, which is never good enough
                 kept.append(f"{metric_name(name)} is {100 * value:.1f} %, at or above its floor of {100 * floor:g} %.")

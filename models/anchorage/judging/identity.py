@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from anchorage.judging.spread import tell_spread
+
 
 def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dimension: int) -> dict[str, Any]:
     """Rows of the card, from the experiment file and from what was measured.
@@ -10,7 +12,8 @@ def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dim
     Args:
         report: the report so far.
         context: as for `judge_candidate`: `facts` with `experiment`, `model`,
-            `training` with the `settings` that a tuner may have changed.
+            `training` with the `settings` that a tuner may have changed,
+            `spread` as for `tell_spread`.
         dimension: of the embeddings.
 
     Returns:
@@ -35,6 +38,7 @@ def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dim
         "Batches": _named(training.get("sampler", {})),
         "Optimizer": _optimizer(training.get("optimizer", {})),
         "Seed": experiment.get("seed"),
+        "Spread over seeds": tell_spread(context.get("spread"), report["primary"], experiment.get("seed")),
         **context.get("model", {}),
     }
     described = {
@@ -46,18 +50,28 @@ def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dim
     return {
         "model": {name: value for name, value in model.items() if value not in (None, "", {})},
         "data": {name: value for name, value in described.items() if value not in (None, "")},
-        "limits": [*_limits(report), *facts.get("limits", [])],
+        "limits": [*_limits(report, context.get("spread")), *facts.get("limits", [])],
     }
 
 
-def _limits(report: Mapping[str, Any]) -> list[str]:
+def _tell_seeds(spread: Mapping[str, Any] | None) -> str:
+    if not spread:
+        return "One training with one seed: how far the numbers scatter from seed to seed is not measured."
+    return (
+        "The numbers are of one training; those of other seeds scatter as the spread says: mean ± standard deviation "
+        "(lowest to highest), in percent, with the same split of the data."
+    )
+
+
+def _limits(report: Mapping[str, Any], spread: Mapping[str, Any] | None) -> list[str]:
     counts, thresholds = report["counts"], report["thresholds"]
     limits = [
         f"Judged on {counts['classes']:,} classes of split {report['split']} and a gallery of {counts['gallery']:,} "
         "images; in a larger gallery every number here falls"
         + (f", and the released index holds {report['index']['rows']:,}." if "index" in report else "."),
         "Other kinds of image, other cameras and other drawing hands than those of the data set were not measured.",
-        "One training run with one seed: how far the numbers scatter from seed to seed is not in this report.",
+        "The 95 % intervals beside the numbers cover the choice of test classes, not the seed of the training.",
+        _tell_seeds(spread),
     ]
     if counts["skipped"]:
         limits.append(f"{counts['skipped']:,} queries have no other image of their class; nothing is known of them.")

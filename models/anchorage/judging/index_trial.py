@@ -10,6 +10,7 @@ import numpy as np
 
 from anchorage.errors import DataError
 from anchorage.judging.gate import metric_name
+from anchorage.judging.settings import JudgeSettings
 from anchorage.retrieval.index import Index, load_index, search
 from anchorage.retrieval.neighbors import nearest_neighbors
 
@@ -27,10 +28,7 @@ def judge_index(
     queries: "Embeddings",
     *,
     neighbors: int,
-    max_loss: float,
-    max_p99_ms: float = 0,
-    max_memory_mib: float = 0,
-    seed: int = 0,
+    settings: JudgeSettings,
 ) -> dict[str, Any]:
     """Search an index as a user would, and hold label metric, latency and memory against their limits.
 
@@ -39,10 +37,8 @@ def judge_index(
         gallery: embeddings of its rows, in its order.
         queries: embeddings that ask; one that is in the gallery is left out of its own answer.
         neighbors: answers a query gets.
-        max_loss: how much of the label metric may be lost against an exact search, in [0, 1].
-        max_p99_ms: longest time of 99 % of single queries; 0: no limit.
-        max_memory_mib: most memory the index may take; 0: no limit.
-        seed: draws the queries, where there are more than 2,000.
+        settings: the limits, `index_loss`, `index_p99_ms` and `index_memory_mib`; the seed draws the queries, where
+            there are more than 2,000.
 
     Returns:
         JSON-ready: `metrics` (`recall@1` and `recall@k`, each with `exact` and `through_index`), `neighbor_recall`
@@ -54,6 +50,11 @@ def judge_index(
     Raises:
         DataError: `E_RELEASE_MIXED` if index and gallery differ in rows, `E_NO_RELEVANT` if no query has an answer.
     """
+    limits = {
+        "max_loss": settings.index_loss,
+        "max_p99_ms": settings.index_p99_ms,
+        "max_memory_mib": settings.index_memory_mib,
+    }
     before = _resident()
     index = load_index(folder, dimension=gallery.dimension)
     grown = max(0.0, (_resident() - before) / _MIB)
@@ -64,7 +65,7 @@ def judge_index(
         )
     place = {id_: row for row, id_ in enumerate(gallery.ids.tolist())}
     own = np.array([place.get(id_, -1) for id_ in queries.ids.tolist()], np.int64)
-    chosen = _choose(gallery.labels, queries.labels, own, seed)
+    chosen = _choose(gallery.labels, queries.labels, own, settings.seed)
     asked, own = queries.select(chosen), own[chosen]
     k = min(neighbors, len(gallery) - int((own >= 0).any()))
     exact, similarities = nearest_neighbors(asked.vectors, gallery.vectors, k, own)
@@ -92,7 +93,7 @@ def judge_index(
             "files": sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / _MIB,
             "resident": grown,
         },
-        "limits": {"max_loss": max_loss, "max_p99_ms": max_p99_ms, "max_memory_mib": max_memory_mib},
+        "limits": limits,
     }
     if index.facts["leaves"] > 1:
         report["trade"] = [

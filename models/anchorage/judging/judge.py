@@ -3,7 +3,7 @@
 import hashlib
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,9 @@ from anchorage.errors import DataError
 from anchorage.judging import numbers
 from anchorage.judging.compatibility import compatibility
 from anchorage.judging.confusion import confused_pairs, confusion_matrix
-from anchorage.judging.gate import Comparison, Gate, Verdict
+from anchorage.judging.gate import Comparison, StatisticalGate, Verdict
 from anchorage.judging.identity import describe_identity
-from anchorage.judging.numbers import Ways
+from anchorage.judging.settings import TEST, VALIDATION, JudgeSettings, Ways
 from anchorage.judging.slices import make_slices
 from anchorage.judging.space_report import describe_space
 from anchorage.judging.thresholds import choose_thresholds
@@ -34,34 +34,21 @@ _HEADLINE = ("recall@1", "r_precision", "ndcg@10")  # beside the primary metric
 
 def judge_candidate(
     candidate: "Embeddings",
+    settings: JudgeSettings,
     *,
-    split: str,
-    metrics: Sequence[str],
-    primary: str,
-    minimum: Mapping[str, float],
-    gate: Gate,
     baseline: "Embeddings | None" = None,
     baseline_facts: Mapping[str, Any],
     untrained: "Mapping[str, Embeddings] | None" = None,
     validation: "Embeddings | None" = None,
-    validation_split: str = "val",
     context: Mapping[str, Any],
-    ways: Ways = Ways(),  # noqa: B008 - a tuple
-    slices: Sequence[str] = (),
-    max_drop: float = 0.0,
     index_trial: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
-    clustering: bool = False,
 ) -> dict[str, Any]:
     """Evaluates the candidate, compares it with the baseline, and asks the gate.
 
     Args:
         candidate: embeddings of the evaluation split.
-        split: that split's name.
-        metrics: names of the metrics to report, such as `"recall@1"`.
-        primary: the metric that decides.
-        minimum: floors of the gate, for the metrics table.
-        gate: gives the verdict.
+        settings: what decides.
         baseline: the earlier release's embeddings of the same split.
         baseline_facts: `version` (None if there is no release), `reason` in
             words, `first` (whether nothing was published before),
@@ -70,7 +57,6 @@ def judge_candidate(
             images, such as "raw pixels".
         validation: embeddings of other classes than the evaluation split's,
             for the thresholds.
-        validation_split: that split's name.
         context: what is known from elsewhere: `facts` (with `experiment`,
             the whole experiment file), `model`, `dataset` (counts per split),
             `index`, `audit`, `training` (`settings` as used, `recipe`, where
@@ -78,14 +64,10 @@ def judge_candidate(
             `epochs`: one row each with `loss` and what validation gave),
             `search` (`objective`, `failed`, how many trials did, `trials`: of
             the others each `number`, `score` and `values` by the path of a
-            setting); all optional.
-        ways: columns by which queries are kept apart and classes joined.
-        slices: what to cut the common queries by, see `make_slices`.
-        max_drop: how much worse today's search may become where queries and
-            gallery are of different models.
+            setting), `spread` (over seeds, as for `tell_spread`); all
+            optional.
         index_trial: what `judge_index` found.
         calibration: what `calibrate_and_check` found.
-        clustering: whether to cluster the space, which takes its time.
 
     Returns:
         The report: see `write_report`. Keys whose numbers could not be had
@@ -98,9 +80,9 @@ def judge_candidate(
             needs and lacks.
     """
     if not len(candidate.ids):
-        raise DataError("E_SPLIT_EMPTY", f"Expected embeddings of split {split!r}. Received none.")
-    wanted = list(dict.fromkeys([*metrics, primary, *numbers.ALWAYS]))
-    seed = int(_experiment(context).get("seed", 0))
+        raise DataError("E_SPLIT_EMPTY", f"Expected embeddings of split {TEST!r}. Received none.")
+    primary, ways, seed = settings.primary, settings.ways, settings.seed
+    wanted = list(dict.fromkeys([*settings.metrics, primary, *numbers.ALWAYS]))
     result = numbers.evaluate(candidate, wanted, ways)
     pairs = _pairs(candidate, ways, seed)
     version, reason = baseline_facts.get("version"), str(baseline_facts.get("reason", ""))
@@ -110,11 +92,9 @@ def judge_candidate(
     curve = numbers.recall_curve(pairs, result.num_gallery)
     compared: dict[str, Any] = {}
     if version is not None:
-        comparison, curve, told, compared = _compare(
-            candidate, result, baseline, baseline_facts, ways, slices, primary, max_drop, seed
-        )
+        comparison, curve, told, compared = _compare(candidate, result, baseline, baseline_facts, settings)
     comparison = replace(comparison, untrained=compare_untrained(candidate, result, untrained or {}, ways))
-    verdict = gate.judge(replace(comparison, index=index_trial, calibration=calibration))
+    verdict = StatisticalGate(settings).judge(replace(comparison, index=index_trial, calibration=calibration))
     matrix = confusion_matrix(candidate, result)
     report = {
         "format": FORMAT,
@@ -128,10 +108,12 @@ def judge_candidate(
         },
         "primary": primary,
         "headline": list(dict.fromkeys([primary, *(name for name in _HEADLINE if name in result.values)])),
-        "split": split,
+        "split": TEST,
         "counts": _counts(candidate, result),
         "evaluation_set": identify_set(candidate),
-        "metrics": numbers.metric_entries(result, candidate.labels[result.query_rows], comparison, minimum, seed=seed),
+        "metrics": numbers.metric_entries(
+            result, candidate.labels[result.query_rows], comparison, settings.minimum, seed=seed
+        ),
         "baseline": told,
         **({"comparison": dict(verdict.evidence)} if verdict.evidence else {}),
         **({"untrained": list(verdict.untrained)} if verdict.untrained else {}),
@@ -144,13 +126,21 @@ def judge_candidate(
         "galleries": numbers.galleries(candidate, result, pairs, each=_EACH, seed=seed),
         "similarities": numbers.similarity_bars(pairs),
         **describe_space(candidate, result, pairs, groups=numbers.column(candidate, ways.leave_out), seed=seed),
-        **({"clustering": cluster_metrics(candidate.vectors, candidate.labels, seed=seed)} if clustering else {}),
-        "thresholds": _thresholds(validation, validation_split, seed),
-        "calibration": dict(calibration or {"split": validation_split, "reason": "none was fitted"}),
+        **(
+            {"clustering": cluster_metrics(candidate.vectors, candidate.labels, seed=seed)}
+            if settings.clustering
+            else {}
+        ),
+        "thresholds": _thresholds(validation, seed),
+        "calibration": dict(calibration or {"split": VALIDATION, "reason": "none was fitted"}),
         **({"index_trial": dict(index_trial)} if index_trial else {}),
         "facts": dict(context.get("facts", {})),
         "reproduce": _reproduction(context),
-        **{key: context[key] for key in ("dataset", "index", "audit", "training", "search") if context.get(key)},
+        **{
+            key: context[key]
+            for key in ("dataset", "index", "audit", "training", "search", "spread")
+            if context.get(key)
+        },
     }
     return {**report, "identity": describe_identity(report, context, candidate.dimension)}
 
@@ -166,13 +156,10 @@ def _compare(
     result: RetrievalResult,
     baseline: "Embeddings | None",
     facts: Mapping[str, Any],
-    ways: Ways,
-    slices: Sequence[str],
-    primary: str,
-    max_drop: float,
-    seed: int,
+    settings: JudgeSettings,
 ) -> tuple[Comparison, dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The comparison for the gate, the recall curve with the baseline's, what to tell of the baseline, further keys."""
+    primary, ways, seed = settings.primary, settings.ways, settings.seed
     version, published_for = facts["version"], facts.get("evaluation_set")
     if baseline is None:  # to call this a first release would let any candidate pass
         raise DataError(
@@ -189,12 +176,14 @@ def _compare(
         sizes = dict(zip(common.per_class["label"].tolist(), common.per_class["gallery"].tolist(), strict=True))
         columns = {key: values[common.query_rows] for key, values in ours.columns.items()}
         labels = ours.labels[common.query_rows]
-        cut = make_slices(slices, labels, sizes, comparison.per_query[primary], columns)
+        cut = make_slices(settings.slices, labels, sizes, comparison.per_query[primary], columns)
         comparison = replace(comparison, set_changed=changed, slices=cut)
         curve = numbers.recall_curve(_pairs(ours, ways, seed), result.num_gallery)
         curve["baseline"] = numbers.recall_curve(_pairs(theirs, ways, seed), result.num_gallery)["candidate"]
         further = {
-            "compatibility": compatibility(ours, theirs, metric=primary, max_drop=max_drop, name=name, ways=ways),
+            "compatibility": compatibility(
+                ours, theirs, metric=primary, max_drop=settings.max_drop, name=name, ways=ways
+            ),
             "changed": numbers.changed_queries(ours, common, before, each=_EACH),
         }
     told = {
@@ -236,11 +225,11 @@ def _counts(table: "Embeddings", result: RetrievalResult) -> dict[str, Any]:
     }
 
 
-def _thresholds(validation: "Embeddings | None", split: str, seed: int) -> dict[str, Any]:
+def _thresholds(validation: "Embeddings | None", seed: int) -> dict[str, Any]:
     """Thresholds, or why there are none."""
     if validation is None:
-        return {"split": split, "reason": f"there are no embeddings of split {split!r} to choose one on"}
-    return choose_thresholds(_pairs(validation, Ways(), seed), split)
+        return {"split": VALIDATION, "reason": f"there are no embeddings of split {VALIDATION!r} to choose one on"}
+    return choose_thresholds(_pairs(validation, Ways(), seed), VALIDATION)
 
 
 def _reproduction(context: Mapping[str, Any]) -> dict[str, Any]:

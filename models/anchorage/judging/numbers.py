@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from anchorage.errors import UsageError
 from anchorage.judging.bootstrap import compare_by_classes
 from anchorage.judging.gate import Comparison
+from anchorage.judging.settings import Ways
 from anchorage.retrieval.metrics import describe_metric, evaluate_retrieval
 from anchorage.retrieval.pairs import BINS, EDGES, PairStatistics
 
@@ -30,13 +31,6 @@ def align(candidate: "Embeddings", baseline: "Embeddings") -> tuple["Embeddings"
     ours = candidate.select(np.array([row for row, id_ in enumerate(candidate.ids) if id_ in place], np.int64))
     theirs = baseline.vectors[np.array([place[id_] for id_ in ours.ids], np.int64)]
     return ours, replace(ours, vectors=theirs)
-
-
-class Ways(NamedTuple):
-    """How a table is asked: the column whose own value a query does not meet, and that of the coarser classes."""
-
-    leave_out: str = ""
-    parents: str = ""
 
 
 def evaluate(

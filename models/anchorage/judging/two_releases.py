@@ -1,12 +1,12 @@
 """Two releases side by side: the newer one judged anew as a candidate against the older one, by its own gate."""
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anchorage.errors import UsageError
-from anchorage.judging.gate import StatisticalGate
 from anchorage.judging.judge import judge_candidate
-from anchorage.judging.numbers import Ways
+from anchorage.judging.settings import TEST, JudgeSettings
 from anchorage.retrieval.table import read_table
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from anchorage.retrieval.table import Embeddings
 
 JUDGED = "embeddings.parquet"  # beside a report: the embeddings it was made from
-_GATE = ("confidence", "resamples", "slice_drops")
 _KEPT = ("thresholds", "calibration", "untrained", "identity", "reproduce")  # what the older release has no part in
 
 
@@ -36,21 +35,19 @@ def compare_releases(older: "Release", newer: "Release") -> dict[str, Any]:
         DataError: if they differ in what they were judged on.
     """
     report = json.loads((newer.path / "report/report.json").read_text(encoding="utf-8"))
-    split, primary = report["split"], report["primary"]
-    asked = report["facts"].get("experiment", {}).get("evaluation", {})
     minimum = {name: entry["minimum"] for name, entry in report["metrics"].items() if entry["minimum"] is not None}
-    seed = report["facts"].get("experiment", {}).get("seed", 0)
-    max_drop = asked.get("max_drop", 0.0)
-    judged = judge_candidate(
-        _read_judged(newer, split),
-        split=split,
+    settings = replace(
+        JudgeSettings.from_experiment(report["facts"].get("experiment", {})),
         metrics=list(report["metrics"]),
-        primary=primary,
+        primary=report["primary"],
         minimum=minimum,
-        gate=StatisticalGate(
-            minimum, primary, max_drop, seed=seed, **{key: asked[key] for key in _GATE if key in asked}
-        ),
-        baseline=_read_judged(older, split),
+        clustering="clustering" in report,
+        force="",
+    )
+    judged = judge_candidate(
+        _read_judged(newer),
+        settings,
+        baseline=_read_judged(older),
         baseline_facts={
             "version": older.version,
             "reason": "It was named to compare with.",
@@ -58,20 +55,18 @@ def compare_releases(older: "Release", newer: "Release") -> dict[str, Any]:
             "evaluation_set": older.facts.get("evaluation_set"),
         },
         context={
-            key: report[key] for key in ("facts", "dataset", "index", "audit", "training", "search") if key in report
+            key: report[key]
+            for key in ("facts", "dataset", "index", "audit", "training", "search", "spread")
+            if key in report
         },
-        ways=Ways(asked.get("leave_out", ""), asked.get("parents", "")),
-        slices=asked.get("slices", ()),
-        max_drop=max_drop,
         index_trial=report.get("index_trial"),
-        clustering="clustering" in report,
     )
     kept = {key: report[key] for key in _KEPT if key in report}
     name = f"{report['experiment']}: release {newer.version} against release {older.version}"
     return {**judged, **kept, "experiment": name}
 
 
-def _read_judged(release: "Release", split: str) -> "Embeddings":
+def _read_judged(release: "Release") -> "Embeddings":
     path = release.path / "report" / JUDGED
     if not path.is_file():
         raise UsageError(
@@ -79,4 +74,4 @@ def _read_judged(release: "Release", split: str) -> "Embeddings":
             f"Expected the embeddings that release {release.version} was judged by at {path}. Received: none, "
             "it is of an earlier format. Compare releases that this version of `anchorage run` published",
         )
-    return read_table(path, [split])
+    return read_table(path, [TEST])

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from anchorage.errors import DataError
 from anchorage.judging.gate import Untrained
-from anchorage.judging.numbers import Ways, align, evaluate
+from anchorage.judging.numbers import align, evaluate
+from anchorage.judging.settings import Ways
 
 if TYPE_CHECKING:
     from anchorage.retrieval.metrics import RetrievalResult

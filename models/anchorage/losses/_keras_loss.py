@@ -10,7 +10,6 @@ from keras import ops
 
 from anchorage.errors import UsageError
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.registry import constructor_signature, create, find_class
 
 # "auto", the default of Keras 2 that TensorFlow Similarity still has, is refused by Keras 3.
@@ -44,7 +43,6 @@ class KerasLoss(LossLayer):
 
     Call arguments:
         embeddings: `(N, D)` float tensor, handed over as it is.
-        labels: `(N,)` integer tensor of class ids.
 
     Returns:
         Scalar float32 tensor.
@@ -52,7 +50,6 @@ class KerasLoss(LossLayer):
     Raises:
         UsageError: on an unknown class or parameter.
         ValueError: on another reduction or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = KerasLoss("keras.losses:Circle", {"gamma": 2.0, "margin": 0.5})
@@ -61,7 +58,7 @@ class KerasLoss(LossLayer):
     """
 
     def __init__(self, loss: str, params: Mapping[str, Any] | None = None, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         self.loss = loss
         self.params = dict(params or {})
         self._reduction = self.params.get("reduction", REDUCTIONS[0])
@@ -72,8 +69,7 @@ class KerasLoss(LossLayer):
         self._takes_labels = "y_true" in inspect.signature(inner.call).parameters
         self._costs = _traceable(inner.call) if self._takes_labels else inner.call
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels):
         embeddings, labels = ops.convert_to_tensor(embeddings), ops.convert_to_tensor(labels)
         if self._takes_labels:
             return self._reduced(labels, embeddings)
@@ -88,9 +84,6 @@ class KerasLoss(LossLayer):
     def _reduced(self, *inputs):
         costs = self._costs(*inputs)
         return ops.sum(costs) if self._reduction == "sum" else ops.mean(costs)
-
-    def get_config(self):
-        return {**super().get_config(), "loss": self.loss, "params": self.params}
 
 
 def _make(cls: type, name: str, params: Mapping[str, Any], reduction: str) -> keras.losses.Loss:

@@ -1,12 +1,12 @@
 """What the losses that wrap a pair loss share."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from anchorage.losses._members import make_member
+from anchorage.losses.base import call_arguments
 from anchorage.mining import MINERS
 from anchorage.registry import create
 
@@ -48,8 +48,3 @@ def make_miner(spec: Mapping[str, Any] | None) -> keras.layers.Layer | None:
     if not isinstance(spec, Mapping) or "name" not in spec or set(spec) - {"name", "params"}:
         raise ValueError(f"Expected a miner as {{'name': ..., 'params': {{...}}}}. Received: {spec!r}")
     return create(MINERS, spec["name"], spec.get("params"), base=keras.layers.Layer)
-
-
-def call_arguments(cls: type[keras.layers.Layer]) -> set[str]:
-    """Names of what the layer can be called with."""
-    return set(inspect.signature(cls.call).parameters)

@@ -37,8 +37,6 @@ class AngularLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over, positives and negatives then come from it; None compares the batch
             with itself.
 
@@ -47,7 +45,6 @@ class AngularLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = AngularLoss(alpha=45.0)  # log(1 + exp(4 * 2 - 2 * 2))
@@ -55,14 +52,16 @@ class AngularLoss(LossLayer):
         4.0181
     """
 
+    takes = ("references",)
+
     def __init__(self, alpha: float = 40.0, reducer: Reducer = "mean", normalize: bool = True, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_acute(alpha=alpha)
         self.alpha = alpha
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         pairs = compare(embeddings, labels, references, self.normalize)
         square = math.tan(math.radians(self.alpha)) ** 2
         near, pair = 4.0 * square, 2.0 * (1.0 + square)
@@ -106,7 +105,3 @@ class AngularLoss(LossLayer):
         return reduce_over_positives(
             products, labels, measure, self.reducer, positives=positives, others=others, whole=mined
         )
-
-    def get_config(self):
-        names = ("alpha", "reducer", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -9,7 +9,6 @@ from anchorage.checks import check_at_least_one, check_positive
 from anchorage.geometry import unit_rows
 from anchorage.labels import check_class_labels
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.pairs.reducers import Reducer, check_any_reducer
 from anchorage.proxies.bank import ProxyBank
 from anchorage.proxies.logits import sums_of_classes
@@ -41,8 +40,6 @@ class ArcFaceLoss(LossLayer):
         reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
 
     Returns:
@@ -51,13 +48,15 @@ class ArcFaceLoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, shapes that do not fit
             together, or (eager calls) a label outside the classes.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = ArcFaceLoss(num_classes=1)
         >>> float(loss(keras.ops.ones((2, 3)), keras.ops.array([0, 0])))  # nothing to confuse it with
         0.0
     """
+
+    takes = ("row_weights",)
+    dense_labels = True
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class ArcFaceLoss(LossLayer):
         reducer: Reducer = "mean",
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         if not 0 <= margin < 180:
             raise ValueError(f"`margin` must lie in [0, 180), in degrees. Received: margin={margin}")
         check_positive(scale=scale)
@@ -88,8 +87,7 @@ class ArcFaceLoss(LossLayer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels, row_weights=None):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels, row_weights=None):
         rows, proxies = self.scale * unit_rows(embeddings), self.bank.by_class()
         return softmax_with_own_logit(rows, proxies, labels, self._add_margin, self.reducer, row_weights)
 
@@ -121,7 +119,3 @@ class ArcFaceLoss(LossLayer):
         inside = cosines >= -math.cos(margin)  # theta <= pi - m
         turned = cosine_of_sum(cosines, math.cos(margin), math.sin(margin))
         return self.scale * ops.where(inside, turned, cosines - margin * math.sin(margin))
-
-    def get_config(self):
-        names = ("num_classes", "margin", "scale", "sub_centers", "reducer")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -51,8 +51,6 @@ class BalancedContrastiveLoss(LossLayer):
             training; costs two more products of matrices.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
         training: `False` leaves what `watch` shows as it is.
 
@@ -61,13 +59,14 @@ class BalancedContrastiveLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = BalancedContrastiveLoss(lam=2.0)
         >>> round(float(loss(keras.ops.ones((2, 2)), keras.ops.array([0, 1]))), 4)  # cosine 1, margin 0.5
         1.0
     """
+
+    takes = ("references", "training")
 
     def __init__(
         self,
@@ -86,7 +85,7 @@ class BalancedContrastiveLoss(LossLayer):
         watch: bool = False,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         if form not in FORMS:
             raise ValueError(f"`form` must be one of {list(FORMS)}. Received: form={form!r}")
         if aggregation not in AGGREGATIONS:
@@ -114,7 +113,7 @@ class BalancedContrastiveLoss(LossLayer):
         shown = ("positive_term", "entropy_term", "balance_ratio") if watch else ()
         self._watched = {name: keras.metrics.Mean(name=name) for name in shown}
 
-    def call(self, embeddings, labels, references=None, training=None):
+    def compute(self, embeddings, labels, references=None, training=None):
         pairs = compare(embeddings, labels, references, self.normalize)
         similarities = dot_products(pairs.rows, pairs.columns)
         terms, slopes = self._terms(similarities, pairs)
@@ -182,11 +181,6 @@ class BalancedContrastiveLoss(LossLayer):
             squared = ops.sum(ops.square(ops.stop_gradient(embeddings)), axis=1, keepdims=True)
             gradient = gradient * ops.rsqrt(ops.where(squared > 0, squared, 1.0))
         return ops.sqrt(ops.sum(ops.square(gradient)))
-
-    def get_config(self):
-        names = ("form", "lam", "margin", "pos_margin", "aggregation", "tau", "include_positive", "log_mean")
-        rest = ("norm_by_lambda", "normalize", "reference_size", "power", "watch")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}
 
 
 def rebalance(lam, reference_size, size, power: float):

@@ -1,60 +1,125 @@
-"""What every loss is: a Keras layer that checks its arguments and hides no embedding that is not finite."""
+"""What every loss is: a Keras layer that checks its batch once and lets no embedding that is not finite go unseen."""
 
-from collections.abc import Callable
-from functools import reduce, wraps
-from typing import Any
+import inspect
+from collections.abc import Mapping
+from functools import reduce
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
 from anchorage.arguments import check_arguments
+from anchorage.labels import check_class_labels
+from anchorage.pairs.masks import check_batch
 from anchorage.registry import constructor_signature
 
 
 class LossLayer(keras.layers.Layer):
-    """Base of the losses; a subclass defines `call(embeddings, labels, ...)` with a scalar as its result.
+    """Base of the losses; a subclass writes `compute(embeddings, labels, ...)` with a scalar as its result.
 
-    Constructor arguments must be what their annotations say, numbers finite ones.
+    `call` checks the batch, hands it to `compute` and sees to what is not finite: a nan or an infinity among the
+    embeddings makes the loss nan, and their gradient, whatever masks and hinges would make of it. A training whose
+    encoder blew up must not look like one that has nothing left to learn. What the loss remembers, such as a memory or
+    a running mean, stays as it was before that batch. The same goes for all other floats that the loss is called with.
+    Where all are finite, value and gradients are those of `compute`.
 
-    A nan or an infinity among the embeddings makes the loss nan, and their gradient, whatever masks and hinges would
-    make of it: a training whose encoder blew up must not look like one that has nothing left to learn. What the loss
-    remembers, such as a memory or a running mean, stays as it was before that batch. The same goes for all other
-    floats that the loss is called with. Where all are finite, value and gradients are those of `call`.
+    The constructor's arguments must be what their annotations say, numbers finite ones. `get_config` holds each of
+    them: the attribute of that name, or else what was given. Losses are computed in float32 under every policy of
+    mixed precision, unless `dtype` says otherwise.
+
+    Attributes:
+        takes: what `compute` can be given beside embeddings and labels, by keyword: `"references"`, `"row_weights"`,
+            `"novel_proxies"`, further outputs of an encoder such as `"heads"`, and `"training"`.
+        dense_labels: whether labels lie in `0 .. num_classes - 1`.
+
+    Call arguments:
+        embeddings: `(N, D)` float tensor.
+        labels: `(N,)` integer tensor of class ids.
+        training: `False` leaves what the loss remembers as it is.
+
+    Returns:
+        Scalar tensor. A compiled call with a label out of range gives nan.
 
     Raises:
-        ValueError: on an argument of another kind.
+        ValueError: on an argument of another kind, shapes that do not fit together, or (eager calls) a label out of
+            range.
+        TypeError: if `labels` are not integers.
     """
+
+    takes: ClassVar[tuple[str, ...]] = ()
+    dense_labels: ClassVar[bool] = False
+    _given: Mapping[str, Any]
 
     def __new__(cls, *args, **kwargs):
         signature = constructor_signature(cls)
-        check_arguments(signature.parameters, signature.bind_partial(*args, **kwargs).arguments)
-        return super().__new__(cls, *args, **kwargs)
+        bound = signature.bind_partial(*args, **kwargs)
+        check_arguments(signature.parameters, bound.arguments)
+        loss = super().__new__(cls, *args, **kwargs)
+        bound.apply_defaults()
+        # Past Keras' own `__setattr__`, and no dict: layers among the arguments are tracked where the loss puts them.
+        object.__setattr__(loss, "_given", MappingProxyType(bound.arguments))
+        return loss
 
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        if "call" in vars(cls):
-            cls.call = _nan_where_not_finite(cls.call)
+    def __init__(self, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
 
+    @property
+    def label_range(self) -> int | None:
+        """Labels lie in `0 .. label_range - 1`, those of `novel_proxies` beyond; None where they are only names."""
+        return self.num_classes if self.dense_labels else None
 
-def _nan_where_not_finite(call: Callable) -> Callable:
-    @wraps(call)
-    def guarded(self, embeddings, labels, *args, **kwargs):
-        given = embeddings, args, kwargs
-        whole = reduce(ops.logical_and, (ops.all(ops.isfinite(x)) for x in keras.tree.flatten(given) if _is_float(x)))
+    def compute(self, embeddings, labels, **kwargs):
+        """The loss of a batch that is in order.
+
+        Args:
+            embeddings: `(N, D)` finite float tensor.
+            labels: `(N,)` integer tensor, in range.
+            **kwargs: of what the loss `takes`, that which is there.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `compute(embeddings, labels)`.")
+
+    def call(self, embeddings, labels, *, training=None, **kwargs):
+        check_batch(embeddings, labels)
+        floats = [x for x in keras.tree.flatten((embeddings, kwargs)) if _is_float(x)]
+        whole = reduce(ops.logical_and, (ops.all(ops.isfinite(x)) for x in floats))
         # Zeros in the place of what is not finite: every loss is safe with them, while indices made of nan are not.
-        clean, args, kwargs = keras.tree.map_structure(
-            lambda x: ops.where(whole, x, ops.zeros_like(x)) if _is_float(x) else x, given
+        clean, extras = keras.tree.map_structure(
+            lambda x: ops.where(whole, x, ops.zeros_like(x)) if _is_float(x) else x, (embeddings, kwargs)
         )
-        states = [] if kwargs.get("training") is False else self.non_trainable_weights
+        in_range = None
+        if (classes := self.label_range) is not None:
+            novel = kwargs.get("novel_proxies")
+            labels, in_range = check_class_labels(labels, classes if novel is None else classes + ops.shape(novel)[0])
+        states = [] if training is False else self.non_trainable_weights
         before = [ops.copy(ops.convert_to_tensor(state)) for state in states]
-        value = call(self, clean, labels, *args, **kwargs)
+        if "training" in self.takes:
+            extras["training"] = training
+        value = self.compute(clean, labels, **extras)
+        if in_range is not None:
+            value = value * ops.cast(in_range, value.dtype)
         for state, old in zip(states, before, strict=True):
             state.assign(ops.where(whole, ops.convert_to_tensor(state), old))
         # The gradient is nan as well, so that an optimizer that scales the loss skips the step.
         factor = ops.cast(ops.where(whole, 1.0, float("nan")), clean.dtype)
         return ops.where(whole, value, factor * ops.sum(embeddings))
 
-    return guarded
+    def get_config(self):
+        return {**super().get_config(), **{name: getattr(self, name, given) for name, given in self._arguments()}}
+
+    def _arguments(self) -> list[tuple[str, Any]]:
+        """Name and value, by keyword, of what the constructor was given; what goes to Keras is not among it."""
+        open_ended = inspect.Parameter.VAR_KEYWORD
+        parameters = constructor_signature(type(self)).parameters
+        return [(name, value) for name, value in self._given.items() if parameters[name].kind is not open_ended]
+
+
+def call_arguments(loss: keras.layers.Layer | type[keras.layers.Layer]) -> set[str]:
+    """What a loss, or a class of losses, can be called with; of a layer of the user's own its signature tells."""
+    cls = loss if isinstance(loss, type) else type(loss)
+    if issubclass(cls, LossLayer) and cls.call is LossLayer.call:
+        return {"embeddings", "labels", *loss.takes}
+    return set(inspect.signature(loss.call).parameters)
 
 
 def _is_float(x: Any) -> bool:

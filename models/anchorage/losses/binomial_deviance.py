@@ -32,8 +32,6 @@ class BinomialDevianceLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -41,13 +39,14 @@ class BinomialDevianceLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = BinomialDevianceLoss(base=1.0)
         >>> round(float(loss(keras.ops.ones((2, 2)), keras.ops.array([0, 0]))), 4)  # log 2
         0.6931
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -58,7 +57,7 @@ class BinomialDevianceLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_positive(alpha=alpha, beta=beta)
         check_between(-1, 1, base=base)
         self.alpha = alpha
@@ -67,13 +66,9 @@ class BinomialDevianceLoss(LossLayer):
         self.reducer = check_any_reducer(reducer, PAIR_REDUCERS)
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         similarities = dot_products(rows, columns)
         pull = ops.softplus(self.alpha * (self.base - similarities))
         push = ops.softplus(self.beta * (similarities - self.base))
         return reduce_costs(pull, positives, self.reducer, labels) + reduce_costs(push, negatives, self.reducer, labels)
-
-    def get_config(self):
-        names = ("alpha", "beta", "base", "reducer", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

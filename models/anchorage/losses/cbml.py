@@ -51,8 +51,6 @@ class CBMLLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -60,13 +58,14 @@ class CBMLLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = CBMLLoss()
         >>> float(loss(keras.ops.eye(3), keras.ops.array([0, 1, 2])))
         0.0
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -85,7 +84,7 @@ class CBMLLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_positive(pos_b=pos_b, neg_b=neg_b)
         check_not_negative(margin=margin, weight=weight, weight_p=weight_p, weight_n=weight_n)
         if not 0 <= hyper_weight <= 1:
@@ -112,7 +111,7 @@ class CBMLLoss(LossLayer):
         self.top_neg = top_neg
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         similarities = dot_products(rows, columns)
         positives = ops.logical_and(positives, similarities < 1.0 - _IDENTICAL)
@@ -146,8 +145,3 @@ class CBMLLoss(LossLayer):
         ordered = ops.sort(ops.where(negatives, similarities, float("-inf")), axis=1)
         place = ops.maximum(ops.shape(similarities)[1] - self.top_neg, 0)
         return ops.logical_and(negatives, similarities >= ops.take(ordered, place, axis=1)[:, None])
-
-    def get_config(self):
-        names = ("pos_a", "pos_b", "neg_a", "neg_b", "margin", "weight", "variance_reduction", "hyper_weight")
-        rest = ("weight_p", "weight_n", "type", "top_neg", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}

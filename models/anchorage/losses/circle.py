@@ -30,8 +30,6 @@ class CircleLoss(LossLayer):
         reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -39,7 +37,6 @@ class CircleLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = CircleLoss(m=0.5, gamma=2.0)  # softplus(-2 * 0.5 * 0.5 + 2 * 1.5 * 0.5)
@@ -47,8 +44,10 @@ class CircleLoss(LossLayer):
         1.3133
     """
 
+    takes = ("references",)
+
     def __init__(self, m: float = 0.4, gamma: float = 80.0, reducer: Reducer = "avg_non_zero", **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         if not 0 <= m <= 1:
             raise ValueError(f"`m` must lie in [0, 1]. Received: m={m}")
         check_positive(gamma=gamma)
@@ -56,7 +55,7 @@ class CircleLoss(LossLayer):
         self.gamma = gamma
         self.reducer = check_any_reducer(reducer)
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references)
         similarities = dot_products(rows, columns)
         fixed = ops.stop_gradient(similarities)
@@ -68,6 +67,3 @@ class CircleLoss(LossLayer):
         whole = ops.logical_and(ops.any(positives, axis=1), ops.any(negatives, axis=1))
         costs = ops.where(whole, ops.softplus(total), ops.zeros_like(total))
         return reduce_costs(costs, ops.ones_like(whole), self.reducer, labels)
-
-    def get_config(self):
-        return {**super().get_config(), "m": self.m, "gamma": self.gamma, "reducer": self.reducer}

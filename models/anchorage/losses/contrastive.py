@@ -35,8 +35,6 @@ class ContrastiveLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -45,13 +43,14 @@ class ContrastiveLoss(LossLayer):
     Raises:
         ValueError: on an unknown `distance`, `reducer` or `power`, margins the wrong way
             round, or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = ContrastiveLoss(neg_margin=1.0, normalize=False)
         >>> float(loss(keras.ops.array([[0.0], [0.5]]), keras.ops.array([3, 3])))
         0.5
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -63,7 +62,7 @@ class ContrastiveLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})  # float32 under every mixed-precision policy
+        super().__init__(**kwargs)  # float32 under every mixed-precision policy
         self._measure = find_measure(distance)
         if self._measure.sign * (neg_margin - pos_margin) < 0:
             order = "must not be below" if self._measure.sign > 0 else "must not be above"
@@ -80,13 +79,9 @@ class ContrastiveLoss(LossLayer):
         self.reducer = check_any_reducer(reducer, PAIR_REDUCERS)
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         distances = self._measure.matrix(rows, columns)
         pull = ops.relu(self._measure.sign * (distances - self.pos_margin)) ** self.power
         push = ops.relu(self._measure.sign * (self.neg_margin - distances)) ** self.power
         return reduce_costs(pull, positives, self.reducer, labels) + reduce_costs(push, negatives, self.reducer, labels)
-
-    def get_config(self):
-        names = ("pos_margin", "neg_margin", "power", "distance", "reducer", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -5,7 +5,6 @@ import keras
 from anchorage.checks import check_not_negative, check_positive
 from anchorage.geometry import unit_rows
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.pairs.reducers import Reducer, check_any_reducer
 from anchorage.proxies.bank import ProxyBank
 from anchorage.proxies.margin_softmax import softmax_with_own_logit
@@ -31,8 +30,6 @@ class CosFaceLoss(LossLayer):
         reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
 
     Returns:
@@ -41,7 +38,6 @@ class CosFaceLoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, shapes that do not fit
             together, or (eager calls) a label outside the classes.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = CosFaceLoss(num_classes=1)
@@ -49,10 +45,13 @@ class CosFaceLoss(LossLayer):
         0.0
     """
 
+    takes = ("row_weights",)
+    dense_labels = True
+
     def __init__(
         self, num_classes: int, margin: float = 0.35, scale: float = 64.0, reducer: Reducer = "mean", **kwargs
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_not_negative(margin=margin)
         check_positive(scale=scale)
         self.num_classes = num_classes
@@ -69,12 +68,7 @@ class CosFaceLoss(LossLayer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels, row_weights=None):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels, row_weights=None):
         rows, shift = self.scale * unit_rows(embeddings), self.scale * self.margin
         proxies = self.bank.by_class()
         return softmax_with_own_logit(rows, proxies, labels, lambda own: own - shift, self.reducer, row_weights)
-
-    def get_config(self):
-        names = ("num_classes", "margin", "scale", "reducer")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

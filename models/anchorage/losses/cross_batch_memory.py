@@ -10,7 +10,6 @@ from anchorage.checks import check_at_least_one, check_not_negative
 from anchorage.geometry import unit_rows
 from anchorage.losses._wrapped import make_miner, make_pair_loss
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.pairs.references import References
 
 _LOSS = {"name": "contrastive"}
@@ -44,7 +43,6 @@ class CrossBatchMemoryLoss(LossLayer):
         num_classes: number of training classes, for an inner loss that asks for it.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids, below 2^31.
         training: `False` leaves the memory as it is and compares with it.
 
@@ -55,7 +53,6 @@ class CrossBatchMemoryLoss(LossLayer):
         ValueError: on a parameter out of range, an inner loss that is not over pairs, a batch
             larger than the memory, or shapes that do not fit together.
         UsageError: on an unknown loss, miner or parameter.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = CrossBatchMemoryLoss(memory_size=4)
@@ -65,6 +62,8 @@ class CrossBatchMemoryLoss(LossLayer):
         >>> round(float(loss(rows, keras.ops.array([1, 0]))), 4)  # the same places, other classes: sqrt(2) + 1
         2.4142
     """
+
+    takes = ("training",)
 
     def __init__(
         self,
@@ -77,7 +76,7 @@ class CrossBatchMemoryLoss(LossLayer):
         num_classes: int | None = None,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_at_least_one(memory_size=memory_size)
         if enqueue not in ("before", "after"):
             raise ValueError(f"`enqueue` must be 'before' or 'after'. Received: enqueue={enqueue!r}")
@@ -108,8 +107,7 @@ class CrossBatchMemoryLoss(LossLayer):
         # Said here, as Keras would find it out with a made-up batch, which may be larger than the memory.
         return keras.KerasTensor((), dtype=self.compute_dtype)
 
-    def call(self, embeddings, labels, training=None):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels, training=None):
         self._check_size(embeddings.shape[0])
         labels = ops.cast(labels, "int32")
         held = tuple(ops.convert_to_tensor(x) for x in (self.memory, self.memory_labels, self.filled))
@@ -119,7 +117,9 @@ class CrossBatchMemoryLoss(LossLayer):
         if store and self.enqueue == "before":
             held = self._put(embeddings, labels, places, held)
             own = places[:, None] == ops.arange(self.memory_size, dtype="int32")[None, :]
-        value = self.memory_weight * self.inner(embeddings, labels, self._references(embeddings, labels, held, own))
+        value = self.memory_weight * self.inner(
+            embeddings, labels, references=self._references(embeddings, labels, held, own)
+        )
         if self.batch_weight:
             value = value + self.batch_weight * self.inner(embeddings, labels)
         if store and self.enqueue == "after":
@@ -154,7 +154,3 @@ class CrossBatchMemoryLoss(LossLayer):
                 f"Expected a batch of at most `memory_size` = {self.memory_size} items. Received: {size} embeddings. "
                 "Raise `memory_size` or lower the batch size."
             )
-
-    def get_config(self):
-        names = ("loss", "memory_size", "enqueue", "miner", "memory_weight", "batch_weight", "num_classes")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

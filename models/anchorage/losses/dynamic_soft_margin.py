@@ -7,7 +7,7 @@ from anchorage.checks import check_at_least_one, check_between
 from anchorage.geometry import euclidean_distances, unit_rows
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.gaps import GapNodes
-from anchorage.pairs.masks import check_batch, pair_masks
+from anchorage.pairs.masks import pair_masks
 from anchorage.pairs.positives import TURNS_AT_ONCE, sum_over_positives
 from anchorage.pairs.walk import PositivesWalk, repeat_rows
 
@@ -39,8 +39,6 @@ class DynamicSoftMarginLoss(LossLayer):
         momentum: share of the batch in the moving histogram, in [0, 1]; the first batch makes up all of it.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         training: `False` leaves the histogram as it is.
 
     Returns:
@@ -48,7 +46,6 @@ class DynamicSoftMarginLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = DynamicSoftMarginLoss(num_bins=2)  # nodes -2, 0, 2
@@ -57,8 +54,10 @@ class DynamicSoftMarginLoss(LossLayer):
         -1.0
     """
 
+    takes = ("training",)
+
     def __init__(self, min_val: float = -2.0, num_bins: int = 10, momentum: float = 0.01, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         if min_val >= 0:
             raise ValueError(f"`min_val` must be negative. Received: min_val={min_val}")
         check_at_least_one(num_bins=num_bins)
@@ -74,8 +73,7 @@ class DynamicSoftMarginLoss(LossLayer):
             name="histogram", shape=(self.num_bins + 1,), initializer="zeros", trainable=False
         )
 
-    def call(self, embeddings, labels, training=None):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels, training=None):
         rows = unit_rows(embeddings)
         distances = euclidean_distances(rows, rows)
         negatives = pair_masks(labels)[1]
@@ -123,7 +121,3 @@ class DynamicSoftMarginLoss(LossLayer):
         share = 1.0 + known * (self.momentum - 1.0)
         share = share * ops.cast(number > 0, held.dtype)  # a batch without triplets says nothing
         return ops.stop_gradient((1.0 - share) * held + share * fresh)
-
-    def get_config(self):
-        names = ("min_val", "num_bins", "momentum")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

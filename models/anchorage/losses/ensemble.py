@@ -61,8 +61,6 @@ class EnsembleLoss(LossLayer):
         weighting: see above.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         heads: `(N, m, d)`, one embedding for each member; without it all
             members get `embeddings`.
         compressed: `(N, e)`; adds `compression_cost` against the heads side by side, each times
@@ -76,13 +74,14 @@ class EnsembleLoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, a loss not written as above, or a wrong batch.
         UsageError: on an unknown loss or parameter.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = EnsembleLoss(members=[{"name": "contrastive"}, {"name": "multi_similarity"}])
         >>> float(loss(keras.ops.eye(3), keras.ops.array([0, 1, 2])))
         0.0
     """
+
+    takes = ("heads", "compressed", "training")
 
     def __init__(
         self,
@@ -94,7 +93,7 @@ class EnsembleLoss(LossLayer):
         weighting: str = "squares",
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_not_negative(eta=eta, diversity_weight=diversity_weight)
         if weighting not in WEIGHTINGS:
             raise ValueError(f"`weighting` must be one of {list(WEIGHTINGS)}. Received: weighting={weighting!r}")
@@ -127,7 +126,7 @@ class EnsembleLoss(LossLayer):
         self.means = self.add_weight(name="means", shape=shape, initializer="zeros", trainable=False)
         self.batches = self.add_weight(name="batches", shape=(), initializer="zeros", trainable=False)
 
-    def call(self, embeddings, labels, heads=None, compressed=None, training=None):
+    def compute(self, embeddings, labels, heads=None, compressed=None, training=None):
         if heads is not None and heads.shape[1] != len(self.members):
             raise ValueError(f"Expected one head for each of {len(self.members)} members. Received: {heads.shape[1]}")
         values = ops.stack(
@@ -173,10 +172,6 @@ class EnsembleLoss(LossLayer):
         if self.weighting == "softmax":
             return total
         return total + 100.0 * self.eta * ops.square(ops.sum(weights) - 1.0)
-
-    def get_config(self):
-        names = ("members", "prior", "num_classes", "eta", "diversity_weight", "weighting")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def first_coefficients(prior: Sequence[float]) -> list[float]:

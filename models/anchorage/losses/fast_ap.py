@@ -30,8 +30,6 @@ class FastAPLoss(LossLayer):
         reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -39,7 +37,6 @@ class FastAPLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = FastAPLoss()
@@ -47,13 +44,15 @@ class FastAPLoss(LossLayer):
         0.5
     """
 
+    takes = ("references",)
+
     def __init__(self, num_bins: int = 10, reducer: Reducer = "mean", **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_at_least_one(num_bins=num_bins)
         self.num_bins = num_bins
         self.reducer = check_any_reducer(reducer)
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references)
         position = squared_distances(rows, columns) * (self.num_bins / 4.0)
         counted = ops.cast(ops.logical_or(positives, negatives), position.dtype)
@@ -67,6 +66,3 @@ class FastAPLoss(LossLayer):
         number = ops.sum(ops.cast(positives, position.dtype), axis=1)
         costs = ops.relu(1.0 - ops.sum(precision, axis=1) / ops.maximum(number, 1.0))
         return reduce_costs(costs, number > 0, self.reducer, labels)
-
-    def get_config(self):
-        return {**super().get_config(), "num_bins": self.num_bins, "reducer": self.reducer}

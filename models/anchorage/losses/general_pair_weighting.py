@@ -45,8 +45,6 @@ class GeneralPairWeightingLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -54,13 +52,14 @@ class GeneralPairWeightingLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = GeneralPairWeightingLoss("contrastive")
         >>> round(float(loss(keras.ops.ones((2, 2)), keras.ops.array([0, 0]))), 4)
         -1.0
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class GeneralPairWeightingLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         if weighting not in WEIGHTINGS:
             raise ValueError(f"`weighting` must be one of {list(WEIGHTINGS)}. Received: weighting={weighting!r}")
         check_positive(alpha=alpha, beta=beta)
@@ -86,7 +85,7 @@ class GeneralPairWeightingLoss(LossLayer):
         self.margin = margin
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         similarities = dot_products(rows, columns)
         of_positives, of_negatives = self.pair_weights(similarities, positives, negatives)
@@ -132,10 +131,6 @@ class GeneralPairWeightingLoss(LossLayer):
 
         walk = PositivesWalk(s, positives=positives)
         return walk.through(step, ops.zeros_like(s), ops.zeros_like(s))
-
-    def get_config(self):
-        names = ("weighting", "alpha", "beta", "base", "eps", "margin", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _count(mask, dtype):

@@ -31,8 +31,6 @@ class GeneralizedLiftedStructureLoss(LossLayer):
         normalize: bring the rows to unit length first; the paper does not.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -40,13 +38,14 @@ class GeneralizedLiftedStructureLoss(LossLayer):
 
     Raises:
         ValueError: on an unknown `distance` or `reducer`, or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = GeneralizedLiftedStructureLoss(reducer="avg_non_zero")
         >>> round(float(loss(keras.ops.ones((2, 2)), keras.ops.array([0, 1]))), 4)
         1.0
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -57,7 +56,7 @@ class GeneralizedLiftedStructureLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         self._measure = find_measure(distance)
         self.neg_margin = neg_margin
         self.pos_margin = pos_margin
@@ -65,14 +64,10 @@ class GeneralizedLiftedStructureLoss(LossLayer):
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         distances, sign = self._measure.matrix(rows, columns), self._measure.sign
         pull = masked_logsumexp(sign * (distances - self.pos_margin), positives, axis=1)
         push = masked_logsumexp(sign * (self.neg_margin - distances), negatives, axis=1)
         costs = ops.relu(pull + push)
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
-
-    def get_config(self):
-        names = ("neg_margin", "pos_margin", "distance", "reducer", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -25,8 +25,6 @@ class HistogramLoss(LossLayer):
         n_bins: n, intervals between the nodes, at least 1.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -34,7 +32,6 @@ class HistogramLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = HistogramLoss()
@@ -42,12 +39,14 @@ class HistogramLoss(LossLayer):
         1.0
     """
 
+    takes = ("references",)
+
     def __init__(self, n_bins: int = 100, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_at_least_one(n_bins=n_bins)
         self.n_bins = n_bins
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references)
         position = (dot_products(rows, columns) + 1.0) * (self.n_bins / 2.0)
         counted = ops.cast(ops.logical_or(positives, negatives), position.dtype)
@@ -55,6 +54,3 @@ class HistogramLoss(LossLayer):
         numbers = ops.stop_gradient(ops.sum(found, axis=1, keepdims=True))
         shares = found / ops.maximum(numbers, 1.0)
         return ops.sum(shares[1] * ops.cumsum(shares[0]))
-
-    def get_config(self):
-        return {**super().get_config(), "n_bins": self.n_bins}

@@ -39,8 +39,6 @@ class HybridLoss(LossLayer):
         head_weight: at least 0.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         heads: `(N, h, d)` parts of the embeddings, such as the local and the global half.
 
     Returns:
@@ -49,13 +47,14 @@ class HybridLoss(LossLayer):
     Raises:
         ValueError: on a negative weight, a loss not written as above, or a wrong batch.
         UsageError: on an unknown loss or parameter.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = HybridLoss(num_classes=3)
         >>> bool(loss(keras.ops.eye(3), keras.ops.array([0, 1, 2])) > 0)
         True
     """
+
+    takes = ("heads",)
 
     def __init__(
         self,
@@ -66,7 +65,7 @@ class HybridLoss(LossLayer):
         head_weight: float = 0.0,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_not_negative(proxy_weight=proxy_weight, head_weight=head_weight)
         self.num_classes = num_classes
         pair, proxy = _PAIR if pair is None else pair, _PROXY if proxy is None else proxy
@@ -87,12 +86,8 @@ class HybridLoss(LossLayer):
             if not loss.built:
                 loss(keras.KerasTensor(embeddings_shape), keras.KerasTensor(labels_shape, dtype="int32"))
 
-    def call(self, embeddings, labels, heads=None):
+    def compute(self, embeddings, labels, heads=None):
         loss = self.pair_loss(embeddings, labels) + self.proxy_weight * self.proxy_loss(embeddings, labels)
         for place in range(heads.shape[1] if heads is not None and self.head_weight else 0):
             loss = loss + self.head_weight * self.pair_loss(heads[:, place], labels)
         return loss
-
-    def get_config(self):
-        names = ("num_classes", "pair", "proxy", "proxy_weight", "head_weight")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

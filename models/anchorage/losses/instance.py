@@ -6,7 +6,6 @@ from keras import ops
 from anchorage.checks import check_positive
 from anchorage.geometry import dot_products, unit_rows
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 
 
@@ -28,16 +27,11 @@ class InstanceLoss(LossLayer):
         gamma: scale, positive.
         reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
-    Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
-
     Returns:
         Scalar float32 tensor, at least 0; 0 for a batch of one.
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = InstanceLoss()
@@ -46,13 +40,12 @@ class InstanceLoss(LossLayer):
     """
 
     def __init__(self, gamma: float = 64.0, reducer: Reducer = "mean", **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_positive(gamma=gamma)
         self.gamma = gamma
         self.reducer = check_any_reducer(reducer)
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels):
         rows = unit_rows(embeddings)
         own = self.gamma * ops.sum(ops.square(rows), axis=1, keepdims=True)
         # No cosine is above that with oneself: nothing overflows, and small costs keep their digits. It is taken off
@@ -63,6 +56,3 @@ class InstanceLoss(LossLayer):
         others = 1.0 - ops.eye(ops.shape(rows)[0], dtype=rows.dtype)
         costs = ops.log1p(ops.sum(others * ops.exp(gaps), axis=1))
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
-
-    def get_config(self):
-        return {**super().get_config(), "gamma": self.gamma, "reducer": self.reducer}

@@ -30,8 +30,6 @@ class IntraPairVarianceLoss(LossLayer):
         reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -39,7 +37,6 @@ class IntraPairVarianceLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = IntraPairVarianceLoss(neg_eps=0.5)  # negatives: cosines 0 and 1, mean 0.5
@@ -48,19 +45,18 @@ class IntraPairVarianceLoss(LossLayer):
         0.03125
     """
 
+    takes = ("references",)
+
     def __init__(self, pos_eps: float = 0.01, neg_eps: float = 0.01, reducer: Reducer = "mean", **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_not_negative(pos_eps=pos_eps, neg_eps=neg_eps)
         self.pos_eps = pos_eps
         self.neg_eps = neg_eps
         self.reducer = check_any_reducer(reducer, ANCHOR_REDUCERS)
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references)
         cosines = dot_products(rows, columns)
         pull = ops.square(ops.relu((1.0 - self.pos_eps) * mean_where(cosines, positives) - cosines))
         push = ops.square(ops.relu(cosines - (1.0 + self.neg_eps) * mean_where(cosines, negatives)))
         return reduce_costs(pull, positives, self.reducer, labels) + reduce_costs(push, negatives, self.reducer, labels)
-
-    def get_config(self):
-        return {**super().get_config(), "pos_eps": self.pos_eps, "neg_eps": self.neg_eps, "reducer": self.reducer}

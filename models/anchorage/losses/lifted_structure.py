@@ -34,8 +34,6 @@ class LiftedStructureLoss(LossLayer):
         normalize: bring the rows to unit length first; the paper does not.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -43,13 +41,14 @@ class LiftedStructureLoss(LossLayer):
 
     Raises:
         ValueError: on an unknown `distance` or `reducer`, or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = LiftedStructureLoss()  # 1/2 (1 + log 2)^2
         >>> round(float(loss(keras.ops.ones((3, 2)), keras.ops.array([0, 0, 1]))), 4)
         1.4334
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -60,7 +59,7 @@ class LiftedStructureLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         self._measure = find_measure(distance)
         self.neg_margin = neg_margin
         self.pos_margin = pos_margin
@@ -68,7 +67,7 @@ class LiftedStructureLoss(LossLayer):
         self.reducer = check_any_reducer(reducer, ANCHOR_REDUCERS)
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         distances = self._distances(rows, columns)
         against, some = self._against(distances, negatives)
@@ -112,10 +111,6 @@ class LiftedStructureLoss(LossLayer):
         number = place // size
         place = number * size + place - ops.take(starts, number, axis=0)
         return ops.take(ops.reshape(values, (-1,)), place, axis=0), ops.take(ops.reshape(have, (-1,)), place, axis=0)
-
-    def get_config(self):
-        names = ("neg_margin", "pos_margin", "distance", "reducer", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _log_add(x, has_x, y, has_y):

@@ -5,9 +5,7 @@ from keras import ops
 
 from anchorage.checks import check_not_negative
 from anchorage.geometry import cosine_similarities, masked_logsumexp, unit_rows
-from anchorage.labels import check_class_labels
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 from anchorage.proxies.bank import ProxyBank
 from anchorage.seeds import Draws
@@ -40,7 +38,6 @@ class ManifoldLoss(LossLayer):
         reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids; checked and not used with `"random"`.
 
     Returns:
@@ -49,7 +46,6 @@ class ManifoldLoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, shapes that do not fit
             together, or (eager calls) a label outside the proxies.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = ManifoldLoss(num_proxies=3, assignment="labels")
@@ -68,7 +64,7 @@ class ManifoldLoss(LossLayer):
         reducer: Reducer = "mean",
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         if num_proxies < 2:
             raise ValueError(f"`num_proxies` must be at least 2. Received: num_proxies={num_proxies}")
         check_not_negative(lambda_c=lambda_c, margin=margin)
@@ -91,25 +87,24 @@ class ManifoldLoss(LossLayer):
         """The `(num_proxies, D)` weight."""
         return self.bank.proxies
 
+    @property
+    def label_range(self):
+        return self.num_proxies if self.assignment == "labels" else None
+
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels):
         size = ops.shape(embeddings)[0]
         if self.assignment == "labels":
-            own, in_range = check_class_labels(labels, self.num_proxies)
+            own = labels
         else:
-            own, in_range = (
-                keras.random.randint((size,), 0, self.num_proxies, dtype="int32", seed=self._draws.generator),
-                1.0,
-            )
+            own = keras.random.randint((size,), 0, self.num_proxies, dtype="int32", seed=self._draws.generator)
         ranks = self._walk(ops.concatenate([unit_rows(embeddings), unit_rows(self.proxies)], axis=0))
         intrinsic = self._rank_costs(ranks[:size, size:], own)
         context = self._rank_costs(cosine_similarities(ranks[:size], ranks[size:]), own)
         costs = intrinsic + self.lambda_c * context
-        loss = reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
-        return loss * ops.cast(in_range, loss.dtype)
+        return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
 
     def _walk(self, rows):
         similarities = ops.matmul(rows, ops.transpose(rows))
@@ -124,7 +119,3 @@ class ManifoldLoss(LossLayer):
         counted = ops.logical_and(others, gaps >= 0)
         costs = ops.softplus(masked_logsumexp(gaps, counted, axis=1))
         return ops.where(ops.any(counted, axis=1), costs, 0.0)
-
-    def get_config(self):
-        names = ("num_proxies", "lambda_c", "alpha", "margin", "assignment", "seed", "reducer")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

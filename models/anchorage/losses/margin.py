@@ -5,7 +5,6 @@ from keras import ops
 
 from anchorage.checks import check_at_least_one, check_not_negative
 from anchorage.geometry import find_measure, squared_distances
-from anchorage.labels import check_class_labels
 from anchorage.losses.base import LossLayer
 from anchorage.mining.distance_weighted import count_drawn_negatives, negative_probabilities
 from anchorage.pairs.references import compare
@@ -53,7 +52,6 @@ class MarginLoss(LossLayer):
 
     Call arguments:
         embeddings: `(N, D)` float tensor, D at least 2.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -63,13 +61,14 @@ class MarginLoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, shapes that do not fit
             together, or (eager calls) a label outside the classes.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = MarginLoss(beta_per_class=False)
         >>> float(loss(keras.ops.eye(3), keras.ops.array([0, 1, 2])))  # no two of a class
         0.0
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class MarginLoss(LossLayer):
         distance: str = "euclidean",
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_not_negative(margin=margin, nu=nu)
         if triplets_per_anchor is not None:
             check_at_least_one(triplets_per_anchor=triplets_per_anchor)
@@ -134,6 +133,10 @@ class MarginLoss(LossLayer):
         self.distance = distance
         self._draws = Draws(seed)
 
+    @property
+    def label_range(self):
+        return self.num_classes if self.beta_per_class else None
+
     def build(self, embeddings_shape, labels_shape):
         if embeddings_shape[-1] < 2:
             raise ValueError(f"Expected embeddings of size 2 or more. Received: {embeddings_shape[-1]}")
@@ -145,7 +148,7 @@ class MarginLoss(LossLayer):
             constraint=(lambda beta: ops.clip(beta, 0.0, _FARTHEST)) if self.clip_beta else None,
         )
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         pairs = compare(embeddings, labels, references, self.normalize)
         some = ops.any(pairs.negatives, axis=1, keepdims=True)
         positives = ops.cast(ops.logical_and(pairs.positives, some), pairs.rows.dtype)
@@ -196,7 +199,7 @@ class MarginLoss(LossLayer):
             distances = ops.sqrt(squared_distances(rows, columns) + _INSIDE_ROOT)
         else:
             distances = self._measure.matrix(rows, columns)
-        boundaries, in_range = self._boundaries(labels)
+        boundaries = self._boundaries(labels)
         beyond = self._measure.sign * (distances - boundaries[:, None])
         pull = ops.relu(beyond + self.margin)
         push = ops.relu(self.margin - beyond)
@@ -204,19 +207,12 @@ class MarginLoss(LossLayer):
         if self.nu:
             total = total + self.nu * ops.sum(ops.sum(positives, axis=1) * boundaries)
         active = positives * ops.cast(pull > 0, rows.dtype) + negatives * ops.cast(push > 0, rows.dtype)
-        return total / ops.maximum(ops.sum(active), 1.0) * ops.cast(in_range, rows.dtype)
+        return total / ops.maximum(ops.sum(active), 1.0)
 
     def _boundaries(self, labels):
         if not self.beta_per_class:
-            return ops.broadcast_to(self.boundaries, ops.shape(labels)), 1.0
-        labels, in_range = check_class_labels(labels, self.num_classes)
-        return ops.take(self.boundaries, labels, axis=0), in_range
-
-    def get_config(self):
-        names = ("margin", "beta", "nu", "beta_per_class", "learn_beta", "num_classes", "clip_beta")
-        rest = ("mining", "positives_per_anchor", "cutoff", "nonzero_loss_cutoff", "seed", "normalize")
-        more = ("triplets_per_anchor", "distance")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest, *more)}}
+            return ops.broadcast_to(self.boundaries, ops.shape(labels))
+        return ops.take(self.boundaries, labels, axis=0)
 
 
 def _evenly(mask, dtype):

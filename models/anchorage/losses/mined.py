@@ -7,9 +7,9 @@ import keras
 from keras import ops
 
 from anchorage.geometry import unit_rows
-from anchorage.losses._wrapped import call_arguments, make_miner, make_pair_loss
-from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch, pair_masks
+from anchorage.losses._wrapped import make_miner, make_pair_loss
+from anchorage.losses.base import LossLayer, call_arguments
+from anchorage.pairs.masks import pair_masks
 from anchorage.pairs.references import References
 
 _LOSS = {"name": "contrastive"}
@@ -32,17 +32,12 @@ class MinedLoss(LossLayer):
         miner: a key of `anchorage.mining.MINERS`, `{"name": ..., "params": {...}}`.
         num_classes: number of training classes, for an inner loss that asks for it.
 
-    Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
-
     Returns:
         Scalar float32 tensor, what the inner loss gives.
 
     Raises:
         ValueError: if `loss` can take neither pairs nor weights, or on shapes that do not fit together.
         UsageError: on an unknown loss, miner or parameter.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = MinedLoss(loss={"name": "contrastive"}, miner={"name": "pair_margin", "params": {"neg_margin": 0.5}})
@@ -57,7 +52,7 @@ class MinedLoss(LossLayer):
         num_classes: int | None = None,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         self.inner = make_pair_loss(loss, self.dtype_policy, num_classes, or_rows=True)
         self.choose = make_miner(miner)
         self.loss = dict(loss)
@@ -67,17 +62,12 @@ class MinedLoss(LossLayer):
     def build(self, embeddings_shape, labels_shape):
         self.inner(keras.KerasTensor(embeddings_shape), keras.KerasTensor(labels_shape, dtype="int32"))  # weights
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels):
         rows = unit_rows(embeddings)
         kept = self.choose(rows, rows, *pair_masks(labels))
         if "references" in call_arguments(type(self.inner)):
             return self.inner(embeddings, labels, references=References(*kept))
         return self.inner(embeddings, labels, row_weights=shares_of_pairs(*kept, rows.dtype))
-
-    def get_config(self):
-        names = ("loss", "miner", "num_classes")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def shares_of_pairs(positives, negatives, dtype):

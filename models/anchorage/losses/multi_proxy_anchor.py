@@ -5,9 +5,7 @@ from keras import ops
 
 from anchorage.checks import check_at_least_one, check_not_negative, check_positive
 from anchorage.geometry import masked_log1p_sum_exp, unit_rows
-from anchorage.labels import check_class_labels
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.proxies.bank import ProxyBank, gaps_within_classes
 from anchorage.proxies.logits import (
     class_logits,
@@ -55,8 +53,6 @@ class MultiProxyAnchorLoss(LossLayer):
         variant: `"class_anchor"` or `"data_anchor"`, see above.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         row_weights: `(N,)` weights of the items, as a miner gives them; each exponent gets `weight - 1` added, as in
             pytorch-metric-learning.
         novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
@@ -69,13 +65,15 @@ class MultiProxyAnchorLoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, shapes that do not fit
             together, or (eager calls) a label outside the proxies.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = MultiProxyAnchorLoss(num_classes=3, proxies_per_class=2)
         >>> bool(loss(keras.ops.eye(3), keras.ops.array([0, 1, 2])) > 0)
         True
     """
+
+    takes = ("row_weights", "novel_proxies")
+    dense_labels = True
 
     def __init__(
         self,
@@ -88,7 +86,7 @@ class MultiProxyAnchorLoss(LossLayer):
         variant: str = "class_anchor",
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_at_least_one(num_classes=num_classes, proxies_per_class=proxies_per_class)
         check_positive(alpha=alpha, gamma=gamma)
         if not 0 <= delta <= 1:
@@ -113,12 +111,10 @@ class MultiProxyAnchorLoss(LossLayer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels, row_weights=None, novel_proxies=None):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels, row_weights=None, novel_proxies=None):
         rows, proxies = self.alpha * unit_rows(embeddings), self.bank.by_class(novel_proxies)
         join = softly_nearest(self.alpha * self.gamma)
         classes = ops.shape(proxies)[0]
-        labels, in_range = check_class_labels(labels, classes)
         shift = ops.zeros_like(rows[:, 0]) if row_weights is None else row_weights - 1.0
         shift = shift + self.alpha * self.delta
         if self.variant == "data_anchor":
@@ -127,7 +123,7 @@ class MultiProxyAnchorLoss(LossLayer):
         else:
             pull = _pull(shift - own_logits(rows, proxies, labels, join), labels, classes)
             push = ops.mean(self._push(rows, proxies, labels, shift, join))
-        return (pull + push + self._merging()) * ops.cast(in_range, pull.dtype)
+        return pull + push + self._merging()
 
     def _push(self, rows, proxies, labels, shift, join):
         """`(C,)` costs of the classes: how near the items of others are."""
@@ -143,10 +139,6 @@ class MultiProxyAnchorLoss(LossLayer):
         if not self.tau_reg or k == 1:
             return 0.0
         return self.tau_reg * gaps_within_classes(self.proxies, k, _INSIDE_ROOT)
-
-    def get_config(self):
-        names = ("num_classes", "proxies_per_class", "alpha", "delta", "gamma", "tau_reg", "variant")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _pull(exponents, labels, classes):

@@ -44,8 +44,6 @@ class MultiSimilarityLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -54,13 +52,14 @@ class MultiSimilarityLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = MultiSimilarityLoss()
         >>> float(loss(keras.ops.eye(3), keras.ops.array([0, 1, 2])))
         0.0
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -75,7 +74,7 @@ class MultiSimilarityLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_positive(alpha=alpha, beta=beta)
         check_not_negative(eps=eps)
         self._measure = find_measure(distance)
@@ -94,7 +93,7 @@ class MultiSimilarityLoss(LossLayer):
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         sign = -self._measure.sign
         similarities = sign * self._measure.matrix(rows, columns)
@@ -105,7 +104,3 @@ class MultiSimilarityLoss(LossLayer):
         push = masked_log1p_sum_exp(self.beta * (similarities - sign * negative_base), negatives, axis=1) / self.beta
         costs = pull + push
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
-
-    def get_config(self):
-        names = ("alpha", "beta", "base", "eps", "mining", "negative_base", "distance", "reducer", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -6,7 +6,7 @@ from keras import ops
 from anchorage.checks import check_not_negative
 from anchorage.geometry import dot_products, masked_log1p_sum_exp, unit_rows
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch, mean_where, true_rows_first
+from anchorage.pairs.masks import mean_where, true_rows_first
 from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 from anchorage.pairs.walk import ClassMembers
 
@@ -38,16 +38,11 @@ class NPairLoss(LossLayer):
         layout: `"labels"`, `"halves"` or `"interleaved"`: where anchors and positives stand in the batch.
         reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
 
-    Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
-
     Returns:
         Scalar float32 tensor, at least 0; 0 where there is no pair.
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = NPairLoss(reg_lambda=0.0)
@@ -65,7 +60,7 @@ class NPairLoss(LossLayer):
         reducer: Reducer = "mean",
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         if variant not in ("mc", "ovo"):
             raise ValueError(f"`variant` must be 'mc' or 'ovo'. Received: variant={variant!r}")
         check_not_negative(reg_lambda=reg_lambda)
@@ -78,8 +73,7 @@ class NPairLoss(LossLayer):
         self.layout = layout
         self.reducer = check_any_reducer(reducer)
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels):
         rows = unit_rows(embeddings) if self.normalize else embeddings
         labels = ops.convert_to_tensor(labels)
         first, second, real = self._pairs(labels)
@@ -140,7 +134,3 @@ class NPairLoss(LossLayer):
             rest = ops.logical_and(real[None, :], ops.logical_not(ops.eye(ops.shape(gaps)[0], dtype="bool")))
             costs = masked_log1p_sum_exp(gaps, rest, axis=1) - mean_where(gaps, own, axis=1)
         return reduce_costs(costs, real, self.reducer, labels)
-
-    def get_config(self):
-        names = ("variant", "reg_lambda", "symmetric", "normalize", "layout", "reducer")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

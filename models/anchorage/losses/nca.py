@@ -31,8 +31,6 @@ class NCALoss(LossLayer):
         normalize: bring the rows to unit length first; the paper learns a linear map and does not.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -40,13 +38,14 @@ class NCALoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = NCALoss()
         >>> round(float(loss(keras.ops.ones((3, 2)), keras.ops.array([0, 0, 1]))), 4)  # log 2
         0.6931
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -56,7 +55,7 @@ class NCALoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_positive(softmax_scale=softmax_scale)
         self._measure = find_measure(distance)
         self.softmax_scale = softmax_scale
@@ -64,7 +63,7 @@ class NCALoss(LossLayer):
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         logits = self._measure.matrix(rows, columns) * (-self._measure.sign * self.softmax_scale)
         gap = masked_logsumexp(logits, negatives, axis=1) - masked_logsumexp(logits, positives, axis=1)
@@ -72,7 +71,3 @@ class NCALoss(LossLayer):
         whole = ops.logical_and(found, ops.any(negatives, axis=1))
         costs = ops.where(whole, ops.softplus(ops.where(whole, gap, 0.0)), 0.0)
         return reduce_costs(costs, found, self.reducer, labels)
-
-    def get_config(self):
-        names = ("softmax_scale", "distance", "reducer", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -13,10 +13,8 @@ from anchorage.geometry import (
     squared_distances,
     unit_rows,
 )
-from anchorage.labels import check_class_labels
 from anchorage.losses._vmf import draw_vmf, log_normalizer, mean_resultant
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.proxies.logits import over_classes, tell_own_from_others
 from anchorage.seeds import Draws
 
@@ -70,7 +68,6 @@ class NivMFLoss(LossLayer):
 
     Call arguments:
         embeddings: `(N, D)` float tensor, D at least 3, rows not of unit length.
-        labels: `(N,)` integer tensor of class ids.
 
     Returns:
         Scalar float32 tensor, at least 0. A compiled call with a label
@@ -79,13 +76,14 @@ class NivMFLoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, shapes that do not fit
             together, or (eager calls) a label outside the proxies.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = NivMFLoss(num_classes=3, metric="nivmf", temp=1.0)
         >>> bool(loss(10.0 * keras.ops.eye(3), keras.ops.array([0, 1, 2])) > 0)
         True
     """
+
+    dense_labels = True
 
     def __init__(
         self,
@@ -104,7 +102,7 @@ class NivMFLoss(LossLayer):
         seed: int = 0,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_at_least_one(num_classes=num_classes, samples=samples)
         check_positive(temp=temp, rho=rho)
         check_not_negative(guidance=guidance)
@@ -149,9 +147,7 @@ class NivMFLoss(LossLayer):
         start = keras.initializers.Constant(math.log(self.temp))
         self.log_temp = self.add_weight(name="log_temp", shape=(), initializer=start)
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
-        labels, in_range = check_class_labels(labels, self.num_classes)
+    def compute(self, embeddings, labels):
         points = embeddings
         if self.metric == "el_nivmf":
             directions, lengths = unit_rows(embeddings), _length(embeddings)
@@ -159,7 +155,7 @@ class NivMFLoss(LossLayer):
         loss = ops.mean(self.costs(points, labels))
         if self.guidance:
             loss = loss + self.guidance * guide(cosine_similarities(embeddings, self.proxies), labels)
-        return loss * ops.cast(in_range, loss.dtype)
+        return loss
 
     def costs(self, points, labels):
         """`(N,)`: `log sum exp` over the classes minus the own class's similarity.
@@ -232,11 +228,6 @@ class NivMFLoss(LossLayer):
 
     def _log_c(self, kappa, like):
         return log_normalizer(kappa, like.shape[1], self.log_c, relative=True)
-
-    def get_config(self):
-        names = ("num_classes", "metric", "temp", "concentration", "samples", "guidance", "rho", "normaliser", "log_c")
-        rest = ("mean_resultant", "scale_sample_by_kappa", "sampler_b", "seed")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}
 
 
 def guide(cosines, labels):

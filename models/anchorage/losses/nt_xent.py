@@ -31,8 +31,6 @@ class NTXentLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -40,13 +38,14 @@ class NTXentLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = NTXentLoss(temperature=1.0)
         >>> round(float(loss(keras.ops.ones((3, 2)), keras.ops.array([0, 0, 1]))), 4)  # log 2
         0.6931
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -56,7 +55,7 @@ class NTXentLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_positive(temperature=temperature)
         self._measure = find_measure(distance)
         self.temperature = temperature
@@ -64,14 +63,10 @@ class NTXentLoss(LossLayer):
         self.reducer = check_any_reducer(reducer, ANCHOR_REDUCERS)
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         logits = self._measure.matrix(rows, columns) * (-self._measure.sign / self.temperature)
         against = masked_logsumexp(logits, negatives, axis=1)[:, None]
         counted = ops.logical_and(positives, ops.any(negatives, axis=1, keepdims=True))
         costs = ops.where(counted, ops.softplus(ops.where(counted, against - logits, 0.0)), 0.0)
         return reduce_costs(costs, positives, self.reducer, labels)
-
-    def get_config(self):
-        names = ("temperature", "distance", "reducer", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

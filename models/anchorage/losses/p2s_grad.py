@@ -3,9 +3,7 @@
 import keras
 from keras import ops
 
-from anchorage.labels import check_class_labels
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 from anchorage.proxies.bank import ProxyBank
 
@@ -24,16 +22,11 @@ class P2SGradLoss(LossLayer):
         num_classes: number of training classes K; labels lie in `0 .. num_classes - 1`.
         reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
-    Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
-
     Returns:
         Scalar float32 tensor, at least 0. A compiled call with a label outside the classes gives nan.
 
     Raises:
         ValueError: on shapes that do not fit together or (eager calls) a label outside the classes.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = P2SGradLoss(num_classes=3)
@@ -41,8 +34,10 @@ class P2SGradLoss(LossLayer):
         True
     """
 
+    dense_labels = True
+
     def __init__(self, num_classes: int, reducer: Reducer = "mean", **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         self.num_classes = num_classes
         self.reducer = check_any_reducer(reducer)
         self.bank = ProxyBank(num_classes, stddev=1.0, dtype=self.dtype_policy)
@@ -55,15 +50,9 @@ class P2SGradLoss(LossLayer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
-        labels, in_range = check_class_labels(labels, self.num_classes)
+    def compute(self, embeddings, labels):
         cosines = self.bank(embeddings)
         columns = ops.arange(self.num_classes, dtype="int32")
         target = ops.cast(columns[None, :] == labels[:, None], cosines.dtype)
         costs = ops.mean(ops.square(cosines - target), axis=1)
-        loss = reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
-        return loss * ops.cast(in_range, loss.dtype)
-
-    def get_config(self):
-        return {**super().get_config(), "num_classes": self.num_classes, "reducer": self.reducer}
+        return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)

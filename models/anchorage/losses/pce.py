@@ -34,10 +34,6 @@ class PCELoss(LossLayer):
             That adds nothing to the value and nothing to the gradient of the embeddings.
         normalize: bring the embeddings to unit length first.
 
-    Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
-
     Returns:
         Scalar float32 tensor. A compiled call with a label outside the
         classes gives nan.
@@ -45,7 +41,6 @@ class PCELoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, shapes that do not fit
             together, or (eager calls) a label outside the classes.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = PCELoss(num_classes=2)
@@ -53,6 +48,8 @@ class PCELoss(LossLayer):
         >>> tuple(value.shape)
         ()
     """
+
+    dense_labels = True
 
     def __init__(
         self,
@@ -63,7 +60,7 @@ class PCELoss(LossLayer):
         normalize: bool = False,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_at_least_one(num_classes=num_classes)
         check_positive(lam=lam)
         self.num_classes = num_classes
@@ -76,14 +73,12 @@ class PCELoss(LossLayer):
         shape = (self.num_classes, embeddings_shape[-1])
         self.proxies = self.add_weight(name="proxies", shape=shape, initializer="random_normal")
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
-        labels, in_range = check_class_labels(labels, self.num_classes)
+    def compute(self, embeddings, labels):
         tightness, contrastive, classifier = self._terms(embeddings, labels)
         loss = tightness + contrastive
         if self.train_classifier:
             loss = loss + classifier - ops.stop_gradient(classifier)
-        return loss * ops.cast(in_range, loss.dtype)
+        return loss
 
     def terms(self, embeddings, labels):
         """The tightness and the contrastive part, two scalars; the layer must be built."""
@@ -111,7 +106,3 @@ class PCELoss(LossLayer):
             centers = ops.matmul(ops.transpose(probabilities), rows) / count
         spread = ops.mean(ops.logsumexp(dot_products(rows / self.lam, centers), axis=1))
         return tightness, spread - ops.sum(ops.square(centers)) / (2.0 * self.lam), classifier
-
-    def get_config(self):
-        names = ("num_classes", "lam", "detach_p", "train_classifier", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

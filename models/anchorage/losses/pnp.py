@@ -8,7 +8,7 @@ from keras import ops
 from anchorage.checks import check_positive
 from anchorage.geometry import dot_products, unit_rows
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch, pair_masks
+from anchorage.pairs.masks import pair_masks
 from anchorage.pairs.positives import sum_over_positives
 from anchorage.pairs.steps import Step
 
@@ -37,16 +37,11 @@ class PNPLoss(LossLayer):
         b: constant in `"Ib"`, positive.
         normalize: bring the rows to unit length first.
 
-    Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
-
     Returns:
         Scalar float32 tensor, at least 0.
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = PNPLoss()
@@ -63,7 +58,7 @@ class PNPLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         if variant not in VARIANTS:
             raise ValueError(f"`variant` must be one of {list(VARIANTS)}. Received: variant={variant!r}")
         check_positive(anneal=anneal, alpha=alpha, b=b)
@@ -73,8 +68,7 @@ class PNPLoss(LossLayer):
         self.b = b
         self.normalize = normalize
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels):
         rows = unit_rows(embeddings) if self.normalize else embeddings
         scores = dot_products(rows, rows)
         negatives = pair_masks(labels)[1]
@@ -104,7 +98,3 @@ class PNPLoss(LossLayer):
         if self.variant == "Ib":
             return (self.b * count - ops.log1p(self.b * count)) / self.b**2, count / (1.0 + self.b * count)
         return count, ops.ones_like(count)
-
-    def get_config(self):
-        names = ("variant", "anneal", "alpha", "b", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -5,9 +5,7 @@ from keras import ops
 
 from anchorage.checks import check_at_least_one, check_positive
 from anchorage.geometry import unit_rows
-from anchorage.labels import check_class_labels
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 from anchorage.proxies.bank import ProxyBank
 from anchorage.proxies.logits import class_logits, logsumexp_of_others, mean_of_others, own_logits
@@ -49,8 +47,6 @@ class ProxyNCALoss(LossLayer):
             `include_positive`, as costs below 0 would drop out.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
         novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
             one proxy a class.
@@ -62,13 +58,14 @@ class ProxyNCALoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, shapes that do not fit
             together, or (eager calls) a label outside the proxies.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = ProxyNCALoss(num_classes=3, include_positive=True)
         >>> bool(loss(keras.ops.eye(3), keras.ops.array([0, 1, 2])) > 0)
         True
     """
+
+    takes = ("row_weights", "novel_proxies")
 
     def __init__(
         self,
@@ -82,7 +79,7 @@ class ProxyNCALoss(LossLayer):
         reducer: Reducer = "mean",
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_at_least_one(num_classes=num_classes, proxies_per_class=proxies_per_class)
         check_positive(scale_x=scale_x, scale_p=scale_p)
         if not 0 <= label_smoothing < 1:
@@ -113,17 +110,19 @@ class ProxyNCALoss(LossLayer):
         """The `(num_classes * proxies_per_class, D)` weight."""
         return self.bank.proxies
 
+    @property
+    def label_range(self):
+        return self.num_classes if self.assignment != "dynamic" else None
+
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels, row_weights=None, novel_proxies=None):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels, row_weights=None, novel_proxies=None):
         # The squared lengths are the same in every distance and cancel: -D_ic + const is a scaled cosine.
         rows = 2.0 * self.scale_x * self.scale_p * unit_rows(embeddings)
         proxies = self.bank.by_class(novel_proxies)
         if self.assignment == "dynamic":
             labels = ops.argmax(class_logits(rows, ops.stop_gradient(proxies)), axis=1)
-        labels, in_range = check_class_labels(labels, ops.shape(proxies)[0])
         own = own_logits(rows, proxies, labels)
         if proxies.shape[0] == 1:
             return 0.0 * ops.sum(own)
@@ -135,10 +134,4 @@ class ProxyNCALoss(LossLayer):
         if self.label_smoothing:
             losses = losses + self.label_smoothing * (own - mean_of_others(rows, proxies, labels))
         losses = losses if row_weights is None else losses * row_weights
-        loss = reduce_costs(losses, ops.ones_like(losses, dtype="bool"), self.reducer, labels)
-        return loss * ops.cast(in_range, loss.dtype)
-
-    def get_config(self):
-        names = ("num_classes", "proxies_per_class", "scale_x", "scale_p", "include_positive", "label_smoothing")
-        rest = ("assignment", "reducer")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}
+        return reduce_costs(losses, ops.ones_like(losses, dtype="bool"), self.reducer, labels)

@@ -37,8 +37,6 @@ class RankedListLoss(LossLayer):
         reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -46,13 +44,14 @@ class RankedListLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = RankedListLoss(margin=0.4, alpha=1.2)  # half of 1.2 for each of two negatives
         >>> round(float(loss(keras.ops.ones((2, 2)), keras.ops.array([0, 1]))), 3)
         0.6
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -65,7 +64,7 @@ class RankedListLoss(LossLayer):
         reducer: Reducer = "mean",
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_positive(margin=margin)
         check_not_negative(tn=tn, tp=tp)
         check_between(0, 1, imbalance=imbalance)
@@ -79,7 +78,7 @@ class RankedListLoss(LossLayer):
         self.constant_weights = constant_weights
         self.reducer = check_any_reducer(reducer)
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references)
         distances = euclidean_distances(rows, columns)
         outer = 1.0 + self.margin / 2.0 if self.alpha is None else self.alpha
@@ -95,7 +94,3 @@ class RankedListLoss(LossLayer):
         if self.constant_weights:
             weights = ops.stop_gradient(weights)
         return ops.sum(weights * gaps, axis=1) / ops.sum(weights + _FLOOR, axis=1)
-
-    def get_config(self):
-        names = ("margin", "tn", "imbalance", "alpha", "tp", "constant_weights", "reducer")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -8,7 +8,6 @@ import keras
 from anchorage.checks import check_not_negative
 from anchorage.losses._members import make_member
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.registry import create
 
 _LOSS = {"name": "softmax"}
@@ -33,17 +32,12 @@ class RegularizedLoss(LossLayer):
         proxies_weight: at least 0.
         num_classes: number of training classes, for a loss that asks for it.
 
-    Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
-
     Returns:
         Scalar float32 tensor.
 
     Raises:
         ValueError: on a parameter out of range, a loss without proxies to regularise, or a wrong batch.
         UsageError: on an unknown loss, regulariser or parameter.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = RegularizedLoss({"name": "contrastive"}, {"name": "lp"}, embeddings_weight=0.5)
@@ -61,7 +55,7 @@ class RegularizedLoss(LossLayer):
         num_classes: int | None = None,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_not_negative(embeddings_weight=embeddings_weight, proxies_weight=proxies_weight)
         self.inner = make_member(loss, num_classes, self.dtype_policy)
         self.on_embeddings = self._make(embeddings_regularizer)
@@ -88,22 +82,10 @@ class RegularizedLoss(LossLayer):
         if self.on_proxies is not None and not hasattr(self.inner, "proxies"):
             raise ValueError(f"`proxies_regularizer` needs a loss with proxies. Received: loss={self.loss}")
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels):
         loss = self.inner(embeddings, labels)
         if self.on_embeddings is not None:
             loss = loss + self.embeddings_weight * self.on_embeddings(embeddings)
         if self.on_proxies is not None:
             loss = loss + self.proxies_weight * self.on_proxies(self.inner.proxies)
         return loss
-
-    def get_config(self):
-        names = (
-            "loss",
-            "embeddings_regularizer",
-            "embeddings_weight",
-            "proxies_regularizer",
-            "proxies_weight",
-            "num_classes",
-        )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -54,7 +54,6 @@ class RoadmapLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids; classes may differ in size.
         references: what a wrapper hands over; None compares the batch with itself. Positives are then those of
             the wrapper, without the query itself.
@@ -64,13 +63,14 @@ class RoadmapLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = RoadmapLoss(w_cal=0.0)
         >>> round(float(loss(keras.ops.eye(2), keras.ops.array([0, 1]))), 4)  # each finds itself first
         0.0
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class RoadmapLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_positive(tau=tau, delta=delta)
         check_not_negative(rho=rho, start=start, w_ap=w_ap, w_cal=w_cal)
         if alpha <= beta:
@@ -110,7 +110,7 @@ class RoadmapLoss(LossLayer):
         self.reduction = reduction
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         similarities = dot_products(rows, columns)
         loss = 0.0
@@ -178,8 +178,3 @@ class RoadmapLoss(LossLayer):
         reducer = "avg_non_zero" if self.reduction == "active" else "mean"
         low = reduce_costs(ops.relu(self.alpha - similarities), positives, reducer)
         return low + reduce_costs(ops.relu(similarities - self.beta), negatives, reducer)
-
-    def get_config(self):
-        names = ("tau", "rho", "delta", "start", "offset", "ties_ahead", "alpha", "beta", "w_ap", "w_cal")
-        rest = ("exclude_self", "reduction", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}

@@ -8,7 +8,6 @@ from keras import ops
 
 from anchorage.losses._wrapped import make_pair_loss
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.pairs.references import References
 from anchorage.pairs.walk import ClassMembers
 
@@ -39,7 +38,6 @@ class SelfSupervisedLoss(LossLayer):
     Raises:
         ValueError: if `loss` is no loss over pairs, or on shapes that do not fit together.
         UsageError: on an unknown loss or parameter.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = SelfSupervisedLoss(loss={"name": "nt_xent", "params": {"temperature": 1.0}})
@@ -48,13 +46,12 @@ class SelfSupervisedLoss(LossLayer):
     """
 
     def __init__(self, loss: Mapping[str, Any] = _LOSS, symmetric: bool = True, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         self.inner = make_pair_loss(loss, self.dtype_policy)
         self.loss = dict(loss)
         self.symmetric = symmetric
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels):
         if self.symmetric:
             return self.inner(embeddings, labels)
         place = ClassMembers(labels).place
@@ -62,7 +59,4 @@ class SelfSupervisedLoss(LossLayer):
         across = ops.logical_and((place == 0)[:, None], (place == 1)[None, :])
         same = labels[:, None] == labels[None, :]
         masks = ops.logical_and(across, same), ops.logical_and(across, ops.logical_not(same))
-        return self.inner(embeddings, labels, References(*masks))
-
-    def get_config(self):
-        return {**super().get_config(), "loss": self.loss, "symmetric": self.symmetric}
+        return self.inner(embeddings, labels, references=References(*masks))

@@ -6,7 +6,6 @@ from keras import ops
 from anchorage.checks import check_positive
 from anchorage.geometry import dot_products, unit_rows
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.pairs.positives import sum_over_positives
 from anchorage.pairs.steps import Step
 
@@ -30,16 +29,11 @@ class SmoothAPLoss(LossLayer):
         temperature: width of the sigmoid, positive.
         normalize: bring the rows to unit length first.
 
-    Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
-
     Returns:
         Scalar float32 tensor in [0, 1).
 
     Raises:
         ValueError: if `temperature <= 0` or the shapes do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = SmoothAPLoss()
@@ -48,13 +42,12 @@ class SmoothAPLoss(LossLayer):
     """
 
     def __init__(self, temperature: float = 0.01, normalize: bool = True, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_positive(temperature=temperature)
         self.temperature = temperature
         self.normalize = normalize
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels):
         rows = unit_rows(embeddings) if self.normalize else embeddings
         scores = dot_products(rows, rows)
         labels = ops.convert_to_tensor(labels)
@@ -74,6 +67,3 @@ class SmoothAPLoss(LossLayer):
             return (ops.sum(share * missing / rank),), slope - slot.here * slot.add_up(slope)[:, None]
 
         return sum_over_positives(scores, labels, measure, with_self=True, others=(step.of(scores), 1.0 - same))[0]
-
-    def get_config(self):
-        return {**super().get_config(), "temperature": self.temperature, "normalize": self.normalize}

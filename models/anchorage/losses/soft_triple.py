@@ -7,7 +7,6 @@ import keras
 from anchorage.checks import check_at_least_one, check_not_negative, check_positive
 from anchorage.geometry import unit_rows
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.pairs.reducers import Reducer, check_any_reducer
 from anchorage.proxies.bank import ProxyBank, gaps_within_classes
 from anchorage.proxies.logits import softly_nearest
@@ -40,8 +39,6 @@ class SoftTripleLoss(LossLayer):
         reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
         novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
             one centre a class.
@@ -52,13 +49,15 @@ class SoftTripleLoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, shapes that do not fit
             together, or (eager calls) a label outside the classes.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = SoftTripleLoss(num_classes=1)
         >>> float(loss(keras.ops.ones((2, 3)), keras.ops.array([0, 0])))  # nothing to confuse it with
         0.0
     """
+
+    takes = ("row_weights", "novel_proxies")
+    dense_labels = True
 
     def __init__(
         self,
@@ -71,7 +70,7 @@ class SoftTripleLoss(LossLayer):
         reducer: Reducer = "mean",
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_at_least_one(centers_per_class=centers_per_class)
         check_positive(la=la, gamma=gamma)
         check_not_negative(margin=margin, tau=tau)
@@ -94,8 +93,7 @@ class SoftTripleLoss(LossLayer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels, row_weights=None, novel_proxies=None):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels, row_weights=None, novel_proxies=None):
         rows, shift = self.la * unit_rows(embeddings), self.la * self.margin
         proxies = self.bank.by_class(novel_proxies)
         join = softly_nearest(self.la * self.gamma)
@@ -103,7 +101,3 @@ class SoftTripleLoss(LossLayer):
         if not self.tau or self.centers_per_class == 1:
             return loss
         return loss + self.tau * gaps_within_classes(self.proxies, self.centers_per_class)
-
-    def get_config(self):
-        names = ("num_classes", "centers_per_class", "la", "gamma", "margin", "tau", "reducer")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -7,9 +7,7 @@ from keras import ops
 
 from anchorage.checks import check_at_least_one, check_positive
 from anchorage.geometry import unit_rows
-from anchorage.labels import check_class_labels
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 from anchorage.proxies.logits import logsumexp_of_all, mean_of_others, own_logits
 
@@ -44,8 +42,6 @@ class SoftmaxLoss(LossLayer):
             below, in nats; early on it can be negative.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
         training: `False` leaves what `watch` shows as it is.
         novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
@@ -58,13 +54,15 @@ class SoftmaxLoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, shapes that do not fit
             together, or (eager calls) a label outside the classes.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = SoftmaxLoss(num_classes=4)  # the classifier starts at zero: log 4
         >>> round(float(loss(keras.ops.eye(3), keras.ops.array([0, 1, 2]))), 4)
         1.3863
     """
+
+    takes = ("row_weights", "training", "novel_proxies")
+    dense_labels = True
 
     def __init__(
         self,
@@ -79,7 +77,7 @@ class SoftmaxLoss(LossLayer):
         watch: bool = False,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_at_least_one(num_classes=num_classes)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"`label_smoothing` must lie in [0, 1). Received: label_smoothing={label_smoothing}")
@@ -105,8 +103,7 @@ class SoftmaxLoss(LossLayer):
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.num_classes,), initializer="zeros")
 
-    def call(self, embeddings, labels, row_weights=None, training=None, novel_proxies=None):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels, row_weights=None, training=None, novel_proxies=None):
         weights = ops.convert_to_tensor(self.proxies)
         if novel_proxies is not None:
             if self.use_bias or self.kl:
@@ -115,7 +112,6 @@ class SoftmaxLoss(LossLayer):
                     f"Received: use_bias={self.use_bias}, kl={self.kl}"
                 )
             weights = ops.concatenate([weights, novel_proxies], axis=0)
-        labels, in_range = check_class_labels(labels, ops.shape(weights)[0])
         rows = unit_rows(embeddings) if self.normalize else embeddings
         weights = unit_rows(weights) if self.normalize_weight else weights
         rows = rows / self.temperature
@@ -132,23 +128,8 @@ class SoftmaxLoss(LossLayer):
             costs = costs + self.label_smoothing * (own - mean_of_others(rows, weights, labels))
         costs = costs - (self._target_entropy() if self.kl else 0.0)
         costs = costs if row_weights is None else costs * row_weights
-        loss = reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
-        return loss * ops.cast(in_range, loss.dtype)
+        return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
 
     def _target_entropy(self) -> float:
         rest, eps = self.num_classes - 1, self.label_smoothing
         return -(1 - eps) * math.log(1 - eps) - eps * math.log(eps / rest) if eps and rest else 0.0
-
-    def get_config(self):
-        names = (
-            "num_classes",
-            "label_smoothing",
-            "temperature",
-            "kl",
-            "normalize",
-            "normalize_weight",
-            "use_bias",
-            "reducer",
-            "watch",
-        )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

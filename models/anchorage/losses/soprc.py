@@ -7,9 +7,8 @@ from keras import ops
 
 from anchorage.checks import check_at_least_one, check_not_negative, check_positive
 from anchorage.geometry import dot_products, unit_rows
-from anchorage.labels import check_class_labels
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch, mean_where, pair_masks
+from anchorage.pairs.masks import mean_where, pair_masks
 from anchorage.pairs.positives import sum_over_positives
 from anchorage.pairs.walk import ClassMembers
 from anchorage.proxies.logits import sums_of_classes
@@ -54,7 +53,6 @@ class SOPRCLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids; classes may differ in size.
         training: `False` leaves the sketches as they are.
 
@@ -65,13 +63,15 @@ class SOPRCLoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, shapes that do not fit
             together, or (eager calls) a label outside the classes.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = SOPRCLoss(num_classes=3)
         >>> float(loss(keras.ops.eye(3), keras.ops.array([0, 1, 2])))  # no two of a class
         0.0
     """
+
+    takes = ("training",)
+    dense_labels = True
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class SOPRCLoss(LossLayer):
         class_counts: Sequence[int] | None = None,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_at_least_one(num_classes=num_classes, num_v=num_v)
         check_positive(tau1=tau1, tau2=tau2)
         if not 0 <= beta <= 1:
@@ -133,9 +133,7 @@ class SOPRCLoss(LossLayer):
             trainable=False,
         )
 
-    def call(self, embeddings, labels, training=None):
-        check_batch(embeddings, labels)
-        labels, in_range = check_class_labels(labels, self.num_classes)
+    def compute(self, embeddings, labels, training=None):
         rows = unit_rows(embeddings) if self.normalize else embeddings
         scores = dot_products(rows, rows)
         positives, negatives = pair_masks(labels)
@@ -145,7 +143,7 @@ class SOPRCLoss(LossLayer):
         loss = self._area(scores, labels, positives, negatives, sketches)
         if self.w_var:
             loss = loss + self.w_var * semi_variance(scores, positives, negatives, self.lam1, self.lam2)
-        return loss * ops.cast(in_range, loss.dtype)
+        return loss
 
     def _area(self, scores, labels, positives, negatives, sketches):
         prior = ops.take(ops.convert_to_tensor(self._priors, dtype=scores.dtype), labels, axis=0)
@@ -230,11 +228,6 @@ class SOPRCLoss(LossLayer):
         previous = ops.where(rank == 0, before, at(rank - 1))
         following = ops.where(rank >= last, after, at(rank + 1))
         return 0.5 * (previous + along * (here - previous) + here + along * (following - here))
-
-    def get_config(self):
-        names = ("num_classes", "class_prior", "tau1", "tau2", "beta", "num_v", "w_var", "lam1", "lam2")
-        rest = ("prior_mul", "class_counts", "stop_gradient_through_tpr", "class_update", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *rest)}}
 
 
 def _priors_of_counts(prior_mul: float, counts: Sequence[int] | None, num_classes: int) -> list[float]:

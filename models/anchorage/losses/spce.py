@@ -30,16 +30,11 @@ class SPCELoss(LossLayer):
         classes: `"batch"` or `"all"`: the classes of the sum.
         num_classes: number of training classes; needed with `"all"`.
 
-    Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
-
     Returns:
         Scalar float32 tensor, at least 0; with `classes="batch"` exactly 0 for a batch of one class.
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = SPCELoss()
@@ -55,7 +50,7 @@ class SPCELoss(LossLayer):
         num_classes: int | None = None,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_positive(scale=scale)
         if classes not in ("batch", "all"):
             raise ValueError(f"`classes` must be 'batch' or 'all'. Received: classes={classes!r}")
@@ -68,19 +63,19 @@ class SPCELoss(LossLayer):
         self.classes = classes
         self.num_classes = num_classes
 
-    def call(self, embeddings, labels):
+    def compute(self, embeddings, labels):
         own, spread = self._terms(embeddings, labels)
         # One mean of gaps, not a gap of means, so that a nearly sure answer keeps its digits.
         return ops.mean(spread - own)
 
     def terms(self, embeddings, labels):
         """The tightness and the contrastive part, two scalars."""
+        check_batch(embeddings, labels)
         own, spread = self._terms(embeddings, labels)
         return -ops.mean(own), ops.mean(spread)
 
     def _terms(self, embeddings, labels):
         """`m_{i y_i}` and `log sum_k exp(m_ik)` of every item."""
-        check_batch(embeddings, labels)
         rows = unit_rows(embeddings) if self.normalize else embeddings
         labels = ops.convert_to_tensor(labels)
         same = ops.cast(ops.equal(labels[:, None], labels[None, :]), rows.dtype)
@@ -96,7 +91,3 @@ class SPCELoss(LossLayer):
             absent = ops.where(absent > 0.5, ops.log(ops.maximum(absent, 0.5)), lowest(logits))
             logits = ops.concatenate([logits, absent * ops.ones_like(logits[:, :1])], axis=1)
         return own, ops.logsumexp(logits, axis=1)
-
-    def get_config(self):
-        names = ("scale", "normalize", "classes", "num_classes")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -5,7 +5,6 @@ from keras import ops
 
 from anchorage.checks import check_at_least_one, check_positive
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch
 from anchorage.pairs.reducers import Reducer, check_any_reducer
 from anchorage.proxies.bank import ProxyBank
 from anchorage.proxies.margin_softmax import falling_cosine_of_multiple, softmax_with_own_logit
@@ -37,7 +36,6 @@ class SphereFaceLoss(LossLayer):
 
     Call arguments:
         embeddings: `(N, D)` float tensor; not normalised, the lengths count.
-        labels: `(N,)` integer tensor of class ids.
         row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
 
     Returns:
@@ -46,13 +44,15 @@ class SphereFaceLoss(LossLayer):
     Raises:
         ValueError: on a parameter out of range, shapes that do not fit
             together, or (eager calls) a label outside the classes.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = SphereFaceLoss(num_classes=1)
         >>> float(loss(keras.ops.ones((2, 3)), keras.ops.array([0, 0])))  # nothing to confuse it with
         0.0
     """
+
+    takes = ("row_weights",)
+    dense_labels = True
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class SphereFaceLoss(LossLayer):
         reducer: Reducer = "mean",
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_at_least_one(margin=margin)
         check_positive(scale=scale)
         self.num_classes = num_classes
@@ -81,13 +81,11 @@ class SphereFaceLoss(LossLayer):
     def build(self, embeddings_shape, labels_shape):
         self.bank.build(embeddings_shape)
 
-    def call(self, embeddings, labels, row_weights=None):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels, row_weights=None):
         lengths = self.scale * _lengths(embeddings)
         if self.weight_lengths:
             proxies = ops.convert_to_tensor(self.proxies)[:, None, :]
-            known = ops.clip(ops.convert_to_tensor(labels), 0, self.num_classes - 1)  # the check itself comes below
-            lengths = lengths * ops.take(_lengths(self.proxies), known, axis=0)
+            lengths = lengths * ops.take(_lengths(self.proxies), labels, axis=0)
         else:
             proxies = self.bank.by_class()
         safe = ops.where(lengths > 0, lengths, 1.0)
@@ -99,10 +97,6 @@ class SphereFaceLoss(LossLayer):
             self.reducer,
             row_weights,
         )
-
-    def get_config(self):
-        names = ("num_classes", "margin", "scale", "weight_lengths", "reducer")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _lengths(x):

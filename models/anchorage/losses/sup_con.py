@@ -33,8 +33,6 @@ class SupConLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -42,13 +40,14 @@ class SupConLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = SupConLoss(temperature=1.0)
         >>> round(float(loss(keras.ops.ones((3, 2)), keras.ops.array([0, 0, 1]))), 4)  # log 2
         0.6931
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -58,7 +57,7 @@ class SupConLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_positive(temperature=temperature)
         self._measure = find_measure(distance)
         self.temperature = temperature
@@ -66,14 +65,10 @@ class SupConLoss(LossLayer):
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         logits = self._measure.matrix(rows, columns) * (-self._measure.sign / self.temperature)
         others = ops.logical_or(positives, negatives)
         costs = masked_logsumexp(logits, others, axis=1) - mean_where(logits, positives, axis=1)
         counted = ops.logical_and(ops.any(positives, axis=1), ops.any(negatives))
         return reduce_costs(ops.where(counted, ops.maximum(costs, 0.0), 0.0), counted, self.reducer, labels)
-
-    def get_config(self):
-        names = ("temperature", "distance", "reducer", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

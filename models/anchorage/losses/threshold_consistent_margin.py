@@ -28,8 +28,6 @@ class ThresholdConsistentMarginLoss(LossLayer):
         margin_minus: cosine that negatives should stay below, in [-1, 1].
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -37,13 +35,14 @@ class ThresholdConsistentMarginLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = ThresholdConsistentMarginLoss()
         >>> round(float(loss(keras.ops.ones((2, 2)), keras.ops.array([0, 1]))), 4)
         0.5
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -53,7 +52,7 @@ class ThresholdConsistentMarginLoss(LossLayer):
         margin_minus: float = 0.5,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_not_negative(lambda_plus=lambda_plus, lambda_minus=lambda_minus)
         check_between(-1, 1, margin_plus=margin_plus, margin_minus=margin_minus)
         self.lambda_plus = lambda_plus
@@ -61,7 +60,7 @@ class ThresholdConsistentMarginLoss(LossLayer):
         self.margin_plus = margin_plus
         self.margin_minus = margin_minus
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references)
         cosines = dot_products(rows, columns)
         far = ops.logical_and(positives, cosines <= self.margin_plus)
@@ -69,7 +68,3 @@ class ThresholdConsistentMarginLoss(LossLayer):
         pull = mean_where(self.margin_plus - cosines, far)
         push = mean_where(cosines - self.margin_minus, near)
         return self.lambda_plus * pull + self.lambda_minus * push
-
-    def get_config(self):
-        names = ("lambda_plus", "lambda_minus", "margin_plus", "margin_minus")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

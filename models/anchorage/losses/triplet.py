@@ -56,8 +56,6 @@ class TripletLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -65,13 +63,14 @@ class TripletLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = TripletLoss(margin=0.5, normalize=False)
         >>> float(loss(keras.ops.array([[0.0], [1.0], [1.25]]), keras.ops.array([3, 3, 8])))
         0.75
     """
+
+    takes = ("references",)
 
     def __init__(
         self,
@@ -86,7 +85,7 @@ class TripletLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         if mining not in MINING:
             raise ValueError(f"`mining` must be one of {list(MINING)}. Received: mining={mining!r}")
         check_not_negative(margin=margin)
@@ -105,7 +104,7 @@ class TripletLoss(LossLayer):
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         pairs = compare(embeddings, labels, references, self.normalize)
         distances = self._matrix(pairs.rows, pairs.columns)
         if self.mining == "batch_hard":
@@ -207,10 +206,6 @@ class TripletLoss(LossLayer):
         whole = ops.logical_and(ops.any(pairs.positives, axis=1), ops.any(pairs.negatives, axis=1))
         gap = ops.where(whole, farthest - nearest, ops.zeros_like(farthest)) + self.margin
         return reduce_costs(ops.softplus(gap) if self.smooth else ops.relu(gap), whole, self.reducer, labels)
-
-    def get_config(self):
-        names = ("margin", "mining", "miner_margin", "angle", "distance", "smooth", "swap", "reducer", "normalize")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _same(x):

@@ -32,8 +32,6 @@ class TupletMarginLoss(LossLayer):
         reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor.
-        labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
 
     Returns:
@@ -41,7 +39,6 @@ class TupletMarginLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = TupletMarginLoss(margin=0.0)
@@ -49,8 +46,10 @@ class TupletMarginLoss(LossLayer):
         0.6931
     """
 
+    takes = ("references",)
+
     def __init__(self, margin: float = 5.73, scale: float = 64.0, reducer: Reducer = "mean", **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         if not 0 <= margin < 180:
             raise ValueError(f"`margin` must lie in [0, 180), in degrees. Received: margin={margin}")
         check_positive(scale=scale)
@@ -58,7 +57,7 @@ class TupletMarginLoss(LossLayer):
         self.scale = scale
         self.reducer = check_any_reducer(reducer, ANCHOR_REDUCERS)
 
-    def call(self, embeddings, labels, references=None):
+    def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references)
         cosines = dot_products(rows, columns)
         margin = math.radians(self.margin)
@@ -67,6 +66,3 @@ class TupletMarginLoss(LossLayer):
         counted = ops.logical_and(positives, ops.any(negatives, axis=1, keepdims=True))
         costs = ops.where(counted, ops.softplus(ops.where(counted, against - wanted, 0.0)), 0.0)
         return reduce_costs(costs, positives, self.reducer, labels)
-
-    def get_config(self):
-        return {**super().get_config(), "margin": self.margin, "scale": self.scale, "reducer": self.reducer}

@@ -5,7 +5,7 @@ from keras import ops
 
 from anchorage.checks import check_not_negative, check_positive
 from anchorage.losses.base import LossLayer
-from anchorage.pairs.masks import check_batch, mean_where, true_rows_first
+from anchorage.pairs.masks import mean_where, true_rows_first
 from anchorage.pairs.walk import ClassMembers
 
 
@@ -38,7 +38,6 @@ class VICRegLoss(LossLayer):
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
-        TypeError: if `labels` are not integers.
 
     Example:
         >>> loss = VICRegLoss(variance_mu=0.0, covariance_v=0.0)
@@ -55,7 +54,7 @@ class VICRegLoss(LossLayer):
         eps: float = 1e-4,
         **kwargs,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_not_negative(invariance_lambda=invariance_lambda, variance_mu=variance_mu, covariance_v=covariance_v)
         check_positive(eps=eps)
         self.invariance_lambda = invariance_lambda
@@ -63,8 +62,7 @@ class VICRegLoss(LossLayer):
         self.covariance_v = covariance_v
         self.eps = eps
 
-    def call(self, embeddings, labels):
-        check_batch(embeddings, labels)
+    def compute(self, embeddings, labels):
         members = ClassMembers(labels)
         second, has_second = members.partner(1)
         chosen = ops.logical_and(members.place == 0, has_second)
@@ -85,7 +83,3 @@ class VICRegLoss(LossLayer):
         short = ops.mean(ops.relu(1.0 - ops.sqrt(variance + self.eps)))
         shared = ops.sum(ops.square(covariance)) - ops.sum(ops.square(variance))
         return 0.5 * self.variance_mu * short + self.covariance_v * shared / view.shape[1]
-
-    def get_config(self):
-        names = ("invariance_lambda", "variance_mu", "covariance_v", "eps")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

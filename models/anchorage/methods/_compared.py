@@ -8,7 +8,7 @@ from keras import ops
 
 from anchorage.errors import UsageError
 from anchorage.geometry import ball_rows, unit_rows
-from anchorage.losses._wrapped import call_arguments
+from anchorage.losses.base import call_arguments
 from anchorage.methods.method import Step
 from anchorage.pairs.references import References
 

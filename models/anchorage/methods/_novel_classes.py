@@ -1,11 +1,10 @@
 """What the methods that invent classes share: which losses can take them, and the step that holds them."""
 
-import inspect
-
 import keras
 from keras import ops
 
 from anchorage.errors import UsageError
+from anchorage.losses.base import call_arguments
 from anchorage.methods.method import Step
 
 
@@ -15,12 +14,12 @@ def check_takes_novel_classes(loss: keras.layers.Layer) -> None:
     Raises:
         UsageError: E_METHOD_LOSS unless its `call` takes `novel_proxies` and it has one proxy for each class.
     """
-    able = "novel_proxies" in inspect.signature(loss.call).parameters
+    able = "novel_proxies" in call_arguments(loss)
     if able and loss.proxies.shape[0] == loss.num_classes:
         return
     from anchorage.losses import LOSSES
 
-    names = sorted(name for name, cls in LOSSES.items() if "novel_proxies" in inspect.signature(cls.call).parameters)
+    names = sorted(name for name, cls in LOSSES.items() if "novel_proxies" in call_arguments(cls))
     received = f"{loss.proxies.shape[0]} proxies of {loss.num_classes} classes" if able else type(loss).__name__
     raise UsageError(
         "E_METHOD_LOSS",

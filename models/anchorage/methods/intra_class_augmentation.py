@@ -1,7 +1,5 @@
 """Intra-class adaptive augmentation: Fu, Mao, Hu, Liu & Zhang, IEEE Transactions on Multimedia 2022."""
 
-import inspect
-
 import keras
 import numpy as np
 from keras import ops
@@ -11,6 +9,7 @@ from anchorage.errors import UsageError
 from anchorage.geometry import dot_products, unit_rows
 from anchorage.inference import predict_rows
 from anchorage.labels import check_class_labels
+from anchorage.losses.base import call_arguments
 from anchorage.methods._class_statistics import ClassStatistics, class_statistics, correct_variances, merge_statistics
 from anchorage.methods.method import Method
 from anchorage.pairs.masks import pair_masks
@@ -123,8 +122,7 @@ class IntraClassAugmentation(Method):
         self._draws = Draws(seed)
 
     def prepare(self, learner):
-        takes = inspect.signature(learner.loss_layer.call).parameters
-        self._compares = "references" in takes
+        self._compares = "references" in call_arguments(learner.loss_layer)
         if not self._compares and not hasattr(learner.loss_layer, "proxies"):
             raise UsageError(
                 "E_METHOD_LOSS",

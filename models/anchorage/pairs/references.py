@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from anchorage.geometry import unit_rows
-from anchorage.pairs.masks import check_batch, pair_masks
+from anchorage.pairs.masks import pair_masks
 
 
 class References(NamedTuple):
@@ -41,19 +41,14 @@ class Pairs(NamedTuple):
 
 
 def compare(embeddings, labels, references: References | None = None, normalize: bool = True) -> Pairs:
-    """Check the batch and set up its pairs.
+    """Set up the pairs of a batch.
 
     Args:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
         references: what a wrapper hands over; None compares the batch with itself.
         normalize: bring the rows to unit length first.
-
-    Raises:
-        ValueError: on a wrong rank or two different known batch sizes.
-        TypeError: on labels that are not integers.
     """
-    check_batch(embeddings, labels)
     rows = unit_rows(embeddings) if normalize else embeddings
     if references is None:
         return Pairs(rows, rows, *pair_masks(labels))

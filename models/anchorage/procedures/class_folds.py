@@ -14,7 +14,7 @@ from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
 from anchorage.procedures.procedure import Procedure, Task, join_results
 from anchorage.training.run import TrainRun
-from anchorage.training.validation import validate
+from anchorage.training.validation import MONITOR, validate
 
 COMBINATIONS = ("concatenate", "mean")
 
@@ -63,7 +63,7 @@ class ClassFolds(Procedure):
         value = None
         if task.validation_store is not None:
             values = self._judge(task, runs, whole)
-            value = values["whole"][task.training.get("monitor", "map@r")]
+            value = values["whole"][MONITOR]
         result = dataclasses.replace(
             result,
             best_epoch=len(result.history) - 1,

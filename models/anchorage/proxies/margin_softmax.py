@@ -4,7 +4,6 @@ import math
 
 from keras import ops
 
-from anchorage.labels import check_class_labels
 from anchorage.pairs.reducers import Reducer, reduce_costs
 from anchorage.proxies.logits import nearest, own_and_others
 
@@ -24,18 +23,14 @@ def softmax_with_own_logit(rows, proxies, labels, change, reducer: Reducer, row_
         join: what makes one logit of those of the K proxies, see `anchorage.proxies.logits`.
 
     Returns:
-        Scalar; nan on a compiled call with a label outside the classes.
-
-    Raises:
-        ValueError: on an eager call with such a label.
+        Scalar.
     """
-    labels, in_range = check_class_labels(labels, ops.shape(proxies)[0])
     own, others = own_and_others(rows, proxies, labels, join)
     own = change(own)
     # Softplus of the difference: the log-sum-exp over all classes less the own logit loses small costs to rounding.
     costs = ops.softplus(others - own) if proxies.shape[0] != 1 else 0.0 * own
     costs = costs if row_weights is None else costs * row_weights
-    return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), reducer, labels) * ops.cast(in_range, costs.dtype)
+    return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), reducer, labels)
 
 
 def cosine_of_sum(cosine, angle_cosine: float, angle_sine: float):

@@ -19,7 +19,7 @@ from anchorage.training.checkpoints import Checkpoints
 from anchorage.training.frozen_norms import FrozenNorms
 from anchorage.training.recipes import Choice
 from anchorage.training.refresh import refresh_sampler
-from anchorage.training.validation import METRICS
+from anchorage.training.settings import TrainingSettings
 from anchorage.training.watch import Termination, Watch
 
 
@@ -31,7 +31,7 @@ class FitResult:
         history: one row for each epoch: `epoch`, `loss`, `val_recall@1`, `val_map@r`, `learning_rate`. The first is
             epoch 0, the network before the first step, which has neither a loss nor a rate.
         best_epoch: epoch whose weights the learner has now; the last one without validation.
-        best_value: of the monitored metric in that epoch; None without validation.
+        best_value: of MAP@R on the validation classes in that epoch; None without validation.
         stop_reason: why the training ended before its last epoch; empty if it did not.
         resumed_step: step from which this call went on; 0 for a training from the start.
         start_weights: of the encoder before the first step, to judge what the training was good for.
@@ -61,21 +61,20 @@ def fit_learner(
     sampler: Sampler,
     *,
     epochs: int,
-    steps_per_epoch: int = 0,
+    steps_per_epoch: int = TrainingSettings.steps_per_epoch,
     augmentation: Sequence[keras.layers.Layer] = (),
     seed: int = 0,
     checkpoint_folder: str | Path | None = None,
     run_key: str = "",
     log_folder: str | Path | None = None,
-    patience: int = 0,
-    monitor: str = "map@r",
-    keep_start: bool = True,
+    patience: int = TrainingSettings.patience,
+    keep_start: bool = TrainingSettings.keep_start,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> FitResult:
     """Train a compiled learner, and leave it with the weights of its best epoch.
 
-    Before the first step and after each epoch it is judged by retrieval on `validation_store`, whose classes must not
+    Before the first step and after each epoch it is judged by MAP@R on `validation_store`, whose classes must not
     be among those of `store`; a training that stays below its start ends early, see `reason_to_stop`. With a
     `checkpoint_folder` a call that was cut off (killed, pre-empted, no more disk) goes on where the newest checkpoint
     stands, and ends as if nothing had happened.
@@ -94,7 +93,6 @@ def fit_learner(
         run_key: tells this training from others, such as a hash of its settings.
         log_folder: for TensorBoard; None writes none.
         patience: epochs without a better value after which to stop; 0 never stops early.
-        monitor: metric that says which epoch is best: `"map@r"` or `"recall@1"`.
         keep_start: whether the network before the first step may be the best one; not where it was judged as the
             result of another training.
         callbacks: further Keras callbacks.
@@ -103,11 +101,9 @@ def fit_learner(
     Raises:
         DataError: E_LOSS_NOT_FINITE as soon as the loss is nan or infinite, E_SPLIT_EMPTY, E_NO_RELEVANT.
         ResourceError: E_INTERRUPTED after SIGTERM, with a checkpoint written; E_DISK_FULL.
-        UsageError: E_NAME_UNKNOWN for `monitor`; E_SAMPLER if a batch cannot be dealt evenly to the replicas;
+        UsageError: E_SAMPLER if a batch cannot be dealt evenly to the replicas;
             E_CHECKPOINT_OTHER if the folder holds another training.
     """
-    if monitor not in METRICS:
-        raise UsageError("E_NAME_UNKNOWN", f"Unknown metric to monitor: {monitor!r}. Known: {list(METRICS)}")
     if not len(store):
         raise DataError("E_SPLIT_EMPTY", "Expected images to train on. Received: none.")
     if sampler.batch_size % replicas():
@@ -129,7 +125,6 @@ def fit_learner(
             termination=termination,
             surroundings=surroundings,
             validation_store=validation_store,
-            monitor=monitor,
             patience=patience,
             keep_start=keep_start,
             keep=checkpoint_folder is not None,

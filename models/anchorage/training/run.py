@@ -22,6 +22,7 @@ from anchorage.training.fit import FitResult, fit_learner
 from anchorage.training.optimizers import LossScaleOptimizer, create_optimizer
 from anchorage.training.recipes import Choice, Facts, choose_settings, tell_choices
 from anchorage.training.schedules import WarmupDecay
+from anchorage.training.settings import OptimizerSettings, TrainingSettings
 
 Settings = Mapping[str, Any]
 
@@ -57,11 +58,10 @@ def train_run(
         validation_store: `RecordStore` of other classes, or None.
         encoder: `name`, `embedding_size` and what else `create_encoder` takes; `params` for the trunk's own.
         loss: `name` and `params`.
-        training: `epochs`, `sampler` (`name`, `params`) and `optimizer`; if wanted `steps_per_epoch`, `patience`,
-            `precision`, `strategy`, `augmentation`, and `methods`, a list of `name` and `params` each. `optimizer`
-            holds `name`, `learning_rate`, `rate_factors`, `frozen_steps`, `params`, and `schedule`, `warmup_steps`,
-            `final_share` of the rate; its groups are `proxies`, `trunk`, `head` and parts of a weight's path. A trunk
-            that is held still, by `frozen_steps` or a factor of 0, keeps the statistics of its batch norm, too.
+        training: what `TrainingSettings` holds, as plain values; `epochs`, `sampler` (`name`, `params`) and `optimizer`
+            at the least. The groups of weights that the optimizer knows are `proxies`, `trunk`, `head` and parts of a
+            weight's path. A trunk that is held still, by `frozen_steps` or a factor of 0, keeps the statistics of its
+            batch norm, too.
         seed: of weights, batches and augmentation; the same seed gives the same learner on the same machine, bit for
             bit on CPUs.
         prepare: gets the built learner before its first step, to give it other weights.
@@ -74,24 +74,23 @@ def train_run(
         AnchorageError: what the parts raise on wrong settings, and `fit_learner` while training.
     """
     settings, recipe = choose_recipe(store, {"encoder": encoder, "loss": loss, "training": training}, verbose)
-    training = dict(settings["training"])
-    sampler_of, optimizer = training.pop("sampler"), training.pop("optimizer")
-    augmentation = create_augmentation(training.pop("augmentation", {}))
-    sampler = create(SAMPLERS, sampler_of["name"], sampler_of.get("params"), {"labels": store.labels, "seed": seed})
-    training["steps_per_epoch"] = training.get("steps_per_epoch") or sampler.steps_per_round
-    methods = training.pop("methods", [])
-    with _precision(training.pop("precision", "float32")), strategy_scope(training.pop("strategy", "")):
+    chosen = TrainingSettings.from_dict(settings["training"])
+    augmentation = create_augmentation(chosen.augmentation)
+    given = {"labels": store.labels, "seed": seed}
+    sampler = create(SAMPLERS, chosen.sampler["name"], chosen.sampler.get("params"), given)
+    steps_per_epoch = chosen.steps_per_epoch or sampler.steps_per_round
+    with _precision(chosen.precision), strategy_scope(chosen.strategy):
         keras.utils.set_random_seed(seed)
         _keep_order()
         learner = build_learner(
             encoder=settings["encoder"],
             loss=settings["loss"],
-            optimizer=optimizer,
-            methods=methods,
+            optimizer=chosen.optimizer,
+            methods=chosen.methods,
             image_size=store.image_size,
             num_classes=len(store.class_names),
-            epochs=training["epochs"],
-            steps_per_epoch=training["steps_per_epoch"],
+            epochs=chosen.epochs,
+            steps_per_epoch=steps_per_epoch,
             seed=seed,
             facts={"class_counts": _class_counts(store), **getattr(sampler, "facts", {})},
         )
@@ -108,7 +107,10 @@ def train_run(
             log_folder=log_folder and Path(log_folder),
             run_key=run_key,
             verbose=verbose,
-            **training,
+            epochs=chosen.epochs,
+            steps_per_epoch=steps_per_epoch,
+            patience=chosen.patience,
+            keep_start=chosen.keep_start,
         )
     return TrainRun(learner, dataclasses.replace(result, settings=settings, recipe=recipe))
 
@@ -136,7 +138,7 @@ def build_learner(
     *,
     encoder: Settings,
     loss: Settings,
-    optimizer: Settings,
+    optimizer: OptimizerSettings | Settings,
     methods: Sequence[Settings] = (),
     image_size: int,
     num_classes: int,
@@ -145,7 +147,7 @@ def build_learner(
     seed: int,
     facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> MetricLearner:
-    """A compiled learner of plain settings, as `train_run` describes them.
+    """A compiled learner of settings as `train_run` describes them; those of the optimizer may be plain ones.
 
     Loss and methods may ask for what the other arguments and `facts` hold by name.
     """
@@ -160,17 +162,22 @@ def build_learner(
     return learner
 
 
-def compile_learner(learner: MetricLearner, optimizer: Settings, steps: int) -> None:
-    """Give a built learner the optimizer of plain settings, as `train_run` describes them, for so many steps.
+def compile_learner(learner: MetricLearner, optimizer: OptimizerSettings | Settings, steps: int) -> None:
+    """Give a built learner the optimizer of its settings, which may be plain ones, for so many steps.
 
     Raises:
         UsageError: what optimizer and schedule raise on wrong settings; E_NAME_UNKNOWN for a group without weights.
     """
-    optimizer = flat_section(optimizer)
-    schedule = {"shape": optimizer.pop("schedule", "constant")}
-    schedule |= {key: optimizer.pop(key) for key in ("warmup_steps", "final_share") if key in optimizer}
-    rate = WarmupDecay(optimizer.pop("learning_rate"), steps, **schedule)
-    made = create_optimizer(learning_rate=rate, groups=_groups(learner.encoder), **optimizer)
+    asked = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings.from_dict(optimizer)
+    rate = WarmupDecay(asked.learning_rate, steps, asked.schedule, asked.warmup_steps, asked.final_share)
+    made = create_optimizer(
+        asked.name,
+        rate,
+        rate_factors=asked.rate_factors,
+        frozen_steps=asked.frozen_steps,
+        groups=_groups(learner.encoder),
+        **asked.params,
+    )
     made.check_groups([weight.path for weight in learner.trainable_variables])
     # What Keras would wrap by itself, but for several replicas.
     learner.compile(LossScaleOptimizer(made) if learner.dtype_policy.name == "mixed_float16" else made)

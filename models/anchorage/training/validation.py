@@ -10,6 +10,7 @@ from anchorage.inference import embed_store
 from anchorage.retrieval.metrics import evaluate_retrieval
 
 METRICS = ("recall@1", "map@r")
+MONITOR = "map@r"  # says which epoch is best
 
 
 def validate(

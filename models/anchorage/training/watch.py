@@ -18,7 +18,7 @@ from anchorage.training.checkpoints import Checkpoints, Progress
 from anchorage.training.optimizers import warm_up_steps
 from anchorage.training.refresh import refresh_sampler
 from anchorage.training.stopping import reason_to_stop
-from anchorage.training.validation import validate
+from anchorage.training.validation import MONITOR, validate
 from anchorage.training.vital_signs import VitalSigns
 
 
@@ -51,7 +51,6 @@ class Watch(keras.callbacks.Callback):
         termination: whether the process was told to end.
         surroundings: the training, which the methods of the learner get to see.
         validation_store: images to judge an epoch by; None for no judgement.
-        monitor: metric that says which epoch is best.
         patience: epochs without a better value before the training ends; 0 for all of them.
         keep_start: whether epoch 0 may be the best one.
         keep: whether the checkpoints outlive the training.
@@ -65,7 +64,6 @@ class Watch(keras.callbacks.Callback):
         termination: Termination,
         surroundings: Surroundings,
         validation_store: Store | None,
-        monitor: str,
         patience: int,
         keep_start: bool,
         keep: bool,
@@ -73,7 +71,7 @@ class Watch(keras.callbacks.Callback):
         super().__init__()
         self.checkpoints, self.progress, self.termination = checkpoints, progress, termination
         self.surroundings = surroundings
-        self.validation_store, self.monitor, self.patience = validation_store, monitor, patience
+        self.validation_store, self.patience = validation_store, patience
         self.keep_start, self.keep = keep_start, keep
         self.signs = VitalSigns(surroundings.store, surroundings.sampler, surroundings.seed)
         self._metrics_at_resume: list[np.ndarray] | None = None
@@ -83,7 +81,7 @@ class Watch(keras.callbacks.Callback):
         """Why the training ends before its last epoch; empty while it goes on."""
         return reason_to_stop(
             self.progress.history,
-            monitor=self.monitor,
+            monitor=MONITOR,
             epochs=self.surroundings.epochs,
             patience=self.patience,
             waited=self.progress.waited,
@@ -97,7 +95,7 @@ class Watch(keras.callbacks.Callback):
         if self.stop_reason or self.progress.best_step != 0:
             return self.stop_reason
         return (
-            f"no epoch was better on the validation classes than the network before training ({self.monitor} "
+            f"no epoch was better on the validation classes than the network before training ({MONITOR} "
             f"{self.progress.best_value:.1%}), which is kept."
         )
 
@@ -113,7 +111,7 @@ class Watch(keras.callbacks.Callback):
             ) from None
         logs |= self._validate()
         if self.keep_start and self.validation_store is not None:
-            self._compare(logs[f"val_{self.monitor}"])
+            self._compare(logs[f"val_{MONITOR}"])
         self._keep(logs)
 
     def on_train_begin(self, logs=None):
@@ -147,7 +145,7 @@ class Watch(keras.callbacks.Callback):
             self._stop_not_finite(str(error))
         logs.update(self._validate())
         if self.validation_store is not None:
-            self._compare(logs[f"val_{self.monitor}"])
+            self._compare(logs[f"val_{MONITOR}"])
         for method in self.model.methods:
             method.after_epoch(self.surroundings, logs)
         # Batches are made ahead of their steps; those that the sampler chooses from now on belong to another `fit`.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from anchorage.judging.calibration_check import calibrate_and_check, draw_classes
+from anchorage.judging.settings import JudgeSettings
 from anchorage.retrieval.calibration import match_probability, show_neighbors
 from anchorage.retrieval.table import Embeddings
 
@@ -18,7 +19,7 @@ def splits(clusters):
 @pytest.fixture(scope="module")
 def check(join):
     def call(splits, **settings):
-        return calibrate_and_check(splits["test"], splits["val"], join(*splits.values()), **settings)
+        return calibrate_and_check(splits["test"], splits["val"], join(*splits.values()), JudgeSettings(**settings))
 
     return call
 
@@ -53,7 +54,7 @@ def test_what_is_checked_is_the_released_gallery_on_the_test_classes(check, join
 
 
 def test_a_calibration_that_holds_says_so(check, splits):
-    found = check(splits, max_error=0.08, required=True)
+    found = check(splits, max_calibration_error=0.08, require_calibration=True)
     assert found["check"]["probability"]["holds"]
     assert found["check"]["probability"]["statement"].startswith("Holds: the calibration error is 0.0")
     assert found["check"]["unknown"]["statement"].startswith("Holds: ")
@@ -70,7 +71,7 @@ def test_a_calibration_that_does_not_hold_says_so_and_is_a_fault_where_it_is_req
     assert "Search shows no match probability." in found["check"]["probability"]["statement"]
     assert not found["check"]["unknown"]["holds"]  # images of "other" classes lie as near as the own ones did
     assert found["faults"] == []
-    faults = check(wrong, required=True)["faults"]
+    faults = check(wrong, require_calibration=True)["faults"]
     assert [fault.partition(":")[0] for fault in faults] == ["Does not hold"] * 2
 
 
@@ -80,10 +81,10 @@ def test_nothing_to_fit_or_to_check_has_a_reason(check, join, splits, clusters):
     assert set(found) == {"split", "reason", "faults"}
     assert "4 classes of 32 queries are too few" in found["reason"]
     assert found["faults"] == []
-    assert check(few, required=True)["faults"] == [f"No match probability: {found['reason']}."]
-    none = calibrate_and_check(splits["test"], None, join(*splits.values()))
+    assert check(few, require_calibration=True)["faults"] == [f"No match probability: {found['reason']}."]
+    none = calibrate_and_check(splits["test"], None, join(*splits.values()), JudgeSettings())
     assert none["reason"] == "there are no embeddings of split 'val' to fit a match probability"
-    unasked = calibrate_and_check(splits["test"], splits["val"], join(splits["train"], splits["val"]))
+    unasked = calibrate_and_check(splits["test"], splits["val"], join(splits["train"], splits["val"]), JudgeSettings())
     assert "no query of split 'test' has another image of its class in the index" in unasked["reason"]
 
 

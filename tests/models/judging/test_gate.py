@@ -5,6 +5,7 @@ import pytest
 
 from anchorage.errors import UsageError
 from anchorage.judging.gate import Comparison, StatisticalGate, Untrained, points
+from anchorage.judging.settings import JudgeSettings
 
 LABELS = np.repeat(np.arange(40), 5)
 
@@ -37,7 +38,7 @@ def first(**changes):
 
 
 def gate(minimum=None, drop=0.02, **settings):
-    return StatisticalGate(minimum or {}, "map@r", drop, **settings)
+    return StatisticalGate(JudgeSettings(minimum=minimum or {}, max_drop=drop, **settings))
 
 
 def test_first_run():
@@ -265,7 +266,6 @@ def test_metric_that_was_not_measured():
         {"confidence": 1.0},
         {"confidence": 0.1},
         {"resamples": 10},
-        {"min_common": 1.5},
     ],
 )
 def test_numbers_out_of_range(settings):

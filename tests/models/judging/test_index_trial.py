@@ -5,6 +5,7 @@ import pytest
 
 from anchorage.errors import DataError
 from anchorage.judging.index_trial import judge_index
+from anchorage.judging.settings import JudgeSettings
 from anchorage.retrieval.index import build_index, save_index
 
 
@@ -17,7 +18,7 @@ def saved(clusters, tmp_path):
 
 def test_an_exact_index_loses_nothing(saved):
     folder, table = saved
-    found = judge_index(folder, table, table, neighbors=5, max_loss=0.0)
+    found = judge_index(folder, table, table, neighbors=5, settings=JudgeSettings(index_loss=0.0))
     assert found["neighbor_recall"] == 1
     assert found["kind"] == "brute_force"
     assert list(found["metrics"]) == ["recall@1", "recall@5"]
@@ -35,7 +36,7 @@ def test_more_leaves_find_more(clusters, tmp_path):
     rows = 20_000  # from here on an index has leaves
     table = clusters(1.0, classes=rows // 5)
     save_index(build_index(table.vectors, neighbors=5, min_recall=0.8), tmp_path)
-    found = judge_index(tmp_path, table, table, neighbors=5, max_loss=1.0)
+    found = judge_index(tmp_path, table, table, neighbors=5, settings=JudgeSettings(index_loss=1.0))
     leaves, recalls = ([entry[key] for entry in found["trade"]] for key in ("leaves", "neighbor_recall"))
     assert leaves == sorted(set(leaves))
     assert recalls[0] < 0.7 < recalls[-1]
@@ -49,7 +50,7 @@ def test_the_query_itself_is_no_answer(saved):
     products = table.vectors @ table.vectors.T
     np.fill_diagonal(products, -2)
     right = table.labels[products.argmax(axis=1)] == table.labels
-    found = judge_index(folder, table, table, neighbors=1, max_loss=0)
+    found = judge_index(folder, table, table, neighbors=1, settings=JudgeSettings(index_loss=0))
     assert found["metrics"]["recall@1"]["through_index"] == pytest.approx(right.mean())
 
 
@@ -59,7 +60,7 @@ def test_what_the_index_forgets_is_held_against_it(clusters, tmp_path):
     wrong = table.vectors.copy()
     wrong[30:] = np.roll(wrong[30:], 6, axis=0)
     save_index(build_index(wrong, neighbors=5), tmp_path)
-    found = judge_index(tmp_path, table, table, neighbors=5, max_loss=0.02)
+    found = judge_index(tmp_path, table, table, neighbors=5, settings=JudgeSettings(index_loss=0.02))
     assert found["neighbor_recall"] < 0.7
     lost = found["metrics"]["recall@1"]
     assert lost["exact"] - lost["through_index"] > 0.3
@@ -68,13 +69,19 @@ def test_what_the_index_forgets_is_held_against_it(clusters, tmp_path):
 
 def test_limits(saved):
     folder, table = saved
-    found = judge_index(folder, table, table, neighbors=5, max_loss=0, max_p99_ms=1e-6, max_memory_mib=1e-6)
+    found = judge_index(
+        folder,
+        table,
+        table,
+        neighbors=5,
+        settings=JudgeSettings(index_loss=0, index_p99_ms=1e-6, index_memory_mib=1e-6),
+    )
     assert [fault.split(";")[1] for fault in found["faults"]] == [" the limit is 1e-06 ms.", " the limit is 1e-06 MiB."]
 
 
 def test_parts_that_do_not_fit(saved, clusters):
     folder, table = saved
     with pytest.raises(DataError, match=r"E_RELEASE_MIXED: .* each of the 60 rows of the index. Received: 59"):
-        judge_index(folder, table.select(np.arange(59)), table, neighbors=5, max_loss=0)
+        judge_index(folder, table.select(np.arange(59)), table, neighbors=5, settings=JudgeSettings(index_loss=0))
     with pytest.raises(DataError, match=r"E_NO_RELEVANT"):
-        judge_index(folder, table, clusters(0.1, split="foreign"), neighbors=5, max_loss=0)
+        judge_index(folder, table, clusters(0.1, split="foreign"), neighbors=5, settings=JudgeSettings(index_loss=0))

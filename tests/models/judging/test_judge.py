@@ -5,9 +5,8 @@ import pytest
 
 from anchorage.errors import DataError, UsageError
 from anchorage.judging.calibration_check import calibrate_and_check
-from anchorage.judging.gate import StatisticalGate
 from anchorage.judging.judge import identify_set, judge_candidate
-from anchorage.judging.numbers import Ways
+from anchorage.judging.settings import JudgeSettings
 
 EXPERIMENT = {
     "name": "icons",
@@ -21,13 +20,10 @@ EXPERIMENT = {
 
 @pytest.fixture
 def judge():
-    def call(candidate, baseline=None, floor=0.1, **changes):
+    def call(candidate, baseline=None, settings=None, **changes):
+        values = {"metrics": ["recall@1", "recall@2"], "minimum": {"map@r": 0.1}, "max_drop": 0.01, "resamples": 200}
         arguments = {
-            "split": "test",
-            "metrics": ["recall@1", "recall@2"],
-            "primary": "map@r",
-            "minimum": {"map@r": floor},
-            "gate": StatisticalGate({"map@r": floor}, "map@r", 0.01, resamples=200),
+            "settings": JudgeSettings(**{**values, "slices": [], **(settings or {})}),
             "baseline": baseline,
             "baseline_facts": {"version": baseline and 3, "reason": "Because."},
             "context": {"facts": {"experiment": EXPERIMENT, "run_key": "abc", "limits": ["Only icons."]}},
@@ -121,6 +117,26 @@ def test_identity_card(judge, clusters):
     assert judge(clusters(0.3), context={})["experiment"] == "unnamed experiment"
 
 
+def test_the_card_tells_the_spread_over_seeds_and_what_the_intervals_cover(judge, clusters):
+    found = {"mean": 0.469, "deviation": 0.004, "lowest": 0.464, "highest": 0.475}
+    spread = {"metrics": {"map@r": found}, "seeds": [1, 2], "machines": 1, "trainings": 2, "same_code": True}
+    facts = {"experiment": EXPERIMENT}
+    report = judge(clusters(0.3), context={"facts": facts, "spread": spread})
+    assert report["spread"] == spread
+    card = report["identity"]
+    assert card["model"]["Spread over seeds"] == "MAP@R 46.9 ± 0.4 (46.4 to 47.5) over 2 seeds on 1 machine"
+    assert any("mean ± standard deviation" in limit for limit in card["limits"])
+    alone = judge(clusters(0.3), context={"facts": facts, "spread": {}})
+    assert "spread" not in alone
+    told = "One training, seed 7. The spread over seeds is not measured: `anchorage spread FILE`"
+    assert alone["identity"]["model"]["Spread over seeds"] == told
+    for one in (card, alone["identity"]):
+        covered = (
+            "The 95 % intervals beside the numbers cover the choice of test classes, not the seed of the training."
+        )
+        assert covered in one["limits"]
+
+
 def test_split_rule_is_what_the_audit_found(judge, clusters):
     def rule(**context):
         return judge(clusters(0.3), context=context)["identity"]["data"].get("Split rule")
@@ -154,7 +170,7 @@ def test_empty_and_hopeless_splits(judge, clusters):
     with pytest.raises(DataError, match="E_NO_RELEVANT"):
         judge(clusters(0.3, per_class=1))
     with pytest.raises(UsageError, match="E_METRIC_UNKNOWN"):
-        judge(clusters(0.3), metrics=["recall"])
+        judge(clusters(0.3), settings={"metrics": ["recall"]})
 
 
 def test_release_with_hardly_a_common_image_holds(judge, clusters):
@@ -187,9 +203,13 @@ def test_a_broken_promise_of_the_calibration_holds_the_candidate(judge, clusters
 def test_what_the_report_can_draw(judge, clusters, join):
     good, bad = clusters(0.5, classes=12, per_class=6), clusters(1.5, classes=12, per_class=6)
     validation = clusters(0.9, 20, 8, split="val", seed=1)
-    calibration = calibrate_and_check(good, validation, join(good, validation))
+    calibration = calibrate_and_check(good, validation, join(good, validation), JudgeSettings())
     report = judge(
-        good, bad, slices=["confused", "class_size"], clustering=True, validation=validation, calibration=calibration
+        good,
+        bad,
+        {"slices": ["confused", "class_size"], "clustering": True},
+        validation=validation,
+        calibration=calibration,
     )
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["comparison"]["metrics"]["map@r"]["low"] > 0
@@ -212,12 +232,13 @@ def test_ways_to_ask(judge, clusters):
     table = clusters(0.6, classes=6, per_class=6)
     table.columns["family"] = np.array([f"family {n % 3}" for n in range(36)], object)
     table.columns["kind"] = np.array(["low" if label[-1] in "012" else "high" for label in table.labels], object)
-    plain = judge(table, metrics=["recall@1", "graded_ndcg@5"], ways=Ways(parents="kind"))
-    apart = judge(table, metrics=["recall@1", "graded_ndcg@5"], ways=Ways("family", "kind"), slices=["family"])
+    graded = {"metrics": ["recall@1", "graded_ndcg@5"], "parents": "kind"}
+    plain = judge(table, settings=graded)
+    apart = judge(table, settings={**graded, "leave_out": "family", "slices": ["family"]})
     assert plain["metrics"]["recall@1"]["convention"].endswith("a query never meets itself")
     assert apart["metrics"]["recall@1"]["convention"].endswith("nor anything of its own family")
     assert apart["verification"]["pairs"]["same_class"] == 36 * 4
     assert plain["verification"]["pairs"]["same_class"] == 36 * 5
     assert apart["recall_curve"]["candidate"][0] == pytest.approx(apart["metrics"]["recall@1"]["value"])
     with pytest.raises(UsageError, match=r"E_COLUMN: Expected a column 'camera' .* Received: \['family', 'kind'\]"):
-        judge(table, ways=Ways("camera"))
+        judge(table, settings={"leave_out": "camera"})

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from anchorage.errors import UsageError
-from anchorage.judging.gate import StatisticalGate
 from anchorage.judging.judge import judge_candidate
+from anchorage.judging.settings import JudgeSettings
 from anchorage.judging.two_releases import JUDGED, compare_releases
 from anchorage.release import Release
 from anchorage.retrieval.table import write_table
@@ -22,11 +22,7 @@ def release(clusters, tmp_path):
         table = clusters(noise, classes=10)
         report = judge_candidate(
             table,
-            split="test",
-            metrics=["recall@1"],
-            primary="map@r",
-            minimum={"recall@1": 0.1},
-            gate=StatisticalGate({}, "map@r", 0.5),
+            JudgeSettings(metrics=["recall@1"], minimum={"recall@1": 0.1}, max_drop=0.5),
             baseline_facts={"version": None, "reason": "Nothing was published yet."},
             validation=clusters(noise, classes=10, split="val"),
             context={"facts": {"experiment": {"name": "toy", "seed": 3, "evaluation": EVALUATION}}},

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from anchorage.errors import DataError
-from anchorage.judging.numbers import Ways, evaluate
+from anchorage.judging.numbers import evaluate
+from anchorage.judging.settings import Ways
 from anchorage.judging.untrained import compare_untrained
 
 

@@ -63,7 +63,7 @@ def test_matches_reference(rows, classes, alpha, reducer, normalize, against, se
         references = References(*masks, *((columns, others) if against == "memory" else ()))
     both = (units(embeddings), units(columns)) if normalize else (embeddings, columns)
     wanted = reference(*both, masks, alpha, reducer)
-    assert float(loss(embeddings, labels, references)) == pytest.approx(wanted, rel=1e-8, abs=1e-10)
+    assert float(loss(embeddings, labels, references=references)) == pytest.approx(wanted, rel=1e-8, abs=1e-10)
 
 
 @pytest.mark.parametrize("against", ["batch", "memory", "kept pairs"])
@@ -76,7 +76,7 @@ def test_gradient_is_that_of_all_triplets_written_out(against):
         masks = tuple(mask & (rng.random(mask.shape) < 0.7) for mask in masks)
         references = References(*masks, *((memory, others) if against == "memory" else ()))
     with tf.GradientTape() as tape:
-        value = AngularLoss(45.0, dtype="float64")(embeddings, labels, references)
+        value = AngularLoss(45.0, dtype="float64")(embeddings, labels, references=references)
     gradient = tape.gradient(value, embeddings)
     with tf.GradientTape() as tape:
         x = tf.math.l2_normalize(embeddings, axis=1)

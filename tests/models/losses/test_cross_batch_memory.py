@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from anchorage.learner import MetricLearner
 from anchorage.losses import LOSSES
-from anchorage.losses._wrapped import call_arguments
+from anchorage.losses.base import call_arguments
 from anchorage.losses.cross_batch_memory import CrossBatchMemoryLoss
 
 

@@ -66,7 +66,7 @@ def test_matches_reference_with_a_memory(size):
         near = np.sum(np.exp(1 - np.linalg.norm(foes - x[a], axis=1)))
         near += np.sum(np.exp(1 - np.linalg.norm(foes - y[p], axis=1)))
         costs.append(max(0.0, np.log(near) + np.linalg.norm(x[a] - y[p])) ** 2 / 2)
-    value = LiftedStructureLoss(dtype="float64")(x, labels, References(*kept, y, others, present))
+    value = LiftedStructureLoss(dtype="float64")(x, labels, references=References(*kept, y, others, present))
     assert float(value) == pytest.approx(np.mean(costs), rel=1e-8)
 
 

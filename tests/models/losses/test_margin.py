@@ -73,7 +73,7 @@ def test_all_triplets_match_reference(rows, classes, margin, beta, against, seed
                 costs += [max(0, d[a, p] - beta + margin), max(0, beta - d[a, n] + margin)]
     wanted = sum(costs) / max(1, sum(cost > 0 for cost in costs))
     loss = MarginLoss(margin, beta, beta_per_class=False, mining="all", dtype="float64")
-    assert float(loss(x, labels, references)) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+    assert float(loss(x, labels, references=references)) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
 def units(x):
@@ -87,8 +87,8 @@ def test_one_positive_and_one_drawn_negative_an_anchor():
     positives, negatives = np.zeros((2, 4, 4), bool)
     positives[0, 1:3] = negatives[0, 3] = True
     loss = MarginLoss(margin=1.5, beta=1.0, beta_per_class=False, positives_per_anchor="one", seed=4, dtype="float64")
-    batch = x, np.array([0, 0, 0, 1]), References(positives, negatives)
-    values = {round(float(loss(*batch)), 6) for _ in range(30)}
+    batch, references = (x, np.array([0, 0, 0, 1])), References(positives, negatives)
+    values = {round(float(loss(*batch, references=references)), 6) for _ in range(30)}
     # (d_ap - 1 + 1.5 + 1 - 2 + 1.5) / 2 for d_ap = 1 and sqrt(2)
     assert values == {1.0, 1.207107}
 

@@ -201,7 +201,7 @@ def test_python_of_the_page_runs(snippet):
 
 
 def test_modules_and_commands_that_the_page_names_are_there():
-    for path in set(re.findall(r"`(models(?:\.\w+)+)", PAGE)):
+    for path in set(re.findall(r"`(anchorage(?:\.\w+)+)", PAGE)):
         assert pkgutil.resolve_name(path)
     verbs = create_parser()._subparsers._group_actions[0].choices
-    assert set(re.findall(r"anchorage (\w+)", PAGE)) <= set(verbs)
+    assert set(re.findall(r"`anchorage (\w+)", PAGE)) <= set(verbs)

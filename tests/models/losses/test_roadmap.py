@@ -121,7 +121,8 @@ def test_matches_reference_with_a_memory(rows, size, seed):
     wanted = 1 - np.mean(values) if values else 0.0
     wanted += sum(np.mean(part[part > 0]) for part in (low, high) if np.any(part > 0))
     loss = RoadmapLoss(dtype="float64")
-    assert float(loss(x, labels, References(same, ~same, y, others))) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+    references = References(same, ~same, y, others)
+    assert float(loss(x, labels, references=references)) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
 def test_slope_is_that_of_the_step():

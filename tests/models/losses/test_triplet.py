@@ -120,7 +120,7 @@ def test_matches_reference(rows, classes, mining, margin, miner_margin, smooth, 
     if against != "batch":
         masks = tuple(mask & (rng.random(mask.shape) < 0.8) for mask in masks)
         references = References(*masks, *((columns, others) if against == "memory" else ()))
-    value = float(TripletLoss(margin, dtype="float64", **params)(embeddings, labels, references))
+    value = float(TripletLoss(margin, dtype="float64", **params)(embeddings, labels, references=references))
     wanted = reference(units(embeddings), units(columns), masks, labels, margin=margin, **params)
     assert value == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
@@ -147,7 +147,7 @@ def test_gradient_is_that_of_all_triplets_written_out(smooth, swap, against):
         references = References(*masks, *((memory, others) if against == "memory" else ()))
     loss = TripletLoss(0.3, smooth=smooth, swap=swap, reducer="sum", dtype="float64")
     with tf.GradientTape() as tape:
-        value = loss(embeddings, labels, references)
+        value = loss(embeddings, labels, references=references)
     gradient = tape.gradient(value, embeddings)
     with tf.GradientTape() as tape:
         x = tf.math.l2_normalize(embeddings, axis=1)
@@ -178,3 +178,10 @@ def lengths(x, y):
 def test_wrong_values_are_told(params, text):
     with pytest.raises(ValueError, match=text):
         TripletLoss(**params)
+
+
+def test_a_negative_as_far_as_the_positive_is_not_semi_hard():
+    rows = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], "float32")
+    loss = TripletLoss(margin=0.5, mining="semi_hard", miner_margin=0.5, normalize=False)
+    # Anchor 0 has positive and negative at distance 1; to anchor 1 the negative is 2 away, more than 1 + 0.5.
+    assert float(loss(rows, np.array([0, 0, 1]))) == 0.0

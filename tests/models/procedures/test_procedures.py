@@ -11,13 +11,12 @@ import pytest
 
 from anchorage.errors import ResourceError, UsageError
 from anchorage.inference import embed_store
-from anchorage.procedures import PROCEDURES, procedure
+from anchorage.procedures import PROCEDURES, procedure, run_training
 from anchorage.procedures.class_folds import combine_encoders
 from anchorage.procedures.pseudo_clusters import spherical_kmeans
 from anchorage.serving.export import export_encoder
 from anchorage.training import watch
 from anchorage.training.fit import FitResult
-from anchorage.training.run import train_run
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def section(name, **params):
 def test_weak_labels_come_first(store, validation_store, settings, watched):
     pattern = r"/(\d)\.png$"
     arguments = settings(epochs=2, procedure=section("weak_labels", pattern=pattern, weak_epochs=1, labelled_share=0.5))
-    learner, result = train_run(store, validation_store, **arguments)
+    learner, result = run_training(store, validation_store, **arguments)
     weak, human = watched["weak-labels"], watched["human-labels"]
     assert list(watched) == ["weak-labels", "human-labels"]
     assert (len(weak[1]), weak[1].class_names) == (48, [str(n) for n in range(6)])
@@ -59,7 +58,7 @@ def test_weak_labels_come_first(store, validation_store, settings, watched):
 
 def test_clusters_are_drawn_anew(store, validation_store, settings, watched, tmp_path):
     arguments = settings(epochs=3, procedure=section("pseudo_clusters", num_pseudo_classes=6, refresh_every=2))
-    learner, result = train_run(store, validation_store, **arguments, log_folder=tmp_path)
+    learner, result = run_training(store, validation_store, **arguments, log_folder=tmp_path)
     assert list(watched) == ["round-0", "round-1"]
     assert [row["stage"] for row in result.history] == [0, 0, 0, 1, 1]
     for number, (_, clustered, _) in enumerate(watched.values()):
@@ -96,7 +95,7 @@ def test_spherical_kmeans_finds_directions():
 def test_an_ensemble_over_folds(store, validation_store, settings, watched, tmp_path):
     arguments = settings(epochs=2, sampler=section("class_batches", classes=3, per_class=2))
     arguments["training"]["procedure"] = section("class_folds", folds=2)
-    learner, result = train_run(store, validation_store, **arguments, log_folder=tmp_path)
+    learner, result = run_training(store, validation_store, **arguments, log_folder=tmp_path)
     trained = [set(part.class_names) for _, part, _ in watched.values()]
     judged = [set(options["validation_store"].class_names) for _, _, options in watched.values()]
     assert trained == judged[::-1]
@@ -134,7 +133,7 @@ def test_cut_off_within_its_second_training_it_goes_on(name, store, validation_s
     sampler = section("class_batches", classes=3, per_class=2)
     arguments = settings(epochs=epochs, steps_per_epoch=25, sampler=sampler, procedure=section(name, **params))
     arguments["loss"] = {"name": "proxy_nca", "params": {"include_positive": True}}
-    straight = train_run(store, validation_store, **arguments)
+    straight = run_training(store, validation_store, **arguments)
     steps, plain = [], watch.Watch.on_train_batch_end
 
     def stopping(self, batch, logs=None):
@@ -146,8 +145,8 @@ def test_cut_off_within_its_second_training_it_goes_on(name, store, validation_s
     monkeypatch.setattr(watch.Watch, "on_train_batch_end", stopping)
     kept = {"checkpoint_folder": tmp_path, "run_key": "a"}
     with pytest.raises(ResourceError, match="E_INTERRUPTED"):
-        train_run(store, validation_store, **arguments, **kept)
-    again = train_run(store, validation_store, **arguments, **kept)
+        run_training(store, validation_store, **arguments, **kept)
+    again = run_training(store, validation_store, **arguments, **kept)
     assert len(steps) in (75, 100)  # no step is made twice
     assert again.result.history == straight.result.history
     for ours, theirs in zip(again.learner.get_weights(), straight.learner.get_weights(), strict=True):
@@ -183,4 +182,4 @@ def test_every_procedure_says_what_it_does():
 
 def test_wrong_names_are_told(store, settings):
     with pytest.raises(UsageError, match=r"E_NAME_UNKNOWN.*'self_training'"):
-        train_run(store, None, **settings(procedure=section("self_trainin")))
+        run_training(store, None, **settings(procedure=section("self_trainin")))

@@ -5,10 +5,9 @@ import pyarrow.parquet as parquet
 import pytest
 
 from anchorage.errors import UsageError
-from anchorage.procedures import procedure
+from anchorage.procedures import procedure, run_training
 from anchorage.procedures.self_training import SelfTraining, follow
 from anchorage.training import run
-from anchorage.training.run import train_run
 
 FILE = "17-annotation-efficient"
 
@@ -63,7 +62,7 @@ def arguments(settings):
 
 def test_a_killed_one_goes_on_and_the_labels_are_told(store, validation_store, arguments, monkeypatch, tmp_path):
     settings = arguments(stop_after=0)
-    straight = train_run(store, validation_store, **settings, log_folder=tmp_path / "logs")
+    straight = run_training(store, validation_store, **settings, log_folder=tmp_path / "logs")
     names, plain = [], procedure.Task.train
 
     def counting(self, name, **options):
@@ -75,11 +74,11 @@ def test_a_killed_one_goes_on_and_the_labels_are_told(store, validation_store, a
     monkeypatch.setattr(procedure.Task, "train", counting)
     kept = {"checkpoint_folder": tmp_path / "checkpoints", "run_key": "a"}
     with pytest.raises(KeyboardInterrupt):
-        train_run(store, validation_store, **settings, **kept)
+        run_training(store, validation_store, **settings, **kept)
     monkeypatch.setattr(procedure.Task, "train", plain)
     fits, fit = [], run.fit_learner
     monkeypatch.setattr(run, "fit_learner", lambda *a, **k: fits.append(fit(*a, **k)) or fits[-1])
-    again = train_run(store, validation_store, **settings, **kept)
+    again = run_training(store, validation_store, **settings, **kept)
     assert names == ["stage-0-human", "stage-1-human", "stage-1-pseudo", "stage-2-human"]
     assert [result.resumed_step for result in fits] == [10, 10, 10, 0, 0]
     assert again.result.history == straight.result.history
@@ -101,8 +100,8 @@ def test_a_killed_one_goes_on_and_the_labels_are_told(store, validation_store, a
 
 def test_what_it_cannot_do_without(store, validation_store, arguments):
     with pytest.raises(UsageError, match="E_NO_VALIDATION"):
-        train_run(store, None, **arguments())
+        run_training(store, None, **arguments())
     with pytest.raises(UsageError, match="E_NOTHING_UNLABELLED"):
-        train_run(store, validation_store, **arguments(labelled_share=1.0))
+        run_training(store, validation_store, **arguments(labelled_share=1.0))
     with pytest.raises(ValueError, match="`schedule` must be one of"):
         SelfTraining(schedule="best")

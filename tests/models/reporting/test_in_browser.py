@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from anchorage.judging.calibration_check import calibrate_and_check
-from anchorage.judging.gate import StatisticalGate
 from anchorage.judging.judge import judge_candidate
+from anchorage.judging.settings import JudgeSettings
 from anchorage.reporting.page import CAP
 from anchorage.reporting.report import write_report
 
@@ -111,19 +111,15 @@ def browser(tmp_path):
 def page(clusters, join, tmp_path):
     """A report with every part that a few clusters can give, and a picture for each image."""
     candidate, validation = clusters(1.6, classes=12), clusters(1.6, classes=20, split="val", seed=1)
+    settings = JudgeSettings(metrics=["recall@1"], minimum={"map@r": 0.1})
     report = judge_candidate(
         candidate,
-        split="test",
-        metrics=["recall@1"],
-        primary="map@r",
-        minimum={"map@r": 0.1},
-        gate=StatisticalGate({"map@r": 0.1}, "map@r", 0.02),
+        settings,
         baseline=clusters(2.2, classes=12, seed=4),
         baseline_facts={"version": 2, "reason": "Release 2 is current.", "first": False},
         untrained={"raw pixels": clusters(4.0, classes=12, seed=2)},
         validation=validation,
-        calibration=calibrate_and_check(candidate, validation, join(candidate, validation)),
-        slices=["class_size", "confused"],
+        calibration=calibrate_and_check(candidate, validation, join(candidate, validation), settings),
         context={
             "training": {
                 "best_epoch": 1,

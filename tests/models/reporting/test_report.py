@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from anchorage.judging.calibration_check import calibrate_and_check
-from anchorage.judging.gate import StatisticalGate
 from anchorage.judging.judge import judge_candidate
+from anchorage.judging.settings import JudgeSettings
 from anchorage.reporting.figures import FIGURES, find
 from anchorage.reporting.page import SECTIONS, describe, render_page
 from anchorage.reporting.report import write_report
@@ -78,19 +78,16 @@ class Page(HTMLParser):
 def judged(clusters, join):
     def judge(candidate=None, baseline=None, untrained=None, **context):
         candidate = clusters(1.0) if candidate is None else candidate
+        settings = JudgeSettings(metrics=["recall@1"], max_drop=1.0, slices=[])
         validation = clusters(1.0, 20, split="val", seed=1)
         return judge_candidate(
             candidate,
-            split="test",
-            metrics=["recall@1"],
-            primary="map@r",
-            minimum={},
-            gate=StatisticalGate({}, "map@r", 1.0),
+            settings,
             baseline=baseline,
             baseline_facts={"version": 2 if baseline else None, "reason": "Because."},
             untrained=untrained,
             validation=validation,
-            calibration=calibrate_and_check(candidate, validation, join(candidate, validation)),
+            calibration=calibrate_and_check(candidate, validation, join(candidate, validation), settings),
             context=context,
         )
 
@@ -164,7 +161,7 @@ def test_old_and_new_answers_stand_below_each_other(written):
 
 def test_missing_pictures_are_marked(written):
     report, _, _ = written
-    assert render_page(report, {}, {}).count("picture<br>missing") > 50
+    assert render_page(report, {}, {}).count("image<br>missing") > 50
 
 
 def test_page_stays_under_its_cap(written):

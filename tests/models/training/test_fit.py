@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anchorage.data.sampling import ClassBatches
-from anchorage.errors import DataError, ResourceError, UsageError
+from anchorage.errors import DataError, ResourceError
 from anchorage.training import watch
 from anchorage.training.fit import fit_learner
 from anchorage.training.run import build_learner, train_run
@@ -268,11 +268,6 @@ def test_stored_weights_that_are_not_finite_are_told_before_the_first_step(rig):
     learner.encoder.get_layer("projection").bias.assign([np.nan] * 8)
     with pytest.raises(DataError, match="E_LOSS_NOT_FINITE: Before the first step, embeddings became nan"):
         rig.fit(learner)
-
-
-def test_wrong_arguments_are_named(rig):
-    with pytest.raises(UsageError, match=r"Unknown metric to monitor: 'loss'\. Known: \['recall@1', 'map@r'\]"):
-        rig.fit(monitor="loss")
 
 
 def test_losses_that_ask_for_the_sizes_of_the_classes_get_them(store, settings):

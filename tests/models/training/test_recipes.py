@@ -9,11 +9,11 @@ import pytest
 from anchorage.data.sampling import SAMPLERS
 from anchorage.losses import LOSSES, create_loss
 from anchorage.methods import METHODS
+from anchorage.procedures import run_training
 from anchorage.proxies.bank import start_at_class_means
 from anchorage.registry import constructor_parameters, create
 from anchorage.training import recipes
 from anchorage.training.recipes import DIRECTION_PROXIES, WRITTEN, Facts, choose_settings, tell_choices
-from anchorage.training.run import train_run
 
 OPEN = {
     "encoder": {"name": "small", "embedding_size": 8, "weights": None, "frozen_norm": None, "params": {}},
@@ -214,7 +214,7 @@ def test_what_may_be_chosen_is_there_and_named_for_the_cache_key():
 def test_a_training_without_any_setting(store, validation_store, capsys):
     given = settings(False, epochs=2)
     given["encoder"]["params"] = {"widths": [4, 8]}
-    result = train_run(store, validation_store, **given, seed=1, verbose=2).result
+    result = run_training(store, validation_store, **given, seed=1, verbose=2).result
     assert "recipe for a trunk with random weights, 8 training classes of 6 images" in capsys.readouterr().out
     assert result.settings["loss"]["name"] == "multi_proxy_anchor"
     assert result.settings["training"]["epochs"] == 2
@@ -226,5 +226,5 @@ def test_a_procedure_chooses_batches_for_the_classes_of_each_training(store, val
     given = settings(False, {"name": "triplet", "params": {}}, epochs=1)
     given["training"]["procedure"] = {"name": "class_folds", "params": {"folds": 2}}
     given["encoder"]["params"] = {"widths": [4, 8]}
-    result = train_run(store, validation_store, **given, seed=1, verbose=0).result
+    result = run_training(store, validation_store, **given, seed=1, verbose=0).result
     assert [row["stage"] for row in result.history] == [0, 0, 1, 1]

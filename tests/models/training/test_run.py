@@ -56,6 +56,7 @@ def test_saved_whole(run, tmp_path):
         ({"sampler": {"name": "shuffled_batches", "params": {"size": 2}}}, "E_PARAMETER_UNKNOWN"),
         ({"optimizer": {"name": "lion", "learning_rate": 1e-3}}, "E_NAME_UNKNOWN"),
         ({"augmentation": {"blur": 0.5}}, "E_NAME_UNKNOWN"),
+        ({"monitor": "recall@1"}, "E_PARAMETER_UNKNOWN: training takes .*'patience'.* Received unknown: .'monitor'"),
     ],
 )
 def test_wrong_settings_are_named(store, settings, change, message):
@@ -65,7 +66,9 @@ def test_wrong_settings_are_named(store, settings, change, message):
 
 def test_a_saved_learner_loads_in_a_new_process(run, tmp_path):
     run.learner.save(tmp_path / "learner.keras")
-    code = f"import models; print(len(models.load_learner({str(tmp_path / 'learner.keras')!r}).loss_layer.weights))"
+    code = (
+        f"import anchorage; print(len(anchorage.load_learner({str(tmp_path / 'learner.keras')!r}).loss_layer.weights))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(len(run.learner.loss_layer.weights))

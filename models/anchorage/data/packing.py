@@ -1,0 +1,57 @@
+"""Encoded images in, records of the size that training reads out: what both ways to train pack with."""
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+
+from anchorage.data.examples import ImageExample
+from anchorage.data.images import check_image, load_image
+from anchorage.data.store import Record
+from anchorage.errors import DataError
+
+_BATCH = 64  # images decoded at once
+
+
+def decode_records(examples: Iterable[ImageExample], image_size: int, fit: str) -> Iterator[Record]:
+    """Decoded and resized records, in order; memory holds one batch of them.
+
+    Args:
+        examples: images that were checked before.
+        image_size: side of the records in pixels.
+        fit: "crop", "pad" or "squash", see `anchorage.data.images.resize_image`.
+
+    Raises:
+        DataError: a code of `check_image` if an image cannot be decoded after all.
+    """
+    import tensorflow as tf
+
+    load, examples = _loader(image_size, fit), iter(examples)
+    while batch := list(itertools.islice(examples, _BATCH)):
+        try:
+            images = load(tf.constant([example.image for example in batch])).numpy()
+        except tf.errors.InvalidArgumentError:
+            raise _undecodable(batch) from None
+        for example, image in zip(batch, images, strict=True):
+            yield Record(example.id, example.label, example.role, image)
+
+
+@functools.cache
+def _loader(image_size: int, fit: str):
+    """Decodes a batch in one call: TensorFlow runs its images side by side."""
+    import tensorflow as tf
+
+    def load(images):
+        return tf.map_fn(lambda data: load_image(data, image_size, fit), images, fn_output_signature=tf.uint8)
+
+    return tf.function(load, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+
+
+def _undecodable(batch: list[ImageExample]) -> DataError:
+    """The error of the first image in the batch that cannot be decoded."""
+    for example in batch:
+        fault = check_image(example.image)
+        if fault is not None:
+            return DataError(
+                fault.code, f"{example.id!r} in examples that were to hold checked images: {fault.message}"
+            )
+    return DataError("E_IMAGE_DAMAGED", f"One image of {batch[0].id!r} to {batch[-1].id!r} cannot be decoded")
