@@ -29,7 +29,7 @@ test: setup lint .venv-jax/installed ## install, lint, all tests
 	@echo '== tests'
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not grid"
 
-test-all: setup lint ## the same with every combination of the losses' settings and degenerate batches
+test-all: setup lint .venv-jax/installed ## the same with every combination of the losses' settings and degenerate batches
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: setup lint ## install, lint, quick tests of the losses and models
@@ -52,6 +52,7 @@ lint: setup
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
+	@$(PYTHON) -m mypy --python-version 3.10 --package anchorage
 	@.venv/bin/lint-imports
 
 data: setup ## build the icon-retrieval set under data/icons

@@ -1,0 +1,57 @@
+"""The three scripts in pipeline/examples run as a reader would run them, and do what they say."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "pipeline" / "examples"
+
+
+def run(script, *arguments, cwd, **environment):
+    done = subprocess.run(
+        [sys.executable, FOLDER / script, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_losses_only(tmp_path):
+    told = run("losses_only.py", cwd=tmp_path)
+    values = {
+        name: (float(a), float(b)) for name, a, b in re.findall(r"(\S+) on .*: ([\d.]+) .*, ([\d.]+) after", told)
+    }
+    assert set(values) == {"recall@1", "map@r"}
+    for before, after in values.values():
+        assert after > before + 0.2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own_loss(tmp_path):
+    told = run("own_loss.py", tmp_path, cwd=tmp_path)
+    first, last = re.search(r"loss: ([\d.]+) in the first epoch, ([\d.]+) in the last", told).groups()
+    assert float(last) < 0.8 * float(first)
+    assert "loaded with push=2.0" in told
+
+
+@pytest.mark.slow
+def test_own_data(tmp_path):
+    told = run("own_data.py", tmp_path / "out", cwd=tmp_path)
+    values = re.search(r"\{.*\}", told).group()
+    assert "'recall@1'" in values
+    assert len(re.findall(r"^\S+ -> \S+ \(\d\.\d\d\)$", told, re.MULTILINE)) == 3
+    assert (tmp_path / "out" / "saved_model").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_scripts_are_short_and_all_tried():
+    scripts = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in FOLDER.glob("*.py")}
+    assert set(scripts) == {"losses_only.py", "own_data.py", "own_loss.py"}
+    assert max(scripts.values()) <= 60
