@@ -7,23 +7,18 @@ if TYPE_CHECKING:
     from anchorage.retrieval.clustering import cluster_metrics
     from anchorage.retrieval.metrics import RetrievalResult, evaluate_retrieval
     from anchorage.retrieval.neighbors import nearest_neighbors
-    from anchorage.retrieval.protocols import Protocol, evaluate_protocol
 
 __all__ = [
-    "Protocol",
     "RetrievalResult",
     "cluster_metrics",
-    "evaluate_protocol",
     "evaluate_retrieval",
     "nearest_neighbors",
 ]
 
 # Imported on first use: who reads an embedding table does not depend on the metrics.
 _HOMES = {
-    "Protocol": "protocols",
     "RetrievalResult": "metrics",
     "cluster_metrics": "clustering",
-    "evaluate_protocol": "protocols",
     "evaluate_retrieval": "metrics",
     "nearest_neighbors": "neighbors",
 }
