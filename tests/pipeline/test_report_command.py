@@ -76,7 +76,7 @@ def test_one_release_and_two(opened, tmp_path, capsys):
     page = (tmp_path / "report-1-2/report.html").read_text("utf-8")
     assert opened[-1] == (tmp_path / "report-1-2/report.html").as_uri()
     assert 'src="data:image/png' in page
-    assert "picture<br>missing" in page  # of the images, 12 are gone
+    assert "image<br>missing" in page  # of the images, 12 are gone
     assert main(["report", "2", str(tmp_path / "releases/toy/1"), "--output", "back"]) == 0
     assert json.loads((tmp_path / "back/report.json").read_text("utf-8"))["verdict"]["case"] == "worse"
 
