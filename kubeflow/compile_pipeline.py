@@ -11,7 +11,7 @@ from pathlib import Path
 from anchorage.errors import AnchorageError, UsageError
 from anchorage_pipeline.config import Experiment, load_experiment
 from anchorage_pipeline.graph import Fingerprints, Places, create_pipeline
-from anchorage_pipeline.progress import hush_tensorflow
+from anchorage_pipeline.progress import silence_tensorflow
 
 
 def compile_experiment(experiment: Experiment, output: Path, *, image: str, volume: str, pipeline_root: str) -> None:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--volume", default="/mnt/anchorage", help="shared folder in every container (%(default)s)")
     parser.add_argument("--pipeline-root", help="where artifacts go (default: <volume>/artifacts/<name>)")
     options = parser.parse_args(arguments)
-    hush_tensorflow()
+    silence_tensorflow()
     try:
         experiment = load_experiment(options.experiment)
         root = options.pipeline_root or f"{options.volume}/artifacts/{experiment.name}"

@@ -74,7 +74,7 @@ def _check_leaks(found: dict) -> None:
         shown = ", ".join(f"{leak['label']!r} ({_in_splits(leak)})" for leak in classes["first"][:10])
         told.append(f"{classes['count']} classes in several: {shown}")
     if images["count"]:
-        shown = ", ".join(_tell_copies(copies) for copies in images["first"][:5])
+        shown = ", ".join(_format_copies(copies) for copies in images["first"][:5])
         told.append(f"images with copies in several splits, {images['count']} of them: {shown}")
     if told:
         raise DataError(
@@ -186,7 +186,7 @@ def _to_text(audit: dict) -> str:
     for name, told in (("across_splits", "in several splits"), ("across_labels", "of one split under several labels")):
         found = audit["identical"][name]
         lines += ["", f"Identical images {told}: {found['count']}"]
-        lines += [f"- {_tell_copies(copies)}" for copies in found["first"]]
+        lines += [f"- {_format_copies(copies)}" for copies in found["first"]]
     lines += ["", f"Rejected records: {audit['rejects']['count']}; files that are no images: {audit['skipped']}"]
     lines += [f"- {reject['path']}: {reject['code']}: {reject['message']}" for reject in audit["rejects"]["first"]]
     if audit["notes"]:
@@ -195,7 +195,7 @@ def _to_text(audit: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tell_copies(copies: list[dict]) -> str:
+def _format_copies(copies: list[dict]) -> str:
     """As in "a/1.png (train, apple) = d/1.png (test, date)"."""
     told = [f"{copy['id']} ({copy['split']}, {copy['label']})" for copy in copies[:3]]
     more = [f"{len(copies) - 3} more"] if len(copies) > 3 else []

@@ -20,7 +20,7 @@ from anchorage.files import replace_file
 from anchorage.release import fingerprint_model, open_release
 from anchorage.retrieval.table import count_rows
 from anchorage_components.artifacts import BASELINE, NO_BASELINE, TABLE, BaselineRelease, EmbeddingTable
-from anchorage_components.beam.embedding import Image, embed_images, embedding_size, tell_rejects
+from anchorage_components.beam.embedding import Image, embed_images, embedding_size, format_rejects
 
 _FAULTS, _FAULT_FILE = "faults", "fault.json"
 
@@ -138,12 +138,12 @@ def _check_counts(folder: Path, shards: dict[str, list[ExampleShard]]) -> dict:
         raise DataError(
             "E_SPLIT_EMPTY",
             f"Expected images to embed in the split {empty[0]!r}. Received: none; "
-            f"{tell_rejects(rejects) or 'nothing was rejected'}",
+            f"{format_rejects(rejects) or 'nothing was rejected'}",
         )
     limit = reject_limit(written + len(rejects), max_rejects=MAX_REJECTS, max_share=MAX_REJECT_SHARE)
     if len(rejects) > limit:
         raise DataError(
-            "E_TOO_MANY_REJECTS", f"Expected at most {limit} images that fail. Received: {tell_rejects(rejects)}"
+            "E_TOO_MANY_REJECTS", f"Expected at most {limit} images that fail. Received: {format_rejects(rejects)}"
         )
     return {"counts": counts, "rejects": len(rejects)}
 

@@ -97,7 +97,7 @@ def EvaluateRetrieval(
             `data_version`, `run_key`; optional `command`, `intended_use`,
             `limits` (list of sentences).
         spread_json: JSON object: how far these settings scatter over seeds on
-            this data, see `tell_spread`; empty if that was not measured.
+            this data, see `format_spread`; empty if that was not measured.
         code_version: digest of the code; part of the cache key, not used
             otherwise.
 

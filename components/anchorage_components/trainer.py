@@ -13,7 +13,7 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from anchorage.data.store import RecordStore
 from anchorage.procedures import run_training
 from anchorage.serving.export import export_encoder
-from anchorage.tuning.ranges import settle
+from anchorage.tuning.ranges import apply_values
 from anchorage.untrained import untrained_encoders
 from anchorage_components.artifacts import HISTORY, UNTRAINED
 
@@ -36,7 +36,7 @@ def run_fn(fn_args: FnArgs) -> None:
     config = fn_args.custom_config
     settings = config["settings"]
     if fn_args.hyperparameters:
-        settings = settle(settings, fn_args.hyperparameters["values"])
+        settings = apply_values(settings, fn_args.hyperparameters["values"])
     store, validation_store = open_stores(fn_args)
     run_key = _run_key(settings, store, validation_store, config["code_version"])
     checkpoints = Path(config["checkpoints"]) / run_key

@@ -7,7 +7,7 @@ from tfx.components.tuner.component import TunerFnResult
 
 from anchorage.procedures import run_training
 from anchorage.tuning.hypermodel import create_tuner
-from anchorage.tuning.ranges import settle
+from anchorage.tuning.ranges import apply_values
 from anchorage_components.trainer import open_stores
 
 
@@ -23,7 +23,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     store, validation_store = open_stores(fn_args)
 
     def train(values: dict) -> dict[str, float]:
-        settings = settle(config["settings"], values)
+        settings = apply_values(config["settings"], values)
         settings["training"]["epochs"] = tuning["epochs"]
         result = run_training(store, validation_store, **settings).result
         return {"map@r": max(row["val_map@r"] for row in result.history[1:])}  # what training came to, not its start

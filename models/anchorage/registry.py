@@ -94,15 +94,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def tell_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A setting in short, as in "class_batches classes=32 per_class=4"."""
     if isinstance(value, Mapping) and "name" in value:
         params = {key: each for key, each in (value.get("params") or {}).items() if each is not None}
         return " ".join([value["name"], *(f"{key}={each}" for key, each in params.items())])
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {tell_value(each)}" for key, each in value.items()) or "none"
+        return ", ".join(f"{key} {format_value(each)}" for key, each in value.items()) or "none"
     if isinstance(value, list):
-        return ", ".join(map(tell_value, value)) or "none"
+        return ", ".join(map(format_value, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

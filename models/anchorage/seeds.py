@@ -3,7 +3,7 @@
 import keras
 
 
-class Draws(keras.layers.Layer):
+class SavedSeedGenerator(keras.layers.Layer):
     """Holds a Keras seed generator and saves its state, which Keras leaves out of a saved model.
 
     Args:

@@ -13,7 +13,7 @@ from typing import NoReturn
 from anchorage.disk import disk_fault
 from anchorage.errors import AnchorageError, ResourceError, UsageError
 from anchorage.user_code import find_fault
-from anchorage_pipeline.progress import hush_tensorflow
+from anchorage_pipeline.progress import silence_tensorflow
 
 _DESCRIPTION = "Turns labelled images into a search engine that is known to be good, and keeps it good."
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words, beam_arguments = words[:place], words[place + 1 :]
     options = create_parser().parse_args(words, argparse.Namespace(beam_arguments=beam_arguments))
     sys.path.append(str(Path.cwd()))  # where a user's own loss lies: "my_loss:MyLoss"
-    hush_tensorflow()
+    silence_tensorflow()
     signal.signal(signal.SIGTERM, _stop)
     try:
         options.run(options)

@@ -120,15 +120,15 @@ def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
     print(f"running {experiment.name}; every step is logged in {shown(experiment.run_folder / 'run.log')}")
     summary = run_experiment(experiment, reset_metadata=reset_metadata)
     if summary.refused is not None:
-        tell_recipe(summary.outputs["EvaluateRetrieval.report"])
-        tell_result(summary.outputs["EvaluateRetrieval.report"])
+        print_recipe(summary.outputs["EvaluateRetrieval.report"])
+        print_result(summary.outputs["EvaluateRetrieval.report"])
         raise summary.refused
     print()
     for node, state in summary.states.items():
         print(f"  {node:<24} {state.lower():<9} {summary.seconds.get(node, 0.0):7.1f} s")
     print()
-    tell_recipe(summary.outputs["EvaluateRetrieval.report"])
-    tell_result(summary.outputs["EvaluateRetrieval.report"])
+    print_recipe(summary.outputs["EvaluateRetrieval.report"])
+    print_result(summary.outputs["EvaluateRetrieval.report"])
     releases = experiment.release_folder
     published = json.loads((summary.outputs["PublishRelease.release"] / "release.json").read_text(encoding="utf-8"))
     current, version = current_version(releases), published["version"]
@@ -142,18 +142,18 @@ def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
     print(f"search   {command} search IMAGE --release {shown(releases)}")
 
 
-def tell_recipe(folder: Path) -> None:
+def print_recipe(folder: Path) -> None:
     """Print what a report says of settings that the experiment left to the recipe, and of a training that did harm."""
-    from anchorage.training.recipes import Choice, tell_choices
+    from anchorage.training.recipes import Choice, format_choices
 
     training = json.loads((folder / "report.json").read_text(encoding="utf-8")).get("training", {})
-    if told := tell_choices([Choice(**choice) for choice in training.get("recipe", [])]):
+    if told := format_choices([Choice(**choice) for choice in training.get("recipe", [])]):
         print(told)
     if training.get("stop_reason"):
         print(f"training {training['stop_reason']}")
 
 
-def tell_result(folder: Path) -> None:
+def print_result(folder: Path) -> None:
     """Print the metrics of a report with what they were measured on, its verdict, and where it lies."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     counts, verdict = report["counts"], report["verdict"]

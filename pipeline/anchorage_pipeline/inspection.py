@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anchorage.data.intake import check_rejects, check_splits, count_by_code, read_image, reject_limit, tell_reject
+from anchorage.data.intake import check_rejects, check_splits, count_by_code, format_reject, read_image, reject_limit
 from anchorage.data.listing import SPLITS, Listing, Reject, Source
 from anchorage.errors import DataError
 from anchorage_pipeline.config import Experiment, search_space
@@ -67,12 +67,12 @@ def _check_batches(experiment: Experiment, labels: Sequence[str]) -> None:
     from anchorage.data.sampling import SAMPLERS
     from anchorage.registry import create
     from anchorage.training.recipes import choose_settings
-    from anchorage.tuning.ranges import corner_values, settle
+    from anchorage.tuning.ranges import apply_values, corner_values
 
     _, classes = np.unique(labels, return_inverse=True)
     counts = np.bincount(classes)
     for values in corner_values(search_space(experiment)):
-        training = choose_settings(settle(training_settings(experiment), values), counts)[0]["training"]
+        training = choose_settings(apply_values(training_settings(experiment), values), counts)[0]["training"]
         if not training["procedure"]:
             facts = {"labels": classes, "seed": experiment.seed}
             create(SAMPLERS, training["sampler"]["name"], training["sampler"]["params"], facts)
@@ -107,7 +107,7 @@ def _expect_rejects(experiment: Experiment, listing: Listing, opened: set[str], 
         raise DataError(
             "E_TOO_MANY_REJECTS",
             f"Expected at most {limit} bad records of {total}. Received: {len(seen)} bad of {len(opened)} that were "
-            f"opened, so about {expected}: {count_by_code(seen)}. First: {tell_reject(seen[0])}. "
+            f"opened, so about {expected}: {count_by_code(seen)}. First: {format_reject(seen[0])}. "
             "Mend the data, or raise `data.max_rejects`.",
         )
 
@@ -129,7 +129,7 @@ def _describe(
     if alone := sorted(label for label, number in sizes.items() if number == 1):
         lines.append(f"single   classes of one image: {len(alone):,} ({_first(alone)})")
     if rejects:
-        shown = [tell_reject(reject) for reject in rejects]
+        shown = [format_reject(reject) for reject in rejects]
         lines.append(f"rejects  {count_by_code(rejects)}: {_first(shown)}")
     return lines
 

@@ -51,7 +51,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         error: what pydantic found.
         model: the model of the whole document, which knows the keys that there are.
     """
-    return tell_mistakes(mistakes_in(error, model))
+    return format_mistakes(mistakes_in(error, model))
 
 
 def mistakes_in(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
@@ -69,7 +69,7 @@ def keys_of(location: Sequence[str | int]) -> list[str | int]:
     return [key for key in location if key not in _NOT_KEYS]
 
 
-def tell_mistakes(mistakes: Mapping[str, str]) -> str:
+def format_mistakes(mistakes: Mapping[str, str]) -> str:
     """One line a mistake: the path of the key, and what is wrong there."""
     width = max(map(len, mistakes))
     return "\n".join(f"  {path:<{width}}  {text}" for path, text in mistakes.items())

@@ -171,7 +171,7 @@ def pack_parts(
         DataError: E_SPLIT_EMPTY, E_TOO_MANY_REJECTS.
         ResourceError: E_DISK_FULL, E_NOT_WRITABLE.
     """
-    from anchorage.data.intake import check_rejects, tell_reject
+    from anchorage.data.intake import check_rejects, format_reject
     from anchorage.data.packing import decode_records
     from anchorage.data.store import write_store
 
@@ -190,7 +190,7 @@ def pack_parts(
             records = decode_records(images, data.image_size, data.fit)
             write_store(aside / part, records, data.image_size, data.fit)
     for reject in rejects[:20]:
-        print(f"set aside  {reject.code}  {tell_reject(reject)}")
+        print(f"set aside  {reject.code}  {format_reject(reject)}")
     file = str(folder.parent / "rejects.jsonl")
     check_rejects(rejects, total, max_rejects=data.max_rejects, max_share=data.max_reject_share, file=file)
     aside.rename(folder)

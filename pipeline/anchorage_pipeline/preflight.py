@@ -16,7 +16,7 @@ from anchorage.errors import UsageError
 from anchorage.user_code import find_fault
 from anchorage_pipeline.config import Experiment, read_document, search_space
 from anchorage_pipeline.graph import locate_data, training_settings
-from anchorage_pipeline.mistakes import keys_of, mistakes_in, tell_mistakes
+from anchorage_pipeline.mistakes import format_mistakes, keys_of, mistakes_in
 from anchorage_pipeline.own_parts import try_own_parts
 from anchorage_pipeline.startup import load_keras
 
@@ -35,7 +35,7 @@ def check_file(path: str | Path) -> Experiment:
             that the schema refuses, metrics and loss that there are not, and missing data, or, if there are none of
             these, every other wrong name, parameter and value, with its path in the file.
     """
-    experiment, mistakes = _salvage(read_document(path))
+    experiment, mistakes = _drop_invalid(read_document(path))
     if experiment is not None:
         of_names = _wrong_names(experiment)
         # What the schema refused was taken out: that it is now missing is no mistake of its own.
@@ -50,7 +50,7 @@ def check_file(path: str | Path) -> Experiment:
             load_keras()
             mistakes = find_mistakes(experiment, load_weights=False)
     if experiment is None or mistakes:
-        raise UsageError("E_EXPERIMENT", f"{path} has mistakes:\n{tell_mistakes(mistakes)}")
+        raise UsageError("E_EXPERIMENT", f"{path} has mistakes:\n{format_mistakes(mistakes)}")
     return experiment
 
 
@@ -61,7 +61,9 @@ def check_parts(experiment: Experiment) -> None:
         UsageError: E_EXPERIMENT naming every wrong name, parameter and value at once, with its path in the file.
     """
     if mistakes := find_mistakes(experiment):
-        raise UsageError("E_EXPERIMENT", f"the experiment {experiment.name!r} has mistakes:\n{tell_mistakes(mistakes)}")
+        raise UsageError(
+            "E_EXPERIMENT", f"the experiment {experiment.name!r} has mistakes:\n{format_mistakes(mistakes)}"
+        )
 
 
 def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str, str]:
@@ -72,11 +74,11 @@ def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str
     import numpy as np
 
     from anchorage.training.recipes import choose_settings
-    from anchorage.tuning.ranges import corner_values, settle
+    from anchorage.tuning.ranges import apply_values, corner_values
 
     mistakes = _Mistakes(_wrong_names(experiment))
     for values in corner_values(search_space(experiment)):
-        settings, _ = choose_settings(settle(training_settings(experiment), values), np.full(_CLASSES, 2))
+        settings, _ = choose_settings(apply_values(training_settings(experiment), values), np.full(_CLASSES, 2))
         _make_parts(experiment, settings, load_weights, mistakes)
     return mistakes.found
 
@@ -100,7 +102,7 @@ def _wrong_names(experiment: Experiment) -> dict[str, str]:
     return mistakes.found
 
 
-def _salvage(document: dict[str, Any]) -> tuple[Experiment | None, dict[str, str]]:
+def _drop_invalid(document: dict[str, Any]) -> tuple[Experiment | None, dict[str, str]]:
     """The experiment without what the schema refuses, and the mistakes; None if they cannot be taken out.
 
     What a file cannot do without is made up where it is missing or wrong.
@@ -151,7 +153,7 @@ def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mist
     from anchorage.training.settings import OptimizerSettings
 
     encoder, loss, training = settings["encoder"], settings["loss"], settings["training"]
-    encoder["head"] = mistakes.sift("encoder.head", encoder["head"], HEADS) or {"name": "plain"}
+    encoder["head"] = mistakes.check_params("encoder.head", encoder["head"], HEADS) or {"name": "plain"}
     if not load_weights and encoder["weights"] == "imagenet" and encoder["name"] in application_names():
         encoder["weights"] = None
     network = None
@@ -159,22 +161,22 @@ def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mist
         network = create_network(encoder, experiment.data.image_size)
     facts: dict[str, Any] = {"num_classes": _CLASSES, "class_counts": [2] * _CLASSES}
     facts["embedding_size"] = encoder["embedding_size"]
-    if sifted := _sift_loss("loss", loss, mistakes):
+    if sifted := _check_loss_params("loss", loss, mistakes):
         with mistakes.at("loss", sifted):
             create_loss(sifted["name"], sifted["params"], **facts)
     sampler = None
-    if sifted := mistakes.sift("training.sampler", training["sampler"], SAMPLERS):
+    if sifted := mistakes.check_params("training.sampler", training["sampler"], SAMPLERS):
         with mistakes.at("training.sampler", sifted):
             sampler = create_sampler(sifted, np.repeat(np.arange(_CLASSES), 2), experiment.seed)
     facts |= getattr(sampler, "facts", {})
     facts |= {"epochs": training["epochs"], "steps_per_epoch": 1, "seed": 0}
     for place, method in enumerate(training["methods"]):
         path = f"training.methods.{place}"
-        if sifted := mistakes.sift(path, method, METHODS, Method):
+        if sifted := mistakes.check_params(path, method, METHODS, Method):
             with mistakes.at(path, sifted, unless="training.sampler"):  # it may lack what the sampler would have known
                 create_methods([sifted], **facts)
     procedure = training["procedure"]
-    if procedure and (sifted := mistakes.sift("training.procedure", procedure, PROCEDURES, Procedure)):
+    if procedure and (sifted := mistakes.check_params("training.procedure", procedure, PROCEDURES, Procedure)):
         with mistakes.at("training.procedure", sifted):
             create_procedure(sifted, seed=0)
     optimizer = training["optimizer"]
@@ -252,8 +254,8 @@ def _check_memory(layer, embedding_size: int) -> None:
         )
 
 
-def _sift_loss(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes") -> dict[str, Any] | None:
-    """As `_Mistakes.sift`, for a loss and the parts inside it."""
+def _check_loss_params(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes") -> dict[str, Any] | None:
+    """As `_Mistakes.check_params`, for a loss and the parts inside it."""
     import keras
 
     from anchorage.losses import LOSSES, resolve_alias
@@ -265,24 +267,24 @@ def _sift_loss(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes") -> dic
     loss = {**loss, "name": name, "params": {**(own or {}), **loss["params"]}}
     if is_keras_loss(name):
         return dict(loss)
-    sifted = mistakes.sift(path, loss, LOSSES, keras.layers.Layer)
+    sifted = mistakes.check_params(path, loss, LOSSES, keras.layers.Layer)
     if sifted is None or loss["name"] not in LOSSES:
         return sifted
     tables = {"miner": MINERS, "embeddings_regularizer": REGULARIZERS, "proxies_regularizer": REGULARIZERS}
 
-    def sift(path: str, part: Any, key: str) -> dict[str, Any] | None:
+    def check_params(path: str, part: Any, key: str) -> dict[str, Any] | None:
         if not _is_part(part):
             return part  # for the constructor to complain about
         part = {"params": {}, **part}
         if key in tables:
-            return mistakes.sift(path, part, tables[key], keras.layers.Layer)
-        return _sift_loss(path, part, mistakes)
+            return mistakes.check_params(path, part, tables[key], keras.layers.Layer)
+        return _check_loss_params(path, part, mistakes)
 
     params = sifted["params"]
     for key in [key for key in params if key in tables or key in ("loss", "pair", "proxy")]:
-        params[key] = sift(f"{path}.params.{key}", params[key], key)
+        params[key] = check_params(f"{path}.params.{key}", params[key], key)
     if isinstance(params.get("members"), list):
-        parts = [sift(f"{path}.params.members.{i}", part, "loss") for i, part in enumerate(params["members"])]
+        parts = [check_params(f"{path}.params.members.{i}", part, "loss") for i, part in enumerate(params["members"])]
         params["members"] = parts if all(parts) else None
     return {**sifted, "params": {key: value for key, value in params.items() if value is not None}}
 
@@ -303,7 +305,7 @@ class _Mistakes:
     def __init__(self, found: Mapping[str, str] = MappingProxyType({})):
         self.found: dict[str, str] = dict(found)
 
-    def sift(
+    def check_params(
         self, path: str, section: Mapping[str, Any], table: Mapping[str, Any], base: type = object
     ) -> dict[str, Any] | None:
         """A part without the parameters that it does not take, which are noted; None if its name leads nowhere."""

@@ -80,7 +80,7 @@ def log_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def hush_tensorflow() -> None:
+def silence_tensorflow() -> None:
     """Ask TensorFlow's native code for silence, and for the same kernels on every CPU; does nothing once it is loaded.
 
     A loaded TensorFlow keeps the settings it has read. Child processes would read the new ones and, with other kernels,

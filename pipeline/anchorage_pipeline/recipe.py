@@ -21,7 +21,7 @@ def write_out(experiment: Experiment, counts: Sequence[int]) -> Experiment:
 
 def explain_recipe(experiment: Experiment, counts: Sequence[int]) -> str:
     """What the recipe chooses for training classes of so many images, a line each; empty if all is written."""
-    from anchorage.training.recipes import Facts, choose_settings, tell_choices
+    from anchorage.training.recipes import Facts, choose_settings, format_choices
 
     settings = training_settings(experiment)
-    return tell_choices(choose_settings(settings, counts)[1], Facts.of(settings["encoder"], counts))
+    return format_choices(choose_settings(settings, counts)[1], Facts.of(settings["encoder"], counts))

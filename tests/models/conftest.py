@@ -83,7 +83,7 @@ def goes_on(store, validation_store, monkeypatch, tmp_path):
     Both the learner that is given back, with the weights of its best epoch, and the newest checkpoint.
     """
     from anchorage.errors import ResourceError
-    from anchorage.training import watch
+    from anchorage.training import monitor
     from anchorage.training.checkpoints import Checkpoints
     from anchorage.training.run import train_run
 
@@ -96,7 +96,7 @@ def goes_on(store, validation_store, monkeypatch, tmp_path):
 
     def compare(arguments, stops):
         straight, result = train_run(store, validation_store, **arguments, **options("straight"))
-        plain = watch.Watch.on_train_batch_end
+        plain = monitor.TrainingMonitor.on_train_batch_end
 
         def stopping(self, batch, logs=None):
             if self.progress.step + 1 in stops and not asked & {self.progress.step + 1}:
@@ -105,7 +105,7 @@ def goes_on(store, validation_store, monkeypatch, tmp_path):
             plain(self, batch, logs)
 
         asked = set()
-        monkeypatch.setattr(watch.Watch, "on_train_batch_end", stopping)
+        monkeypatch.setattr(monitor.TrainingMonitor, "on_train_batch_end", stopping)
         for _ in stops:
             with pytest.raises(ResourceError, match="E_INTERRUPTED"):
                 train_run(store, validation_store, **arguments, **options("stopped"))

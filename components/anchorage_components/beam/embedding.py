@@ -207,7 +207,7 @@ def embed_files(
     return Embedded(len(table), len(rejects))
 
 
-def tell_rejects(rejects: Sequence[Reject]) -> str:
+def format_rejects(rejects: Sequence[Reject]) -> str:
     """How many dead letters of each kind, and the first of them in full."""
     counts = Counter(reject.code for reject in rejects)
     first = "".join(f". First: {reject.path}: {reject.message}" for reject in rejects[:1])
@@ -309,5 +309,5 @@ def _no_images(images: Sequence[str | os.PathLike], rejects: Sequence[Reject]) -
     return DataError(
         "E_NO_IMAGES",
         f"Expected at least one image that can be embedded in {', '.join(map(str, images))}. "
-        f"Received: {tell_rejects(rejects)}",
+        f"Received: {format_rejects(rejects)}",
     )

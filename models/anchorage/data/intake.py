@@ -26,7 +26,7 @@ def read_file(path: Path) -> tuple[bytes, ImageFault | None]:
     try:
         kind = path.stat().st_mode
         if not stat.S_ISREG(kind):
-            return b"", ImageFault("E_IMAGE_NO_FILE", f"expected a regular file. Received: {_tell_kind(kind)}")
+            return b"", ImageFault("E_IMAGE_NO_FILE", f"expected a regular file. Received: {_describe_kind(kind)}")
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1), None
     except FileNotFoundError:
@@ -53,7 +53,7 @@ def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, ma
     if len(rejects) > limit:
         if file:
             write_rejects(file, rejects)
-        shown = "; ".join(tell_reject(reject) for reject in rejects[:3])
+        shown = "; ".join(format_reject(reject) for reject in rejects[:3])
         raise DataError(
             "E_TOO_MANY_REJECTS",
             f"Expected at most {limit} bad records of {total}. Received: {count_by_code(rejects)}. First: {shown}. "
@@ -62,7 +62,7 @@ def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, ma
         )
 
 
-def tell_reject(reject: Reject) -> str:
+def format_reject(reject: Reject) -> str:
     """A bad record in one line; a row of a table may have no path."""
     return f"{reject.path}: {reject.message}" if reject.path else reject.message
 
@@ -112,7 +112,7 @@ def count_by_code(rejects: Sequence[Reject]) -> str:
     return ", ".join(f"{number} {code}" for code, number in counts.most_common()) or "none"
 
 
-def _tell_kind(mode: int) -> str:
+def _describe_kind(mode: int) -> str:
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFIFO: "a named pipe",

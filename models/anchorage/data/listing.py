@@ -125,11 +125,11 @@ def list_images(
         else:
             seen[item.id] = item.path
             sources.append(item)
-    dealt = deal_classes(sources, val_share=val_share, test_share=test_share, seed=seed)
+    dealt = assign_classes(sources, val_share=val_share, test_share=test_share, seed=seed)
     return Listing(sorted(dealt), rejects, skipped, _explain_unlisted(sources, val_share, test_share))
 
 
-def deal_classes(sources: list[Source], *, val_share: float, test_share: float, seed: int) -> list[Source]:
+def assign_classes(sources: list[Source], *, val_share: float, test_share: float, seed: int) -> list[Source]:
     """Give every class its split: all three by seed where none is given, val out of train where only that is missing.
 
     Classes are shuffled in the order of their names' bytes, so the result is the same on every machine.

@@ -52,7 +52,7 @@ class ClassSubset:
         return self._store.read(self._rows[np.asarray(rows, np.int64)])
 
 
-def deal_folds(class_names: Iterable[str], folds: int, seed: int = 0) -> list[list[str]]:
+def assign_folds(class_names: Iterable[str], folds: int, seed: int = 0) -> list[list[str]]:
     """Deal classes into folds whose sizes differ by one at most; the same on every machine.
 
     Args:
@@ -64,7 +64,7 @@ def deal_folds(class_names: Iterable[str], folds: int, seed: int = 0) -> list[li
         UsageError: `E_FOLDS` if a fold would get fewer than two classes: nothing can be retrieved wrongly from one.
 
     Example:
-        >>> [len(fold) for fold in deal_folds("abcdefg", folds=3)]
+        >>> [len(fold) for fold in assign_folds("abcdefg", folds=3)]
         [3, 2, 2]
     """
     names = sorted(set(class_names))

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from anchorage.judging.gate import metric_name
 from anchorage.judging.numbers import evaluate
-from anchorage.judging.settings import Ways
+from anchorage.judging.settings import QueryProtocol
 
 if TYPE_CHECKING:
     from anchorage.retrieval.table import Embeddings
@@ -17,7 +17,7 @@ def compatibility(
     metric: str,
     max_drop: float,
     name: str,
-    ways: Ways = Ways(),  # noqa: B008 - a tuple
+    protocol: QueryProtocol = QueryProtocol(),  # noqa: B008 - a tuple
 ) -> dict[str, Any]:
     """Measure all four pairings of queries and gallery, each embedded by the new or the old model.
 
@@ -27,7 +27,7 @@ def compatibility(
         metric: what is measured.
         max_drop: how much worse than today's search queries of the new model may do in the old gallery.
         name: of the old model, such as "release 3".
-        ways: how the tables are asked.
+        protocol: which gallery rows a query leaves out, and its parent classes.
 
     Returns:
         `metric`, `old`, `cells` (rows "old" and "new" queries, columns "old" and "new" gallery; None where it cannot
@@ -37,7 +37,7 @@ def compatibility(
     def measure(queries: "Embeddings", gallery: "Embeddings") -> tuple[float | None, int]:
         if queries.dimension != gallery.dimension:
             return None, 0
-        found = evaluate(queries, [metric], ways, gallery.vectors)
+        found = evaluate(queries, [metric], protocol, gallery.vectors)
         return found.values[metric], found.num_queries
 
     models = {"old": theirs, "new": ours}

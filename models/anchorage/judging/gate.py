@@ -221,7 +221,7 @@ class StatisticalGate:
             passed.append(f"{change}, {sure} ({allowed}).")
         else:
             against.append(("worse", [f"{change}, {sure}: worse than allowed ({allowed})."]))
-        if told := [_tell_slice(entry) for entry in slices if entry["worse"]]:
+        if told := [_describe_slice(entry) for entry in slices if entry["worse"]]:
             against.append(("worse_on_slice", told))
         elif judged := sum(entry["judged"] for entry in slices):
             passed.append(f"None of {judged} slices is clearly worse than its margin allows.")
@@ -248,7 +248,7 @@ class StatisticalGate:
             if better:
                 beaten.append(f"the {baseline.name} ({100 * found['baseline']:.1f} %; {_interval(found)} points)")
             else:
-                unbeaten.append(self._tell_unbeaten(baseline.name, found))
+                unbeaten.append(self._describe_unbeaten(baseline.name, found))
         if beaten:
             found = entries[0]["metrics"][settings.primary]
             value = f"{metric_name(settings.primary)} {100 * found['candidate']:.1f} %"
@@ -258,7 +258,7 @@ class StatisticalGate:
             beaten = [f"{value} is better, {sure}, than {named}."]
         return entries, unbeaten, beaten
 
-    def _tell_unbeaten(self, name: str, found: Mapping[str, Any]) -> str:
+    def _describe_unbeaten(self, name: str, found: Mapping[str, Any]) -> str:
         settings = self.settings
         clearly = "clearly " if found["difference"] > 0 else ""
         told = (
@@ -334,7 +334,7 @@ def _interval(entry: Mapping[str, Any]) -> str:
     return f"{points(entry['low'])} to {points(entry['high'])}"
 
 
-def _tell_slice(entry: Mapping[str, Any]) -> str:
+def _describe_slice(entry: Mapping[str, Any]) -> str:
     return (
         f"Worse on the slice {entry['name']}: {points(entry['difference'])} points on {entry['queries']:,} queries of "
         f"{entry['classes']:,} classes, where a loss of {100 * entry['margin']:g} is allowed "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from anchorage.judging.spread import tell_spread
+from anchorage.judging.spread import format_spread
 
 
 def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dimension: int) -> dict[str, Any]:
@@ -13,7 +13,7 @@ def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dim
         report: the report so far.
         context: as for `judge_candidate`: `facts` with `experiment`, `model`,
             `training` with the `settings` that a tuner may have changed,
-            `spread` as for `tell_spread`.
+            `spread` as for `format_spread`.
         dimension: of the embeddings.
 
     Returns:
@@ -38,7 +38,7 @@ def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dim
         "Batches": _named(training.get("sampler", {})),
         "Optimizer": _optimizer(training.get("optimizer", {})),
         "Seed": experiment.get("seed"),
-        "Spread over seeds": tell_spread(context.get("spread"), report["primary"], experiment.get("seed")),
+        "Spread over seeds": format_spread(context.get("spread"), report["primary"], experiment.get("seed")),
         **context.get("model", {}),
     }
     described = {
@@ -54,7 +54,7 @@ def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dim
     }
 
 
-def _tell_seeds(spread: Mapping[str, Any] | None) -> str:
+def _format_seeds(spread: Mapping[str, Any] | None) -> str:
     if not spread:
         return "One training with one seed: how far the numbers scatter from seed to seed is not measured."
     return (
@@ -71,7 +71,7 @@ def _limits(report: Mapping[str, Any], spread: Mapping[str, Any] | None) -> list
         + (f", and the released index holds {report['index']['rows']:,}." if "index" in report else "."),
         "Other kinds of image, other cameras and other drawing hands than those of the data set were not measured.",
         "The 95 % intervals beside the numbers cover the choice of test classes, not the seed of the training.",
-        _tell_seeds(spread),
+        _format_seeds(spread),
     ]
     if counts["skipped"]:
         limits.append(f"{counts['skipped']:,} queries have no other image of their class; nothing is known of them.")

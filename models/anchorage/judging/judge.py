@@ -14,7 +14,7 @@ from anchorage.judging.compatibility import compatibility
 from anchorage.judging.confusion import confused_pairs, confusion_matrix
 from anchorage.judging.gate import Comparison, StatisticalGate, Verdict
 from anchorage.judging.identity import describe_identity
-from anchorage.judging.settings import TEST, VALIDATION, JudgeSettings, Ways
+from anchorage.judging.settings import TEST, VALIDATION, JudgeSettings, QueryProtocol
 from anchorage.judging.slices import make_slices
 from anchorage.judging.space_report import describe_space
 from anchorage.judging.thresholds import choose_thresholds
@@ -64,7 +64,7 @@ def judge_candidate(
             `epochs`: one row each with `loss` and what validation gave),
             `search` (`objective`, `failed`, how many trials did, `trials`: of
             the others each `number`, `score` and `values` by the path of a
-            setting), `spread` (over seeds, as for `tell_spread`); all
+            setting), `spread` (over seeds, as for `format_spread`); all
             optional.
         index_trial: what `judge_index` found.
         calibration: what `calibrate_and_check` found.
@@ -81,10 +81,10 @@ def judge_candidate(
     """
     if not len(candidate.ids):
         raise DataError("E_SPLIT_EMPTY", f"Expected embeddings of split {TEST!r}. Received none.")
-    primary, ways, seed = settings.primary, settings.ways, settings.seed
+    primary, protocol, seed = settings.primary, settings.protocol, settings.seed
     wanted = list(dict.fromkeys([*settings.metrics, primary, *numbers.ALWAYS]))
-    result = numbers.evaluate(candidate, wanted, ways)
-    pairs = _pairs(candidate, ways, seed)
+    result = numbers.evaluate(candidate, wanted, protocol)
+    pairs = _pairs(candidate, protocol, seed)
     version, reason = baseline_facts.get("version"), str(baseline_facts.get("reason", ""))
     told: dict[str, Any] = {"name": None, "version": version, "reason": reason}
     first = bool(baseline_facts.get("first", True))
@@ -93,7 +93,7 @@ def judge_candidate(
     compared: dict[str, Any] = {}
     if version is not None:
         comparison, curve, told, compared = _compare(candidate, result, baseline, baseline_facts, settings)
-    comparison = replace(comparison, untrained=compare_untrained(candidate, result, untrained or {}, ways))
+    comparison = replace(comparison, untrained=compare_untrained(candidate, result, untrained or {}, protocol))
     verdict = StatisticalGate(settings).judge(replace(comparison, index=index_trial, calibration=calibration))
     matrix = confusion_matrix(candidate, result)
     report = {
@@ -125,7 +125,7 @@ def judge_candidate(
         **({"confusion": matrix} if matrix else {}),
         "galleries": numbers.galleries(candidate, result, pairs, each=_EACH, seed=seed),
         "similarities": numbers.similarity_bars(pairs),
-        **describe_space(candidate, result, pairs, groups=numbers.column(candidate, ways.leave_out), seed=seed),
+        **describe_space(candidate, result, pairs, groups=numbers.column(candidate, protocol.leave_out), seed=seed),
         **(
             {"clustering": cluster_metrics(candidate.vectors, candidate.labels, seed=seed)}
             if settings.clustering
@@ -159,7 +159,7 @@ def _compare(
     settings: JudgeSettings,
 ) -> tuple[Comparison, dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The comparison for the gate, the recall curve with the baseline's, what to tell of the baseline, further keys."""
-    primary, ways, seed = settings.primary, settings.ways, settings.seed
+    primary, protocol, seed = settings.primary, settings.protocol, settings.seed
     version, published_for = facts["version"], facts.get("evaluation_set")
     if baseline is None:  # to call this a first release would let any candidate pass
         raise DataError(
@@ -170,19 +170,19 @@ def _compare(
     changed = bool(published_for) and published_for != identify_set(candidate)
     if not numbers.can_compare(ours):
         comparison = Comparison(result.values, {}, {}, name, first=False, set_changed=changed, common_share=0.0)
-        curve, further = numbers.recall_curve(_pairs(candidate, ways, seed), result.num_gallery), {}
+        curve, further = numbers.recall_curve(_pairs(candidate, protocol, seed), result.num_gallery), {}
     else:
-        comparison, common, before = numbers.compare(candidate, result, ours, theirs, name, ways)
+        comparison, common, before = numbers.compare(candidate, result, ours, theirs, name, protocol)
         sizes = dict(zip(common.per_class["label"].tolist(), common.per_class["gallery"].tolist(), strict=True))
         columns = {key: values[common.query_rows] for key, values in ours.columns.items()}
         labels = ours.labels[common.query_rows]
         cut = make_slices(settings.slices, labels, sizes, comparison.per_query[primary], columns)
         comparison = replace(comparison, set_changed=changed, slices=cut)
-        curve = numbers.recall_curve(_pairs(ours, ways, seed), result.num_gallery)
-        curve["baseline"] = numbers.recall_curve(_pairs(theirs, ways, seed), result.num_gallery)["candidate"]
+        curve = numbers.recall_curve(_pairs(ours, protocol, seed), result.num_gallery)
+        curve["baseline"] = numbers.recall_curve(_pairs(theirs, protocol, seed), result.num_gallery)["candidate"]
         further = {
             "compatibility": compatibility(
-                ours, theirs, metric=primary, max_drop=settings.max_drop, name=name, ways=ways
+                ours, theirs, metric=primary, max_drop=settings.max_drop, name=name, protocol=protocol
             ),
             "changed": numbers.changed_queries(ours, common, before, each=_EACH),
         }
@@ -198,8 +198,8 @@ def _compare(
     return comparison, curve, told, further
 
 
-def _pairs(table: "Embeddings", ways: Ways, seed: int) -> PairStatistics:
-    groups = numbers.column(table, ways.leave_out)
+def _pairs(table: "Embeddings", protocol: QueryProtocol, seed: int) -> PairStatistics:
+    groups = numbers.column(table, protocol.leave_out)
     return pair_statistics(table.vectors, table.labels, table.roles, seed=seed, groups=groups)
 
 
@@ -229,7 +229,7 @@ def _thresholds(validation: "Embeddings | None", seed: int) -> dict[str, Any]:
     """Thresholds, or why there are none."""
     if validation is None:
         return {"split": VALIDATION, "reason": f"there are no embeddings of split {VALIDATION!r} to choose one on"}
-    return choose_thresholds(_pairs(validation, Ways(), seed), VALIDATION)
+    return choose_thresholds(_pairs(validation, QueryProtocol(), seed), VALIDATION)
 
 
 def _reproduction(context: Mapping[str, Any]) -> dict[str, Any]:

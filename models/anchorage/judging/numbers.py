@@ -10,7 +10,7 @@ import numpy as np
 from anchorage.errors import UsageError
 from anchorage.judging.bootstrap import compare_by_classes
 from anchorage.judging.gate import Comparison
-from anchorage.judging.settings import Ways
+from anchorage.judging.settings import QueryProtocol
 from anchorage.retrieval.metrics import describe_metric, evaluate_retrieval
 from anchorage.retrieval.pairs import BINS, EDGES, PairStatistics
 
@@ -34,14 +34,14 @@ def align(candidate: "Embeddings", baseline: "Embeddings") -> tuple["Embeddings"
 
 
 def evaluate(
-    table: "Embeddings", metrics: Sequence[str], ways: Ways, gallery: np.ndarray | None = None
+    table: "Embeddings", metrics: Sequence[str], protocol: QueryProtocol, gallery: np.ndarray | None = None
 ) -> "RetrievalResult":
     """Metrics of a table; `gallery` are other embeddings of its rows, in which they are found.
 
     Raises:
-        UsageError: `E_COLUMN` if the table lacks a column that the ways name.
+        UsageError: `E_COLUMN` if the table lacks a column that the protocol names.
     """
-    groups, parents = (column(table, name) for name in ways)
+    groups, parents = (column(table, name) for name in protocol)
     found = evaluate_retrieval(
         table.vectors,
         table.labels,
@@ -51,7 +51,7 @@ def evaluate(
         parents=parents,
         gallery_vectors=gallery,
     )
-    return found if groups is None else replace(found, protocol=found.protocol.replace("group", ways.leave_out))
+    return found if groups is None else replace(found, protocol=found.protocol.replace("group", protocol.leave_out))
 
 
 def can_compare(table: "Embeddings") -> bool:
@@ -79,7 +79,7 @@ def compare(
     ours: "Embeddings",
     theirs: "Embeddings",
     name: str,
-    ways: Ways = Ways(),  # noqa: B008 - a tuple
+    protocol: QueryProtocol = QueryProtocol(),  # noqa: B008 - a tuple
 ) -> tuple[Comparison, "RetrievalResult", "RetrievalResult"]:
     """Evaluates both models on the images they share: the comparison, and the candidate's and baseline's results.
 
@@ -89,13 +89,13 @@ def compare(
         ours: the candidate's aligned table.
         theirs: the baseline's.
         name: of the baseline, for sentences.
-        ways: how the tables are asked.
+        protocol: which gallery rows a query leaves out, and its parent classes.
     """
     metrics = tuple(result.values)
     common = result
     if len(ours.ids) < len(candidate.ids):
-        common = evaluate(ours, metrics, ways)
-    before = evaluate(theirs, metrics, ways)
+        common = evaluate(ours, metrics, protocol)
+    before = evaluate(theirs, metrics, protocol)
     comparison = Comparison(
         metrics=result.values,
         common=common.values,

@@ -9,7 +9,7 @@ from anchorage.errors import UsageError
 TEST, VALIDATION = "test", "val"  # the split that is judged, and the one that thresholds are chosen on
 
 
-class Ways(NamedTuple):
+class QueryProtocol(NamedTuple):
     """How a table is asked: the column whose own value a query does not meet, and that of the coarser classes."""
 
     leave_out: str = ""
@@ -77,9 +77,9 @@ class JudgeSettings:
             raise UsageError("E_GATE", f"Expected at least 100 `resamples` of the gate. Received: {self.resamples}")
 
     @property
-    def ways(self) -> Ways:
+    def protocol(self) -> QueryProtocol:
         """How a table is asked."""
-        return Ways(self.leave_out, self.parents)
+        return QueryProtocol(self.leave_out, self.parents)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "JudgeSettings":

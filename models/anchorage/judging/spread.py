@@ -8,7 +8,7 @@ from anchorage.judging.gate import metric_name
 _BESIDE = "recall@1"  # told beside the primary metric
 
 
-def tell_spread(spread: Mapping[str, Any] | None, primary: str, seed: int | None = None) -> str:
+def format_spread(spread: Mapping[str, Any] | None, primary: str, seed: int | None = None) -> str:
     """One line on the spread, in percent: mean ± standard deviation (lowest to highest).
 
     Args:

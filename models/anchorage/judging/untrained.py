@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from anchorage.errors import DataError
 from anchorage.judging.gate import Untrained
 from anchorage.judging.numbers import align, evaluate
-from anchorage.judging.settings import Ways
+from anchorage.judging.settings import QueryProtocol
 
 if TYPE_CHECKING:
     from anchorage.retrieval.metrics import RetrievalResult
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def compare_untrained(
-    candidate: "Embeddings", result: "RetrievalResult", tables: Mapping[str, "Embeddings"], ways: Ways
+    candidate: "Embeddings", result: "RetrievalResult", tables: Mapping[str, "Embeddings"], protocol: QueryProtocol
 ) -> list[Untrained]:
     """Measure each baseline on the candidate's queries and gallery.
 
@@ -23,16 +23,16 @@ def compare_untrained(
         candidate: the candidate's embeddings.
         result: their evaluation.
         tables: name of a baseline, such as "raw pixels" -> its embeddings of the same images, in any order.
-        ways: how the tables are asked.
+        protocol: which gallery rows a query leaves out, and its parent classes.
 
     Raises:
         DataError: `E_BASELINE_MISSING` if a baseline lacks an image of the candidate.
     """
-    return [_compare(candidate, result, name, table, ways) for name, table in tables.items()]
+    return [_compare(candidate, result, name, table, protocol) for name, table in tables.items()]
 
 
 def _compare(
-    candidate: "Embeddings", result: "RetrievalResult", name: str, table: "Embeddings", ways: Ways
+    candidate: "Embeddings", result: "RetrievalResult", name: str, table: "Embeddings", protocol: QueryProtocol
 ) -> Untrained:
     ours, theirs = align(candidate, table)
     if missing := len(candidate) - len(ours):  # other queries would make it another comparison
@@ -40,6 +40,6 @@ def _compare(
             "E_BASELINE_MISSING",
             f"Expected an embedding by the {name} for all {len(candidate):,} images. Received: none for {missing:,}",
         )
-    before = evaluate(replace(candidate, vectors=theirs.vectors), tuple(result.values), ways)
+    before = evaluate(replace(candidate, vectors=theirs.vectors), tuple(result.values), protocol)
     per_query = {metric: (result.per_query[metric], before.per_query[metric]) for metric in result.values}
     return Untrained(name, per_query, candidate.labels[result.query_rows])

@@ -12,7 +12,7 @@ from anchorage.losses.base import LossLayer
 from anchorage.pairs.reducers import Reducer, check_any_reducer
 from anchorage.proxies.bank import ProxyBank
 from anchorage.proxies.logits import sums_of_classes
-from anchorage.proxies.margin_softmax import cosine_of_sum, softmax_with_own_logit
+from anchorage.proxies.margin_softmax import cosine_of_sum, softmax_with_target_logit
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -89,7 +89,7 @@ class ArcFaceLoss(LossLayer):
 
     def compute(self, embeddings, labels, row_weights=None):
         rows, proxies = self.scale * unit_rows(embeddings), self.bank.by_class()
-        return softmax_with_own_logit(rows, proxies, labels, self._add_margin, self.reducer, row_weights)
+        return softmax_with_target_logit(rows, proxies, labels, self._add_margin, self.reducer, row_weights)
 
     def find_outliers(self, embeddings, labels, angle: float = 75.0):
         """Items far from the main direction of their class: the sub-centre paper drops them and trains again.

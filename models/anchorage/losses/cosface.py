@@ -7,7 +7,7 @@ from anchorage.geometry import unit_rows
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.reducers import Reducer, check_any_reducer
 from anchorage.proxies.bank import ProxyBank
-from anchorage.proxies.margin_softmax import softmax_with_own_logit
+from anchorage.proxies.margin_softmax import softmax_with_target_logit
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -71,4 +71,4 @@ class CosFaceLoss(LossLayer):
     def compute(self, embeddings, labels, row_weights=None):
         rows, shift = self.scale * unit_rows(embeddings), self.scale * self.margin
         proxies = self.bank.by_class()
-        return softmax_with_own_logit(rows, proxies, labels, lambda own: own - shift, self.reducer, row_weights)
+        return softmax_with_target_logit(rows, proxies, labels, lambda own: own - shift, self.reducer, row_weights)

@@ -8,7 +8,7 @@ from anchorage.geometry import cosine_similarities, masked_logsumexp, unit_rows
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 from anchorage.proxies.bank import ProxyBank
-from anchorage.seeds import Draws
+from anchorage.seeds import SavedSeedGenerator
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -80,7 +80,7 @@ class ManifoldLoss(LossLayer):
         self.seed = seed
         self.reducer = check_any_reducer(reducer)
         self.bank = ProxyBank(num_proxies, stddev=1.0, dtype=self.dtype_policy)
-        self._draws = Draws(seed)
+        self._draws = SavedSeedGenerator(seed)
 
     @property
     def proxies(self):

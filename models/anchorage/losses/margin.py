@@ -8,7 +8,7 @@ from anchorage.geometry import find_measure, squared_distances
 from anchorage.losses.base import LossLayer
 from anchorage.mining.distance_weighted import count_drawn_negatives, negative_probabilities
 from anchorage.pairs.references import compare
-from anchorage.seeds import Draws
+from anchorage.seeds import SavedSeedGenerator
 
 _INSIDE_ROOT = 1e-8
 _FARTHEST = 2.0  # distance of opposite unit rows
@@ -131,7 +131,7 @@ class MarginLoss(LossLayer):
         self.normalize = normalize
         self.triplets_per_anchor = triplets_per_anchor
         self.distance = distance
-        self._draws = Draws(seed)
+        self._draws = SavedSeedGenerator(seed)
 
     @property
     def label_range(self):

@@ -10,10 +10,10 @@ from anchorage.proxies.bank import ProxyBank, gaps_within_classes
 from anchorage.proxies.logits import (
     class_logits,
     over_classes,
-    own_and_others,
-    own_logits,
     softly_nearest,
     sums_of_classes,
+    target_and_others,
+    target_logits,
 )
 
 VARIANTS = ("class_anchor", "data_anchor")
@@ -113,23 +113,23 @@ class MultiProxyAnchorLoss(LossLayer):
 
     def compute(self, embeddings, labels, row_weights=None, novel_proxies=None):
         rows, proxies = self.alpha * unit_rows(embeddings), self.bank.by_class(novel_proxies)
-        join = softly_nearest(self.alpha * self.gamma)
+        aggregate = softly_nearest(self.alpha * self.gamma)
         classes = ops.shape(proxies)[0]
         shift = ops.zeros_like(rows[:, 0]) if row_weights is None else row_weights - 1.0
         shift = shift + self.alpha * self.delta
         if self.variant == "data_anchor":
-            own, others = own_and_others(rows, proxies, labels, join)
+            own, others = target_and_others(rows, proxies, labels, aggregate)
             pull, push = ops.mean(ops.softplus(shift - own)), ops.mean(ops.softplus(others + shift))
         else:
-            pull = _pull(shift - own_logits(rows, proxies, labels, join), labels, classes)
-            push = ops.mean(self._push(rows, proxies, labels, shift, join))
+            pull = _pull(shift - target_logits(rows, proxies, labels, aggregate), labels, classes)
+            push = ops.mean(self._push(rows, proxies, labels, shift, aggregate))
         return pull + push + self._merging()
 
-    def _push(self, rows, proxies, labels, shift, join):
+    def _push(self, rows, proxies, labels, shift, aggregate):
         """`(C,)` costs of the classes: how near the items of others are."""
 
         def of_part(ids, proxies, rows, shift):
-            exponents = class_logits(rows, proxies, join) + shift[:, None]
+            exponents = class_logits(rows, proxies, aggregate) + shift[:, None]
             return masked_log1p_sum_exp(exponents, labels[:, None] != ids[None, :], axis=0)
 
         return over_classes(of_part, (proxies,), rows, shift, held=(rows.shape[0], self.proxies_per_class))

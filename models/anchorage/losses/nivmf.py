@@ -15,8 +15,8 @@ from anchorage.geometry import (
 )
 from anchorage.losses._vmf import draw_vmf, log_normalizer, mean_resultant
 from anchorage.losses.base import LossLayer
-from anchorage.proxies.logits import over_classes, tell_own_from_others
-from anchorage.seeds import Draws
+from anchorage.proxies.logits import over_classes, split_target_logit
+from anchorage.seeds import SavedSeedGenerator
 
 METRICS = ("cos", "l2", "nivmf", "ppk", "neg_kl", "el_nivmf")
 _NON_ISOTROPIC = ("nivmf", "el_nivmf")
@@ -133,7 +133,7 @@ class NivMFLoss(LossLayer):
         self.scale_sample_by_kappa = scale_sample_by_kappa
         self.sampler_b = sampler_b
         self.seed = seed
-        self._draws = Draws(seed)
+        self._draws = SavedSeedGenerator(seed)
 
     def build(self, embeddings_shape, labels_shape):
         dim = embeddings_shape[-1]
@@ -167,7 +167,7 @@ class NivMFLoss(LossLayer):
 
         def of_part(ids, *rest):
             *classes, points, temp = rest
-            return ops.stack(tell_own_from_others(self._similarities(points, temp, *classes), ids, labels))[None]
+            return ops.stack(split_target_logit(self._similarities(points, temp, *classes), ids, labels))[None]
 
         held = (points.shape[-2], 3 * (points.shape[0] if self.metric == "el_nivmf" else 1))  # two products and theirs
         found = over_classes(of_part, self._classes(), points, ops.exp(self.log_temp), held=held)

@@ -8,7 +8,7 @@ from anchorage.geometry import dot_products, unit_rows
 from anchorage.labels import check_class_labels
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.masks import check_batch
-from anchorage.proxies.logits import own_logits, sums_of_classes
+from anchorage.proxies.logits import sums_of_classes, target_logits
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -93,7 +93,7 @@ class PCELoss(LossLayer):
         top = ops.stop_gradient(ops.max(logits, axis=1, keepdims=True))
         shares = ops.exp(logits - top)
         total = ops.sum(shares, axis=1)
-        own = own_logits(fixed, proxies[:, None, :], labels)
+        own = target_logits(fixed, proxies[:, None, :], labels)
         classifier = ops.mean(ops.log(total) + top[:, 0] - own)
         count = ops.cast(ops.shape(rows)[0], rows.dtype)
         sums = sums_of_classes(rows, labels, self.num_classes)

@@ -8,7 +8,7 @@ from anchorage.geometry import unit_rows
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 from anchorage.proxies.bank import ProxyBank
-from anchorage.proxies.logits import class_logits, logsumexp_of_others, mean_of_others, own_logits
+from anchorage.proxies.logits import class_logits, logsumexp_of_others, mean_of_others, target_logits
 
 _STDDEV = 0.125  # N(0, 1) / 8, from the re-implementation that most people use
 
@@ -123,7 +123,7 @@ class ProxyNCALoss(LossLayer):
         proxies = self.bank.by_class(novel_proxies)
         if self.assignment == "dynamic":
             labels = ops.argmax(class_logits(rows, ops.stop_gradient(proxies)), axis=1)
-        own = own_logits(rows, proxies, labels)
+        own = target_logits(rows, proxies, labels)
         if proxies.shape[0] == 1:
             return 0.0 * ops.sum(own)
         places = range(self.proxies_per_class)

@@ -10,7 +10,7 @@ from anchorage.losses.base import LossLayer
 from anchorage.pairs.reducers import Reducer, check_any_reducer
 from anchorage.proxies.bank import ProxyBank, gaps_within_classes
 from anchorage.proxies.logits import softly_nearest
-from anchorage.proxies.margin_softmax import softmax_with_own_logit
+from anchorage.proxies.margin_softmax import softmax_with_target_logit
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -96,8 +96,10 @@ class SoftTripleLoss(LossLayer):
     def compute(self, embeddings, labels, row_weights=None, novel_proxies=None):
         rows, shift = self.la * unit_rows(embeddings), self.la * self.margin
         proxies = self.bank.by_class(novel_proxies)
-        join = softly_nearest(self.la * self.gamma)
-        loss = softmax_with_own_logit(rows, proxies, labels, lambda own: own - shift, self.reducer, row_weights, join)
+        aggregate = softly_nearest(self.la * self.gamma)
+        loss = softmax_with_target_logit(
+            rows, proxies, labels, lambda own: own - shift, self.reducer, row_weights, aggregate
+        )
         if not self.tau or self.centers_per_class == 1:
             return loss
         return loss + self.tau * gaps_within_classes(self.proxies, self.centers_per_class)

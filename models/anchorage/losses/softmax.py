@@ -9,7 +9,7 @@ from anchorage.checks import check_at_least_one, check_positive
 from anchorage.geometry import unit_rows
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
-from anchorage.proxies.logits import logsumexp_of_all, mean_of_others, own_logits
+from anchorage.proxies.logits import logsumexp_of_all, mean_of_others, target_logits
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -119,7 +119,7 @@ class SoftmaxLoss(LossLayer):
             weights = ops.concatenate([weights, ops.convert_to_tensor(self.bias)[:, None]], axis=1)
             rows = ops.concatenate([rows, ops.full_like(rows[:, :1], 1.0 / self.temperature)], axis=1)
         weights = weights[:, None, :]
-        own = own_logits(rows, weights, labels)
+        own = target_logits(rows, weights, labels)
         # The own logit is no summand to the last digit: it comes from another product.
         costs = ops.relu(logsumexp_of_all(rows, weights) - own)
         for sign in self._watched if training is not False and novel_proxies is None else ():

@@ -7,7 +7,7 @@ from anchorage.checks import check_at_least_one, check_positive
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.reducers import Reducer, check_any_reducer
 from anchorage.proxies.bank import ProxyBank
-from anchorage.proxies.margin_softmax import falling_cosine_of_multiple, softmax_with_own_logit
+from anchorage.proxies.margin_softmax import falling_cosine_of_multiple, softmax_with_target_logit
 
 _TINY = 1e-12
 
@@ -89,7 +89,7 @@ class SphereFaceLoss(LossLayer):
         else:
             proxies = self.bank.by_class()
         safe = ops.where(lengths > 0, lengths, 1.0)
-        return softmax_with_own_logit(
+        return softmax_with_target_logit(
             self.scale * embeddings,
             proxies,
             labels,

@@ -10,7 +10,7 @@ from anchorage.methods.densely_anchored_sampling import DenselyAnchoredSampling
 from anchorage.methods.intra_class_augmentation import IntraClassAugmentation
 from anchorage.methods.learned_concatenation import LearnedConcatenation
 from anchorage.methods.listwise_self_distillation import ListwiseSelfDistillation
-from anchorage.methods.method import Method, Step, Surroundings
+from anchorage.methods.method import Method, Step, TrainingContext
 from anchorage.methods.moving_average import MovingAverage
 from anchorage.methods.novel_class_generator import NovelClassGenerator
 from anchorage.methods.proxy_synthesis import ProxySynthesis
@@ -70,7 +70,7 @@ __all__ = [
     "NovelClassGenerator",
     "ProxySynthesis",
     "Step",
-    "Surroundings",
+    "TrainingContext",
     "WhitenedStart",
     "create_methods",
     "need_raw",

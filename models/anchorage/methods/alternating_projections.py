@@ -5,7 +5,7 @@ from keras import ops
 
 from anchorage.checks import check_at_least_one, check_not_negative
 from anchorage.methods._compared import NORMALIZERS, check_normalizer, check_pair_loss, compared
-from anchorage.methods._held import HeldWeights
+from anchorage.methods._weight_penalty import WeightPenalty
 from anchorage.methods.method import Method
 
 
@@ -55,7 +55,7 @@ class AlternatingProjections(Method):
 
     def prepare(self, learner):
         check_pair_loss(learner, self.normalizer)
-        self.held = HeldWeights(learner.encoder.trainable_variables, name="held", dtype=self.dtype_policy)
+        self.held = WeightPenalty(learner.encoder.trainable_variables, name="held", dtype=self.dtype_policy)
         self.steps = self.add_weight(
             name="steps",
             shape=(),

@@ -8,7 +8,7 @@ from anchorage.checks import check_at_least_one, check_not_negative, check_posit
 from anchorage.errors import UsageError
 from anchorage.inference import embed_rows
 from anchorage.methods._compared import NORMALIZERS, check_normalizer, check_pair_loss, compared
-from anchorage.methods._held import HeldWeights
+from anchorage.methods._weight_penalty import WeightPenalty
 from anchorage.methods.method import Method
 from anchorage.proxies.bank import ProxyBank
 
@@ -101,8 +101,8 @@ class ChanceConstrainedProxies(Method):
         self.bank.build((None, self.embedding_size))
         self.bank.built = True
         self.best_proxies = self._state("best_proxies", self.bank.proxies.shape)
-        self.best = HeldWeights(learner.encoder.trainable_variables, name="best", dtype=self.dtype_policy)
-        self.held = HeldWeights(learner.encoder.trainable_variables, name="held", dtype=self.dtype_policy)
+        self.best = WeightPenalty(learner.encoder.trainable_variables, name="best", dtype=self.dtype_policy)
+        self.held = WeightPenalty(learner.encoder.trainable_variables, name="held", dtype=self.dtype_policy)
         self.problem = self._state("problem", (), "int32")
         self.waited = self._state("waited", (), "int32")
         self.best_value = self._state("best_value", ())  # -1 stands for none yet
@@ -120,11 +120,11 @@ class ChanceConstrainedProxies(Method):
             total = total + self.proxy_weight * inner(compared(step, rows, step.labels, others, self._proxy_labels()))
         return total
 
-    def start(self, surroundings):
+    def start(self, context):
         if not self.random_init:
-            self._place(surroundings)
+            self._place(context)
 
-    def after_epoch(self, surroundings, logs):
+    def after_epoch(self, context, logs):
         if _SCORE not in logs:
             raise UsageError(
                 "E_NO_VALIDATION",
@@ -140,24 +140,24 @@ class ChanceConstrainedProxies(Method):
             return
         self.waited.assign_add(1)
         if int(ops.convert_to_numpy(self.waited)) >= self.patience:
-            self._next_problem(surroundings)
+            self._next_problem(context)
 
-    def _next_problem(self, surroundings) -> None:
+    def _next_problem(self, context) -> None:
         problem = int(ops.convert_to_numpy(self.problem)) + 1
         self.problem.assign(problem)
         self.waited.assign(0)
         self.best_value.assign(-1.0)
         self.strength.assign(self.lam * self.decay**problem)
         self.held.take_over(self.best)
-        self._place(surroundings)
+        self._place(context)
 
-    def _place(self, surroundings) -> None:
+    def _place(self, context) -> None:
         """Put the proxies on embeddings of training images, away from the best ones of the problem that ended."""
         count, pool = self.proxies_per_class, self.pool
         drawn = count if pool == 1 else pool if pool >= count else pool * count
         random = np.random.default_rng((_STREAM, self.seed, int(ops.convert_to_numpy(self.problem))))
-        present, rows = draw_rows(surroundings.store.labels, drawn, random)
-        centers = embed_rows(surroundings.learner.encoder, surroundings.store, rows)
+        present, rows = draw_rows(context.store.labels, drawn, random)
+        centers = embed_rows(context.learner.encoder, context.store, rows)
         shape = (self.num_classes, count, self.embedding_size)
         if pool > 1:
             old = ops.convert_to_numpy(self.best_proxies).reshape(shape)[present]

@@ -36,13 +36,13 @@ class ClassMeanStart(Method):
         self.per_class = per_class
         self.seed = seed
 
-    def start(self, surroundings):
-        learner, labels = surroundings.learner, surroundings.store.labels
+    def start(self, context):
+        learner, labels = context.learner, context.store.labels
         drawn = min(self.per_class, int(np.bincount(labels).max()))
         random = np.random.default_rng((_STREAM, self.seed))
         _, rows = draw_rows(labels, drawn, random)
         rows = np.unique(rows)  # a small class fills its places by repeating
-        embeddings = embed_rows(learner.encoder, surroundings.store, rows)
+        embeddings = embed_rows(learner.encoder, context.store, rows)
         try:
             start_at_class_means(learner.loss_layer, embeddings, labels[rows], self.seed)
         except ValueError as error:

@@ -7,7 +7,7 @@ from anchorage.checks import check_at_least_one, check_between, check_not_negati
 from anchorage.geometry import unit_rows
 from anchorage.labels import check_class_labels
 from anchorage.methods.method import Method
-from anchorage.seeds import Draws
+from anchorage.seeds import SavedSeedGenerator
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -75,7 +75,7 @@ class DenselyAnchoredSampling(Method):
         self.detach = detach
         self.aux_weight = aux_weight
         self.seed = seed
-        self._draws = Draws(seed)
+        self._draws = SavedSeedGenerator(seed)
 
     def prepare(self, learner):
         def state(name, shape, dtype=None):

@@ -14,7 +14,7 @@ from anchorage.methods._class_statistics import ClassStatistics, class_statistic
 from anchorage.methods.method import Method
 from anchorage.pairs.masks import pair_masks
 from anchorage.pairs.references import References
-from anchorage.seeds import Draws
+from anchorage.seeds import SavedSeedGenerator
 
 _MANY_CLASSES = 1000  # more than these: few items in each, in the authors' code
 _SAME = 1.0 - 1e-5  # cosine from which on a positive teaches nothing
@@ -119,7 +119,7 @@ class IntraClassAugmentation(Method):
         self.distance_norm = distance_norm
         self.fade = fade
         self.seed = seed
-        self._draws = Draws(seed)
+        self._draws = SavedSeedGenerator(seed)
 
     def prepare(self, learner):
         self._compares = "references" in call_arguments(learner.loss_layer)
@@ -172,20 +172,20 @@ class IntraClassAugmentation(Method):
             factor = ops.where(done <= until, ops.cast(value, factor.dtype), factor)
         return self.strength * factor
 
-    def start(self, surroundings):
+    def start(self, context):
         if not self.start_epoch:
-            self._measure(surroundings)
+            self._measure(context)
 
-    def after_epoch(self, surroundings, logs):
+    def after_epoch(self, context, logs):
         self.epoch.assign_add(1)
         epoch = int(ops.convert_to_numpy(self.epoch))
         since = epoch - self.start_epoch
         if since >= 0 and since % self.update_every == 0 and epoch < self.epochs:
-            self._measure(surroundings)
+            self._measure(context)
 
-    def _measure(self, surroundings):
-        store = surroundings.store
-        raw = predict_rows(surroundings.learner.encoder, store, np.arange(len(store)))["raw"]
+    def _measure(self, context):
+        store = context.store
+        raw = predict_rows(context.learner.encoder, store, np.arange(len(store)))["raw"]
         self.update(raw, store.labels)
 
     def update(self, embeddings, labels) -> None:

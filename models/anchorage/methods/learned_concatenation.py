@@ -39,8 +39,8 @@ class LearnedConcatenation(Method):
         self._tell()
         return value
 
-    def start(self, surroundings):
+    def start(self, context):
         self._tell()
 
-    def after_epoch(self, surroundings, logs):
+    def after_epoch(self, context, logs):
         self._tell()

@@ -80,8 +80,8 @@ class ListwiseSelfDistillation(Method):
             metric.update_state(value)
         return base + share * (self.weight * self.temperature**2) * divergence
 
-    def after_epoch(self, surroundings, logs):
-        self.teacher.set_weights(surroundings.learner.encoder.get_weights())
+    def after_epoch(self, context, logs):
+        self.teacher.set_weights(context.learner.encoder.get_weights())
         self.epoch.assign_add(1)
 
     def get_config(self):

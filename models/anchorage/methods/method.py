@@ -37,7 +37,7 @@ class Step(NamedTuple):
         return self._replace(outputs=outputs, labels=self.labels if labels is None else labels)
 
 
-class Surroundings(NamedTuple):
+class TrainingContext(NamedTuple):
     """The training that a method takes part in.
 
     Args:
@@ -79,20 +79,20 @@ class Method(keras.layers.Layer):
         """The scalar float32 loss of a step; `inner` is the loss that the method wraps around."""
         return inner(step)
 
-    def start(self, surroundings: Surroundings) -> None:
+    def start(self, context: TrainingContext) -> None:
         """Before the first step; not when a training goes on from a checkpoint."""
 
     def judged_encoder(self, learner: keras.Model) -> keras.Model | None:
         """The network to validate in place of the learner's own; None for that one."""
         return None
 
-    def finish(self, surroundings: Surroundings) -> None:
+    def finish(self, context: TrainingContext) -> None:
         """After the training, with the weights of the best epoch; the learner's encoder is what gets exported."""
 
-    def after_epoch(self, surroundings: Surroundings, logs: Mapping[str, float]) -> None:
+    def after_epoch(self, context: TrainingContext, logs: Mapping[str, float]) -> None:
         """After an epoch and its validation, before the checkpoint.
 
         Args:
-            surroundings: the training.
+            context: the training.
             logs: the epoch's `loss` and, with validation, `val_recall@1` and `val_map@r`.
         """

@@ -45,8 +45,8 @@ class MovingAverage(Method):
     def judged_encoder(self, learner):
         return self.average
 
-    def finish(self, surroundings):
-        surroundings.learner.encoder.set_weights(self.average.get_weights())
+    def finish(self, context):
+        context.learner.encoder.set_weights(self.average.get_weights())
 
     def get_config(self):
         return {**super().get_config(), "momentum": self.momentum}

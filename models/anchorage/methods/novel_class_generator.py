@@ -12,7 +12,7 @@ from anchorage.geometry import dot_products, unit_rows
 from anchorage.labels import check_class_labels
 from anchorage.methods._novel_classes import check_takes_novel_classes, with_novel_classes
 from anchorage.methods.method import Method
-from anchorage.seeds import Draws
+from anchorage.seeds import SavedSeedGenerator
 
 _TINY = 1e-12  # floor under a squared distance: keeps the gradient of sqrt finite
 
@@ -134,7 +134,7 @@ class NovelClassGenerator(Method):
         self.w_div = w_div
         self.kappa = kappa
         self.seed = seed
-        self._draws = Draws(seed)
+        self._draws = SavedSeedGenerator(seed)
         self.generator = EmbeddingGenerator(hidden, name="generator", dtype=self.dtype_policy)
 
     def prepare(self, learner):

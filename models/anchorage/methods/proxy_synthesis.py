@@ -8,7 +8,7 @@ from anchorage.geometry import unit_rows
 from anchorage.labels import check_class_labels
 from anchorage.methods._novel_classes import check_takes_novel_classes, with_novel_classes
 from anchorage.methods.method import Method
-from anchorage.seeds import Draws
+from anchorage.seeds import SavedSeedGenerator
 
 _SHORTEST = 1e-6  # a mix of opposite rows has no direction
 
@@ -62,7 +62,7 @@ class ProxySynthesis(Method):
         self.shuffle = shuffle
         self.seed = seed
         self.supports_jit = False
-        self._draws = Draws(seed)
+        self._draws = SavedSeedGenerator(seed)
 
     def prepare(self, learner):
         check_takes_novel_classes(learner.loss_layer)

@@ -39,8 +39,8 @@ class WhitenedStart(Method):
         self.images = images
         self.seed = seed
 
-    def start(self, surroundings):
-        encoder, store = surroundings.learner.encoder, surroundings.store
+    def start(self, context):
+        encoder, store = context.learner.encoder, context.store
         projection = next((layer for layer in encoder.layers if layer.name == "projection"), None)
         if not isinstance(projection, keras.layers.Dense):
             raise UsageError("E_NO_PROJECTION", "'whitened_start' needs an encoder with the head 'plain'.")

@@ -17,7 +17,7 @@ from anchorage.mining.rules import mine_pairs, wide_angles
 from anchorage.pairs.positives import rows_from_positives
 from anchorage.pairs.references import Pairs
 from anchorage.pairs.walk import PositivesWalk
-from anchorage.seeds import Draws
+from anchorage.seeds import SavedSeedGenerator
 
 _STRATEGIES = ("easy", "hard", "semi_hard", "all")
 _TRIPLETS = ("all", "easy", "hard", "semi_hard")
@@ -300,7 +300,7 @@ class DistanceWeightedMiner(PairMiner):
         self.cutoff = cutoff
         self.nonzero_loss_cutoff = nonzero_loss_cutoff
         self.seed = seed
-        self._draws = Draws(seed)
+        self._draws = SavedSeedGenerator(seed)
 
     def call(self, rows, columns, positives, negatives):
         distances = ops.stop_gradient(euclidean_distances(rows, columns))
@@ -333,7 +333,7 @@ class UniformHistogramMiner(PairMiner):
         self.pos_per_bin = pos_per_bin
         self.neg_per_bin = neg_per_bin
         self.seed = seed
-        self._draws = Draws(seed)
+        self._draws = SavedSeedGenerator(seed)
 
     def call(self, rows, columns, positives, negatives):
         distances = ops.stop_gradient(euclidean_distances(rows, columns))
@@ -374,7 +374,7 @@ def _pairs_of_triplets(matrix, positives, negatives, choose):
     return walk.through(step, ops.zeros_like(positives), ops.zeros_like(negatives))
 
 
-def _drawn(shares, draws: Draws):
+def _drawn(shares, draws: SavedSeedGenerator):
     """True with the given probabilities, each entry on its own; 1 and more is always True."""
     numbers = keras.random.uniform(ops.shape(shares), dtype=shares.dtype, seed=draws.generator)
     return numbers < shares

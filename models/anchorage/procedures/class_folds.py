@@ -8,7 +8,7 @@ from itertools import chain
 import keras
 
 from anchorage.checks import check_at_least_one
-from anchorage.data.subset import ClassSubset, deal_folds
+from anchorage.data.subset import ClassSubset, assign_folds
 from anchorage.inference import named_outputs
 from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
@@ -56,7 +56,7 @@ class ClassFolds(Procedure):
                 validation_store=ClassSubset(task.store, fold),
                 seed=task.seed + number,
             )
-            for number, fold in enumerate(deal_folds(names, self.folds, self.seed))
+            for number, fold in enumerate(assign_folds(names, self.folds, self.seed))
         ]
         whole = self._whole(task, combine_encoders([run.learner.encoder for run in runs], self.combine))
         result = join_results([run.result for run in runs], len(runs) - 1)

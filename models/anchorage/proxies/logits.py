@@ -42,24 +42,24 @@ def softly_nearest(gamma: float):
     return lambda *tensors: soft_maximum(*tensors) if len(tensors) > 1 else tensors[0]
 
 
-def class_logits(rows, proxies, join=nearest):
+def class_logits(rows, proxies, aggregate=nearest):
     """Logits of rows (N, D) with classes of K proxies (C, K, D): `(N, C)`.
 
     Args:
         rows: `(N, D)` float tensor.
         proxies: `(C, K, D)` float tensor.
-        join: function of K tensors of inner products giving the logits.
+        aggregate: function of K tensors of inner products giving the logits.
     """
-    return join(*[dot_products(rows, proxies[:, place]) for place in range(proxies.shape[1])])
+    return aggregate(*[dot_products(rows, proxies[:, place]) for place in range(proxies.shape[1])])
 
 
-def own_logits(rows, proxies, labels, join=nearest):
+def target_logits(rows, proxies, labels, aggregate=nearest):
     """`(N,)` logits of the rows with their own classes; arguments as above, and `(N,)` labels.
 
     Looked up among the proxies: the gradient of a look-up among the `(N, C)` logits is as large as these.
     """
     own = ops.take(proxies, labels, axis=0)
-    return join(*[ops.sum(rows * own[:, place], axis=1) for place in range(proxies.shape[1])])
+    return aggregate(*[ops.sum(rows * own[:, place], axis=1) for place in range(proxies.shape[1])])
 
 
 def sums_of_classes(x, labels, classes: int):
@@ -74,7 +74,7 @@ def mean_of_others(rows, proxies, labels):
     return ops.sum(rows * others, axis=1) / ops.cast(count, rows.dtype)
 
 
-def tell_own_from_others(logits, ids, labels):
+def split_target_logit(logits, ids, labels):
     """`(N,)` own logits and log-sum-exps of the others, out of the `(N, B)` logits with classes `ids`.
 
     Where the own class is not among these its logit is 0; without any other the log-sum-exp is far below 0.
@@ -84,25 +84,25 @@ def tell_own_from_others(logits, ids, labels):
     return own, ops.logsumexp(ops.where(mine, lowest(logits), logits), axis=1)
 
 
-def logsumexp_of_others(rows, proxies, labels, join=nearest):
+def logsumexp_of_others(rows, proxies, labels, aggregate=nearest):
     """`(N,)` log-sum-exps of the logits of the rows with all classes but their own; far below 0 without any."""
 
     def of_part(ids, proxies, rows):
-        return tell_own_from_others(class_logits(rows, proxies, join), ids, labels)[1][None, :]
+        return split_target_logit(class_logits(rows, proxies, aggregate), ids, labels)[1][None, :]
 
     held = (rows.shape[0], proxies.shape[1])
     return ops.logsumexp(over_classes(of_part, (proxies,), rows, held=held), axis=0)
 
 
-def own_and_others(rows, proxies, labels, join=nearest):
+def target_and_others(rows, proxies, labels, aggregate=nearest):
     """Own logits and log-sum-exps of the others; from all logits where these are fewer than what own proxies have.
 
     Arguments as above; both `(N,)`.
     """
     classes, each, dim = proxies.shape
     if isinstance(classes, int) and classes <= each * dim and _at_once((rows.shape[0], each), classes):
-        return tell_own_from_others(class_logits(rows, proxies, join), ops.arange(classes, dtype="int32"), labels)
-    return own_logits(rows, proxies, labels, join), logsumexp_of_others(rows, proxies, labels, join)
+        return split_target_logit(class_logits(rows, proxies, aggregate), ops.arange(classes, dtype="int32"), labels)
+    return target_logits(rows, proxies, labels, aggregate), logsumexp_of_others(rows, proxies, labels, aggregate)
 
 
 def logsumexp_of_all(rows, proxies):

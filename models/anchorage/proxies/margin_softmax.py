@@ -5,12 +5,12 @@ import math
 from keras import ops
 
 from anchorage.pairs.reducers import Reducer, reduce_costs
-from anchorage.proxies.logits import nearest, own_and_others
+from anchorage.proxies.logits import nearest, target_and_others
 
 _SMALLEST_SINE = 1e-7  # squared: keeps the gradient of the angle finite at 0 and 180 degrees
 
 
-def softmax_with_own_logit(rows, proxies, labels, change, reducer: Reducer, row_weights=None, join=nearest):
+def softmax_with_target_logit(rows, proxies, labels, change, reducer: Reducer, row_weights=None, aggregate=nearest):
     """Cross-entropy after the logit of the own class was changed.
 
     Args:
@@ -20,12 +20,12 @@ def softmax_with_own_logit(rows, proxies, labels, change, reducer: Reducer, row_
         change: function of the `(N,)` own logits giving the new ones.
         reducer: see `anchorage.pairs.reducers`.
         row_weights: `(N,)` factors on the costs, or None.
-        join: what makes one logit of those of the K proxies, see `anchorage.proxies.logits`.
+        aggregate: what makes one logit of those of the K proxies, see `anchorage.proxies.logits`.
 
     Returns:
         Scalar.
     """
-    own, others = own_and_others(rows, proxies, labels, join)
+    own, others = target_and_others(rows, proxies, labels, aggregate)
     own = change(own)
     # Softplus of the difference: the log-sum-exp over all classes less the own logit loses small costs to rounding.
     costs = ops.softplus(others - own) if proxies.shape[0] != 1 else 0.0 * own

@@ -13,14 +13,14 @@ import numpy as np
 from anchorage.data.batches import Sampler, Store, is_refreshed, training_batches
 from anchorage.errors import DataError, UsageError
 from anchorage.learner import MetricLearner
-from anchorage.methods import Surroundings
+from anchorage.methods import TrainingContext
 from anchorage.replicas import replicas
 from anchorage.training.checkpoints import Checkpoints
 from anchorage.training.frozen_norms import FrozenNorms
+from anchorage.training.monitor import SigtermGuard, TrainingMonitor
 from anchorage.training.recipes import Choice
 from anchorage.training.refresh import refresh_sampler
 from anchorage.training.settings import TrainingSettings
-from anchorage.training.watch import Termination, Watch
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,16 @@ def fit_learner(
         )
     steps = steps_per_epoch or sampler.steps_per_round
     _build(learner, store.image_size)
-    surroundings = Surroundings(learner, store, sampler, steps, epochs, seed)
-    with TemporaryDirectory() as scratch, Termination() as termination, FrozenNorms() as norms:
+    context = TrainingContext(learner, store, sampler, steps, epochs, seed)
+    with TemporaryDirectory() as scratch, SigtermGuard() as guard, FrozenNorms() as norms:
         checkpoints = Checkpoints(checkpoint_folder or scratch, run_key, sampler)
         progress = checkpoints.resume(learner)
         resumed_step = progress.step
-        watch = Watch(
+        monitor = TrainingMonitor(
             checkpoints=checkpoints,
             progress=progress,
-            termination=termination,
-            surroundings=surroundings,
+            guard=guard,
+            context=context,
             validation_store=validation_store,
             patience=patience,
             keep_start=keep_start,
@@ -135,12 +135,12 @@ def fit_learner(
             print(f"going on after step {resumed_step} of {epochs * steps}, from {checkpoints.folder}", flush=True)
         else:
             for method in learner.methods:
-                method.start(surroundings)
-            refresh_sampler(surroundings, step=0)
-            watch.judge_start(learner)
-            _tell_start(progress.history[0], learner, boards, verbose)
-        callbacks = [*callbacks, norms, watch, *boards]
-        while progress.epoch < epochs and not watch.stop_reason:
+                method.start(context)
+            refresh_sampler(context, step=0)
+            monitor.judge_start(learner)
+            _print_start(progress.history[0], learner, boards, verbose)
+        callbacks = [*callbacks, norms, monitor, *boards]
+        while progress.epoch < epochs and not monitor.stop_reason:
             rest = steps - progress.step % steps  # less than a whole epoch after an interruption within one
             last = progress.epoch + 1 if rest < steps else epochs
             todo = rest if is_refreshed(sampler) else rest + (last - progress.epoch - 1) * steps
@@ -153,14 +153,16 @@ def fit_learner(
                 callbacks=callbacks,
                 verbose=verbose,
             )
-        if watch.outcome:
-            print(f"note: {watch.outcome}", flush=True)
+        if monitor.outcome:
+            print(f"note: {monitor.outcome}", flush=True)
         checkpoints.restore_best(learner, progress)
         start_weights = checkpoints.start_weights(learner)
         for method in learner.methods:
-            method.finish(surroundings)
+            method.finish(context)
     best_epoch = progress.epoch if progress.best_step is None else progress.best_step // steps
-    return FitResult(progress.history, best_epoch, progress.best_value, watch.stop_reason, resumed_step, start_weights)
+    return FitResult(
+        progress.history, best_epoch, progress.best_value, monitor.stop_reason, resumed_step, start_weights
+    )
 
 
 def _build(learner: MetricLearner, image_size: int) -> None:
@@ -182,7 +184,7 @@ class EpochBoard(keras.callbacks.TensorBoard):
         super().on_epoch_end(epoch + 1, logs)
 
 
-def _tell_start(
+def _print_start(
     row: Mapping[str, float], learner: MetricLearner, boards: Sequence[EpochBoard], verbose: int | str
 ) -> None:
     shown = " - ".join(f"{name}: {value:.4f}" for name, value in row.items() if name != "epoch")

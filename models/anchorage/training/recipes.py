@@ -16,7 +16,7 @@ import numpy as np
 
 from anchorage.catalogue import describe_loss
 from anchorage.errors import UsageError
-from anchorage.registry import tell_value
+from anchorage.registry import format_value
 
 LEAST_STEPS = 10  # of an epoch: with few images an epoch is several rounds
 BATCH = 64  # images of a step, where the data allows as many
@@ -94,12 +94,12 @@ def choose_settings(settings: Settings, counts: Sequence[int] | np.ndarray) -> t
     return chosen.settings, chosen.choices
 
 
-def tell_choices(choices: Sequence[Choice], facts: Facts | None = None) -> str:
+def format_choices(choices: Sequence[Choice], facts: Facts | None = None) -> str:
     """What the recipe chose, a line each, with the reasons; empty if everything was written."""
     own = [choice for choice in choices if choice.reason != WRITTEN]
     if not own:
         return ""
-    rows = [(choice.setting, tell_value(choice.value), choice.reason) for choice in own]
+    rows = [(choice.setting, format_value(choice.value), choice.reason) for choice in own]
     widths = [max(len(row[place]) for row in rows) for place in (0, 1)]
     lines = [f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {reason}" for name, value, reason in rows]
     head = "recipe" + (f" for {facts.told()}" if facts else "")

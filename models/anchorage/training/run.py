@@ -20,7 +20,7 @@ from anchorage.registry import create
 from anchorage.replicas import strategy_scope
 from anchorage.training.fit import FitResult, fit_learner
 from anchorage.training.optimizers import LossScaleOptimizer, create_optimizer
-from anchorage.training.recipes import Choice, Facts, choose_settings, tell_choices
+from anchorage.training.recipes import Choice, Facts, choose_settings, format_choices
 from anchorage.training.schedules import WarmupDecay
 from anchorage.training.settings import OptimizerSettings, TrainingSettings
 
@@ -124,7 +124,7 @@ def choose_recipe(store, given: Settings, verbose: int | str) -> tuple[dict[str,
     """
     counts = _class_counts(store)
     settings, recipe = choose_settings(given, counts)
-    if verbose and (chosen := tell_choices(recipe, Facts.of(given["encoder"], counts))):
+    if verbose and (chosen := format_choices(recipe, Facts.of(given["encoder"], counts))):
         print(chosen, flush=True)
     return settings, recipe
 

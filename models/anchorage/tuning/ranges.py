@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def settle(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def apply_values(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Put found values in the place of the ranges they were searched in.
 
     Args:
@@ -13,9 +13,9 @@ def settle(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
         values: value by the path of its key.
 
     Example:
-        >>> settle({"loss": {"params": {"margin": {"low": 0.1, "high": 0.5}}}}, {"loss.params.margin": 0.2})
+        >>> apply_values({"loss": {"params": {"margin": {"low": 0.1, "high": 0.5}}}}, {"loss.params.margin": 0.2})
         {'loss': {'params': {'margin': 0.2}}}
-        >>> settle({"methods": [{"params": {"weight": {"low": 1, "high": 2}}}]}, {"methods.0.params.weight": 1.5})
+        >>> apply_values({"methods": [{"params": {"weight": {"low": 1, "high": 2}}}]}, {"methods.0.params.weight": 1.5})
         {'methods': [{'params': {'weight': 1.5}}]}
     """
     settled = copy.deepcopy(dict(settings))

@@ -9,7 +9,7 @@ from anchorage_pipeline.comparison.data import prepare_images
 from anchorage_pipeline.comparison.jobs import Job, Jobs
 from anchorage_pipeline.comparison.plan import Block, Candidate, check_alike, expand, report_blocks, write_plan
 from anchorage_pipeline.comparison.plot import draw_comparison
-from anchorage_pipeline.comparison.pool import work_off
+from anchorage_pipeline.comparison.pool import run_all
 from anchorage_pipeline.comparison.results import Chosen, Outcome, Row, choose, summarize
 from anchorage_pipeline.comparison.settings import Comparison, load_comparison
 from anchorage_pipeline.comparison.table import write_table
@@ -99,4 +99,4 @@ def _run(jobs: Sequence[Job], side_by_side: int, comparison: Comparison, doing: 
     todo = list({job.key: job for job in jobs if not job.done}.values())
     if todo:
         with Progress(doing, len(todo), comparison.primary) as progress:
-            work_off(todo, side_by_side, comparison.folder / "logs", progress.begun, progress.ended)
+            run_all(todo, side_by_side, comparison.folder / "logs", progress.begun, progress.ended)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anchorage.data.store import RecordStore
-from anchorage.data.subset import ClassSubset, deal_folds
+from anchorage.data.subset import ClassSubset, assign_folds
 from anchorage_pipeline.comparison.plan import CHOICE, Block
 from anchorage_pipeline.comparison.settings import Comparison
 from anchorage_pipeline.config import Experiment
@@ -64,6 +64,6 @@ def prepare_images(comparison: Comparison, experiment: Experiment) -> Images:
     return Images(
         half=stores / "half",
         test=stores / "test" if comparison.judge == "test" else None,
-        folds=deal_folds(half.class_names, comparison.folds, comparison.fold_seed),
+        folds=assign_folds(half.class_names, comparison.folds, comparison.fold_seed),
         digest=digest([store.digest for store in packed]),
     )

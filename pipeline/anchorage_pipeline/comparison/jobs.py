@@ -86,7 +86,7 @@ class Jobs:
         """One job a candidate, where there is something to choose."""
         if len(candidates) < 2:
             return []
-        return [self.of(one, CHOICE, f"{name}, trial {tell_values(one.values)}") for one in candidates]
+        return [self.of(one, CHOICE, f"{name}, trial {format_values(one.values)}") for one in candidates]
 
     def _code(self, modules: Sequence[str], tables: Sequence[str]) -> str:
         which = (*modules, "", *tables)
@@ -95,7 +95,7 @@ class Jobs:
         return self._codes[which]
 
 
-def tell_values(values: Mapping[str, Any]) -> str:
+def format_values(values: Mapping[str, Any]) -> str:
     """Chosen values in short, as in "learning_rate 0.001"."""
     return ", ".join(
         f"{path.rpartition('.')[2]} {f'{value:g}' if isinstance(value, float) else value}"

@@ -30,7 +30,7 @@ class _Running(NamedTuple):
     log: IO[bytes]
 
 
-def work_off(
+def run_all(
     jobs: Sequence[Job],
     side_by_side: int,
     logs: Path,

@@ -9,7 +9,7 @@ from typing import Any
 
 from anchorage.files import replace_file
 from anchorage_pipeline.comparison.data import Images
-from anchorage_pipeline.comparison.jobs import tell_values
+from anchorage_pipeline.comparison.jobs import format_values
 from anchorage_pipeline.comparison.plan import CHOICE
 from anchorage_pipeline.comparison.ranking import Difference, Estimate
 from anchorage_pipeline.comparison.results import Outcome, Row, units_of
@@ -25,11 +25,11 @@ def write_table(outcome: Outcome, images: Images, path: Path) -> None:
     replace_file(path, ("\n".join(lines) + "\n").encode())
 
 
-def tell_estimate(value: Estimate | None) -> str:
+def format_estimate(value: Estimate | None) -> str:
     """A mean in percent with its standard error.
 
     Example:
-        >>> tell_estimate(Estimate(mean=0.4512, error=0.0049, units=3))
+        >>> format_estimate(Estimate(mean=0.4512, error=0.0049, units=3))
         '45.1 ± 0.5'
     """
     if value is None:
@@ -37,11 +37,11 @@ def tell_estimate(value: Estimate | None) -> str:
     return f"{100 * value.mean:.1f}" + ("" if math.isnan(value.error) else f" ± {100 * value.error:.1f}")
 
 
-def tell_difference(difference: Difference | None, holds: bool = False) -> str:
+def format_difference(difference: Difference | None, holds: bool = False) -> str:
     """A difference in points with its standard error, and whether it is one.
 
     Example:
-        >>> tell_difference(Difference(mean=0.003, error=0.006, units=3, low=-0.02, high=0.03, p=0.7))
+        >>> format_difference(Difference(mean=0.003, error=0.006, units=3, low=-0.02, high=0.03, p=0.7))
         'no difference measured: +0.3 ± 0.6'
     """
     if difference is None:
@@ -69,9 +69,9 @@ def _line(outcome: Outcome):
     def line(row: Row) -> str:
         base = outcome.row(row.entry.against) if row.entry.against else None
         cells = [row.label + (" †" if row.entry.unlike else "")]
-        cells += [tell_estimate(row.values.get(metric)) if row.good else _absent(row) for metric in metrics]
+        cells += [format_estimate(row.values.get(metric)) if row.good else _absent(row) for metric in metrics]
         cells += [base.label if base else ""]
-        cells += [tell_difference(row.differences.get(metric), metric in row.holds) for metric in metrics]
+        cells += [format_difference(row.differences.get(metric), metric in row.holds) for metric in metrics]
         cells += [_number(row.seconds, "{:.0f}")]
         cells += [_number(ratio, "{:.2f} x") for ratio in (row.time_ratio, row.memory_ratio)]
         cells += [_price(row, base, primary) if base else ""]
@@ -181,7 +181,7 @@ def _choice(row: Row, primary: str) -> list[str]:
     if chosen.candidate is None:
         return [f"No values chosen: {'trials are missing' if chosen.missing else 'every trial failed'}."]
     failed = sum(value is None for value in chosen.values)
-    told = [f"Chosen in {len(chosen.values)} trials: {tell_values(chosen.candidate.values)}."]
+    told = [f"Chosen in {len(chosen.values)} trials: {format_values(chosen.candidate.values)}."]
     if failed:
         told.append(f"{failed} of the trials failed.")
     if chosen.at_end:
@@ -189,7 +189,7 @@ def _choice(row: Row, primary: str) -> list[str]:
         told.append(f"The best {paths} lies at the end of its list: a better one may lie outside.")
     if chosen.tried:
         each = (
-            f"{tell_values(values)} {'failed' if value is None else f'{100 * value:.1f} %'}"
+            f"{format_values(values)} {'failed' if value is None else f'{100 * value:.1f} %'}"
             for values, value in zip(chosen.tried, chosen.values, strict=True)
         )
         told.append(f"{primary} of the trials: {'; '.join(each)}.")

@@ -22,7 +22,7 @@ from anchorage_pipeline.spread.conditions import (
     spread_file,
 )
 from anchorage_pipeline.spread.record import FEWEST, Conditions, Machine, Row, Spread, read_spread, write_spread
-from anchorage_pipeline.spread.table import tell_row, tell_table
+from anchorage_pipeline.spread.table import format_row, format_table
 from anchorage_pipeline.spread.worker import ERROR
 
 _MOST = 2**32 - 2  # NumPy takes 32 bits
@@ -63,7 +63,7 @@ def measure_spread(experiment: Experiment, seeds: Sequence[int], machine: str | 
             print(f"training {len(missing)} of {len(seeds)} seeds, one after the other; logs: {folder}", flush=True)
         for seed in seeds:
             if seed in measured:
-                print(f"{tell_row(measured[seed])}, measured {measured[seed].measured[:10]}", flush=True)
+                print(f"{format_row(measured[seed])}, measured {measured[seed].measured[:10]}", flush=True)
                 continue
             job = {
                 "experiment": experiment.model_dump(mode="json"),
@@ -74,8 +74,8 @@ def measure_spread(experiment: Experiment, seeds: Sequence[int], machine: str | 
                 "work": str(folder / "work"),
                 "check": seed == missing[0],
             }
-            print(tell_row(_train(job, folder, file, conditions, here)), flush=True)
-        return tell_table(read_spread(file).find(conditions))
+            print(format_row(_train(job, folder, file, conditions, here)), flush=True)
+        return format_table(read_spread(file).find(conditions))
 
 
 def _check(experiment: Experiment, seeds: Sequence[int]) -> None:

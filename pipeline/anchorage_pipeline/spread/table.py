@@ -7,13 +7,13 @@ from anchorage_pipeline.spread.record import Machine, Row, describe
 _NUMBERS = ("mean", "deviation", "lowest", "highest")
 
 
-def tell_row(row: Row) -> str:
+def format_row(row: Row) -> str:
     """One training in a line, in percent."""
     values = "  ".join(f"{name} {100 * value:.1f}" for name, value in row.values.items())
     return f"seed {row.seed:<4} {values}  (epoch {row.best_epoch}, {row.seconds:.0f} s)"
 
 
-def tell_table(rows: Sequence[Row]) -> str:
+def format_table(rows: Sequence[Row]) -> str:
     """Each metric over the seeds of each machine, in percent, and over all machines where there are several.
 
     Args:
@@ -30,7 +30,7 @@ def tell_table(rows: Sequence[Row]) -> str:
 
 def _lines(rows: Sequence[Row], *, seeds: bool = True) -> list[str]:
     if len(rows) == 1:
-        return [tell_row(rows[0])]
+        return [format_row(rows[0])]
     table = [["percent", *_NUMBERS, *([f"seed {row.seed}" for row in rows] if seeds else [])]]
     for name, found in describe(rows).items():
         values = [getattr(found, number) for number in _NUMBERS] + ([row.values[name] for row in rows] if seeds else [])

@@ -19,7 +19,7 @@ from anchorage.user_code import find_fault
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.plain import Trained, list_sources, train_splits
-from anchorage_pipeline.progress import hush_tensorflow
+from anchorage_pipeline.progress import silence_tensorflow
 from anchorage_pipeline.spread.conditions import code_digest, judged_by
 from anchorage_pipeline.spread.record import Conditions, Machine, Row, read_spread, write_spread
 
@@ -36,7 +36,7 @@ def main() -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # no training goes on where nobody waits for it
     job = json.load(sys.stdin)
     sys.path.append(str(Path.cwd()))  # where a user's own loss lies
-    hush_tensorflow()
+    silence_tensorflow()
     work = Path(job["work"])
     try:
         with hold_folder(work, job["experiment"]["name"]):

@@ -3,7 +3,7 @@ import unicodedata
 
 import pytest
 
-from anchorage.data.listing import Source, deal_classes, list_images
+from anchorage.data.listing import Source, assign_classes, list_images
 from anchorage.errors import DataError
 
 SHARES = {"val_share": 0.25, "test_share": 0.5, "seed": 1}
@@ -46,11 +46,11 @@ def test_classes_are_dealt_whole_and_the_same_everywhere(tmp_path):
 
 def test_shares_leave_at_least_one_class_on_each_side():
     sources = [Source(name, name, name, "", "both") for name in "abc"]
-    dealt = deal_classes(sources, val_share=0.01, test_share=0.99, seed=0)
+    dealt = assign_classes(sources, val_share=0.01, test_share=0.99, seed=0)
     assert sorted(source.split for source in dealt) == ["test", "test", "train"]
-    dealt = deal_classes(sources, val_share=0.01, test_share=0.01, seed=0)
+    dealt = assign_classes(sources, val_share=0.01, test_share=0.01, seed=0)
     assert sorted(source.split for source in dealt) == ["test", "train", "val"]
-    dealt = deal_classes(sources, val_share=0, test_share=0, seed=0)
+    dealt = assign_classes(sources, val_share=0, test_share=0, seed=0)
     assert [source.split for source in dealt] == ["train"] * 3
 
 

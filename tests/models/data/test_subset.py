@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anchorage.data.store import Record, RecordStore, write_store
-from anchorage.data.subset import ClassSubset, deal_folds
+from anchorage.data.subset import ClassSubset, assign_folds
 from anchorage.errors import DataError, UsageError
 
 
@@ -41,13 +41,13 @@ def test_unknown_class(store):
 
 def test_folds_part_the_classes():
     names = [f"c{n}" for n in range(23)]
-    folds = deal_folds(reversed(names), folds=4, seed=3)
+    folds = assign_folds(reversed(names), folds=4, seed=3)
     assert sorted(name for fold in folds for name in fold) == sorted(names)
     assert [len(fold) for fold in folds] == [6, 6, 6, 5]
-    assert folds == deal_folds(names, folds=4, seed=3)
-    assert folds != deal_folds(names, folds=4, seed=4)
+    assert folds == assign_folds(names, folds=4, seed=3)
+    assert folds != assign_folds(names, folds=4, seed=4)
 
 
 def test_too_few_classes_for_the_folds():
     with pytest.raises(UsageError, match="E_FOLDS"):
-        deal_folds(["a", "b", "c"], folds=2)
+        assign_folds(["a", "b", "c"], folds=2)

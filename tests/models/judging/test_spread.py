@@ -1,6 +1,6 @@
 import pytest
 
-from anchorage.judging.spread import tell_spread
+from anchorage.judging.spread import format_spread
 
 METRICS = {
     "recall@1": {"mean": 0.89, "deviation": 0.003, "lowest": 0.886, "highest": 0.894},
@@ -21,12 +21,12 @@ BOTH = "MAP@R 46.9 ± 0.4 (46.4 to 47.5), recall@1 89.0 ± 0.3 (88.6 to 89.4)"
     ],
 )
 def test_a_measured_spread_is_told_in_percent(spread, primary, told):
-    assert tell_spread(spread, primary, 1) == told
+    assert format_spread(spread, primary, 1) == told
 
 
 @pytest.mark.parametrize("spread", [None, {}])
 def test_what_is_not_measured_is_said(spread):
     unknown = "The spread over seeds is not measured: `anchorage spread FILE`"
-    assert tell_spread(spread, "map@r", 1) == f"One training, seed 1. {unknown}"
-    assert tell_spread(spread, "map@r", 0) == f"One training, seed 0. {unknown}"
-    assert tell_spread(spread, "map@r") == f"One training. {unknown}"
+    assert format_spread(spread, "map@r", 1) == f"One training, seed 1. {unknown}"
+    assert format_spread(spread, "map@r", 0) == f"One training, seed 0. {unknown}"
+    assert format_spread(spread, "map@r") == f"One training. {unknown}"

@@ -97,6 +97,6 @@ def test_gradient_is_that_of_all_triplets_written_out(against):
         ({"reducer": "median"}, "`reducer` must be one of"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         AngularLoss(**params)

@@ -73,6 +73,6 @@ def test_outliers_are_far_from_where_most_of_the_class_is():
         ({"reducer": "median"}, "`reducer` must be one of"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         ArcFaceLoss(**{"num_classes": 3, **params})

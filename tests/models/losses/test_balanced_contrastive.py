@@ -165,6 +165,6 @@ def test_mean_over_what_costs_is_never_below_the_mean(rows, classes, margin, by_
         ({"tau": 0}, "`tau` must be positive. Received: tau=0"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         BalancedContrastiveLoss(**params)

@@ -75,6 +75,6 @@ def test_is_the_fourth_member_of_the_published_ensemble():
         ({"reducer": "median"}, "`reducer` must be one of .*Received: reducer='median'"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         BinomialDevianceLoss(**params)

@@ -113,6 +113,6 @@ def test_a_higher_threshold_for_negatives_costs_less():
         ({"top_neg": 0}, "`top_neg` must be at least 1, or None. Received: top_neg=0"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         CBMLLoss(**params)

@@ -75,6 +75,6 @@ def test_manhattan_distances_have_the_value_of_another_library():
         ({"reducer": "median"}, "`reducer` must be one of .*Received: reducer='median'"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         ContrastiveLoss(**params)

@@ -127,7 +127,7 @@ def test_memory_is_saved_and_not_trained(tmp_path):
         ({"miner": "pair_margin"}, "Expected a miner as"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         CrossBatchMemoryLoss(**params)
 

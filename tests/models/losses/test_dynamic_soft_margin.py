@@ -77,6 +77,6 @@ def test_histogram_stands_still_outside_training():
         ({"momentum": 2}, r"`momentum` must lie in \[0, 1\]. Received: momentum=2"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         DynamicSoftMarginLoss(**params)

@@ -264,6 +264,6 @@ def test_no_gradient_flows_through_the_running_means():
         ({"members": PAIR, "eta": -1}, "`eta` must not be negative. Received: eta=-1"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         EnsembleLoss(**params)

@@ -161,6 +161,6 @@ def test_weights_lie_between_0_and_1_and_follow_the_cosines(eps):
         ({"eps": -1}, "`eps` must not be negative. Received: eps=-1"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         GeneralPairWeightingLoss(**params)

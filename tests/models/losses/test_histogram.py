@@ -45,6 +45,6 @@ def test_matches_reference(rows, classes, bins, seed):
         ({"n_bins": 0}, "`n_bins` must be a whole number, at least 1. Received: n_bins=0"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         HistogramLoss(**params)

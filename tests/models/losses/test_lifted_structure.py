@@ -84,6 +84,6 @@ def test_similarities_are_taken_with_the_sign_changed():
         ({"reducer": "median"}, "`reducer` must be one of"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         LiftedStructureLoss(**params)

@@ -76,6 +76,6 @@ def test_random_assignment_hangs_on_the_seed_and_moves_on():
         ({"reducer": "median"}, "`reducer` must be one of"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         ManifoldLoss(**params)

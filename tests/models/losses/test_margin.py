@@ -226,6 +226,6 @@ def test_rotation_does_not_matter(mining):
         ({"triplets_per_anchor": 0}, "`triplets_per_anchor` must be a whole number, at least 1. Received: .*=0"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         MarginLoss(**params)

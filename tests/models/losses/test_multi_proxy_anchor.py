@@ -160,6 +160,6 @@ def test_order_of_the_proxies_of_a_class_does_not_matter():
         ({"tau_reg": -1}, "`tau_reg` must not be negative. Received: tau_reg=-1"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         MultiProxyAnchorLoss(num_classes=3, **params)

@@ -143,6 +143,6 @@ def test_separated_classes_cost_nothing_without_slack():
         ({"eps": -0.1}, "`eps` must not be negative. Received: eps=-0.1"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         MultiSimilarityLoss(**params)

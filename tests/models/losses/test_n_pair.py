@@ -174,6 +174,6 @@ def test_one_against_one_is_never_below_one_against_all(rows, classes, symmetric
         ({"reg_lambda": -1}, "`reg_lambda` must not be negative. Received: reg_lambda=-1"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         NPairLoss(**params)

@@ -50,6 +50,6 @@ def test_matches_reference(rows, classes, scale, dot, normalize, seed):
         ({"reducer": "median"}, "`reducer` must be one of"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         NCALoss(**params)

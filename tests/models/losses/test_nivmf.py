@@ -311,6 +311,6 @@ def test_draws_move_on_and_start_again_with_the_seed():
         ({"samples": 0}, "`samples` must be a whole number, at least 1. Received: samples=0"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         NivMFLoss(3, **params)

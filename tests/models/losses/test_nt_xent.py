@@ -52,6 +52,6 @@ def test_a_distance_counts_as_negative_similarity():
         ({"reducer": "median"}, "`reducer` must be one of"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         NTXentLoss(**params)

@@ -44,6 +44,6 @@ def test_matches_reference(rows, classes, seed):
         ({"num_classes": 0}, "`num_classes` must be a whole number, at least 1. Received: num_classes=0"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         P2SGradLoss(**params)

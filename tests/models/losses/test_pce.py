@@ -95,6 +95,6 @@ def test_contrast_is_that_of_a_classifier_at_rest():
         ({"num_classes": 2, "lam": 0}, "`lam` must be positive"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         PCELoss(**params)

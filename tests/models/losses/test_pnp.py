@@ -49,6 +49,6 @@ def test_gradient_is_the_slope_of_the_value(variant):
         ({"anneal": 0}, "`anneal` must be positive. Received: anneal=0"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         PNPLoss(**params)

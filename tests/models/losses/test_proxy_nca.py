@@ -171,6 +171,6 @@ def test_gradient_is_orthogonal_to_its_vector_and_lengths_do_not_matter(form):
         ({"num_classes": 3, "label_smoothing": 0.1}, "`label_smoothing` needs include_positive=True"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         ProxyNCALoss(**params)

@@ -87,7 +87,7 @@ def test_weight_of_zero_and_no_regularizer_leave_the_loss():
         ({"embeddings_weight": -1}, ValueError, "`embeddings_weight` must not be negative"),
     ],
 )
-def test_wrong_values_are_told(params, error, text):
+def test_rejects_invalid_arguments(params, error, text):
     with pytest.raises(error, match=text):
         RegularizedLoss(num_classes=3, **params)
 

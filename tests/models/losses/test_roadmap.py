@@ -231,6 +231,6 @@ def test_mean_of_active_pairs_is_never_below_that_of_all(seed):
         ({"reduction": "sum"}, "`reduction` must be 'active' or 'all'. Received: reduction='sum'"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         RoadmapLoss(**params)

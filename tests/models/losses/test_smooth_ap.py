@@ -39,6 +39,6 @@ def test_sharp_limit_is_one_minus_average_precision():
     assert value == pytest.approx(1 - wanted, abs=1e-6)
 
 
-def test_wrong_values_are_told():
+def test_rejects_invalid_arguments():
     with pytest.raises(ValueError, match=r"`temperature` must be positive. Received: temperature=0"):
         SmoothAPLoss(temperature=0)

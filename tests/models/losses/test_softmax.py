@@ -77,6 +77,6 @@ def test_splits_into_tightness_and_contrast():
         ({"num_classes": 3, "temperature": -1}, "`temperature` must be positive. Received: temperature=-1"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         SoftmaxLoss(**params)

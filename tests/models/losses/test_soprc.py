@@ -219,6 +219,6 @@ def test_semi_variance_knows_no_shift_and_is_0_only_for_equal_scores():
         ({"w_var": -1}, "`w_var` must not be negative. Received: w_var=-1"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         SOPRCLoss(3, **params)

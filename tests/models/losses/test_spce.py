@@ -43,7 +43,7 @@ def test_one_class_costs_nothing():
     assert float(SPCELoss(dtype="float64")(z, np.zeros(5, int))) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_wrong_values_are_told():
+def test_rejects_invalid_arguments():
     with pytest.raises(ValueError, match=r"`scale` must be positive. Received: scale=0"):
         SPCELoss(scale=0)
     with pytest.raises(ValueError, match=r"`classes` must be 'batch' or 'all'. Received: classes='some'"):

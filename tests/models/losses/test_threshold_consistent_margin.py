@@ -51,6 +51,6 @@ def test_matches_reference(rows, classes, plus, minus, margin_plus, margin_minus
         ({"margin_minus": 2}, "`margin_minus` must lie in .-1, 1.. Received: margin_minus=2"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         ThresholdConsistentMarginLoss(**params)

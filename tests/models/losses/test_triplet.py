@@ -175,7 +175,7 @@ def lengths(x, y):
         ({"mining": "batch_hard", "swap": True}, "`swap` has no meaning with mining='batch_hard'"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         TripletLoss(**params)
 

@@ -43,6 +43,6 @@ def test_matches_reference(rows, classes, weights, seed):
         ({"eps": 0}, "`eps` must be positive"),
     ],
 )
-def test_wrong_values_are_told(params, text):
+def test_rejects_invalid_arguments(params, text):
     with pytest.raises(ValueError, match=text):
         VICRegLoss(**params)

@@ -14,7 +14,7 @@ from anchorage.inference import embed_rows
 from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
 from anchorage.methods.chance_constrained_proxies import ChanceConstrainedProxies, draw_rows, pick_centers
-from anchorage.methods.method import Surroundings
+from anchorage.methods.method import TrainingContext
 
 FILE = "01-ccp-dml"
 C1 = {"name": "contrastive", "params": {"distance": "dot", "pos_margin": 1 - 1e-5, "neg_margin": 0.5}}
@@ -193,7 +193,7 @@ def running(store):
     learner = MetricLearner(keras.Sequential([keras.Input((16, 16, 3)), *layers]), loss, [method])
     learner.compile("sgd")
     learner.build((None, 16, 16, 3))
-    around = Surroundings(learner, store, None, 5, 10, 0)
+    around = TrainingContext(learner, store, None, 5, 10, 0)
     method.start(around)
     return learner, method, around
 

@@ -7,7 +7,7 @@ import pytest
 from anchorage.errors import UsageError
 from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
-from anchorage.methods import Surroundings
+from anchorage.methods import TrainingContext
 from anchorage.methods.class_mean_start import ClassMeanStart
 from anchorage.training.run import train_run
 
@@ -22,7 +22,7 @@ def surroundings(store, method, loss="proxy_nca"):
     learner = MetricLearner(encoder, create_loss(loss, **facts), [method])
     learner.compile("sgd")
     learner.build((None, 16, 16, 3))
-    return Surroundings(learner, store, None, 5, 1, 0)
+    return TrainingContext(learner, store, None, 5, 1, 0)
 
 
 def test_proxies_point_at_the_means_of_their_classes(store):

@@ -9,7 +9,7 @@ from keras import ops
 from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
 from anchorage.methods.listwise_self_distillation import ListwiseSelfDistillation, listwise_divergence
-from anchorage.methods.method import Surroundings
+from anchorage.methods.method import TrainingContext
 from anchorage.training.run import train_run
 
 CASES = ("tau1_self_included", "tau0.1_self_included", "tau0.5_self_excluded", "tau0.5_neg_scale0.5")
@@ -98,7 +98,7 @@ def loss_of(learner, outputs, training=True):
 
 
 def test_the_term_grows_by_the_epoch_and_its_teacher_is_the_last_epoch(learner):
-    method, around = learner.methods[0], Surroundings(learner, None, None, 1, 4, 0)
+    method, around = learner.methods[0], TrainingContext(learner, None, None, 1, 4, 0)
     outputs = learner(IMAGES, training=False)
     plain = loss_of(learner, outputs, training=False)
     assert loss_of(learner, outputs) == pytest.approx(plain, rel=1e-6)  # epoch 0

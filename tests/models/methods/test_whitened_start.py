@@ -8,7 +8,7 @@ from anchorage.encoders import create_encoder
 from anchorage.errors import UsageError
 from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
-from anchorage.methods import Surroundings
+from anchorage.methods import TrainingContext
 from anchorage.methods.whitened_start import WhitenedStart, whitening
 
 LOSS = {"name": "contrastive"}
@@ -20,7 +20,7 @@ def surroundings(store, method, **head):
     learner = MetricLearner(encoder, create_loss("contrastive"), [method])
     learner.compile("sgd")
     learner.build((None, 16, 16, 3))
-    return Surroundings(learner, store, None, 5, 1, 0)
+    return TrainingContext(learner, store, None, 5, 1, 0)
 
 
 def test_embeddings_of_the_training_images_are_white(store):

@@ -15,7 +15,7 @@ from anchorage.procedures import PROCEDURES, procedure, run_training
 from anchorage.procedures.class_folds import combine_encoders
 from anchorage.procedures.pseudo_clusters import spherical_kmeans
 from anchorage.serving.export import export_encoder
-from anchorage.training import watch
+from anchorage.training import monitor
 from anchorage.training.fit import FitResult
 
 
@@ -134,7 +134,7 @@ def test_cut_off_within_its_second_training_it_goes_on(name, store, validation_s
     arguments = settings(epochs=epochs, steps_per_epoch=25, sampler=sampler, procedure=section(name, **params))
     arguments["loss"] = {"name": "proxy_nca", "params": {"include_positive": True}}
     straight = run_training(store, validation_store, **arguments)
-    steps, plain = [], watch.Watch.on_train_batch_end
+    steps, plain = [], monitor.TrainingMonitor.on_train_batch_end
 
     def stopping(self, batch, logs=None):
         steps.append(self.progress.step + 1)
@@ -142,7 +142,7 @@ def test_cut_off_within_its_second_training_it_goes_on(name, store, validation_s
             os.kill(os.getpid(), signal.SIGTERM)
         plain(self, batch, logs)
 
-    monkeypatch.setattr(watch.Watch, "on_train_batch_end", stopping)
+    monkeypatch.setattr(monitor.TrainingMonitor, "on_train_batch_end", stopping)
     kept = {"checkpoint_folder": tmp_path, "run_key": "a"}
     with pytest.raises(ResourceError, match="E_INTERRUPTED"):
         run_training(store, validation_store, **arguments, **kept)

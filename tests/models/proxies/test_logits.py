@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from anchorage.losses import LOSSES, create_loss
 from anchorage.proxies import logits
-from anchorage.proxies.logits import class_logits, nearest, own_and_others, own_logits, softly_nearest
+from anchorage.proxies.logits import class_logits, nearest, softly_nearest, target_and_others, target_logits
 
 ROWS, CLASSES, DIM = 6, 11, 4
 LABELS = np.array([0, 0, 3, 10, 9, 3])
@@ -109,7 +109,7 @@ def test_softly_nearest_lies_between_farthest_and_nearest_proxy(k, gamma, seed):
 def test_own_logits_are_those_among_all(join, rows):
     rows = keras.ops.convert_to_tensor(rows)
     proxies = keras.ops.convert_to_tensor(np.random.default_rng(2).normal(size=(CLASSES, 3, DIM)))
-    found = np.array(own_logits(rows, proxies, keras.ops.convert_to_tensor(LABELS), join))
+    found = np.array(target_logits(rows, proxies, keras.ops.convert_to_tensor(LABELS), join))
     np.testing.assert_allclose(found, np.array(class_logits(rows, proxies, join))[np.arange(ROWS), LABELS], rtol=1e-12)
 
 
@@ -117,7 +117,7 @@ def test_own_logits_are_those_among_all(join, rows):
 def test_own_and_others_are_the_same_either_way(classes, rows):
     rows, labels = (keras.ops.convert_to_tensor(x) for x in (rows, LABELS.astype("int32")))
     proxies = keras.ops.convert_to_tensor(np.random.default_rng(2).normal(size=(classes, 3, DIM)))
-    own, others = (np.array(x) for x in own_and_others(rows, proxies, labels, nearest))
+    own, others = (np.array(x) for x in target_and_others(rows, proxies, labels, nearest))
     logits = np.array(class_logits(rows, proxies, nearest))
     mine = np.arange(classes) == LABELS[:, None]
     np.testing.assert_allclose(own, logits[mine], rtol=1e-12)

@@ -10,7 +10,7 @@ import pytest
 
 from anchorage.data.sampling import ClassBatches
 from anchorage.errors import DataError, ResourceError
-from anchorage.training import watch
+from anchorage.training import monitor
 from anchorage.training.fit import fit_learner
 from anchorage.training.run import build_learner, train_run
 from anchorage.training.validation import validate
@@ -117,7 +117,7 @@ def test_epoch_0_is_the_network_before_the_first_step(rig, undisturbed):
 
 def test_a_training_that_does_harm_ends_early_and_keeps_the_network_before_it(rig, monkeypatch, capsys):
     values = iter([0.4, 0.1, 0.12, 0.11, 0.9])
-    monkeypatch.setattr(watch, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
+    monkeypatch.setattr(monitor, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
     learner, result = rig.fit(epochs=9)
     assert (result.best_epoch, result.best_value, result.stopped_early) == (0, 0.4, True)
     assert len(result.history) == 1 + 3
@@ -129,7 +129,7 @@ def test_a_training_that_does_harm_ends_early_and_keeps_the_network_before_it(ri
 
 def test_a_short_training_that_does_harm_says_so_at_its_end(rig, monkeypatch, capsys):
     values = iter([0.4, 0.1, 0.2])
-    monkeypatch.setattr(watch, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
+    monkeypatch.setattr(monitor, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
     _, result = rig.fit(epochs=2)
     assert (result.best_epoch, result.stop_reason) == (0, "")
     assert "no epoch was better" in capsys.readouterr().out
@@ -137,7 +137,7 @@ def test_a_short_training_that_does_harm_says_so_at_its_end(rig, monkeypatch, ca
 
 def test_a_start_that_may_not_be_kept_is_judged_all_the_same(rig, monkeypatch):
     values = iter([0.4, 0.1, 0.12, 0.11, 0.1])
-    monkeypatch.setattr(watch, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
+    monkeypatch.setattr(monitor, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
     _, result = rig.fit(keep_start=False)
     assert (result.best_epoch, result.best_value, len(result.history)) == (2, 0.12, 5)
 
@@ -191,7 +191,7 @@ def test_a_finished_training_is_not_done_again(rig, undisturbed):
 def test_stops_when_patience_runs_out_and_restores_the_best(rig, monkeypatch):
     values = iter([0.2, 0.3, 0.5, 0.4, 0.5, 0.9])  # an equal value is no improvement
     two, _ = rig.fit(epochs=2, keep_start=False)
-    monkeypatch.setattr(watch, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
+    monkeypatch.setattr(monitor, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
     learner, result = rig.fit(epochs=9, patience=2)
     assert (result.best_epoch, result.best_value, result.stopped_early) == (2, 0.5, True)
     assert [row["val_map@r"] for row in result.history] == [0.2, 0.3, 0.5, 0.4, 0.5]

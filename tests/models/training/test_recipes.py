@@ -13,7 +13,7 @@ from anchorage.procedures import run_training
 from anchorage.proxies.bank import start_at_class_means
 from anchorage.registry import constructor_parameters, create
 from anchorage.training import recipes
-from anchorage.training.recipes import DIRECTION_PROXIES, WRITTEN, Facts, choose_settings, tell_choices
+from anchorage.training.recipes import DIRECTION_PROXIES, WRITTEN, Facts, choose_settings, format_choices
 
 OPEN = {
     "encoder": {"name": "small", "embedding_size": 8, "weights": None, "frozen_norm": None, "params": {}},
@@ -184,12 +184,12 @@ def test_only_a_plain_head_without_a_procedure_is_whitened(change):
 
 def test_choices_are_told_with_their_reasons():
     _, choices = choose_settings(settings(epochs=3), COUNTS["usual"])
-    told = tell_choices(choices, Facts.of({"weights": "imagenet"}, COUNTS["usual"]))
+    told = format_choices(choices, Facts.of({"weights": "imagenet"}, COUNTS["usual"]))
     assert told.startswith("recipe for a pretrained trunk, 98 training classes of 13 images (median; least 13)")
     assert "class_batches classes=32 per_class=4" in told
     assert "training.epochs" not in told
     assert all(choice.reason for choice in choices)
-    assert tell_choices([choice for choice in choices if choice.reason == WRITTEN]) == ""
+    assert format_choices([choice for choice in choices if choice.reason == WRITTEN]) == ""
 
 
 def test_direction_proxies_can_start_at_class_means():

@@ -39,7 +39,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 
 from anchorage.data.store import RecordStore
 from anchorage.errors import ResourceError
-from anchorage.training import watch
+from anchorage.training import monitor
 from anchorage.training.run import train_run
 
 store, other = map(RecordStore, sys.argv[1:3])
@@ -57,7 +57,7 @@ def stopping(self, batch, logs=None):
 
 
 straight = train("straight")
-plain, watch.Watch.on_train_batch_end = watch.Watch.on_train_batch_end, stopping
+plain, monitor.TrainingMonitor.on_train_batch_end = monitor.TrainingMonitor.on_train_batch_end, stopping
 try:
     train("stopped")
 except ResourceError as error:

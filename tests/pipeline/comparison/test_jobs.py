@@ -6,9 +6,9 @@ import pytest
 
 from anchorage.errors import ResourceError
 from anchorage_pipeline.comparison.data import Images
-from anchorage_pipeline.comparison.jobs import Jobs, tell_values
+from anchorage_pipeline.comparison.jobs import Jobs, format_values
 from anchorage_pipeline.comparison.plan import CHOICE, Block, expand
-from anchorage_pipeline.comparison.pool import work_off
+from anchorage_pipeline.comparison.pool import run_all
 
 FOLDS = [["a", "b"], ["c", "d"], ["e", "f"], ["g", "h"]]
 
@@ -53,7 +53,7 @@ def test_a_key_stands_for_all_that_a_run_depends_on(job_of):
 
 
 def test_values_in_short():
-    assert tell_values({"training.optimizer.learning_rate": 3e-4, "loss.name": "a"}) == "learning_rate 0.0003, name a"
+    assert format_values({"training.optimizer.learning_rate": 3e-4, "loss.name": "a"}) == "learning_rate 0.0003, name a"
 
 
 def test_a_child_that_is_killed_leaves_a_record_and_is_tried_again(job_of, tmp_path):
@@ -64,7 +64,7 @@ def test_a_child_that_is_killed_leaves_a_record_and_is_tried_again(job_of, tmp_p
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
 
-    work_off([job], 1, tmp_path / "logs", kill, ended.append)
+    run_all([job], 1, tmp_path / "logs", kill, ended.append)
     assert ended == [job]
     assert job.read()["error"] == "E_RUN_DIED: the process ended with signal 9"
     assert not job.done
@@ -74,5 +74,5 @@ def test_other_code_than_the_key_speaks_of_stops_everything(job_of, tmp_path):
     job = job_of()
     job.document["code"] = "of another day"
     with pytest.raises(ResourceError, match="E_CODE_CHANGED"):
-        work_off([job, job], 1, tmp_path / "logs", lambda _: None, lambda _: None)
+        run_all([job, job], 1, tmp_path / "logs", lambda _: None, lambda _: None)
     assert not job.done

@@ -8,7 +8,7 @@ from anchorage_pipeline.comparison.data import Images
 from anchorage_pipeline.comparison.plan import Block, expand
 from anchorage_pipeline.comparison.plot import draw_comparison
 from anchorage_pipeline.comparison.results import Chosen, Row, choose, summarize
-from anchorage_pipeline.comparison.table import tell_difference, write_table
+from anchorage_pipeline.comparison.table import format_difference, write_table
 
 BLOCKS = [Block(seed, fold) for seed in (1, 2) for fold in (1, 2, 3)]
 RATE = "training.optimizer.learning_rate"
@@ -115,7 +115,7 @@ def test_words_promise_no_more_than_was_measured(make, ours, told):
     comparison = make({"name": "base"}, {"name": "other", "against": "base"})
     rows = rows_of(comparison, {"base": [0.1, 0.3, 0.5][: len(ours)], "other": ours})
     other = summarize(comparison, BLOCKS[: len(ours)], rows).row("other")
-    assert tell_difference(other.differences["map@r"], "map@r" in other.holds) == told
+    assert format_difference(other.differences["map@r"], "map@r" in other.holds) == told
 
 
 def test_table_and_pictures(make, tmp_path, monkeypatch):

@@ -13,11 +13,11 @@ from anchorage_pipeline.datasets.glyphs.build import _recipe, build_glyphs
 from anchorage_pipeline.datasets.glyphs.classes import (
     Cut,
     class_name,
-    deal_halves,
     draw_characters,
     drop_lookalikes,
     is_candidate,
     script,
+    split_into_halves,
 )
 from anchorage_pipeline.datasets.glyphs.fonts import Face, list_cuts
 
@@ -156,7 +156,7 @@ def test_upper_and_lower_case_stay_on_one_side():
     own, _ = draw_characters(faces_of(**{f"f{n}": {"A": shapes[n]} for n in range(6)}), lambda *_: None)
     glyphs = own[ord("A")]
     drawings = dict(zip(map(ord, "ABXab"), ([glyph] for glyph in glyphs), strict=False))
-    sides = {chr(character): side for character, side in deal_halves(drawings).items()}
+    sides = {chr(character): side for character, side in split_into_halves(drawings).items()}
     assert sides["A"] == sides["a"] != sides["B"] == sides["b"]
     assert sides["X"] in ("train", "test")
 

@@ -13,7 +13,7 @@ import anchorage_pipeline.datasets.icons.build as build
 from anchorage.errors import DataError, ResourceError, UsageError
 from anchorage_pipeline.datasets.drawing import draw, signature
 from anchorage_pipeline.datasets.icons.build import build_icons
-from anchorage_pipeline.datasets.icons.classes import collect_drawings, deal_halves, select_pictures
+from anchorage_pipeline.datasets.icons.classes import collect_drawings, select_pictures, split_into_halves
 from anchorage_pipeline.datasets.icons.names import ConceptNames
 from anchorage_pipeline.datasets.icons.sources import Family, from_font, icon_families
 from anchorage_pipeline.datasets.packages import fetch_packages
@@ -111,7 +111,7 @@ def test_fluent_counts_once_at_the_size_nearest_24():
 
 
 def test_halves_keep_first_words_together_and_balance():
-    assert deal_halves({"arrows": 2, "arrow-up": 9, "bell": 1, "bell-off": 1, "car": 3}) == {
+    assert split_into_halves({"arrows": 2, "arrow-up": 9, "bell": 1, "bell-off": 1, "car": 3}) == {
         "arrow-up": "train", "arrows": "train", "bell": "test", "bell-off": "test", "car": "test",
     }  # fmt: skip
 

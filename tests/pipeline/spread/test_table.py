@@ -1,12 +1,12 @@
-from anchorage_pipeline.spread.table import tell_row, tell_table
+from anchorage_pipeline.spread.table import format_row, format_table
 
 
 def test_one_training_is_a_line(row):
-    assert tell_row(row(7, 0.4321)) == "seed 7    map@r 43.2  recall@1 50.0  (epoch 3, 61 s)"
+    assert format_row(row(7, 0.4321)) == "seed 7    map@r 43.2  recall@1 50.0  (epoch 3, 61 s)"
 
 
 def test_one_machine(row):
-    assert tell_table([row(1, 0.2), row(2, 0.4), row(3, 0.6)]).splitlines() == [
+    assert format_table([row(1, 0.2), row(2, 0.4), row(3, 0.6)]).splitlines() == [
         "one: Some CPU, 2 cores, oneDNN on, TensorFlow 2.20.0",
         "percent   mean  deviation  lowest  highest  seed 1  seed 2  seed 3",
         "map@r     40.0       20.0    20.0     60.0    20.0    40.0    60.0",
@@ -16,11 +16,11 @@ def test_one_machine(row):
 
 def test_several_machines_have_a_table_each_and_one_of_all(row, machine):
     rows = [row(1, 0.2), row(2, 0.4), row(1, 0.6, machine=machine("two", gpu="Some GPU", onednn=False))]
-    one, two, together = tell_table(rows).split("\n\n")
+    one, two, together = format_table(rows).split("\n\n")
     assert one.splitlines()[2] == "map@r     30.0       14.1    20.0     40.0    20.0    40.0"
     assert two.splitlines() == [
         "two: Some CPU, 2 cores, Some GPU, oneDNN off, TensorFlow 2.20.0",
-        tell_row(rows[2]),
+        format_row(rows[2]),
     ]
     assert together.splitlines() == [
         "all 2 machines, 3 trainings",

@@ -26,7 +26,7 @@ FIGURES = {
     "untrained": Drawing("untrained", forest.draw_untrained, forest.height_untrained),
     "forest": Drawing("comparison.metrics", forest.draw, forest.height),
     "training": Drawing("training", training.training_curve),
-    "vital-signs": Drawing("training.epochs.0.effective_rank", training.vital_signs),
+    "diagnostics": Drawing("training.epochs.0.effective_rank", training.diagnostics),
     "recall-curve": Drawing("recall_curve", retrieval.recall_curve),
     "growth": Drawing("growth", retrieval.growth_curve),
     "classes": Drawing("classes", retrieval.class_dots),

@@ -35,7 +35,7 @@ def training_curve(figure: "Figure", report: Mapping[str, Any]) -> None:
     lower.xaxis.get_major_locator().set_params(integer=True)
 
 
-def vital_signs(figure: "Figure", report: Mapping[str, Any]) -> None:
+def diagnostics(figure: "Figure", report: Mapping[str, Any]) -> None:
     """Effective rank above; below the shares of pairs that teach, of gradient from positives, of dead proxies."""
     epochs = report["training"]["epochs"]
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2, 3])

@@ -11,7 +11,7 @@ import numpy as np
 
 from anchorage.judging.gate import metric_name, points
 from anchorage.judging.numbers import ROUND
-from anchorage.registry import tell_value
+from anchorage.registry import format_value
 from anchorage.reporting.figures import find
 from anchorage.reporting.page.tables import csv_tables
 from anchorage.reporting.pictures import thumbnail
@@ -77,7 +77,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], picture
         "count": lambda number: f"{number:,}",
         "metric_name": metric_name,
         "describe": describe,
-        "setting": tell_value,
+        "setting": format_value,
     }
     environment.globals["figures"] = {name: _figure(svg) for name, svg in figures.items()}
     environment.globals["csv"] = {

@@ -42,10 +42,10 @@ def _recipe(pixels: str | None) -> Recipe:
 def _draw(packages: Path, say: Say) -> Iterator[Picture]:
     from anchorage_pipeline.datasets.glyphs.classes import (
         class_name,
-        deal_halves,
         draw_characters,
         drop_lookalikes,
         script,
+        split_into_halves,
     )
     from anchorage_pipeline.datasets.glyphs.fonts import Face, list_cuts
 
@@ -58,7 +58,7 @@ def _draw(packages: Path, say: Say) -> Iterator[Picture]:
         raise DataError("E_GLYPHS_EMPTY", f"No character has enough different drawings in the fonts of {packages}")
     classes = drop_lookalikes(drawings, faces)
     say(f"left out {twins:,} near-identical drawings and {len(drawings) - len(classes)} characters of a shape taken")
-    halves = deal_halves(classes)
+    halves = split_into_halves(classes)
     for character, glyphs in sorted(classes.items(), key=lambda item: class_name(item[0])):
         name = class_name(character)
         for cut, image, _ in glyphs:

@@ -118,7 +118,7 @@ def drop_lookalikes(drawings: dict[int, list[Glyph]], faces: Sequence[tuple[Cut,
     return {characters[number]: drawings[characters[number]] for number in kept}
 
 
-def deal_halves(drawings: dict[int, list[Glyph]]) -> dict[int, str]:
+def split_into_halves(drawings: dict[int, list[Glyph]]) -> dict[int, str]:
     """Halves with no character in both, and with upper and lower case and characters of one kind on one side."""
     characters = list(drawings)
     groups = _connect(_likeness(drawings, _AKIN), [chr(character).lower() for character in characters])

@@ -51,7 +51,7 @@ def build_icons(
 
 
 def _draw(packages: Path, say: Say, min_per_class: int, size: int) -> Iterator[Picture]:
-    from anchorage_pipeline.datasets.icons.classes import collect_drawings, deal_halves, select_pictures
+    from anchorage_pipeline.datasets.icons.classes import collect_drawings, select_pictures, split_into_halves
     from anchorage_pipeline.datasets.icons.sources import icon_families
 
     say("reading the icon packages")
@@ -62,7 +62,7 @@ def _draw(packages: Path, say: Say, min_per_class: int, size: int) -> Iterator[P
     if not selection.classes:
         raise DataError("E_ICONS_EMPTY", f"No concept has {min_per_class} different drawings. Lower `min_per_class`")
     say(f"left out {selection.twins:,} near-identical drawings and {selection.shared} that two classes share")
-    halves = deal_halves({concept: len(pictures) for concept, pictures in selection.classes.items()})
+    halves = split_into_halves({concept: len(pictures) for concept, pictures in selection.classes.items()})
     for concept, pictures in sorted(selection.classes.items()):
         for drawing, image, _ in pictures:
             path = f"images/{concept}/{drawing.family}__{drawing.style}__{drawing.name}.png"

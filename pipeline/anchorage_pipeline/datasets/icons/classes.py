@@ -106,13 +106,13 @@ def select_pictures(
     return Selection(classes, twins, sum(int(marks.sum()) for marks in shared.values()))
 
 
-def deal_halves(sizes: dict[str, int]) -> dict[str, str]:
+def split_into_halves(sizes: dict[str, int]) -> dict[str, str]:
     """Class-disjoint halves: concepts with the same first word (cloud-rain, cloud-off) stay on one side.
 
     Groups go to the lighter side in the order of their names; nothing is random.
 
     Example:
-        >>> deal_halves({"cloud-off": 2, "cloud-rain": 3, "gear": 4, "key": 2})
+        >>> split_into_halves({"cloud-off": 2, "cloud-rain": 3, "gear": 4, "key": 2})
         {'cloud-off': 'train', 'cloud-rain': 'train', 'gear': 'test', 'key': 'test'}
     """
     groups = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Vital signs: weights of pairs against losses whose gradient is known, proxies, sentences, collapse."""
+"""Training diagnostics: weights of pairs against losses whose gradient is known, proxies, sentences, collapse."""
 
 import keras
 import numpy as np
@@ -7,8 +7,8 @@ import pytest
 from anchorage.errors import DataError
 from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
+from anchorage.training.diagnostics import TrainingDiagnostics, diagnose, gradient_shares, proxy_signs
 from anchorage.training.run import train_run
-from anchorage.training.vital_signs import VitalSigns, diagnose, gradient_shares, proxy_signs
 
 DIM, ROWS = 16, 8
 
@@ -45,7 +45,7 @@ def signs_of(loss, vectors, labels):
     learner = MetricLearner(encoder, loss)
     learner.compile("sgd")
     learner.build((None, DIM))
-    return VitalSigns(FakeStore(vectors, labels), AllRows(), seed=0), learner
+    return TrainingDiagnostics(FakeStore(vectors, labels), AllRows(), seed=0), learner
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ PERSISTENT = 3  # epochs in a row that have a finding before it is one; the firs
 _COLLAPSED = 0.9999  # mean cosine of two items above which all are one point
 
 
-class VitalSigns:
+class TrainingDiagnostics:
     """Looks at a learner after each epoch, says what is odd, and stops a training that has collapsed.
 
     Args:

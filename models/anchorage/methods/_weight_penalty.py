@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 
-class HeldWeights(keras.layers.Layer):
+class WeightPenalty(keras.layers.Layer):
     """A copy of an encoder's trainable weights, saved with the method and never trained.
 
     Formula of the penalty, with `theta` the weights and `theta_k` their copy:
@@ -38,7 +38,7 @@ class HeldWeights(keras.layers.Layer):
         for copy, weight in zip(self._copies, self._theta(), strict=True):
             copy.assign(ops.where(when, ops.convert_to_tensor(weight), ops.convert_to_tensor(copy)))
 
-    def take_over(self, other: "HeldWeights") -> None:
+    def take_over(self, other: "WeightPenalty") -> None:
         """Copy what another layer holds of the same weights."""
         for copy, held in zip(self._copies, other._copies, strict=True):
             copy.assign(held)

@@ -13,22 +13,22 @@ import numpy as np
 from anchorage.data.batches import Store
 from anchorage.errors import DataError, ResourceError
 from anchorage.learner import MetricLearner
-from anchorage.methods import Surroundings
+from anchorage.methods import TrainingContext
 from anchorage.training.checkpoints import Checkpoints, Progress
+from anchorage.training.diagnostics import TrainingDiagnostics
 from anchorage.training.optimizers import warm_up_steps
 from anchorage.training.refresh import refresh_sampler
 from anchorage.training.stopping import reason_to_stop
 from anchorage.training.validation import MONITOR, validate
-from anchorage.training.vital_signs import VitalSigns
 
 
-class Termination:
+class SigtermGuard:
     """While entered, SIGTERM sets `asked` instead of ending the process at once."""
 
     def __init__(self) -> None:
         self.asked = False
 
-    def __enter__(self) -> "Termination":
+    def __enter__(self) -> "SigtermGuard":
         self._handled = threading.current_thread() is threading.main_thread()  # no other thread may set a handler
         if self._handled:
             self._before = signal.signal(signal.SIGTERM, self._ask)
@@ -42,14 +42,14 @@ class Termination:
         self.asked = True
 
 
-class Watch(keras.callbacks.Callback):
+class TrainingMonitor(keras.callbacks.Callback):
     """Keeps the progress of one training up to date, in memory and in checkpoints.
 
     Args:
         checkpoints: where they go.
         progress: what was done before this call.
-        termination: whether the process was told to end.
-        surroundings: the training, which the methods of the learner get to see.
+        guard: whether the process was told to end.
+        context: the training, which the methods of the learner get to see.
         validation_store: images to judge an epoch by; None for no judgement.
         patience: epochs without a better value before the training ends; 0 for all of them.
         keep_start: whether epoch 0 may be the best one.
@@ -61,19 +61,19 @@ class Watch(keras.callbacks.Callback):
         *,
         checkpoints: Checkpoints,
         progress: Progress,
-        termination: Termination,
-        surroundings: Surroundings,
+        guard: SigtermGuard,
+        context: TrainingContext,
         validation_store: Store | None,
         patience: int,
         keep_start: bool,
         keep: bool,
     ):
         super().__init__()
-        self.checkpoints, self.progress, self.termination = checkpoints, progress, termination
-        self.surroundings = surroundings
+        self.checkpoints, self.progress, self.guard = checkpoints, progress, guard
+        self.context = context
         self.validation_store, self.patience = validation_store, patience
         self.keep_start, self.keep = keep_start, keep
-        self.signs = VitalSigns(surroundings.store, surroundings.sampler, surroundings.seed)
+        self.signs = TrainingDiagnostics(context.store, context.sampler, context.seed)
         self._metrics_at_resume: list[np.ndarray] | None = None
 
     @property
@@ -82,7 +82,7 @@ class Watch(keras.callbacks.Callback):
         return reason_to_stop(
             self.progress.history,
             monitor=MONITOR,
-            epochs=self.surroundings.epochs,
+            epochs=self.context.epochs,
             patience=self.patience,
             waited=self.progress.waited,
             warm_up=self._warm_up_epochs(),
@@ -128,7 +128,7 @@ class Watch(keras.callbacks.Callback):
         self.progress.step += 1
         if not math.isfinite(logs["loss"]):
             self._stop_not_finite(f"the loss became {logs['loss']}")
-        if self.termination.asked and self._inside_epoch():  # else the epoch gets its end first
+        if self.guard.asked and self._inside_epoch():  # else the epoch gets its end first
             self._interrupt()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -147,13 +147,13 @@ class Watch(keras.callbacks.Callback):
         if self.validation_store is not None:
             self._compare(logs[f"val_{MONITOR}"])
         for method in self.model.methods:
-            method.after_epoch(self.surroundings, logs)
+            method.after_epoch(self.context, logs)
         # Batches are made ahead of their steps; those that the sampler chooses from now on belong to another `fit`.
-        refreshed = refresh_sampler(self.surroundings, self.progress.step)
+        refreshed = refresh_sampler(self.context, self.progress.step)
         self._keep({"epoch": self.progress.epoch + 1, **logs})
         if self.stop_reason or refreshed:
             self.model.stop_training = True
-        if self.termination.asked:
+        if self.guard.asked:
             self._interrupt()
 
     def _validate(self) -> dict[str, float]:
@@ -168,10 +168,10 @@ class Watch(keras.callbacks.Callback):
 
     def _warm_up_epochs(self) -> int:
         """Epochs in which the rate still rises or some weights are held still."""
-        return math.ceil(warm_up_steps(self.surroundings.learner.optimizer) / self.surroundings.steps_per_epoch)
+        return math.ceil(warm_up_steps(self.context.learner.optimizer) / self.context.steps_per_epoch)
 
     def _inside_epoch(self) -> bool:
-        return self.progress.step % self.surroundings.steps_per_epoch > 0
+        return self.progress.step % self.context.steps_per_epoch > 0
 
     def _compare(self, value: float) -> None:
         if self.progress.best_value is None or value > self.progress.best_value:
@@ -181,8 +181,8 @@ class Watch(keras.callbacks.Callback):
 
     def _stop_not_finite(self, what: str) -> None:
         step = self.progress.step
-        rows = self.surroundings.sampler.batch(step - 1)
-        ids = [str(i) for i in self.surroundings.store.ids[rows]]
+        rows = self.context.sampler.batch(step - 1)
+        ids = [str(i) for i in self.context.store.ids[rows]]
         message = f"In epoch {self.progress.epoch + 1}, step {step}, {what}. "
         if self.keep:
             last_good = self.checkpoints.newest()
@@ -192,7 +192,7 @@ class Watch(keras.callbacks.Callback):
                 "what": what,
                 "last_checkpoint": str(last_good) if last_good else None,
                 "record_ids": ids,
-                "labels": self.surroundings.store.labels[rows].tolist(),
+                "labels": self.context.store.labels[rows].tolist(),
             }
             report = self.checkpoints.folder / "not-finite.json"
             report.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")

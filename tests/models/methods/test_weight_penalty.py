@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anchorage.methods._held import HeldWeights
+from anchorage.methods._weight_penalty import WeightPenalty
 
 
 def test_published_gradient(case):
     found = case("01-ccp-dml", "distance_regulariser")
     inputs, weight = found["inputs"], keras.Variable(found["inputs"]["previous"], dtype="float64")
-    held = HeldWeights([weight], dtype="float64")
+    held = WeightPenalty([weight], dtype="float64")
     weight.assign(inputs["weight"])
     with tf.GradientTape() as tape:
         value = held.penalty(found["params"]["lam"])
@@ -22,7 +22,7 @@ def test_published_gradient(case):
 
 def test_zero_where_it_was_taken():
     weights = [keras.Variable([1.0, -2.0]), keras.Variable([[3.0]])]
-    held = HeldWeights(weights)
+    held = WeightPenalty(weights)
     assert held.trainable_variables == []
     assert len(held.weights) == 2
     assert float(held.penalty(10.0)) == 0
