@@ -50,6 +50,10 @@ class LossLayer(keras.layers.Layer):
     takes: ClassVar[tuple[str, ...]] = ()
     dense_labels: ClassVar[bool] = False
     _given: Mapping[str, Any]
+    # For `from_config`: options of earlier releases with the values they held by default, and pairs of other values
+    # they could hold with the arguments that stand for them today.
+    _removed: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    _replaced: ClassVar[tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]] = ()
 
     def __new__(cls, *args, **kwargs):
         signature = constructor_signature(cls)
@@ -111,7 +115,24 @@ class LossLayer(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return super().from_config({name: _deserialized(value) for name, value in config.items()})
+        return super().from_config({name: _deserialized(value) for name, value in cls._without_removed(config).items()})
+
+    @classmethod
+    def _without_removed(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The config of an earlier release without the options that are gone."""
+        kept = {name: value for name, value in config.items() if name not in cls._removed}
+        changed = {name: config[name] for name in cls._removed if name in config and config[name] != cls._removed[name]}
+        if not changed:
+            return kept
+        for old, new in cls._replaced:
+            if changed == old:
+                return {**kept, **new}
+        known = "".join(f", or {dict(old)}, which is now {dict(new)}" for old, new in cls._replaced)
+        raise ValueError(
+            f"{cls.__name__} no longer takes {sorted(changed)}. Expected in an older config: "
+            f"{dict(cls._removed)}{known}. Received: {changed}. Build the loss anew with the options it takes, or load "
+            "the file with the release that wrote it."
+        )
 
     def _arguments(self) -> list[tuple[str, Any]]:
         """Name and value, by keyword, of what the constructor was given; what goes to Keras is not among it."""

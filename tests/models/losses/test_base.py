@@ -80,6 +80,42 @@ def test_config_is_that_of_the_constructor_and_follows_the_attributes():
     assert Forgetful.from_config(forgotten.get_config()).get_config() == forgotten.get_config()
 
 
+class Tidied(LossLayer):
+    """Had a `power` of 2 and a `mode` "soft" once."""
+
+    _removed = {"power": 2, "mode": "soft"}  # noqa: RUF012 (never written to)
+    _replaced = (({"power": 1, "mode": "hard"}, {"published_code": True}),)
+
+    def __init__(self, margin: float = 0.5, published_code: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.margin = margin
+        self.published_code = published_code
+
+    def compute(self, embeddings, labels):
+        return ops.mean(embeddings)
+
+
+def test_config_with_removed_options_at_their_defaults_loads():
+    loss = Tidied.from_config({"margin": 0.25, "power": 2, "mode": "soft"})
+    assert (loss.margin, loss.published_code) == (0.25, False)
+    assert not {"power", "mode"} & loss.get_config().keys()
+    assert Tidied.from_config({"margin": 0.75}).margin == 0.75
+
+
+def test_removed_options_become_what_replaces_them():
+    loss = Tidied.from_config({"margin": 0.25, "power": 1, "mode": "hard"})
+    assert (loss.margin, loss.published_code) == (0.25, True)
+
+
+def test_other_values_of_removed_options_are_refused():
+    text = (
+        r"Tidied no longer takes \['power'\]\. Expected in an older config: \{'power': 2, 'mode': 'soft'\}, or "
+        r"\{'power': 1, 'mode': 'hard'\}, which is now \{'published_code': True\}\. Received: \{'power': 1\}\."
+    )
+    with pytest.raises(ValueError, match=text):
+        Tidied.from_config({"power": 1, "mode": "soft"})
+
+
 class Inside(LossLayer):
     """A layer within, and no `build` of its own: Keras traces `call` to make its weights."""
 
