@@ -111,10 +111,24 @@ def list_images(
             f"Received: the folder {root}",
         )
     folder = DataFolder(root, follow_links=follow_links)
-    found = _from_table(folder, read_table(table, columns or {}, attributes)) if table else _from_folder(folder)
+    items = _from_table(folder, read_table(table, columns or {}, attributes)) if table else _from_folder(folder)
+    return assign_splits(items, val_share=val_share, test_share=test_share, seed=seed)
+
+
+def assign_splits(
+    items: Iterable[Source | Reject | None], *, val_share: float, test_share: float, seed: int
+) -> Listing:
+    """Make a listing of what was found: each id once, each class in one split.
+
+    Args:
+        items: sources, rejects, and None for a file that is no image.
+        val_share: as in `list_images`, like the arguments below.
+        test_share: see there.
+        seed: see there.
+    """
     sources, rejects, skipped = [], [], 0
     seen: dict[str, str] = {}
-    for item in found:
+    for item in items:
         if item is None:
             skipped += 1
         elif isinstance(item, Reject):
@@ -125,8 +139,8 @@ def list_images(
         else:
             seen[item.id] = item.path
             sources.append(item)
-    dealt = assign_classes(sources, val_share=val_share, test_share=test_share, seed=seed)
-    return Listing(sorted(dealt), rejects, skipped, _explain_unlisted(sources, val_share, test_share))
+    assigned = assign_classes(sources, val_share=val_share, test_share=test_share, seed=seed)
+    return Listing(sorted(assigned), rejects, skipped, _explain_unlisted(sources, val_share, test_share))
 
 
 def assign_classes(sources: list[Source], *, val_share: float, test_share: float, seed: int) -> list[Source]:
@@ -209,21 +223,37 @@ def _from_folder(folder: DataFolder) -> Iterator[Source | Reject | None]:
 def _from_table(folder: DataFolder, rows: Iterable[Mapping[str, str]]) -> Iterator[Source | Reject]:
     for number, row in enumerate(rows, start=1):
         path = _normalise(row["path"])
-        part, role = row.get("split", "").strip().lower(), row.get("role", "").strip().lower()
         if not path:
             yield _reject("", "E_PATH_MISSING", f"row {number}, of label {row['label']!r}, names no path")
         elif fault := folder.find_fault(path):
             yield _reject(path, *fault)
-        elif not row["label"].strip():
-            yield _reject(path, "E_LABEL_MISSING", "the row has no label")
-        elif "split" in row and part not in _PARTS:
-            yield _reject(path, "E_SPLIT_UNKNOWN", f"expected {', '.join(_PARTS)}. Received: split {row['split']!r}")
-        elif role and role not in _ROLES:
-            yield _reject(path, "E_ROLE_UNKNOWN", f"expected {', '.join(_ROLES)}. Received: role {row['role']!r}")
         else:
-            split, usual = _PARTS.get(part, ("", "both"))
-            kept = tuple((key.removeprefix(ATTRIBUTE), row[key]) for key in row if key.startswith(ATTRIBUTE))
-            yield _source(path, row["label"].strip(), split, role or usual, kept)
+            yield source_of_row(row, path, path)
+
+
+def source_of_row(
+    row: Mapping[str, str], id_: str, path: str, shown: str = "", *, needs_label: bool = True
+) -> Source | Reject:
+    """The source that a row of a table stands for, or why it cannot be used.
+
+    Args:
+        row: its "label" and, where the table has them, "split", "role" and "attribute/<name>".
+        id_: its id, before normalization.
+        path: where its content is.
+        shown: what to call it in a reject, if not by its path.
+        needs_label: whether a missing label is a fault.
+    """
+    label, shown = row.get("label", "").strip(), shown or path
+    part, role = row.get("split", "").strip().lower(), row.get("role", "").strip().lower()
+    if needs_label and not label:
+        return _reject(shown, "E_LABEL_MISSING", "the row has no label")
+    if "split" in row and part not in _PARTS:
+        return _reject(shown, "E_SPLIT_UNKNOWN", f"expected {', '.join(_PARTS)}. Received: split {row['split']!r}")
+    if role and role not in _ROLES:
+        return _reject(shown, "E_ROLE_UNKNOWN", f"expected {', '.join(_ROLES)}. Received: role {row['role']!r}")
+    split, usual = _PARTS.get(part, ("", "both"))
+    kept = tuple((key.removeprefix(ATTRIBUTE), row[key]) for key in row if key.startswith(ATTRIBUTE))
+    return _source(path, label, split, role or usual, kept, id_)
 
 
 def _normalise(path: str) -> str:
@@ -231,13 +261,13 @@ def _normalise(path: str) -> str:
 
 
 def _source(
-    path: str, label: str, split: str, role: str, attributes: tuple[tuple[str, str], ...] = ()
+    path: str, label: str, split: str, role: str, attributes: tuple[tuple[str, str], ...] = (), id_: str = ""
 ) -> Source | Reject:
     try:
-        path.encode(), label.encode()
+        path.encode(), label.encode(), id_.encode()
     except UnicodeEncodeError:
         return _reject(path, "E_PATH_ENCODING", "the name is not UTF-8; rename the file")
-    return Source(_nfc(path), path, _nfc(label), split, role, attributes)
+    return Source(_nfc(id_ or path), path, _nfc(label), split, role, attributes)
 
 
 def _reject(path: str, code: str, message: str) -> Reject:
