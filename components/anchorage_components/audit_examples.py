@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from typing import NamedTuple
 
 import apache_beam as beam
+import numpy as np
 import tensorflow as tf
 from absl import logging
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
@@ -15,6 +16,7 @@ from tfx.types.standard_artifacts import Examples
 
 from anchorage.data.examples import ExampleShard, list_shards, read_counts, read_examples, read_rejects
 from anchorage.data.images import decode_checked, hash_pixels
+from anchorage.data.store import content_digest
 from anchorage.errors import DataError
 from anchorage_components.artifacts import AUDIT, DataAudit
 from anchorage_components.beam.jobs import run_jobs
@@ -91,14 +93,16 @@ def _count_shard(uri: str, job: tuple[str, tuple]) -> tuple[str, dict[tuple[str,
     images = []
     for example in read_examples(uri, ExampleShard(*facts)):
         counts[example.label, example.role] += 1
-        if digest := example.pixels or _hash_image(example.image):
+        if digest := example.pixels or _hash_content(example.content):
             images.append(_Image(digest, example.id, example.label, split))
     return split, dict(counts), images
 
 
-def _hash_image(data: bytes) -> str:
-    """Hash of the pixels; "" where there are none, which packing will report."""
-    pixels, _ = decode_checked(data)
+def _hash_content(content: bytes | np.ndarray) -> str:
+    """Hash of a vector, or of an image's pixels; "" where there are none, which packing will report."""
+    if not isinstance(content, bytes):
+        return content_digest(content)
+    pixels, _ = decode_checked(content)
     return "" if pixels is None else hash_pixels(pixels)
 
 

@@ -12,7 +12,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types.artifact_utils import get_split_uri
 from tfx.types.standard_artifacts import Examples
 
-from anchorage.data.store import RecordStore, pixel_digest
+from anchorage.data.store import RecordStore, content_digest
 from anchorage.errors import DataError
 from anchorage.retrieval.index import build_index, save_index
 from anchorage.retrieval.table import Embeddings, read_table, write_ids
@@ -88,16 +88,16 @@ def BuildIndex(
 
 
 def _read_digests(store: Examples, gallery: Embeddings) -> tuple[list[str], dict[str, Any]]:
-    """`pixel_digest` of each row's packed image, and how images were packed; raises `E_RELEASE_MIXED`."""
+    """`content_digest` of each row's packed image, and how images were packed; raises `E_RELEASE_MIXED`."""
     digests: dict[str, str] = {}
     packed: dict[str, Any] = {}
     for split in np.unique(gallery.splits).tolist():
         records = RecordStore(get_split_uri([store], split))
-        packed = {"image_size": records.image_size, "fit": records.fit}
+        packed = records.spec.to_dict()
         for start in range(0, len(records), _CHUNK):
             rows = np.arange(start, min(start + _CHUNK, len(records)))
             images = records.read(rows)
-            digests |= zip(records.ids[rows].tolist(), map(pixel_digest, images), strict=True)
+            digests |= zip(records.ids[rows].tolist(), map(content_digest, images), strict=True)
     if absent := [id_ for id_ in gallery.ids.tolist() if id_ not in digests]:
         raise DataError(
             "E_RELEASE_MIXED",

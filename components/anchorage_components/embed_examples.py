@@ -20,7 +20,7 @@ from anchorage.files import replace_file
 from anchorage.release import fingerprint_model, open_release
 from anchorage.retrieval.table import count_rows
 from anchorage_components.artifacts import BASELINE, NO_BASELINE, TABLE, BaselineRelease, EmbeddingTable
-from anchorage_components.beam.embedding import Image, embed_images, embedding_size, format_rejects
+from anchorage_components.beam.embedding import Item, embed_items, embedding_size, format_rejects
 
 _FAULTS, _FAULT_FILE = "faults", "fault.json"
 
@@ -37,7 +37,7 @@ def EmbedExamples(
     code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
-    """Embeds every image of some splits, with a trained model or with an earlier release.
+    """Embeds every image, or vector, of some splits, with a trained model or with an earlier release.
 
     Give either `model` or `baseline`. Where `baseline` says that there is no earlier release, the table is a
     folder with nothing but `none.json`.
@@ -80,9 +80,9 @@ def EmbedExamples(
             pipeline
             | "Shards" >> beam.Create([(split, tuple(shard)) for split in splits for shard in shards[split]])
             | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.FlatMap(functools.partial(_read_shard, examples.uri)).with_outputs(_FAULTS, main="images")
+            | "Read" >> beam.FlatMap(functools.partial(_read_shard, examples.uri)).with_outputs(_FAULTS, main="items")
         )
-        embed_images(loaded.images, model_folder, str(folder), batch_size, json.loads(attributes_json))
+        embed_items(loaded.items, model_folder, str(folder), batch_size, json.loads(attributes_json))
         _ = (
             loaded[_FAULTS]
             | "Faults" >> beam.combiners.ToList()
@@ -106,11 +106,11 @@ def _open_baseline(found: dict) -> tuple[str, str]:
     return str(release.path), release.model_fingerprint
 
 
-def _read_shard(uri: str, job: tuple[str, tuple]) -> Iterator[Image | beam.pvalue.TaggedOutput]:
+def _read_shard(uri: str, job: tuple[str, tuple]) -> Iterator[Item | beam.pvalue.TaggedOutput]:
     split, fields = job
     try:
         for example in read_examples(uri, ExampleShard(*fields)):
-            yield Image(example.id, example.id, example.label, example.role, split, example.image, example.attributes)
+            yield Item(example.id, example.id, example.label, example.role, split, example.content, example.attributes)
     except DataError as error:
         yield beam.pvalue.TaggedOutput(_FAULTS, {"code": error.code, "message": error.message})
 

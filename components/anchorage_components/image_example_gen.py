@@ -3,13 +3,11 @@
 import contextlib
 import functools
 import json
-import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
-import tensorflow as tf
 from absl import logging
 from tfx.components.util import examples_utils
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, OutputArtifact, Parameter
@@ -18,17 +16,16 @@ from tfx.proto import example_gen_pb2
 from tfx.types.standard_artifacts import Examples
 
 from anchorage.data.examples import (
-    COUNTS,
-    REJECTS,
+    Example,
     ExampleShard,
-    ImageExample,
     read_counts,
     read_rejects,
-    write_rejects,
+    shard_file,
+    write_counts,
     write_shard,
 )
 from anchorage.data.images import MAX_BYTES, ImageFault, decode_checked, hash_pixels, image_notes
-from anchorage.data.intake import check_rejects, check_splits, read_file
+from anchorage.data.intake import check_rejects, check_splits, log_rejects, read_file
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Listing, Reject, Source, list_images
 from anchorage.disk import check_free_space
 from anchorage_components.beam.jobs import run_jobs
@@ -97,7 +94,7 @@ def ImageExampleGen(
     check = functools.partial(
         check_rejects, total=total, max_rejects=max_rejects, max_share=max_reject_share, file=rejects_file
     )
-    _log_rejects(listing.rejects)
+    log_rejects(listing.rejects)
     check(listing.rejects)
     listed = Counter(source.split for source in listing.sources)
     check_splits(listed, listed, listing.rejects, listing.skipped, listing.unlisted)
@@ -113,7 +110,7 @@ def ImageExampleGen(
     )
     counts = read_counts(examples.uri) or {}
     rejects = read_rejects(examples.uri)
-    _log_rejects(rejects)
+    log_rejects(rejects)
     check(rejects)
     kept = Counter({split: facts["records"] for split, facts in counts["splits"].items()})
     check_splits(kept, listed, rejects, listing.skipped, listing.unlisted)
@@ -140,7 +137,7 @@ def _jobs(sources: list[Source]) -> list[tuple[str, list[tuple]]]:
         members = [tuple(source) for source in sources if source.split == split]
         total = -(-len(members) // _SHARD_IMAGES)
         for number in range(total):
-            file = f"Split-{split}/data_tfrecord-{number:05d}-of-{total:05d}.gz"
+            file = shard_file(split, number, total)
             jobs.append((file, members[number * _SHARD_IMAGES : (number + 1) * _SHARD_IMAGES]))
     return jobs
 
@@ -152,7 +149,7 @@ def _write_images(root: str, uri: str, max_pixels: int, job: tuple[str, list[tup
     notes: Counter[str] = Counter()
     rejects: list[tuple] = []
 
-    def good_images() -> Iterator[ImageExample]:
+    def good_images() -> Iterator[Example]:
         for source in map(Source._make, members):
             data, pixels, fault = _read_image(Path(root) / source.path, max_pixels)
             if fault is not None:
@@ -160,7 +157,7 @@ def _write_images(root: str, uri: str, max_pixels: int, job: tuple[str, list[tup
                 continue
             labels[source.label] += 1
             notes.update(image_notes(data))
-            yield ImageExample(source.id, source.label, source.role, data, source.attributes, pixels)
+            yield Example(source.id, source.label, source.role, data, source.attributes, pixels)
 
     shard = write_shard(uri, file, good_images())
     return tuple(shard), dict(labels), dict(notes), rejects
@@ -180,30 +177,8 @@ def _write_report(uri: str, listing: Listing, results: list[tuple]) -> None:
     """Write `counts.json` and `rejects.jsonl` from what the jobs returned."""
     rejects = list(listing.rejects)
     notes: Counter[str] = Counter()
-    splits: dict[str, dict] = {split: {"records": 0, "classes": 0, "shards": []} for split in SPLITS}
-    labels: dict[str, set] = {split: set() for split in SPLITS}
-    for fields, found, noted, refused in sorted(results, key=lambda result: result[0]):
-        shard = ExampleShard(*fields)
-        split = shard.file.split("/")[0].removeprefix("Split-")
-        splits[split]["records"] += shard.records
-        splits[split]["shards"].append(shard._asdict())
-        labels[split].update(found)
+    for _, _, noted, refused in results:
         notes.update(noted)
         rejects += map(Reject._make, refused)
-    for split, facts in splits.items():
-        facts["classes"] = len(labels[split])
-    counts = {
-        "format": 1,
-        "splits": splits,
-        "notes": dict(sorted(notes.items())),
-        "rejects": dict(sorted(Counter(reject.code for reject in rejects).items())),
-        "skipped": listing.skipped,
-    }
-    write_rejects(posixpath.join(uri, REJECTS), rejects)
-    with tf.io.gfile.GFile(posixpath.join(uri, COUNTS), "w") as file:
-        file.write(json.dumps(counts, indent=1) + "\n")
-
-
-def _log_rejects(rejects: list[Reject]) -> None:
-    for reject in rejects[:20]:
-        logging.warning("rejected %s: %s: %s", reject.path, reject.code, reject.message)
+    shards = [(ExampleShard(*fields), labels) for fields, labels, _, _ in results]
+    write_counts(uri, shards, rejects, notes=dict(sorted(notes.items())), skipped=listing.skipped)

@@ -1,4 +1,4 @@
-"""PackExamples: tf.Examples in, a record store of decoded and resized images per split out."""
+"""PackExamples: tf.Examples in, a record store of decoded images, or of vectors, per split out."""
 
 import functools
 from pathlib import Path
@@ -12,7 +12,7 @@ from tfx.types.standard_artifacts import Examples
 
 from anchorage.data.examples import ExampleShard, list_shards, read_examples
 from anchorage.data.packing import decode_records
-from anchorage.data.store import RecordStore, Shard, finish_store, write_shard
+from anchorage.data.store import RecordSpec, RecordStore, Shard, finish_store, write_shard
 from anchorage.disk import check_free_space
 from anchorage.errors import DataError, UsageError
 from anchorage_components.beam.jobs import run_jobs
@@ -22,8 +22,9 @@ from anchorage_components.beam.jobs import run_jobs
 def PackExamples(
     examples: InputArtifact[Examples],
     store: OutputArtifact[Examples],
-    image_size: Parameter[int],
+    image_size: Parameter[int] = 0,
     fit: Parameter[str] = "crop",
+    dimension: Parameter[int] = 0,
     code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
@@ -37,8 +38,9 @@ def PackExamples(
     Args:
         examples: what ImageExampleGen wrote.
         store: one record store a split.
-        image_size: side of the stored images in pixels.
+        image_size: side of the stored images in pixels; 0 for vectors.
         fit: "crop", "pad" or "squash", see `anchorage.data.images.resize_image`.
+        dimension: of the vectors; 0 for images.
         code_version: digest of the code; part of the cache key, not used otherwise.
         beam_pipeline: given by TFX.
 
@@ -57,29 +59,30 @@ def PackExamples(
         for split in examples.splits
         for number, shard in enumerate(list_shards(examples.uri, split))
     ]
+    spec = RecordSpec(image_size, fit, dimension)
     folders = {split: get_split_uri([examples], split).replace(examples.uri, store.uri) for split in examples.splits}
-    check_free_space(Path(store.uri), sum(shard.records or 0 for _, _, shard in shards) * image_size**2 * 3)
+    check_free_space(Path(store.uri), sum(shard.records or 0 for _, _, shard in shards) * spec.bytes)
     run_jobs(
         beam_pipeline,
         [(split, number, tuple(shard)) for split, number, shard in shards],
-        functools.partial(_pack_shard, examples.uri, folders, image_size, fit),
-        functools.partial(_finish_stores, folders, image_size, fit),
+        functools.partial(_pack_shard, examples.uri, folders, spec),
+        functools.partial(_finish_stores, folders, spec),
         store.uri,
     )
     for split, folder in folders.items():
         if not len(RecordStore(folder)):
             raise DataError("E_SPLIT_EMPTY", f"The split {split} of {examples.uri} has no images.")
     store.splits = examples.splits
-    logging.info("packed %s at %d pixels (%s)", examples.splits, image_size, fit)
+    logging.info("packed %s: %s", examples.splits, spec.to_dict())
 
 
-def _pack_shard(uri: str, folders: dict[str, str], image_size: int, fit: str, job: tuple) -> tuple[str, Shard]:
+def _pack_shard(uri: str, folders: dict[str, str], spec: RecordSpec, job: tuple) -> tuple[str, Shard]:
     split, number, facts = job
     examples = read_examples(uri, ExampleShard(*facts))
-    return split, write_shard(folders[split], number, decode_records(examples, image_size, fit))
+    return split, write_shard(folders[split], number, decode_records(examples, spec))
 
 
-def _finish_stores(folders: dict[str, str], image_size: int, fit: str, results: list[tuple[str, Shard]]) -> None:
+def _finish_stores(folders: dict[str, str], spec: RecordSpec, results: list[tuple[str, Shard]]) -> None:
     for split, folder in folders.items():
         shards = [shard for of, shard in results if of == split]
-        finish_store(folder, shards, image_size, fit)
+        finish_store(folder, shards, spec)

@@ -49,13 +49,13 @@ def run_fn(fn_args: FnArgs) -> None:
         log_folder=fn_args.model_run_dir,
     )
     folder = Path(fn_args.serving_model_dir)
-    export_encoder(learner.encoder, folder, image_size=store.image_size, fit=store.fit)
+    export_encoder(learner.encoder, folder, store.spec)
     learner.save(folder / LEARNER)
     pretrained = bool(settings["encoder"].get("weights"))
     with untrained_encoders(learner.encoder, result.start_weights, pretrained=pretrained) as untrained:
         for name, encoder in untrained.items():
             target = Path(fn_args.model_run_dir) / UNTRAINED / name
-            export_encoder(encoder, target, image_size=store.image_size, fit=store.fit)
+            export_encoder(encoder, target, store.spec)
     history = {
         "settings": {"seed": settings["seed"], **result.settings},
         "recipe": [choice._asdict() for choice in result.recipe],

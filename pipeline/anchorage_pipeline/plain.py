@@ -17,7 +17,7 @@ from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.upkeep import rename_aside, with_advice
 
 if TYPE_CHECKING:
-    from anchorage.data.examples import ImageExample
+    from anchorage.data.examples import Example
     from anchorage.data.store import RecordStore
     from anchorage.learner import MetricLearner
     from anchorage.training.fit import FitResult
@@ -76,7 +76,7 @@ def _train(experiment: Experiment, output: Path) -> dict:
         "best_epoch": result.best_epoch,
     }
     shutil.rmtree(output / "saved_model", ignore_errors=True)
-    export_encoder(learner.encoder, output / "saved_model", image_size=train.image_size, fit=train.fit)
+    export_encoder(learner.encoder, output / "saved_model", train.spec)
     learner.save(output / "learner.keras")
     (output / "history.json").write_text(json.dumps(result.history, indent=1), encoding="utf-8")
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
@@ -173,22 +173,22 @@ def pack_parts(
     """
     from anchorage.data.intake import check_rejects, format_reject
     from anchorage.data.packing import decode_records
-    from anchorage.data.store import write_store
+    from anchorage.data.store import RecordSpec, write_store
 
     data = experiment.data
     root, _ = locate_data(experiment)
     rejects, total = list(rejects), sum(map(len, parts.values())) + len(rejects)
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    needed = sum(map(len, parts.values())) * data.image_size**2 * 3
+    spec = RecordSpec(data.image_size, data.fit)
+    needed = sum(map(len, parts.values())) * spec.bytes
     check_free_space(folder, needed)
     for part, sources in parts.items():
         if not sources:
             raise DataError("E_SPLIT_EMPTY", f"The split {part} has no images: nothing was listed for it in {root}")
         with disk_trouble(folder, needed):
             images = _read(root, sources, data.max_pixels, rejects)
-            records = decode_records(images, data.image_size, data.fit)
-            write_store(aside / part, records, data.image_size, data.fit)
+            write_store(aside / part, decode_records(images, spec), spec)
     for reject in rejects[:20]:
         print(f"set aside  {reject.code}  {format_reject(reject)}")
     file = str(folder.parent / "rejects.jsonl")
@@ -196,9 +196,9 @@ def pack_parts(
     aside.rename(folder)
 
 
-def _read(root: Path, sources: Sequence[Source], max_pixels: int, rejects: list[Reject]) -> Iterator["ImageExample"]:
+def _read(root: Path, sources: Sequence[Source], max_pixels: int, rejects: list[Reject]) -> Iterator["Example"]:
     """The images that can be used; the others go to `rejects`."""
-    from anchorage.data.examples import ImageExample
+    from anchorage.data.examples import Example
     from anchorage.data.intake import read_image
 
     for source in sources:
@@ -206,4 +206,4 @@ def _read(root: Path, sources: Sequence[Source], max_pixels: int, rejects: list[
         if fault:
             rejects.append(Reject(source.path, source.id, *fault, source.split))
             continue
-        yield ImageExample(source.id, source.label, source.role, image)
+        yield Example(source.id, source.label, source.role, image)

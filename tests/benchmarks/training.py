@@ -18,7 +18,7 @@ import numpy as np
 
 from anchorage.data.batches import create_augmentation
 from anchorage.data.sampling import ShuffledBatches
-from anchorage.data.store import Record, RecordStore, write_store
+from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage.encoders import create_encoder
 from anchorage.training.fit import fit_learner
 from anchorage.training.run import build_learner
@@ -53,7 +53,11 @@ class Turns(keras.callbacks.Callback):
 def draw_store(folder, count, size):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, size, size, 3), dtype="uint8")
-    write_store(folder, (Record(f"{n}", f"{n % CLASSES:03d}", "both", image) for n, image in enumerate(images)), size)
+    write_store(
+        folder,
+        (Record(f"{n}", f"{n % CLASSES:03d}", "both", image) for n, image in enumerate(images)),
+        RecordSpec(size),
+    )
     return RecordStore(folder)
 
 

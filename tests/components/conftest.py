@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from anchorage.data.store import RecordSpec
 from anchorage.serving.export import export_encoder as write
 
 SIDE, DIM = 4, 5
@@ -28,7 +29,7 @@ def export_encoder(tmp_path_factory):
                 keras.layers.UnitNormalization(),
             ]
         )
-        write(encoder, folder, image_size=SIDE, fit="crop")
+        write(encoder, folder, RecordSpec(SIDE))
         return folder
 
     return export

@@ -9,9 +9,9 @@ import tensorflow as tf
 from PIL import Image
 from tfx.types.standard_artifacts import Examples
 
-from anchorage.data.examples import ImageExample, encode_example, list_shards
+from anchorage.data.examples import Example, encode_example, list_shards
 from anchorage.data.images import load_image
-from anchorage.data.store import RecordStore
+from anchorage.data.store import RecordSpec, RecordStore
 from anchorage.errors import DataError, UsageError
 from anchorage_components.artifacts import DataAudit
 from anchorage_components.audit_examples import AuditExamples
@@ -70,7 +70,7 @@ def test_packed_rows_are_the_images_by_the_one_rule(tmp_path):
     store = pack(ingest(tmp_path), tmp_path)
     assert store.splits == ["train", "val", "test"]
     train, test = RecordStore(store.uri + "/Split-train"), RecordStore(store.uri + "/Split-test")
-    assert (len(train), train.class_names, train.image_size, train.fit) == (73, ["apple", "birne"], 6, "crop")
+    assert (len(train), train.class_names, train.spec) == (73, ["apple", "birne"], RecordSpec(6, "crop"))
     assert test.roles.tolist() == ["query", "gallery", "gallery"]
     for key, image in zip(train.ids, train.read(range(73)), strict=True):
         assert image.tolist() == load_image(IMAGES[key], 6, "crop").numpy().tolist()
@@ -109,7 +109,7 @@ def test_an_image_that_ingest_would_have_refused_is_named(tmp_path):
     (tmp_path / "foreign/Split-train").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(tmp_path / "foreign/Split-train/records")) as writer:
         for key, image in (("good", picture(1)), ("bad", b"GIF89a nonsense")):
-            writer.write(encode_example(ImageExample(key, "x", "both", image)))
+            writer.write(encode_example(Example(key, "x", "both", image)))
     examples = Examples()
     examples.uri, examples.splits = str(tmp_path / "foreign"), ["train"]
     with pytest.raises(DataError, match=r"^E_IMAGE_TRUNCATED: 'bad' in examples that were to hold"):
@@ -181,9 +181,9 @@ def test_f12_copies_are_found_in_examples_of_another_tool_too(tmp_path):
     for split, label in (("train", "x"), ("test", "y")):
         (tmp_path / f"foreign/Split-{split}").mkdir(parents=True)
         with tf.io.TFRecordWriter(str(tmp_path / f"foreign/Split-{split}/records")) as writer:
-            writer.write(encode_example(ImageExample(f"{label}/1", label, "both", picture(1))))
-            writer.write(encode_example(ImageExample(f"{label}/2", label, "both", picture(ord(label)))))
-            writer.write(encode_example(ImageExample(f"{label}/3", label, "both", b"no image")))
+            writer.write(encode_example(Example(f"{label}/1", label, "both", picture(1))))
+            writer.write(encode_example(Example(f"{label}/2", label, "both", picture(ord(label)))))
+            writer.write(encode_example(Example(f"{label}/3", label, "both", b"no image")))
     examples = Examples()
     examples.uri, examples.splits = str(tmp_path / "foreign"), ["train", "test"]
     with pytest.raises(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tfx.types.standard_artifacts import Examples
 
-from anchorage.data.store import Record, write_store
+from anchorage.data.store import Record, RecordSpec, write_store
 from anchorage.errors import DataError, GateError
 from anchorage.retrieval.index import load_index, search
 from anchorage.retrieval.table import Embeddings, read_ids, write_table
@@ -82,7 +82,7 @@ def test_pixels_of_the_gallery_are_known_by_their_digest(artifacts, tmp_path):
         for id_ in (id_ for table in tables for id_ in table.ids.tolist()):
             pixels[id_] = rng.integers(0, 256, (4, 4, 3), np.uint8)
         records = [Record(id_, "label", "both", pixels[id_]) for id_ in pixels if id_.startswith(split)]
-        write_store(tmp_path / f"store/Split-{split}", records, 4, "pad")
+        write_store(tmp_path / f"store/Split-{split}", records, RecordSpec(4, "pad"))
     folder = build(artifacts, store=store, splits_json='["val", "test"]')
     names, facts = read_ids(folder / "ids.parquet"), json.loads((folder / "index.json").read_text())
     expected = [hashlib.sha256(pixels[id_].tobytes()).hexdigest() for id_ in names["id"].tolist()]
@@ -94,7 +94,9 @@ def test_pixels_of_the_gallery_are_known_by_their_digest(artifacts, tmp_path):
 def test_image_without_packed_pixels_is_refused(artifacts, tmp_path):
     store = Examples()
     store.uri, store.splits = str(tmp_path / "store"), ["test"]
-    write_store(tmp_path / "store/Split-test", [Record("x", "label", "both", np.zeros((4, 4, 3), np.uint8))], 4)
+    write_store(
+        tmp_path / "store/Split-test", [Record("x", "label", "both", np.zeros((4, 4, 3), np.uint8))], RecordSpec(4)
+    )
     with pytest.raises(DataError, match=r"E_RELEASE_MIXED: Expected a packed image .*none for 60"):
         build(artifacts, store=store)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tfx.types.standard_artifacts import Examples, Model
 
-from anchorage.data.examples import COUNTS, ImageExample, list_shards, read_counts, read_rejects, write_shard
+from anchorage.data.examples import COUNTS, Example, list_shards, read_counts, read_rejects, write_shard
 from anchorage.errors import DataError
 from anchorage.release import fingerprint_model, publish_release
 from anchorage.retrieval.index import build_index, save_index
@@ -167,8 +167,8 @@ def replant(examples, split, images):
 
 
 def test_bad_image_past_ingest_goes_to_the_dead_letters(tmp_path, examples, model, picture):
-    good = [ImageExample(f"good/{n}", "g", "both", picture(n)) for n in range(5)]
-    replant(examples, "test", [*good, ImageExample("bad/1", "b", "both", picture(9, "JPEG")[:-200])])
+    good = [Example(f"good/{n}", "g", "both", picture(n)) for n in range(5)]
+    replant(examples, "test", [*good, Example("bad/1", "b", "both", picture(9, "JPEG")[:-200])])
     table = embed(tmp_path, examples, ["test"], model=model)
     assert read_table(table.uri).ids.tolist() == [image.id for image in good]
     (reject,) = read_rejects(table.uri)
@@ -178,7 +178,7 @@ def test_bad_image_past_ingest_goes_to_the_dead_letters(tmp_path, examples, mode
 
 def test_attributes_become_columns(tmp_path, examples, model, picture):
     family = [(("family", "lucide"), ("style", "line")), (("style", "flat"),), ()]
-    images = [ImageExample(f"{n}", "g", "both", picture(n), kept) for n, kept in enumerate(family)]
+    images = [Example(f"{n}", "g", "both", picture(n), kept) for n, kept in enumerate(family)]
     replant(examples, "test", images)
     table = read_table(embed(tmp_path, examples, ["test"], model=model, attributes_json='["family"]').uri)
     assert {name: values.tolist() for name, values in table.columns.items()} == {"family": ["lucide", "", ""]}
@@ -186,14 +186,14 @@ def test_attributes_become_columns(tmp_path, examples, model, picture):
 
 
 def test_too_many_bad_images_stop_the_run(tmp_path, examples, model, picture):
-    bad = [ImageExample(f"bad/{n}", "b", "both", b"") for n in range(11)]
-    replant(examples, "test", [ImageExample("good", "g", "both", picture(1)), *bad])
+    bad = [Example(f"bad/{n}", "b", "both", b"") for n in range(11)]
+    replant(examples, "test", [Example("good", "g", "both", picture(1)), *bad])
     with pytest.raises(DataError, match=r"E_TOO_MANY_REJECTS: Expected at most 10 .* Received: 11 E_IMAGE_EMPTY"):
         embed(tmp_path, examples, ["test"], model=model)
 
 
 def test_same_image_twice_is_found_out(tmp_path, examples, model, picture):
-    replant(examples, "test", [ImageExample("twin", "g", "both", picture(1))] * 2)
+    replant(examples, "test", [Example("twin", "g", "both", picture(1))] * 2)
     table = embed(tmp_path, examples, ["test"], model=model)
     with pytest.raises(DataError, match=r"E_ID_DUPLICATE: .*\['twin'\]"):
         read_table(table.uri)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from tfx.types.standard_artifacts import Examples, ModelRun
 
-from anchorage.data.store import Record, RecordStore, write_store
+from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage.errors import DataError
 from anchorage.untrained import read_untrained
 from anchorage_components.artifacts import UntrainedEmbeddings
@@ -26,7 +26,7 @@ def packed(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (130, SIDE, SIDE, 3), np.uint8)
     roles = ["query", "gallery", "both"]
     records = [Record(f"{n:03}.png", f"class {n % 5}", roles[n % 3], image) for n, image in enumerate(images)]
-    write_store(tmp_path / "store/Split-test", records, SIDE)
+    write_store(tmp_path / "store/Split-test", records, RecordSpec(SIDE))
     store = artifact(Examples, tmp_path / "store")
     store.splits = ["test"]
     return store, RecordStore(tmp_path / "store/Split-test")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelRun, TunerResults
 
-from anchorage.data.store import Record, write_store
+from anchorage.data.store import Record, RecordSpec, write_store
 from anchorage.errors import DataError, GateError
 from anchorage.release import current_version, fingerprint_model, open_release
 from anchorage.retrieval.index import build_index, save_index
@@ -309,7 +309,7 @@ def test_pictures_audit_and_history(workshop, table):
     store.splits = ["test"]
     images = np.random.default_rng(0).integers(0, 256, (len(table), 16, 16, 3), np.uint8)
     records = [Record(*row) for row in zip(table.ids, table.labels, table.roles, images, strict=True)]
-    write_store(workshop.folder / "store/Split-test", records[:15], 16)
+    write_store(workshop.folder / "store/Split-test", records[:15], RecordSpec(16))
     audit = workshop.artifact(DataAudit, "audit")
     Path(audit.uri).mkdir()
     counts = {"images": 20, "classes": 5, "per_class": {}, "singletons": {"count": 2, "first": []}}

@@ -64,7 +64,7 @@ def test_folder_becomes_examples_with_bytes_untouched(tmp_path):
         "test": 3,
     }
     everything = [item for items in found.values() for item in items]
-    assert {item.id: item.image for item in everything} == small_tree()
+    assert {item.id: item.content for item in everything} == small_tree()
     assert all(item.label == item.id.split("/")[0] and item.role == "both" for item in everything)
     counts = read_counts(examples.uri)
     assert {split: facts["records"] for split, facts in counts["splits"].items()} == {"train": 6, "val": 3, "test": 9}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anchorage.data.store import Record, RecordStore, write_store
+from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 
 VECTORS = Path(__file__).parents[1] / "data" / "vectors"
 
@@ -38,7 +38,7 @@ def draw_store(folder, seed, classes=8, per_class=6, size=16):
                 image = np.clip(colour + noise, 0, 255).astype("uint8")
                 yield Record(f"class-{number}/{item}.png", f"class-{number}", "both", image)
 
-    write_store(folder, records(), size)
+    write_store(folder, records(), RecordSpec(size))
     return RecordStore(folder)
 
 

@@ -37,15 +37,15 @@ LOCAL_RUNNER = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
 _SIGNATURE = "serving_default"
 
 
-class Image(NamedTuple):
-    """One encoded image on its way into the model."""
+class Item(NamedTuple):
+    """One encoded image, or vector `(V,)`, on its way into the model."""
 
     path: str
     id: str
     label: str
     role: str
     split: str
-    data: bytes
+    content: bytes | np.ndarray
     attributes: tuple[tuple[str, str], ...] = ()
 
 
@@ -56,8 +56,8 @@ class Embedded(NamedTuple):
     rejected: int
 
 
-class SavedModelHandler(ModelHandler[Image, dict[str, Any] | Reject, Any]):
-    """Runs the signature `serving_default` of an exported encoder: image bytes `(N,)` to embeddings `(N, D)`.
+class SavedModelHandler(ModelHandler[Item, dict[str, Any] | Reject, Any]):
+    """Runs the signature `serving_default` of an exported encoder: image bytes or vectors to embeddings `(N, D)`.
 
     Args:
         folder: the SavedModel.
@@ -72,48 +72,50 @@ class SavedModelHandler(ModelHandler[Image, dict[str, Any] | Reject, Any]):
         return tf.saved_model.load(self._folder)  # kept whole: a signature does not keep its model alive
 
     def run_inference(
-        self, batch: Sequence[Image], model: Any, inference_args: Mapping[str, Any] | None = None
+        self, batch: Sequence[Item], model: Any, inference_args: Mapping[str, Any] | None = None
     ) -> Iterable[dict[str, Any] | Reject]:
         """A table row for each good image, a `Reject` for each bad one, in the order of the batch."""
         try:
             vectors = _call(model, batch)
         except tf.errors.OpError:
-            return [self._embed_one(image, model) for image in batch]
-        return [_row(image, vector) for image, vector in zip(batch, vectors, strict=True)]
+            return [self._embed_one(item, model) for item in batch]
+        return [_row(item, vector) for item, vector in zip(batch, vectors, strict=True)]
 
-    def get_num_bytes(self, batch: Sequence[Image]) -> int:
-        return sum(len(image.data) for image in batch)
+    def get_num_bytes(self, batch: Sequence[Item]) -> int:
+        return sum(len(item.content) for item in batch)
 
     def get_metrics_namespace(self) -> str:
         return "anchorage_embedding"
 
-    def _embed_one(self, image: Image, model: Any) -> dict[str, Any] | Reject:
+    def _embed_one(self, item: Item, model: Any) -> dict[str, Any] | Reject:
         try:
-            return _row(image, _call(model, [image])[0])
+            return _row(item, _call(model, [item])[0])
         except tf.errors.OpError as error:
-            fault = check_image(image.data)
+            if not isinstance(item.content, bytes):
+                raise
+            fault = check_image(item.content)
             if fault is None and not isinstance(error, tf.errors.InvalidArgumentError):
                 raise  # not the image's fault: memory, or a model that cannot run here
             reason = error.message.partition("}} ")[2] or error.message
             code, message = fault or ("E_IMAGE_DAMAGED", reason.strip().splitlines()[0])
-            return Reject(image.path, image.id, code, message, image.split)
+            return Reject(item.path, item.id, code, message, item.split)
 
 
-def embed_images(
-    images: beam.PCollection, model_folder: str, folder: str, batch_size: int, attributes: Sequence[str] = ()
+def embed_items(
+    items: beam.PCollection, model_folder: str, folder: str, batch_size: int, attributes: Sequence[str] = ()
 ) -> None:
-    """Embed the images and write what comes out into a folder.
+    """Embed images or vectors and write the embeddings into a folder.
 
     Args:
-        images: of `Image`, and of `Reject` for those that could not even be read.
+        items: of `Item`, and of `Reject` for those that could not even be read.
         model_folder: a SavedModel with the signature `serving_default`.
         folder: gets `vectors-*.parquet` (id, label, role, split, vector) and `rejects.jsonl` (path, id, code, message,
             split); Beam writes both aside and renames them when they are whole.
         batch_size: images in one call of the model, at most.
-        attributes: names of the images' attributes that become columns; "" where an image has none.
+        attributes: names of the attributes that become columns; "" where an item has none.
     """
     # Partition picks the first collection for False and the second for True.
-    readable, unreadable = images | "ApartFromUnreadable" >> beam.Partition(_is_reject, 2)
+    readable, unreadable = items | "ApartFromUnreadable" >> beam.Partition(_is_reject, 2)
     results = readable | "Embed" >> RunInference(SavedModelHandler(model_folder, batch_size))
     rows, bad = results | "ApartFromBad" >> beam.Partition(_is_reject, 2)
     schema = embedding_schema(embedding_size(model_folder), attributes)
@@ -136,7 +138,7 @@ def embedding_size(model_folder: str) -> int:
     """Dimension D of the embeddings that a SavedModel promises; reads the signature, loads no weights.
 
     Raises:
-        DataError: `E_MODEL_SIGNATURE` if there is no such model or it does not map image bytes to `(N, D)` floats.
+        DataError: `E_MODEL_SIGNATURE` if there is no model there that maps image bytes or vectors to `(N, D)` floats.
     """
     path = posixpath.join(model_folder, "saved_model.pb")
     if not tf.io.gfile.exists(path):
@@ -145,15 +147,17 @@ def embedding_size(model_folder: str) -> int:
         (graph, *_) = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs
     if _SIGNATURE in graph.signature_def:
         signature = graph.signature_def[_SIGNATURE]
-        images, vectors = signature.inputs.get("images"), signature.outputs.get("embeddings")
-        if images and vectors and images.dtype == tf.string.as_datatype_enum:
-            size = [dim.size for dim in vectors.tensor_shape.dim]
-            if vectors.dtype == tf.float32.as_datatype_enum and len(size) == 2 and size[1] > 0:
+        inputs, embeddings = dict(signature.inputs), signature.outputs.get("embeddings")
+        takes = {name: tf.as_dtype(inputs[name].dtype) for name in inputs}
+        if embeddings and takes in ({"images": tf.string}, {"vectors": tf.float32}):
+            size = [dim.size for dim in embeddings.tensor_shape.dim]
+            if embeddings.dtype == tf.float32.as_datatype_enum and len(size) == 2 and size[1] > 0:
                 return size[1]
     raise DataError(
         "E_MODEL_SIGNATURE",
-        f"Expected a signature {_SIGNATURE!r} from `images` (N,) strings to `embeddings` (N, D) float32 in "
-        f"{model_folder}. Received: {sorted(graph.signature_def)}. Export the encoder with `anchorage.serving.export`",
+        f"Expected a signature {_SIGNATURE!r} from `images` (N,) strings or `vectors` (N, V) float32 to `embeddings` "
+        f"(N, D) float32 in {model_folder}. Received: {sorted(graph.signature_def)}. "
+        "Export the encoder with `anchorage.serving.export`",
     )
 
 
@@ -195,7 +199,7 @@ def embed_files(
                 | "Spread" >> beam.Reshuffle()
                 | "Read" >> beam.Map(_read_file)
             )
-            embed_images(loaded, model_folder, str(aside), batch_size)
+            embed_items(loaded, model_folder, str(aside), batch_size)
         rejects += read_rejects(str(aside))
         _write_rejects(output.with_name(f"{output.name}.{REJECTS}"), rejects)
         if not count_rows(aside):
@@ -214,13 +218,17 @@ def format_rejects(rejects: Sequence[Reject]) -> str:
     return ", ".join(f"{number} {code}" for code, number in counts.most_common()) + first
 
 
-def _call(model: Any, batch: Sequence[Image]) -> np.ndarray:
-    images = tf.constant([image.data for image in batch], tf.string)
-    return model.signatures[_SIGNATURE](images=images)["embeddings"].numpy()
+def _call(model: Any, batch: Sequence[Item]) -> np.ndarray:
+    signature = model.signatures[_SIGNATURE]
+    if isinstance(batch[0].content, bytes):
+        inputs = {"images": tf.constant([item.content for item in batch], tf.string)}
+    else:
+        inputs = {"vectors": tf.constant(np.stack([item.content for item in batch]), tf.float32)}
+    return signature(**inputs)["embeddings"].numpy()
 
 
-def _row(image: Image, vector: np.ndarray) -> dict[str, Any]:
-    return {**dict(image.attributes), **{name: getattr(image, name) for name in TEXT_COLUMNS}, "vector": vector}
+def _row(item: Item, vector: np.ndarray) -> dict[str, Any]:
+    return {**dict(item.attributes), **{name: getattr(item, name) for name in TEXT_COLUMNS}, "vector": vector}
 
 
 def _is_reject(element: Any, partitions: int) -> int:
@@ -280,13 +288,13 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _read_file(source: tuple[str, str]) -> Image | Reject:
+def _read_file(source: tuple[str, str]) -> Item | Reject:
     """The image with its bytes; what might be too large for memory is checked before the model decodes it."""
     path, key = source
     data, fault = read_file(Path(path))
     if fault is None and _may_be_oversized(data):
         fault = check_image(data)
-    return Reject(path, key, *fault) if fault else Image(path, key, "", "both", "", data)
+    return Reject(path, key, *fault) if fault else Item(path, key, "", "both", "", data)
 
 
 def _may_be_oversized(data: bytes) -> bool:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from anchorage.data.store import RecordSpec
 from anchorage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ def is_refreshed(sampler: Sampler) -> TypeGuard[RefreshedSampler]:
 
 
 class Store(Protocol):
-    """What holds the images, as in `anchorage.data.store`."""
+    """What holds the images or vectors, as in `anchorage.data.store`."""
 
     ids: np.ndarray
     labels: np.ndarray
     roles: np.ndarray
-    image_size: int
+    spec: RecordSpec
 
     def __len__(self) -> int: ...
 
@@ -119,7 +120,7 @@ def training_batches(
         seed: of the augmentation.
 
     Returns:
-        Dataset of `(images (N, S, S, 3) uint8, labels (N,) int32)`.
+        Dataset of `(images (N, S, S, 3) uint8 or vectors (N, D) float32, labels (N,) int32)`.
     """
     import tensorflow as tf
 
@@ -128,9 +129,9 @@ def training_batches(
             rows = sampler.batch(step)
             yield store.read(rows), store.labels[rows], step
 
-    count, size = sampler.batch_size, store.image_size
+    count, spec = sampler.batch_size, store.spec
     signature = (
-        tf.TensorSpec((count, size, size, 3), tf.uint8),
+        tf.TensorSpec((count, *spec.shape), spec.dtype),
         tf.TensorSpec((count,), tf.int32),
         tf.TensorSpec((), tf.int64),
     )
@@ -140,7 +141,7 @@ def training_batches(
 
 
 def evaluation_batches(store: Store, batch_size: int, rows: np.ndarray | None = None) -> "tf.data.Dataset":
-    """Images of a store, `(n, S, S, 3)` uint8, the last batch as short as it falls: all in row order, or `rows`."""
+    """Records of a store, the last batch as short as it falls: all in row order, or `rows`."""
     import tensorflow as tf
 
     wanted = np.arange(len(store)) if rows is None else rows

@@ -1,41 +1,44 @@
-"""Encoded images as tf.Examples in TFRecord shards, with counts and hashes that show a shard to be whole.
+"""Images or vectors as tf.Examples in TFRecord shards, with counts and hashes that show a shard to be whole.
 
-A tf.Example holds `image/encoded` (the file's bytes), `image/id`, `label` and `role`, one byte
-string each; `image/pixels` is the hash of the decoded image, and `attribute/<name>` is a further
-column of the data's table. A folder of examples has one folder a split, `Split-train` and so on,
-and `counts.json` at its root: records and SHA-256 of every shard. TFRecord alone cannot tell a
-shard that was cut off between two records from a whole one. Paths may be anything TensorFlow's
-file layer opens.
+A tf.Example holds `image/encoded` (the file's bytes) or `vector` (a list of floats), and one byte
+string each as `image/id`, `label` and `role`; `image/pixels` is the hash of the decoded image, and
+`attribute/<name>` is a further column of the data's table. A folder of examples has one folder a
+split, `Split-train` and so on, and `counts.json` at its root: records and SHA-256 of every shard.
+TFRecord alone cannot tell a shard that was cut off between two records from a whole one. Paths may be
+anything TensorFlow's file layer opens.
 """
 
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from anchorage.data.listing import Reject
+import numpy as np
+
+from anchorage.data.listing import SPLITS, Reject
 from anchorage.data.tables import ATTRIBUTE
 from anchorage.errors import DataError
 
 COUNTS, REJECTS = "counts.json", "rejects.jsonl"
-FEATURES = ("image/id", "label", "role", "image/encoded")
+FEATURES = ("image/id", "label", "role")
 
-_PIXELS = "image/pixels"
+_IMAGE, _VECTOR, _PIXELS = "image/encoded", "vector", "image/pixels"
 _BLOCK = 1 << 20
 
 
-class ImageExample(NamedTuple):
-    """One image with its place in the data.
+class Example(NamedTuple):
+    """One image or vector with its place in the data.
 
-    `image` is the encoded file, `attributes` are further columns by name, `pixels` is the hash of the decoded image
-    where it is known (see `anchorage.data.images.hash_pixels`).
+    `content` is the encoded file or the vector `(D,)` float32, `attributes` are further columns by name, `pixels` is
+    the hash of the decoded image where it is known (see `anchorage.data.images.hash_pixels`).
     """
 
     id: str
     label: str
     role: str
-    image: bytes
+    content: bytes | np.ndarray
     attributes: tuple[tuple[str, str], ...] = ()
     pixels: str = ""
 
@@ -48,24 +51,28 @@ class ExampleShard(NamedTuple):
     sha256: str | None = None
 
 
-def encode_example(example: ImageExample) -> bytes:
-    """The serialized tf.Example of one image."""
+def encode_example(example: Example) -> bytes:
+    """The serialized tf.Example of one image or vector."""
     import tensorflow as tf
 
-    values = (example.id.encode(), example.label.encode(), example.role.encode(), example.image)
+    values = (example.id.encode(), example.label.encode(), example.role.encode())
     named = dict(zip(FEATURES, values, strict=True))
+    if isinstance(example.content, bytes):
+        named[_IMAGE] = example.content
     if example.pixels:
         named[_PIXELS] = example.pixels.encode()
     named |= {f"{ATTRIBUTE}{name}": value.encode() for name, value in example.attributes}
     features = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in named.items()}
+    if not isinstance(example.content, bytes):
+        features[_VECTOR] = tf.train.Feature(float_list=tf.train.FloatList(value=example.content))
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
 
-def decode_example(data: bytes) -> ImageExample:
-    """The image of one serialized tf.Example; a missing role is "both".
+def decode_example(data: bytes) -> Example:
+    """What one serialized tf.Example holds; a missing role is "both".
 
     Raises:
-        ValueError: if the bytes are no tf.Example, or a feature is not one byte string.
+        ValueError: if the bytes are no tf.Example, or a feature is not what it should be.
     """
     import tensorflow as tf
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -75,21 +82,23 @@ def decode_example(data: bytes) -> ImageExample:
     except DecodeError as error:
         raise ValueError(f"Expected a tf.Example. Received: {len(data)} bytes; {error}") from None
     values = {}
-    for name in FEATURES:
-        content = features[name].bytes_list.value if name in features else []
+    vector = np.array(features[_VECTOR].float_list.value, np.float32) if _VECTOR in features else None
+    for name in FEATURES if vector is not None else (*FEATURES, _IMAGE):
+        found = features[name].bytes_list.value if name in features else []
         if name == "role" and name not in features:
-            content = [b"both"]
-        if len(content) != 1:
-            raise ValueError(f"Expected one byte string as `{name}`. Received: {len(content)} of {sorted(features)}")
-        values[name] = content[0]
-    key, label, role, image = (values[name] for name in FEATURES)
+            found = [b"both"]
+        if len(found) != 1:
+            raise ValueError(f"Expected one byte string as `{name}`. Received: {len(found)} of {sorted(features)}")
+        values[name] = found[0]
+    key, label, role = (values[name].decode() for name in FEATURES)
+    content = values[_IMAGE] if vector is None else vector
     kept = ((name.removeprefix(ATTRIBUTE), features[name]) for name in sorted(features) if name.startswith(ATTRIBUTE))
     attributes = tuple((name, b"".join(feature.bytes_list.value).decode()) for name, feature in kept)
     pixels = b"".join(features[_PIXELS].bytes_list.value).decode() if _PIXELS in features else ""
-    return ImageExample(key.decode(), label.decode(), role.decode(), image, attributes, pixels)
+    return Example(key, label, role, content, attributes, pixels)
 
 
-def write_shard(root: str, file: str, examples: Iterable[ImageExample]) -> ExampleShard:
+def write_shard(root: str, file: str, examples: Iterable[Example]) -> ExampleShard:
     """Write one GZIP TFRecord file; it appears under its name only when whole.
 
     Args:
@@ -145,6 +154,37 @@ def read_counts(root: str) -> dict | None:
     return counts
 
 
+def write_counts(root: str, shards: Iterable[tuple[ExampleShard, Collection[str]]], rejects: Sequence[Reject], **more):
+    """Write `counts.json` and `rejects.jsonl` of a folder of examples.
+
+    Args:
+        root: the folder.
+        shards: all of them, each with the labels in it.
+        rejects: records that were set aside.
+        **more: what else to say in `counts.json`.
+    """
+    import tensorflow as tf
+
+    splits: dict[str, dict] = {split: {"records": 0, "classes": 0, "shards": []} for split in SPLITS}
+    labels: dict[str, set] = {split: set() for split in SPLITS}
+    for shard, found in sorted(shards, key=lambda item: item[0].file):
+        split = shard.file.split("/")[0].removeprefix("Split-")
+        splits[split]["records"] += shard.records
+        splits[split]["shards"].append(shard._asdict())
+        labels[split].update(found)
+    for split, facts in splits.items():
+        facts["classes"] = len(labels[split])
+    codes = dict(sorted(Counter(reject.code for reject in rejects).items()))
+    write_rejects(posixpath.join(root, REJECTS), rejects)
+    with tf.io.gfile.GFile(posixpath.join(root, COUNTS), "w") as file:
+        file.write(json.dumps({"format": 1, "splits": splits, "rejects": codes, **more}, indent=1) + "\n")
+
+
+def shard_file(split: str, number: int, total: int) -> str:
+    """Path of a shard below the folder of the examples."""
+    return f"Split-{split}/data_tfrecord-{number:05d}-of-{total:05d}.gz"
+
+
 def read_rejects(root: str) -> list[Reject]:
     """The records that were set aside, from `rejects.jsonl`; none where there is no such file."""
     import tensorflow as tf
@@ -195,7 +235,7 @@ def read_records(root: str, shard: ExampleShard) -> Iterator[bytes]:
         raise DataError("E_SHARD_DAMAGED", f"{path} has all its {count} records, but not the bytes that ingest wrote.")
 
 
-def read_examples(root: str, shard: ExampleShard) -> Iterator[ImageExample]:
+def read_examples(root: str, shard: ExampleShard) -> Iterator[Example]:
     """The images of one shard, checked like `read_records`.
 
     Raises:

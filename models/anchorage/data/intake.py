@@ -1,5 +1,6 @@
 """Which of the listed images can be used, and when too few can: one rule for ingestion and whatever looks ahead."""
 
+import logging
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,12 @@ def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, ma
             + (f"All are in {file}. " if file else "")
             + "Mend the data, or raise `data.max_rejects`.",
         )
+
+
+def log_rejects(rejects: Sequence[Reject]) -> None:
+    """Log the first of the records that were set aside."""
+    for reject in rejects[:20]:
+        logging.warning("rejected %s: %s: %s", reject.path, reject.code, reject.message)
 
 
 def format_reject(reject: Reject) -> str:

@@ -1,34 +1,39 @@
-"""Encoded images in, records of the size that training reads out: what both ways to train pack with."""
+"""Encoded images or vectors in, records as training reads them out: what both ways to train pack with."""
 
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
 
-from anchorage.data.examples import ImageExample
+import numpy as np
+
+from anchorage.data.examples import Example
 from anchorage.data.images import check_image, load_image
-from anchorage.data.store import Record
+from anchorage.data.store import Record, RecordSpec
 from anchorage.errors import DataError
 
 _BATCH = 64  # images decoded at once
 
 
-def decode_records(examples: Iterable[ImageExample], image_size: int, fit: str) -> Iterator[Record]:
-    """Decoded and resized records, in order; memory holds one batch of them.
+def decode_records(examples: Iterable[Example], spec: RecordSpec) -> Iterator[Record]:
+    """Decode and resize images, in order; vectors go as they are. Memory holds one batch.
 
     Args:
         examples: images that were checked before.
-        image_size: side of the records in pixels.
-        fit: "crop", "pad" or "squash", see `anchorage.data.images.resize_image`.
+        spec: what a record is.
 
     Raises:
         DataError: a code of `check_image` if an image cannot be decoded after all.
     """
+    if spec.dimension:
+        for example in examples:
+            yield Record(example.id, example.label, example.role, np.asarray(example.content, np.float32))
+        return
     import tensorflow as tf
 
-    load, examples = _loader(image_size, fit), iter(examples)
+    load, examples = _loader(spec.image_size, spec.fit), iter(examples)
     while batch := list(itertools.islice(examples, _BATCH)):
         try:
-            images = load(tf.constant([example.image for example in batch])).numpy()
+            images = load(tf.constant([example.content for example in batch])).numpy()
         except tf.errors.InvalidArgumentError:
             raise _undecodable(batch) from None
         for example, image in zip(batch, images, strict=True):
@@ -46,10 +51,10 @@ def _loader(image_size: int, fit: str):
     return tf.function(load, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
 
 
-def _undecodable(batch: list[ImageExample]) -> DataError:
+def _undecodable(batch: list[Example]) -> DataError:
     """The error of the first image in the batch that cannot be decoded."""
     for example in batch:
-        fault = check_image(example.image)
+        fault = check_image(bytes(example.content))
         if fault is not None:
             return DataError(
                 fault.code, f"{example.id!r} in examples that were to hold checked images: {fault.message}"

@@ -27,8 +27,7 @@ class LabelledRows:
         labels: `(M,)` int32.
         class_names: as given.
         roles: `(M,)` object array of "query", "gallery" or "both".
-        image_size: side S of the images.
-        fit: how the images were brought to that size.
+        spec: what one record is.
     """
 
     def __init__(self, store: "Store", rows: np.ndarray, labels: np.ndarray, class_names: Sequence[str]):
@@ -36,14 +35,13 @@ class LabelledRows:
         self.labels = np.asarray(labels, np.int32)
         self.ids, self.roles = store.ids[self.rows], store.roles[self.rows]
         self.class_names = list(class_names)
-        self.image_size = store.image_size
-        self.fit: str = getattr(store, "fit", "")
+        self.spec = store.spec
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The images of `rows` (n,), in that order, as `(n, S, S, 3)` uint8."""
+        """The records of `rows` (n,), in that order."""
         return self._store.read(self.rows[np.asarray(rows, np.int64)])
 
 

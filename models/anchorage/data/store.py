@@ -1,10 +1,10 @@
-"""The packed record store: decoded images of one split in raw files, with an index grouped by class.
+"""The packed record store: decoded images or vectors of one split in raw files, with an index grouped by class.
 
 A folder of one split holds
 
     index.parquet     id, label, role, shard, row; sorted by (label, id)
-    shard-00000.u8    uint8 images of `image_size * image_size * 3` bytes, in the order they arrived
-    store.json        format, image size, fit, counts, and the SHA-256 of the index and of each shard
+    shard-00000.u8    uint8 images `(S, S, 3)` in the order they arrived; `.f32` holds float32 vectors `(D,)`
+    store.json        format, image size and fit or dimension, counts, and the SHA-256 of the index and of each shard
 
 `store.json` is written last: a folder without it is unfinished. Opening a store compares all hashes, once a process.
 Rows are read with positioned reads: any row is equally near, memory holds what was asked for and no more, and a cut-off
@@ -36,17 +36,47 @@ _FACTS = "store.json"
 _whole: dict[tuple[str, int, int, int], str] = {}
 
 
+class RecordSpec(NamedTuple):
+    """What one record of a store is: an image of `image_size` pixels squared or a vector of `dimension` numbers.
+
+    `fit` is how images were brought to their size, see `anchorage.data.images.resize_image`.
+    """
+
+    image_size: int = 0
+    fit: str = "crop"
+    dimension: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(S, S, 3)` or `(D,)`."""
+        return (self.dimension,) if self.dimension else (self.image_size, self.image_size, 3)
+
+    @property
+    def dtype(self) -> str:
+        """Of the numbers that a store holds, and that an encoder gets."""
+        return "float32" if self.dimension else "uint8"
+
+    @property
+    def bytes(self) -> int:
+        """Of one record."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    def to_dict(self) -> dict[str, int | str]:
+        """As it is written to files: what makes an image, or what makes a vector."""
+        return {"dimension": self.dimension} if self.dimension else {"image_size": self.image_size, "fit": self.fit}
+
+
 class Record(NamedTuple):
-    """One image on its way into a store: `image` is `(S, S, 3)` uint8."""
+    """One image `(S, S, 3)` uint8, or one vector `(D,)` float32, on its way into a store."""
 
     id: str
     label: str
     role: str
-    image: np.ndarray
+    content: np.ndarray
 
 
 class Shard(NamedTuple):
-    """One written pixel file: its number, the index rows that point into it, and its SHA-256."""
+    """One written file of records: its number, the index rows that point into it, and its SHA-256."""
 
     number: int
     index: "pyarrow.Table"
@@ -54,7 +84,7 @@ class Shard(NamedTuple):
 
 
 class RecordStore:
-    """Random access to the packed images of one split.
+    """Random access to the packed images, or vectors, of one split.
 
     Args:
         folder: a folder written by `finish_store`.
@@ -64,8 +94,7 @@ class RecordStore:
         labels: `(M,)` int32 class numbers, dense from 0 in the order of `class_names`; ascending.
         class_names: sorted class names.
         roles: `(M,)` object array of "query", "gallery" or "both".
-        image_size: side S of the images.
-        fit: how the images were brought to that size.
+        spec: what one record is.
 
     Raises:
         DataError: `E_STORE_MISSING` if there is no finished store in `folder`,
@@ -77,8 +106,7 @@ class RecordStore:
 
         self.folder = Path(folder)
         facts = _read_facts(self.folder)
-        self.image_size: int = facts["image_size"]
-        self.fit: str = facts["fit"]
+        self.spec = RecordSpec(**{name: facts[name] for name in RecordSpec._fields if name in facts})
         try:
             _check_hash(self.folder / _INDEX, facts["index"])
             index = parquet.read_table(self.folder / _INDEX)
@@ -91,7 +119,6 @@ class RecordStore:
             raise DataError("E_STORE_DAMAGED", f"{self.folder / _INDEX} cannot be read: {error}") from error
         self.labels = names.indices.to_numpy(zero_copy_only=False).astype(np.int32)
         self.class_names: list[str] = names.dictionary.to_pylist()
-        self._row_bytes = self.image_size * self.image_size * 3
         self._check(facts)
         self._files: dict[int, int] = {}
 
@@ -107,7 +134,7 @@ class RecordStore:
         return digest.hexdigest()
 
     def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The images of `rows` (n,), in that order, as `(n, S, S, 3)` uint8.
+        """The images of `rows` (n,), in that order, as `(n, S, S, 3)` uint8; vectors as `(n, D)` float32.
 
         Raises:
             IndexError: if a row is negative or past the end.
@@ -116,16 +143,19 @@ class RecordStore:
         rows = np.asarray(rows, np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"Expected rows in [0, {len(self)}). Received: {rows.min()} to {rows.max()}")
-        images = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
-        for image, shard, row in zip(images, self._shards[rows].tolist(), self._rows[rows].tolist(), strict=True):
-            count = os.preadv(self._file(shard), [image.data], row * self._row_bytes)
-            if count != self._row_bytes:
-                raise DataError("E_STORE_DAMAGED", f"{self.folder / shard_name(shard)} ends inside row {row}.")
-        return images
+        records = np.empty((len(rows), *self.spec.shape), self.spec.dtype)
+        for record, shard, row in zip(records, self._shards[rows].tolist(), self._rows[rows].tolist(), strict=True):
+            count = os.preadv(self._file(shard), [record.data], row * self.spec.bytes)
+            if count != self.spec.bytes:
+                raise DataError("E_STORE_DAMAGED", f"{self._path(shard)} ends inside row {row}.")
+        return records
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / shard_name(shard, self.spec.dtype)
 
     def _file(self, shard: int) -> int:
         if shard not in self._files:
-            descriptor = os.open(self.folder / shard_name(shard), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._path(shard), os.O_RDONLY | os.O_CLOEXEC)
             if self._files.setdefault(shard, descriptor) != descriptor:  # another thread came first
                 os.close(descriptor)
         return self._files[shard]
@@ -138,7 +168,7 @@ class RecordStore:
                 f"Received: {len(self)} of {len(self.class_names)} in {_INDEX}.",
             )
         for number, shard in enumerate(facts["shards"]):
-            path, wanted = self.folder / shard_name(number), shard["rows"] * self._row_bytes
+            path, wanted = self._path(number), shard["rows"] * self.spec.bytes
             found = path.stat().st_size if path.exists() else "no file"
             if found != wanted:
                 raise DataError("E_STORE_DAMAGED", f"{path}: expected {wanted} bytes. Received: {found}")
@@ -155,48 +185,50 @@ class RecordStore:
             os.close(descriptor)
 
 
-def pixel_digest(image: np.ndarray) -> str:
-    """SHA-256, in hex, of packed pixels `(S, S, 3)`: the same for images that an encoder cannot tell apart."""
-    return hashlib.sha256(np.ascontiguousarray(image, np.uint8).data).hexdigest()
+def content_digest(content: np.ndarray) -> str:
+    """SHA-256, in hex, of a packed record: the same for images or vectors that an encoder cannot tell apart."""
+    return hashlib.sha256(np.ascontiguousarray(content).data).hexdigest()
 
 
-def shard_name(number: int) -> str:
-    """File name of the pixel file with this number."""
-    return f"shard-{number:05d}.u8"
+def shard_name(number: int, dtype: str = "uint8") -> str:
+    """Name of the file with this number, of images or of vectors."""
+    return f"shard-{number:05d}.{'u8' if dtype == 'uint8' else 'f32'}"
 
 
 def write_shard(folder: str | os.PathLike, number: int, records: Iterable[Record]) -> Shard:
-    """Write one pixel file, image by image, and return its part of the index.
+    """Write one file of records and return its part of the index.
 
     The file appears under its name only when whole, so a repeated call is harmless.
 
     Args:
         folder: the store's folder, made if absent.
         number: the shard's number; a store's shards are numbered from 0 without gaps.
-        records: images of one size, streamed.
+        records: images of one size or vectors of one dimension, streamed.
 
     Raises:
-        ValueError: if an image is not `(S, S, 3)` uint8 like the first one.
+        ValueError: if a record is neither `(S, S, 3)` uint8 nor `(D,)` float32, or not like the first one.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{shard_name(number)}.{os.getpid()}.part"
+    name = shard_name(number)
     digest = hashlib.sha256()
     rows: list[tuple[str, str, str, int, int]] = []
     try:
         with part.open("wb") as file:
             for record in _checked(records):
-                pixels = np.ascontiguousarray(record.image).data
-                file.write(pixels)
-                digest.update(pixels)
+                content = np.ascontiguousarray(record.content)
+                name = shard_name(number, content.dtype.name)
+                file.write(content.data)
+                digest.update(content.data)
                 rows.append((record.id, record.label, record.role, number, len(rows)))
-        part.replace(folder / shard_name(number))
+        part.replace(folder / name)
     finally:
         part.unlink(missing_ok=True)
     return Shard(number, _index_table(rows), digest.hexdigest())
 
 
-def finish_store(folder: str | os.PathLike, shards: Iterable[Shard], image_size: int, fit: str) -> None:
+def finish_store(folder: str | os.PathLike, shards: Iterable[Shard], spec: RecordSpec) -> None:
     """Write the index over all shards, grouped by class, and then `store.json`.
 
     Raises:
@@ -220,8 +252,7 @@ def finish_store(folder: str | os.PathLike, shards: Iterable[Shard], image_size:
     parquet.write_table(index, folder / _INDEX)
     facts = {
         "format": FORMAT,
-        "image_size": image_size,
-        "fit": fit,
+        **spec.to_dict(),
         "count": index.num_rows,
         "classes": compute.count_distinct(index["label"]).as_py(),
         "index": hash_file(folder / _INDEX),
@@ -232,9 +263,9 @@ def finish_store(folder: str | os.PathLike, shards: Iterable[Shard], image_size:
     part.replace(folder / _FACTS)
 
 
-def write_store(folder: str | os.PathLike, records: Iterable[Record], image_size: int, fit: str = "crop") -> None:
+def write_store(folder: str | os.PathLike, records: Iterable[Record], spec: RecordSpec) -> None:
     """Write a whole store with one shard."""
-    finish_store(folder, [write_shard(folder, 0, records)], image_size, fit)
+    finish_store(folder, [write_shard(folder, 0, records)], spec)
 
 
 def _check_hash(path: Path, expected: str) -> None:
@@ -252,13 +283,15 @@ def _check_hash(path: Path, expected: str) -> None:
 
 
 def _checked(records: Iterable[Record]) -> Iterator[Record]:
-    shape = None
+    first = None
     for record in records:
-        image = record.image
-        shape = shape or image.shape
-        if image.dtype != np.uint8 or image.shape != shape or shape != (shape[0], shape[0], 3):
+        content = record.content
+        kind = first = first or (content.dtype, content.shape)
+        is_image = content.dtype == np.uint8 and kind[1] == (kind[1][0], kind[1][0], 3)
+        if (content.dtype, content.shape) != kind or not (is_image or (content.dtype, content.ndim) == (np.float32, 1)):
             raise ValueError(
-                f"Expected uint8 images of one shape (S, S, 3). Received: {image.dtype} {image.shape} for {record.id!r}"
+                "Expected uint8 images of one shape (S, S, 3), or float32 vectors of one shape (D,). "
+                f"Received: {content.dtype} {content.shape} for {record.id!r}"
             )
         if record.role not in ROLES:
             raise ValueError(f"`role` must be one of {', '.join(ROLES)}. Received: {record.role!r} for {record.id!r}")
@@ -286,7 +319,9 @@ def _read_facts(folder: Path) -> dict:
         raise DataError("E_STORE_DAMAGED", f"{folder / _FACTS} is not valid JSON: {error}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise DataError("E_STORE_DAMAGED", f"{folder / _FACTS}: expected format {FORMAT}. Received: {facts!s:.200}")
-    missing = {"image_size", "fit", "count", "classes", "index", "shards"} - set(facts)
+    missing = {"count", "classes", "index", "shards"} - set(facts)
+    if "dimension" not in facts:
+        missing |= {"image_size", "fit"} - set(facts)
     if missing:
         raise DataError("E_STORE_DAMAGED", f"{folder / _FACTS} lacks {', '.join(sorted(missing))}.")
     return facts

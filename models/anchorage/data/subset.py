@@ -23,8 +23,7 @@ class ClassSubset:
         labels: `(M,)` int32 class numbers, dense from 0 in the order of `class_names`; ascending.
         class_names: the kept names, sorted.
         roles: `(M,)` object array of "query", "gallery" or "both".
-        image_size: side S of the images.
-        fit: how the images were brought to that size.
+        spec: what one record is.
 
     Raises:
         DataError: `E_CLASS_UNKNOWN` if a name is not in the store.
@@ -42,7 +41,7 @@ class ClassSubset:
         self.labels = labels[self._rows]
         self.ids, self.roles = store.ids[self._rows], store.roles[self._rows]
         self.class_names = wanted
-        self.image_size, self.fit = store.image_size, store.fit
+        self.spec = store.spec
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -37,11 +37,10 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 class Vector(NamedTuple):
-    """One row of a table with its vector `(D,)` float32, or None where the row has no usable one."""
+    """One row of a table with its vector `(D,)` float32."""
 
     source: Source
-    values: np.ndarray | None
-    reject: Reject | None = None
+    values: np.ndarray
 
 
 class VectorTable:
@@ -142,8 +141,8 @@ def list_vectors(table: VectorTable, *, val_share: float, test_share: float, see
     return assign_splits(items(), val_share=val_share, test_share=test_share, seed=seed)
 
 
-def read_vectors(table: VectorTable, sources: Iterable[Source]) -> Iterator[Vector]:
-    """The vectors of some rows of a table, in the order of the table.
+def read_vectors(table: VectorTable, sources: Iterable[Source]) -> Iterator[Vector | Reject]:
+    """The vectors of some rows of a table, in the order of the table; a `Reject` for each that cannot be used.
 
     Args:
         table: the rows.
@@ -155,8 +154,7 @@ def read_vectors(table: VectorTable, sources: Iterable[Source]) -> Iterator[Vect
         for values, reason in zip(matrix, reasons, strict=True):
             if source := wanted.get(number):
                 if reason:
-                    reject = Reject(f"row {number + 1}", source.id, "E_VECTOR_UNUSABLE", reason, source.split)
-                    yield Vector(source, None, reject)
+                    yield Reject(f"row {number + 1}", source.id, "E_VECTOR_UNUSABLE", reason, source.split)
                 else:
                     yield Vector(source, values)
             number += 1
@@ -319,14 +317,14 @@ def _matrix(column: "pa.Array", dimension: int) -> tuple[np.ndarray, list[str]]:
     fits = lengths == dimension
     matrix = np.zeros((len(lengths), dimension), np.float32)
     matrix[fits] = values[np.repeat(fits, lengths)].reshape(-1, dimension)
-    finite = np.isfinite(matrix).all(axis=1)
+    finite = np.asarray(np.isfinite(matrix).all(axis=1))
     matrix[~finite] = 0.0
     reasons = []
-    for length, good, row in zip(lengths.tolist(), finite.tolist(), matrix.any(axis=1).tolist(), strict=True):
+    for length, good, row in zip(lengths, finite, matrix, strict=True):
         if length != dimension:
             reasons.append(f"expected {dimension} numbers, as in the first row. Received: {length}")
         elif not good:
             reasons.append("expected finite numbers. Received: NaN, infinity or a missing number")
         else:
-            reasons.append("" if row else "a vector of zeros has no direction")
+            reasons.append("" if row.any() else "a vector of zeros has no direction")
     return matrix, reasons

@@ -77,7 +77,7 @@ class ClassFolds(Procedure):
         facts = {"num_classes": len(task.store.class_names), "embedding_size": encoder.output_shape[-1]}
         learner = MetricLearner(encoder, create_loss(task.loss["name"], task.loss.get("params"), **facts))
         learner.compile("adam")
-        learner.build((None, task.store.image_size, task.store.image_size, 3))
+        learner.build((None, *task.store.spec.shape))
         return learner
 
     def _judge(self, task: Task, runs: list[TrainRun], whole: MetricLearner) -> dict:

@@ -45,7 +45,7 @@ class PseudoClusters(Procedure):
 
     def run(self, task: Task):
         keras.utils.set_random_seed(task.seed)
-        encoder = create_encoder(image_size=task.store.image_size, **flat_section(task.encoder))
+        encoder = create_encoder(image_size=task.store.spec.image_size, **flat_section(task.encoder))
         runs: list[TrainRun] = []
         left = task.training["epochs"]
         while left > 0:

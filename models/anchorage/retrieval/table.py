@@ -138,7 +138,7 @@ def write_ids(path: str | os.PathLike, embeddings: Embeddings, pixels: Sequence[
     Args:
         path: the Parquet file.
         embeddings: the rows.
-        pixels: `pixel_digest` of each row's image, by which a search knows its query among the gallery.
+        pixels: `content_digest` of each row's image, by which a search knows its query among the gallery.
     """
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""The trained encoder as a SavedModel that stock TF Serving runs: image bytes in, embeddings out."""
+"""The trained encoder as a SavedModel that stock TF Serving runs: image bytes or vectors in, embeddings out."""
 
 import hashlib
 import json
@@ -10,57 +10,62 @@ from typing import Any
 
 import keras
 
+from anchorage.data.store import RecordSpec
 from anchorage.inference import named_outputs
 from anchorage.release.fingerprint import write_identity
 
 _COUNTED = re.compile(r'_\d+"')
 
 
-def export_encoder(encoder: keras.Model, folder: str | os.PathLike, *, image_size: int, fit: str) -> None:
+def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: RecordSpec) -> None:
     """Write a SavedModel whose signatures hold decoding and resizing, the same as in training.
 
-    Signatures, both giving `embeddings` `(N, D)` float32:
+    Signatures, all giving `embeddings` `(N, D)` float32:
 
-        serving_default   images: (N,) strings, encoded images
-        pixels            images: (N, S, S, 3) uint8, decoded and resized already
+        serving_default   images: (N,) strings, encoded images; of an encoder of vectors: vectors: (N, V) float32
+        pixels            images: (N, S, S, 3) uint8, decoded and resized already; not for vectors
 
     Args:
-        encoder: from `(N, S, S, 3)` pixels in 0..255 to `(N, D)` embeddings, or to a dict with `"embeddings"`.
+        encoder: from `(N, S, S, 3)` pixels in 0..255, or from `(N, V)` vectors, to `(N, D)` embeddings, or to a dict
+            with `"embeddings"`.
         folder: where to; must not hold anything yet. Gets `identity.json` as well: two exports of one encoder have the
             same fingerprint though their files differ.
-        image_size: side S of the images the encoder was trained on, in pixels.
-        fit: how images were brought to that size, see `anchorage.data.images.resize_image`.
+        spec: what the encoder was trained on.
     """
     import tensorflow as tf
 
     from anchorage.data.images import load_image
 
-    def embed_pixels(images):
-        rows = tf.shape(images)[0]
+    def embed(records):
+        rows = tf.shape(records)[0]
         # TensorFlow's oneDNN convolution gives an empty batch a wrong shape: one black image stands in for none.
-        images = tf.cond(rows > 0, lambda: images, lambda: tf.zeros((1, image_size, image_size, 3), tf.uint8))
-        outputs = encoder(images, training=False)
+        records = tf.cond(rows > 0, lambda: records, lambda: tf.zeros((1, *spec.shape), spec.dtype))
+        outputs = encoder(records, training=False)
         embeddings = named_outputs(outputs)["embeddings"]
         return {"embeddings": tf.cast(embeddings, tf.float32)[:rows]}
 
     def embed_bytes(images):
         pixels = tf.map_fn(
-            lambda image: load_image(image, image_size, fit),
+            lambda image: load_image(image, spec.image_size, spec.fit),
             images,
-            fn_output_signature=tf.TensorSpec((image_size, image_size, 3), tf.uint8),
+            fn_output_signature=tf.TensorSpec(spec.shape, tf.uint8),
         )
-        return embed_pixels(pixels)
+        return embed(pixels)
 
     archive = keras.export.ExportArchive()
     archive.track(encoder)
-    archive.add_endpoint("serving_default", embed_bytes, [tf.TensorSpec((None,), tf.string, name="images")])
-    pixels = tf.TensorSpec((None, image_size, image_size, 3), tf.uint8, name="images")
-    archive.add_endpoint("pixels", embed_pixels, [pixels])
+    name = "vectors" if spec.dimension else "images"
+    records = tf.TensorSpec((None, *spec.shape), spec.dtype, name=name)
+    if spec.dimension:
+        archive.add_endpoint("serving_default", embed, [records])
+    else:
+        archive.add_endpoint("serving_default", embed_bytes, [tf.TensorSpec((None,), tf.string, name=name)])
+        archive.add_endpoint("pixels", embed, [records])
     archive.write_out(os.fspath(folder), verbose=False)
-    write_identity(os.fspath(folder), {**_content(encoder, image_size, fit), "operations": _count_operations(folder)})
+    write_identity(os.fspath(folder), {**_content(encoder, spec), "operations": _count_operations(folder)})
 
 
-def _content(encoder: keras.Model, image_size: int, fit: str) -> dict[str, Any]:
+def _content(encoder: keras.Model, spec: RecordSpec) -> dict[str, Any]:
     """What makes the exported model what it is, beside the code of its graph.
 
     Weights go by their place in the encoder, and numbers at the end of names are left out: Keras counts them up with
@@ -69,7 +74,7 @@ def _content(encoder: keras.Model, image_size: int, fit: str) -> dict[str, Any]:
     weights = [[w.dtype, list(w.shape), hashlib.sha256(_bytes(w)).hexdigest()] for w in encoder.weights]
     config = json.dumps(keras.saving.serialize_keras_object(encoder), sort_keys=True, default=str)
     architecture = hashlib.sha256(_COUNTED.sub('"', config).encode()).hexdigest()
-    return {"weights": weights, "architecture": architecture, "image_size": image_size, "fit": fit}
+    return {"weights": weights, "architecture": architecture, **spec.to_dict()}
 
 
 def _bytes(weight: keras.Variable) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anchorage.data.images import ImageFault, check_image, decode_checked, resize_image
-from anchorage.data.store import pixel_digest
+from anchorage.data.store import content_digest
 from anchorage.errors import DataError
 from anchorage.release import Release
 from anchorage.retrieval.calibration import match_probability
@@ -133,7 +133,7 @@ class Searcher:
         if not self._rows_of:
             return []
         facts, (pixels, _) = self.index.facts, decode_checked(image)
-        return self._rows_of.get(pixel_digest(resize_image(pixels, facts["image_size"], facts["fit"]).numpy()), [])
+        return self._rows_of.get(content_digest(resize_image(pixels, facts["image_size"], facts["fit"]).numpy()), [])
 
     def _holds(self, part: str) -> bool:
         """Whether a part of the calibration held on the test classes; one of an earlier format was never checked."""

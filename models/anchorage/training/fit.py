@@ -113,7 +113,7 @@ def fit_learner(
             "Choose a batch size that is a multiple of their number.",
         )
     steps = steps_per_epoch or sampler.steps_per_round
-    _build(learner, store.image_size)
+    _build(learner, store.spec.shape)
     context = TrainingContext(learner, store, sampler, steps, epochs, seed)
     with TemporaryDirectory() as scratch, SigtermGuard() as guard, FrozenNorms() as norms:
         checkpoints = Checkpoints(checkpoint_folder or scratch, run_key, sampler)
@@ -165,9 +165,9 @@ def fit_learner(
     )
 
 
-def _build(learner: MetricLearner, image_size: int) -> None:
+def _build(learner: MetricLearner, shape: tuple[int, ...]) -> None:
     if not learner.built:
-        learner.build((None, image_size, image_size, 3))
+        learner.build((None, *shape))
     if not learner.optimizer.built:
         learner.optimizer.build(learner.trainable_variables)
 

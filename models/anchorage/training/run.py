@@ -86,7 +86,7 @@ def train_run(
             loss=settings["loss"],
             optimizer=chosen.optimizer,
             methods=chosen.methods,
-            image_size=store.image_size,
+            image_size=store.spec.image_size,
             num_classes=len(store.class_names),
             epochs=chosen.epochs,
             steps_per_epoch=steps_per_epoch,

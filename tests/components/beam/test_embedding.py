@@ -11,11 +11,11 @@ import tensorflow as tf
 from anchorage.data.listing import Reject
 from anchorage.errors import DataError, UsageError
 from anchorage.retrieval.table import read_table
-from anchorage_components.beam.embedding import Image, SavedModelHandler, embed_files, embedding_size
+from anchorage_components.beam.embedding import Item, SavedModelHandler, embed_files, embedding_size
 
 
 def wrap(data, name="x"):
-    return Image(f"{name}.png", name, "label", "both", "test", data)
+    return Item(f"{name}.png", name, "label", "both", "test", data)
 
 
 def bomb(side):

@@ -6,7 +6,7 @@ import pytest
 
 from anchorage.data.batches import AUGMENTATIONS, create_augmentation, evaluation_batches, training_batches
 from anchorage.data.sampling import ClassBatches
-from anchorage.data.store import Record, RecordStore, write_store
+from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage.errors import UsageError
 
 SIZE = 16
@@ -18,7 +18,7 @@ def store(tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE, 3), dtype="uint8")
     records = (Record(f"{n:02d}", f"class-{n % 8}", "both", image) for n, image in enumerate(images))
     folder = tmp_path_factory.mktemp("store")
-    write_store(folder, records, SIZE)
+    write_store(folder, records, RecordSpec(SIZE))
     return RecordStore(folder)
 
 
@@ -71,7 +71,7 @@ def point_store(folder, position):
     """One white point on black, so that it can be found again."""
     image = np.zeros((SIZE, SIZE, 3), "uint8")
     image[position] = 255
-    write_store(folder, (Record(f"{n}", "a", "both", image) for n in range(64)), SIZE)
+    write_store(folder, (Record(f"{n}", "a", "both", image) for n in range(64)), RecordSpec(SIZE))
     return RecordStore(folder)
 
 

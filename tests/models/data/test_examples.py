@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from anchorage.data.examples import (
     COUNTS,
+    Example,
     ExampleShard,
-    ImageExample,
     decode_example,
     encode_example,
     list_shards,
@@ -18,7 +18,7 @@ from anchorage.data.examples import (
 )
 from anchorage.errors import DataError
 
-EXAMPLES = [ImageExample(f"katze/größe {n}.png", "Katze ü", "both", bytes([n]) * 1000) for n in range(6)]
+EXAMPLES = [Example(f"katze/größe {n}.png", "Katze ü", "both", bytes([n]) * 1000) for n in range(6)]
 FILE = "Split-train/data_tfrecord-00000-of-00001.gz"
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from anchorage.data import store as stores
-from anchorage.data.store import Record, RecordStore, finish_store, write_shard, write_store
+from anchorage.data.store import Record, RecordSpec, RecordStore, finish_store, write_shard, write_store
 from anchorage.errors import DataError
 
 
@@ -24,7 +24,7 @@ def folder(tmp_path):
     """A store of two shards: three records and two."""
     rows = list(records())
     shards = [write_shard(tmp_path, 1, iter(rows[3:])), write_shard(tmp_path, 0, iter(rows[:3]))]
-    finish_store(tmp_path, shards, image_size=4, fit="pad")
+    finish_store(tmp_path, shards, RecordSpec(4, "pad"))
     return tmp_path
 
 
@@ -35,7 +35,7 @@ def test_rows_are_grouped_by_class_and_sorted_by_id(folder):
     assert store.labels.dtype == np.int32
     assert store.class_names == ["a", "b", "ä"]
     assert store.roles.tolist() == ["both", "both", "query", "both", "both"]
-    assert (len(store), store.image_size, store.fit) == (5, 4, "pad")
+    assert (len(store), store.spec) == (5, RecordSpec(4, "pad"))
 
 
 def test_read_gives_the_images_in_the_order_asked_for(folder):
@@ -57,12 +57,12 @@ def test_rows_outside_are_refused(folder, rows):
 
 
 def test_one_line_store(tmp_path):
-    write_store(tmp_path / "deep/store", records(), image_size=4)
+    write_store(tmp_path / "deep/store", records(), RecordSpec(4))
     assert RecordStore(tmp_path / "deep/store").read([1])[0, 0, 0].tolist() == [10, 10, 10]
 
 
 def test_an_empty_store_opens_with_no_rows(tmp_path):
-    write_store(tmp_path, iter([]), image_size=4)
+    write_store(tmp_path, iter([]), RecordSpec(4))
     store = RecordStore(tmp_path)
     assert (len(store), store.class_names) == (0, [])
     assert store.read([]).shape == (0, 4, 4, 3)
@@ -70,9 +70,9 @@ def test_an_empty_store_opens_with_no_rows(tmp_path):
 
 def test_digest_follows_pixels_and_not_the_place(tmp_path):
     for name in "ab":
-        write_store(tmp_path / name, records(), image_size=4)
-    other = [record._replace(image=255 - record.image) for record in records()]
-    write_store(tmp_path / "c", other, image_size=4)
+        write_store(tmp_path / name, records(), RecordSpec(4))
+    other = [record._replace(content=255 - record.content) for record in records()]
+    write_store(tmp_path / "c", other, RecordSpec(4))
     first, second, third = (RecordStore(tmp_path / name).digest for name in "abc")
     assert first == second != third
 
@@ -108,12 +108,12 @@ def test_unknown_role_is_refused(tmp_path):
 
 def test_equal_ids_are_refused(tmp_path):
     with pytest.raises(DataError, match="E_ID_DUPLICATE: 1 ids stand for several records, first: 'b/2'"):
-        write_store(tmp_path, [*records(), next(records())], image_size=4)
+        write_store(tmp_path, [*records(), next(records())], RecordSpec(4))
 
 
 def test_a_missing_shard_number_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"numbered from 0. Received: \[1\]"):
-        finish_store(tmp_path, [write_shard(tmp_path, 1, records())], 4, "crop")
+        finish_store(tmp_path, [write_shard(tmp_path, 1, records())], RecordSpec(4))
 
 
 def test_no_store_there(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anchorage.data.store import Record, RecordStore, write_store
+from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage.data.subset import ClassSubset, assign_folds
 from anchorage.errors import DataError, UsageError
 
@@ -13,7 +13,7 @@ def store(tmp_path):
     """Two images of each of five classes, arriving in no order; every pixel is the number of the image."""
     labels = ["d", "a", "e", "b", "c", "a", "c", "e", "b", "d"]
     records = [Record(f"i{n}", label, "both", np.full((2, 2, 3), n, np.uint8)) for n, label in enumerate(labels)]
-    write_store(tmp_path / "store", records, 2)
+    write_store(tmp_path / "store", records, RecordSpec(2))
     return RecordStore(tmp_path / "store")
 
 
@@ -24,7 +24,7 @@ def test_keeps_ids_classes_and_images_together(store):
     assert part.ids.tolist() == ["i3", "i8", "i2", "i7"]
     assert part.roles.tolist() == ["both"] * 4
     assert len(part) == 4
-    assert (part.image_size, part.fit) == (2, "crop")
+    assert part.spec == RecordSpec(2, "crop")
     assert part.read([3, 0])[:, 0, 0, 0].tolist() == [7, 3]
 
 

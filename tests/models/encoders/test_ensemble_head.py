@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from anchorage.data.store import RecordSpec
 from anchorage.encoders import create_encoder
 from anchorage.encoders.ensemble_head import Compressor, WeightedConcatenation
 from anchorage.errors import UsageError
@@ -157,7 +158,7 @@ def test_trains_goes_on_and_exports_the_compressed_embedding(goes_on, settings, 
     arguments["encoder"] = {**arguments["encoder"], "head": head}
     arguments["loss"] = {"name": "ensemble", "params": {"members": MEMBERS}}
     learner = goes_on(arguments, stops=[50])
-    export_encoder(learner.encoder, tmp_path / "export", image_size=16, fit="crop")
+    export_encoder(learner.encoder, tmp_path / "export", RecordSpec(16))
     loaded = tf.saved_model.load(str(tmp_path / "export"))
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype("uint8")
     served = loaded.signatures["pixels"](images=tf.constant(images))

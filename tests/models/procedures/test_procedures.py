@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
+from anchorage.data.store import RecordSpec
 from anchorage.errors import ResourceError, UsageError
 from anchorage.inference import embed_store
 from anchorage.procedures import PROCEDURES, procedure, run_training
@@ -111,7 +112,7 @@ def test_an_ensemble_over_folds(store, validation_store, settings, watched, tmp_
     assert values["mean"]["map@r"] == pytest.approx(sum(each["map@r"] for each in values["validation"]) / 2)
     assert (len(result.history), result.best_epoch) == (6, 5)
     assert [w.shape for w in result.start_weights] == [tuple(w.shape) for w in learner.encoder.weights]
-    export_encoder(learner.encoder, tmp_path / "served", image_size=16, fit="crop")
+    export_encoder(learner.encoder, tmp_path / "served", RecordSpec(16))
     learner.save(tmp_path / "learner.keras")
     again = keras.models.load_model(tmp_path / "learner.keras")
     np.testing.assert_allclose(embed_store(again, validation_store), vectors, rtol=1e-5)

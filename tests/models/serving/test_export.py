@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from anchorage.data.images import load_image
+from anchorage.data.store import RecordSpec
 from anchorage.encoders import create_encoder
 from anchorage.release import fingerprint_model
 from anchorage.serving.export import export_encoder
@@ -30,7 +31,7 @@ IMAGES = [encoded(40, 30, "PNG"), encoded(21, 50, "JPEG"), encoded(16, 16, "GIF"
 def exported(request, tmp_path_factory):
     encoder = create_encoder("small", image_size=SIZE, embedding_size=6, widths=(4, 8), pooling="gem")
     folder = tmp_path_factory.mktemp("export") / "1"
-    export_encoder(encoder, folder, image_size=SIZE, fit=request.param)
+    export_encoder(encoder, folder, RecordSpec(SIZE, request.param))
     return encoder, tf.saved_model.load(str(folder)), request.param
 
 
@@ -61,7 +62,7 @@ def test_a_trained_bfloat16_encoder_answers_in_float32(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         encoder = create_encoder("small", image_size=SIZE, embedding_size=6, widths=(4, 8))
-        export_encoder(encoder, tmp_path / "1", image_size=SIZE, fit="crop")
+        export_encoder(encoder, tmp_path / "1", RecordSpec(SIZE))
     finally:
         keras.config.set_dtype_policy(before)
     answer = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"](images=tf.constant(IMAGES))
@@ -79,7 +80,7 @@ def test_two_exports_of_one_model_have_one_fingerprint_and_others_have_others(tm
 
     def fingerprint(model, fit="crop"):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        export_encoder(model, folder, image_size=SIZE, fit=fit)
+        export_encoder(model, folder, RecordSpec(SIZE, fit))
         return fingerprint_model(folder)
 
     first = fingerprint(encoder)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from memory import MEASURABLE, cap_data, held
 
-from anchorage.data.store import Record, RecordStore, write_store
+from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 
 SIZE, CLASSES, PER_CLASS, BATCH = 128, 64, 172, 32
 BYTES = CLASSES * PER_CLASS * SIZE * SIZE * 3  # 516 MiB
@@ -29,7 +29,7 @@ def test_a_quarter_of_the_data_fits_in_memory_and_all_of_it_is_trained_on(tmp_pa
                 image = random.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
                 yield Record(f"{number}/{item}", f"class-{number:02}", "both", image)
 
-    write_store(tmp_path, records(), SIZE)
+    write_store(tmp_path, records(), RecordSpec(SIZE))
     environment = {**os.environ, **MEASURABLE, "KERAS_BACKEND": "tensorflow"}
     command = [sys.executable, __file__, str(tmp_path)]
     try:

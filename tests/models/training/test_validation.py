@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from anchorage.data.store import Record, RecordStore, write_store
+from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage.errors import DataError
 from anchorage.inference import embed_store
 from anchorage.training.validation import validate
@@ -28,7 +28,7 @@ def colour_store(folder, colours):
         for number, (label, colour) in enumerate(colours):
             yield Record(f"{number}", label, "both", np.full((8, 8, 3), colour, "uint8"))
 
-    write_store(folder, records(), 8)
+    write_store(folder, records(), RecordSpec(8))
     return RecordStore(folder)
 
 

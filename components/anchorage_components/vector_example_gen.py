@@ -1,0 +1,120 @@
+"""VectorExampleGen: a table of vectors in, checked tf.Examples out, split by class."""
+
+import functools
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import logging
+from tfx.components.util import examples_utils
+from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.proto import example_gen_pb2
+from tfx.types.standard_artifacts import Examples
+
+from anchorage.data.examples import Example, ExampleShard, shard_file, write_counts, write_shard
+from anchorage.data.intake import check_rejects, check_splits, log_rejects
+from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Reject, Source
+from anchorage.data.vectors import VectorTable, list_vectors, read_vectors
+from anchorage.disk import check_free_space
+
+_SHARD_VECTORS = 16_384  # in one TFRecord file
+
+
+@component
+def VectorExampleGen(
+    examples: OutputArtifact[Examples],
+    table: Parameter[str],
+    columns_json: Parameter[str] = "{}",
+    val_share: Parameter[float] = 0.15,
+    test_share: Parameter[float] = 0.5,
+    seed: Parameter[int] = 0,
+    max_reject_share: Parameter[float] = MAX_REJECT_SHARE,
+    max_rejects: Parameter[int] = MAX_REJECTS,
+    attributes_json: Parameter[str] = "[]",
+    rejects_file: Parameter[str] = "",
+    data_version: Parameter[str] = "",
+    code_version: Parameter[str] = "",
+):
+    """Lists the rows of a table, splits them by class, checks every vector and writes tf.Examples.
+
+    The table is read once to list it and once a split, a batch at a time.
+
+    Args:
+        examples: splits train, val and test of GZIP TFRecords, `counts.json` and `rejects.jsonl`, as
+            ImageExampleGen writes them.
+        table: a `.parquet` or `.npy` file or a folder of Arrow files, see `anchorage.data.vectors`.
+        columns_json: the table's names for vector, id, path, label, split and role, where they differ.
+        val_share: part of the classes outside test that becomes val.
+        test_share: part of all classes that becomes test, unless the table has splits.
+        seed: picks these classes.
+        max_reject_share: share of bad rows above which the run stops, ...
+        max_rejects: ... unless there are no more than these.
+        attributes_json: JSON list of further columns of the table to keep with each vector.
+        rejects_file: gets the bad rows when they are too many, as TFX deletes the artifact then; "" for none.
+        data_version: digest of the data; part of the cache key, not used otherwise.
+        code_version: digest of the code; part of the cache key, not used otherwise.
+
+    Raises:
+        DataError: `E_TOO_MANY_REJECTS`, `E_SPLIT_EMPTY`, or what `VectorTable` raises.
+        ResourceError: `E_DISK_FULL` before anything is written.
+    """
+    vectors = VectorTable(table, json.loads(columns_json), json.loads(attributes_json))
+    listing = list_vectors(vectors, val_share=val_share, test_share=test_share, seed=seed)
+    total = len(listing.sources) + len(listing.rejects)
+    check = functools.partial(
+        check_rejects, total=total, max_rejects=max_rejects, max_share=max_reject_share, file=rejects_file
+    )
+    log_rejects(listing.rejects)
+    check(listing.rejects)
+    listed = Counter(source.split for source in listing.sources)
+    check_splits(listed, listed, listing.rejects, listing.skipped, listing.unlisted)
+    if "://" not in examples.uri:
+        check_free_space(Path(examples.uri), len(listing.sources) * vectors.dimension * 4)
+
+    rejects, shards = list(listing.rejects), []
+    for split in SPLITS:
+        members = [source for source in listing.sources if source.split == split]
+        shards += _write_split(examples.uri, split, vectors, members, rejects)
+    write_counts(examples.uri, shards, rejects, dimension=vectors.dimension)
+    log_rejects(rejects)
+    check(rejects)
+    kept: Counter[str] = Counter()
+    for shard, _ in shards:
+        kept[shard.file.split("/")[0].removeprefix("Split-")] += shard.records or 0
+    check_splits(kept, listed, rejects, listing.skipped, listing.unlisted)
+
+    examples.splits = list(SPLITS)
+    examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
+    examples_utils.set_file_format(examples, "tfrecords_gzip")
+    logging.info("ingested %s vectors of %d numbers; rejected %d", dict(kept), vectors.dimension, len(rejects))
+
+
+def _write_split(
+    uri: str, split: str, table: VectorTable, members: list[Source], rejects: list[Reject]
+) -> list[tuple[ExampleShard, set[str]]]:
+    """Write the vectors of one split: its shards, each with its labels; bad rows go to `rejects`."""
+
+    def good_rows() -> Iterator[Example]:
+        for row in read_vectors(table, members):
+            if isinstance(row, Reject):
+                rejects.append(row)
+            else:
+                source = row.source
+                yield Example(source.id, source.label, source.role, row.values, source.attributes)
+
+    rows, shards = good_rows(), []
+    total = -(-len(members) // _SHARD_VECTORS)
+    for number in range(total):
+        labels: set[str] = set()
+        part = _noting(itertools.islice(rows, _SHARD_VECTORS), labels)
+        shards.append((write_shard(uri, shard_file(split, number, total), part), labels))
+    return shards
+
+
+def _noting(examples: Iterator[Example], labels: set[str]) -> Iterator[Example]:
+    for example in examples:
+        labels.add(example.label)
+        yield example
