@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from anchorage.errors import DataError
 from anchorage.judging import numbers
+from anchorage.judging.changes import changed_settings
 from anchorage.judging.compatibility import compatibility
 from anchorage.judging.confusion import confused_pairs, confusion_matrix
+from anchorage.judging.explorer import list_neighbors
 from anchorage.judging.gate import Comparison, StatisticalGate, Verdict
 from anchorage.judging.identity import describe_identity
 from anchorage.judging.settings import TEST, VALIDATION, JudgeSettings, QueryProtocol
@@ -96,6 +98,7 @@ def judge_candidate(
     comparison = replace(comparison, untrained=compare_untrained(candidate, result, untrained or {}, protocol))
     verdict = StatisticalGate(settings).judge(replace(comparison, index=index_trial, calibration=calibration))
     matrix = confusion_matrix(candidate, result)
+    space = describe_space(candidate, result, pairs, groups=numbers.column(candidate, protocol.leave_out), seed=seed)
     report = {
         "format": FORMAT,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -125,7 +128,8 @@ def judge_candidate(
         **({"confusion": matrix} if matrix else {}),
         "galleries": numbers.galleries(candidate, result, pairs, each=_EACH, seed=seed),
         "similarities": numbers.similarity_bars(pairs),
-        **describe_space(candidate, result, pairs, groups=numbers.column(candidate, protocol.leave_out), seed=seed),
+        **space,
+        "explorer": list_neighbors(candidate, result, first=space.get("map", {}).get("ids", ())),
         **(
             {"clustering": cluster_metrics(candidate.vectors, candidate.labels, seed=seed)}
             if settings.clustering
@@ -136,6 +140,7 @@ def judge_candidate(
         **({"index_trial": dict(index_trial)} if index_trial else {}),
         "facts": dict(context.get("facts", {})),
         "reproduce": _reproduction(context),
+        **_changes(context, baseline_facts),
         **{
             key: context[key]
             for key in ("dataset", "index", "audit", "training", "search", "spread")
@@ -243,6 +248,12 @@ def _reproduction(context: Mapping[str, Any]) -> dict[str, Any]:
         "same again": "data order, sampling and the choice of pictures follow the seed; the order in which processors "
         "add up numbers may differ, so expect metrics equal to about half a point",
     }
+
+
+def _changes(context: Mapping[str, Any], baseline_facts: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` of the experiment since the release that is compared with, where its file is known."""
+    before, now = baseline_facts.get("experiment"), _experiment(context)
+    return {"changes": changed_settings(before, now)} if before and now else {}
 
 
 def _experiment(context: Mapping[str, Any]) -> Mapping[str, Any]:

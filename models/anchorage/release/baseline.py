@@ -47,6 +47,7 @@ def find_baseline(releases: Path, run_key: str) -> dict[str, Any]:
             "reason": reason,
             "evaluation_set": release.facts.get("evaluation_set"),
             "metrics": release.facts.get("metrics", {}),
+            "experiment": release.facts.get("experiment", {}),
         }
     reason = "Nothing was published yet."
     if lost:

@@ -4,7 +4,7 @@ import base64
 import functools
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,6 +51,32 @@ def thumbnail(image: np.ndarray, size: int = 96) -> str:
         found.append((len(buffer.getvalue()), kind, buffer.getvalue()))
     _, kind, data = min(found)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+class Atlas(NamedTuple):
+    """Many thumbnails in one picture: a data URI, the side of a tile, the tiles of a line, the number of each by id."""
+
+    uri: str
+    side: int
+    columns: int
+    places: dict[str, int]
+
+
+def draw_atlas(pictures: Mapping[str, np.ndarray], side: int, columns: int = 40) -> Atlas:
+    """Draw pictures as tiles of `side` pixels on white, line by line: far smaller than as many thumbnails."""
+    from PIL import Image
+
+    lines = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * side, max(1, lines) * side), "white")
+    for number, image in enumerate(pictures.values()):
+        picture = Image.fromarray(image)
+        picture.thumbnail((side - 2, side - 2))
+        left, top = number % columns * side, number // columns * side
+        sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "jpeg", quality=80)
+    uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return Atlas(uri, side, columns, {id_: number for number, id_ in enumerate(pictures)})
 
 
 def read_picture(path: str | Path, size: int = _CELL) -> np.ndarray | None:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anchorage.reporting.figures import draw_figures, find
+from anchorage.reporting.figures import draw_figures
 from anchorage.reporting.page import Pictures, render_page
 from anchorage.reporting.pictures import Answered, Neighbor, draw_sheet
+from anchorage.reporting.shown import explored_ids, static_ids, static_queries
 from anchorage.reporting.summary import summarize
 
 
@@ -25,30 +26,15 @@ def write_report(
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     (folder / "neighbors").mkdir(exist_ok=True)
-    pictures = read_pictures(_shown_ids(report))
+    pictures = read_pictures(sorted({*static_ids(report), *explored_ids(report)}))
     figures = draw_figures(report, folder / "figures")
-    for name, queries in _shown_queries(report).items():
+    for name, queries in static_queries(report).items():
         if queries:
             draw_sheet([_answered(query, pictures) for query in queries], folder / "neighbors" / f"{name}.png")
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "report.json").write_text(text, encoding="utf-8")
     (folder / "summary.md").write_text(summarize(report), encoding="utf-8")
     (folder / "report.html").write_text(render_page(report, figures, pictures), encoding="utf-8")
-
-
-def _shown_queries(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    return {**report.get("galleries", {}), **report.get("changed", {})}
-
-
-def _shown_ids(report: Mapping[str, Any]) -> list[str]:
-    """Ids of all pictures on the page."""
-    queries = [query for shown in _shown_queries(report).values() for query in shown]
-    answers = [answer for query in queries for answer in (query, query.get("before")) if answer]
-    ids = [query["id"] for query in queries] + [near["id"] for answer in answers for near in answer["neighbors"]]
-    for pair in report.get("confused_pairs", []):
-        ids += [example[side] for example in pair["examples"] for side in ("query", "neighbor")]
-    ids += [hub["id"] for hub in (find(report, "space.hubness.hubs") or [])]
-    return sorted(set(ids))
 
 
 def _answered(query: Mapping[str, Any], pictures: Pictures) -> Answered:

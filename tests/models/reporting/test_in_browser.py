@@ -154,6 +154,82 @@ def test_opens_clean_on_desk_and_phone(browser, page):
         assert {params["request"]["url"].partition(":")[0] for params in asked} <= {"file", "data"}
 
 
+@pytest.fixture
+def opened(browser, page):
+    """The page on a desk, with no event heard yet."""
+    browser.ask("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
+    browser.events.clear()
+    browser.ask("Page.navigate", url=page.as_uri())
+    browser.wait_for("Page.loadEventFired")
+    yield browser
+    assert not [event for event in browser.events if event["method"] in COMPLAINTS]
+
+
+def rows(browser, column=1):
+    cells = f"[...document.querySelectorAll('#class-table tbody tr')].map(row => row.cells[{column - 1}].textContent)"
+    return browser.evaluate(cells)
+
+
+def test_the_table_of_classes_sorts_and_filters(opened, page):
+    report = json.loads((page.parent / "report.json").read_text("utf-8"))
+    values = sorted(100 * row["map@r"] for row in report["classes"])
+    assert [float(text[:-2]) for text in rows(opened, 5)] == pytest.approx(values, abs=0.051)
+    opened.evaluate("document.querySelectorAll('#class-table th button')[4].click(); 0")
+    assert [float(text[:-2]) for text in rows(opened, 5)] == pytest.approx(values[::-1], abs=0.051)
+    opened.evaluate("document.querySelectorAll('#class-table th button')[0].click(); 0")
+    names = sorted(row["label"] for row in report["classes"])
+    assert rows(opened) == names
+    opened.evaluate(
+        "{const box = document.querySelector('#class-table input');"
+        f"box.value = {names[3]!r}; box.dispatchEvent(new Event('input'));}}"
+    )
+    assert rows(opened) == [name for name in names if names[3] in name]
+
+
+def test_a_click_on_a_class_shows_its_queries_without_themselves(opened, page):
+    shown = json.loads((page.parent / "report.json").read_text("utf-8"))["explorer"]
+    opened.evaluate("document.querySelector('#class-table tbody button').click(); 0")
+    label = rows(opened)[0]
+    title = opened.evaluate("document.querySelector('#neighbors-shown h3').textContent")
+    count = sum(shown["labels"][item] == label for item in shown["queries"])
+    assert title == f"Class {label}: {count} queries"
+    assert opened.evaluate("document.querySelectorAll('#neighbors-shown .query').length") == min(count, 20)
+    assert opened.evaluate("document.querySelectorAll('#neighbors-shown .tile-picture').length") > count
+    assert all(item not in near for item, near in zip(shown["queries"], shown["neighbors"], strict=True))
+
+
+def test_the_map_answers_pointer_and_click(opened, page):
+    point = opened.evaluate(
+        "{const canvas = document.getElementById('map-canvas'); canvas.scrollIntoView({behavior: 'instant'});"
+        "const box = canvas.getBoundingClientRect(), map = JSON.parse(document.getElementById('report-data')"
+        ".textContent).map, low = Math.min(...map.x), high = Math.max(...map.x), down = Math.min(...map.y),"
+        "up = Math.max(...map.y);"
+        "({x: box.left + 14 + (map.x[0] - low) / (high - low) * (box.width - 28),"
+        "  y: box.bottom - 14 - (map.y[0] - down) / (up - down) * (box.height - 28), id: map.ids[0]})}"
+    )
+    mouse = {"x": point["x"], "y": point["y"], "button": "left", "clickCount": 1}
+    opened.ask("Input.dispatchMouseEvent", type="mouseMoved", x=point["x"], y=point["y"])
+    assert point["id"] in opened.evaluate("document.getElementById('map-hint').textContent")
+    for kind in ("mousePressed", "mouseReleased"):
+        opened.ask("Input.dispatchMouseEvent", type=kind, **mouse)
+    assert point["id"] in opened.evaluate("document.getElementById('neighbors-shown').textContent")
+    opened.evaluate(
+        "{const box = document.getElementById('map-color'); box.selectedIndex = 1;"
+        "box.dispatchEvent(new Event('change'));}"
+    )
+    assert opened.evaluate("document.querySelectorAll('#map-key .swatch').length") == 9
+    assert opened.evaluate("document.getElementById('map-static').hidden")
+
+
+def test_finds_images_by_a_part_of_their_name(opened, page):
+    shown = json.loads((page.parent / "report.json").read_text("utf-8"))["explorer"]
+    name = shown["ids"][shown["queries"][5]]
+    opened.evaluate(
+        f"{{const box = document.getElementById('find'); box.value = {name!r};box.dispatchEvent(new Event('change'));}}"
+    )
+    assert name in opened.evaluate("document.querySelector('#neighbors-shown .asked').textContent")
+
+
 def test_a_broken_picture_and_an_error_are_noticed(browser, tmp_path):
     bad = tmp_path / "bad.html"
     bad.write_text('<img alt="torn" src="data:image/png;base64,AAAA"><script>console.error("oh"); nothing()</script>')

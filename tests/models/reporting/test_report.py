@@ -48,16 +48,16 @@ SEARCH = {"objective": "map@r", "failed": 1, "trials": [{"values": {"loss.margin
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the embedded JSON."""
+    """Tags with their attributes, and the embedded JSON by the id of its element."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.open, self.data = [], [], ""
+        self.tags, self.open, self.data = [], [], {}
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in {"meta", "link", "img", "br"}:
+        if tag not in {"meta", "link", "img", "br", "input"}:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -67,8 +67,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] == "script":
-            self.data += data
+        if self.open and self.open[-1] == "script" and (name := self.all("script")[-1].get("id")):
+            self.data[name] = self.data.get(name, "") + data
 
     def all(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
@@ -113,7 +113,7 @@ def test_files_and_page_hold_the_same_numbers(written):
     report, folder, text = written
     assert json.loads((folder / "report.json").read_text("utf-8")) == report
     page = Page(text)
-    assert json.loads(page.data) == report
+    assert json.loads(page.data["report-data"]) == report
     assert not page.open
     drawn = {path.stem for path in (folder / "figures").iterdir()}
     assert drawn == set(FIGURES) - UNDRAWN
@@ -129,8 +129,10 @@ def test_page_fetches_nothing(written):
     anchors = {link[1:] for link in links if link and link.startswith("#")}
     assert anchors == {attributes["id"] for attributes in page.all("section")}
     assert "@import" not in text
-    assert "url(" not in text
-    assert all(attributes.get("type") == "application/json" for attributes in page.all("script"))
+    assert text.count("url(") == text.count("url(${pictures.uri})") == 1
+    assert json.loads(page.data["pictures"])["uri"].startswith("data:image/jpeg")
+    assert [attributes.get("type") for attributes in page.all("script")] == ["application/json"] * 2 + [None]
+    assert not any("src" in attributes for attributes in page.all("script"))
 
 
 def test_every_image_has_words_and_loads_lazily(written):
@@ -222,8 +224,8 @@ def test_names_from_the_data_cannot_become_markup(judged, table_of, tmp_path):
     )
     write_report(judged(table), tmp_path, pictures)
     page = Page((tmp_path / "report.html").read_text("utf-8"))
-    assert json.loads(page.data)["classes"][0]["label"] in evil
-    assert len(page.all("script")) == 1
+    assert json.loads(page.data["report-data"])["classes"][0]["label"] in evil
+    assert len(page.all("script")) == 3
     assert not page.all("b") or all(not attributes for attributes in page.all("b"))
     assert all("onerror" not in attributes for attributes in page.all("img"))
 

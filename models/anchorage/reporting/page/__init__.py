@@ -14,12 +14,13 @@ from anchorage.judging.numbers import ROUND
 from anchorage.registry import format_value
 from anchorage.reporting.figures import find
 from anchorage.reporting.page.tables import csv_tables
-from anchorage.reporting.pictures import thumbnail
+from anchorage.reporting.pictures import draw_atlas, thumbnail
+from anchorage.reporting.shown import explored_ids, static_ids
 
 Pictures = Mapping[str, np.ndarray | None]
 
 CAP = 15_000_000  # bytes of a page
-_SIDES = (96, 64, 40)  # of a thumbnail, the largest that keeps the page under its cap
+_SIDES = ((96, 56), (64, 44), (40, 32), (40, 0), (0, 0))  # of thumbnails and atlas: the first that keep the cap
 
 
 class Section(NamedTuple):
@@ -47,6 +48,7 @@ SECTIONS = (
     Section("calibration", "Match probability", "calibration.check", "the validation classes were too few to fit one."),
     Section("space", "Embedding space", "space", "not measured."),
     Section("map", "Map", "map", "a map needs at least 50 images."),
+    Section("explorer", "Find a class or an image", "explorer", "no neighbours."),
     Section("compatibility", "Backward compatibility", "compatibility", "no earlier model to mix with."),
     Section("index", "Index", "index", "no index was built for this model."),
     Section("audit", "Data", "classes", "no classes among the queries."),
@@ -58,7 +60,7 @@ SECTIONS = (
 def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], pictures: Pictures, cap: int = CAP) -> str:
     """The page as one HTML text: styles, figures and thumbnails are inside it.
 
-    Thumbnails shrink, and at last are left out, where the page would grow past `cap` bytes.
+    Pictures shrink, and at last are left out, where the page would grow past `cap` bytes.
     """
     import jinja2
     from markupsafe import Markup
@@ -88,8 +90,10 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], picture
         {"name": s.name, "title": s.title, "missing": "" if find(report, s.needs) else s.missing} for s in SECTIONS
     ]
     text = ""
-    for side in (*_SIDES, 0):
-        shown = {id_: thumbnail(picture, side) for id_, picture in pictures.items() if side and picture is not None}
+    explored = {id_: picture for id_ in explored_ids(report) if (picture := pictures.get(id_)) is not None}
+    listed = {id_: picture for id_ in sorted(static_ids(report)) if (picture := pictures.get(id_)) is not None}
+    for side, tile in _SIDES:
+        shown = {id_: thumbnail(picture, side) for id_, picture in listed.items() if side}
         text = template.render(
             report=report,
             sections=sections,
@@ -97,11 +101,20 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], picture
             left_out=not side,
             curve_rows=[at for at, k in enumerate(report.get("recall_curve", {}).get("k", [])) if k in ROUND],
             style=Markup((templates / "style.css").read_text(encoding="utf-8")),
-            embedded=Markup(json.dumps(report, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")),
+            script=Markup((templates / "explorer.js").read_text(encoding="utf-8")),
+            embedded=_embedded(report),
+            atlas=_embedded(draw_atlas(explored if tile else {}, tile or 1)._asdict()),
         )
         if len(text.encode()) <= cap:
             break
     return text
+
+
+def _embedded(value: Any) -> str:
+    """JSON that may stand inside an element of the page."""
+    from markupsafe import Markup
+
+    return Markup(json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"))
 
 
 def describe(value: Any) -> str:

@@ -83,6 +83,18 @@ def _confusion(report: Mapping[str, Any]) -> Table:
     return [("query", *shown["labels"]), *zip(shown["labels"], *zip(*shown["shares"], strict=True), strict=True)]
 
 
+def _suspects(report: Mapping[str, Any]) -> Table:
+    shown = report["explorer"]
+    ids, labels = shown["ids"], shown["labels"]
+    pairs = zip(shown["queries"], shown["neighbors"], shown["similarities"], strict=True)
+    wrong = [
+        (similarity[0], ids[query], labels[query], ids[near[0]], labels[near[0]])
+        for query, near, similarity in pairs
+        if labels[query] != labels[near[0]]
+    ]
+    return [("similarity", "image", "label", "nearest_image", "nearest_label"), *sorted(wrong, reverse=True)]
+
+
 def _trials(report: Mapping[str, Any]) -> Table:
     trials = report["search"]["trials"]
     names = list(trials[0]["values"])
@@ -119,6 +131,7 @@ _TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], Table]]] = {
         "space.hubness",
         lambda r: _columns(r, "space.hubness.histogram", {"times_from": "times", "items": "items"}),
     ),
+    "suspects": ("explorer", _suspects),
     "map": ("map", lambda r: _columns(r, "map", _MAP)),
     "index": (
         "index_trial.trade",
