@@ -99,7 +99,8 @@
       const values = colors[choice.value];
       if (!values) {
         key.replaceChildren("Dots: the nearest neighbour is of the same class. Crosses: of another one.");
-        return map.right.map(right => right === false ? "#d55e00" : "#0072b2");
+        const style = getComputedStyle(document.documentElement);
+        return map.right.map(right => style.getPropertyValue(right === false ? "--wrong" : "--blue"));
       }
       const counts = new Map();
       values.forEach(value => counts.set(value, (counts.get(value) || 0) + 1));
@@ -167,6 +168,7 @@
       else showClass(map.labels[at]);
     });
     choice.addEventListener("change", draw);
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
     window.addEventListener("resize", draw);
     document.getElementById("map-interactive").hidden = false;
     document.getElementById("map-static").hidden = true;
