@@ -31,6 +31,8 @@ class LossLayer(keras.layers.Layer):
     Attributes:
         takes: what `compute` can be given beside embeddings and labels, by keyword: `"references"`, `"row_weights"`,
             `"novel_proxies"`, further outputs of an encoder such as `"heads"`, and `"training"`.
+        parts: arguments that are layers, with the table that an experiment file names them from; None stands for
+            `LOSSES`, which a loss cannot import.
         dense_labels: whether labels lie in `0 .. num_classes - 1`.
 
     Call arguments:
@@ -48,6 +50,7 @@ class LossLayer(keras.layers.Layer):
     """
 
     takes: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[Mapping[str, Mapping[str, type] | None]] = {}
     dense_labels: ClassVar[bool] = False
     _given: Mapping[str, Any]
     # For `from_config`: options of earlier releases with the values they held by default, and pairs of other values
@@ -115,10 +118,15 @@ class LossLayer(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return super().from_config({name: _deserialized(value) for name, value in cls._without_removed(config).items()})
+        config = {name: _deserialized(value) for name, value in cls.without_removed(config).items()}
+        if cls.parts:  # until 0.1 a file holds tables as an experiment file does, and the number of classes for them
+            config = keras.saving.get_registered_object("anchorage>make_parts")(cls, config, older=True)
+            if "num_classes" not in constructor_signature(cls).parameters:
+                config.pop("num_classes", None)
+        return super().from_config(config)
 
     @classmethod
-    def _without_removed(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+    def without_removed(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config of an earlier release without the options that are gone."""
         kept = {name: value for name, value in config.items() if name not in cls._removed}
         changed = {name: config[name] for name in cls._removed if name in config and config[name] != cls._removed[name]}
