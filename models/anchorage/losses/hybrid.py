@@ -12,6 +12,13 @@ from anchorage.losses.multi_similarity import MultiSimilarityLoss
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
+class PrintedMultiSimilarityLoss(MultiSimilarityLoss):
+    """Multi-Similarity as equation 6 of the paper prints it, with `exp(beta (S_ik + base))` for negatives."""
+
+    _negative_sign = -1.0
+
+
+@keras.saving.register_keras_serializable(package="anchorage")
 class HybridLoss(LossLayer):
     """Adds a small share of a proxy loss, for quick convergence, to a pair loss.
 
@@ -22,7 +29,7 @@ class HybridLoss(LossLayer):
     and, for an encoder with several heads, `head_weight` times the pair loss of each head.
 
     The paper prints `+ base` in the exponent of the negatives of Multi-Similarity, where the authors of that loss, and
-    the default here, have `- base`.
+    the default here, have `- base`. The printed form is `pair=PrintedMultiSimilarityLoss(base=1.0, mining=False)`.
 
     Defaults: 2, 50 and 1 (equation 6), 32 and 0.1 (equation 5) and 0.03 (equation 7), as a reading of the paper by
     others reports them; its text was not open to us.
