@@ -90,7 +90,7 @@ class LossLayer(keras.layers.Layer):
         check_batch(embeddings, labels)
         floats = [x for x in keras.tree.flatten((embeddings, kwargs)) if _is_float(x)]
         whole = reduce(ops.logical_and, (ops.all(ops.isfinite(x)) for x in floats))
-        # Zeros in place of values that are not finite: every loss can handle them, while indices computed from nan fail.
+        # Zeros in place of values that are not finite: every loss can handle them, but not indices computed from nan.
         clean, extras = keras.tree.map_structure(
             lambda x: ops.where(whole, x, ops.zeros_like(x)) if _is_float(x) else x, (embeddings, kwargs)
         )
