@@ -18,7 +18,6 @@ from anchorage.data.listing import find_files
 
 _ROOTS = ("anchorage", "anchorage_components", "anchorage_pipeline")
 _TABLES = ("anchorage.losses", "anchorage.methods")  # packages of which a training uses what it names
-_MEMBERS = "anchorage.losses._members"  # makes losses by names that a constructor may hold as its default
 
 
 def code_version(*modules: str, tables: Collection[str] = ()) -> str:
@@ -71,7 +70,7 @@ def training_modules(settings: Mapping[str, Any], *core: str) -> tuple[list[str]
     places = [[f"{table}.{name}" for table in _TABLES] for name in names]
     found = [[place for place in of_name if _has_module(place)] for of_name in places]
     modules = {*core, *own, *(place for of_name in found for place in of_name)}
-    if all(found) and _MEMBERS not in reached_modules(*modules, tables=_TABLES):
+    if all(found):  # an alias has no module of its own name
         return sorted(modules), list(_TABLES)
     return sorted({*modules, *_TABLES}), []
 

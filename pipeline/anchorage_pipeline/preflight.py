@@ -258,34 +258,32 @@ def _check_loss_params(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes"
     """As `_Mistakes.check_params`, for a loss and the parts inside it."""
     import keras
 
-    from anchorage.losses import LOSSES, resolve_alias
+    from anchorage.losses import LOSSES, find_loss, resolve_alias
     from anchorage.losses._keras_loss import is_keras_loss
-    from anchorage.mining import MINERS
-    from anchorage.regularizers import REGULARIZERS
 
     name, own = resolve_alias(loss["name"])
     loss = {**loss, "name": name, "params": {**(own or {}), **loss["params"]}}
     if is_keras_loss(name):
         return dict(loss)
     sifted = mistakes.check_params(path, loss, LOSSES, keras.layers.Layer)
-    if sifted is None or loss["name"] not in LOSSES:
-        return sifted
-    tables = {"miner": MINERS, "embeddings_regularizer": REGULARIZERS, "proxies_regularizer": REGULARIZERS}
+    if sifted is None:
+        return None
 
-    def check_params(path: str, part: Any, key: str) -> dict[str, Any] | None:
+    def check_part(path: str, part: Any, table: Mapping[str, type] | None) -> Any:
+        if isinstance(part, list):
+            parts = [check_part(f"{path}.{place}", each, table) for place, each in enumerate(part)]
+            return parts if all(parts) else None
         if not _is_part(part):
-            return part  # for the constructor to complain about
+            return part  # for `create_loss` to complain about
         part = {"params": {}, **part}
-        if key in tables:
-            return mistakes.check_params(path, part, tables[key], keras.layers.Layer)
-        return _check_loss_params(path, part, mistakes)
+        if table is None:
+            return _check_loss_params(path, part, mistakes)
+        return mistakes.check_params(path, part, table, keras.layers.Layer)
 
     params = sifted["params"]
-    for key in [key for key in params if key in tables or key in ("loss", "pair", "proxy")]:
-        params[key] = check_params(f"{path}.params.{key}", params[key], key)
-    if isinstance(params.get("members"), list):
-        parts = [check_params(f"{path}.params.members.{i}", part, "loss") for i, part in enumerate(params["members"])]
-        params["members"] = parts if all(parts) else None
+    for key, table in getattr(find_loss(name), "parts", {}).items():
+        if key in params:
+            params[key] = check_part(f"{path}.params.{key}", params[key], table)
     return {**sifted, "params": {key: value for key, value in params.items() if value is not None}}
 
 

@@ -100,7 +100,10 @@ def test_the_packers_code_is_part_of_its_key(copied):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"loss": {"name": "ensemble", "params": {}}, "training": {"methods": []}},  # has members by default
+        {
+            "loss": {"name": "proxy_anchor", "params": {}},
+            "training": {"methods": []},
+        },  # sets parameters of another
         {"loss": {"name": "my_loss:Mine", "params": {}}, "training": {"methods": []}},  # may be any Keras loss
         {"loss": {"name": "no_such_file", "params": {}}, "training": {"methods": []}},
     ],
@@ -110,6 +113,29 @@ def test_a_training_that_may_use_any_loss_counts_all_of_them(settings):
     assert tables == []
     assert {"anchorage.losses.margin", "anchorage.losses.circle"} <= reached_modules(*modules)
     assert ("my_loss" in modules) == ("my_loss" in str(settings))
+
+
+@pytest.mark.parametrize(
+    ("loss", "inside"),
+    [
+        ({"name": "ensemble", "params": {}}, {"softmax", "triplet", "proxy_nca"}),
+        ({"name": "mined", "params": {}}, {"contrastive"}),
+        ({"name": "mined", "params": {"loss": {"name": "circle"}}}, {"circle", "contrastive"}),
+    ],
+)
+def test_losses_inside_a_combined_loss_count_and_others_do_not(loss, inside):
+    modules, tables = training_modules({"loss": loss, "training": {"methods": []}}, "anchorage_components.trainer")
+    reached = reached_modules(*modules, tables=tables)
+    assert {name for name in reached if name.startswith("anchorage.losses.")} - {
+        "anchorage.losses._parts",
+        "anchorage.losses.base",
+    } == {f"anchorage.losses.{name}" for name in {loss["name"], *inside}}
+
+
+def test_miners_count_where_a_loss_takes_one():
+    loss = {"name": "cross_batch_memory", "params": {"miner": {"name": "multi_similarity"}}}
+    modules, tables = training_modules({"loss": loss, "training": {"methods": []}}, "anchorage_components.trainer")
+    assert "anchorage.mining.miners" in reached_modules(*modules, tables=tables)
 
 
 def test_all_that_a_recipe_may_choose_counts():

@@ -1,6 +1,7 @@
 """Losses by the name an experiment file uses; each is a layer `loss(embeddings, labels) -> scalar`."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ from anchorage.losses._keras_loss import KerasLoss, is_keras_loss
 from anchorage.losses.angular import AngularLoss
 from anchorage.losses.arcface import ArcFaceLoss
 from anchorage.losses.balanced_contrastive import BalancedContrastiveLoss
+from anchorage.losses.base import LossLayer
 from anchorage.losses.binomial_deviance import BinomialDevianceLoss
 from anchorage.losses.cbml import CBMLLoss
 from anchorage.losses.circle import CircleLoss
@@ -121,7 +123,7 @@ def create_loss(name: str, params: dict[str, Any] | None = None, **facts: Any) -
     Args:
         name: a key of `LOSSES` or of `ALIASES`, or `"package.module:ClassName"` of a Keras layer or of a
             `keras.losses.Loss`, such as `"tensorflow_similarity.losses:CircleLoss"`.
-        params: constructor arguments.
+        params: constructor arguments; parts of a combined loss are layers or `{"name": ..., "params": {...}}`.
         **facts: what only the data knows: `num_classes`, `class_counts`, `embedding_size`.
 
     Raises:
@@ -131,7 +133,46 @@ def create_loss(name: str, params: dict[str, Any] | None = None, **facts: Any) -
     name, params = resolve_alias(name, params)
     if is_keras_loss(name):
         return KerasLoss(name, params)
+    if isinstance(params, Mapping):
+        params = make_parts(find_class(LOSSES, name, keras.layers.Layer), params, facts)
     return create(LOSSES, name, params, facts, base=keras.layers.Layer)
+
+
+@keras.saving.register_keras_serializable(package="anchorage")  # `LossLayer.from_config` finds it by this name
+def make_parts(
+    cls: type, params: Mapping[str, Any], facts: Mapping[str, Any] = MappingProxyType({}), older: bool = False
+) -> dict[str, Any]:
+    """Replace the tables `{"name": ..., "params": {...}}` among the parameters of a combined loss with layers.
+
+    Args:
+        cls: a class with `LossLayer.parts`; of any other the parameters stay as they are.
+        params: constructor arguments.
+        facts: as in `create_loss`, for losses; a `num_classes` in `params` takes precedence.
+        older: whether `params` are from the config of an older release, with options that have been removed since.
+
+    Raises:
+        UsageError: on an unknown name or parameter, or a missing one.
+        ValueError: on a part that is neither a table nor a layer, or if a constructor refuses a value.
+    """
+    if params.get("num_classes") is not None:
+        facts = {**facts, "num_classes": params["num_classes"]}
+
+    def make(key: str, part: Any, table: Mapping[str, type] | None) -> Any:
+        if isinstance(part, list | tuple):
+            return [make(key, each, table) for each in part]
+        if part is None or isinstance(part, keras.layers.Layer):
+            return part
+        if not isinstance(part, Mapping) or "name" not in part or set(part) - {"name", "params"}:
+            raise ValueError(f"Expected `{key}` as {{'name': ..., 'params': {{...}}}}. Received: {part!r}")
+        name, inner = part["name"], part.get("params") or {}
+        if table is not None:
+            return create(table, name, inner, base=keras.layers.Layer)
+        if older and issubclass(found := find_loss(name), LossLayer):
+            inner = found.without_removed(inner)
+        return create_loss(name, inner, **facts)
+
+    tables = getattr(cls, "parts", {})
+    return {key: make(key, value, tables[key]) if key in tables else value for key, value in params.items()}
 
 
 def find_loss(name: str) -> type:

@@ -1,4 +1,4 @@
-"""A loss written as a Keras loss, such as those of TensorFlow Similarity, as a layer like our own."""
+"""A `keras.losses.Loss`, such as those of TensorFlow Similarity, as a loss layer."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -27,14 +27,14 @@ def is_keras_loss(name: str) -> bool:
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class KerasLoss(LossLayer):
-    """Runs a `keras.losses.Loss` on embeddings and integer labels; what `create_loss` makes of such a class.
+    """Computes a `keras.losses.Loss` of embeddings and integer labels; `create_loss` uses it for such classes.
 
-    A loss whose `call` names its first argument `y_true` gets the labels and the embeddings. Any other, such as
-    TensorFlow Similarity's `SimCLRLoss` with `call(za, zb)`, gets two views of every item: the rows, sorted by label,
-    are taken two by two. Every label must then come an even number of times, otherwise the loss is nan.
+    A loss whose `call` names its first argument `y_true` gets labels and embeddings. Any other, such as TensorFlow
+    Similarity's `SimCLRLoss` with `call(za, zb)`, gets two views of every item: the rows, sorted by label, in
+    pairs. Every label must then occur an even number of times, otherwise the loss is nan.
 
-    The labels stay integers on their way; Keras itself casts them to float32, where ids above 16,777,216 fall
-    together. The costs of the items become one here, so that the reduction is always explicit.
+    Labels stay integers, where Keras would cast them to float32, in which ids above 16,777,216 are no longer distinct.
+    The costs of the items are reduced here, so that the reduction is always explicit.
 
     Args:
         loss: `"package.module:ClassName"`.
@@ -42,7 +42,7 @@ class KerasLoss(LossLayer):
             they say `"sum"`.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor, handed over as it is.
+        embeddings: `(N, D)` float tensor, not normalized.
 
     Returns:
         Scalar float32 tensor.
@@ -79,7 +79,7 @@ class KerasLoss(LossLayer):
         first, second = (ops.take(labels, view) for view in views)
         whole = ops.logical_and(count % 2 == 0, ops.all(first == second))
         value = self._reduced(*(ops.take(embeddings, view, axis=0) for view in views))
-        return ops.where(whole, value, float("nan"))  # stops the training: an item lacks its second view
+        return ops.where(whole, value, float("nan"))  # an item lacks its second view
 
     def _reduced(self, *inputs):
         costs = self._costs(*inputs)
@@ -96,7 +96,7 @@ def _make(cls: type, name: str, params: Mapping[str, Any], reduction: str) -> ke
 
 
 def _traceable(call: Callable) -> Callable:
-    """The same function; in TensorFlow one whose Python branches on tensors become part of the graph."""
+    """The same function; in TensorFlow as a `tf.function`, which traces Python branches on tensors."""
     if keras.backend.backend() != "tensorflow":
         return call
     import tensorflow as tf  # Keras has loaded it

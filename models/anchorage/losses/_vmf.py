@@ -1,4 +1,4 @@
-"""Von Mises-Fisher distributions on the sphere: log normaliser, mean resultant length, draws with a gradient."""
+"""Von Mises-Fisher distributions on the sphere: log normalizer, mean resultant length, differentiable samples."""
 
 import math
 from itertools import pairwise
@@ -98,16 +98,16 @@ def _debye(p, nu: float, slope: bool = False):
     return total
 
 
-def draw_vmf(directions, kappa, samples: int, seed: keras.random.SeedGenerator, sampler_b: str = "exact"):
-    """Draw from vMF distributions by rejection; gradients reach directions and concentrations.
+def draw_vmf(directions, kappa, samples: int, seed: keras.random.SeedGenerator, published: bool = False):
+    """Draw from vMF distributions by rejection sampling; gradients reach directions and concentrations.
 
     Args:
         directions: `(N, D)` unit rows.
         kappa: `(N,)` concentrations.
-        samples: draws of each.
-        seed: moved on by each call.
-        sampler_b: the proposals: `"exact"`, or `"repo"` for those of the published code, whose draws lie too far
-            from the direction for concentrations above 10 that are not far above D.
+        samples: number of samples of each.
+        seed: advanced by each call.
+        published: use the proposals of the published code, whose samples lie too far from the direction for
+            concentrations above 10 that are not far above D.
 
     Returns:
         `(samples, N, D)` unit rows.
@@ -117,12 +117,12 @@ def draw_vmf(directions, kappa, samples: int, seed: keras.random.SeedGenerator, 
     shape = (PROPOSALS, samples, count)
     beta = _draw_beta(shape, dim, dtype, seed)
     uniform = keras.random.uniform(shape, dtype=dtype, seed=seed)
-    accepted = _accept(beta, ops.stop_gradient(kappa), dim, uniform, sampler_b)
+    accepted = _accept(beta, ops.stop_gradient(kappa), dim, uniform, published)
     # The first accepted proposal; the last one where none was.
     first = ops.argmax(ops.concatenate([accepted[:-1], ops.ones_like(accepted[-1:])], axis=0), axis=0)
     beta = ops.take_along_axis(beta, first[None], axis=0)[0]
     tangents = unit_rows(keras.random.normal((samples, count, dim - 1), dtype=dtype, seed=seed))
-    return place_draws(directions, kappa, beta, tangents, sampler_b)
+    return place_draws(directions, kappa, beta, tangents, published)
 
 
 def _draw_beta(shape, dim: int, dtype, seed):
@@ -136,10 +136,10 @@ def _draw_beta(shape, dim: int, dtype, seed):
     return 0.5 + 0.5 * ops.sqrt(-ops.expm1(power)) * ops.cos(angle)
 
 
-def place_draws(directions, kappa, beta, tangents, sampler_b: str = "exact"):
+def place_draws(directions, kappa, beta, tangents, published: bool = False):
     """Turn beta draws (S, N) and unit tangents (S, N, D - 1) into draws (S, N, D) around `directions`."""
     dim = directions.shape[1]
-    b, _ = _envelope(kappa, dim, sampler_b)
+    b, _ = _envelope(kappa, dim, published)
     cosine = (1.0 - (1.0 + b) * beta) / (1.0 - (1.0 - b) * beta)
     sine = ops.sqrt(ops.maximum(1.0 - ops.square(cosine), _SHORTEST))
     draws = ops.concatenate([cosine[..., None], sine[..., None] * tangents], axis=-1)
@@ -151,17 +151,17 @@ def place_draws(directions, kappa, beta, tangents, sampler_b: str = "exact"):
     return draws - 2.0 * ops.sum(draws * mirror, axis=-1, keepdims=True) * mirror
 
 
-def _envelope(kappa, dim: int, sampler_b: str):
+def _envelope(kappa, dim: int, published: bool):
     root = ops.sqrt(4.0 * ops.square(kappa) + (dim - 1.0) ** 2)
     b = (dim - 1.0) / (2.0 * kappa + root)
-    if sampler_b == "repo":  # what b tends to far above D, faded in between 10 and 11
+    if published:  # the limit of b for kappa far above D, faded in between 10 and 11
         share = ops.clip(kappa - 10.0, 0.0, 1.0)
         b = share * (dim - 1.0) / (4.0 * ops.maximum(kappa, 1.0)) + (1.0 - share) * b
     return b, (dim - 1.0 + 2.0 * kappa + root) / 4.0
 
 
-def _accept(beta, kappa, dim: int, uniform, sampler_b: str):
-    b, a = _envelope(kappa, dim, sampler_b)
+def _accept(beta, kappa, dim: int, uniform, published: bool):
+    b, a = _envelope(kappa, dim, published)
     most = 4.0 * a * b / (1.0 + b) - (dim - 1.0) * math.log(dim - 1.0)
     t = 2.0 * a * b / (1.0 - (1.0 - b) * beta)
     accepted = (dim - 1.0) * ops.log(t) - t + most > ops.log(ops.maximum(uniform, 1e-30))

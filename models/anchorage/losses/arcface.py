@@ -17,20 +17,20 @@ from anchorage.proxies.margin_softmax import cosine_of_sum, softmax_with_target_
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class ArcFaceLoss(LossLayer):
-    """Softmax over class directions, the angle to the own one made larger by a margin.
+    """Softmax over class directions with a margin added to the angle to the target direction.
 
     Formula, with theta the angle between embedding and class direction, m the margin:
 
-        own logit:    scale cos(theta + m)                 if theta <= pi - m
+        target logit: scale cos(theta + m)                 if theta <= pi - m
                       scale (cos theta - m sin m)          otherwise
         other logits: scale cos theta
         loss_i = cross-entropy of the logits
 
     With `sub_centers` above 1 a class has that many directions and the nearest of them counts; `find_outliers` then
-    tells items of wrong labels.
+    finds items that are probably mislabeled.
 
     Defaults: 0.5 rad and 64, which pytorch-metric-learning 2.9 gives for the 2019 paper (`docs/losses.md`,
-    ArcFaceLoss); one direction a class, which is plain ArcFace (its `SubCenterArcFaceLoss`: 3).
+    ArcFaceLoss); one direction per class, which is plain ArcFace (its `SubCenterArcFaceLoss`: 3).
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
@@ -92,17 +92,25 @@ class ArcFaceLoss(LossLayer):
         return softmax_with_target_logit(rows, proxies, labels, self._add_margin, self.reducer, row_weights)
 
     def find_outliers(self, embeddings, labels, angle: float = 75.0):
-        """Items far from the main direction of their class: the sub-centre paper drops them and trains again.
+        """Find items far from the dominant sub-center of their class, which the paper drops before training again.
 
-        The main direction of a class is the sub-center that is nearest to most of the given items.
+        The dominant sub-center of a class is the nearest one of most of its items.
 
         Args:
             embeddings: `(M, D)` float tensor, of the whole training set.
             labels: `(M,)` integer tensor of class ids.
-            angle: in degrees, in (0, 180); farther from the main direction is far.
+            angle: largest angle to the dominant sub-center, in degrees, in (0, 180).
 
         Returns:
-            `(M,)` bool tensor, true for outliers, and `(num_classes,)` int32 tensor, which sub-center is the main one.
+            `(M,)` bool tensor, true for outliers, and the `(num_classes,)` int32 indices of the dominant sub-centers.
+
+        Example:
+            >>> loss = ArcFaceLoss(num_classes=1, sub_centers=1)
+            >>> loss.build((None, 2), (None,))
+            >>> _ = loss.proxies.assign([[1.0, 0.0]])
+            >>> outliers, _ = loss.find_outliers([[2.0, 0.1], [0.0, 1.0]], [0, 0])  # near, and at a right angle
+            >>> [bool(outlier) for outlier in outliers]
+            [False, True]
         """
         labels, _ = check_class_labels(labels, self.num_classes)
         rows = unit_rows(ops.convert_to_tensor(embeddings, dtype=self.compute_dtype))

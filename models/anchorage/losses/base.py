@@ -1,4 +1,4 @@
-"""What every loss is: a Keras layer that checks its batch once and lets no embedding that is not finite go unseen."""
+"""The base class of the losses: a Keras layer that checks its batch and propagates embeddings that are not finite."""
 
 import inspect
 from collections.abc import Mapping
@@ -16,21 +16,22 @@ from anchorage.registry import constructor_signature
 
 
 class LossLayer(keras.layers.Layer):
-    """Base of the losses; a subclass writes `compute(embeddings, labels, ...)` with a scalar as its result.
+    """Base class of the losses; a subclass implements `compute(embeddings, labels, ...)` and returns a scalar.
 
-    `call` checks the batch, hands it to `compute` and sees to what is not finite: a nan or an infinity among the
-    embeddings makes the loss nan, and their gradient, whatever masks and hinges would make of it. A training whose
-    encoder blew up must not look like one that has nothing left to learn. What the loss remembers, such as a memory or
-    a running mean, stays as it was before that batch. The same goes for all other floats that the loss is called with.
-    Where all are finite, value and gradients are those of `compute`.
+    `call` checks the batch and calls `compute`. If an embedding, or another float among the arguments, is nan or
+    infinite, the loss and its gradient are nan, even if a mask or a hinge would hide it: a training that diverged must
+    not look like one that has converged. States of the loss, such as a memory or a running mean, are then left
+    unchanged. For finite inputs, value and gradients are those of `compute`.
 
-    The constructor's arguments must be what their annotations say, numbers finite ones. `get_config` holds each of
-    them: the attribute of that name, or else what was given. Losses are computed in float32 under every policy of
+    Constructor arguments are checked against their annotations, and numbers must be finite. `get_config` holds each
+    argument: the attribute of that name, or else the value given. Losses are computed in float32 under every policy of
     mixed precision, unless `dtype` says otherwise.
 
     Attributes:
-        takes: what `compute` can be given beside embeddings and labels, by keyword: `"references"`, `"row_weights"`,
-            `"novel_proxies"`, further outputs of an encoder such as `"heads"`, and `"training"`.
+        takes: keyword arguments of `compute`: `"references"`, `"row_weights"`, `"novel_proxies"`, further outputs of an
+            encoder such as `"heads"`, and `"training"`.
+        parts: constructor arguments that are layers, each with the table of the names that an experiment file can use
+            for it. None stands for `LOSSES`, which a loss cannot import.
         dense_labels: whether labels lie in `0 .. num_classes - 1`.
 
     Call arguments:
@@ -48,6 +49,7 @@ class LossLayer(keras.layers.Layer):
     """
 
     takes: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[Mapping[str, Mapping[str, type] | None]] = {}
     dense_labels: ClassVar[bool] = False
     _given: Mapping[str, Any]
     # For `from_config`: options of earlier releases with the values they held by default, and pairs of other values
@@ -70,25 +72,25 @@ class LossLayer(keras.layers.Layer):
 
     @property
     def label_range(self) -> int | None:
-        """Labels lie in `0 .. label_range - 1`, those of `novel_proxies` beyond; None where they are only names."""
+        """Labels lie in `0 .. label_range - 1`, those of `novel_proxies` beyond; None if any integer is allowed."""
         return self.num_classes if self.dense_labels else None
 
     def compute(self, embeddings, labels, **kwargs):
-        """The loss of a batch that is in order.
+        """The loss of a valid batch.
 
         Args:
             embeddings: `(N, D)` finite float tensor.
             labels: `(N,)` integer tensor, in range.
-            **kwargs: of what the loss `takes`, that which is there.
+            **kwargs: the arguments in `takes` that `call` was given.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `compute(embeddings, labels)`.")
 
     def call(self, embeddings, labels, *, training=None, **kwargs):
-        kwargs |= kwargs.pop("kwargs", {})  # so Keras hands them over where it traces `call` to build layers inside
+        kwargs |= kwargs.pop("kwargs", {})  # Keras nests them when it traces `call` to build the layers inside
         check_batch(embeddings, labels)
         floats = [x for x in keras.tree.flatten((embeddings, kwargs)) if _is_float(x)]
         whole = reduce(ops.logical_and, (ops.all(ops.isfinite(x)) for x in floats))
-        # Zeros in the place of what is not finite: every loss is safe with them, while indices made of nan are not.
+        # Zeros in place of values that are not finite: every loss can handle them, but not indices computed from nan.
         clean, extras = keras.tree.map_structure(
             lambda x: ops.where(whole, x, ops.zeros_like(x)) if _is_float(x) else x, (embeddings, kwargs)
         )
@@ -105,7 +107,7 @@ class LossLayer(keras.layers.Layer):
             value = value * ops.cast(in_range, value.dtype)
         for state, old in zip(states, before, strict=True):
             state.assign(ops.where(whole, ops.convert_to_tensor(state), old))
-        # The gradient is nan as well, so that an optimizer that scales the loss skips the step.
+        # The gradient is nan as well, so that an optimizer with loss scaling skips the step.
         factor = ops.cast(ops.where(whole, 1.0, float("nan")), clean.dtype)
         return ops.where(whole, value, factor * ops.sum(embeddings))
 
@@ -115,10 +117,15 @@ class LossLayer(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return super().from_config({name: _deserialized(value) for name, value in cls._without_removed(config).items()})
+        config = {name: _deserialized(value) for name, value in cls.without_removed(config).items()}
+        if cls.parts:  # until 0.1 a file holds tables as an experiment file does, and the number of classes for them
+            config = keras.saving.get_registered_object("anchorage>make_parts")(cls, config, older=True)
+            if "num_classes" not in constructor_signature(cls).parameters:
+                config.pop("num_classes", None)
+        return super().from_config(config)
 
     @classmethod
-    def _without_removed(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+    def without_removed(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config of an earlier release without the options that are gone."""
         kept = {name: value for name, value in config.items() if name not in cls._removed}
         changed = {name: config[name] for name in cls._removed if name in config and config[name] != cls._removed[name]}
@@ -135,14 +142,14 @@ class LossLayer(keras.layers.Layer):
         )
 
     def _arguments(self) -> list[tuple[str, Any]]:
-        """Name and value, by keyword, of what the constructor was given; what goes to Keras is not among it."""
+        """Names and values of the constructor's own arguments, without those for Keras."""
         open_ended = inspect.Parameter.VAR_KEYWORD
         parameters = constructor_signature(type(self)).parameters
         return [(name, value) for name, value in self._given.items() if parameters[name].kind is not open_ended]
 
 
 def call_arguments(loss: keras.layers.Layer | type[keras.layers.Layer]) -> set[str]:
-    """What a loss, or a class of losses, can be called with; of a layer of the user's own its signature tells."""
+    """The arguments that a loss, or a class of losses, can be called with: its `takes`, or its signature."""
     cls = loss if isinstance(loss, type) else type(loss)
     if issubclass(cls, LossLayer) and cls.call is LossLayer.call:
         return {"embeddings", "labels", *loss.takes}
@@ -150,7 +157,7 @@ def call_arguments(loss: keras.layers.Layer | type[keras.layers.Layer]) -> set[s
 
 
 def _serialized(value: Any) -> Any:
-    """Layers among the arguments as Keras writes them; all else as it is."""
+    """Serialize a layer, or the layers in a list; return anything else unchanged."""
     if isinstance(value, keras.layers.Layer):
         return keras.saving.serialize_keras_object(value)
     some = isinstance(value, list | tuple) and any(isinstance(part, keras.layers.Layer) for part in value)
@@ -158,7 +165,7 @@ def _serialized(value: Any) -> Any:
 
 
 def _deserialized(value: Any) -> Any:
-    """The layers that `_serialized` has written; all else as it is."""
+    """Reverse `_serialized`."""
     if isinstance(value, Mapping) and {"class_name", "config"} <= value.keys() and value["class_name"] != "DTypePolicy":
         return keras.saving.deserialize_keras_object(value)
     return [_deserialized(part) for part in value] if isinstance(value, list) else value

@@ -1,5 +1,7 @@
 """Contrastive Bayesian loss with metric variance constraint: Kan et al., TPAMI 2022, equations 28 to 30."""
 
+from types import MappingProxyType
+
 import keras
 from keras import ops
 
@@ -16,7 +18,7 @@ _LARGEST_EXPONENT = 80.0  # exp of more leaves float32
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class CBMLLoss(LossLayer):
-    """Negative log posterior of "same class" for mined pairs, and a pull of negatives towards one value.
+    """Negative log posterior of the labels of mined pairs, plus a constraint on the variance of the negatives.
 
     Formula, with `S` the cosines and sums over the mined pairs of anchor i:
 
@@ -27,34 +29,33 @@ class CBMLLoss(LossLayer):
         plus weight * sum_{all negatives} (S_ij - mu_i)^2
         with mu_i = hyper_weight * mean positive + (1 - hyper_weight) * mean negative
 
-    summed over the anchors that keep pairs of both kinds, divided by the size of the batch. The paper's text
-    was not open to us: the formulas are those of its published code.
+    summed over the anchors with mined pairs of both kinds, divided by the batch size. The constraint is a sum over
+    negatives, so `weight` depends on the batch size. The formulas are those of the published code, as the paper's text
+    was not open to us.
 
     Defaults: `cbml_benchmark/config/defaults.py` of the published code (kanshichao/CBML); its configurations for CUB
     have hyper_weight 0.2.
 
     Args:
-        pos_a: cosine where a positive costs log 2.
+        pos_a: cosine at which a positive costs log 2.
         pos_b: width of the positive term, positive.
-        neg_a: cosine where a negative costs log 2.
+        neg_a: cosine at which a negative costs log 2.
         neg_b: width of the negative term, positive.
         margin: slack of the mining, at least 0.
         weight: weight of the variance constraint, at least 0.
-        variance_reduction: `"sum"` over the negatives of an anchor, as published, which grows with the batch, or their
-            `"mean"`.
-        hyper_weight: share of the positives in its centre, in [0, 1]; 0.2 for CUB.
-        weight_p: used with `"const"`.
-        weight_n: used with `"const"`.
-        type: `"log"`, `"sqrt"` or `"const"`; `"none"` leaves the variance constraint alone, to be added to another
-            loss with `hybrid` or `ensemble`.
-        top_neg: keep this many highest negatives instead of mining them.
-        normalize: bring the rows to unit length first.
+        hyper_weight: share of the positives in the center `mu`, in [0, 1]; 0.2 for CUB.
+        weight_p: for `"const"`.
+        weight_n: for `"const"`.
+        type: `"log"`, `"sqrt"` or `"const"`; `"none"` computes the variance constraint only, to be added to another
+            loss with `HybridLoss` or `EnsembleLoss`.
+        top_neg: take this many negatives of highest cosine instead of mining them.
+        normalize: normalize the embeddings first.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs chosen by a wrapper; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor, at least 0; 0 where no anchor keeps pairs of both kinds.
+        Scalar float32 tensor, at least 0; 0 if no anchor has mined pairs of both kinds.
 
     Raises:
         ValueError: on a parameter out of range or shapes that do not fit together.
@@ -66,6 +67,7 @@ class CBMLLoss(LossLayer):
     """
 
     takes = ("references",)
+    _removed = MappingProxyType({"variance_reduction": "sum"})
 
     def __init__(
         self,
@@ -75,7 +77,6 @@ class CBMLLoss(LossLayer):
         neg_b: float = 0.01,
         margin: float = 0.1,
         weight: float = 1.0,
-        variance_reduction: str = "sum",
         hyper_weight: float = 0.1,
         weight_p: float = 0.25,
         weight_n: float = 0.25,
@@ -91,10 +92,6 @@ class CBMLLoss(LossLayer):
             raise ValueError(f"`hyper_weight` must lie in [0, 1]. Received: hyper_weight={hyper_weight}")
         if type not in ("log", "sqrt", "const", "none"):
             raise ValueError(f"`type` must be 'log', 'sqrt', 'const' or 'none'. Received: type={type!r}")
-        if variance_reduction not in ("sum", "mean"):
-            raise ValueError(
-                f"`variance_reduction` must be 'sum' or 'mean'. Received: variance_reduction={variance_reduction!r}"
-            )
         if top_neg is not None and top_neg < 1:
             raise ValueError(f"`top_neg` must be at least 1, or None. Received: top_neg={top_neg}")
         self.pos_a = pos_a
@@ -103,7 +100,6 @@ class CBMLLoss(LossLayer):
         self.neg_b = neg_b
         self.margin = margin
         self.weight = weight
-        self.variance_reduction = variance_reduction
         self.hyper_weight = hyper_weight
         self.weight_p = weight_p
         self.weight_n = weight_n
@@ -124,15 +120,12 @@ class CBMLLoss(LossLayer):
         costs = self._shape(pull, self.weight_p) + self._shape(push, self.weight_n)
         center = self.hyper_weight * mean_where(similarities, positives, axis=1)
         center = center + (1.0 - self.hyper_weight) * mean_where(similarities, negatives, axis=1)
-        off = ops.where(negatives, ops.square(similarities - center[:, None]), ops.zeros_like(similarities))
-        off = ops.sum(off, axis=1)
-        if self.variance_reduction == "mean":
-            off = off / ops.maximum(ops.sum(ops.cast(negatives, off.dtype), axis=1), 1.0)
-        costs = costs + self.weight * off
+        squares = ops.where(negatives, ops.square(similarities - center[:, None]), ops.zeros_like(similarities))
+        costs = costs + self.weight * ops.sum(squares, axis=1)
         return ops.mean(ops.where(valid, costs, ops.zeros_like(costs)))
 
     def _shape(self, log_of_sum, factor):
-        """`log(1 + e)` turned into the chosen form."""
+        """The cost of the chosen type from `log(1 + e)`."""
         if self.type == "none":
             return ops.zeros_like(log_of_sum)
         if self.type == "log":

@@ -1,59 +1,54 @@
 """Cross-batch memory: Wang, Zhang, Huang & Scott, CVPR 2020, section 3.3."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 import keras
 from keras import ops
 
 from anchorage.checks import check_at_least_one, check_not_negative
 from anchorage.geometry import unit_rows
-from anchorage.losses._members import as_given
-from anchorage.losses._wrapped import make_miner, make_pair_loss
+from anchorage.losses._parts import check_compares, with_dtype
 from anchorage.losses.base import LossLayer
+from anchorage.losses.contrastive import ContrastiveLoss
+from anchorage.mining import MINERS
 from anchorage.pairs.references import References
-
-_LOSS = {"name": "contrastive"}
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class CrossBatchMemoryLoss(LossLayer):
-    """Compares the batch with the embeddings of the last batches, held without gradient.
+    """Compares the batch with a memory of recent embeddings, which get no gradient.
 
     Formula:
 
         memory_weight loss(batch against the memory) + batch_weight loss(batch against itself)
 
-    The memory is a queue of weights that are saved and not trained. An item is never compared with its own copy of
-    this batch. While the memory fills, only what is in it counts; without `training` it is left as it is. A batch with
-    embeddings that are not finite costs nan and does not enter it: the next batches are not spoilt.
+    The memory is a first-in, first-out queue, saved with the model. No item is compared with its own copy from this
+    batch. Until the memory is full, only its filled part counts. `training=False` leaves it unchanged, and so does a
+    batch with embeddings that are not finite, whose loss is nan.
 
     Defaults: 1,024 rows and the batch put in first, `CrossBatchMemory` of pytorch-metric-learning 2.9; the authors'
     `ret_benchmark/config/defaults.py` (msight-tech/research-xbm) has 8,192 rows, the paper up to the whole training
     set.
 
     Args:
-        loss: a loss over pairs, a layer or `{"name": ..., "params": {...}}`.
-        memory_size: embeddings held, at least as many as a batch.
-        enqueue: `"before"` puts the batch into the memory and then compares, as pytorch-metric-learning does;
-            `"after"` compares with earlier batches alone.
-        miner: a layer, or a key of `anchorage.mining.MINERS`, `{"name": ..., "params": {...}}`, chooses among the pairs
-            with the memory.
+        loss: a loss over pairs, by default `ContrastiveLoss()`.
+        memory_size: number of embeddings in the memory, at least the batch size.
+        enqueue: `"before"` adds the batch to the memory and then compares, as pytorch-metric-learning does; `"after"`
+            compares with earlier batches only.
+        miner: one of `anchorage.mining`, which selects among the pairs with the memory; None selects all.
         memory_weight: at least 0.
         batch_weight: at least 0; ROADMAP adds its loss within the batch with 1.
-        num_classes: number of training classes, for an inner loss that asks for it.
 
     Call arguments:
         labels: `(N,)` integer tensor of class ids, below 2^31.
-        training: `False` leaves the memory as it is and compares with it.
+        training: `False` compares with the memory without changing it.
 
     Returns:
-        Scalar float32 tensor, what the inner loss gives.
+        Scalar float32 tensor.
 
     Raises:
-        ValueError: on a parameter out of range, an inner loss that is not over pairs, a batch
-            larger than the memory, or shapes that do not fit together.
-        UsageError: on an unknown loss, miner or parameter.
+        ValueError: on a parameter out of range, a `loss` that is not over pairs, a batch larger than the memory, or
+            shapes that do not fit together.
 
     Example:
         >>> loss = CrossBatchMemoryLoss(memory_size=4)
@@ -65,16 +60,16 @@ class CrossBatchMemoryLoss(LossLayer):
     """
 
     takes = ("training",)
+    parts: ClassVar = {"loss": None, "miner": MINERS}
 
     def __init__(
         self,
-        loss: keras.layers.Layer | Mapping[str, Any] = _LOSS,
+        loss: keras.layers.Layer | None = None,
         memory_size: int = 1024,
         enqueue: str = "before",
-        miner: keras.layers.Layer | Mapping[str, Any] | None = None,
+        miner: keras.layers.Layer | None = None,
         memory_weight: float = 1.0,
         batch_weight: float = 0.0,
-        num_classes: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -82,15 +77,14 @@ class CrossBatchMemoryLoss(LossLayer):
         if enqueue not in ("before", "after"):
             raise ValueError(f"`enqueue` must be 'before' or 'after'. Received: enqueue={enqueue!r}")
         check_not_negative(memory_weight=memory_weight, batch_weight=batch_weight)
-        self.inner = make_pair_loss(loss, self.dtype_policy, num_classes)
-        self.choose = make_miner(miner)
-        self.loss = as_given(loss, self.inner)
+        self.inner = with_dtype("loss", loss or ContrastiveLoss(), self.dtype_policy)
+        check_compares(self.inner)
+        self.loss = self.inner
+        self.choose = self.miner = None if miner is None else with_dtype("miner", miner, self.dtype_policy)
         self.memory_size = memory_size
         self.enqueue = enqueue
-        self.miner = as_given(miner, self.choose)
         self.memory_weight = memory_weight
         self.batch_weight = batch_weight
-        self.num_classes = num_classes
 
     def build(self, embeddings_shape, labels_shape):
         self.inner(keras.KerasTensor(embeddings_shape), keras.KerasTensor(labels_shape, dtype="int32"))  # weights
@@ -105,7 +99,7 @@ class CrossBatchMemoryLoss(LossLayer):
         self.filled = state("filled", (), "int32")
 
     def compute_output_spec(self, embeddings, labels, training=None):
-        # Said here, as Keras would find it out with a made-up batch, which may be larger than the memory.
+        # Keras would trace `call` with a batch of its own, which may be larger than the memory.
         return keras.KerasTensor((), dtype=self.compute_dtype)
 
     def compute(self, embeddings, labels, training=None):
@@ -138,7 +132,7 @@ class CrossBatchMemoryLoss(LossLayer):
         return References(*masks, memory, memory_labels, present)
 
     def _put(self, embeddings, labels, places, held):
-        """Write the batch over the oldest rows; returns what the memory holds then."""
+        """Overwrite the oldest rows with the batch; returns memory, labels and the number of filled rows."""
         memory = ops.scatter_update(held[0], places[:, None], ops.cast(ops.stop_gradient(embeddings), held[0].dtype))
         memory_labels = ops.scatter_update(held[1], places[:, None], labels)
         size = ops.shape(labels)[0]

@@ -1,7 +1,7 @@
 """Ensemble of losses with learned weights: Zabihzadeh, Alitbi & Mousavirad, MTAP 2023, equations 8 and 11."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -9,15 +9,13 @@ from keras import ops
 
 from anchorage.checks import check_not_negative
 from anchorage.geometry import weighted_concatenation
-from anchorage.losses._members import as_given, make_member
+from anchorage.losses._parts import needed, with_dtype
 from anchorage.losses.base import LossLayer
+from anchorage.losses.proxy_nca import ProxyNCALoss
+from anchorage.losses.softmax import SoftmaxLoss
+from anchorage.losses.triplet import TripletLoss
 
-_MEMBERS = (
-    {"name": "softmax", "params": {"label_smoothing": 0.15}},
-    {"name": "triplet", "params": {"margin": 1.0, "mining": "semi_hard", "miner_margin": 0.1}},
-    {"name": "proxy_nca", "params": {"scale_x": 1.0, "include_positive": True, "label_smoothing": 0.1}},
-)
-_PRIOR = (2.0, 1.0, 3.0)
+_PRIOR = (2.0, 1.0, 3.0)  # of the members by default
 _FARTHEST = 2.0  # distance of opposite unit vectors
 _LEAST_MEAN = 1e-8
 WEIGHTINGS = ("squares", "softmax", "fixed")
@@ -26,66 +24,63 @@ _INSIDE_NORM = 1e-6  # added to each coordinate of a difference, as published
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class EnsembleLoss(LossLayer):
-    """Brings several losses to one size, weighs them, and learns the weights.
+    """Weighted sum of several losses, brought to a common scale, with learned weights.
 
     Formula, for m losses `l_i` with running means `L_i` of `|l_i|` (constant in the gradient) and `L = mean_i L_i`:
 
         w_i = c_i^2 + 1 / (4 m),    c trainable, at first sqrt(prior_i / sum prior - 1 / (4 m))
         loss = sum_i w_i l_i L / L_i + 100 eta (sum_i w_i - 1)^2 + diversity_weight max(0, 2 - D)
 
-    with `D` the mean distance of the heads of an item, for encoders that give the members one head each. The
-    running mean is a plain average over all batches so far, this one included unless `training=False`; a batch whose
-    losses are not finite is left out of it. The paper has losses from 0 up, for which `|l_i|` is `l_i`; the magnitudes
-    are ours: with plain means a loss below 0, such as `proxy_nca` in its paper's form, would turn the sign of others
-    and have them pushed upwards. Learned weights still drift towards such a loss. Give `coefficients` a small learning
-    rate with `rate_factors`: it slows that, and the penalty is stiff.
+    with `D` the mean distance between the heads of an item, for encoders with one head per member. The running mean
+    is the average over all batches so far, including this one unless `training=False`, and excluding batches whose
+    losses are not finite. In the paper losses are not negative, so `|l_i| = l_i`; the absolute value is ours: a
+    negative mean, possible with `proxy_nca` in its paper's form, would flip the sign of the other members. Learned
+    weights still drift towards such a loss. A small learning rate for `coefficients` (`rate_factors`) slows this, and
+    suits the stiff penalty.
 
-    `weighting` has two other forms, which are ours: `"softmax"` takes `w = softmax(c)`, at first the shares of `prior`,
-    of any size, and needs no penalty; `"fixed"` is the plain sum `sum_i prior_i l_i`, nothing brought to size and
-    nothing learned. There a member may have a miner of its own, as the loss `mined`: together that is what
-    pytorch-metric-learning calls `MultipleLosses`.
+    `weighting` has two other forms, both ours: `"softmax"` uses `w = softmax(c)`, which starts at the shares of `prior`
+    and needs no penalty; `"fixed"` is the plain sum `sum_i prior_i l_i`, without scaling or learned weights. With
+    `MinedLoss` members it is what pytorch-metric-learning calls `MultipleLosses`.
 
-    The published demo has four members: to the three below it adds `{"name": "binomial_deviance"}` in the third place,
-    with `prior=[2, 1, 2, 3]`.
+    The published demo has `BinomialDevianceLoss()` as a fourth member, in the third place, with `prior=[2, 1, 2, 3]`.
 
     Defaults: `demo_WEDL_run_best.py` of the published code (d-zabihzadeh/DML-Ensemble-of-Losses) and its stored
     results, without its third member.
 
     Args:
-        members: the losses, each `{"name": ..., "params": {...}}`; by default a classifier, a triplet loss
-            and Proxy-NCA.
-        prior: one positive number a member; each share must be at least `1 / (4 m)` with `"squares"`. None for ones.
-        num_classes: number of training classes, for the members that ask for it.
+        members: losses; by default a classifier, a triplet loss and Proxy-NCA.
+        prior: one positive number per member, None for ones; with `"squares"` each share must be at least `1 / (4 m)`.
+        num_classes: number of training classes, for the default members.
         eta: stiffness of the penalty, at least 0.
         diversity_weight: at least 0.
         weighting: see above.
 
     Call arguments:
-        heads: `(N, m, d)`, one embedding for each member; without it all
-            members get `embeddings`.
-        compressed: `(N, e)`; adds `compression_cost` against the heads side by side, each times
-            the root of its weight, or against `embeddings` where there are no heads. What it is held against counts
-            as constant.
-        training: `False` leaves the running means as they are.
+        heads: `(N, m, d)`, one embedding for each member; without it all members get `embeddings`.
+        compressed: `(N, e)`; adds `compression_cost` against the concatenated heads, each times the root of its
+            weight, or against `embeddings` if there are no heads. These get no gradient from it.
+        training: `False` leaves the running means unchanged.
 
     Returns:
         Scalar float32 tensor.
 
     Raises:
-        ValueError: on a parameter out of range, a loss not written as above, or a wrong batch.
-        UsageError: on an unknown loss or parameter.
+        ValueError: on a parameter out of range, no `num_classes` for the default members, or a wrong batch.
 
     Example:
-        >>> loss = EnsembleLoss(members=[{"name": "contrastive"}, {"name": "multi_similarity"}])
+        >>> from anchorage.losses.contrastive import ContrastiveLoss
+        >>> from anchorage.losses.multi_similarity import MultiSimilarityLoss
+        >>> loss = EnsembleLoss([ContrastiveLoss(), MultiSimilarityLoss()])
         >>> float(loss(keras.ops.eye(3), keras.ops.array([0, 1, 2])))
         0.0
     """
 
     takes = ("heads", "compressed", "training")
+    parts: ClassVar = {"members": None}
 
     def __init__(
         self,
-        members: Sequence[keras.layers.Layer | Mapping[str, Any]] | None = None,
+        members: Sequence[keras.layers.Layer] | None = None,
         prior: Sequence[float] | None = None,
         num_classes: int | None = None,
         eta: float = 100.0,
@@ -98,9 +93,9 @@ class EnsembleLoss(LossLayer):
         if weighting not in WEIGHTINGS:
             raise ValueError(f"`weighting` must be one of {list(WEIGHTINGS)}. Received: weighting={weighting!r}")
         if members is None:
-            members, prior = _MEMBERS, prior or _PRIOR
-        self.losses_of_members = [make_member(member, num_classes, self.dtype_policy) for member in members]
-        self.members = list(map(as_given, members, self.losses_of_members))
+            members, prior = _default_members(needed(num_classes)), prior or _PRIOR
+        self.losses_of_members = [with_dtype("members", member, self.dtype_policy) for member in members]
+        self.members = self.losses_of_members
         if not self.members:
             raise ValueError("`members` must name at least one loss. Received: members=[]")
         self.prior = None if prior is None else list(prior)
@@ -162,11 +157,11 @@ class EnsembleLoss(LossLayer):
         return ops.square(self.coefficients) + self.floor
 
     def total(self, values, means):
-        """Weighted sum of the members' values, brought to one size by their means, and the penalty."""
+        """Weighted sum of the members' values, scaled by their means, plus the penalty."""
         weights = self.weights_of_members()
         if self.weighting == "fixed":
             return ops.sum(weights * values)
-        # A member that never cost anything has nothing to be brought to size.
+        # The scale of a member that was always 0 is unknown.
         sizes = ops.where(means > _LEAST_MEAN, ops.mean(means) / ops.maximum(means, _LEAST_MEAN), 1.0)
         total = ops.sum(weights * values * ops.stop_gradient(sizes))
         if self.weighting == "softmax":
@@ -174,8 +169,16 @@ class EnsembleLoss(LossLayer):
         return total + 100.0 * self.eta * ops.square(ops.sum(weights) - 1.0)
 
 
+def _default_members(num_classes: int) -> list[keras.layers.Layer]:
+    return [
+        SoftmaxLoss(num_classes, label_smoothing=0.15),
+        TripletLoss(margin=1.0, mining="semi_hard", miner_margin=0.1),
+        ProxyNCALoss(num_classes, scale_x=1.0, include_positive=True, label_smoothing=0.1),
+    ]
+
+
 def first_coefficients(prior: Sequence[float]) -> list[float]:
-    """Start values `c` whose weights `c^2 + 1 / (4 m)` are the shares of `prior`.
+    """Initial values `c` whose weights `c^2 + 1 / (4 m)` are the shares of `prior`.
 
     Raises:
         ValueError: if a share is below `1 / (4 m)`.
@@ -188,7 +191,7 @@ def first_coefficients(prior: Sequence[float]) -> list[float]:
 
 
 def lack_of_diversity(heads):
-    """How far the `(N, m, d)` heads of an item are, on average, from being opposite: in [0, 2] for unit rows."""
+    """2 minus the mean distance between the `(N, m, d)` heads of an item, in [0, 2] for unit rows."""
     count = heads.shape[1]
     gaps = [
         ops.mean(ops.sqrt(ops.sum(ops.square(heads[:, i] - heads[:, j] + _INSIDE_NORM), axis=-1)))
@@ -199,7 +202,7 @@ def lack_of_diversity(heads):
 
 
 def compression_cost(compressed, embeddings):
-    """How badly squared distances of `compressed` (N, e) follow those of `embeddings` (N, D), up to a common scale."""
+    """Distortion of the squared distances of `embeddings` (N, D) by `compressed` (N, e), up to a common scale."""
     shares = []
     for rows in (compressed, embeddings):
         lengths = ops.sum(ops.square(rows), axis=1)

@@ -1,21 +1,26 @@
 """Hybrid of a pair and a proxy loss: Ebrahimpour, Qian & Beach, WACV 2022, equation 7."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 import keras
 
 from anchorage.checks import check_not_negative
-from anchorage.losses._members import as_given, make_member
+from anchorage.losses._parts import needed, with_dtype
 from anchorage.losses.base import LossLayer
+from anchorage.losses.multi_proxy_anchor import MultiProxyAnchorLoss
+from anchorage.losses.multi_similarity import MultiSimilarityLoss
 
-_PAIR = {"name": "multi_similarity", "params": {"alpha": 2.0, "beta": 50.0, "base": 1.0, "mining": False}}
-_PROXY = {"name": "multi_proxy_anchor", "params": {"proxies_per_class": 1, "alpha": 32.0, "delta": 0.1}}
+
+@keras.saving.register_keras_serializable(package="anchorage")
+class PrintedMultiSimilarityLoss(MultiSimilarityLoss):
+    """Multi-Similarity as equation 6 of the paper prints it, with `exp(beta (S_ik + base))` for negatives."""
+
+    _negative_sign = -1.0
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class HybridLoss(LossLayer):
-    """Relations within the batch from a pair loss, quick convergence from a small share of a proxy loss.
+    """Adds a small share of a proxy loss, for quick convergence, to a pair loss.
 
     Formula:
 
@@ -23,18 +28,16 @@ class HybridLoss(LossLayer):
 
     and, for an encoder with several heads, `head_weight` times the pair loss of each head.
 
-    The defaults are those of the paper, Multi-Similarity and Proxy-Anchor, with the sign in the negative
-    exponent of Multi-Similarity as its own authors have it. The paper prints the other sign (mhgl_as_printed):
-    `pair={"name": "multi_similarity", "params": {"alpha": 2.0, "beta": 50.0, "base": 1.0, "negative_base": -1.0,
-    "mining": False}}`.
+    The paper prints `+ base` in the exponent of the negatives of Multi-Similarity, where the authors of that loss, and
+    the default here, have `- base`. The printed form is `pair=PrintedMultiSimilarityLoss(base=1.0, mining=False)`.
 
     Defaults: 2, 50 and 1 (equation 6), 32 and 0.1 (equation 5) and 0.03 (equation 7), as a reading of the paper by
     others reports them; its text was not open to us.
 
     Args:
-        num_classes: number of training classes, for the members that ask for it.
-        pair: the pair loss, a layer or `{"name": ..., "params": {...}}`.
-        proxy: the proxy loss, written alike.
+        num_classes: number of training classes, for the default `proxy`.
+        pair: any loss, by default `MultiSimilarityLoss(alpha=2.0, beta=50.0, base=1.0, mining=False)`.
+        proxy: any loss, by default `MultiProxyAnchorLoss(num_classes, proxies_per_class=1, alpha=32.0, delta=0.1)`.
         proxy_weight: at least 0.
         head_weight: at least 0.
 
@@ -45,8 +48,7 @@ class HybridLoss(LossLayer):
         Scalar float32 tensor.
 
     Raises:
-        ValueError: on a negative weight, a loss not written as above, or a wrong batch.
-        UsageError: on an unknown loss or parameter.
+        ValueError: on a negative weight, no `num_classes` for the default `proxy`, or a wrong batch.
 
     Example:
         >>> loss = HybridLoss(num_classes=3)
@@ -55,12 +57,13 @@ class HybridLoss(LossLayer):
     """
 
     takes = ("heads",)
+    parts: ClassVar = {"pair": None, "proxy": None}
 
     def __init__(
         self,
         num_classes: int | None = None,
-        pair: keras.layers.Layer | Mapping[str, Any] | None = None,
-        proxy: keras.layers.Layer | Mapping[str, Any] | None = None,
+        pair: keras.layers.Layer | None = None,
+        proxy: keras.layers.Layer | None = None,
         proxy_weight: float = 0.03,
         head_weight: float = 0.0,
         **kwargs,
@@ -68,11 +71,11 @@ class HybridLoss(LossLayer):
         super().__init__(**kwargs)
         check_not_negative(proxy_weight=proxy_weight, head_weight=head_weight)
         self.num_classes = num_classes
-        pair, proxy = _PAIR if pair is None else pair, _PROXY if proxy is None else proxy
-        self.pair_loss = make_member(pair, num_classes, self.dtype_policy)
-        self.proxy_loss = make_member(proxy, num_classes, self.dtype_policy)
-        self.pair = as_given(pair, self.pair_loss)
-        self.proxy = as_given(proxy, self.proxy_loss)
+        pair = pair or MultiSimilarityLoss(alpha=2.0, beta=50.0, base=1.0, mining=False)
+        proxy = proxy or MultiProxyAnchorLoss(needed(num_classes), proxies_per_class=1, alpha=32.0, delta=0.1)
+        # Named as in older files, which hold the weights by these attributes.
+        self.pair_loss = with_dtype("pair", pair, self.dtype_policy)
+        self.proxy_loss = with_dtype("proxy", proxy, self.dtype_policy)
         self.proxy_weight = proxy_weight
         self.head_weight = head_weight
 
@@ -91,3 +94,7 @@ class HybridLoss(LossLayer):
         for place in range(heads.shape[1] if heads is not None and self.head_weight else 0):
             loss = loss + self.head_weight * self.pair_loss(heads[:, place], labels)
         return loss
+
+    def get_config(self):
+        parts = {"pair": self.pair_loss, "proxy": self.proxy_loss}
+        return {**super().get_config(), **{k: keras.saving.serialize_keras_object(v) for k, v in parts.items()}}

@@ -1,5 +1,7 @@
 """Margin loss with a learned boundary and distance-weighted sampling: Wu et al., ICCV 2017, equation 5."""
 
+from types import MappingProxyType
+
 import keras
 from keras import ops
 
@@ -16,15 +18,15 @@ _FARTHEST = 2.0  # distance of opposite unit rows
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class MarginLoss(LossLayer):
-    """Wants positives nearer than a boundary and negatives farther, both by a margin; the boundary is learned.
+    """Keeps positives nearer than a learned boundary and negatives farther, both by a margin.
 
     Formula, over triplets (a, p, n), with the boundary `beta` of the anchor's class:
 
         lp = max(0, d_ap - beta + margin),    ln = max(0, beta - d_an + margin)
         loss = (sum (lp + ln) + nu sum beta) / number of terms above 0
 
-    With `mining="distance_weighted"` each ordered pair (a, p) gets one negative, drawn by
-    `anchorage.mining.distance_weighted` (the sampler needs unit rows); with `"all"` it gets every one.
+    With `mining="distance_weighted"` each ordered pair (a, p) gets one negative, drawn as in
+    `anchorage.mining.distance_weighted`, which needs unit rows; with `"all"` it gets every negative.
 
     Defaults: 0.2, 1.2, nu 0, cutoffs 0.5 and 1.4: `example/gluon/embedding_learning` of MXNet, by the authors; 0.2 and
     1.2 are the paper's too (`docs/losses.md` of pytorch-metric-learning 2.9, MarginLoss).
@@ -32,35 +34,35 @@ class MarginLoss(LossLayer):
     Args:
         margin: half the wanted gap (alpha in the paper), at least 0.
         beta: initial boundary, a distance in (0, 2), or what `distance` measures.
-        nu: price of a high boundary.
-        beta_per_class: one boundary for each class rather than one for all.
-        learn_beta: train the boundary. Give it a learning rate of its own with `rate_factors={"margin_loss": ...}`:
-            its name, `beta`, is also that of the offsets in batch norm.
+        nu: weight of the sum of the boundaries, at least 0.
+        beta_per_class: one boundary per class instead of a single one.
+        learn_beta: train the boundary. It gets a learning rate of its own by `rate_factors={"margin_loss": ...}`; the
+            name of the weight, `beta`, is also that of the offsets in batch normalization.
         num_classes: number of training classes; needed with `beta_per_class`.
-        clip_beta: keep the boundary within [0, 2], the distances there are on unit rows; without, a high learning
-            rate can carry it out of them.
+        clip_beta: clip the boundary to [0, 2], the range of distances on unit rows, which a high learning rate can
+            leave.
         mining: `"distance_weighted"` or `"all"`.
-        positives_per_anchor: `"all"`, or `"one"` drawn at random.
-        triplets_per_anchor: draw that many triplets for each anchor, the positive evenly from those above and the
-            negative by `mining`, where `"all"` is evenly too; no more than the batch has items. None for no such draw.
-        distance: `"euclidean"`, or any other name of `anchorage.geometry.MEASURES`; for similarities all differences
-            change sign, and the boundary is one. Negatives are drawn by Euclidean distances all the same.
-        cutoff: distances below it count as this when drawing, in (0, 2).
-        nonzero_loss_cutoff: distances from here on are not drawn, above `cutoff`.
+        triplets_per_anchor: number of triplets drawn for each anchor, at most the batch size: the positive uniformly,
+            the negative by `mining`, uniformly for `"all"`. 1 is the paper's single random positive. None takes every
+            positive once.
+        distance: `"euclidean"`, or any other name of `anchorage.geometry.MEASURES`; for a similarity all differences
+            change sign, and the boundary is a similarity. Negatives are always drawn by Euclidean distance.
+        cutoff: distances below are raised to it for sampling, in (0, 2).
+        nonzero_loss_cutoff: negatives at or beyond this distance are not drawn; above `cutoff`.
         seed: of the draws.
-        normalize: bring the rows to unit length first.
+        normalize: normalize the embeddings first.
 
     Call arguments:
         embeddings: `(N, D)` float tensor, D at least 2.
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs chosen by a wrapper; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor; 0 for a batch without triplets. A compiled
-        call with a label outside the classes gives nan.
+        Scalar float32 tensor; 0 for a batch without triplets. A compiled call with a label outside the classes gives
+        nan.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit
-            together, or (eager calls) a label outside the classes.
+        ValueError: on a parameter out of range, shapes that do not fit together, or (eager calls) a label outside the
+            classes.
 
     Example:
         >>> loss = MarginLoss(beta_per_class=False)
@@ -69,6 +71,8 @@ class MarginLoss(LossLayer):
     """
 
     takes = ("references",)
+    _removed = MappingProxyType({"positives_per_anchor": "all"})
+    _replaced = (({"positives_per_anchor": "one"}, {"triplets_per_anchor": 1}),)
 
     def __init__(
         self,
@@ -80,7 +84,6 @@ class MarginLoss(LossLayer):
         num_classes: int | None = None,
         clip_beta: bool = False,
         mining: str = "distance_weighted",
-        positives_per_anchor: str = "all",
         cutoff: float = 0.5,
         nonzero_loss_cutoff: float = 1.4,
         seed: int = 0,
@@ -104,11 +107,6 @@ class MarginLoss(LossLayer):
             raise ValueError("`num_classes` is needed with beta_per_class=True. Received: num_classes=None")
         if mining not in ("distance_weighted", "all"):
             raise ValueError(f"`mining` must be 'distance_weighted' or 'all'. Received: mining={mining!r}")
-        if positives_per_anchor not in ("all", "one"):
-            raise ValueError(
-                "`positives_per_anchor` must be 'all' or 'one'. "
-                f"Received: positives_per_anchor={positives_per_anchor!r}"
-            )
         if not 0 < cutoff < 2:
             raise ValueError(f"`cutoff` must lie between 0 and 2. Received: cutoff={cutoff}")
         if not cutoff < nonzero_loss_cutoff:
@@ -124,7 +122,6 @@ class MarginLoss(LossLayer):
         self.num_classes = num_classes
         self.clip_beta = clip_beta
         self.mining = mining
-        self.positives_per_anchor = positives_per_anchor
         self.cutoff = cutoff
         self.nonzero_loss_cutoff = nonzero_loss_cutoff
         self.seed = seed
@@ -152,8 +149,6 @@ class MarginLoss(LossLayer):
         pairs = compare(embeddings, labels, references, self.normalize)
         some = ops.any(pairs.negatives, axis=1, keepdims=True)
         positives = ops.cast(ops.logical_and(pairs.positives, some), pairs.rows.dtype)
-        if self.positives_per_anchor == "one":
-            positives = self._draw_one(positives)
         times = ops.sum(positives, axis=1, keepdims=True)
         if self.triplets_per_anchor is not None:
             positives, drawn = self._draw_triplets(pairs, positives)
@@ -171,19 +166,12 @@ class MarginLoss(LossLayer):
         )
 
     def _draw_triplets(self, pairs, positives):
-        """How often each column is the positive, and the negative, of each anchor in `triplets_per_anchor` draws."""
-        negatives = self._probabilities(pairs) if self.mining != "all" else _evenly(pairs.negatives, positives.dtype)
+        """Two `(N, M)` counts: how often each column is drawn as positive, and as negative, of each anchor."""
+        negatives = self._probabilities(pairs) if self.mining != "all" else _uniform(pairs.negatives, positives.dtype)
         wanted = ops.cast(ops.minimum(self.triplets_per_anchor, ops.shape(positives)[1]), positives.dtype)
         times = wanted * ops.cast(ops.any(positives > 0, axis=1), positives.dtype)
-        shares = _evenly(positives > 0, positives.dtype), negatives
+        shares = _uniform(positives > 0, positives.dtype), negatives
         return tuple(count_drawn_negatives(share, times, self._draws.generator) for share in shares)
-
-    def _draw_one(self, positives):
-        """One of the positives of each anchor, each as likely as the others."""
-        numbers = keras.random.uniform(ops.shape(positives), dtype=positives.dtype, seed=self._draws.generator)
-        index = ops.argmax(positives * (1.0 + numbers), axis=1)
-        columns = ops.arange(ops.shape(positives)[1], dtype=index.dtype)
-        return positives * ops.cast(columns[None, :] == index[:, None], positives.dtype)
 
     def cost(self, rows, columns, labels, positives, negatives):
         """The loss for given triplets.
@@ -192,8 +180,8 @@ class MarginLoss(LossLayer):
             rows: `(N, D)` float tensor of anchors, used as it is.
             columns: `(M, D)` float tensor of what they are compared with.
             labels: `(N,)` integer tensor of the anchors.
-            positives: `(N, M)`, in how many triplets column j is the positive of anchor i.
-            negatives: `(N, M)`, in how many triplets column j is the negative of anchor i.
+            positives: `(N, M)`, the number of triplets with column j as the positive of anchor i.
+            negatives: `(N, M)`, the number of triplets with column j as the negative of anchor i.
         """
         if self.distance == "euclidean":
             distances = ops.sqrt(squared_distances(rows, columns) + _INSIDE_ROOT)
@@ -215,6 +203,7 @@ class MarginLoss(LossLayer):
         return ops.take(self.boundaries, labels, axis=0)
 
 
-def _evenly(mask, dtype):
+def _uniform(mask, dtype):
+    """Uniform probabilities over each row of a mask."""
     shares = ops.cast(mask, dtype)
     return shares / ops.maximum(ops.sum(shares, axis=1, keepdims=True), 1.0)

@@ -1,64 +1,55 @@
-"""A loss over the pairs that a miner keeps, or over the items that stand in them."""
+"""A loss over the pairs that a miner selects, or over the items in them."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 import keras
 from keras import ops
 
 from anchorage.geometry import unit_rows
-from anchorage.losses._members import as_given
-from anchorage.losses._wrapped import make_miner, make_pair_loss
+from anchorage.losses._parts import check_compares, with_dtype
 from anchorage.losses.base import LossLayer, call_arguments
+from anchorage.losses.contrastive import ContrastiveLoss
+from anchorage.mining import MINERS, MultiSimilarityMiner
 from anchorage.pairs.masks import pair_masks
 from anchorage.pairs.references import References
-
-_LOSS = {"name": "contrastive"}
-_MINER = {"name": "multi_similarity"}
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class MinedLoss(LossLayer):
-    """Lets a miner choose the pairs of the batch that a loss sees.
+    """Computes a loss over the pairs of the batch that a miner selects.
 
-    A loss over items, such as a classifier's, has each item's cost multiplied with the number of kept pairs that it
-    stands in, as anchor or as the other, over the largest such number; with 1 where no pair is kept. That is what
-    pytorch-metric-learning does.
+    A loss over items, such as a classifier, weights the cost of each item by the number of selected pairs that contain
+    it, divided by the largest such number, and by 1 if no pair is selected. This is what pytorch-metric-learning does.
 
-    Defaults: ours: two much used parts.
+    Defaults: ours: contrastive loss and multi-similarity miner.
 
     Args:
-        loss: a loss over pairs, a layer or `{"name": ..., "params": {...}}`, or one over items that takes
-            `row_weights`; a triplet loss gets the triplets that the kept pairs of an anchor make up.
-        miner: a key of `anchorage.mining.MINERS`, a layer or `{"name": ..., "params": {...}}`.
-        num_classes: number of training classes, for an inner loss that asks for it.
+        loss: a loss over pairs, or one over items that takes `row_weights`. A triplet loss gets the triplets that
+            the selected pairs of an anchor form. By default `ContrastiveLoss()`.
+        miner: one of `anchorage.mining`, by default `MultiSimilarityMiner()`.
 
     Returns:
-        Scalar float32 tensor, what the inner loss gives.
+        Scalar float32 tensor, the value of `loss`.
 
     Raises:
-        ValueError: if `loss` can take neither pairs nor weights, or on shapes that do not fit together.
-        UsageError: on an unknown loss, miner or parameter.
+        ValueError: if `loss` takes neither pairs nor weights, or on shapes that do not fit together.
 
     Example:
-        >>> loss = MinedLoss(loss={"name": "contrastive"}, miner={"name": "pair_margin", "params": {"neg_margin": 0.5}})
+        >>> from anchorage.losses.contrastive import ContrastiveLoss
+        >>> from anchorage.mining import PairMarginMiner
+        >>> loss = MinedLoss(ContrastiveLoss(), PairMarginMiner(neg_margin=0.5))
         >>> float(loss(keras.ops.eye(2), keras.ops.array([0, 1])))  # too far apart to count
         0.0
     """
 
-    def __init__(
-        self,
-        loss: keras.layers.Layer | Mapping[str, Any] = _LOSS,
-        miner: keras.layers.Layer | Mapping[str, Any] = _MINER,
-        num_classes: int | None = None,
-        **kwargs,
-    ):
+    parts: ClassVar = {"loss": None, "miner": MINERS}
+
+    def __init__(self, loss: keras.layers.Layer | None = None, miner: keras.layers.Layer | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.inner = make_pair_loss(loss, self.dtype_policy, num_classes, or_rows=True)
-        self.choose = make_miner(miner)
-        self.loss = as_given(loss, self.inner)
-        self.miner = as_given(miner, self.choose)
-        self.num_classes = num_classes
+        self.inner = with_dtype("loss", loss or ContrastiveLoss(), self.dtype_policy)
+        check_compares(self.inner, or_weighs_rows=True)
+        self.loss = self.inner
+        self.choose = self.miner = with_dtype("miner", miner or MultiSimilarityMiner(), self.dtype_policy)
 
     def build(self, embeddings_shape, labels_shape):
         self.inner(keras.KerasTensor(embeddings_shape), keras.KerasTensor(labels_shape, dtype="int32"))  # weights
@@ -72,7 +63,7 @@ class MinedLoss(LossLayer):
 
 
 def shares_of_pairs(positives, negatives, dtype):
-    """In how many of the kept pairs each item stands, over the largest such number; ones without any pairs."""
+    """The number of selected pairs with each item, divided by the largest such number; ones if there are no pairs."""
     kept = ops.cast(ops.logical_or(positives, negatives), dtype)
     counts = ops.sum(kept, axis=0) + ops.sum(kept, axis=1)
     most = ops.max(counts)

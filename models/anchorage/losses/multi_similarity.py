@@ -1,5 +1,7 @@
 """Multi-Similarity loss: Wang, Han, Huang, Dong & Scott, CVPR 2019, equation 15 with the mining of equations 11-12."""
 
+from types import MappingProxyType
+
 import keras
 from keras import ops
 
@@ -13,7 +15,7 @@ from anchorage.pairs.references import compare
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class MultiSimilarityLoss(LossLayer):
-    """Weighs each pair by its own similarity and by the similarities of its anchor's other pairs.
+    """Weights each pair by its own similarity and by the similarities of the anchor's other pairs.
 
     Formula, with `S` the cosines and `P_i`, `N_i` the mined positives and negatives of anchor i:
 
@@ -37,7 +39,6 @@ class MultiSimilarityLoss(LossLayer):
             distance the other way round, at least 0, where `distance` is one.
         eps: slack of the mining, at least 0.
         mining: leave easy pairs out.
-        negative_base: another `base` for negatives; None takes the same.
         distance: what S is: `"dot"`, on unit rows the cosine, `"cosine"`, or a distance with the sign changed:
             `"euclidean"`, `"squared_euclidean"`, `"manhattan"` or `"snr"`.
         reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
@@ -60,6 +61,8 @@ class MultiSimilarityLoss(LossLayer):
     """
 
     takes = ("references",)
+    _removed = MappingProxyType({"negative_base": None})
+    _negative_sign = 1.0
 
     def __init__(
         self,
@@ -68,7 +71,6 @@ class MultiSimilarityLoss(LossLayer):
         base: float = 0.5,
         eps: float = 0.1,
         mining: bool = True,
-        negative_base: float | None = None,
         distance: str = "dot",
         reducer: Reducer = "mean",
         normalize: bool = True,
@@ -78,17 +80,15 @@ class MultiSimilarityLoss(LossLayer):
         check_positive(alpha=alpha, beta=beta)
         check_not_negative(eps=eps)
         self._measure = find_measure(distance)
-        limits = {"base": base} if negative_base is None else {"base": base, "negative_base": negative_base}
         if self._measure.sign > 0:
-            check_not_negative(**limits)
+            check_not_negative(base=base)
         else:
-            check_between(-1, 1, **limits)
+            check_between(-1, 1, base=base)
         self.alpha = alpha
         self.beta = beta
         self.base = base
         self.eps = eps
         self.mining = mining
-        self.negative_base = negative_base
         self.distance = distance
         self.reducer = check_any_reducer(reducer)
         self.normalize = normalize
@@ -99,8 +99,8 @@ class MultiSimilarityLoss(LossLayer):
         similarities = sign * self._measure.matrix(rows, columns)
         if self.mining:
             positives, negatives = mine_pairs(similarities, positives, negatives, self.eps)
-        negative_base = self.base if self.negative_base is None else self.negative_base
         pull = masked_log1p_sum_exp(-self.alpha * (similarities - sign * self.base), positives, axis=1) / self.alpha
-        push = masked_log1p_sum_exp(self.beta * (similarities - sign * negative_base), negatives, axis=1) / self.beta
+        base = self._negative_sign * self.base
+        push = masked_log1p_sum_exp(self.beta * (similarities - sign * base), negatives, axis=1) / self.beta
         costs = pull + push
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)

@@ -1,6 +1,7 @@
 """Non-isotropic probabilistic proxies: Kirchhof, Roth, Akata & Kasneci, ECCV 2022."""
 
 import math
+from types import MappingProxyType
 
 import keras
 from keras import ops
@@ -27,11 +28,11 @@ _ALPHA, _DELTA = 32.0, 0.1  # Proxy-Anchor's constants in the guidance
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class NivMFLoss(LossLayer):
-    """Proxies that are distributions on the sphere; the length of an embedding is its certainty.
+    """Proxies that are distributions on the sphere; the norm of an embedding is its certainty.
 
-    An embedding z is a von Mises-Fisher distribution with direction `u = z / |z|` and concentration `|z|`; do not
-    normalise it in the encoder. Class c has a unit direction `m_c` and concentrations `k_c`, one for each coordinate
-    (`"nivmf"`, `"el_nivmf"`) or one in all. With temperature t and C_D the normaliser of the distribution:
+    An embedding z is a von Mises-Fisher distribution with direction `u = z / |z|` and concentration `|z|`: the encoder
+    must not normalize it. Class c has a unit direction `m_c` and concentrations `k_c`, one per coordinate
+    (`"nivmf"`, `"el_nivmf"`) or a single one. With temperature t and C_D the normaliser of the distribution:
 
         loss = mean_n [ -h_{n y_n} + log sum_c exp(h_nc) ] + guidance * Proxy-Anchor on the directions
         "cos":      h = u.m_c / t                       "l2":   h = -|z - k_c m_c|^2 / t
@@ -39,43 +40,41 @@ class NivMFLoss(LossLayer):
         "ppk":      h = (rho (log C(|z|) + log C(k_c)) - log C(rho |z + k_c m_c|)) / t
                     expected likelihood at rho = 1, Bhattacharyya at 1/2
         "neg_kl":   h = (log C(k_c) - log C(|z|) - A (|z| - k_c u.m_c)) / t
-        "el_nivmf": h = log mean_s exp(log f_c(x_s) / t),   x_s drawn around u with concentration |z|
+        "el_nivmf": h = log mean_s exp(log f_c(x_s) / t),   samples x_s of the distribution of z
 
-    `G` is `sum log k_cd - log |K m|` in the published code, `sum log k_cd - D log |K x|` for a density that
-    integrates to 1 (`normaliser="exact"`). Retrieval uses plain cosines. Draws use the exact proposal; the
-    published one, `sampler_b="repo"`, is far off for concentrations above 10 unless they are well above D: at
-    D = 128 and a concentration of 50 the mean cosine with the direction is 0.22, not 0.345.
+    `G` is `sum log k_cd - log |K m|` in the published code (`normaliser="repo"`), and `sum log k_cd - D log |K x|` for
+    a density that integrates to 1 (`"exact"`). Retrieval uses plain cosines.
 
-    Defaults: temperature 0.003 and 5 draws of `example_runs.sh`, concentration, rho and guidance of `parameters.py` in
-    the published code (ExplainableML/Probabilistic_Deep_Metric_Learning), but log C is accurate and draws are scaled.
+    `published_code=True` reproduces three approximations of the published code. Its sampler is biased for
+    concentrations above 10 unless they are well above D: at D = 128 and a concentration of 50 the mean cosine with the
+    direction is 0.22 instead of 0.345. Its log C is a quadratic fitted at D = 128 and 512. Its samples are compared by
+    `cos(x, K m)` instead of `cos(K x, K m)`.
+
+    Defaults: temperature 0.003 and 5 samples of `example_runs.sh`, concentration, rho and guidance of `parameters.py`
+    in the published code (ExplainableML/Probabilistic_Deep_Metric_Learning), without its approximations.
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
         metric: see above.
         temp: initial temperature, positive; its logarithm is trained as the weight `log_temp`.
-        concentration: initial concentrations, at least 0.1, below which they do not go.
-        samples: draws an embedding, for `"el_nivmf"`.
+        concentration: initial concentrations, at least 0.1, which is also their lower bound.
+        samples: number of samples per embedding, for `"el_nivmf"`.
         guidance: weight of Proxy-Anchor on the directions, at least 0.
         rho: power of the product kernel, positive.
         normaliser: `"repo"`, `"exact"` or `"none"`: the term G.
-        log_c: `"accurate"`, within 1e-6 for every D; `"debye3"`, the same from D = 48 on and within 8e-6 from 16 on;
-            or the published `"poly"`.
         mean_resultant: `"one"` or `"exact"`: the factor A of `"neg_kl"`.
-        scale_sample_by_kappa: take `cos(K x, K m)` for draws as the density has it; without, `cos(x, K m)` as in the
-            published code.
-        sampler_b: `"exact"` or `"repo"`: the proposals of the draws, the second only to repeat published runs.
-        seed: of the draws.
+        published_code: see above; only to reproduce published runs.
+        seed: of the samples.
 
     Call arguments:
         embeddings: `(N, D)` float tensor, D at least 3, rows not of unit length.
 
     Returns:
-        Scalar float32 tensor, at least 0. A compiled call with a label
-        outside the proxies gives nan.
+        Scalar float32 tensor, at least 0. A compiled call with a label outside the proxies gives nan.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit
-            together, or (eager calls) a label outside the proxies.
+        ValueError: on a parameter out of range, shapes that do not fit together, or (eager calls) a label outside the
+            proxies.
 
     Example:
         >>> loss = NivMFLoss(num_classes=3, metric="nivmf", temp=1.0)
@@ -84,6 +83,11 @@ class NivMFLoss(LossLayer):
     """
 
     dense_labels = True
+    _removed = MappingProxyType({"log_c": "accurate", "sampler_b": "exact", "scale_sample_by_kappa": True})
+    _replaced = (
+        ({"log_c": "debye3"}, {}),
+        ({"log_c": "poly", "sampler_b": "repo", "scale_sample_by_kappa": False}, {"published_code": True}),
+    )
 
     def __init__(
         self,
@@ -95,10 +99,8 @@ class NivMFLoss(LossLayer):
         guidance: float = 0.0,
         rho: float = 1.0,
         normaliser: str = "repo",
-        log_c: str = "accurate",
         mean_resultant: str = "one",
-        scale_sample_by_kappa: bool = True,
-        sampler_b: str = "exact",
+        published_code: bool = False,
         seed: int = 0,
         **kwargs,
     ):
@@ -113,9 +115,7 @@ class NivMFLoss(LossLayer):
         choices = {
             "metric": (metric, METRICS),
             "normaliser": (normaliser, ("repo", "exact", "none")),
-            "log_c": (log_c, ("accurate", "debye3", "poly")),
             "mean_resultant": (mean_resultant, ("one", "exact")),
-            "sampler_b": (sampler_b, ("exact", "repo")),
         }
         for name, (value, known) in choices.items():
             if value not in known:
@@ -128,11 +128,10 @@ class NivMFLoss(LossLayer):
         self.guidance = guidance
         self.rho = rho
         self.normaliser = normaliser
-        self.log_c = log_c
         self.mean_resultant = mean_resultant
-        self.scale_sample_by_kappa = scale_sample_by_kappa
-        self.sampler_b = sampler_b
+        self.published_code = published_code
         self.seed = seed
+        self._approximation = "poly" if published_code else "accurate"
         self._draws = SavedSeedGenerator(seed)
 
     def build(self, embeddings_shape, labels_shape):
@@ -151,17 +150,17 @@ class NivMFLoss(LossLayer):
         points = embeddings
         if self.metric == "el_nivmf":
             directions, lengths = unit_rows(embeddings), _length(embeddings)
-            points = draw_vmf(directions, lengths, self.samples, self._draws.generator, self.sampler_b)
+            points = draw_vmf(directions, lengths, self.samples, self._draws.generator, self.published_code)
         loss = ops.mean(self.costs(points, labels))
         if self.guidance:
             loss = loss + self.guidance * guide(cosine_similarities(embeddings, self.proxies), labels)
         return loss
 
     def costs(self, points, labels):
-        """`(N,)`: `log sum exp` over the classes minus the own class's similarity.
+        """`(N,)`: `log sum exp` over the classes minus the similarity to the target class.
 
         Args:
-            points: `(N, D)` embeddings, or for `"el_nivmf"` draws `(S, N, D)`.
+            points: `(N, D)` embeddings, or for `"el_nivmf"` samples `(S, N, D)`.
             labels: `(N,)` integer tensor of class ids.
         """
 
@@ -171,11 +170,11 @@ class NivMFLoss(LossLayer):
 
         held = (points.shape[-2], 3 * (points.shape[0] if self.metric == "el_nivmf" else 1))  # two products and theirs
         found = over_classes(of_part, self._classes(), points, ops.exp(self.log_temp), held=held)
-        # From the difference, so that a nearly sure answer keeps its digits.
+        # Softplus of the difference is accurate for confident predictions.
         return ops.softplus(ops.logsumexp(found[:, 1], axis=0) - ops.sum(found[:, 0], axis=0))
 
     def similarities(self, points):
-        """`(N, C)`: the `h` of embeddings `(N, D)`, or for `"el_nivmf"` of draws `(S, N, D)`, with all classes."""
+        """`(N, C)`: the `h` of embeddings `(N, D)`, or for `"el_nivmf"` of samples `(S, N, D)`, with all classes."""
         return self._similarities(points, ops.exp(self.log_temp), *self._classes())
 
     def _classes(self):
@@ -194,7 +193,7 @@ class NivMFLoss(LossLayer):
             return self._log_density(unit_rows(z), temp, directions, kappa, True)
         if self.metric == "el_nivmf":
             flat = ops.reshape(z, (-1, z.shape[2]))
-            densities = self._log_density(flat, temp, directions, kappa, self.scale_sample_by_kappa)
+            densities = self._log_density(flat, temp, directions, kappa, not self.published_code)
             densities = ops.reshape(densities, (z.shape[0], -1, ops.shape(directions)[0]))
             return ops.logsumexp(densities, axis=0) - math.log(z.shape[0])
         length = _length(z)
@@ -209,7 +208,7 @@ class NivMFLoss(LossLayer):
         return (self.rho * (own + theirs) - self._log_c(self.rho * joint, z)) / temp
 
     def _log_density(self, x, temp, directions, kappa, scale: bool):
-        """`log f_c(x) / t`: `(N, C)`. What is one number a class is joined first: of (N, C) tensors there are few."""
+        """`log f_c(x) / t`: `(N, C)`. Terms per class are added up first, to save `(N, C)` tensors."""
         dim = x.shape[1]
         scaled = kappa * directions
         length = _length(scaled)
@@ -227,11 +226,11 @@ class NivMFLoss(LossLayer):
         return density + (of_class / temp)[None, :]
 
     def _log_c(self, kappa, like):
-        return log_normalizer(kappa, like.shape[1], self.log_c, relative=True)
+        return log_normalizer(kappa, like.shape[1], self._approximation, relative=True)
 
 
 def guide(cosines, labels):
-    """Proxy-Anchor on `(N, C)` cosines, the first mean over the items of the batch, not over the classes present."""
+    """Proxy-Anchor on `(N, C)` cosines; positives are averaged over the batch instead of the classes in it."""
     own = ops.take_along_axis(cosines, labels[:, None], axis=1)[:, 0]
     same = ops.equal(labels[:, None], labels[None, :])
     exponents = ops.broadcast_to(_ALPHA * (_DELTA - own)[None, :], ops.shape(same))

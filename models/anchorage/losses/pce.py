@@ -13,7 +13,7 @@ from anchorage.proxies.logits import sums_of_classes, target_logits
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class PCELoss(LossLayer):
-    """The pair loss that cross-entropy turns into once the classifier is eliminated.
+    """Cross-entropy as a pair loss, with the classifier eliminated.
 
     Formula, with n items, `p` the probabilities the classifier gives and `c_k = 1/n sum_i p_ik z_i`:
 
@@ -28,19 +28,18 @@ class PCELoss(LossLayer):
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
-        lam: weight of the classifier's squared length, positive.
-        detach_p: take `p` as constant.
-        train_classifier: let the classifier follow its own cross-entropy on the embeddings held constant.
-            That adds nothing to the value and nothing to the gradient of the embeddings.
-        normalize: bring the embeddings to unit length first.
+        lam: weight of the squared norm of the classifier, positive.
+        detach_p: stop the gradient through `p`.
+        train_classifier: train the classifier by its own cross-entropy on the embeddings, which get no gradient from
+            it; the value of the loss stays the same.
+        normalize: normalize the embeddings first.
 
     Returns:
-        Scalar float32 tensor. A compiled call with a label outside the
-        classes gives nan.
+        Scalar float32 tensor. A compiled call with a label outside the classes gives nan.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit
-            together, or (eager calls) a label outside the classes.
+        ValueError: on a parameter out of range, shapes that do not fit together, or (eager calls) a label outside the
+            classes.
 
     Example:
         >>> loss = PCELoss(num_classes=2)
@@ -81,7 +80,14 @@ class PCELoss(LossLayer):
         return loss
 
     def terms(self, embeddings, labels):
-        """The tightness and the contrastive part, two scalars; the layer must be built."""
+        """The tightness and the contrastive part of the loss, two scalars; the layer must be built.
+
+        Example:
+            >>> loss, rows, labels = PCELoss(num_classes=2), keras.ops.eye(2), keras.ops.array([0, 1])
+            >>> value = loss(rows, labels)
+            >>> round(float(loss.terms(rows, labels)[0]), 4)  # -(1 + 1) / (2 lam n^2)
+            -0.25
+        """
         check_batch(embeddings, labels)
         labels, _ = check_class_labels(labels, self.num_classes)
         return self._terms(embeddings, labels)[:2]
@@ -98,7 +104,7 @@ class PCELoss(LossLayer):
         count = ops.cast(ops.shape(rows)[0], rows.dtype)
         sums = sums_of_classes(rows, labels, self.num_classes)
         tightness = -ops.sum(ops.square(sums)) / (2.0 * self.lam * count * count)
-        if self.detach_p:  # p is never made: what its rows are divided by goes to the embeddings
+        if self.detach_p:  # the rows of the embeddings are divided by the sums instead of a matrix p
             shares, total = ops.stop_gradient(shares), ops.stop_gradient(total)
             centers = ops.matmul(ops.transpose(shares), rows / total[:, None]) / count
         else:

@@ -1,22 +1,19 @@
-"""Any loss, with regularisers of its embeddings and of its proxies added."""
+"""A loss with regularizers of its embeddings and of its proxies."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 import keras
 
 from anchorage.checks import check_not_negative
-from anchorage.losses._members import as_given, make_member, with_dtype
+from anchorage.losses._parts import needed, with_dtype
 from anchorage.losses.base import LossLayer
-from anchorage.registry import create
-
-_LOSS = {"name": "softmax"}
-_LP = {"name": "lp"}
+from anchorage.losses.softmax import SoftmaxLoss
+from anchorage.regularizers import REGULARIZERS, LpRegularizer
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class RegularizedLoss(LossLayer):
-    """Adds weighted regularisers to a loss.
+    """Adds weighted regularizers to a loss.
 
     Formula:
 
@@ -25,65 +22,65 @@ class RegularizedLoss(LossLayer):
     Defaults: ours: weights of 1.
 
     Args:
-        loss: any loss, a layer or `{"name": ..., "params": {...}}`.
-        embeddings_regularizer: a layer, or a key of `anchorage.regularizers.REGULARIZERS`,
-            `{"name": ..., "params": {...}}`.
+        loss: any loss, by default `SoftmaxLoss(num_classes)`.
+        embeddings_regularizer: one of `anchorage.regularizers`, None for none. If there is no regularizer of proxies
+            either, it is `LpRegularizer()`.
         embeddings_weight: at least 0.
-        proxies_regularizer: likewise, for a loss that has `proxies`; None for none.
+        proxies_regularizer: likewise, for a loss that has `proxies`.
         proxies_weight: at least 0.
-        num_classes: number of training classes, for a loss that asks for it.
+        num_classes: number of training classes, for the default `loss`.
 
     Returns:
         Scalar float32 tensor.
 
     Raises:
-        ValueError: on a parameter out of range, a loss without proxies to regularise, or a wrong batch.
-        UsageError: on an unknown loss, regulariser or parameter.
+        ValueError: on a parameter out of range, a loss without proxies to regularize, or a wrong batch.
 
     Example:
-        >>> loss = RegularizedLoss({"name": "contrastive"}, {"name": "lp"}, embeddings_weight=0.5)
+        >>> from anchorage.losses.contrastive import ContrastiveLoss
+        >>> loss = RegularizedLoss(ContrastiveLoss(), LpRegularizer(), embeddings_weight=0.5)
         >>> float(loss(keras.ops.array([[3.0, 4.0]]), keras.ops.array([0])))
         2.5
     """
 
+    parts: ClassVar = {
+        "loss": None,
+        "embeddings_regularizer": REGULARIZERS,
+        "proxies_regularizer": REGULARIZERS,
+    }
+
     def __init__(
         self,
-        loss: keras.layers.Layer | Mapping[str, Any] = _LOSS,
-        embeddings_regularizer: keras.layers.Layer | Mapping[str, Any] | None = _LP,
+        loss: keras.layers.Layer | None = None,
+        embeddings_regularizer: keras.layers.Layer | None = None,
         embeddings_weight: float = 1.0,
-        proxies_regularizer: keras.layers.Layer | Mapping[str, Any] | None = None,
+        proxies_regularizer: keras.layers.Layer | None = None,
         proxies_weight: float = 1.0,
         num_classes: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_not_negative(embeddings_weight=embeddings_weight, proxies_weight=proxies_weight)
-        self.inner = make_member(loss, num_classes, self.dtype_policy)
-        self.on_embeddings = self._make(embeddings_regularizer)
-        self.on_proxies = self._make(proxies_regularizer)
-        self.loss = as_given(loss, self.inner)
-        self.embeddings_regularizer = as_given(embeddings_regularizer, self.on_embeddings)
+        if embeddings_regularizer is None and proxies_regularizer is None:
+            embeddings_regularizer = LpRegularizer()
+        self.inner = with_dtype("loss", loss or SoftmaxLoss(needed(num_classes)), self.dtype_policy)
+        self.on_embeddings = self._regularizer("embeddings_regularizer", embeddings_regularizer)
+        self.on_proxies = self._regularizer("proxies_regularizer", proxies_regularizer)
+        self.loss = self.inner
+        self.embeddings_regularizer = self.on_embeddings
+        self.proxies_regularizer = self.on_proxies
         self.embeddings_weight = embeddings_weight
-        self.proxies_regularizer = as_given(proxies_regularizer, self.on_proxies)
         self.proxies_weight = proxies_weight
         self.num_classes = num_classes
 
-    def _make(self, spec):
-        if spec is None:
-            return None
-        if isinstance(spec, keras.layers.Layer):
-            return with_dtype(spec, self.dtype_policy)
-        if not isinstance(spec, Mapping) or "name" not in spec or set(spec) - {"name", "params"}:
-            raise ValueError(f"Expected a regulariser as {{'name': ..., 'params': {{...}}}}. Received: {spec!r}")
-        from anchorage.regularizers import REGULARIZERS  # it shares helpers with the losses
-
-        params = {**(spec.get("params") or {}), "dtype": self.dtype_policy}
-        return type(create(REGULARIZERS, spec["name"], spec.get("params"), base=keras.layers.Layer))(**params)
+    def _regularizer(self, name, layer):
+        return None if layer is None else with_dtype(name, layer, self.dtype_policy)
 
     def build(self, embeddings_shape, labels_shape):
         self.inner(keras.KerasTensor(embeddings_shape), keras.KerasTensor(labels_shape, dtype="int32"))  # weights
         if self.on_proxies is not None and not hasattr(self.inner, "proxies"):
-            raise ValueError(f"`proxies_regularizer` needs a loss with proxies. Received: loss={self.loss}")
+            received = type(self.inner).__name__
+            raise ValueError(f"`proxies_regularizer` needs a loss with proxies. Received: loss={received}")
 
     def compute(self, embeddings, labels):
         loss = self.inner(embeddings, labels)

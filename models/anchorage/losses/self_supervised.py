@@ -1,55 +1,56 @@
-"""A loss over two views of every item, without labels: Chen et al., ICML 2020, with NT-Xent inside."""
+"""Self-supervised loss over two views of every item: Chen et al., ICML 2020, with NT-Xent by default."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 import keras
 from keras import ops
 
-from anchorage.losses._members import as_given
-from anchorage.losses._wrapped import make_pair_loss
+from anchorage.losses._parts import check_compares, with_dtype
 from anchorage.losses.base import LossLayer
+from anchorage.losses.nt_xent import NTXentLoss
 from anchorage.pairs.references import References
 from anchorage.pairs.walk import ClassMembers
-
-_LOSS = {"name": "nt_xent"}
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class SelfSupervisedLoss(LossLayer):
-    """Takes the number of an item for its class: its two views belong together, all else does not.
+    """Treats each item as a class of its own: its two views are positives, all other rows negatives.
 
-    With `symmetric` every row is an anchor, held against all other rows. Without, the first view of every item
-    is an anchor, held against the second views alone; a loss that averages over all rows counts the others as 0.
+    With `symmetric=True` every row is an anchor and compared with all other rows. With `symmetric=False` only the first
+    view of every item is an anchor, compared with the second views; a loss that averages over all rows counts the other
+    rows as 0.
 
     Defaults: symmetric, `SelfSupervisedLoss` of pytorch-metric-learning 2.9 and SimCLR.
 
     Args:
-        loss: a loss over pairs, a layer or `{"name": ..., "params": {...}}`.
+        loss: a loss over pairs, by default `NTXentLoss()`.
         symmetric: see above.
 
     Call arguments:
         embeddings: `(N, D)` float tensor, the views in any order.
-        labels: `(N,)` integer tensor, the number of the item a row is a view of. The first row with a number is the
-            first view, the next the second.
+        labels: `(N,)` integer tensor, the item of each row. The first row of an item is its first view, the next its
+            second.
 
     Returns:
-        Scalar float32 tensor, what the inner loss gives.
+        Scalar float32 tensor, the value of `loss`.
 
     Raises:
-        ValueError: if `loss` is no loss over pairs, or on shapes that do not fit together.
-        UsageError: on an unknown loss or parameter.
+        ValueError: if `loss` is not a loss over pairs, or on shapes that do not fit together.
 
     Example:
-        >>> loss = SelfSupervisedLoss(loss={"name": "nt_xent", "params": {"temperature": 1.0}})
+        >>> from anchorage.losses.nt_xent import NTXentLoss
+        >>> loss = SelfSupervisedLoss(NTXentLoss(temperature=1.0))
         >>> round(float(loss(keras.ops.ones((4, 2)), keras.ops.array([0, 1, 0, 1]))), 4)  # log 3
         1.0986
     """
 
-    def __init__(self, loss: keras.layers.Layer | Mapping[str, Any] = _LOSS, symmetric: bool = True, **kwargs):
+    parts: ClassVar = {"loss": None}
+
+    def __init__(self, loss: keras.layers.Layer | None = None, symmetric: bool = True, **kwargs):
         super().__init__(**kwargs)
-        self.inner = make_pair_loss(loss, self.dtype_policy)
-        self.loss = as_given(loss, self.inner)
+        self.inner = with_dtype("loss", loss or NTXentLoss(), self.dtype_policy)
+        check_compares(self.inner)
+        self.loss = self.inner
         self.symmetric = symmetric
 
     def compute(self, embeddings, labels):

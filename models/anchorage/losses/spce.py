@@ -69,7 +69,13 @@ class SPCELoss(LossLayer):
         return ops.mean(spread - own)
 
     def terms(self, embeddings, labels):
-        """The tightness and the contrastive part, two scalars."""
+        """The tightness and the contrastive part of the loss, two scalars.
+
+        Example:
+            >>> tightness, contrastive = SPCELoss().terms(keras.ops.ones((2, 1)), keras.ops.array([0, 0]))
+            >>> float(tightness), float(contrastive)  # one class
+            (-1.0, 1.0)
+        """
         check_batch(embeddings, labels)
         own, spread = self._terms(embeddings, labels)
         return -ops.mean(own), ops.mean(spread)

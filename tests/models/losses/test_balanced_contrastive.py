@@ -1,5 +1,8 @@
 """BalancedContrastiveLoss against plain loops over pairs, and how its forms meet others."""
 
+import json
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -11,6 +14,9 @@ from scipy.special import logsumexp
 from anchorage.learner import MetricLearner
 from anchorage.losses.balanced_contrastive import AGGREGATIONS, BalancedContrastiveLoss
 from anchorage.losses.nt_xent import NTXentLoss
+
+OF_MARGINS = tuple(name for name in AGGREGATIONS if name != "log_sum_exp")
+VECTORS = Path(__file__).parents[2] / "data" / "vectors" / "19-balance-contrastive.json"
 
 
 def aggregate(costs, name):
@@ -30,20 +36,20 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-@given(st.integers(1, 10), st.integers(1, 4), st.floats(0, 3), st.sampled_from(AGGREGATIONS), st.integers(0, 2**16))
+@given(st.integers(1, 10), st.integers(1, 4), st.floats(0, 3), st.sampled_from(OF_MARGINS), st.integers(0, 2**16))
 def test_margin_form_matches_reference(rows, classes, lam, aggregation, seed):
     rng = np.random.default_rng(seed)
     x, labels = rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)
     s, n = unit(x) @ unit(x).T, range(rows)
     pull = [[max(0, 0.9 - s[i, j]) for j in n if j != i and labels[i] == labels[j]] for i in n]
     push = [[max(0, s[i, j] - 0.2) for j in n if labels[i] != labels[j]] for i in n]
-    loss = BalancedContrastiveLoss("margin", lam, 0.2, 0.9, aggregation, dtype="float64")
+    loss = BalancedContrastiveLoss(lam, 0.2, 0.9, aggregation, dtype="float64")
     wanted = aggregate(pull, aggregation) + lam * aggregate(push, aggregation)
     assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
 
 
-@given(st.integers(1, 10), st.integers(1, 4), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 2**16))
-def test_softmax_form_matches_reference(rows, classes, include_positive, log_mean, norm_by_lambda, seed):
+@given(st.integers(1, 10), st.integers(1, 4), st.booleans(), st.booleans(), st.integers(0, 2**16))
+def test_softmax_form_matches_reference(rows, classes, include_positive, norm_by_lambda, seed):
     rng = np.random.default_rng(seed)
     x, labels = rng.normal(size=(rows, 3)), rng.integers(0, classes, rows)
     s, pulls, entropies = unit(x) @ unit(x).T, [], []
@@ -51,17 +57,31 @@ def test_softmax_form_matches_reference(rows, classes, include_positive, log_mea
         mine = [s[i, j] for j in range(rows) if j != i and labels[i] == labels[j]]
         other = [s[i, j] for j in range(rows) if labels[i] != labels[j]] + (mine if include_positive else [])
         pulls += [np.mean(mine)] if mine else []
-        spread = 0.3 * logsumexp(np.array(other) / 0.3) if other else 0.0
-        entropies.append(spread - (0.3 * np.log(len(other)) if log_mean and other else 0.0))
+        entropies.append(0.3 * logsumexp(np.array(other) / 0.3) if other else 0.0)
     wanted = (-np.mean(pulls) if pulls else 0.0) + 0.5 * np.mean(entropies)
-    options = {"include_positive": include_positive, "log_mean": log_mean, "norm_by_lambda": norm_by_lambda}
-    loss = BalancedContrastiveLoss("softmax", lam=0.5, tau=0.3, dtype="float64", **options)
+    options = {"include_positive": include_positive, "norm_by_lambda": norm_by_lambda}
+    loss = BalancedContrastiveLoss(0.5, aggregation="log_sum_exp", tau=0.3, dtype="float64", **options)
     wanted = wanted / 1.5 if norm_by_lambda else wanted
     assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
 
 
-FORMS = [{"form": "margin", "aggregation": name} for name in AGGREGATIONS]
-FORMS += [{"form": "softmax", "include_positive": value, "log_mean": value} for value in (False, True)]
+def test_published_case_with_the_mean_instead_of_the_sum_of_exponentials():
+    """Its entropy is lower by tau log |A_i|, here |A_i| = N - 1, which has no gradient."""
+    case = next(found for found in json.loads(VECTORS.read_text()) if found["name"] == "ntxent_lambda_quarter_logmean")
+    x, labels = tf.Variable(np.array(case["inputs"]["embeddings"])), np.array(case["inputs"]["labels"])
+    loss = BalancedContrastiveLoss(0.25, aggregation="log_sum_exp", tau=0.5, dtype="float64")
+    with tf.GradientTape() as tape:
+        value = loss(x, labels)
+    positive, entropy = loss.terms(x, labels)
+    offset = 0.5 * np.log(len(labels) - 1)
+    assert float(value) == pytest.approx(case["expected"]["loss"] + 0.25 * offset, rel=1e-10)
+    assert float(positive) == pytest.approx(case["expected"]["positive"], rel=1e-10)
+    assert float(entropy) == pytest.approx(case["expected"]["entropy"] + offset, rel=1e-10)
+    np.testing.assert_allclose(tape.gradient(value, x), case["expected"]["grad_embeddings"], rtol=1e-9, atol=1e-12)
+
+
+FORMS = [{"aggregation": name} for name in OF_MARGINS]
+FORMS += [{"aggregation": "log_sum_exp", "include_positive": value} for value in (False, True)]
 
 
 @pytest.mark.parametrize("params", FORMS)
@@ -98,21 +118,20 @@ def test_watched_terms_are_shown_in_training():
         ({"aggregation": "sum_per_anchor"}, 3 / 2),  # 4 times as many: half the weight
         ({"aggregation": "mean"}, 3 * 2),
         ({"aggregation": "anchor_mean_nonzero"}, 3 * 2),
-        ({"form": "softmax"}, 3.0),
-        ({"form": "softmax", "power": 1.0}, 12.0),
+        ({"aggregation": "log_sum_exp"}, 3.0),
     ],
 )
 def test_weight_found_at_another_size(params, wanted):
     x, labels = np.random.default_rng(3).normal(size=(8, 3)), np.arange(8) % 3
     moved = BalancedContrastiveLoss(**params, lam=3.0, reference_size=2, dtype="float64")
-    plain = BalancedContrastiveLoss(**{**params, "power": None}, lam=wanted, dtype="float64")
+    plain = BalancedContrastiveLoss(**params, lam=wanted, dtype="float64")
     assert float(moved(x, labels)) == pytest.approx(float(plain(x, labels)), rel=1e-9)
 
 
 def test_lambda_one_with_two_a_class_is_nt_xent():
     # A positive and all others in the softmax: tau times NT-Xent, whose denominator holds the positive.
     x, labels = np.random.default_rng(8).normal(size=(8, 3)), np.arange(8) // 2
-    balanced = BalancedContrastiveLoss("softmax", tau=0.2, dtype="float64")
+    balanced = BalancedContrastiveLoss(aggregation="log_sum_exp", tau=0.2, dtype="float64")
     other = NTXentLoss(temperature=0.2, dtype="float64")
     assert float(balanced(x, labels)) == pytest.approx(0.2 * float(other(x, labels)), rel=1e-9)
 
@@ -124,9 +143,9 @@ def test_aggregations_meet_where_every_pair_costs():
         name: [
             float(x) for x in BalancedContrastiveLoss(margin=-1.0, aggregation=name, dtype="float64").terms(x, labels)
         ]
-        for name in AGGREGATIONS
+        for name in OF_MARGINS
     }
-    for name in set(AGGREGATIONS) - {"sum_per_anchor"}:
+    for name in set(OF_MARGINS) - {"sum_per_anchor"}:
         assert terms[name] == pytest.approx(terms["mean"], rel=1e-9)
     assert terms["sum_per_anchor"] == pytest.approx([terms["mean"][0], 2 * terms["mean"][1]], rel=1e-9)
 
@@ -156,9 +175,23 @@ def test_mean_over_what_costs_is_never_below_the_mean(rows, classes, margin, by_
 
 
 @pytest.mark.parametrize(
+    ("older", "aggregation"),
+    [
+        ({"form": "margin", "aggregation": "mean", "power": 0.5}, "mean"),
+        ({"form": "margin", "aggregation": "sum_per_anchor", "power": -0.5}, "sum_per_anchor"),
+        ({"form": "softmax", "aggregation": "anchor_mean_nonzero", "power": 0.0}, "log_sum_exp"),
+    ],
+)
+def test_older_config_with_a_form_and_its_exponent(older, aggregation):
+    config = {**BalancedContrastiveLoss().get_config(), **older, "log_mean": False}
+    assert BalancedContrastiveLoss.from_config(config).aggregation == aggregation
+    with pytest.raises(ValueError, match=r"no longer takes \[.*'power'\]"):
+        BalancedContrastiveLoss.from_config({**config, "power": 2.0})
+
+
+@pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"form": "hinge"}, "`form` must be one of .*Received: form='hinge'"),
         ({"aggregation": "max"}, "`aggregation` must be one of .*Received: aggregation='max'"),
         ({"lam": -1}, "`lam` must not be negative. Received: lam=-1"),
         ({"margin": 2}, r"`margin` must lie in \[-1, 1\]. Received: margin=2"),

@@ -54,13 +54,8 @@ def test_sharp_limit_is_a_hinge():
 
 
 def test_is_the_fourth_member_of_the_published_ensemble():
-    members = [
-        {"name": "softmax", "params": {"label_smoothing": 0.15}},
-        {"name": "triplet", "params": {"margin": 1.0, "mining": "semi_hard", "miner_margin": 0.1}},
-        {"name": "binomial_deviance"},
-        {"name": "proxy_nca", "params": {"scale_x": 1.0, "include_positive": True, "label_smoothing": 0.1}},
-    ]
-    loss = EnsembleLoss(members, prior=[2, 1, 2, 3], num_classes=3, dtype="float64")
+    members = EnsembleLoss(num_classes=3).members
+    loss = EnsembleLoss([*members[:2], BinomialDevianceLoss(), members[2]], prior=[2, 1, 2, 3], dtype="float64")
     value = float(loss(np.random.default_rng(0).normal(size=(12, 4)), np.arange(12) % 3))
     np.testing.assert_allclose(loss.weights_of_members(), [0.25, 0.125, 0.25, 0.375], atol=1e-7)
     assert value == pytest.approx(float(np.mean(loss.means)), rel=1e-6)  # all of one size in the first batch

@@ -43,7 +43,7 @@ ORDERED = {
 RANDOM = {
     "margin": (
         "triplets are drawn at random",
-        lambda params: params.get("mining") != "all" or params.keys() & {"positives_per_anchor", "triplets_per_anchor"},
+        lambda params: params.get("mining") != "all" or "triplets_per_anchor" in params,
     ),
     "mined": (
         "pairs are drawn at random",

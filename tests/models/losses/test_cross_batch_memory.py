@@ -10,6 +10,10 @@ from anchorage.learner import MetricLearner
 from anchorage.losses import LOSSES
 from anchorage.losses.base import call_arguments
 from anchorage.losses.cross_batch_memory import CrossBatchMemoryLoss
+from anchorage.losses.margin import MarginLoss
+from anchorage.losses.smooth_ap import SmoothAPLoss
+from anchorage.losses.triplet import TripletLoss
+from anchorage.mining import PairMarginMiner
 
 
 def units(x):
@@ -60,7 +64,7 @@ def test_one_batch_in_the_memory_is_the_batch_itself(name):
     embeddings, labels = rng.normal(size=(12, 4)), np.arange(12) % 4
     alone = LOSSES[name](**params, dtype="float64")
     size = 12 if name == "ranked_list" else 30  # it counts its columns
-    memory = CrossBatchMemoryLoss({"name": name, "params": params}, memory_size=size, dtype="float64")
+    memory = CrossBatchMemoryLoss(LOSSES[name](**params), memory_size=size, dtype="float64")
     assert float(memory(embeddings, labels)) == pytest.approx(float(alone(embeddings, labels)), rel=1e-9)
 
 
@@ -76,7 +80,7 @@ def test_weights_of_memory_and_batch():
 
 
 def test_a_boundary_for_each_class_is_trained():
-    loss = CrossBatchMemoryLoss({"name": "margin"}, memory_size=12, num_classes=3)
+    loss = CrossBatchMemoryLoss(MarginLoss(num_classes=3), memory_size=12)
     loss(np.eye(3), np.array([0, 1, 1]))
     assert [weight.shape for weight in loss.trainable_weights] == [(3,)]
 
@@ -86,7 +90,7 @@ def test_triplets_with_a_memory_follow_their_mining(mining):
     rng = np.random.default_rng(5)
     embeddings, labels = rng.normal(size=(12, 4)), np.arange(12) % 4
     params = {"mining": mining, "margin": 0.3}
-    memory = CrossBatchMemoryLoss({"name": "triplet", "params": params}, memory_size=20, dtype="float64")
+    memory = CrossBatchMemoryLoss(TripletLoss(**params), memory_size=20, dtype="float64")
     alone = LOSSES["triplet"](**params, dtype="float64")
     assert float(memory(embeddings, labels)) == pytest.approx(float(alone(embeddings, labels)), rel=1e-9)
 
@@ -104,7 +108,7 @@ def test_memory_stands_still_outside_training():
 def test_memory_is_saved_and_not_trained(tmp_path):
     embeddings, labels = np.random.default_rng(1).normal(size=(6, 3)).astype("float32"), np.array([0, 0, 1, 1, 2, 2])
     encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    learner = MetricLearner(encoder, CrossBatchMemoryLoss(memory_size=9, miner={"name": "pair_margin"}))
+    learner = MetricLearner(encoder, CrossBatchMemoryLoss(memory_size=9, miner=PairMarginMiner()))
     learner.compile(optimizer="sgd")
     learner.fit(embeddings, labels, batch_size=6, epochs=2, verbose=0)
     learner.save(tmp_path / "learner.keras")
@@ -122,9 +126,9 @@ def test_memory_is_saved_and_not_trained(tmp_path):
         ({"memory_size": 0}, "`memory_size` must be a whole number, at least 1. Received: memory_size=0"),
         ({"batch_weight": -1.0}, "`batch_weight` must not be negative. Received: batch_weight=-1.0"),
         ({"enqueue": "never"}, "`enqueue` must be 'before' or 'after'. Received: enqueue='never'"),
-        ({"loss": {"name": "smooth_ap"}}, "`loss` must be a loss over pairs, one of .*'contrastive'.*smooth_ap"),
-        ({"loss": "contrastive"}, "Expected a loss as"),
-        ({"miner": "pair_margin"}, "Expected a miner as"),
+        ({"loss": SmoothAPLoss()}, "`loss` must be a loss over pairs, one of .*'ContrastiveLoss'.*loss=SmoothAPLoss"),
+        ({"loss": {"name": "contrastive"}}, "`loss` must be a Keras layer; `create_loss` makes layers .*Received: "),
+        ({"miner": "pair_margin"}, "`miner` must be a Keras layer"),
     ],
 )
 def test_rejects_invalid_arguments(params, text):

@@ -18,13 +18,17 @@ from anchorage.losses.ensemble import (
     first_coefficients,
     lack_of_diversity,
 )
+from anchorage.losses.mined import MinedLoss
+from anchorage.losses.multi_similarity import MultiSimilarityLoss
+from anchorage.losses.proxy_nca import ProxyNCALoss
 from anchorage.losses.triplet import TripletLoss
+from anchorage.mining import BatchEasyHardMiner
 
 CASES = {
     case["name"]: case
     for case in json.loads((Path(__file__).parents[2] / "data" / "vectors" / "15-loss-ensemble.json").read_text())
 }
-PAIR = [{"name": "contrastive"}, {"name": "multi_similarity", "params": {"mining": False}}]
+PAIR = [ContrastiveLoss(), MultiSimilarityLoss(mining=False)]
 X, LABELS = np.random.default_rng(0).normal(size=(6, 3)), np.array([0, 0, 1, 1, 2, 2])
 
 
@@ -38,7 +42,7 @@ def test_published_first_weights():
 @pytest.mark.parametrize("name", ["total_two_batches", "total_on_simplex", "total_with_tiny_loss"])
 def test_published_totals(name):
     case = CASES[name]
-    loss = EnsembleLoss(members=[{"name": "contrastive"}] * 4, dtype="float64")
+    loss = EnsembleLoss(members=[ContrastiveLoss()] * 4, dtype="float64")
     loss.build((None, 3), (None,))
     loss.coefficients.assign(case["inputs"]["c"])
     values = tf.Variable(np.array(case["inputs"]["losses"]))
@@ -145,8 +149,7 @@ def test_softmax_weights_start_at_the_prior_and_sum_to_one():
 
 
 def test_fixed_weights_give_the_plain_weighted_sum_of_members_with_miners_of_their_own():
-    mined = {"loss": {"name": "triplet"}, "miner": {"name": "batch_easy_hard"}}
-    members = [{"name": "mined", "params": mined}, {"name": "contrastive", "params": {"neg_margin": 0.5}}]
+    members = [MinedLoss(TripletLoss(), BatchEasyHardMiner()), ContrastiveLoss(neg_margin=0.5)]
     loss = EnsembleLoss(members=members, prior=[2.0, 0.1], weighting="fixed", dtype="float64")
     # The second step finds nothing remembered from the first.
     for _ in range(2):
@@ -159,7 +162,7 @@ def test_fixed_weights_give_the_plain_weighted_sum_of_members_with_miners_of_the
 
 
 def test_order_of_the_members_does_not_matter():
-    loss = EnsembleLoss(members=[{"name": "contrastive"}] * 3, dtype="float64")
+    loss = EnsembleLoss(members=[ContrastiveLoss()] * 3, dtype="float64")
     loss.build((None, 3), (None,))
     values, means, c = np.array([1.2, 0.3, 2.5]), np.array([1.0, 0.4, 2.0]), np.array([0.5, 0.25, 0.7])
     totals = []
@@ -184,8 +187,7 @@ def test_first_batch_brings_all_members_to_one_size():
 
 
 def test_no_member_is_pushed_upwards_by_one_that_falls_below_zero():
-    signed = {"name": "proxy_nca", "params": {"scale_x": 1.0}}
-    loss = EnsembleLoss(members=[signed, *PAIR], num_classes=3, eta=0.0, dtype="float64")
+    loss = EnsembleLoss(members=[ProxyNCALoss(3, scale_x=1.0), *PAIR], eta=0.0, dtype="float64")
     loss(X, LABELS, training=False)
     proxies = loss.losses_of_members[0].bank.proxies
     proxies.assign(8.0 * np.eye(3))
@@ -257,6 +259,8 @@ def test_no_gradient_flows_through_the_running_means():
     ("params", "text"),
     [
         ({"members": []}, "`members` must name at least one loss"),
+        ({"members": ["contrastive"]}, "`members` must be a Keras layer"),
+        ({}, "`num_classes` is needed for the losses inside by default"),
         ({"members": PAIR, "prior": [1.0, 0.01]}, "`prior` must give each loss at least a share of 0.1250"),
         ({"members": PAIR, "prior": [1.0]}, "Expected 2 numbers in `prior`"),
         ({"members": PAIR, "prior": [1.0, -1.0], "weighting": "fixed"}, "Expected 2 numbers in `prior`, above 0"),

@@ -225,7 +225,7 @@ def test_missing_number_of_classes_is_told(name):
     ],
 )
 def test_parts_written_wrongly_are_told(name, parameter, wrong):
-    with pytest.raises((ValueError, UsageError), match=r"Expected a .*Received|Unknown name 'sotfmax'.*Known"):
+    with pytest.raises((ValueError, UsageError), match=r"Expected `.*Received|Unknown name 'sotfmax'.*Known"):
         make(name, **{parameter: [wrong] if parameter == "members" else wrong})
 
 

@@ -86,7 +86,7 @@ def test_one_positive_and_one_drawn_negative_an_anchor():
     x = np.array([[1.0, 0.0, 0.0], [0.5, np.sqrt(0.75), 0.0], [0.0, 0.0, 1.0], [-1.0, 0.0, 0.0]])
     positives, negatives = np.zeros((2, 4, 4), bool)
     positives[0, 1:3] = negatives[0, 3] = True
-    loss = MarginLoss(margin=1.5, beta=1.0, beta_per_class=False, positives_per_anchor="one", seed=4, dtype="float64")
+    loss = MarginLoss(margin=1.5, beta=1.0, beta_per_class=False, triplets_per_anchor=1, seed=4, dtype="float64")
     batch, references = (x, np.array([0, 0, 0, 1])), References(positives, negatives)
     values = {round(float(loss(*batch, references=references)), 6) for _ in range(30)}
     # (d_ap - 1 + 1.5 + 1 - 2 + 1.5) / 2 for d_ap = 1 and sqrt(2)
@@ -206,6 +206,12 @@ def test_rotation_does_not_matter(mining):
     assert turned == pytest.approx(plain, rel=1e-9)
 
 
+def test_one_positive_per_anchor_of_an_older_config_is_one_triplet():
+    config = MarginLoss(beta_per_class=False).get_config()
+    assert MarginLoss.from_config({**config, "positives_per_anchor": "all"}).triplets_per_anchor is None
+    assert MarginLoss.from_config({**config, "positives_per_anchor": "one"}).triplets_per_anchor == 1
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [
@@ -215,10 +221,6 @@ def test_rotation_does_not_matter(mining):
         (
             {"mining": "hard", "num_classes": 2},
             "`mining` must be 'distance_weighted' or 'all'. Received: mining='hard'",
-        ),
-        (
-            {"positives_per_anchor": "two", "num_classes": 2},
-            "`positives_per_anchor` must be 'all' or 'one'. Received: positives_per_anchor='two'",
         ),
         ({"cutoff": 1.5, "num_classes": 2}, "`nonzero_loss_cutoff` must be above `cutoff`"),
         ({"distance": "cosine", "clip_beta": True}, "`clip_beta` needs distance='euclidean'. Received: distance='cosi"),

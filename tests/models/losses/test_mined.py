@@ -6,19 +6,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
+from anchorage.losses import create_loss
+from anchorage.losses.contrastive import ContrastiveLoss
 from anchorage.losses.mined import MinedLoss, shares_of_pairs
+from anchorage.losses.vicreg import VICRegLoss
+from anchorage.mining import MultiSimilarityMiner, PairMarginMiner
 
 LABELS = np.array([0, 0, 1, 1, 2])
 # On the circle, in degrees. With positives above 30 degrees (distance 0.518) and negatives below 60 (distance 1) the
 # kept pairs are, in both orders: positives 0-1 and 2-3, negatives 1-2, 2-4 and 3-4.
 ANGLES = np.radians([0.0, 40.0, 75.0, 150.0, 110.0])
 ROWS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
-MINER = {"name": "pair_margin", "params": {"pos_margin": 0.518, "neg_margin": 1.0}}
+MINER = PairMarginMiner(pos_margin=0.518, neg_margin=1.0)
 WEIGHTS = np.array([1, 2, 3, 2, 2]) / 3
 
 
 def mined(loss, params, proxies):
-    wrapped = MinedLoss({"name": loss, "params": params}, MINER, num_classes=3, dtype="float64")
+    wrapped = MinedLoss(create_loss(loss, params, num_classes=3), MINER, dtype="float64")
     wrapped.build((None, 2), (None,))
     wrapped.inner.proxies.assign(proxies)
     return float(wrapped(ROWS, LABELS))
@@ -97,15 +101,14 @@ def test_pairs_that_a_miner_keeps_match_reference(rows, classes, miner, seed):
             )
         pull += [d[j] for j in kept[0]]
         push += [1.2 - d[j] for j in kept[1] if d[j] < 1.2]
-    params = {"pos_margin": 0.4, "neg_margin": 1.1} if miner == "pair_margin" else {}
-    inner = {"name": "contrastive", "params": {"neg_margin": 1.2}}
-    loss = MinedLoss(inner, {"name": miner, "params": params}, dtype="float64")
+    miners = {"pair_margin": PairMarginMiner(0.4, 1.1), "multi_similarity": MultiSimilarityMiner()}
+    loss = MinedLoss(ContrastiveLoss(neg_margin=1.2), miners[miner], dtype="float64")
     wanted = sum(np.mean(side) for side in (pull, push) if side)
     assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
 def test_losses_that_know_neither_pairs_nor_weights_are_refused():
     with pytest.raises(
-        ValueError, match=r"a loss over pairs or over items .*'arcface'.*Received: loss={'name': 'vicreg'}"
+        ValueError, match=r"a loss over pairs, or over items .*'ArcFaceLoss'.*Received: loss=VICRegLoss"
     ):
-        MinedLoss({"name": "vicreg"})
+        MinedLoss(VICRegLoss())

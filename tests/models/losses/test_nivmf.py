@@ -38,9 +38,9 @@ def make(classes, proxies, concentrations=None, **params):
 @pytest.mark.parametrize("name", ["el_nivmf_fixed_samples_scaled", "el_nivmf_fixed_samples_repo"])
 def test_published_expected_likelihood(name):
     case = CASES[name]
-    scaled = name.endswith("scaled")
     mu, kappa = (np.array(case["inputs"][key]) for key in ("mu", "kappa"))
-    loss = make(2, mu, kappa, temp=0.5, log_c="debye3", scale_sample_by_kappa=scaled)
+    loss = make(2, mu, kappa, temp=0.5, published_code=name.endswith("repo"))
+    loss._approximation = "debye3"  # the cases have three terms of the expansion at D = 3, where they are not exact
     labels = np.array(case["inputs"]["labels"], "int32")
     with tf.GradientTape() as tape:
         value = tf.reduce_mean(loss.costs(tf.constant(case["inputs"]["samples"], "float64"), labels))
@@ -62,11 +62,11 @@ def test_published_guidance():
     np.testing.assert_allclose(of_mu, case["expected"]["grad"]["mu"], rtol=1e-9)
 
 
-def test_loss_draws_from_the_proposals_it_is_told():
+def test_published_code_has_the_published_samples():
     _, proxies, labels = batch(2, 128)
     values = [
-        float(make(3, proxies, temp=0.5, samples=100, sampler_b=name)(50 * unit(proxies)[labels], labels))
-        for name in ("exact", "repo")
+        float(make(3, proxies, temp=0.5, samples=100, published_code=published)(50 * unit(proxies)[labels], labels))
+        for published in (False, True)
     ]
     assert values[1] > 5 * values[0]  # scattered draws have less in common with their class
 
@@ -182,8 +182,9 @@ def test_expected_likelihood_matches_reference(rows, classes, dim, normaliser, s
     rng = np.random.default_rng(seed)
     draws = unit(rng.normal(size=(4, rows, dim)))
     m, kappa = unit(rng.normal(size=(classes, dim))), rng.uniform(0.5, 12, (classes, dim))
-    params = {"normaliser": normaliser, "scale_sample_by_kappa": scale, "temp": 0.5}
-    found = np.array(make(classes, 2 * m, kappa, **params).similarities(tf.constant(draws)))
+    loss = make(classes, 2 * m, kappa, normaliser=normaliser, temp=0.5, published_code=not scale)
+    loss._approximation = "accurate"
+    found = np.array(loss.similarities(tf.constant(draws)))
     uniform = float(log_normalizer(np.array([1e-9]), dim)[0])  # which the layer leaves out
     for n in range(rows):
         for c in range(classes):
@@ -300,13 +301,32 @@ def test_draws_move_on_and_start_again_with_the_seed():
     assert float(other(z, labels)) != values[0]
 
 
+def test_published_code_takes_its_quadratic_for_the_normalizer():
+    # log C = 127 - 0.01909 k - 0.003355 k^2 at D = 128, for r = |K m| = 20 and 40.
+    directions = np.ones((2, 128)) / np.sqrt(128)
+    kappa = np.array([[20.0], [40.0]]) * np.ones((2, 128))
+    loss = make(2, directions, kappa, metric="nivmf", normaliser="none", temp=1.0, published_code=True)
+    h = np.array(loss.similarities(tf.constant(directions[:1])))[0]
+    assert h[1] - h[0] == pytest.approx(20 - 0.01909 * 20 - 0.003355 * (40**2 - 20**2), rel=1e-6)
+
+
+def test_options_of_an_older_config():
+    config = NivMFLoss(3).get_config()
+    del config["published_code"]
+    older = {"log_c": "accurate", "sampler_b": "exact", "scale_sample_by_kappa": True}
+    assert not NivMFLoss.from_config({**config, **older}).published_code
+    older = {"log_c": "poly", "sampler_b": "repo", "scale_sample_by_kappa": False}
+    assert NivMFLoss.from_config({**config, **older}).published_code
+    with pytest.raises(ValueError, match=r"NivMFLoss no longer takes \['sampler_b'\]"):
+        NivMFLoss.from_config({**config, "sampler_b": "repo"})
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [
         ({"metric": "dot"}, "`metric` must be one of .*Received: metric='dot'"),
         ({"temp": 0}, "`temp` must be positive. Received: temp=0"),
         ({"concentration": 0.01}, "`concentration` must be at least 0.1. Received: concentration=0.01"),
-        ({"sampler_b": "all"}, "`sampler_b` must be one of .*Received: sampler_b='all'"),
         ({"normaliser": "all"}, "`normaliser` must be one of .*Received: normaliser='all'"),
         ({"samples": 0}, "`samples` must be a whole number, at least 1. Received: samples=0"),
     ],

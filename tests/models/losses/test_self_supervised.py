@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anchorage.losses.nt_xent import NTXentLoss
 from anchorage.losses.self_supervised import SelfSupervisedLoss
+from anchorage.losses.vicreg import VICRegLoss
 
 
 def reference(anchors, others, own, temperature):
@@ -27,13 +29,13 @@ def test_symmetric(views):
     rows = views.reshape(10, 3)
     others = [np.delete(rows, i, axis=0) for i in range(10)]
     own = [i + 5 - 1 if i < 5 else i - 5 for i in range(10)]
-    inner = {"name": "nt_xent", "params": {"temperature": 0.3}}
+    inner = NTXentLoss(temperature=0.3)
     value = SelfSupervisedLoss(inner, dtype="float64")(rows, np.tile(np.arange(5), 2))
     assert float(value) == pytest.approx(reference(rows, others, own, 0.3), rel=1e-9)
 
 
 def test_first_views_against_second_views(views):
-    inner = {"name": "nt_xent", "params": {"temperature": 0.3}}
+    inner = NTXentLoss(temperature=0.3)
     loss = SelfSupervisedLoss(inner, symmetric=False, dtype="float64")
     value = loss(views.reshape(10, 3), np.tile(np.arange(5), 2))
     assert float(value) == pytest.approx(reference(views[0], [views[1]] * 5, range(5), 0.3), rel=1e-9)
@@ -51,11 +53,11 @@ def test_matches_reference_with_views_in_any_order(items, symmetric, temperature
         wanted = reference(units, others, twins, temperature)
     else:
         wanted = reference(units[first], [units[second]] * items, range(items), temperature)
-    inner = {"name": "nt_xent", "params": {"temperature": temperature}}
+    inner = NTXentLoss(temperature=temperature)
     loss = SelfSupervisedLoss(inner, symmetric, dtype="float64")
     assert float(loss(rows, 5 * labels)) == pytest.approx(wanted, rel=1e-8, abs=1e-10)
 
 
 def test_loss_that_is_not_over_pairs_is_refused():
     with pytest.raises(ValueError, match="`loss` must be a loss over pairs"):
-        SelfSupervisedLoss({"name": "vicreg"})
+        SelfSupervisedLoss(VICRegLoss())

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchorage.errors import UsageError
+from anchorage.losses import LOSSES, create_loss
 from anchorage.losses.mined import MinedLoss
 from anchorage.losses.triplet import TripletLoss
 from anchorage.mining import MINERS
@@ -168,7 +169,7 @@ def test_batch_hard_within_ranges_is_that_of_the_pairs_within(rows, classes, see
 def test_values_of_another_library(loss, miner, params, wanted):
     x, labels = np.random.default_rng(5).normal(size=(8, 3)).astype("float32"), np.array([0, 0, 1, 1, 2, 2, 2, 0])
     of_loss = {"margin": 0.2} if loss == "triplet" else {}
-    mined = MinedLoss({"name": loss, "params": of_loss}, {"name": miner, "params": params})
+    mined = MinedLoss(LOSSES[loss](**of_loss), MINERS[miner](**params))
     assert float(mined(x, labels)) == pytest.approx(wanted, rel=1e-4)
 
 
@@ -201,7 +202,7 @@ def test_uniform_histogram_evens_out_the_intervals():
 def test_loss_sees_the_kept_pairs_alone():
     # Batch-hard pairs make up the batch-hard triplets.
     x, labels, *_ = make(14, 4, 2)
-    mined = MinedLoss({"name": "triplet", "params": {"margin": 0.5}}, {"name": "batch_easy_hard"})
+    mined = MinedLoss(TripletLoss(margin=0.5), BatchEasyHardMiner())
     assert float(mined(x, labels)) == pytest.approx(float(TripletLoss(0.5, "batch_hard")(x, labels)), rel=1e-5)
 
 
@@ -209,16 +210,16 @@ def test_unknown_names_are_told():
     names = ["angular", "batch_easy_hard", "distance_weighted", "hdc", "multi_similarity", "pair_margin"]
     assert sorted(MINERS) == [*names, "triplet_margin", "uniform_histogram"]
     with pytest.raises(UsageError, match=r"pair_margins.*Did you mean 'pair_margin'"):
-        MinedLoss(miner={"name": "pair_margins"})
+        create_loss("mined", {"miner": {"name": "pair_margins"}})
     with pytest.raises(ValueError, match=r"`angle` must lie in \(0, 90\), in degrees. Received: angle=90"):
-        MinedLoss(miner={"name": "angular", "params": {"angle": 90}})
+        AngularMiner(angle=90)
     with pytest.raises(ValueError, match=r"`positive` must be one of .* Received: positive='any'"):
-        MinedLoss(miner={"name": "batch_easy_hard", "params": {"positive": "any"}})
+        BatchEasyHardMiner(positive="any")
     with pytest.raises(ValueError, match=r"`allowed_pos_range` must be the least and the largest distance. Received"):
-        MinedLoss(miner={"name": "batch_easy_hard", "params": {"allowed_pos_range": [1.0, 0.5]}})
+        BatchEasyHardMiner(allowed_pos_range=[1.0, 0.5])
     with pytest.raises(ValueError, match=r"`filter_percentage` must lie in \(0, 1\]. Received: filter_percentage=0"):
-        MinedLoss(miner={"name": "hdc", "params": {"filter_percentage": 0}})
+        HDCMiner(filter_percentage=0)
     with pytest.raises(ValueError, match=r"`type_of_triplets` must be one of .* Received: type_of_triplets='any'"):
-        MinedLoss(miner={"name": "triplet_margin", "params": {"type_of_triplets": "any"}})
+        TripletMarginMiner(type_of_triplets="any")
     with pytest.raises(ValueError, match=r"`margin` must not be negative. Received: margin=-1"):
-        MinedLoss(miner={"name": "triplet_margin", "params": {"margin": -1}})
+        TripletMarginMiner(margin=-1)
