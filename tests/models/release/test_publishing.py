@@ -226,7 +226,7 @@ def test_two_publishers_at_once_take_turns(sources, releases):
 def test_too_little_free_space_is_found_before_the_first_byte(sources, releases, monkeypatch):
     sources.publish(releases)
     monkeypatch.setattr(release_files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))
-    with pytest.raises(ResourceError, match=r"E_DISK_FULL.*room for [\d,]+ bytes in .*releases.*5 bytes free"):
+    with pytest.raises(ResourceError, match=r"E_DISK_FULL.*[\d,]+ bytes of free space in .*releases.*5 bytes free"):
         sources.publish(releases)
     assert visible(releases) == ["1", "current"]
 
