@@ -39,7 +39,9 @@ def test_other_errors_are_none_of_the_disk(tmp_path):
 
 def test_f18_the_message_names_place_need_and_what_is_free(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10_000, 8_766, 1_234))
-    with pytest.raises(ResourceError, match=rf"[\d,]+ bytes of free space in {tmp_path}/far/away\. Received: 1,234 bytes"):
+    with pytest.raises(
+        ResourceError, match=rf"[\d,]+ bytes of free space in {tmp_path}/far/away\. Received: 1,234 bytes"
+    ):
         check_free_space(tmp_path / "far/away", 5_000_000)
     with (
         pytest.raises(ResourceError, match=rf"77 bytes of free space in {tmp_path}\. Received: 1,234 bytes free"),
