@@ -74,8 +74,8 @@ def test_roll_back_passes_over_damaged_releases_and_copies_of_the_current_one(so
     (releases / "2/labels.json").write_bytes(b"[]x")
     assert roll_back(releases) == 1
     passed = [record.getMessage() for record in caplog.records]
-    assert passed[0] == "release 3 is passed over: it has the same model and index as release 4"
-    assert passed[1].startswith("release 2 is passed over: E_RELEASE_DAMAGED")
+    assert passed[0] == "release 3 is skipped: it has the same model and index as release 4"
+    assert passed[1].startswith("release 2 is skipped: E_RELEASE_DAMAGED")
 
 
 def test_roll_back_from_a_damaged_release_goes_to_an_intact_copy_of_it(sources, releases):
