@@ -215,7 +215,8 @@ def test_an_interval_that_reaches_zero_holds_and_few_classes_are_said():
     verdict = gate().judge(first(untrained=[untrained(value=0.29, spread=0.1, classes=8)]))
     assert verdict.case == "training_does_not_help"
     assert (
-        "MAP@R 30.0 % is not significantly better than the raw pixels, 29.0 %: difference +1.0 points" in verdict.reasons[0]
+        "MAP@R 30.0 % is not significantly better than the raw pixels, 29.0 %: difference +1.0 points"
+        in verdict.reasons[0]
     )
     assert verdict.reasons[0].endswith("of 8 classes. With so few classes the interval is wide: test on more classes.")
     entry = verdict.untrained[0]["metrics"]["map@r"]
