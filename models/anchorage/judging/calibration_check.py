@@ -144,7 +144,7 @@ def _check_probability(
         "holds": holds,
         "statement": f"{'Holds' if holds else 'Does not hold'}: the calibration error is {error:.3f} "
         f"({interval['low']:.3f} to {interval['high']:.3f}), the limit is {max_error:g}; the mean probability is "
-        f"{100 * probabilities.mean():.0f} %, and {100 * truth.mean():.0f} % of the neighbors match."
+        f"{100 * probabilities.mean():.0f} %, and {100 * truth.mean():.0f} % of the neighbours match."
         + ("" if holds else " Search shows no match probability."),
         "bins": bins,
         "bins_before": bins_before,

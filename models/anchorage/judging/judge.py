@@ -59,7 +59,7 @@ def judge_candidate(
             embeddings of the same images.
         validation: embeddings of other classes than those of the evaluation
             split, to choose thresholds.
-        context: sections sections, all optional: `facts` (with `experiment`,
+        context: additional sections, all optional: `facts` (with `experiment`,
             the experiment file), `model`, `dataset` (counts per split),
             `index`, `audit`, `training` (`settings`, `recipe` with the origin
             of each, `best_epoch`, `stop_reason`, and `epochs`: one row each
