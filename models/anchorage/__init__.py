@@ -1,4 +1,4 @@
-"""Metric-learning building blocks in plain Keras; imports neither TFX nor kfp."""
+"""Deep metric learning in plain Keras; does not import TFX or kfp."""
 
 import importlib
 from importlib import metadata
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LOSSES", "MetricLearner", "__version__", "create_encoder", "create_loss", "load_learner"]
 
-# Imported on first use: `anchorage.release` and the like must not wait for Keras.
+# Imported on first use, so that `anchorage.release` and other light modules do not load Keras.
 _HOMES = {
     "LOSSES": "anchorage.losses",
     "MetricLearner": "anchorage.learner",
@@ -25,7 +25,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":  # stands in pyproject.toml alone; a copy here would be part of every node's cache key
+    if name == "__version__":  # only in pyproject.toml: a copy here would change the cache key of every node
         try:
             return metadata.version("anchorage")
         except metadata.PackageNotFoundError:  # a checkout that was never installed

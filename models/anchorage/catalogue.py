@@ -1,4 +1,4 @@
-"""The table of losses as its source says it: to list them takes no second, where importing them waits for Keras."""
+"""Descriptions of all losses, read from their source code, which is much faster than importing Keras."""
 
 import ast
 import inspect
@@ -12,15 +12,15 @@ _LOSSES = Path(__file__).parent / "losses"
 
 
 class LossDescription(NamedTuple):
-    """What there is to say of one loss.
+    """Description of one loss.
 
     Attributes:
-        name: as an experiment file has it.
-        paper: first line of its module's docstring.
-        summary: first line of its class's docstring.
-        text: that docstring in full.
-        parameters: defaults by name; `inspect.Parameter.empty` marks a required one.
-        aliases: other names of it, with the parameters that each sets.
+        name: name in an experiment file.
+        paper: first line of the module's docstring.
+        summary: first line of the class's docstring.
+        text: full docstring of the class.
+        parameters: defaults by parameter name; `inspect.Parameter.empty` marks a required parameter.
+        aliases: other names of the loss, with the parameters that each sets.
     """
 
     name: str
@@ -28,41 +28,42 @@ class LossDescription(NamedTuple):
     summary: str
     text: str
     parameters: dict[str, Any]
-    aliases: dict[str, dict[str, Any]] = {}  # noqa: RUF012 (of a named tuple, never changed)
+    aliases: dict[str, dict[str, Any]] = {}  # noqa: RUF012 (a named tuple is never modified)
 
     def also_known_as(self) -> str:
-        """The other names, as in `proxy_anchor (proxies_per_class=1)`; empty if there are none."""
-        told = (
-            (name, ", ".join(f"{key}={value!r}" for key, value in own.items())) for name, own in self.aliases.items()
+        """Format the aliases, as in `proxy_anchor (proxies_per_class=1)`; empty if there are none."""
+        described = (
+            (name, ", ".join(f"{key}={value!r}" for key, value in params.items()))
+            for name, params in self.aliases.items()
         )
-        return ", ".join(f"{name} ({own})" if own else name for name, own in told)
+        return ", ".join(f"{name} ({params})" if params else name for name, params in described)
 
 
 def describe_losses(folder: Path = _LOSSES) -> list[LossDescription]:
-    """Every loss of the table, in alphabetical order.
+    """Describe all losses of the table `LOSSES`, in alphabetical order.
 
     Args:
-        folder: the package, whose `__init__.py` holds the table `LOSSES`.
+        folder: folder of the package whose `__init__.py` defines `LOSSES`.
     """
-    homes, table, aliases = _read_table(folder)
+    modules, table, aliases = _read_table(folder)
     return [
-        _read_loss(folder / f"{homes[cls]}.py", name, cls)._replace(aliases=_aliases_of(name, aliases))
+        _read_loss(folder / f"{modules[cls]}.py", name, cls)._replace(aliases=_aliases_of(name, aliases))
         for name, cls in sorted(table.items())
     ]
 
 
 def describe_loss(name: str) -> LossDescription:
-    """One loss by any name that `create_loss` takes; a class from outside is imported.
+    """Describe one loss by any name that `create_loss` takes; a user's own class is imported.
 
     Raises:
-        UsageError: E_NAME_UNKNOWN, with the name that may have been meant.
+        UsageError: E_NAME_UNKNOWN, with the most similar known name.
     """
     check_name(name)
-    homes, table, aliases = _read_table(_LOSSES)
-    known, own = aliases.get(name, (name, {}))
-    if known in table:
-        loss = _read_loss(_LOSSES / f"{homes[table[known]]}.py", name, table[known])
-        return loss._replace(parameters=loss.parameters | own, aliases=_aliases_of(name, aliases))
+    modules, table, aliases = _read_table(_LOSSES)
+    target, preset = aliases.get(name, (name, {}))
+    if target in table:
+        loss = _read_loss(_LOSSES / f"{modules[table[target]]}.py", name, table[target])
+        return loss._replace(parameters=loss.parameters | preset, aliases=_aliases_of(name, aliases))
     from anchorage.losses import find_loss
 
     cls = find_loss(name)
@@ -71,10 +72,10 @@ def describe_loss(name: str) -> LossDescription:
 
 
 def check_name(name: str) -> None:
-    """Raise if a loss is not in the table and its name leads to no class outside either, as far as one can read.
+    """Raise unless the name is in the table or has the form `"package.module:ClassName"`; nothing is imported.
 
     Raises:
-        UsageError: E_NAME_UNKNOWN, with the name that may have been meant.
+        UsageError: E_NAME_UNKNOWN, with the most similar known name.
     """
     if ":" not in name:
         _, table, aliases = _read_table(_LOSSES)
@@ -83,13 +84,13 @@ def check_name(name: str) -> None:
 
 @cache
 def _read_table(folder: Path) -> tuple[dict[str, str], dict[str, str], dict[str, tuple[str, dict[str, Any]]]]:
-    """Module of each class, and class of each loss, by name; what each alias stands for."""
+    """Return the module of each class, the class of each loss, and the loss and parameters of each alias."""
     aliases: dict[str, tuple[str, dict[str, Any]]] = {}
-    homes: dict[str, str] = {}
+    modules: dict[str, str] = {}
     table: dict[str, str] = {}
     for node in _parse(folder / "__init__.py").body:
         if isinstance(node, ast.ImportFrom) and node.module:
-            homes |= {alias.name: node.module.rpartition(".")[2] for alias in node.names}
+            modules |= {alias.name: node.module.rpartition(".")[2] for alias in node.names}
         elif not (isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict)):
             continue
         elif ast.unparse(node.target) == "ALIASES":
@@ -97,11 +98,11 @@ def _read_table(folder: Path) -> tuple[dict[str, str], dict[str, str], dict[str,
         elif ast.unparse(node.target) == "LOSSES":
             pairs = zip(node.value.keys, node.value.values, strict=True)
             table = {ast.literal_eval(key): ast.unparse(cls) for key, cls in pairs if key}
-    return homes, table, aliases
+    return modules, table, aliases
 
 
 def _aliases_of(name: str, aliases: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    return {alias: own for alias, (known, own) in sorted(aliases.items()) if known == name}
+    return {alias: preset for alias, (target, preset) in sorted(aliases.items()) if target == name}
 
 
 def _read_loss(path: Path, name: str, class_name: str) -> LossDescription:
@@ -118,18 +119,18 @@ def _read_loss(path: Path, name: str, class_name: str) -> LossDescription:
 
 
 def _defaults(arguments: ast.arguments) -> dict[str, Any]:
-    """The expression of each parameter's default, by its name."""
+    """Return the expression of each parameter's default, by name."""
     required: Any = inspect.Parameter.empty
     named = [argument.arg for argument in arguments.args[1:]]  # without `self`
     missing = len(named) - len(arguments.defaults)
-    found = dict(zip(named, [*[required] * missing, *arguments.defaults], strict=True))
+    defaults = dict(zip(named, [*[required] * missing, *arguments.defaults], strict=True))
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        found[argument.arg] = required if default is None else default
-    return found
+        defaults[argument.arg] = required if default is None else default
+    return defaults
 
 
 def _value(node: ast.expr, constants: dict[str, ast.expr]) -> Any:
-    """What a default evaluates to: a literal, or a constant of the module."""
+    """Evaluate a default: a literal, or a constant of the module."""
     return ast.literal_eval(constants[node.id] if isinstance(node, ast.Name) else node)
 
 

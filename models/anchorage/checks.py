@@ -1,24 +1,24 @@
-"""Checks that many constructors share; the messages name the argument, what is wanted and what came."""
+"""Range checks for constructor arguments; the error names the argument, the valid range and the value received."""
 
 import math
 
 
 def check_positive(**values: float):
-    """Raise a `ValueError` unless every value is above 0."""
+    """Raise a `ValueError` unless every value is greater than 0."""
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
 
 
 def check_not_negative(**values: float):
-    """Raise a `ValueError` if a value is below 0."""
+    """Raise a `ValueError` if any value is less than 0."""
     for name, value in values.items():
         if not value >= 0:
             raise ValueError(f"`{name}` must not be negative. Received: {name}={value}")
 
 
 def check_at_least_one(**values: int):
-    """Raise a `ValueError` unless every value is a whole number from 1 on."""
+    """Raise a `ValueError` unless every value is a whole number of at least 1."""
     for name, value in values.items():
         if not 1 <= value < math.inf or value != int(value):
             raise ValueError(f"`{name}` must be a whole number, at least 1. Received: {name}={value}")

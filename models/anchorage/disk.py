@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: checked before large writes, recognised below any library's error."""
+"""Full and read-only disks: checks before large writes, and detection of disk errors that libraries wrap."""
 
 import errno
 import os
@@ -12,9 +12,9 @@ from anchorage.errors import AnchorageError, ResourceError, causes
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
-_RESERVE = 1 << 20  # room for the manifest, the pointer and the folders themselves
+_RESERVE = 1 << 20  # bytes for the manifest, the pointer and the folders themselves
 
-# What Beam, TensorFlow and SQLite say of the same faults, where they keep the words and drop the number.
+# Messages of Beam, TensorFlow and SQLite for the same errors, which they raise without the error number.
 _WORDS = {
     "No space left on device": errno.ENOSPC,
     "disk is full": errno.ENOSPC,
@@ -22,35 +22,35 @@ _WORDS = {
     "File too large": errno.EFBIG,
     "Read-only file system": errno.EROFS,
     "readonly database": errno.EROFS,
-    "disk I/O error": errno.EIO,  # SQLite's words, also for a limit on file size
+    "disk I/O error": errno.EIO,  # SQLite, also for a limit on file size
     "Permission denied": errno.EACCES,
     "Operation not permitted": errno.EPERM,
 }
-_RIGHTS = "Give this user the right to it, or name another folder."
-_ADVICE = {errno.EIO: "Look at the disk, at its quota and at limits on file size, then run the same command again."}
+_RIGHTS = "Give this user write permission, or choose another folder."
+_ADVICE = {errno.EIO: "Check the disk, its quota and limits on file size, then run the same command again."}
 _NUMBER = re.compile(r"\[Errno (\d+)\]")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that files can be written into.
+    """Create a folder and check that files can be written to it.
 
     Raises:
-        ResourceError: `E_NOT_WRITABLE`, also where a file is in the way; `E_DISK_FULL`.
+        ResourceError: `E_NOT_WRITABLE`, also if a file of this name exists; `E_DISK_FULL`.
     """
     with disk_trouble(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise _not_writable(folder, "a file is in the way") from error
+            raise _not_writable(folder, "a file of this name exists") from error
         probe = folder / f".probe-{os.getpid()}"
         try:
-            probe.write_bytes(b"\0")  # permission bits say nothing about read-only file systems
+            probe.write_bytes(b"\0")  # permission bits do not show a read-only file system
         finally:
             probe.unlink(missing_ok=True)
 
 
 def check_free_space(folder: Path, needed: int) -> None:
-    """Raise `E_DISK_FULL` before the first byte is written where `needed` bytes have no room."""
+    """Raise `E_DISK_FULL` unless the disk has `needed` bytes free; call it before writing."""
     free = _free(folder)
     if free < needed + _RESERVE:
         raise _disk_full(folder, needed + _RESERVE, free)
@@ -58,7 +58,7 @@ def check_free_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def disk_trouble(folder: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn the system's errors about a full or closed disk into a `ResourceError` that names the place."""
+    """Convert operating-system errors of a full or read-only disk to a `ResourceError` that names the path."""
     try:
         yield
     except OSError as error:
@@ -68,15 +68,15 @@ def disk_trouble(folder: Path, needed: int | None = None) -> Iterator[None]:
 
 
 def disk_fault(error: BaseException, folder: Path, needed: int | None = None) -> ResourceError | None:
-    """The disk's part in an error, however deep it lies below what libraries wrapped around it.
+    """Find a disk error anywhere in the chain of causes of an exception.
 
     Args:
-        error: what was caught.
-        folder: where was written to, as far as is known; the system's own error may name the file.
-        needed: bytes that were to be written, if that is known.
+        error: the caught exception.
+        folder: where the data was written; the operating system's error can name the exact file.
+        needed: number of bytes to write, if known.
 
     Returns:
-        `E_DISK_FULL`, `E_NOT_WRITABLE`, or None if the disk has no part in it.
+        `E_DISK_FULL`, `E_NOT_WRITABLE`, or None if the disk is not the cause.
     """
     for cause in causes(error):
         if isinstance(cause, AnchorageError):
@@ -91,12 +91,12 @@ def disk_fault(error: BaseException, folder: Path, needed: int | None = None) ->
 
 
 def _number(error: BaseException) -> int:
-    """The system's number of the fault, or 0."""
+    """Return the `errno` of an error, or 0."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     text = str(error)
-    if found := _NUMBER.search(text):
-        return int(found[1])
+    if match := _NUMBER.search(text):
+        return int(match[1])
     return next((number for words, number in _WORDS.items() if words in text), 0)
 
 
@@ -108,11 +108,11 @@ def _free(folder: Path) -> int:
 
 
 def _disk_full(folder: Path, needed: int | None, free: int) -> ResourceError:
-    room = "room to go on writing" if needed is None else f"room for {needed:,} bytes"
+    space = "free space to continue writing" if needed is None else f"{needed:,} bytes of free space"
     return ResourceError(
         "E_DISK_FULL",
-        f"Expected {room} in {folder}. Received: {free:,} bytes free (a quota or a limit on file "
-        "size counts too). What was there before is whole; free some space and run the same command again.",
+        f"Expected {space} in {folder}. Received: {free:,} bytes free (a quota or a limit on file "
+        "size also counts). Existing files are intact; free some space and run the same command again.",
     )
 
 

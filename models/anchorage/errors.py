@@ -1,14 +1,14 @@
-"""The errors a user can meet: each has a stable code and the exit status of the command that met it."""
+"""Exceptions for users: each has a stable code, and each class sets the exit status of the command."""
 
 from collections.abc import Iterator
 
 
 class AnchorageError(Exception):
-    """A fault told in one line: what was expected, what came, what to do.
+    """Base class; the message says in one line what was expected, what was received and what to do.
 
     Args:
-        code: stable name of the fault, such as `"E_SPLIT_EMPTY"`.
-        message: one or two sentences for the person at the terminal.
+        code: stable name of the error, such as `"E_SPLIT_EMPTY"`.
+        message: one or two sentences for the user.
     """
 
     exit_status = 1
@@ -23,7 +23,7 @@ class AnchorageError(Exception):
 
 
 class UsageError(AnchorageError):
-    """A wrong command, experiment file or argument."""
+    """An invalid command, experiment file or argument."""
 
     exit_status = 2
 
@@ -35,23 +35,23 @@ class DataError(AnchorageError):
 
 
 class ResourceError(AnchorageError):
-    """Trouble with disk, memory, network, or an interruption; the same command can be run again."""
+    """A failure of disk, memory or network, or an interruption; the same command can be run again."""
 
     exit_status = 4
 
 
 class GateError(AnchorageError):
-    """A gate said no: the model or index was not good enough to publish."""
+    """A quality gate failed: the model or index is not good enough to publish."""
 
     exit_status = 5
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error itself and everything that it was raised from or while handling, outermost first."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
+    """Yield the error and its chain of causes and contexts, outermost first."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
 
 
 __all__ = ["AnchorageError", "DataError", "GateError", "ResourceError", "UsageError"]

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written aside, flushed to the disk, then renamed."""
+"""Atomic file operations: write to a temporary file, flush it to the disk, then rename it."""
 
 import hashlib
 import os
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-TEMPORARY = ".tmp-"  # never a whole number, so TF Serving does not take such a folder for a version
+TEMPORARY = ".tmp-"  # not a number, so TensorFlow Serving does not load such a folder as a version
 
 _CHUNK = 1 << 20
 
 
 def copy_hashed(source: Path, target: Path) -> tuple[str, int]:
-    """Copies one file to the disk and returns the SHA-256 and size of what was copied."""
+    """Copy a file, flush it to the disk, and return the SHA-256 and size of the copied data."""
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as reader, target.open("xb") as writer:
         while chunk := reader.read(_CHUNK):
@@ -26,7 +26,7 @@ def copy_hashed(source: Path, target: Path) -> tuple[str, int]:
 
 
 def write_hashed(data: bytes, target: Path) -> tuple[str, int]:
-    """Writes `data` to the disk as a new file; returns its SHA-256 and size."""
+    """Write `data` to a new file, flush it to the disk, and return its SHA-256 and size."""
     with target.open("xb") as writer:
         writer.write(data)
         _flush(writer)
@@ -34,7 +34,7 @@ def write_hashed(data: bytes, target: Path) -> tuple[str, int]:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of one file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as reader:
         while chunk := reader.read(_CHUNK):
@@ -43,13 +43,13 @@ def hash_file(path: Path) -> str:
 
 
 def flush_folders(folder: Path) -> None:
-    """Makes the names inside `folder` and its subfolders survive a loss of power."""
+    """Flush the directory entries of `folder` and its subfolders to the disk."""
     for path in [*(p for p in folder.rglob("*") if p.is_dir()), folder]:
         flush_folder(path)
 
 
 def flush_folder(folder: Path) -> None:
-    """Makes the names inside `folder` survive a loss of power."""
+    """Flush the directory entries of `folder` to the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -58,18 +58,18 @@ def flush_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Gives `path` a new content in one step: a reader sees the old one or the new one."""
-    aside = path.with_name(f"{TEMPORARY}{path.name.lstrip('.')}-{secrets.token_hex(4)}")
+    """Replace the content of a file atomically: a reader sees the old content or the new."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name.lstrip('.')}-{secrets.token_hex(4)}")
     try:
-        write_hashed(data, aside)
-        aside.replace(path)
+        write_hashed(data, temporary)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     flush_folder(path.parent)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed writers left in `folder`; call it only while holding the lock."""
+    """Remove the temporary files of killed writers from `folder`; call it only while holding the lock."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -79,8 +79,8 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's writer lock; waits for another writer. The kernel frees it when the process dies."""
-    import fcntl  # Windows has none; what only reads files works there all the same
+    """Hold the folder's exclusive writer lock, which the kernel releases when the process dies."""
+    import fcntl  # not on Windows, where reading works without it
 
     with (folder / ".lock").open("ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Distances and similarities between rows of embedding matrices, and log-sum-exps over masks."""
+"""Distances and similarities between rows of matrices, and masked log-sum-exp."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-_TINY = 1e-12  # floor under a squared distance: keeps the gradient of sqrt finite
-_ZERO_ROW = 1e-24  # squared length below which a row counts as zero and is left as it is
+_TINY = 1e-12  # lower bound of a squared distance: keeps the gradient of sqrt finite
+_ZERO_ROW = 1e-24  # squared norm below which a row counts as zero and is not normalized
 
 
 def unit_rows(x):
-    """Rows divided by their Euclidean length; a zero row stays zero and passes a finite gradient.
+    """Normalize rows to unit length; a zero row stays zero, with a finite gradient.
 
     Args:
         x: `(..., D)` float tensor.
@@ -21,7 +21,7 @@ def unit_rows(x):
 
 
 def ball_rows(x):
-    """Rows longer than 1 brought to length 1, the others left as they are: the nearest points of the unit ball.
+    """Project rows onto the unit ball: rows longer than 1 are scaled to length 1, the others are unchanged.
 
     Args:
         x: `(..., D)` float tensor.
@@ -31,24 +31,24 @@ def ball_rows(x):
 
 
 def cosine_similarities(a, b):
-    """Cosine of the angle between every row of `a` (N, D) and every row of `b` (M, D): `(N, M)`, in [-1, 1]."""
+    """Compute the cosine similarity of every row of `a` (N, D) and every row of `b` (M, D): `(N, M)`, in [-1, 1]."""
     return dot_products(unit_rows(a), unit_rows(b))
 
 
 def dot_products(a, b):
-    """Inner product of every row of `a` (N, D) and every row of `b` (M, D): `(N, M)`."""
+    """Compute the inner product of every row of `a` (N, D) and every row of `b` (M, D): `(N, M)`."""
     return ops.matmul(a, ops.transpose(b))
 
 
 def squared_distances(a, b):
-    """Squared Euclidean distance between every row of `a` and every row of `b`.
+    """Compute the squared Euclidean distance between every row of `a` and every row of `b`.
 
     Args:
         a: `(N, D)` float tensor.
         b: `(M, D)` float tensor.
 
     Returns:
-        `(N, M)` float tensor, never below zero.
+        `(N, M)` float tensor, not negative.
     """
     a_norms = ops.sum(ops.square(a), axis=1, keepdims=True)
     b_norms = ops.sum(ops.square(b), axis=1, keepdims=True)
@@ -56,38 +56,40 @@ def squared_distances(a, b):
 
 
 def euclidean_distances(a, b):
-    """Euclidean distance between rows; at distance 0 the gradient is 0, not infinite."""
+    """Compute the Euclidean distance between rows; at distance 0 the gradient is 0, not infinite."""
     return ops.sqrt(ops.maximum(squared_distances(a, b), _TINY))
 
 
 @ops.custom_gradient
 def manhattan_distances(a, b):
-    """Sum of the absolute differences of the coordinates of rows: `(N, M)`; equal coordinates pass no gradient.
+    """Compute the L1 distance between rows: `(N, M)`; equal coordinates have zero gradient.
 
-    Goes through the coordinates one by one, there and back, so that no `(N, M, D)` tensor is ever held.
+    Loops over the coordinates, forward and backward, so that no `(N, M, D)` tensor is allocated.
     """
-    of_a, of_b = ops.transpose(a), ops.transpose(b)
+    columns_a, columns_b = ops.transpose(a), ops.transpose(b)
 
-    def gaps(place):
-        return ops.take(of_a, place, axis=0)[:, None] - ops.take(of_b, place, axis=0)[None, :]
+    def differences(column):
+        return ops.take(columns_a, column, axis=0)[:, None] - ops.take(columns_b, column, axis=0)[None, :]
 
     def gradient(*inputs, upstream=None):
-        upstream = inputs[0] if upstream is None else upstream  # PyTorch hands over `a` and `b` first
+        upstream = inputs[0] if upstream is None else upstream  # PyTorch passes `a` and `b` first
 
-        def slopes(place):
-            signed = upstream * ops.sign(gaps(place))
+        def column_gradients(column):
+            signed = upstream * ops.sign(differences(column))
             return ops.sum(signed, axis=1), -ops.sum(signed, axis=0)
 
-        return tuple(ops.transpose(slope) for slope in ops.map(slopes, ops.arange(a.shape[1])))
+        return tuple(ops.transpose(each) for each in ops.map(column_gradients, ops.arange(a.shape[1])))
 
-    total = ops.fori_loop(1, a.shape[1], lambda place, total: total + ops.abs(gaps(place)), ops.abs(gaps(0)))
-    return total, gradient
+    def add_column(column, total):
+        return total + ops.abs(differences(column))
+
+    return ops.fori_loop(1, a.shape[1], add_column, ops.abs(differences(0))), gradient
 
 
 def snr_distances(a, b):
-    """Signal-to-noise distance `var(a_i - b_j) / var(a_i)` over coordinates; asymmetric (Yuan et al., CVPR 2019).
+    """Compute the signal-to-noise distance `var(a_i - b_j) / var(a_i)` (Yuan et al., CVPR 2019); it is asymmetric.
 
-    Both variances are unbiased. A row of `a` with equal coordinates has no signal: its distances are 0.
+    Variances are over coordinates, and unbiased. A row of `a` with equal coordinates has distance 0.
     """
     a = a - ops.mean(a, axis=1, keepdims=True)
     b = b - ops.mean(b, axis=1, keepdims=True)
@@ -96,7 +98,7 @@ def snr_distances(a, b):
 
 
 class Measure(NamedTuple):
-    """How near two rows are: `matrix(a, b)` is (N, M); `sign` is +1 for distances, -1 for similarities."""
+    """A distance or similarity: `matrix(a, b)` is (N, M); `sign` is +1 for distances, -1 for similarities."""
 
     matrix: Callable[[Any, Any], Any]
     sign: int
@@ -113,10 +115,10 @@ MEASURES: dict[str, Measure] = {
 
 
 def find_measure(name: str) -> Measure:
-    """Entry of `MEASURES`.
+    """Return the entry of `MEASURES` with this name.
 
     Raises:
-        ValueError: if the name is not known.
+        ValueError: if there is none.
     """
     if name not in MEASURES:
         raise ValueError(f"`distance` must be one of {sorted(MEASURES)}. Received: distance={name!r}")
@@ -124,12 +126,12 @@ def find_measure(name: str) -> Measure:
 
 
 def lowest(x) -> float:
-    """Lowest finite number of the dtype of `x`, halved so that differences stay finite."""
+    """Return a very low finite number in the dtype of `x`; differences from it do not overflow."""
     return {"float16": -3e4, "bfloat16": -1e38, "float32": -1e38}.get(keras.backend.standardize_dtype(x.dtype), -1e300)
 
 
 def masked_logsumexp(x, mask, axis: int):
-    """`log sum exp` over the entries in `mask`; an empty set gives 0 with zero gradient.
+    """Compute `log sum exp` over the entries in `mask`; an empty mask gives 0 with zero gradient.
 
     Args:
         x: float tensor.
@@ -139,14 +141,14 @@ def masked_logsumexp(x, mask, axis: int):
     floor = lowest(x)
     x = ops.where(mask, x, floor)
     top = ops.stop_gradient(ops.max(x, axis=axis, keepdims=True))
-    top = ops.where(top > 0.5 * floor, top, 0.0)  # an empty set: exp(floor - 0) is 0, not exp(floor - floor) = 1
+    top = ops.where(top > 0.5 * floor, top, 0.0)  # for an empty mask exp(floor - 0) is 0, not exp(floor - floor) = 1
     total = ops.sum(ops.exp(x - top), axis=axis)
-    none = total == 0  # not `total > 0`: that would make 0 of nan
-    return ops.where(none, 0.0, ops.log(ops.where(none, 1.0, total)) + ops.squeeze(top, axis))
+    empty = total == 0  # not `total > 0`, which would turn NaN into 0
+    return ops.where(empty, 0.0, ops.log(ops.where(empty, 1.0, total)) + ops.squeeze(top, axis))
 
 
 def masked_log1p_sum_exp(x, mask, axis: int):
-    """`log(1 + sum exp)` over the entries in `mask`, never below 0; an empty set gives 0.
+    """Compute `log(1 + sum exp)` over the entries in `mask`, at least 0; an empty mask gives 0.
 
     Args:
         x: float tensor.
@@ -161,6 +163,6 @@ def masked_log1p_sum_exp(x, mask, axis: int):
 
 
 def weighted_concatenation(heads, weights):
-    """Heads `(N, m, d)` side by side, `(N, m * d)`, scaled so that squared distances are weighted sums of theirs."""
+    """Concatenate heads `(N, m, d)` to `(N, m * d)`, scaled so that squared distances are weighted sums over heads."""
     scaled = heads * ops.sqrt(weights)[None, :, None]
     return ops.reshape(scaled, (-1, heads.shape[1] * heads.shape[2]))

@@ -1,4 +1,4 @@
-"""Embeddings of images by a network in evaluation mode: of a batch, of rows of a store, of a whole store."""
+"""Embed images in inference mode: one batch, selected rows of a store, or a whole store."""
 
 from typing import Any
 
@@ -7,62 +7,62 @@ import numpy as np
 
 from anchorage.data.batches import Store, evaluation_batches
 
-_SHORTEST = 1e-12  # a row shorter than this has no direction
+_MIN_NORM = 1e-12  # avoids a division by zero
 
 
 def named_outputs(outputs) -> dict:
-    """What an encoder gives, by name: a lone tensor is `embeddings`."""
+    """Return the outputs of an encoder by name; a single tensor is named `embeddings`."""
     return outputs if isinstance(outputs, dict) else {"embeddings": outputs}
 
 
 def embed(encoder: keras.Model, images):
-    """The `(N, D)` embeddings that an encoder gives in evaluation, whatever else it gives."""
+    """Return the `(N, D)` embeddings of a batch in inference mode, without the encoder's other outputs."""
     return named_outputs(encoder(images, training=False))["embeddings"]
 
 
 def predict_rows(model: keras.Model, store: Store, rows: np.ndarray, batch_size: int = 256) -> Any:
-    """What a model gives in evaluation for the images of some rows of a store, in their order.
+    """Run `model.predict` on selected rows of a store and return its outputs in the order of `rows`.
 
     Args:
-        model: encoder or learner; the replicas of its strategy share the work.
-        store: where the images are.
-        rows: `(M,)` integers.
-        batch_size: images embedded at once, more where replicas cannot share it evenly.
+        model: encoder or learner; the replicas of its distribution strategy share the work.
+        store: holds the images.
+        rows: `(M,)` integer row numbers.
+        batch_size: images per batch, rounded up to a multiple of the number of replicas.
 
     Returns:
-        What its `predict` gives: an array `(M, ...)` or a structure of such.
+        The output of `predict`: an array `(M, ...)` or a nested structure of such arrays.
     """
-    strategy = getattr(model, "distribute_strategy", None)  # of TensorFlow's models
+    strategy = getattr(model, "distribute_strategy", None)  # only models on the TensorFlow backend have one
     count = 1 if strategy is None else strategy.num_replicas_in_sync
-    # A replica that is dealt no row fails, and in `predict_on_batch` each is dealt all of them.
-    dealt = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % count)])
-    outputs = model.predict(evaluation_batches(store, batch_size + -batch_size % count, dealt), verbose=0)
+    # Pad to a multiple of the replicas: one without rows fails, and `predict_on_batch` gives all rows to each of them.
+    padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % count)])
+    outputs = model.predict(evaluation_batches(store, batch_size + -batch_size % count, padded), verbose=0)
     return keras.tree.map_structure(lambda output: np.asarray(output)[: len(rows)], outputs)
 
 
 def embed_rows(encoder: keras.Model, store: Store, rows: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """Embeddings of the images of some rows of a store, as they leave the encoder in evaluation.
+    """Embed selected rows of a store; the embeddings are not normalized.
 
     Args:
-        encoder: the network, or a learner for the one that it judges.
-        store: where the images are.
-        rows: integers of any shape; a row that comes twice is embedded once.
-        batch_size: images at a time.
+        encoder: the network, or a learner, whose encoder for evaluation is used.
+        store: holds the images.
+        rows: integers of any shape; a repeated row is embedded once.
+        batch_size: images per batch.
 
     Returns:
         `(*rows.shape, D)` float32.
     """
-    once, places = np.unique(rows, return_inverse=True)
-    outputs = predict_rows(encoder, store, once, batch_size)
+    unique_rows, inverse = np.unique(rows, return_inverse=True)
+    outputs = predict_rows(encoder, store, unique_rows, batch_size)
     embeddings = np.asarray(named_outputs(outputs)["embeddings"], np.float32)
-    return embeddings[places.reshape(np.shape(rows))]
+    return embeddings[inverse.reshape(np.shape(rows))]
 
 
 def embed_store(model: keras.Model, store: Store, batch_size: int = 256) -> np.ndarray:
-    """Directions `(M, D)` of the embeddings of all images of a store, in row order: rows of unit length.
+    """Embed all images of a store, in row order, and normalize the `(M, D)` embeddings to unit length.
 
-    Retrieval goes by the cosine, also where the lengths of the embeddings mean something to the loss.
+    Retrieval uses the cosine similarity, even if the loss uses the norms of the embeddings.
     """
     outputs = predict_rows(model, store, np.arange(len(store)), batch_size)
     vectors = np.asarray(named_outputs(outputs)["embeddings"], np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SHORTEST)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _MIN_NORM)

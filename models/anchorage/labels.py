@@ -1,4 +1,4 @@
-"""Checks of the labels of a batch."""
+"""Validation of the labels of a batch."""
 
 from typing import Any
 
@@ -7,27 +7,27 @@ from keras import ops
 
 
 def check_class_labels(labels, num_classes: int):
-    """Refuse labels that have no proxy.
+    """Reject labels that have no proxy.
 
-    Eager calls raise. A compiled step cannot: there the returned factor is not-a-number, and so is the
-    loss, which stops the training instead of teaching the wrong proxy.
+    Eager calls raise. A compiled step cannot raise: it gets a NaN factor and so a NaN loss, which stops the training
+    instead of updating the wrong proxy.
 
     Args:
         labels: `(N,)` integer tensor.
-        num_classes: labels must lie in `0 .. num_classes - 1`; while a graph is traced perhaps a tensor.
+        num_classes: labels must lie in `0 .. num_classes - 1`; can be a tensor while a graph is traced.
 
     Returns:
-        Pair of the labels as int32, clipped to what there is, and a scalar
-        to multiply the loss with: 1, or nan if a label was out of range.
+        Tuple of the labels as int32, with 0 in place of those out of range,
+        and a scalar factor for the loss: 1, or NaN if a label is out of range.
 
     Raises:
         ValueError: on an eager call with a label out of range.
     """
-    known = concrete_values(labels)
-    if known is not None and known.size and (known.min() < 0 or known.max() >= num_classes):
+    values = concrete_values(labels)
+    if values is not None and values.size and (values.min() < 0 or values.max() >= num_classes):
         raise ValueError(
-            f"Expected `labels` in 0 .. {num_classes - 1}, one proxy set a class. "
-            f"Received: labels from {known.min()} to {known.max()}. Number the training classes from 0 and set "
+            f"Expected `labels` in 0 .. {num_classes - 1}, one set of proxies per class. "
+            f"Received: labels from {values.min()} to {values.max()}. Number the training classes from 0 and set "
             "`num_classes` to their count."
         )
     labels = ops.convert_to_tensor(labels)
@@ -39,7 +39,7 @@ def check_class_labels(labels, num_classes: int):
 
 
 def concrete_values(labels) -> Any:
-    """The labels as a NumPy array, or None while a graph is being traced."""
+    """Return the labels as a NumPy array, or None while a graph is traced."""
     if keras.backend.is_keras_tensor(labels):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The trainable model: an encoder, one loss over its embeddings, and the methods around that loss."""
+"""The trainable Keras model: an encoder, a loss on its embeddings, and training methods that wrap the loss."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,19 +16,19 @@ from anchorage.replicas import gather_rows, replicas, synchronize_norms
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class MetricLearner(keras.Model):
-    """Fits `encoder` and the weights of `loss_layer` on (inputs, labels) batches.
+    """Trains `encoder` and the weights of `loss_layer` on batches of (inputs, labels).
 
-    The loss comes from the layer alone: `compile` takes an optimizer and no loss; `jit_compile=True` is quicker on CPUs
-    for losses over triplets and ranks, where the encoder is small beside them. `predict` gives what the
-    encoder gives, or the one that a method wants judged. Saving keeps encoder, loss, methods, what these have
-    learned and remember, and the optimizer.
+    The loss is that of `loss_layer`: pass an optimizer to `compile`, but no loss. With a small encoder,
+    `jit_compile=True` speeds up triplet and ranking losses on CPUs. `predict` returns the outputs of the encoder, or
+    of the encoder that a method provides for evaluation, such as a moving average. A saved learner contains the
+    encoder, the loss and the methods with their state, and the optimizer.
 
     Args:
-        encoder: model mapping inputs to `(N, D)` embeddings, or to a dict with
-            the key `"embeddings"`. Of the dict's other entries the loss gets
-            those that its `call` names.
+        encoder: model that maps inputs to `(N, D)` embeddings, or to a dict
+            with the key `"embeddings"`. Other entries of the dict are passed
+            to the loss if its `call` has an argument of that name.
         loss_layer: layer called as `loss_layer(embeddings, labels)`.
-        methods: what wraps around the loss while training; the first is the outermost.
+        methods: training methods that wrap the loss; the first is the outermost.
 
     Example:
         >>> from anchorage.losses.contrastive import ContrastiveLoss
@@ -49,7 +49,7 @@ class MetricLearner(keras.Model):
 
     def build(self, input_shape):
         synchronize_norms(self.encoder)
-        # A symbolic call makes the proxies before the optimizer counts variables and before weights load.
+        # The symbolic call creates the proxies before the optimizer is built and before weights are loaded.
         inputs = keras.tree.map_shape_structure(lambda shape: keras.KerasTensor(shape), input_shape)
         outputs = self.encoder.compute_output_spec(inputs)
         labels = keras.KerasTensor((keras.tree.flatten(inputs)[0].shape[0],), dtype="int32")
@@ -69,25 +69,25 @@ class MetricLearner(keras.Model):
         if self._compile_loss is not None:
             raise ValueError("Expected `compile` without `loss`: the learner has its own `loss_layer`.")
         if sample_weight is not None:
-            raise ValueError("Expected batches of (inputs, labels): a loss over pairs knows no `sample_weight`.")
-        inputs = gather_rows(x) if self.methods else x  # the loss has no use for them
+            raise ValueError("Expected batches of (inputs, labels): a metric-learning loss takes no `sample_weight`.")
+        inputs = gather_rows(x) if self.methods else x  # only methods read the inputs
         loss = self.training_loss(Step(inputs, *gather_rows((named_outputs(y_pred), y)), training, self.encoder))
-        for extra in self.losses:  # weight regularisers of the encoder, and what a layer adds with `add_loss`
+        for extra in self.losses:  # weight regularizers and `add_loss` calls of the encoder's layers
             loss = loss + ops.cast(extra, loss.dtype)
-        return loss / replicas()  # each has the loss of the joined batch, and Keras adds up their gradients
+        return loss / replicas()  # every replica has the loss of the global batch, and Keras sums their gradients
 
     def training_loss(self, step: Step):
-        """The loss of a step with all methods around it."""
+        """Compute the loss of a step with all methods applied."""
         wrapped: Callable[[Step], Any] = self.plain_loss
         for method in reversed(self.methods if step.training else []):
             wrapped = partial(method.loss, inner=wrapped)
         return wrapped(step)
 
     def plain_loss(self, step: Step):
-        """The loss of a step without any method around it.
+        """Compute the loss of a step without methods.
 
         Raises:
-            UsageError: E_LOSS_VALUE, if the layer gives anything but a scalar floating tensor.
+            UsageError: E_LOSS_VALUE, if the layer returns anything but a scalar floating-point tensor.
         """
         extras = {key: value for key, value in step.outputs.items() if key != "embeddings" and key in self._loss_takes}
         if "training" in self._loss_takes:
@@ -116,5 +116,5 @@ def _check_scalar(value: Any, layer: keras.layers.Layer) -> None:
         received = f"{value!r:.60}" if shape is None else f"shape {tuple(shape)}, dtype {dtype}"
         raise UsageError(
             "E_LOSS_VALUE",
-            f"Expected a scalar floating tensor from `call` of {type(layer).__name__}. Received: {received}.",
+            f"Expected a scalar floating-point tensor from `call` of {type(layer).__name__}. Received: {received}.",
         )

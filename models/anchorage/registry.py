@@ -1,4 +1,4 @@
-"""Turns the names and parameters of an experiment file into objects."""
+"""Creation of objects from the names and parameters of an experiment file."""
 
 import difflib
 import importlib
@@ -11,7 +11,7 @@ from anchorage.arguments import check_arguments
 from anchorage.errors import UsageError
 from anchorage.user_code import user_code
 
-# Module a user may name -> extra of this project that installs it.
+# Optional module -> extra of this project that installs it.
 _EXTRAS = {"tensorflow_similarity": "similarity"}
 
 
@@ -22,38 +22,38 @@ def create(
     facts: Mapping[str, Any] | None = None,
     base: type = object,
 ) -> Any:
-    """Make one building block.
+    """Create an object from a class name and parameters.
 
     Args:
-        table: the known names, such as `LOSSES`.
-        name: a key of `table`, or `"package.module:ClassName"` for a class
-            that lives outside this repository.
-        params: constructor arguments the user wrote; each must be one the
-            constructor takes. They win over `facts`.
-        facts: values only the data knows, such as `num_classes`; a
-            constructor gets those it asks for and no others.
-        base: class that a class from outside must be derived from.
+        table: class of each known name, such as `LOSSES`.
+        name: a key of `table`, or `"package.module:ClassName"` for a user's
+            own class.
+        params: constructor arguments from the user; the constructor must
+            accept all of them. They override `facts`.
+        facts: values that depend on the data, such as `num_classes`; only
+            those that the constructor has a parameter for are passed.
+        base: required base class of a user's own class.
 
     Raises:
-        UsageError: `E_NAME_UNKNOWN` if the name leads to no such class,
-            `E_PARAMETER_UNKNOWN` if a parameter is not taken,
-            `E_PARAMETER_MISSING` if the constructor needs one that neither
-            `params` nor `facts` hold and `E_PARAMETER_VALUE` if a value is
-            of another kind than its annotation; `E_USER_CODE` for whatever
-            a class from outside raises.
-        ValueError: if a constructor of ours refuses a value.
+        UsageError: `E_NAME_UNKNOWN` if there is no such class,
+            `E_PARAMETER_UNKNOWN` if the constructor has no such parameter,
+            `E_PARAMETER_MISSING` if a required parameter is neither in
+            `params` nor in `facts`, `E_PARAMETER_VALUE` if a value does not
+            match its annotation; `E_USER_CODE` for any exception in a
+            user's own class.
+        ValueError: if a built-in class rejects a value.
     """
     cls = find_class(table, name, base)
     params, facts = params or {}, facts or {}
     if not isinstance(params, Mapping):
         raise UsageError("E_PARAMETER_VALUE", f"Expected parameters of {name!r} by name. Received: {params!r}")
-    takes = constructor_parameters(cls)
-    unknown = sorted(set(params) - set(takes))
+    accepted = constructor_parameters(cls)
+    unknown = sorted(set(params) - set(accepted))
     if unknown:
-        raise UsageError("E_PARAMETER_UNKNOWN", f"{name!r} takes {sorted(takes)}. Received unknown: {unknown}")
-    arguments = {**{key: value for key, value in facts.items() if key in takes}, **params}
+        raise UsageError("E_PARAMETER_UNKNOWN", f"{name!r} takes {sorted(accepted)}. Received unknown: {unknown}")
+    arguments = {**{key: value for key, value in facts.items() if key in accepted}, **params}
     missing = sorted(
-        key for key, default in takes.items() if default is inspect.Parameter.empty and key not in arguments
+        key for key, default in accepted.items() if default is inspect.Parameter.empty and key not in arguments
     )
     if missing:
         raise UsageError("E_PARAMETER_MISSING", f"{name!r} needs {missing}. Received: {sorted(arguments)}")
@@ -66,25 +66,25 @@ def create(
 
 
 def constructor_parameters(cls: Callable) -> dict[str, Any]:
-    """Names and defaults of what the constructor takes by keyword; `inspect.Parameter.empty` marks a required one."""
+    """Return the keyword parameters of a constructor: default by name, `inspect.Parameter.empty` if required."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {p.name: p.default for p in constructor_signature(cls).parameters.values() if p.kind in named}
 
 
 def constructor_signature(cls: Any) -> inspect.Signature:
-    """What a class, or a `partial` of one, takes to make an object.
+    """Return the constructor's signature of a class, or of a `partial` of one.
 
-    `inspect.signature` cannot tell before Python 3.11.3 for a Keras layer that inherits its `__init__`: there it is
-    that of `Layer.__new__(*args, **kwargs)`.
+    Before Python 3.11.3, `inspect.signature` of a Keras layer that inherits its `__init__` returns that of
+    `Layer.__new__(*args, **kwargs)`.
     """
-    made, given = (cls.func, cls.keywords) if isinstance(cls, partial) else (cls, {})
-    if not inspect.isfunction(made.__init__):
+    target, preset = (cls.func, cls.keywords) if isinstance(cls, partial) else (cls, {})
+    if not inspect.isfunction(target.__init__):
         return inspect.signature(cls)
-    return inspect.signature(partial(made.__init__, None, **given))
+    return inspect.signature(partial(target.__init__, None, **preset))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that names the known name most like the given one, with a space before it; empty if none is like it.
+    """Suggest the most similar known name, as a sentence after a space; empty if none is similar.
 
     Example:
         >>> nearest("margn", ["distance", "margin"])
@@ -95,7 +95,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A setting in short, as in "class_batches classes=32 per_class=4"."""
+    """Format a setting briefly, as in "class_batches classes=32 per_class=4"."""
     if isinstance(value, Mapping) and "name" in value:
         params = {key: each for key, each in (value.get("params") or {}).items() if each is not None}
         return " ".join([value["name"], *(f"{key}={each}" for key, each in params.items())])
@@ -107,11 +107,11 @@ def format_value(value: Any) -> str:
 
 
 def find_class(table: Mapping[str, type], name: str, base: type = object) -> type:
-    """The class a name stands for: an entry of `table`, or `"package.module:ClassName"`.
+    """Return the class of a name: an entry of `table`, or `"package.module:ClassName"`.
 
     Raises:
-        UsageError: `E_NAME_UNKNOWN` if there is none, or it is not a subclass of `base`; `E_USER_CODE` if its module
-            fails when it is imported.
+        UsageError: `E_NAME_UNKNOWN` if there is none, or it is not a subclass of `base`; `E_USER_CODE` if the import
+            of its module fails.
     """
     if not isinstance(name, str):
         raise UsageError(
@@ -124,31 +124,31 @@ def find_class(table: Mapping[str, type], name: str, base: type = object) -> typ
             "E_NAME_UNKNOWN",
             f"Unknown name {name!r}. Known: {sorted(table)}, or 'package.module:ClassName'.{nearest(name, table)}",
         )
-    found = import_named(name)
-    if not (inspect.isclass(found) and issubclass(found, base)):
+    cls = import_named(name)
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
         raise UsageError(
             "E_NAME_UNKNOWN",
-            f"Expected a subclass of {base.__module__}.{base.__name__}. Received: {name!r} is {found!r}",
+            f"Expected a subclass of {base.__module__}.{base.__name__}. Received: {name!r} is {cls!r}",
         )
-    return found
+    return cls
 
 
 def import_named(name: str) -> Any:
-    """What `"package.module:name"` stands for.
+    """Import the object named `"package.module:name"`.
 
     Raises:
-        UsageError: `E_NAME_UNKNOWN` if there is no such module, or nothing of that name in it; `E_USER_CODE` if the
-            module fails when it is imported.
+        UsageError: `E_NAME_UNKNOWN` if the module does not exist or has no such attribute; `E_USER_CODE` if its import
+            fails.
     """
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
-        raise _not_importable(name, f"{module_name!r} is no module's name")
+        raise _not_importable(name, f"{module_name!r} is not a valid module name")
     with user_code(name):
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if not f"{module_name}.".startswith(f"{error.name}."):
-                raise  # it is there, and lacks a module itself
+                raise  # the module exists, but one of its own imports is missing
             raise _not_importable(name, str(error), error.name or "") from error
         if not hasattr(module, attribute):
             raise _not_importable(name, f"{module_name} has no {attribute!r}")
@@ -157,5 +157,5 @@ def import_named(name: str) -> Any:
 
 def _not_importable(name: str, why: str, missing: str = "") -> UsageError:
     extra = _EXTRAS.get(missing)
-    hint = f" It comes with the extra {extra!r}: `uv sync --extra cpu --extra {extra}`." if extra else ""
+    hint = f" Install the extra {extra!r}: `uv sync --extra cpu --extra {extra}`." if extra else ""
     return UsageError("E_NAME_UNKNOWN", f"Expected an importable class. Received: {name!r} ({why}).{hint}")

@@ -1,6 +1,6 @@
-"""Regularisers of embeddings and of proxies: small layers, matrix of rows in, scalar out.
+"""Regularizers of embeddings and proxies: layers that map a matrix of rows to a scalar.
 
-The sources of each stand in its docstring; definitions as in pytorch-metric-learning.
+Definitions follow pytorch-metric-learning; each docstring cites its paper.
 """
 
 import keras
@@ -14,10 +14,10 @@ _TINY = 1e-12
 
 
 class Regularizer(keras.layers.Layer):
-    """What all regularisers are called with, and give.
+    """Base class of regularizers.
 
     Call arguments:
-        rows: `(N, D)` float tensor: the embeddings of a batch, or the proxies of a loss; not normalised.
+        rows: `(N, D)` float tensor: the embeddings of a batch or the proxies of a loss, not normalized.
 
     Returns:
         Scalar float32 tensor.
@@ -38,8 +38,8 @@ class LpRegularizer(Regularizer):
     """Mean of `|x|_p^power` over the rows.
 
     Args:
-        p: which norm, at least 1.
-        power: of the norm, positive.
+        p: order of the norm, at least 1.
+        power: exponent of the norm, positive.
 
     Example:
         >>> float(LpRegularizer()(keras.ops.array([[3.0, 4.0], [0.0, 1.0]])))
@@ -63,7 +63,7 @@ class LpRegularizer(Regularizer):
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class ZeroMeanRegularizer(Regularizer):
-    """Mean over the rows of `|sum_d x_d|`: the coordinates of a row should cancel out.
+    """Mean over the rows of `|sum_d x_d|`: the coordinates of a row should sum to zero.
 
     Example:
         >>> float(ZeroMeanRegularizer()(keras.ops.array([[3.0, -4.0], [1.0, 2.0]])))
@@ -76,7 +76,7 @@ class ZeroMeanRegularizer(Regularizer):
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class CenterInvariantRegularizer(Regularizer):
-    """Mean over the rows of `1/4 (|x|^2 - mean |x|^2)^2`: all rows equally long (Wu et al., ICCV Workshops 2017).
+    """Mean over the rows of `1/4 (|x|^2 - mean |x|^2)^2`: equal norms (Wu et al., ICCV Workshops 2017).
 
     Example:
         >>> float(CenterInvariantRegularizer()(keras.ops.array([[1.0, 0.0], [0.0, 3.0]])))  # 4^2 / 4
@@ -90,7 +90,7 @@ class CenterInvariantRegularizer(Regularizer):
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class RegularFaceRegularizer(Regularizer):
-    """Mean over the rows of the cosine to the nearest other row: rows far apart (Zhao, Xu & Cheng, CVPR 2019, eq. 3).
+    """Mean cosine similarity of each row and its nearest other row (Zhao, Xu & Cheng, CVPR 2019, eq. 3).
 
     Example:
         >>> float(RegularFaceRegularizer()(keras.ops.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])))
@@ -100,17 +100,17 @@ class RegularFaceRegularizer(Regularizer):
     def call(self, rows):
         rows = unit_rows(rows)
         cosines = dot_products(rows, rows)
-        places = ops.arange(ops.shape(rows)[0])
-        others = places[:, None] != places[None, :]
+        index = ops.arange(ops.shape(rows)[0])
+        others = index[:, None] != index[None, :]
         nearest = ops.max(ops.where(others, cosines, lowest(cosines)), axis=1)
         return ops.mean(ops.where(ops.any(others, axis=1), nearest, 0.0))
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class SparseCentersRegularizer(Regularizer):
-    """Half the mean distance of two centres of one class, so that needless ones merge (Qian et al., ICCV 2019, eq. 8).
+    """Half the mean distance between centers of a class, which merges superfluous ones (Qian et al., ICCV 2019, eq. 8).
 
-    `sum_k sum_{j < l} sqrt(2 - 2 cos(w_kj, w_kl)) / (K C (C - 1))` for K classes of C centres, in class order.
+    `sum_k sum_{j < l} sqrt(2 - 2 cos(w_kj, w_kl)) / (K C (C - 1))` for K classes of C centers, rows in class order.
 
     Args:
         centers_per_class: C, at least 2.

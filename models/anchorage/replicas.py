@@ -1,4 +1,4 @@
-"""Several devices training as one: the loss sees the whole batch, whichever replica embedded a row."""
+"""Data-parallel training on several devices, with the loss computed on the global batch."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,10 +9,10 @@ import keras
 
 from anchorage.errors import UsageError
 
-_SUMMED = ("float16", "float32", "float64", "int32", "int64")  # types that devices can add up between them
+_REDUCIBLE = ("float16", "float32", "float64", "int32", "int64")  # dtypes that all-reduce supports
 
-# Several machines ("multi_worker") and TPUs are not among them: Keras 3 does not support the first strategy (its `fit`
-# fails on it before the first step), and leaves the variables of the second without the synchronisation they want.
+# Several machines and TPUs are not supported: in Keras 3, `fit` fails before the first step with
+# `MultiWorkerMirroredStrategy`, and variables lack the synchronization that `TPUStrategy` needs.
 STRATEGIES: dict[str, Callable[[Any], Any]] = {
     "mirrored": lambda tf: tf.distribute.MirroredStrategy(
         [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
@@ -21,7 +21,7 @@ STRATEGIES: dict[str, Callable[[Any], Any]] = {
 
 
 def strategy_scope(name: str) -> AbstractContextManager:
-    """Where a learner must be built and trained to run on all devices of a `tf.distribute` strategy.
+    """Return the scope in which a learner is built and trained on all devices of a `tf.distribute` strategy.
 
     Args:
         name: `""` for one device; `"mirrored"` for all GPUs of this machine (all logical CPUs if it has none).
@@ -39,12 +39,13 @@ def strategy_scope(name: str) -> AbstractContextManager:
     if keras.backend.backend() != "tensorflow":
         raise UsageError(
             "E_BACKEND",
-            f"A strategy wants Keras on TensorFlow. Received: strategy={name!r} on {keras.backend.backend()}",
+            f"Expected the TensorFlow backend of Keras for a strategy. Received: strategy={name!r} on "
+            f"{keras.backend.backend()}",
         )
     return _strategy(name).scope()
 
 
-@cache  # a second one in the same process would mix up its collectives with those of the first
+@cache  # a second instance in the same process would share the collective keys of the first
 def _strategy(name: str):
     import tensorflow as tf
 
@@ -52,7 +53,7 @@ def _strategy(name: str):
 
 
 def replicas() -> int:
-    """How many replicas train in step; 1 outside a strategy."""
+    """Return the number of replicas in sync; 1 outside a strategy."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -61,13 +62,13 @@ def replicas() -> int:
 
 
 def gather_rows(tensors: Any) -> Any:
-    """Join the rows of all replicas, in their order; gradients find their way back to each.
+    """Concatenate the rows of all replicas, in replica order; gradients flow back to the replica of each row.
 
     Args:
-        tensors: nested structure of tensors `(n, ...)`, n rows on each replica.
+        tensors: nested structure of tensors `(n, ...)`, with n rows on each replica.
 
     Returns:
-        The same structure of tensors `(n * replicas, ...)`; the tensors themselves with one replica.
+        The same structure of tensors `(n * replicas, ...)`; with one replica, the tensors unchanged.
     """
     if replicas() == 1:
         return tensors
@@ -78,23 +79,23 @@ def gather_rows(tensors: Any) -> Any:
 
 
 def _gather(tf, context, rows):
-    """Each replica puts its rows in its own place among zeros; the sum over replicas holds them all.
+    """Gather rows as a sum over replicas, each of which pads its rows with zeros to the global batch.
 
-    `all_gather` would say the same but loses the static shape, and runs on fewer devices.
+    `all_gather` loses the static shape and supports fewer devices.
     """
     dtype = rows.dtype
-    if dtype not in _SUMMED:  # holds every value of the types that devices do not sum
+    if dtype not in _REDUCIBLE:  # all other dtypes fit into float32 or int32 without loss
         rows = tf.cast(rows, tf.float32 if dtype.is_floating else tf.int32)
-    count, place = context.num_replicas_in_sync, context.replica_id_in_sync_group
-    sizes = [[tf.shape(rows)[0] * before, *[0] * (len(rows.shape) - 1)] for before in (place, count - 1 - place)]
+    count, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
+    sizes = [[tf.shape(rows)[0] * others, *[0] * (len(rows.shape) - 1)] for others in (replica, count - 1 - replica)]
     padded = tf.pad(rows, tf.transpose(tf.convert_to_tensor(sizes)))
-    everyone = context.all_reduce(tf.distribute.ReduceOp.SUM, padded)
-    known = None if rows.shape[0] is None else rows.shape[0] * count
-    return tf.cast(tf.ensure_shape(everyone, [known, *rows.shape[1:]]), dtype)
+    gathered = context.all_reduce(tf.distribute.ReduceOp.SUM, padded)
+    static_rows = None if rows.shape[0] is None else rows.shape[0] * count
+    return tf.cast(tf.ensure_shape(gathered, [static_rows, *rows.shape[1:]]), dtype)
 
 
 def synchronize_norms(model: keras.Model) -> None:
-    """Have batch normalisation take mean and variance over all replicas, which would drift apart else."""
+    """Make batch normalization use mean and variance of the global batch, so that replicas do not drift apart."""
     if replicas() > 1:
         for layer in model._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -102,15 +103,15 @@ def synchronize_norms(model: keras.Model) -> None:
 
 
 def sum_over_replicas(gradients: Sequence[Any]) -> list[Any]:
-    """The gradients of the whole batch, on every replica: sums of what each has, which may be None."""
+    """Sum gradients over replicas, which gives every replica those of the global batch; None stays None."""
     gradients = list(gradients)
     if replicas() == 1:
         return gradients
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
-    if context is None:  # outside of a replica's step there is but one gradient
+    if context is None:  # outside of a replica's step there is nothing to sum over
         return gradients
-    found = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
-    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, found))
+    present = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
     return [gradient if gradient is None else next(sums) for gradient in gradients]

@@ -1,18 +1,18 @@
-"""Random numbers of a loss that go on where they stopped once a saved model is loaded."""
+"""A random seed generator whose state is saved with the model."""
 
 import keras
 
 
 class SavedSeedGenerator(keras.layers.Layer):
-    """Holds a Keras seed generator and saves its state, which Keras leaves out of a saved model.
+    """Wraps a Keras `SeedGenerator` and saves its state, which Keras does not save with a model.
 
     Args:
-        seed: first seed.
+        seed: initial seed.
     """
 
     def __init__(self, seed: int, **kwargs):
         super().__init__(**kwargs)
-        self.generator = keras.random.SeedGenerator(seed % 2**31)  # JAX takes 32 bits, PyTorch one of them for the sign
+        self.generator = keras.random.SeedGenerator(seed % 2**31)  # JAX takes 32 bits, PyTorch 31 and a sign
         self.built = True
 
     def save_own_variables(self, store):

@@ -1,7 +1,6 @@
-"""Baselines that learned nothing from the training images: raw pixels, the network before its first step, its trunk.
+"""Baselines without training: raw pixels, the untrained network, and the features of its pretrained trunk.
 
-A training that does not beat them was not worth it. They are encoders like any other, over the images as training and
-serving decode and resize them.
+A trained model should beat them. They embed the same decoded and resized images as training and serving.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,14 +21,14 @@ NAMES = {"pixels": "raw pixels", "network": "untrained network", "features": "pr
 
 _SIDE = 32  # pixels
 _ROWS = 1024  # images in memory at once
-_SHORTEST = 1e-12  # a row shorter than this has no direction
+_MIN_NORM = 1e-12  # avoids a division by zero
 
 
 def embed_pixels(store: "Store", side: int = _SIDE) -> np.ndarray:
-    """Directions `(M, side * side)` float32 of the grey pixels of all images of a store, in row order.
+    """Embed all images of a store as centered grayscale pixels `(M, side * side)` float32 of unit length, in row order.
 
-    An image is made grey, brought to `side` pixels by averaging, and freed of its mean: an inner product of two rows is
-    the correlation of their pixels. A picture of one grey has no direction and stays a row of zeros.
+    Images are converted to grayscale and downsampled by averaging, and the mean of each is subtracted, so the inner
+    product of two rows is the correlation of their pixels. A constant image is a row of zeros.
     """
     from PIL import Image
 
@@ -44,28 +43,28 @@ def embed_pixels(store: "Store", side: int = _SIDE) -> np.ndarray:
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Rows `(M, D)` at unit length; a row of zeros stays one."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _SHORTEST)
+    """Normalize the rows `(M, D)` to unit length; a row of zeros is unchanged."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _MIN_NORM)
 
 
 @contextmanager
 def untrained_encoders(
     encoder: "keras.Model", start_weights: Sequence[np.ndarray], *, pretrained: bool
 ) -> Iterator[dict[str, "keras.Model"]]:
-    """Within the block the encoder is what it was before its first step; afterwards it has its own weights again.
+    """Restore the encoder's initial weights within the `with` block, and its trained weights afterwards.
 
     Args:
-        encoder: from `(N, S, S, 3)` pixels to embeddings.
-        start_weights: as its `get_weights` gave them before the first step.
-        pretrained: whether its trunk began with stored weights.
+        encoder: model from `(N, S, S, 3)` pixels to embeddings.
+        start_weights: the result of its `get_weights` before the first step.
+        pretrained: whether its trunk was initialized with pretrained weights.
 
     Yields:
-        `network`, the encoder; and `features`, the mean of the last feature map of a pretrained trunk, where the
-        encoder has a single one.
+        Models by name: `network`, the encoder; if the encoder has a single pretrained trunk, also `features`, the
+        global average of its last feature map.
     """
     import keras
 
-    own = encoder.get_weights()
+    trained_weights = encoder.get_weights()
     encoder.set_weights(start_weights)
     trunk = next((layer for layer in encoder.layers if layer.name == "trunk"), None)
     models = {"network": encoder}
@@ -75,10 +74,10 @@ def untrained_encoders(
     try:
         yield models
     finally:
-        encoder.set_weights(own)
+        encoder.set_weights(trained_weights)
 
 
 def read_untrained(folder: str | Path, split: str) -> dict[str, Embeddings]:
-    """Read the tables of a folder, one for each of `NAMES` at most, by the names that the report shows."""
+    """Read the embedding tables of the baselines in a folder, by the names that the report shows."""
     paths = {name: Path(folder) / f"{file}.parquet" for file, name in NAMES.items()}
     return {name: read_table(path, [split]) for name, path in paths.items() if path.is_file()}

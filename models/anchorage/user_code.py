@@ -1,4 +1,4 @@
-"""Faults in modules of the user's own, named "package.module:ClassName": the user is told where, in their file."""
+"""Errors in a user's own modules ("package.module:ClassName"), reported with the user's file and line."""
 
 import re
 import sysconfig
@@ -10,23 +10,23 @@ from pathlib import Path
 from anchorage.errors import AnchorageError, UsageError
 
 _PROJECT = Path(__file__).resolve().parents[2]
-_NOT_THEIRS = [
+_NOT_USER_CODE = [
     *(_PROJECT / package for package in ("models", "components", "pipeline", "kubeflow")),
     *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
 ]
-# What Keras puts around the message of an error in a layer's `call`.
+# The text that Keras adds around the message of an error in a layer's `call`.
 _KERAS = re.compile(r"Exception encountered when calling .*?\x1b\[1m(?:.*Error encountered:)?(.*?)\x1b\[0m", re.DOTALL)
 
 
 @contextmanager
 def user_code(name: str) -> Iterator[None]:
-    """Runs what a dotted name stands for; whatever it raises becomes a `UsageError`, and so does `sys.exit`.
+    """Convert any exception of a user's own code, `sys.exit` included, to a `UsageError`.
 
     Args:
-        name: `"package.module:ClassName"`; anything else is a name of ours, whose errors go on as they are.
+        name: `"package.module:ClassName"`; any other name is a built-in, whose errors pass unchanged.
 
     Raises:
-        UsageError: E_USER_CODE, with the module's own message, its file and line.
+        UsageError: E_USER_CODE, with the original message, the file and the line.
     """
     try:
         yield
@@ -39,9 +39,9 @@ def user_code(name: str) -> Iterator[None]:
 
 
 def find_fault(error: BaseException) -> UsageError | None:
-    """What to tell the user of an error that came out of a module of theirs; None if it came from elsewhere.
+    """Return a `UsageError` for an exception raised in a user's own module; None if it was raised elsewhere.
 
-    A module is the user's if it is neither this project's nor installed.
+    A module is the user's own if it is neither part of this project nor installed.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -54,33 +54,33 @@ def find_fault(error: BaseException) -> UsageError | None:
 def _fault(error: BaseException, place: str, name: str = "") -> UsageError:
     kind = type(error).__name__
     if isinstance(error, SystemExit):
-        told = f"it calls sys.exit({error.code!r:.40})"
+        message = f"it calls sys.exit({error.code!r:.40})"
     elif isinstance(error, SyntaxError):
-        told = error.msg
+        message = error.msg
     else:
-        injected = _KERAS.search(str(error.args[0]) if error.args else "")
-        told = " ".join((injected[1] if injected else str(error)).split()) or "no message"
+        wrapped = _KERAS.search(str(error.args[0]) if error.args else "")
+        message = " ".join((wrapped[1] if wrapped else str(error)).split()) or "no message"
     where = [part for part in (place, repr(name) if name else "") if part]
-    return UsageError("E_USER_CODE", f"{told} ({kind} in {', '.join(where)})")
+    return UsageError("E_USER_CODE", f"{message} ({kind} in {', '.join(where)})")
 
 
 def _place(error: BaseException) -> str:
-    """File and line of the user's code that an error came out of; "" if none of it was at work."""
+    """Return file and line of the innermost frame in the user's code; "" if there is none."""
     file, line = "", 0
-    if isinstance(error, SyntaxError) and _is_theirs(error.filename):
+    if isinstance(error, SyntaxError) and _is_user_file(error.filename):
         file, line = str(error.filename), error.lineno or 0
     else:
         for frame in traceback.extract_tb(error.__traceback__):
-            if _is_theirs(frame.filename):
+            if _is_user_file(frame.filename):
                 file, line = frame.filename, frame.lineno or 0
     if not file:
         return ""
-    path, here = Path(file).resolve(), Path.cwd()
-    return f"{path.relative_to(here) if path.is_relative_to(here) else path}, line {line}"
+    path, current = Path(file).resolve(), Path.cwd()
+    return f"{path.relative_to(current) if path.is_relative_to(current) else path}, line {line}"
 
 
-def _is_theirs(file: str | None) -> bool:
+def _is_user_file(file: str | None) -> bool:
     if not file or file.startswith("<"):
         return False
     path = Path(file).resolve()
-    return not any(path.is_relative_to(folder) for folder in _NOT_THEIRS)
+    return not any(path.is_relative_to(folder) for folder in _NOT_USER_CODE)

@@ -112,7 +112,7 @@ def test_an_image_that_ingest_would_have_refused_is_named(tmp_path):
             writer.write(encode_example(Example(key, "x", "both", image)))
     examples = Examples()
     examples.uri, examples.splits = str(tmp_path / "foreign"), ["train"]
-    with pytest.raises(DataError, match=r"^E_IMAGE_TRUNCATED: 'bad' in examples that were to hold"):
+    with pytest.raises(DataError, match=r"^E_IMAGE_TRUNCATED: Expected validated images .* Received: 'bad'"):
         pack(examples, tmp_path)
 
 

@@ -234,7 +234,7 @@ def test_changed_test_set(workshop):
     assert not report["compatibility"]["re_embed"]
     few = workshop.embeddings("few", table_of("test", 0.2, classes=8).select(np.arange(8)))
     outputs, _ = workshop.evaluate(new, "again", baseline=baseline, baseline_embeddings=few)
-    assert_blessed(outputs, "too_few_common", "HOLD: Only 25 % of the queries were answered by release 4", False)
+    assert_blessed(outputs, "too_few_common", "HOLD: Only 25 % of the queries were embedded by release 4", False)
 
 
 def test_worse_on_one_slice_holds_and_force_is_recorded(workshop):

@@ -10,4 +10,4 @@ def test_nothing_published_yet(tmp_path):
     FindRelease.test_call(baseline=artifact, releases=str(tmp_path / "releases"), run_key="a")
     found = json.loads((tmp_path / "baseline/baseline.json").read_text())
     assert (found["version"], found["path"], found["first"]) == (None, None, True)
-    assert found["reason"] == "Nothing was published yet."
+    assert found["reason"] == "There is no release yet."

@@ -39,14 +39,16 @@ def test_other_errors_are_none_of_the_disk(tmp_path):
 
 def test_f18_the_message_names_place_need_and_what_is_free(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10_000, 8_766, 1_234))
-    with pytest.raises(ResourceError, match=rf"room for [\d,]+ bytes in {tmp_path}/far/away\. Received: 1,234 bytes"):
+    with pytest.raises(
+        ResourceError, match=rf"[\d,]+ bytes of free space in {tmp_path}/far/away\. Received: 1,234 bytes"
+    ):
         check_free_space(tmp_path / "far/away", 5_000_000)
     with (
-        pytest.raises(ResourceError, match=rf"room for 77 bytes in {tmp_path}\. Received: 1,234 bytes free"),
+        pytest.raises(ResourceError, match=rf"77 bytes of free space in {tmp_path}\. Received: 1,234 bytes free"),
         disk_trouble(tmp_path, 77),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert f"room to go on writing in {tmp_path}" in str(disk_fault(OSError(errno.EFBIG, "x"), tmp_path))
+    assert f"free space to continue writing in {tmp_path}" in str(disk_fault(OSError(errno.EFBIG, "x"), tmp_path))
 
 
 def test_f18_a_limit_on_file_size_counts_as_full(tmp_path):
@@ -64,5 +66,5 @@ def test_f18_a_folder_that_takes_no_files_is_found_before_any_work(tmp_path):
     assert not list((tmp_path / "a/b").iterdir())
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file/below"):
-        with pytest.raises(ResourceError, match=r"E_NOT_WRITABLE.*a file is in the way"):
+        with pytest.raises(ResourceError, match=r"E_NOT_WRITABLE.*a file of this name exists"):
             make_folder(path)

@@ -120,7 +120,7 @@ def test_replicas_share_the_batches_of_a_store(store, validation_store):
     assert [row["loss"] for row in together[0][1:]] == pytest.approx([row["loss"] for row in alone[0][1:]], rel=1e-4)
     for ours, theirs in zip(together[1], alone[1], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    assert "A batch of 15 rows cannot be dealt evenly to 2 replicas" in refused
+    assert "Expected a batch size that is a multiple of the 2 replicas. Received: 15 rows" in refused
 
 
 TRAIN_CASES = """

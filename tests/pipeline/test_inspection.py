@@ -94,5 +94,5 @@ def test_the_run_command_refuses_it_before_anything_runs(classes, tmp_path, caps
     )
     for verb in ("check", "run"):
         assert main([verb, "toy.toml"]) == 2
-        assert "E_TOO_FEW_CLASSES: A batch wants 5 different classes" in capsys.readouterr().err
+        assert "E_TOO_FEW_CLASSES: Expected at least 5 different classes for a batch" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

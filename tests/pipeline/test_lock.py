@@ -79,7 +79,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
 def test_f18_a_file_in_place_of_the_folder_is_a_resource_error(tmp_path):
     (tmp_path / "runs").write_text("")
     with (
-        pytest.raises(ResourceError, match=r"E_NOT_WRITABLE.*runs/toy.*a file is in the way"),
+        pytest.raises(ResourceError, match=r"E_NOT_WRITABLE.*runs/toy.*a file of this name exists"),
         hold_folder(tmp_path / "runs/toy", "toy"),
     ):
         pytest.fail("held a file")

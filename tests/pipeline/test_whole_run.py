@@ -93,7 +93,7 @@ def test_search_looks_through_the_whole_catalogue_and_leaves_out_the_query_itsel
     assert all(name not in answer for answer in answers[:3])
     assert [answer.split()[0] for answer in answers[:3]] == ["1", "2", "3"]
     assert "E_IMAGE_FORMAT" in done.stdout
-    assert "no percent and no unknown queries: split 'val': " in done.stdout  # of eight classes
+    assert "no match probability and no unknown queries: split 'val': " in done.stdout  # of eight classes
     assert Image.open(folder / "search.png").width > 400
 
 
@@ -160,10 +160,10 @@ def test_a_training_killed_twice_goes_on_where_it_was(folder):
     (folder / "toy.toml").write_text(_TOY.read_text().replace("epochs = 6", "epochs = 12"))
     assert stop_after_a_checkpoint(folder, signal.SIGKILL) == -9
     assert stop_after_a_checkpoint(folder, signal.SIGTERM) == 4
-    assert "going on after step" in (folder / "out.txt").read_text()
+    assert "resuming after step" in (folder / "out.txt").read_text()
     done = anchorage(folder, *_RUN)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on after step" in done.stdout
+    assert "resuming after step" in done.stdout
     assert not list(folder.glob("runs/toy/checkpoints/*/step-*"))
     (folder / "toy.toml").write_text(_TOY.read_text())
 

@@ -24,10 +24,10 @@ import pyarrow.parquet as parquet
 from anchorage.errors import DataError, UsageError
 from anchorage.files import replace_file
 from anchorage.retrieval.metrics import parse_metric
-from anchorage.retrieval.neighbors import LeftOut, Ranking, Space, rank_block
+from anchorage.retrieval.neighbors import Exclusions, Ranking, Space, rank_block
 from anchorage.retrieval.relevance import ClassRelevance
 from anchorage.retrieval.table import TEXT_COLUMNS, Embeddings, read_columns, read_table, table_files, write_table
-from anchorage.retrieval.ties import count_before, in_order, rank_hits, tie_groups
+from anchorage.retrieval.ties import count_before, rank_hits, sort_groups, tie_groups
 from anchorage_components.beam.embedding import beam_options
 
 QUERIES, METRICS, NEIGHBORS = "queries.parquet", "metrics.json", "neighbors.parquet"
@@ -266,7 +266,7 @@ def _open(plan: Plan, file: str) -> tuple[Embeddings, Embeddings, Space]:
     shard = table.select(table.roles != "query")
     place = {id_: row for row, id_ in enumerate(shard.ids.tolist())}
     own = np.array([place.get(id_, -1) for id_ in queries.ids.tolist()], np.int64)
-    return queries, shard, Space(queries.vectors, shard.vectors, LeftOut(own))
+    return queries, shard, Space(queries.vectors, shard.vectors, Exclusions(own))
 
 
 def _blocks(plan: Plan) -> Iterator[tuple[int, np.ndarray, int]]:
@@ -295,7 +295,7 @@ def _search(file: str, plan: Plan) -> Iterator[Any]:
 
 def _relevant(queries: Embeddings, shard: Embeddings, space: Space) -> Iterator[Any]:
     codes = np.unique(np.concatenate([queries.labels, shard.labels]), return_inverse=True)[1]
-    relevance = ClassRelevance(codes[: len(queries)], codes[len(queries) :], space.left_out)
+    relevance = ClassRelevance(codes[: len(queries)], codes[len(queries) :], space.exclusions)
     asked, rows = relevance.items(np.arange(len(queries)))
     exact = space.exact(asked, rows)
     for number in np.unique(asked // _BLOCK).tolist():
@@ -354,7 +354,7 @@ def _measure(joined: Any, plan: Plan) -> Any:
     if plan.whole:
         asked, _, members = tie_groups(*found["relevant"][0])
         before, tied = found["before"][0]
-        ranked = ranked._replace(groups=in_order(asked - queries[0], before, tied, members))
+        ranked = ranked._replace(groups=sort_groups(asked - queries[0], before, tied, members))
     values = {}
     for name in plan.metrics:
         metric, k = parse_metric(name)

@@ -1,1 +1,1 @@
-"""From bytes to batches: decoding, the packed record store, samplers."""
+"""Data loading: listing, image decoding, the packed record store, samplers and batches."""

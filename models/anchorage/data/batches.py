@@ -1,8 +1,8 @@
-"""Batches for training and evaluation, read from a record store through tf.data.
+"""`tf.data` datasets of training and evaluation batches from a record store.
 
-What happens to a training batch hangs on (seed, step) alone: which rows it holds is the sampler's answer for the
-step, and the random values of the augmentation are drawn from a counter made of seed and step. So a training that
-goes on at step s sees what an undisturbed one would have seen.
+A training batch depends only on seed and step: the sampler chooses the rows as a function of the step, and the
+augmentation uses counter-based random numbers of seed and step. A resumed training therefore sees the same batches as
+an uninterrupted one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ from anchorage.errors import UsageError
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_DRAWS = 64  # seeds set aside for one step: more than all augmentations together draw
+_DRAWS = 64  # random tensors per step, an upper limit for all augmentations together
 
 
 class Sampler(Protocol):
-    """What says which rows make up a step, as in `anchorage.data.sampling`."""
+    """Chooses the rows of each step, as in `anchorage.data.sampling`."""
 
     batch_size: int
 
@@ -33,7 +33,7 @@ class Sampler(Protocol):
 
 
 class RefreshedSampler(Sampler, Protocol):
-    """A sampler that goes by where the classes lie, as `anchorage.data.sampling.CentredSampler`."""
+    """An embedding-aware sampler, such as `anchorage.data.sampling.CentredSampler`."""
 
     refreshes: bool
 
@@ -47,12 +47,12 @@ class RefreshedSampler(Sampler, Protocol):
 
 
 def is_refreshed(sampler: Sampler) -> TypeGuard[RefreshedSampler]:
-    """Whether a sampler wants embeddings while training goes on."""
+    """Return whether a sampler needs current embeddings during training."""
     return getattr(sampler, "refreshes", False)
 
 
 class Store(Protocol):
-    """What holds the images or vectors, as in `anchorage.data.store`."""
+    """Random access to images or vectors and their labels, as in `anchorage.data.store`."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -65,12 +65,12 @@ class Store(Protocol):
 
 
 def _layer(cls: type, *args, **kwargs) -> keras.layers.Layer:
-    return cls(*args, **kwargs, dtype="float32")  # pixels keep their precision under every policy
+    return cls(*args, **kwargs, dtype="float32")  # full precision of pixels under every dtype policy
 
 
-# Name in an experiment file -> layer for its value, in the order of application; edges repeat the nearest pixel.
+# Name in an experiment file -> function from the value to a layer, in the order of application.
 AUGMENTATIONS: dict[str, Callable[[float], keras.layers.Layer]] = {
-    "flip": lambda wanted: _layer(layers.RandomFlip, "horizontal"),
+    "flip": lambda _: _layer(layers.RandomFlip, "horizontal"),
     "shift": lambda share: _layer(layers.RandomTranslation, share, share, fill_mode="nearest"),
     "zoom": lambda share: _layer(layers.RandomZoom, (-share, share), fill_mode="nearest"),
     "rotation": lambda degrees: _layer(layers.RandomRotation, degrees / 360, fill_mode="nearest"),
@@ -81,12 +81,13 @@ AUGMENTATIONS: dict[str, Callable[[float], keras.layers.Layer]] = {
 
 
 def create_augmentation(values: Mapping[str, float | bool]) -> list[keras.layers.Layer]:
-    """Keras preprocessing layers for the values of an experiment file.
+    """Create the Keras preprocessing layers for the values of an experiment file.
 
     Args:
-        values: strength by name; 0 and false leave an augmentation out. `flip` mirrors left and right in half of
-            the cases; `shift` and `zoom` are shares of the image size; `rotation` is in degrees to either
-            side; `brightness` and `contrast` are shares; `erase` is the chance of a white box.
+        values: strength by name; 0 and false disable an augmentation. `flip` mirrors images horizontally with
+            probability 0.5; `shift` and `zoom` are shares of the image size; `rotation` is the largest angle in
+            degrees, in both directions; `brightness` and `contrast` are shares; `erase` is the probability of a white
+            box.
 
     Raises:
         UsageError: E_NAME_UNKNOWN or E_AUGMENTATION.
@@ -109,15 +110,15 @@ def training_batches(
     augmentation: Sequence[keras.layers.Layer] = (),
     seed: int = 0,
 ) -> "tf.data.Dataset":
-    """Batches of the steps `first_step` to `first_step + steps - 1`.
+    """Create a dataset of the batches of steps `first_step` to `first_step + steps - 1`.
 
     Args:
-        store: where the images are.
-        sampler: which rows a step gets.
-        first_step: counted from the start of the training, over all epochs.
+        store: holds the images.
+        sampler: chooses the rows of each step.
+        first_step: first step, counted from the start of the training over all epochs.
         steps: number of batches.
         augmentation: Keras image preprocessing layers, applied in this order.
-        seed: of the augmentation.
+        seed: seed of the augmentation.
 
     Returns:
         Dataset of `(images (N, S, S, 3) uint8 or vectors (N, D) float32, labels (N,) int32)`.
@@ -141,23 +142,23 @@ def training_batches(
 
 
 def evaluation_batches(store: Store, batch_size: int, rows: np.ndarray | None = None) -> "tf.data.Dataset":
-    """Records of a store, the last batch as short as it falls: all in row order, or `rows`."""
+    """Create a dataset of records of a store: `rows`, or all in row order; the last batch can be smaller."""
     import tensorflow as tf
 
-    wanted = np.arange(len(store)) if rows is None else rows
+    chosen = np.arange(len(store)) if rows is None else rows
 
     def batches() -> Iterator[np.ndarray]:
-        for start in range(0, len(wanted), batch_size):
-            yield store.read(wanted[start : start + batch_size])
+        for start in range(0, len(chosen), batch_size):
+            yield store.read(chosen[start : start + batch_size])
 
-    none = store.read(wanted[:0])
-    signature = tf.TensorSpec((None, *none.shape[1:]), none.dtype)
+    empty = store.read(chosen[:0])
+    signature = tf.TensorSpec((None, *empty.shape[1:]), empty.dtype)
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(wanted) // batch_size))).prefetch(2)
+    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(chosen) // batch_size))).prefetch(2)
 
 
 class _StepSeeds(keras.random.SeedGenerator):
-    """Hands out seeds that are a pure function of seed, step and the number of the draw within the step."""
+    """Generates seeds that are a pure function of seed, step and the number of the draw within the step."""
 
     def __init__(self, seed: int):
         super().__init__(seed)
@@ -173,7 +174,9 @@ class _StepSeeds(keras.random.SeedGenerator):
 
         self._drawn += 1
         if self._drawn > _DRAWS:
-            raise ValueError(f"Augmentation of one batch drew more than {_DRAWS} random tensors")
+            raise ValueError(
+                f"Expected at most {_DRAWS} random tensors for the augmentation of a batch. Received: {self._drawn}"
+            )
         return tf.stack([tf.constant(self._key, tf.int64), self._first + self._drawn])
 
 
@@ -188,13 +191,13 @@ def _augmenter(augmentation: Sequence[keras.layers.Layer], seed: int) -> Callabl
         seeds.start(step)
         images = tf.cast(images, tf.float32)
         for layer in augmentation:
-            layer.backend.set_backend("tensorflow")  # tf.data runs TensorFlow whatever Keras runs on
+            layer.backend.set_backend("tensorflow")  # tf.data runs TensorFlow operations on every Keras backend
             try:
-                drawn = layer.get_random_transformation(images, training=True, seed=seeds)
-                images = layer.transform_images(images, drawn, training=True)
+                transformation = layer.get_random_transformation(images, training=True, seed=seeds)
+                images = layer.transform_images(images, transformation, training=True)
             finally:
                 layer.backend.reset()
-        # Back to bytes: training sees pixels of the same kind as embedding and serving do.
+        # Back to bytes: the model gets pixels of the same dtype in training, embedding and serving.
         return tf.cast(tf.round(tf.clip_by_value(images, 0.0, 255.0)), tf.uint8), labels
 
     return augment

@@ -1,11 +1,11 @@
-"""Images or vectors as tf.Examples in TFRecord shards, with counts and hashes that show a shard to be whole.
+"""Images or vectors as tf.Examples in TFRecord shards, with record counts and hashes to verify shards.
 
-A tf.Example holds `image/encoded` (the file's bytes) or `vector` (a list of floats), and one byte
-string each as `image/id`, `label` and `role`; `image/pixels` is the hash of the decoded image, and
-`attribute/<name>` is a further column of the data's table. A folder of examples has one folder a
-split, `Split-train` and so on, and `counts.json` at its root: records and SHA-256 of every shard.
-TFRecord alone cannot tell a shard that was cut off between two records from a whole one. Paths may be
-anything TensorFlow's file layer opens.
+A tf.Example has `image/encoded` (the bytes of the file) or `vector` (a list of floats), and
+`image/id`, `label` and `role`, one byte string each; `image/pixels` is the hash of the decoded image,
+and `attribute/<name>` is an additional column of the data. A folder of examples has one folder per
+split, `Split-train` and so on, and `counts.json` with the number of records and the SHA-256 of every
+shard, since TFRecord cannot detect a shard that is truncated between two records. Paths can be of any
+file system that TensorFlow supports.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ _BLOCK = 1 << 20
 
 
 class Example(NamedTuple):
-    """One image or vector with its place in the data.
+    """An image or vector with its id, label and role.
 
-    `content` is the encoded file or the vector `(D,)` float32, `attributes` are further columns by name, `pixels` is
-    the hash of the decoded image where it is known (see `anchorage.data.images.hash_pixels`).
+    `content` is the encoded file or the vector `(D,)` float32, `attributes` are additional columns by name, `pixels` is
+    the hash of the decoded image or "" (see `anchorage.data.images.hash_pixels`).
     """
 
     id: str
@@ -44,7 +44,7 @@ class Example(NamedTuple):
 
 
 class ExampleShard(NamedTuple):
-    """One TFRecord file: its path below the root, and, where known, its records and SHA-256."""
+    """A TFRecord file: its path relative to the root, and, if known, its number of records and SHA-256."""
 
     file: str
     records: int | None = None
@@ -52,7 +52,7 @@ class ExampleShard(NamedTuple):
 
 
 def encode_example(example: Example) -> bytes:
-    """The serialized tf.Example of one image or vector."""
+    """Serialize an image or vector as a tf.Example."""
     import tensorflow as tf
 
     values = (example.id.encode(), example.label.encode(), example.role.encode())
@@ -69,10 +69,10 @@ def encode_example(example: Example) -> bytes:
 
 
 def decode_example(data: bytes) -> Example:
-    """What one serialized tf.Example holds; a missing role is "both".
+    """Parse a serialized tf.Example; a missing role is "both".
 
     Raises:
-        ValueError: if the bytes are no tf.Example, or a feature is not what it should be.
+        ValueError: if the bytes are not a tf.Example, or a feature is invalid.
     """
     import tensorflow as tf
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -84,27 +84,29 @@ def decode_example(data: bytes) -> Example:
     values = {}
     vector = np.array(features[_VECTOR].float_list.value, np.float32) if _VECTOR in features else None
     for name in FEATURES if vector is not None else (*FEATURES, _IMAGE):
-        found = features[name].bytes_list.value if name in features else []
+        strings = features[name].bytes_list.value if name in features else []
         if name == "role" and name not in features:
-            found = [b"both"]
-        if len(found) != 1:
-            raise ValueError(f"Expected one byte string as `{name}`. Received: {len(found)} of {sorted(features)}")
-        values[name] = found[0]
+            strings = [b"both"]
+        if len(strings) != 1:
+            raise ValueError(f"Expected one byte string as `{name}`. Received: {len(strings)} of {sorted(features)}")
+        values[name] = strings[0]
     key, label, role = (values[name].decode() for name in FEATURES)
     content = values[_IMAGE] if vector is None else vector
-    kept = ((name.removeprefix(ATTRIBUTE), features[name]) for name in sorted(features) if name.startswith(ATTRIBUTE))
-    attributes = tuple((name, b"".join(feature.bytes_list.value).decode()) for name, feature in kept)
+    columns = [name for name in sorted(features) if name.startswith(ATTRIBUTE)]
+    attributes = tuple(
+        (name.removeprefix(ATTRIBUTE), b"".join(features[name].bytes_list.value).decode()) for name in columns
+    )
     pixels = b"".join(features[_PIXELS].bytes_list.value).decode() if _PIXELS in features else ""
     return Example(key, label, role, content, attributes, pixels)
 
 
 def write_shard(root: str, file: str, examples: Iterable[Example]) -> ExampleShard:
-    """Write one GZIP TFRecord file; it appears under its name only when whole.
+    """Write a GZIP TFRecord file atomically; the same examples give the same bytes.
 
     Args:
         root: folder of the examples.
-        file: path of the shard below it; the same examples give the same bytes.
-        examples: what goes in, streamed.
+        file: path of the shard, relative to `root`.
+        examples: images, streamed.
     """
     import tensorflow as tf
 
@@ -123,7 +125,7 @@ def write_shard(root: str, file: str, examples: Iterable[Example]) -> ExampleSha
 
 
 def list_shards(root: str, split: str) -> list[ExampleShard]:
-    """The shards of one split, from `counts.json`, or from the folder where another tool wrote it."""
+    """List the shards of a split, from `counts.json`, or from the folder if another tool wrote the examples."""
     import tensorflow as tf
 
     counts = read_counts(root)
@@ -134,10 +136,10 @@ def list_shards(root: str, split: str) -> list[ExampleShard]:
 
 
 def read_counts(root: str) -> dict | None:
-    """`counts.json` of a folder of examples, or None where there is none.
+    """Read `counts.json` of a folder of examples, or return None if there is none.
 
     Raises:
-        DataError: `E_COUNTS_DAMAGED` if it is not what ingest writes.
+        DataError: `E_COUNTS_DAMAGED` if its content is invalid.
     """
     import tensorflow as tf
 
@@ -150,7 +152,9 @@ def read_counts(root: str) -> dict | None:
         for split in counts["splits"].values():
             [ExampleShard(**shard) for shard in split["shards"]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError("E_COUNTS_DAMAGED", f"{path} is not as ingest writes it ({error!r}).") from error
+        raise DataError(
+            "E_COUNTS_DAMAGED", f"Expected the splits and shards that ingestion writes in {path}. Received: {error!r}."
+        ) from error
     return counts
 
 
@@ -158,20 +162,20 @@ def write_counts(root: str, shards: Iterable[tuple[ExampleShard, Collection[str]
     """Write `counts.json` and `rejects.jsonl` of a folder of examples.
 
     Args:
-        root: the folder.
-        shards: all of them, each with the labels in it.
-        rejects: records that were set aside.
-        **more: what else to say in `counts.json`.
+        root: folder of the examples.
+        shards: all shards, each with its labels.
+        rejects: rejected records.
+        **more: additional values for `counts.json`.
     """
     import tensorflow as tf
 
     splits: dict[str, dict] = {split: {"records": 0, "classes": 0, "shards": []} for split in SPLITS}
     labels: dict[str, set] = {split: set() for split in SPLITS}
-    for shard, found in sorted(shards, key=lambda item: item[0].file):
+    for shard, shard_labels in sorted(shards, key=lambda item: item[0].file):
         split = shard.file.split("/")[0].removeprefix("Split-")
         splits[split]["records"] += shard.records
         splits[split]["shards"].append(shard._asdict())
-        labels[split].update(found)
+        labels[split].update(shard_labels)
     for split, facts in splits.items():
         facts["classes"] = len(labels[split])
     codes = dict(sorted(Counter(reject.code for reject in rejects).items()))
@@ -181,12 +185,12 @@ def write_counts(root: str, shards: Iterable[tuple[ExampleShard, Collection[str]
 
 
 def shard_file(split: str, number: int, total: int) -> str:
-    """Path of a shard below the folder of the examples."""
+    """Return the path of a shard, relative to the folder of the examples."""
     return f"Split-{split}/data_tfrecord-{number:05d}-of-{total:05d}.gz"
 
 
 def read_rejects(root: str) -> list[Reject]:
-    """The records that were set aside, from `rejects.jsonl`; none where there is no such file."""
+    """Read the rejected records from `rejects.jsonl`; empty if there is no such file."""
     import tensorflow as tf
 
     path = posixpath.join(root, REJECTS)
@@ -197,7 +201,7 @@ def read_rejects(root: str) -> list[Reject]:
 
 
 def write_rejects(path: str, rejects: Iterable[Reject]) -> None:
-    """Write the records that were set aside, one JSON object a line."""
+    """Write the rejected records, one JSON object per line."""
     import tensorflow as tf
 
     tf.io.gfile.makedirs(posixpath.dirname(path))
@@ -206,15 +210,15 @@ def write_rejects(path: str, rejects: Iterable[Reject]) -> None:
 
 
 def read_records(root: str, shard: ExampleShard) -> Iterator[bytes]:
-    """The serialized records of one shard, and proof that there were no more.
+    """Yield the serialized records of a shard, then verify their number and the hash of the file.
 
     Raises:
-        DataError: `E_SHARD_TRUNCATED` if records are missing, `E_SHARD_DAMAGED` if the file was changed otherwise.
+        DataError: `E_SHARD_TRUNCATED` if records are missing, `E_SHARD_DAMAGED` if the file differs otherwise.
     """
     import tensorflow as tf
 
     path, count = posixpath.join(root, shard.file), 0
-    wanted = "an unknown number of" if shard.records is None else shard.records
+    expected = "an unknown number of" if shard.records is None else shard.records
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             compression = "GZIP" if file.read(2) == b"\x1f\x8b" else ""
@@ -222,24 +226,22 @@ def read_records(root: str, shard: ExampleShard) -> Iterator[bytes]:
             yield record.numpy()
             count += 1
     except tf.errors.NotFoundError:
-        raise DataError("E_SHARD_TRUNCATED", f"{path}: expected {wanted} records. The file is missing") from None
+        raise DataError("E_SHARD_TRUNCATED", f"{path}: expected {expected} records. The file is missing") from None
     except tf.errors.OpError as error:
         code = "E_SHARD_TRUNCATED" if "truncated" in error.message else "E_SHARD_DAMAGED"
         reason = error.message.partition("}} ")[2] or error.message
-        raise DataError(
-            code, f"{path}: expected {wanted} records. Reading broke off after {count}: {reason}."
-        ) from None
+        raise DataError(code, f"{path}: expected {expected} records. Reading failed after {count}: {reason}.") from None
     if shard.records is not None and count != shard.records:
-        raise DataError("E_SHARD_TRUNCATED", f"{path}: expected {wanted} records. Received: {count}.")
+        raise DataError("E_SHARD_TRUNCATED", f"{path}: expected {expected} records. Received: {count}.")
     if shard.sha256 is not None and _hash(path) != shard.sha256:
-        raise DataError("E_SHARD_DAMAGED", f"{path} has all its {count} records, but not the bytes that ingest wrote.")
+        raise DataError("E_SHARD_DAMAGED", f"{path} has all {count} records, but its hash differs from {COUNTS}.")
 
 
 def read_examples(root: str, shard: ExampleShard) -> Iterator[Example]:
-    """The images of one shard, checked like `read_records`.
+    """Yield the images or vectors of a shard, verified as by `read_records`.
 
     Raises:
-        DataError: as there, and `E_RECORD_INVALID` if a record is no image example.
+        DataError: as `read_records`, and `E_RECORD_INVALID` if a record is not an image example.
     """
     for number, record in enumerate(read_records(root, shard)):
         try:

@@ -1,15 +1,15 @@
-"""The one rule by which image bytes become pixels, in training, batch embedding and serving alike.
+"""Image decoding and resizing, the same in training, batch embedding and serving.
 
-Everything that ends in pixels is TensorFlow core ops, so an exported SavedModel holds the
-very same function and stock TF Serving runs it. The rule:
+Decoding uses only TensorFlow core operations, so an exported SavedModel contains the same function
+and runs in stock TensorFlow Serving. The rules:
 
-    JPEG   turned upright by its EXIF orientation; CMYK converted by TensorFlow
-    PNG    16 bits keep the high byte; grey and palette expanded; transparency over white
+    JPEG   rotated by its EXIF orientation; CMYK converted by TensorFlow
+    PNG    16 bits reduced to the high byte; grayscale and palette expanded; transparency over white
     GIF    first frame; transparent or uncovered parts are black, as TensorFlow decodes them
-    BMP    8 (grey or palette), 24 or 32 bits; a fourth channel is ignored
+    BMP    8 (grayscale or palette), 24 or 32 bits; a fourth channel is ignored
     WebP   first frame; transparency over white
 
-Orientation is read from JPEG alone. A JPEG that is cut off is an error, never a half-grey picture.
+Only JPEG orientation is used. A truncated JPEG is an error, not a partly gray image.
 """
 
 import hashlib
@@ -27,30 +27,30 @@ MAX_PIXELS = 50_000_000
 
 _MAGICS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "BMP": b"BM", "WebP": b"RIFF"}
 _READERS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # Pillow's names
-_HEAD = 32  # bytes that tell the format and its variant
+_HEAD = 32  # bytes that determine the format and its variant
 _ORIENTATION = 0x0112
 
 
 class ImageFault(NamedTuple):
-    """Why an image is refused: a stable code and a sentence."""
+    """Why an image is rejected: a stable code and a message."""
 
     code: str
     message: str
 
 
 def load_image(data: tf.Tensor, size: int, fit: str) -> tf.Tensor:
-    """Decode and resize: image bytes to `(size, size, 3)` uint8; see `decode_image`, `resize_image`."""
+    """Decode and resize image bytes to `(size, size, 3)` uint8; see `decode_image` and `resize_image`."""
     return resize_image(decode_image(data), size, fit)
 
 
 def resize_image(image: tf.Tensor, size: int, fit: str) -> tf.Tensor:
-    """Bring an image to a square, bilinear with antialiasing, rounded.
+    """Resize an image to a square, with bilinear interpolation and antialiasing.
 
     Args:
         image: `(H, W, 3)` uint8.
         size: side of the result in pixels.
-        fit: "crop" takes the centred square of the image, "pad" keeps all of it and
-            adds a white border, "squash" stretches it.
+        fit: "crop" takes the central square of the image, "pad" adds a white border,
+            "squash" changes the aspect ratio.
 
     Returns:
         `(size, size, 3)` uint8.
@@ -82,7 +82,7 @@ def resize_image(image: tf.Tensor, size: int, fit: str) -> tf.Tensor:
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode_image(data: tf.Tensor) -> tf.Tensor:
-    """Decode the bytes of one JPEG, PNG, GIF, BMP or WebP file by the rule of this module.
+    """Decode the bytes of a JPEG, PNG, GIF, BMP or WebP file by the rules of this module.
 
     Args:
         data: scalar string tensor, or bytes.
@@ -91,21 +91,21 @@ def decode_image(data: tf.Tensor) -> tf.Tensor:
         `(H, W, 3)` uint8, RGB.
 
     Raises:
-        tf.errors.InvalidArgumentError: if the bytes are no image, or a damaged one.
+        tf.errors.InvalidArgumentError: if the bytes are not an image, or the image is damaged.
     """
     head = _bytes(data, 0, _HEAD)
     matches = [tf.reduce_all(head[: len(magic)] == list(magic)) for magic in _MAGICS.values()]
-    matches[-1] &= tf.reduce_all(head[8:12] == list(b"WEBP"))  # RIFF holds sounds and films too
+    matches[-1] &= tf.reduce_all(head[8:12] == list(b"WEBP"))  # RIFF files can also be audio or video
     known = tf.cast(tf.stack(matches), tf.int32)
     branches = [partial(decode, data, head) for decode in _decoders().values()]
-    branches.append(partial(_decode_gif, data, head))  # for bytes of no known format: raises, and says why
+    branches.append(partial(_decode_gif, data, head))  # unknown format: raises with the reason
     number = tf.where(tf.reduce_any(known > 0), tf.argmax(known, output_type=tf.int32), len(branches) - 1)
     return tf.ensure_shape(tf.switch_case(number, branches), (None, None, 3))
 
 
 @cache
 def _decoder(kind: str) -> Callable[[bytes], tf.Tensor]:
-    """`decode_image` for one format: a graph of a sixth of the size, where the format is known before."""
+    """Return `decode_image` for a known format, with a graph of a sixth of the size."""
     decode = _decoders()[kind]
 
     def decode_kind(data: tf.Tensor) -> tf.Tensor:
@@ -115,19 +115,19 @@ def _decoder(kind: str) -> Callable[[bytes], tf.Tensor]:
 
 
 def _decoders() -> dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]:
-    """By format, in the order of `_MAGICS`: from the bytes and their head to pixels."""
+    """Return the functions from bytes and header to pixels by format, in the order of `_MAGICS`."""
     return {"JPEG": _decode_jpeg, "PNG": _decode_png, "GIF": _decode_gif, "BMP": _decode_bmp, "WebP": _decode_webp}
 
 
 def check_image(data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> ImageFault | None:
-    """Say why an image cannot be used, or None if it can.
+    """Return why an image cannot be used, or None if it is valid.
 
-    The size is read from the header before anything large is allocated; then the image is decoded in full.
+    The size is checked in the header before memory is allocated; then the image is decoded.
 
     Args:
-        data: the file's bytes.
-        max_bytes: largest accepted file.
-        max_pixels: largest accepted width times height; an animated GIF may have four times that over all frames.
+        data: bytes of the file.
+        max_bytes: largest accepted file size.
+        max_pixels: largest accepted width times height; all frames of an animated GIF may have four times as many.
 
     Returns:
         A fault with the code `E_IMAGE_EMPTY`, `E_IMAGE_FORMAT`, `E_IMAGE_TOO_LARGE`, `E_IMAGE_TRUNCATED`
@@ -139,7 +139,7 @@ def check_image(data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_P
 def decode_checked(
     data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray | None, ImageFault | None]:
-    """The pixels `(H, W, 3)` uint8 of an image, or None and why it cannot be used; see `check_image`."""
+    """Decode an image to pixels `(H, W, 3)` uint8, or return None and the fault; see `check_image`."""
     if not data:
         return None, ImageFault("E_IMAGE_EMPTY", "Expected an image. Received: a file of 0 bytes")
     if len(data) > max_bytes:
@@ -160,14 +160,14 @@ def decode_checked(
 
 
 def hash_pixels(pixels: np.ndarray) -> str:
-    """SHA-256 of size and pixels, in hex: equal for images that look the same bit by bit, whatever their format."""
+    """Return the SHA-256, in hex, of shape and pixels: equal for identical images in different formats."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 
 def image_format(data: bytes) -> str | None:
-    """The format by the first bytes: "JPEG", "PNG", "GIF", "BMP", "WebP", or None."""
+    """Return the format by the first bytes: "JPEG", "PNG", "GIF", "BMP", "WebP", or None."""
     for kind, magic in _MAGICS.items():
         if data.startswith(magic):
             return kind if kind != "WebP" or data[8:12] == b"WEBP" else None
@@ -175,14 +175,14 @@ def image_format(data: bytes) -> str | None:
 
 
 def image_notes(data: bytes) -> tuple[str, ...]:
-    """What is unusual about a good image and was settled by the rule of this module, from its header.
+    """Return what is unusual about a valid image, from its header.
 
     Any of "animated", "cmyk", "grey", "palette", "sixteen_bit", "transparent", "turned".
     """
     from PIL import Image
 
     with Image.open(io.BytesIO(data), formats=_READERS) as image:
-        found = {
+        notes = {
             "animated": getattr(image, "is_animated", False) and image.format != "MPO",
             "cmyk": image.mode == "CMYK",
             "grey": image.mode in ("1", "L", "LA", "I;16", "I"),
@@ -191,17 +191,17 @@ def image_notes(data: bytes) -> tuple[str, ...]:
             "transparent": image.format != "BMP" and ("A" in image.mode or "transparency" in image.info),
             "turned": image.format in ("JPEG", "MPO") and image.getexif().get(_ORIENTATION, 1) in range(2, 9),
         }
-    return tuple(name for name, is_so in found.items() if is_so)
+    return tuple(name for name, applies in notes.items() if applies)
 
 
 def _bytes(data: tf.Tensor, position, count) -> tf.Tensor:
-    """`count` bytes from `position` as int32; zeros past the end."""
+    """Return `count` bytes from `position` as int32, with zeros past the end."""
     part = tf.strings.substr(data, tf.minimum(position, tf.strings.length(data)), count)
     return tf.cast(tf.io.decode_raw(part, tf.uint8, fixed_length=count), tf.int32)
 
 
 def _over_white(pixels: tf.Tensor) -> tf.Tensor:
-    """`(H, W, 1 | 3 | 4)` uint8 to `(H, W, 3)`: grey repeated, RGBA laid over white."""
+    """Convert `(H, W, 1 | 3 | 4)` uint8 to `(H, W, 3)`: repeat grayscale, blend RGBA over white."""
 
     def blend() -> tf.Tensor:
         alpha = tf.cast(pixels[..., 3:], tf.int32)
@@ -217,8 +217,8 @@ def _over_white(pixels: tf.Tensor) -> tf.Tensor:
 
 def _decode_png(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
     depth, color_type = head[24], head[25]
-    # Asking for four channels applies a transparent color as well, but below 8 bits TensorFlow fills
-    # a missing alpha with 2^depth - 1; without asking, a palette comes with the alpha it has.
+    # With four channels TensorFlow also applies a transparent color, but below 8 bits it fills a
+    # missing alpha with 2^depth - 1. With 0 channels a palette is decoded with its own alpha.
     simple = tf.logical_or(depth < 8, color_type == 3)
     pixels = tf.cond(simple, lambda: tf.io.decode_png(data, 0), lambda: tf.io.decode_png(data, 4))
     return _over_white(pixels)
@@ -229,7 +229,7 @@ def _decode_gif(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_bmp(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
-    def expand_palette() -> tf.Tensor:  # TensorFlow hands out the palette's indices as grey
+    def expand_palette() -> tf.Tensor:  # TensorFlow decodes palette indices as grayscale
         start = 14 + _number(head[14:18])
         colors = tf.clip_by_value((_number(head[10:14]) - start) // 4, 1, 256)
         palette = tf.reshape(_bytes(data, start, 4 * colors), (-1, 4))
@@ -240,20 +240,20 @@ def _decode_bmp(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_webp(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
-    # TensorFlow 2.20 writes four channels of an animation into room for three, past the end of
-    # its memory, when the file does not announce alpha. So the header is made to announce it.
+    # TensorFlow 2.20 writes four channels of an animation into a buffer for three if the header has
+    # no alpha flag, which overflows the buffer. So the flag is set.
     animated = tf.logical_and(tf.reduce_all(head[12:16] == list(b"VP8X")), (head[20] // 2) % 2 == 1)
 
-    def announce_alpha() -> tf.Tensor:
+    def set_alpha_flag() -> tf.Tensor:
         flag = tf.gather([bytes([number | 16]) for number in range(256)], head[20])
         return tf.strings.join([tf.strings.substr(data, 0, 20), flag, tf.strings.substr(data, 21, 2**31 - 1)])
 
-    data = tf.cond(animated, announce_alpha, lambda: data)
+    data = tf.cond(animated, set_alpha_flag, lambda: data)
     return _over_white(tf.io.decode_image(data, expand_animations=False))
 
 
 def _number(digits: tf.Tensor, big_endian=False) -> tf.Tensor:
-    """Unsigned number from its last axis of bytes, held below 2^31."""
+    """Convert the last axis of bytes to an unsigned number, limited to below 2^31."""
     digits = tf.where(big_endian, tf.reverse(digits, [-1]), digits)
     factors = [256**place for place in range(digits.shape[-1])]
     wide = tf.reduce_sum(tf.cast(digits, tf.int64) * factors, -1)
@@ -263,11 +263,11 @@ def _number(digits: tf.Tensor, big_endian=False) -> tf.Tensor:
 def _decode_jpeg(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
     pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
     orientation = _exif_orientation(data)
-    return tf.cond(orientation > 1, lambda: _turn(pixels, orientation), lambda: pixels)
+    return tf.cond(orientation > 1, lambda: _rotate(pixels, orientation), lambda: pixels)
 
 
-def _turn(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Undo an EXIF orientation 2 to 8: across the diagonal from 5 on, then mirrored."""
+def _rotate(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Undo an EXIF orientation 2 to 8: transpose from 5 on, then flip."""
     pixels = tf.cond(orientation > 4, lambda: tf.transpose(pixels, (1, 0, 2)), lambda: pixels)
     down = tf.reduce_any(orientation == [3, 4, 7, 8])
     across = tf.reduce_any(orientation == [2, 3, 6, 7])
@@ -275,13 +275,13 @@ def _turn(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def _exif_orientation(data: tf.Tensor) -> tf.Tensor:
-    """Orientation 1 to 8 of a JPEG; 1 if it has none."""
+    """Return the orientation 1 to 8 of a JPEG; 1 if it has none."""
     exif = [0xFF, 0xE1, *b"Exif\x00\x00"]
 
     def is_exif(head) -> tf.Tensor:
         return tf.reduce_all(tf.concat([head[:2], head[4:]], 0) == exif)
 
-    def goes_on(_, head) -> tf.Tensor:  # through application segments, comments and fill bytes
+    def is_skippable(_, head) -> tf.Tensor:  # other application segments, comments and fill bytes
         application = tf.logical_or(head[1] // 16 == 0xE, head[1] >= 0xFE)
         return tf.logical_and(head[0] == 0xFF, tf.logical_and(application, tf.logical_not(is_exif(head))))
 
@@ -289,7 +289,7 @@ def _exif_orientation(data: tf.Tensor) -> tf.Tensor:
         position += tf.where(head[1] == 0xFF, 1, 2 + 256 * head[2] + head[3])
         return position, _bytes(data, position, 10)
 
-    position, head = tf.while_loop(goes_on, step, (tf.constant(2), _bytes(data, 2, 10)))
+    position, head = tf.while_loop(is_skippable, step, (tf.constant(2), _bytes(data, 2, 10)))
 
     def read() -> tf.Tensor:
         return _tiff_orientation(tf.strings.substr(data, position + 10, tf.maximum(0, 256 * head[2] + head[3] - 8)))
@@ -298,7 +298,7 @@ def _exif_orientation(data: tf.Tensor) -> tf.Tensor:
 
 
 def _tiff_orientation(tiff: tf.Tensor) -> tf.Tensor:
-    """Orientation from the first directory of a TIFF structure, whatever its byte order."""
+    """Return the orientation in the first directory of a TIFF structure of either byte order."""
     head, length = _bytes(tiff, 0, 8), tf.strings.length(tiff)
     big = tf.reduce_all(head[:4] == list(b"MM\x00*"))
     valid = tf.logical_or(big, tf.reduce_all(head[:4] == list(b"II*\x00")))
@@ -308,9 +308,9 @@ def _tiff_orientation(tiff: tf.Tensor) -> tf.Tensor:
     entries = tf.reshape(tf.cast(table, tf.int32), (-1, 12))
     short = _number(entries[:, 8:10], big)
     value = tf.where(_number(entries[:, 2:4], big) == 4, tf.where(big, _number(entries[:, 10:12], big), short), short)
-    wanted = tf.reduce_all([_number(entries[:, :2], big) == _ORIENTATION, value >= 1, value <= 8], 0)
-    found = tf.concat([tf.boolean_mask(value, tf.logical_and(wanted, valid)), [1]], 0)
-    return found[0]
+    matches = tf.reduce_all([_number(entries[:, :2], big) == _ORIENTATION, value >= 1, value <= 8], 0)
+    orientations = tf.concat([tf.boolean_mask(value, tf.logical_and(matches, valid)), [1]], 0)
+    return orientations[0]
 
 
 def _check_header(data: bytes, kind: str, max_pixels: int) -> ImageFault | None:
@@ -322,9 +322,9 @@ def _check_header(data: bytes, kind: str, max_pixels: int) -> ImageFault | None:
             frames = getattr(image, "n_frames", 1) if kind == "GIF" else 1
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return ImageFault("E_IMAGE_TOO_LARGE", f"Expected at most {max_pixels} pixels. Received: {error}")
-    except UnidentifiedImageError:  # whose message names the object in memory
+    except UnidentifiedImageError:  # its message has only the address of the object
         return _broken(data, kind, "its header cannot be read")
-    except Exception as error:  # a damaged header makes Pillow raise whatever its parsers meet
+    except Exception as error:  # Pillow raises many kinds of errors for damaged headers
         return _broken(data, kind, str(error))
     if width * height > max_pixels or width * height * frames > 4 * max_pixels:
         times = f" x {frames} frames" if frames > 1 else ""
@@ -335,13 +335,13 @@ def _check_header(data: bytes, kind: str, max_pixels: int) -> ImageFault | None:
 
 
 def _reason(error: tf.errors.OpError) -> str:
-    """The op's own words, without the trace of where the graph was built."""
+    """Return the message of the operation, without the trace of the graph."""
     lines = error.message.partition("\n\t [[")[0].strip().splitlines() or [""]
     return lines[-1].rpartition("}} ")[2].partition(" [Op:")[0]
 
 
 def _broken(data: bytes, kind: str, reason: str) -> ImageFault:
-    """The fault of an image that began well: cut off if its end is missing, else damaged."""
+    """Return the fault of an image with a valid start: truncated if its end marker is missing, else damaged."""
     ends = {
         "JPEG": lambda: data.rstrip(b"\0").endswith(b"\xff\xd9"),
         "PNG": lambda: b"IEND\xaeB`\x82" in data[-64:],
@@ -352,4 +352,6 @@ def _broken(data: bytes, kind: str, reason: str) -> ImageFault:
     reason = reason.strip().splitlines()[0] if reason.strip() else "it cannot be decoded"
     if ends[kind]():
         return ImageFault("E_IMAGE_DAMAGED", f"Expected a {kind} image. Received: {len(data)} bytes; {reason}")
-    return ImageFault("E_IMAGE_TRUNCATED", f"Expected a whole {kind} image. It ends after {len(data)} bytes; {reason}")
+    return ImageFault(
+        "E_IMAGE_TRUNCATED", f"Expected a complete {kind} image. Received: its first {len(data)} bytes; {reason}"
+    )

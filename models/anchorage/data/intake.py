@@ -1,4 +1,4 @@
-"""Which of the listed images can be used, and when too few can: one rule for ingestion and whatever looks ahead."""
+"""Validation of listed images, and limits on rejects, for ingestion and for checks before it."""
 
 import logging
 import stat
@@ -14,15 +14,15 @@ from anchorage.errors import DataError
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[bytes, ImageFault | None]:
-    """The bytes of an image file, and why it cannot be used, or None if it can; the image is decoded to tell."""
+    """Read and decode an image file; return its bytes, and the fault or None."""
     data, fault = read_file(path)
     return data, fault or check_image(data, max_pixels=max_pixels)
 
 
 def read_file(path: Path) -> tuple[bytes, ImageFault | None]:
-    """The bytes of a file, one more than an image may have at most, and why it cannot be read, or None if it can.
+    """Read a file, at most one byte more than the limit of an image; return its bytes, and the fault or None.
 
-    Only a regular file is opened: a pipe or a device under an image's name would block, or never end.
+    Only regular files are opened: a pipe or a device could block or never end.
     """
     try:
         kind = path.stat().st_mode
@@ -31,24 +31,24 @@ def read_file(path: Path) -> tuple[bytes, ImageFault | None]:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1), None
     except FileNotFoundError:
-        link = f"the link leads to {path.readlink()}, where nothing is" if path.is_symlink() else ""
+        link = f"the link points to {path.readlink()}, which does not exist" if path.is_symlink() else ""
         return b"", ImageFault("E_IMAGE_MISSING", link or "there is no such file")
     except OSError as error:
         return b"", ImageFault("E_IMAGE_UNREADABLE", f"the file cannot be read: {error.strerror}")
 
 
 def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, max_share: float, file: str = "") -> None:
-    """Raise if too many records are bad.
+    """Raise if too many records were rejected.
 
     Args:
-        rejects: the bad records.
+        rejects: the rejected records.
         total: number of all records.
-        max_rejects: this many may be bad, ...
-        max_share: ... and so may this share of all, in [0, 1).
-        file: gets all bad records when they are too many, one JSON object a line; "" writes none.
+        max_rejects: accepted number of rejects, ...
+        max_share: ... or accepted share of all records, in [0, 1), whichever is greater.
+        file: file for all rejects if there are too many, one JSON object per line; "" for none.
 
     Raises:
-        DataError: `E_TOO_MANY_REJECTS`, with the first three.
+        DataError: `E_TOO_MANY_REJECTS`, with the first three rejects.
     """
     limit = reject_limit(total, max_rejects=max_rejects, max_share=max_share)
     if len(rejects) > limit:
@@ -59,7 +59,7 @@ def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, ma
             "E_TOO_MANY_REJECTS",
             f"Expected at most {limit} bad records of {total}. Received: {count_by_code(rejects)}. First: {shown}. "
             + (f"All are in {file}. " if file else "")
-            + "Mend the data, or raise `data.max_rejects`.",
+            + "Fix the data or raise `data.max_rejects`.",
         )
 
 
@@ -70,12 +70,12 @@ def log_rejects(rejects: Sequence[Reject]) -> None:
 
 
 def format_reject(reject: Reject) -> str:
-    """A bad record in one line; a row of a table may have no path."""
+    """Format a rejected record as one line; a row of a table can lack a path."""
     return f"{reject.path}: {reject.message}" if reject.path else reject.message
 
 
 def reject_limit(total: int, *, max_rejects: int, max_share: float) -> int:
-    """How many of all records may be bad."""
+    """Return the accepted number of rejects."""
     return max(max_rejects, int(max_share * total))
 
 
@@ -86,14 +86,14 @@ def check_splits(
     skipped: int,
     unlisted: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Raise if a split has no images, naming what removed them.
+    """Raise if a split has no images, with the reason.
 
     Args:
-        kept: usable images of each split.
-        listed: images that were listed for each split.
-        rejects: records that were set aside.
-        skipped: files without the suffix of an image.
-        unlisted: of the `Listing`: why nothing was listed for a split.
+        kept: number of valid images of each split.
+        listed: number of listed images of each split.
+        rejects: rejected records.
+        skipped: number of files without an image suffix.
+        unlisted: why no image was listed for a split, from the `Listing`.
 
     Raises:
         DataError: `E_SPLIT_EMPTY`.
@@ -101,20 +101,20 @@ def check_splits(
     empty = [split for split in SPLITS if not kept.get(split)]
     if not empty:
         return
-    refused = [reject for reject in rejects if reject.split in ("", empty[0])]
+    rejected = [reject for reject in rejects if reject.split in ("", empty[0])]
     if len(empty) == len(SPLITS) and not listed:
         reason = f"no image was found; {skipped} files had another suffix, {count_by_code(rejects)} were rejected"
     elif not listed.get(empty[0]):
         reason = unlisted.get(empty[0], f"no image was listed for it out of {dict(listed)}")
-        if refused:
-            reason = f"no image was listed for it, {count_by_code(refused)} were rejected; all others: {dict(listed)}"
+        if rejected:
+            reason = f"no image was listed for it, {count_by_code(rejected)} were rejected; all others: {dict(listed)}"
     else:
-        reason = f"all of its {listed[empty[0]]} images were rejected: {count_by_code(refused)}"
+        reason = f"all of its {listed[empty[0]]} images were rejected: {count_by_code(rejected)}"
     raise DataError("E_SPLIT_EMPTY", f"The split {empty[0]} has no images: {reason}.")
 
 
 def count_by_code(rejects: Sequence[Reject]) -> str:
-    """As in "3 E_IMAGE_FORMAT, 1 E_ID_DUPLICATE"; the most frequent first."""
+    """Count rejects by code, most frequent first, as in "3 E_IMAGE_FORMAT, 1 E_ID_DUPLICATE"."""
     counts = Counter(reject.code for reject in rejects)
     return ", ".join(f"{number} {code}" for code, number in counts.most_common()) or "none"
 

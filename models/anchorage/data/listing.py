@@ -1,10 +1,10 @@
-"""Which images there are, what they show, and on which side of the split each class falls.
+"""Listing of images with their labels, splits and roles; no image is opened.
 
-Pure listing: no image is opened. Layouts:
+Layouts:
 
-    root/<class>/**/image                              classes are dealt to train, val and test by seed
-    root/{train,val,test}/<class>/**/image             as given; without val, part of the train classes become val
-    root/{train,val,query,gallery}/<class>/**/image    likewise, with the test half in two roles
+    root/<class>/**/image                              classes are assigned to train, val and test by seed
+    root/{train,val,test}/<class>/**/image             as given; without val, some train classes become val
+    root/{train,val,query,gallery}/<class>/**/image    likewise; query and gallery are roles of the test split
     a table of path, label and optionally split, role  see `anchorage.data.tables`
 """
 
@@ -23,10 +23,10 @@ from anchorage.data.tables import ATTRIBUTE, read_table
 from anchorage.errors import DataError
 
 SPLITS = ("train", "val", "test")
-MAX_REJECTS, MAX_REJECT_SHARE = 10, 0.001  # bad records that are put up with, unless the experiment says otherwise
+MAX_REJECTS, MAX_REJECT_SHARE = 10, 0.001  # default limits of rejected records
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp"}
 
-# What a folder or a table may call a part, and what it means: (split, role)
+# Name of a split in a folder or table -> (split, role)
 _PARTS = {
     "train": ("train", "both"),
     "val": ("val", "both"),
@@ -39,9 +39,9 @@ _ROLES = ("query", "gallery", "both")
 
 
 class Source(NamedTuple):
-    """One image file: `id` is the NFC form of `path`, which is relative to the root; `split` is "" until dealt.
+    """An image file: `id` is the NFC form of `path`, which is relative to the root; `split` is "" until assigned.
 
-    `attributes` are further columns of its row, by name.
+    `attributes` are additional columns of its row, by name.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Source(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """One record that cannot be used, and why; `split` is "" where it was not yet known."""
+    """A rejected record, with the reason; `split` is "" if not yet known."""
 
     path: str
     id: str
@@ -63,9 +63,9 @@ class Reject(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All sources in the order of their ids, the rejects, and how many files had no image's suffix.
+    """All sources in the order of their ids, the rejects, and the number of files without an image suffix.
 
-    `unlisted` has a reason, with what to do, for each split that would have no images.
+    `unlisted` has the reason, with a remedy, why a split would have no images.
     """
 
     sources: list[Source]
@@ -85,30 +85,29 @@ def list_images(
     attributes: Sequence[str] = (),
     follow_links: bool = False,
 ) -> Listing:
-    """List a folder of images, or the images that a table names, with every class on one side.
+    """List the images of a folder or a table, with all images of a class in one split.
 
     Args:
         root: folder that all paths are relative to.
         table: CSV, TSV or Parquet file; "" lists the folder.
-        columns: the table's names for "path", "label", "split", "role", where they differ.
-        val_share: part in [0, 1) of the classes outside test that become val.
-        test_share: part in [0, 1) of all classes that become test, unless splits are given.
-        seed: picks the classes.
-        attributes: further columns of the table to keep with each image.
-        follow_links: whether symbolic links may lead out of the root.
+        columns: column names of the table for "path", "label", "split", "role", if they differ.
+        val_share: share in [0, 1) of the classes outside test that become val.
+        test_share: share in [0, 1) of all classes that become test, unless splits are given.
+        seed: seed of the assignment of classes.
+        attributes: additional columns of the table to keep.
+        follow_links: whether symbolic links may point outside the root.
 
     Raises:
-        DataError: `E_DATA_MISSING`, `E_TABLE_DAMAGED`, or `E_TABLE_COLUMNS`, also for attributes of a folder;
+        DataError: `E_DATA_MISSING`, `E_TABLE_DAMAGED`, or `E_TABLE_COLUMNS`, also for attributes without a table;
             `E_PATH_OUTSIDE` for a linked folder outside the root.
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError("E_DATA_MISSING", f"Expected a folder of images at {root}. Received: no folder there")
+        raise DataError("E_DATA_MISSING", f"Expected a folder of images at {root}. Received: no such folder")
     if attributes and not table:
         raise DataError(
             "E_TABLE_COLUMNS",
-            f"Expected a table with the columns {list(attributes)}, which `evaluation` names. "
-            f"Received: the folder {root}",
+            f"Expected a table with the columns {list(attributes)} that `evaluation` uses. Received: the folder {root}",
         )
     folder = DataFolder(root, follow_links=follow_links)
     items = _from_table(folder, read_table(table, columns or {}, attributes)) if table else _from_folder(folder)
@@ -118,13 +117,13 @@ def list_images(
 def assign_splits(
     items: Iterable[Source | Reject | None], *, val_share: float, test_share: float, seed: int
 ) -> Listing:
-    """Make a listing of what was found: each id once, each class in one split.
+    """Create a listing with unique ids, and all images of a class in one split.
 
     Args:
-        items: sources, rejects, and None for a file that is no image.
-        val_share: as in `list_images`, like the arguments below.
-        test_share: see there.
-        seed: see there.
+        items: sources, rejects, and None for a file that is not an image.
+        val_share: see `list_images`.
+        test_share: see `list_images`.
+        seed: see `list_images`.
     """
     sources, rejects, skipped = [], [], 0
     seen: dict[str, str] = {}
@@ -135,7 +134,7 @@ def assign_splits(
             rejects.append(item)
         elif item.id in seen:
             same = "the same path" if seen[item.id] == item.path else f"the path {seen[item.id]!r}"
-            rejects.append(Reject(item.path, item.id, "E_ID_DUPLICATE", f"{same} was listed before", item.split))
+            rejects.append(Reject(item.path, item.id, "E_ID_DUPLICATE", f"{same} is already listed", item.split))
         else:
             seen[item.id] = item.path
             sources.append(item)
@@ -144,53 +143,53 @@ def assign_splits(
 
 
 def assign_classes(sources: list[Source], *, val_share: float, test_share: float, seed: int) -> list[Source]:
-    """Give every class its split: all three by seed where none is given, val out of train where only that is missing.
+    """Assign classes to splits by seed: to all three if none is given, or some train classes to a missing val.
 
-    Classes are shuffled in the order of their names' bytes, so the result is the same on every machine.
+    Classes are sorted before the shuffle, so the result is the same on every machine.
     """
     given = {source.split for source in sources}
     if "val" in given or not sources:
         return sources
-    dealt: dict[str, str] = {}
+    assigned: dict[str, str] = {}
     labels = sorted({source.label for source in sources if source.split in ("", "train")})
-    order = [labels[place] for place in np.random.default_rng(seed).permutation(len(labels))]
+    order = [labels[number] for number in np.random.default_rng(seed).permutation(len(labels))]
     if given == {""}:
         tests = _part(test_share, len(order))
-        dealt.update(dict.fromkeys(order[:tests], "test"))
+        assigned.update(dict.fromkeys(order[:tests], "test"))
         order = order[tests:]
-    dealt.update(dict.fromkeys(order, "train"))
-    dealt.update(dict.fromkeys(order[: _part(val_share, len(order))], "val"))
+    assigned.update(dict.fromkeys(order, "train"))
+    assigned.update(dict.fromkeys(order[: _part(val_share, len(order))], "val"))
     return [
-        source._replace(split=dealt[source.label]) if source.split in ("", "train") else source for source in sources
+        source._replace(split=assigned[source.label]) if source.split in ("", "train") else source for source in sources
     ]
 
 
 def _explain_unlisted(sources: list[Source], val_share: float, test_share: float) -> dict[str, str]:
-    """Why a split got no class, if it got none, and what helps: shares do nothing for data with splits of its own."""
+    """Explain why each split could have no classes, with a remedy that depends on whether splits are given."""
     given = {source.split for source in sources}
     classes = len({source.label for source in sources if source.split in ("", "train")})
-    dealt = {"test": test_share} if given == {""} else {}
-    dealt |= {} if "val" in given else {"val": val_share}
-    reasons = dict.fromkeys(SPLITS, "the data's own splits give it no image; give it some classes there")
-    for split, share in dealt.items():
+    shares = {"test": test_share} if given == {""} else {}
+    shares |= {} if "val" in given else {"val": val_share}
+    reasons = dict.fromkeys(SPLITS, "the splits of the data have no images for it; add some classes")
+    for split, share in shares.items():
         reasons[split] = f"`data.{split}_share` is 0; raise it"
         if share:
-            reasons[split] = f"each split needs a class of its own, but only {classes} can be dealt out; bring more"
+            reasons[split] = f"each split needs a class, but only {classes} can be assigned; add more classes"
     return reasons
 
 
 def _part(share: float, count: int) -> int:
-    """Share of a count, at least one and not all of them, unless the share is 0."""
+    """Return a share of a count, at least 1 and less than the count, unless the share is 0."""
     return min(max(1, int(share * count + 0.5)), count - 1) if share > 0 and count else 0
 
 
 def find_files(
     root: Path, table: Path | None, columns: Mapping[str, str], *, follow_links: bool
 ) -> Iterator[tuple[str, PathFault | None]]:
-    """The paths that `list_images` looks at, relative to the root, and why each is refused if it is.
+    """Yield the paths that `list_images` uses, relative to the root, each with its fault or None.
 
     Raises:
-        DataError: as there.
+        DataError: as `list_images`.
     """
     folder = DataFolder(root, follow_links=follow_links)
     if table is None:
@@ -213,8 +212,8 @@ def _from_folder(folder: DataFolder) -> Iterator[Source | Reject | None]:
         if fault:
             yield _reject(path, *fault)
         elif len(parts) <= depth:
-            place = f"in {'/'.join(parts[:-1]) or 'the root'}, not in the folder of a class"
-            yield _reject(path, "E_LABEL_MISSING", f"the image lies {place}")
+            location = f"in {'/'.join(parts[:-1]) or 'the root'}, not in the folder of a class"
+            yield _reject(path, "E_LABEL_MISSING", f"the image is {location}")
         else:
             split, role = _PARTS[parts[0]] if by_split else ("", "both")
             yield _source(path, parts[depth - 1], split, role)
@@ -224,7 +223,7 @@ def _from_table(folder: DataFolder, rows: Iterable[Mapping[str, str]]) -> Iterat
     for number, row in enumerate(rows, start=1):
         path = _normalise(row["path"])
         if not path:
-            yield _reject("", "E_PATH_MISSING", f"row {number}, of label {row['label']!r}, names no path")
+            yield _reject("", "E_PATH_MISSING", f"row {number}, with label {row['label']!r}, has no path")
         elif fault := folder.find_fault(path):
             yield _reject(path, *fault)
         else:
@@ -234,13 +233,13 @@ def _from_table(folder: DataFolder, rows: Iterable[Mapping[str, str]]) -> Iterat
 def source_of_row(
     row: Mapping[str, str], id_: str, path: str, shown: str = "", *, needs_label: bool = True
 ) -> Source | Reject:
-    """The source that a row of a table stands for, or why it cannot be used.
+    """Return the source of a row of a table, or the reject.
 
     Args:
-        row: its "label" and, where the table has them, "split", "role" and "attribute/<name>".
-        id_: its id, before normalization.
-        path: where its content is.
-        shown: what to call it in a reject, if not by its path.
+        row: "label" and, if the table has them, "split", "role" and "attribute/<name>".
+        id_: id, before normalization.
+        path: path of the content.
+        shown: name in a reject, if not the path.
         needs_label: whether a missing label is a fault.
     """
     label, shown = row.get("label", "").strip(), shown or path
@@ -252,8 +251,8 @@ def source_of_row(
     if role and role not in _ROLES:
         return _reject(shown, "E_ROLE_UNKNOWN", f"expected {', '.join(_ROLES)}. Received: role {row['role']!r}")
     split, usual = _PARTS.get(part, ("", "both"))
-    kept = tuple((key.removeprefix(ATTRIBUTE), row[key]) for key in row if key.startswith(ATTRIBUTE))
-    return _source(path, label, split, role or usual, kept, id_)
+    attributes = tuple((key.removeprefix(ATTRIBUTE), row[key]) for key in row if key.startswith(ATTRIBUTE))
+    return _source(path, label, split, role or usual, attributes, id_)
 
 
 def _normalise(path: str) -> str:
@@ -271,8 +270,8 @@ def _source(
 
 
 def _reject(path: str, code: str, message: str) -> Reject:
-    shown = path.encode("utf-8", "backslashreplace").decode()
-    return Reject(shown, _nfc(shown), code, message)
+    printable = path.encode("utf-8", "backslashreplace").decode()
+    return Reject(printable, _nfc(printable), code, message)
 
 
 def _nfc(text: str) -> str:

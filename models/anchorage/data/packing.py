@@ -1,4 +1,4 @@
-"""Encoded images or vectors in, records as training reads them out: what both ways to train pack with."""
+"""Conversion of encoded images and vectors to records of a store."""
 
 import functools
 import itertools
@@ -15,14 +15,14 @@ _BATCH = 64  # images decoded at once
 
 
 def decode_records(examples: Iterable[Example], spec: RecordSpec) -> Iterator[Record]:
-    """Decode and resize images, in order; vectors go as they are. Memory holds one batch.
+    """Decode and resize images to records, in order, one batch at a time; vectors are unchanged.
 
     Args:
-        examples: images that were checked before.
-        spec: what a record is.
+        examples: validated images, or vectors.
+        spec: shape and type of the records.
 
     Raises:
-        DataError: a code of `check_image` if an image cannot be decoded after all.
+        DataError: with a code of `check_image` if an image cannot be decoded.
     """
     if spec.dimension:
         for example in examples:
@@ -42,7 +42,7 @@ def decode_records(examples: Iterable[Example], spec: RecordSpec) -> Iterator[Re
 
 @functools.cache
 def _loader(image_size: int, fit: str):
-    """Decodes a batch in one call: TensorFlow runs its images side by side."""
+    """Return a function that decodes a batch of images in parallel."""
     import tensorflow as tf
 
     def load(images):
@@ -52,11 +52,11 @@ def _loader(image_size: int, fit: str):
 
 
 def _undecodable(batch: list[Example]) -> DataError:
-    """The error of the first image in the batch that cannot be decoded."""
+    """Return the error of the first image in the batch that cannot be decoded."""
     for example in batch:
         fault = check_image(bytes(example.content))
         if fault is not None:
             return DataError(
-                fault.code, f"{example.id!r} in examples that were to hold checked images: {fault.message}"
+                fault.code, f"Expected validated images in the examples. Received: {example.id!r}: {fault.message}"
             )
     return DataError("E_IMAGE_DAMAGED", f"One image of {batch[0].id!r} to {batch[-1].id!r} cannot be decoded")

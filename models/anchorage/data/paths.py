@@ -1,10 +1,10 @@
-"""Which files belong to a data folder: listing, ingestion and the digest of the data go by this one rule.
+"""Rules for the files of a data folder, shared by listing, ingestion and the digest of the data.
 
-A path belongs to the folder if it stays inside it, as written and after all symbolic links, or if the data says that
-links may lead elsewhere. Hidden names (".x") do not belong to it.
+A path belongs to the folder if it stays inside it, as written and after resolving symbolic links; with `follow_links`,
+links may point outside. Hidden files (".x") are ignored.
 """
 
-# Strings, since a data set may have millions of paths and each `Path` costs several microseconds.
+# Strings, since a data set can have millions of paths and each `Path` takes several microseconds.
 # ruff: noqa: PTH112, PTH114, PTH118
 
 import errno
@@ -18,7 +18,7 @@ from anchorage.errors import DataError
 
 
 class PathFault(NamedTuple):
-    """Why a path is refused: a stable code and a sentence."""
+    """Why a path is rejected: a stable code and a message."""
 
     code: str
     message: str
@@ -29,21 +29,21 @@ class DataFolder:
 
     Args:
         root: the folder.
-        follow_links: whether links inside it may lead out of it.
+        follow_links: whether links may point outside the folder.
     """
 
     def __init__(self, root: str | os.PathLike, *, follow_links: bool = False):
         self.root = Path(root)
         self._follow_links = follow_links
         self._real_root = os.path.realpath(root)
-        self._real_folders: dict[str, str] = {}  # a table names many files in few folders
+        self._real_folders: dict[str, str] = {}  # cache, since tables list many files in few folders
 
     def find_fault(self, path: str) -> PathFault | None:
-        """Why a normalised relative path is no part of the data; None if it is, whether or not a file is there."""
+        """Return why a normalized relative path is invalid, or None; the file need not exist."""
         if path.startswith(("/", "../")) or path in (".", ".."):
-            return PathFault("E_PATH_OUTSIDE", "the path leads out of the data folder; paths are relative to it")
+            return PathFault("E_PATH_OUTSIDE", "the path points outside the data folder; paths are relative to it")
         if "\0" in path:
-            return PathFault("E_PATH_INVALID", "the path holds a NUL character")
+            return PathFault("E_PATH_INVALID", "the path contains a NUL character")
         full = os.path.join(self.root, path)
         try:
             os.lstat(full)
@@ -54,26 +54,26 @@ class DataFolder:
             return None
         return PathFault(
             "E_PATH_OUTSIDE",
-            f"a link leads out of the data folder, to {os.path.realpath(full)}; allow it with `data.follow_links`",
+            f"a link points outside the data folder, to {os.path.realpath(full)}; allow it with `data.follow_links`",
         )
 
     def walk(self) -> Iterator[tuple[str, PathFault | None]]:
-        """All visible files below the folder in a fixed order: relative path, and why it is refused if it is.
+        """Yield all files except hidden ones, in a fixed order: relative path, and fault or None.
 
-        Links to folders are followed, each folder once.
+        Links to folders are followed; each folder is visited once.
 
         Raises:
-            DataError: `E_PATH_OUTSIDE` for a folder behind a link that leads out, which may stand for whole classes;
+            DataError: `E_PATH_OUTSIDE` for a link to a folder outside, which could contain whole classes;
                 `E_DATA_UNREADABLE` for a folder that cannot be listed.
         """
         seen: set[str] = set()
         waiting = [""]
         while waiting:
             folder = waiting.pop()
-            place = os.path.realpath(os.path.join(self.root, folder))
-            if place in seen:
+            real = os.path.realpath(os.path.join(self.root, folder))
+            if real in seen:
                 continue
-            seen.add(place)
+            seen.add(real)
             folders = []
             for name, is_folder, is_link in self._entries(folder):
                 path = posixpath.join(folder, name)
@@ -87,16 +87,16 @@ class DataFolder:
             waiting += reversed(folders)
 
     def _entries(self, folder: str) -> list[tuple[str, bool, bool]]:
-        """Name of each visible entry, whether it is a folder and whether it is a link, in the order of the names."""
-        place = os.path.join(self.root, folder)
+        """List all entries except hidden ones, sorted: name, whether it is a folder, and whether it is a link."""
+        full = os.path.join(self.root, folder)
         try:
-            with os.scandir(place) as entries:
+            with os.scandir(full) as entries:
                 visible = [entry for entry in entries if not entry.name.startswith(".")]
         except OSError as error:
             raise DataError(
-                "E_DATA_UNREADABLE", f"Expected a folder that can be listed at {place}. Received: {error.strerror}"
+                "E_DATA_UNREADABLE", f"Expected a readable folder at {full}. Received: {error.strerror}"
             ) from error
-        # `os.path.isdir` is False for a link to itself, where the entry's own `is_dir` raises.
+        # For a link to itself `os.path.isdir` is False, while `entry.is_dir` raises.
         return sorted(
             (entry.name, os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir(), entry.is_symlink())
             for entry in visible

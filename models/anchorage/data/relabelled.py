@@ -1,4 +1,4 @@
-"""Some rows of a store under labels of their own, how labels are hidden, and read from names."""
+"""Stores with other labels: selected rows, hidden labels, and labels from image ids."""
 
 import re
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 class LabelledRows:
-    """A store that holds the named rows of another one under other labels; nothing is copied.
+    """A view of selected rows of a store, with other labels.
 
     Args:
-        store: the whole.
-        rows: `(M,)` places in it, none twice.
-        labels: `(M,)` class numbers below the number of `class_names`; a class may be without rows.
-        class_names: of the numbers.
+        store: the store.
+        rows: `(M,)` distinct rows of the store.
+        labels: `(M,)` class numbers, less than the number of `class_names`; classes can be empty.
+        class_names: names of the classes.
 
     Attributes:
-        rows: the places in the whole.
+        rows: rows of the store.
         ids: `(M,)` object array of str.
         labels: `(M,)` int32.
         class_names: as given.
         roles: `(M,)` object array of "query", "gallery" or "both".
-        spec: what one record is.
+        spec: shape and type of the records.
     """
 
     def __init__(self, store: "Store", rows: np.ndarray, labels: np.ndarray, class_names: Sequence[str]):
@@ -41,23 +41,23 @@ class LabelledRows:
         return len(self.rows)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The records of `rows` (n,), in that order."""
+        """Read the records of `rows` (n,), in this order."""
         return self._store.read(self.rows[np.asarray(rows, np.int64)])
 
 
 def hide_labels(
     store, share: float = 1.0, unlabelled_class: str = "", seed: int = 0
 ) -> tuple[LabelledRows, np.ndarray]:
-    """Part a store into what has labels and what has none.
+    """Split a store into labelled and unlabelled images.
 
     Args:
-        store: with `labels` and `class_names`.
-        share: of each class's images that keep their label, in (0, 1]; two at least keep it.
-        unlabelled_class: class whose images have no label; "" for none.
-        seed: of the choice.
+        store: store with `labels` and `class_names`.
+        share: share of the images of each class that keep their label, in (0, 1]; at least two keep it.
+        unlabelled_class: class whose images count as unlabelled; "" for none.
+        seed: seed of the choice.
 
     Returns:
-        The images with labels, and the `(U,)` rows of the others.
+        The labelled images, and the rows `(U,)` of the unlabelled ones.
 
     Raises:
         UsageError: E_LABEL_SHARE, or E_CLASS_UNKNOWN if there is no such class.
@@ -70,30 +70,30 @@ def hide_labels(
         )
     random = np.random.default_rng(seed)
     names = [name for name in store.class_names if name != unlabelled_class]
-    kept: list[np.ndarray] = []
+    labelled: list[np.ndarray] = []
     for name in names:
-        own = np.flatnonzero(store.labels == store.class_names.index(name))
-        kept.append(np.sort(random.permutation(own)[: max(2, round(share * len(own)))]))
-    rows = np.concatenate([*kept, np.empty(0, np.int64)]).astype(np.int64)
-    labels = np.repeat(np.arange(len(names)), [len(own) for own in kept])
+        of_class = np.flatnonzero(store.labels == store.class_names.index(name))
+        labelled.append(np.sort(random.permutation(of_class)[: max(2, round(share * len(of_class)))]))
+    rows = np.concatenate([*labelled, np.empty(0, np.int64)]).astype(np.int64)
+    labels = np.repeat(np.arange(len(names)), [len(of_class) for of_class in labelled])
     return LabelledRows(store, rows, labels, names), np.setdiff1d(np.arange(len(store)), rows)
 
 
 def labels_in_names(store, pattern: str) -> LabelledRows:
-    """The images of a store under labels that their ids give away: a folder, a seller, a series.
+    """Label the images of a store by a part of their ids, such as a folder, seller or series.
 
     Args:
-        store: whose `ids` are searched.
-        pattern: regular expression with one group, which is the label; images whose id it does not fit are left out.
+        store: store with `ids`.
+        pattern: regular expression with one group, which is the label; images whose id does not match are omitted.
 
     Raises:
-        UsageError: E_WEAK_LABELS if the pattern is not well written.
-        DataError: E_WEAK_LABELS if it makes fewer than two classes.
+        UsageError: E_WEAK_LABELS if the pattern is invalid.
+        DataError: E_WEAK_LABELS if it gives fewer than two classes.
     """
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise UsageError("E_WEAK_LABELS", f"`pattern` is no regular expression: {error}") from None
+        raise UsageError("E_WEAK_LABELS", f"`pattern` is not a valid regular expression: {error}") from None
     if expression.groups != 1:
         raise UsageError("E_WEAK_LABELS", f"`pattern` must have one group, in (). Received: {pattern!r}")
     matches = [expression.search(name) for name in store.ids]
@@ -102,7 +102,7 @@ def labels_in_names(store, pattern: str) -> LabelledRows:
     if len(names) < 2:
         raise DataError(
             "E_WEAK_LABELS",
-            f"Expected two classes at least. Received: {names.tolist()} by {pattern!r} in {len(store)} ids such as "
+            f"Expected at least two classes. Received: {names.tolist()} by {pattern!r} in {len(store)} ids such as "
             f"{store.ids[0]!r}",
         )
     return LabelledRows(store, rows, labels, names.tolist())

@@ -1,14 +1,14 @@
-"""The packed record store: decoded images or vectors of one split in raw files, with an index grouped by class.
+"""The packed record store: decoded images or vectors of a split in raw files, with an index grouped by class.
 
-A folder of one split holds
+The folder of a split has
 
     index.parquet     id, label, role, shard, row; sorted by (label, id)
-    shard-00000.u8    uint8 images `(S, S, 3)` in the order they arrived; `.f32` holds float32 vectors `(D,)`
+    shard-00000.u8    uint8 images `(S, S, 3)` in the order of arrival; `.f32` for float32 vectors `(D,)`
     store.json        format, image size and fit or dimension, counts, and the SHA-256 of the index and of each shard
 
-`store.json` is written last: a folder without it is unfinished. Opening a store compares all hashes, once a process.
-Rows are read with positioned reads: any row is equally near, memory holds what was asked for and no more, and a cut-off
-file is an error rather than a killed process.
+`store.json` is written last: a folder without it is unfinished. Opening a store verifies all hashes, once per process.
+Rows are read by `preadv`: access is random, only the requested rows are in memory, and a truncated file raises an
+error, where a memory map would kill the process.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ ROLES = ("query", "gallery", "both")
 _INDEX = "index.parquet"
 _FACTS = "store.json"
 
-# Hash of each file that this process found whole, by its path, size, time of change and inode.
-_whole: dict[tuple[str, int, int, int], str] = {}
+# Hash of each file that this process has verified, by path, size, modification time and inode.
+_verified: dict[tuple[str, int, int, int], str] = {}
 
 
 class RecordSpec(NamedTuple):
-    """What one record of a store is: an image of `image_size` pixels squared or a vector of `dimension` numbers.
+    """Shape and type of the records of a store: images of side `image_size`, or vectors of size `dimension`.
 
-    `fit` is how images were brought to their size, see `anchorage.data.images.resize_image`.
+    `fit` is how images were resized, see `anchorage.data.images.resize_image`.
     """
 
     image_size: int = 0
@@ -53,21 +53,21 @@ class RecordSpec(NamedTuple):
 
     @property
     def dtype(self) -> str:
-        """Of the numbers that a store holds, and that an encoder gets."""
+        """Data type in the store and of the encoder's input."""
         return "float32" if self.dimension else "uint8"
 
     @property
     def bytes(self) -> int:
-        """Of one record."""
+        """Size of a record in bytes."""
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     def to_dict(self) -> dict[str, int | str]:
-        """As it is written to files: what makes an image, or what makes a vector."""
+        """Return the values that are written to files: those of images, or those of vectors."""
         return {"dimension": self.dimension} if self.dimension else {"image_size": self.image_size, "fit": self.fit}
 
 
 class Record(NamedTuple):
-    """One image `(S, S, 3)` uint8, or one vector `(D,)` float32, on its way into a store."""
+    """An image `(S, S, 3)` uint8, or a vector `(D,)` float32, to be written to a store."""
 
     id: str
     label: str
@@ -76,7 +76,7 @@ class Record(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """One written file of records: its number, the index rows that point into it, and its SHA-256."""
+    """A written file of records: its number, its rows of the index, and its SHA-256."""
 
     number: int
     index: "pyarrow.Table"
@@ -84,21 +84,21 @@ class Shard(NamedTuple):
 
 
 class RecordStore:
-    """Random access to the packed images, or vectors, of one split.
+    """Random access to the packed images or vectors of a split.
 
     Args:
-        folder: a folder written by `finish_store`.
+        folder: folder written by `finish_store`.
 
     Attributes:
         ids: `(M,)` object array of str, unique.
         labels: `(M,)` int32 class numbers, dense from 0 in the order of `class_names`; ascending.
         class_names: sorted class names.
         roles: `(M,)` object array of "query", "gallery" or "both".
-        spec: what one record is.
+        spec: shape and type of the records.
 
     Raises:
         DataError: `E_STORE_MISSING` if there is no finished store in `folder`,
-            `E_STORE_DAMAGED` if its parts do not fit together.
+            `E_STORE_DAMAGED` if its files are inconsistent.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -127,18 +127,18 @@ class RecordStore:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the index and `store.json`, which holds the hash of every shard."""
+        """SHA-256 of the index and `store.json`, which contains the hash of every shard."""
         digest = hashlib.sha256()
         for name in (_INDEX, _FACTS):
             digest.update((self.folder / name).read_bytes())
         return digest.hexdigest()
 
     def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The images of `rows` (n,), in that order, as `(n, S, S, 3)` uint8; vectors as `(n, D)` float32.
+        """Read the records of `rows` (n,), in this order: images `(n, S, S, 3)` uint8, or vectors `(n, D)` float32.
 
         Raises:
             IndexError: if a row is negative or past the end.
-            DataError: `E_STORE_DAMAGED` if a shard ends early.
+            DataError: `E_STORE_DAMAGED` if a shard is truncated.
         """
         rows = np.asarray(rows, np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
@@ -156,7 +156,7 @@ class RecordStore:
     def _file(self, shard: int) -> int:
         if shard not in self._files:
             descriptor = os.open(self._path(shard), os.O_RDONLY | os.O_CLOEXEC)
-            if self._files.setdefault(shard, descriptor) != descriptor:  # another thread came first
+            if self._files.setdefault(shard, descriptor) != descriptor:  # another thread opened it first
                 os.close(descriptor)
         return self._files[shard]
 
@@ -164,21 +164,21 @@ class RecordStore:
         if len(self) != facts["count"] or len(self.class_names) != facts["classes"]:
             raise DataError(
                 "E_STORE_DAMAGED",
-                f"{self.folder}: expected {facts['count']} records of {facts['classes']} classes as {_FACTS} says. "
+                f"{self.folder}: expected {facts['count']} records of {facts['classes']} classes by {_FACTS}. "
                 f"Received: {len(self)} of {len(self.class_names)} in {_INDEX}.",
             )
         for number, shard in enumerate(facts["shards"]):
-            path, wanted = self._path(number), shard["rows"] * self.spec.bytes
-            found = path.stat().st_size if path.exists() else "no file"
-            if found != wanted:
-                raise DataError("E_STORE_DAMAGED", f"{path}: expected {wanted} bytes. Received: {found}")
+            path, expected = self._path(number), shard["rows"] * self.spec.bytes
+            size = path.stat().st_size if path.exists() else "no file"
+            if size != expected:
+                raise DataError("E_STORE_DAMAGED", f"{path}: expected {expected} bytes. Received: {size}")
             _check_hash(path, shard.get("sha256", "none"))
         rows = np.array([shard["rows"] for shard in facts["shards"]], np.int64)
         if len(self) and not ((self._shards < len(rows)).all() and (self._rows < rows[self._shards]).all()):
             raise DataError("E_STORE_DAMAGED", f"{self.folder / _INDEX} points past the end of a shard.")
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_files": {}}  # descriptors belong to one process
+        return {**self.__dict__, "_files": {}}  # file descriptors cannot be pickled
 
     def __del__(self):
         for descriptor in getattr(self, "_files", {}).values():
@@ -186,27 +186,25 @@ class RecordStore:
 
 
 def content_digest(content: np.ndarray) -> str:
-    """SHA-256, in hex, of a packed record: the same for images or vectors that an encoder cannot tell apart."""
+    """Return the SHA-256, in hex, of a packed record, which is equal for identical inputs of an encoder."""
     return hashlib.sha256(np.ascontiguousarray(content).data).hexdigest()
 
 
 def shard_name(number: int, dtype: str = "uint8") -> str:
-    """Name of the file with this number, of images or of vectors."""
+    """Return the name of the file with this number, of images or of vectors."""
     return f"shard-{number:05d}.{'u8' if dtype == 'uint8' else 'f32'}"
 
 
 def write_shard(folder: str | os.PathLike, number: int, records: Iterable[Record]) -> Shard:
-    """Write one file of records and return its part of the index.
-
-    The file appears under its name only when whole, so a repeated call is harmless.
+    """Write a file of records atomically, and return its part of the index.
 
     Args:
-        folder: the store's folder, made if absent.
-        number: the shard's number; a store's shards are numbered from 0 without gaps.
+        folder: folder of the store, created if missing.
+        number: number of the shard; the shards of a store are numbered from 0 without gaps.
         records: images of one size or vectors of one dimension, streamed.
 
     Raises:
-        ValueError: if a record is neither `(S, S, 3)` uint8 nor `(D,)` float32, or not like the first one.
+        ValueError: if a record is neither `(S, S, 3)` uint8 nor `(D,)` float32, or its shape differs from the first.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +227,7 @@ def write_shard(folder: str | os.PathLike, number: int, records: Iterable[Record
 
 
 def finish_store(folder: str | os.PathLike, shards: Iterable[Shard], spec: RecordSpec) -> None:
-    """Write the index over all shards, grouped by class, and then `store.json`.
+    """Write the index of all shards, grouped by class, and then `store.json`.
 
     Raises:
         ValueError: if the shards are not numbered from 0 without gaps.
@@ -264,22 +262,22 @@ def finish_store(folder: str | os.PathLike, shards: Iterable[Shard], spec: Recor
 
 
 def write_store(folder: str | os.PathLike, records: Iterable[Record], spec: RecordSpec) -> None:
-    """Write a whole store with one shard."""
+    """Write a store with a single shard."""
     finish_store(folder, [write_shard(folder, 0, records)], spec)
 
 
 def _check_hash(path: Path, expected: str) -> None:
-    """Compare a file with its hash, unless this process has done so already."""
+    """Verify the hash of a file, unless this process has already verified it."""
     state = path.stat()
     seen = (str(path), state.st_size, state.st_mtime_ns, state.st_ino)
-    if _whole.get(seen) != expected:
-        found = hash_file(path)
-        if found != expected:
+    if _verified.get(seen) != expected:
+        digest = hash_file(path)
+        if digest != expected:
             raise DataError(
                 "E_STORE_DAMAGED",
-                f"{path} does not hold what was packed: expected SHA-256 {expected}. Received: {found}",
+                f"{path} was changed after packing: expected SHA-256 {expected}. Received: {digest}",
             )
-        _whole[seen] = expected
+        _verified[seen] = expected
 
 
 def _checked(records: Iterable[Record]) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""Some classes of a record store, and how classes are dealt into folds."""
+"""Subsets of the classes of a record store, and folds of classes."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -12,55 +12,55 @@ if TYPE_CHECKING:
 
 
 class ClassSubset:
-    """A store that holds only the named classes of another one; nothing is copied.
+    """A view of some classes of a store.
 
     Args:
-        store: the whole.
-        class_names: the classes to keep.
+        store: the store.
+        class_names: names of the classes to keep.
 
     Attributes:
         ids: `(M,)` object array of str.
         labels: `(M,)` int32 class numbers, dense from 0 in the order of `class_names`; ascending.
         class_names: the kept names, sorted.
         roles: `(M,)` object array of "query", "gallery" or "both".
-        spec: what one record is.
+        spec: shape and type of the records.
 
     Raises:
         DataError: `E_CLASS_UNKNOWN` if a name is not in the store.
     """
 
     def __init__(self, store: "RecordStore", class_names: Iterable[str]):
-        wanted = sorted(set(class_names))
-        unknown = sorted(set(wanted) - set(store.class_names))
+        names = sorted(set(class_names))
+        unknown = sorted(set(names) - set(store.class_names))
         if unknown:
             raise DataError("E_CLASS_UNKNOWN", f"Expected classes of {store.folder}. Received: {unknown[:5]}")
         numbers = np.full(len(store.class_names), -1, np.int32)
-        numbers[np.searchsorted(np.array(store.class_names, object), wanted)] = np.arange(len(wanted))
+        numbers[np.searchsorted(np.array(store.class_names, object), names)] = np.arange(len(names))
         labels = numbers[store.labels]
         self._store, self._rows = store, np.flatnonzero(labels >= 0)
         self.labels = labels[self._rows]
         self.ids, self.roles = store.ids[self._rows], store.roles[self._rows]
-        self.class_names = wanted
+        self.class_names = names
         self.spec = store.spec
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The images of `rows` (n,), in that order, as `(n, S, S, 3)` uint8."""
+        """Read the images of `rows` (n,), in this order, as `(n, S, S, 3)` uint8."""
         return self._store.read(self._rows[np.asarray(rows, np.int64)])
 
 
 def assign_folds(class_names: Iterable[str], folds: int, seed: int = 0) -> list[list[str]]:
-    """Deal classes into folds whose sizes differ by one at most; the same on every machine.
+    """Assign classes to folds whose sizes differ by at most one; the same on every machine.
 
     Args:
-        class_names: all classes.
+        class_names: names of all classes.
         folds: number of folds, at least 2.
-        seed: of the shuffle.
+        seed: seed of the shuffle.
 
     Raises:
-        UsageError: `E_FOLDS` if a fold would get fewer than two classes: nothing can be retrieved wrongly from one.
+        UsageError: `E_FOLDS` if a fold would have fewer than two classes, since retrieval needs negatives.
 
     Example:
         >>> [len(fold) for fold in assign_folds("abcdefg", folds=3)]
@@ -72,4 +72,4 @@ def assign_folds(class_names: Iterable[str], folds: int, seed: int = 0) -> list[
             "E_FOLDS", f"Expected at least two folds of two classes each. Received: {folds} of {len(names)} classes"
         )
     order = np.random.default_rng(seed).permutation(len(names))
-    return [sorted(names[place] for place in order[fold::folds]) for fold in range(folds)]
+    return [sorted(names[number] for number in order[fold::folds]) for fold in range(folds)]

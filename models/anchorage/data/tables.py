@@ -1,4 +1,4 @@
-"""Tables that name images: CSV, TSV or Parquet with at least a path and a label."""
+"""Tables of images: CSV, TSV or Parquet files with at least the columns path and label."""
 
 import csv
 import os
@@ -9,23 +9,23 @@ from anchorage.errors import DataError
 
 _DEFAULTS = {"path": ("path",), "label": ("label", "class"), "split": ("split",), "role": ("role",)}
 _NEEDED = ("path", "label")
-ATTRIBUTE = "attribute/"  # before the name of a column that is only kept
+ATTRIBUTE = "attribute/"  # prefix of the names of additional columns
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_table(
     path: str | os.PathLike, columns: Mapping[str, str], attributes: Sequence[str] = ()
 ) -> Iterator[dict[str, str]]:
-    """The rows of a table under our names; "split" and "role" are there only if the table has them.
+    """Read the rows of a table with standard column names; "split" and "role" are optional.
 
     Args:
         path: a `.csv`, `.tsv` (UTF-8, quoted as in RFC 4180) or `.parquet` file.
-        columns: the table's names for "path", "label", "split", "role", where they differ; other columns are ignored,
-            except
-        attributes: further columns to keep; a row has them as "attribute/<name>".
+        columns: column names of the table for "path", "label", "split", "role", if they differ. Other columns are
+            ignored, except `attributes`.
+        attributes: additional columns, with keys "attribute/<name>" in a row.
 
     Returns:
-        One dict a row; a missing value is "".
+        One dict per row; a missing value is "".
 
     Raises:
         DataError: `E_DATA_MISSING` if there is no file, `E_TABLE_COLUMNS` if a column is missing,
@@ -33,7 +33,7 @@ def read_table(
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError("E_DATA_MISSING", f"Expected a table at {path}. Received: no file there")
+        raise DataError("E_DATA_MISSING", f"Expected a table at {path}. Received: no such file")
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _from_parquet(path, columns, attributes)
@@ -70,25 +70,25 @@ def _from_parquet(path: Path, columns: Mapping[str, str], attributes: Sequence[s
         raise DataError("E_TABLE_DAMAGED", f"{path}: {error}") from error
 
 
-def _choose(path: Path, found: list[str], columns: Mapping[str, str], attributes: Sequence[str]) -> dict[str, str]:
-    """Our names and the table's, for the columns that are there; the needed ones must be."""
+def _choose(path: Path, header: list[str], columns: Mapping[str, str], attributes: Sequence[str]) -> dict[str, str]:
+    """Map standard names to columns of the table; raise if a required column is missing."""
     names = {}
     for ours, usual in _DEFAULTS.items():
-        wanted = (columns[ours],) if ours in columns else usual
-        present = [name for name in wanted if name in found]
+        candidates = (columns[ours],) if ours in columns else usual
+        present = [name for name in candidates if name in header]
         if present:
             names[ours] = present[0]
         elif ours in _NEEDED or ours in columns:
             raise DataError(
                 "E_TABLE_COLUMNS",
-                f"{path}: expected a column {' or '.join(map(repr, wanted))} for the {ours}. Received: {found}. "
-                f"Name the right one under `data.columns`.",
+                f"{path}: expected a column {' or '.join(map(repr, candidates))} for the {ours}. Received: {header}. "
+                f"Set the right name in `data.columns`.",
             )
     for name in attributes:
-        if name not in found:
+        if name not in header:
             raise DataError(
                 "E_TABLE_COLUMNS",
-                f"{path}: expected a column {name!r}, which `evaluation` names. Received: {found}",
+                f"{path}: expected a column {name!r}, which `evaluation` uses. Received: {header}",
             )
         names[f"{ATTRIBUTE}{name}"] = name
     return names

@@ -1,10 +1,10 @@
-"""Tables of given vectors: Parquet, NumPy with a table beside it, or the Arrow files of a Hugging Face data set.
+"""Tables of precomputed vectors: Parquet, NumPy with a metadata table, or the Arrow files of a Hugging Face data set.
 
-    vectors.parquet             a column of lists of float16, float32 or float64, and columns of text
-    vectors.npy                 (M, D) floats; `vectors.parquet`, `.csv` or `.tsv` beside it has the other columns
-    folder/data-*.arrow         a saved `datasets.Dataset`; of a `DatasetDict` each folder is a split
+    vectors.parquet             a column of lists of float16, float32 or float64, and text columns
+    vectors.npy                 (M, D) floats; `vectors.parquet`, `.csv` or `.tsv` in the same folder has other columns
+    folder/data-*.arrow         a saved `datasets.Dataset`; each folder of a `DatasetDict` is a split
 
-A table is read in batches: memory holds one of them.
+Tables are read in batches, one at a time.
 """
 
 import csv
@@ -24,7 +24,7 @@ from anchorage.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_ROWS = 8_192  # in one batch
+_ROWS = 8_192  # rows per batch
 _NAMES = {
     "vector": ("vector", "embedding", "embeddings"),
     "id": ("id",),
@@ -37,27 +37,27 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 class Vector(NamedTuple):
-    """One row of a table with its vector `(D,)` float32."""
+    """A row of a table with its vector `(D,)` float32."""
 
     source: Source
     values: np.ndarray
 
 
 class VectorTable:
-    """The rows of one table of vectors.
+    """Reads the rows of a table of vectors.
 
     Args:
         path: a `.parquet` or `.npy` file, or a folder with `.arrow` files.
-        columns: the table's names for "vector", "id", "path", "label", "split" and "role", where they are not the
-            usual ones. Only the vector is required: the path of an image stands in for a missing id and the number of
-            the row for both; a missing label is "".
-        attributes: further columns to keep with each row.
+        columns: column names of the table for "vector", "id", "path", "label", "split" and "role", if they differ from
+            the usual ones. Only the vector is required: a missing id defaults to the path of the image, or to the row
+            number; a missing label is "".
+        attributes: additional columns to keep.
 
     Attributes:
         dimension: D, the length of the first vector.
 
     Raises:
-        DataError: `E_DATA_MISSING`, `E_TABLE_DAMAGED`, `E_TABLE_COLUMNS` with all that is wrong with the columns.
+        DataError: `E_DATA_MISSING`, `E_TABLE_DAMAGED`, `E_TABLE_COLUMNS` with all errors of the columns.
     """
 
     def __init__(
@@ -70,19 +70,19 @@ class VectorTable:
         self.dimension = self._first_length()
 
     def rows(self) -> Iterator[dict[str, str]]:
-        """Text of each row: "id", and of "path", "label", "split", "role" and "attribute/<name>" what there is."""
+        """Yield the texts of each row: "id", and those of "path", "label", "split", "role" and attributes present."""
         number = 0
         texts = {ours: theirs for ours, theirs in self._names.items() if ours != "vector"}
         for batch in self._read(list(texts.values())):
             values = {ours: batch.column(theirs).to_pylist() for ours, theirs in texts.items()}
-            for place in range(batch.num_rows):
-                row = {ours: "" if column[place] is None else str(column[place]) for ours, column in values.items()}
+            for index in range(batch.num_rows):
+                row = {ours: "" if column[index] is None else str(column[index]) for ours, column in values.items()}
                 row["id"] = row.get("id") or row.get("path") or f"row-{number + 1:07d}"
                 number += 1
                 yield row
 
     def vectors(self) -> Iterator[tuple[np.ndarray, list[str]]]:
-        """Batches of vectors `(n, D)` float32, each with what is wrong with its rows: "" or a reason a row."""
+        """Yield batches of vectors `(n, D)` float32, each with the fault of every row, "" if it is valid."""
         name = self._names["vector"]
         for batch in self._read([name]):
             yield _matrix(batch.column(name), self.dimension)
@@ -107,7 +107,7 @@ class VectorTable:
 
 
 def is_vector_data(path: str | os.PathLike, columns: Mapping[str, str] | None = None) -> bool:
-    """Whether `data.path` names vectors and not images: by its suffix, its files, or a Parquet column of lists."""
+    """Return whether a path is data of vectors, not images: by its suffix, its files, or a Parquet column of lists."""
     path = Path(path)
     if path.is_dir():
         return (path / "dataset_dict.json").is_file() or any(path.glob("*.arrow"))
@@ -119,19 +119,19 @@ def is_vector_data(path: str | os.PathLike, columns: Mapping[str, str] | None = 
     try:
         schema = parquet.read_schema(path)
     except (pa.ArrowException, OSError):
-        return False  # whoever reads the table says what is wrong with it
-    named = [(columns or {}).get("vector")] if (columns or {}).get("vector") else _NAMES["vector"]
-    return any(name in schema.names and _is_list(schema.field(name).type) for name in named)
+        return False  # reading the table raises the error
+    names = [(columns or {}).get("vector")] if (columns or {}).get("vector") else _NAMES["vector"]
+    return any(name in schema.names and _is_list(schema.field(name).type) for name in names)
 
 
 def list_vectors(table: VectorTable, *, val_share: float, test_share: float, seed: int) -> Listing:
-    """List the rows of a table, with every class in one split; a `Source` has the number of its row as `path`.
+    """List the rows of a table, with all rows of a class in one split; `path` of a `Source` is the row number.
 
     Args:
-        table: the rows.
-        val_share: part in [0, 1) of the classes outside test that become val.
-        test_share: part in [0, 1) of all classes that become test, unless the table has splits.
-        seed: picks the classes.
+        table: table of vectors.
+        val_share: share in [0, 1) of the classes outside test that become val.
+        test_share: share in [0, 1) of all classes that become test, unless the table has splits.
+        seed: seed of the assignment of classes.
     """
 
     def items() -> Iterator[Source | Reject]:
@@ -142,17 +142,17 @@ def list_vectors(table: VectorTable, *, val_share: float, test_share: float, see
 
 
 def read_vectors(table: VectorTable, sources: Iterable[Source]) -> Iterator[Vector | Reject]:
-    """The vectors of some rows of a table, in the order of the table; a `Reject` for each that cannot be used.
+    """Yield the vectors of some rows in the order of the table, with a `Reject` for each invalid one.
 
     Args:
-        table: the rows.
-        sources: of `list_vectors`.
+        table: table of vectors.
+        sources: rows to read, from `list_vectors`.
     """
-    wanted = {int(source.path): source for source in sources}
+    source_of_number = {int(source.path): source for source in sources}
     number = 0
     for matrix, reasons in table.vectors():
         for values, reason in zip(matrix, reasons, strict=True):
-            if source := wanted.get(number):
+            if source := source_of_number.get(number):
                 if reason:
                     yield Reject(f"row {number + 1}", source.id, "E_VECTOR_UNUSABLE", reason, source.split)
                 else:
@@ -161,7 +161,7 @@ def read_vectors(table: VectorTable, sources: Iterable[Source]) -> Iterator[Vect
 
 
 def _open(path: Path) -> "tuple[Callable[[list[str]], Iterator[pa.RecordBatch]], pa.Schema]":
-    """What reads batches of some columns of a table, and the types of all of its columns."""
+    """Return a function that reads batches of some columns of a table, and the schema of the table."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
@@ -183,7 +183,7 @@ def _open(path: Path) -> "tuple[Callable[[list[str]], Iterator[pa.RecordBatch]],
 def _parquet_batches(path: Path, columns: list[str], rows: int = _ROWS) -> "Iterator[pa.RecordBatch]":
     import pyarrow.parquet as parquet
 
-    # A ParquetFile reads this very file; `read_table` would take the names of parent folders for columns.
+    # `parquet.read_table` would add columns for parent folders of the form `name=value`.
     with parquet.ParquetFile(path) as file:
         yield from file.iter_batches(rows, columns=columns)
 
@@ -225,7 +225,7 @@ def _read_text(path: Path) -> "pa.Table":
 
 
 def _no_columns(rows: int) -> "pa.RecordBatch":
-    """A batch that has only a number of rows: of a table of nothing but vectors."""
+    """Return a batch without columns, for a table that has only vectors."""
     import pyarrow as pa
 
     return pa.record_batch({"": pa.nulls(rows)})
@@ -255,7 +255,7 @@ def _open_arrow(folder: Path) -> "tuple[Callable[[list[str]], Iterator[pa.Record
 
 
 def _class_names(folder: Path) -> dict[str, list[str]]:
-    """Names of the values of each `ClassLabel` column, from `dataset_info.json` where there is one."""
+    """Read the class names of each `ClassLabel` column from `dataset_info.json`, if it exists."""
     info = folder / "dataset_info.json"
     features = json.loads(info.read_text(encoding="utf-8")).get("features", {}) if info.is_file() else {}
     return {name: kind["names"] for name, kind in features.items() if isinstance(kind, dict) and "names" in kind}
@@ -264,7 +264,7 @@ def _class_names(folder: Path) -> dict[str, list[str]]:
 def _named(
     batch: "pa.RecordBatch", split: str, classes: Mapping[str, Sequence[str]], columns: list[str]
 ) -> "pa.RecordBatch":
-    """Some columns of a batch: class numbers as their names, and the split that its folder stands for."""
+    """Select columns of a batch, with class names for class numbers, and the split of its folder."""
     import pyarrow as pa
 
     arrays = {}
@@ -280,15 +280,15 @@ def _named(
 
 
 def _choose(path: Path, schema: "pa.Schema", columns: Mapping[str, str], attributes: Sequence[str]) -> dict[str, str]:
-    """Our names and the table's for the columns that there are; everything that is wrong is said at once."""
+    """Map standard names to columns of the table; raise one error for all faults."""
     names, faults = {}, []
     for ours, usual in _NAMES.items():
-        wanted = (columns[ours],) if ours in columns else usual
-        present = [name for name in wanted if name in schema.names]
+        candidates = (columns[ours],) if ours in columns else usual
+        present = [name for name in candidates if name in schema.names]
         if present:
             names[ours] = present[0]
         elif ours == "vector" or ours in columns:
-            faults.append(f"no column {' or '.join(map(repr, wanted))} for the {ours}; see `data.columns`")
+            faults.append(f"no column {' or '.join(map(repr, candidates))} for the {ours}; see `data.columns`")
     for name in attributes:
         if name in schema.names:
             names[f"{ATTRIBUTE}{name}"] = name
@@ -309,7 +309,7 @@ def _is_list(kind: "pa.DataType") -> bool:
 
 
 def _matrix(column: "pa.Array", dimension: int) -> tuple[np.ndarray, list[str]]:
-    """Lists as rows `(n, D)` float32, and what is wrong with each; a row at fault is zero."""
+    """Convert lists to rows `(n, D)` float32, with the fault of each row, "" if it is valid; invalid rows are zero."""
     import pyarrow.compute as pc
 
     lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False), np.int64)

@@ -1,1 +1,1 @@
-"""Decides: is the candidate good enough to be released, and what is its evidence?"""
+"""Evaluation of a candidate model, and the gate that decides about its release."""

@@ -1,4 +1,4 @@
-"""Whether match probability and "unknown" hold on the evaluation split, which had no part in fitting them."""
+"""Validation of the match probability and of the threshold for "unknown" on the evaluation split."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,20 +9,20 @@ import numpy as np
 from anchorage.judging.settings import TEST, VALIDATION, JudgeSettings
 from anchorage.retrieval.calibration import (
     BINS,
-    Shown,
+    NeighborSample,
     bin_of,
     calibrate,
     calibration_error,
     match_probability,
-    show_neighbors,
+    sample_neighbors,
 )
 
 if TYPE_CHECKING:
     from anchorage.retrieval.table import Embeddings
 
-_TOLERANCE = 2  # times the target: the most false accepts that count as kept
+_TOLERANCE = 2  # the false-accept rate may be at most this multiple of its target
 _LEVEL = 0.95  # of the intervals
-_DRAWS = 1000  # of the classes
+_DRAWS = 1000  # bootstrap resamples of the classes
 _CURVE = 50  # points of the risk-coverage curve
 
 
@@ -32,21 +32,21 @@ def calibrate_and_check(
     gallery: "Embeddings",
     settings: JudgeSettings,
 ) -> dict[str, Any]:
-    """Fit on validation queries, check on test queries, both in the gallery to be released.
+    """Fit on validation queries and validate on test queries, both searched in the gallery to be released.
 
     Args:
         test: embeddings of the evaluation split.
-        validation: embeddings of the validation split, if there are any.
-        gallery: embeddings of the index's rows.
-        settings: `false_accepts`, `max_calibration_error`, `require_calibration` and `seed` are looked at.
+        validation: embeddings of the validation split, or None.
+        gallery: embeddings of the rows of the index.
+        settings: uses `false_accepts`, `max_calibration_error`, `require_calibration` and `seed`.
 
     Returns:
-        What `calibrate` gives, and `check`: `split`, `queries`, `classes`, `gallery`; `probability` with `error`,
+        The result of `calibrate`, with `check`: `split`, `queries`, `classes`, `gallery`; `probability` with `error`,
         `predicted` and `observed` (each with `value`, `low` and `high`, an interval over classes), `brier`, `limit`,
-        `holds`, `statement`, `bins`, and `bins_before` and `error_before`, where the cosine is taken for a probability;
+        `holds`, `statement`, `bins`, and `bins_before` and `error_before`, those of the cosine as a probability;
         `unknown` with `false_accept` and `answered` (share of queries of known classes), `limit`, `holds` and
-        `statement`, or `reason`; `risk_coverage` (`coverage` and `error`: of the queries answered, most certain first,
-        how many have a wrong first answer). And `faults`, sentences for the gate.
+        `statement`, or `reason`; `risk_coverage` (`coverage` and `error`: the share of wrong first neighbors among the
+        queries answered, most certain first). Also `faults`, sentences for the gate.
     """
     seed, required = settings.seed, settings.require_calibration
     if validation is None:
@@ -55,94 +55,96 @@ def calibrate_and_check(
             "reason": f"there are no embeddings of split {VALIDATION!r} to fit a match probability",
         }
     else:
-        shown = show_neighbors(validation, gallery, seed=seed)
-        fitted = calibrate(shown, split=VALIDATION, target=settings.false_accepts, seed=seed)
+        sample = sample_neighbors(validation, gallery, seed=seed)
+        fitted = calibrate(sample, split=VALIDATION, target=settings.false_accepts, seed=seed)
     if "reason" in fitted:
         return {**fitted, "faults": [f"No match probability: {fitted['reason']}."] if required else []}
-    shown = show_neighbors(test, gallery, seed=seed)
-    if shown is None:
-        reason = f"no query of split {TEST!r} has another image of its class in the index, so nothing can be checked"
+    sample = sample_neighbors(test, gallery, seed=seed)
+    if sample is None:
+        reason = f"no query of split {TEST!r} has another image of its class in the index, so it cannot be validated"
         return {"split": VALIDATION, "reason": reason, "faults": [reason] if required else []}
-    check = _check(fitted, shown, settings.max_calibration_error, seed)
-    broken = [entry.get("statement", "") for entry in (check["probability"], check["unknown"]) if not entry["holds"]]
-    return {**fitted, "check": check, "faults": list(filter(None, broken)) if required else []}
+    check = _check(fitted, sample, settings.max_calibration_error, seed)
+    failed = [entry.get("statement", "") for entry in (check["probability"], check["unknown"]) if not entry["holds"]]
+    return {**fitted, "check": check, "faults": list(filter(None, failed)) if required else []}
 
 
 def draw_classes(codes: np.ndarray, columns: np.ndarray, *, draws: int = _DRAWS, seed: int = 0) -> np.ndarray:
-    """Sums of columns over whole classes drawn with replacement: the bootstrap of a sample whose units are classes.
+    """Compute bootstrap resamples of column sums, with classes as the sampling unit.
 
     Args:
         codes: `(Q,)` class of each query.
-        columns: `(Q, C)` numbers to sum.
-        draws: how often as many classes as there are are drawn.
-        seed: of the draws.
+        columns: `(Q, C)` values to sum.
+        draws: number of resamples.
+        seed: seed of the resamples.
 
     Returns:
-        `(draws, C)`.
+        `(draws, C)` sums.
     """
-    _, places = np.unique(codes, return_inverse=True)
-    count = int(places.max()) + 1
+    _, rows = np.unique(codes, return_inverse=True)
+    count = int(rows.max()) + 1
     sums = np.zeros((count, columns.shape[1]))
-    np.add.at(sums, places, columns)
-    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
-    return times @ sums
+    np.add.at(sums, rows, columns)
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
+    return weights @ sums
 
 
-def _check(fitted: Mapping[str, Any], shown: Shown, max_error: float, seed: int) -> dict[str, Any]:
+def _check(fitted: Mapping[str, Any], sample: NeighborSample, max_error: float, seed: int) -> dict[str, Any]:
     voters = fitted["probability"]["neighbors"]
-    shown = replace(shown, similarities=shown.similarities[:, :voters], labels=shown.labels[:, :voters])
-    chances = match_probability(fitted["probability"], shown.similarities, shown.labels)
-    drawn = _draw(shown, chances, fitted["unknown"].get("threshold", np.inf), seed)
+    sample = replace(sample, similarities=sample.similarities[:, :voters], labels=sample.labels[:, :voters])
+    probabilities = match_probability(fitted["probability"], sample.similarities, sample.labels)
+    resampled = _resample(sample, probabilities, fitted["unknown"].get("threshold", np.inf), seed)
     return {
         "split": TEST,
-        "queries": len(shown.classes),
-        "classes": len(np.unique(shown.classes)),
-        "gallery": shown.gallery,
-        "probability": _check_probability(shown, chances, drawn, max_error),
-        "unknown": _check_unknown(shown, fitted["unknown"], drawn),
-        "risk_coverage": _risk_coverage(chances[:, 0], shown.hits[:, 0]),
+        "queries": len(sample.classes),
+        "classes": len(np.unique(sample.classes)),
+        "gallery": sample.gallery,
+        "probability": _check_probability(sample, probabilities, resampled, max_error),
+        "unknown": _check_unknown(sample, fitted["unknown"], resampled),
+        "risk_coverage": _risk_coverage(probabilities[:, 0], sample.hits[:, 0]),
     }
 
 
-def _draw(shown: Shown, chances: np.ndarray, threshold: float, seed: int) -> dict[str, np.ndarray]:
-    """Each share and the calibration error, in many draws of the classes."""
-    places = np.arange(len(chances))[:, None] * BINS + bin_of(chances)
-    said, seen = (
-        np.bincount(places.ravel(), values.ravel(), minlength=len(chances) * BINS).reshape(-1, BINS)
-        for values in (chances, shown.hits.astype(np.float64))
+def _resample(sample: NeighborSample, probabilities: np.ndarray, threshold: float, seed: int) -> dict[str, np.ndarray]:
+    """Compute all rates and the calibration error in bootstrap resamples of the classes."""
+    bins = np.arange(len(probabilities))[:, None] * BINS + bin_of(probabilities)
+    predicted, observed = (
+        np.bincount(bins.ravel(), values.ravel(), minlength=len(probabilities) * BINS).reshape(-1, BINS)
+        for values in (probabilities, sample.hits.astype(np.float64))
     )
-    accepted = shown.strangers >= threshold
-    answered = shown.similarities[:, 0] >= threshold
-    sums = draw_classes(shown.classes, np.column_stack([said, seen, accepted, answered, np.ones(len(said))]), seed=seed)
-    said, seen, (accepted, answered, queries) = sums[:, :BINS], sums[:, BINS : 2 * BINS], sums[:, 2 * BINS :].T
-    pairs = queries * chances.shape[1]
+    accepted = sample.nearest_other >= threshold
+    answered = sample.similarities[:, 0] >= threshold
+    columns = np.column_stack([predicted, observed, accepted, answered, np.ones(len(predicted))])
+    sums = draw_classes(sample.classes, columns, seed=seed)
+    predicted, observed = sums[:, :BINS], sums[:, BINS : 2 * BINS]
+    accepted, answered, queries = sums[:, 2 * BINS :].T
+    pairs = queries * probabilities.shape[1]
     return {
-        "error": np.abs(said - seen).sum(axis=1) / pairs,
-        "predicted": said.sum(axis=1) / pairs,
-        "observed": seen.sum(axis=1) / pairs,
+        "error": np.abs(predicted - observed).sum(axis=1) / pairs,
+        "predicted": predicted.sum(axis=1) / pairs,
+        "observed": observed.sum(axis=1) / pairs,
         "false_accept": accepted / queries,
         "answered": answered / queries,
     }
 
 
 def _check_probability(
-    shown: Shown, chances: np.ndarray, drawn: Mapping[str, np.ndarray], max_error: float
+    sample: NeighborSample, probabilities: np.ndarray, resampled: Mapping[str, np.ndarray], max_error: float
 ) -> dict[str, Any]:
-    truth = shown.hits.astype(np.float64).ravel()
-    error, bins = calibration_error(chances.ravel(), truth)
-    error_before, bins_before = calibration_error(np.clip(shown.similarities.ravel(), 0, 1), truth)
-    found = _with_interval(error, drawn["error"])
+    truth = sample.hits.astype(np.float64).ravel()
+    error, bins = calibration_error(probabilities.ravel(), truth)
+    error_before, bins_before = calibration_error(np.clip(sample.similarities.ravel(), 0, 1), truth)
+    interval = _with_interval(error, resampled["error"])
     holds = error <= max_error
     return {
-        "error": found,
-        "predicted": _with_interval(chances.mean(), drawn["predicted"]),
-        "observed": _with_interval(truth.mean(), drawn["observed"]),
-        "brier": float(((chances.ravel() - truth) ** 2).mean()),
+        "error": interval,
+        "predicted": _with_interval(probabilities.mean(), resampled["predicted"]),
+        "observed": _with_interval(truth.mean(), resampled["observed"]),
+        "brier": float(((probabilities.ravel() - truth) ** 2).mean()),
         "limit": max_error,
         "holds": holds,
         "statement": f"{'Holds' if holds else 'Does not hold'}: the calibration error is {error:.3f} "
-        f"({found['low']:.3f} to {found['high']:.3f}), at most {max_error:g} is promised; on average "
-        f"{100 * chances.mean():.0f} % was said and {100 * truth.mean():.0f} % of the answers match."
+        f"({interval['low']:.3f} to {interval['high']:.3f}), the limit is {max_error:g}; the mean probability is "
+        f"{100 * probabilities.mean():.0f} %, and {100 * truth.mean():.0f} % of the neighbours match."
         + ("" if holds else " Search shows no match probability."),
         "bins": bins,
         "bins_before": bins_before,
@@ -150,33 +152,38 @@ def _check_probability(
     }
 
 
-def _check_unknown(shown: Shown, fitted: Mapping[str, Any], drawn: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _check_unknown(
+    sample: NeighborSample, fitted: Mapping[str, Any], resampled: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     if "threshold" not in fitted:
         return {"holds": False, "reason": fitted["reason"]}
-    wrong = float((shown.strangers >= fitted["threshold"]).mean())
-    answered = float((shown.similarities[:, 0] >= fitted["threshold"]).mean())
+    wrong = float((sample.nearest_other >= fitted["threshold"]).mean())
+    answered = float((sample.similarities[:, 0] >= fitted["threshold"]).mean())
     target, holds = fitted["target"], wrong <= _TOLERANCE * fitted["target"]
-    found = _with_interval(wrong, drawn["false_accept"])
+    interval = _with_interval(wrong, resampled["false_accept"])
     return {
-        "false_accept": found,
-        "answered": _with_interval(answered, drawn["answered"]),
+        "false_accept": interval,
+        "answered": _with_interval(answered, resampled["answered"]),
         "limit": _TOLERANCE * target,
         "holds": holds,
-        "statement": f"{'Holds' if holds else 'Does not hold'}: {100 * wrong:.1f} % ({100 * found['low']:.1f} to "
-        f"{100 * found['high']:.1f}) of the queries get an answer although their class is not in the gallery; the "
-        f"target is {100 * target:g} %, up to {100 * _TOLERANCE * target:g} % is tolerated. Of those whose class is "
-        f"in it, {100 * answered:.1f} % get one." + ("" if holds else " Search calls nothing unknown."),
+        "statement": f"{'Holds' if holds else 'Does not hold'}: {100 * wrong:.1f} % ({100 * interval['low']:.1f} to "
+        f"{100 * interval['high']:.1f}) of the queries whose class is not in the gallery are accepted; the target is "
+        f"{100 * target:g} %, the limit {100 * _TOLERANCE * target:g} %. Of the queries whose class is in the gallery, "
+        f"{100 * answered:.1f} % are accepted." + ("" if holds else " Search marks no query as unknown."),
     }
 
 
 def _with_interval(value: float, draws: np.ndarray) -> dict[str, float]:
-    """A value with its percentile interval, which reaches to the value: a calibration error is never drawn too low."""
+    """Return a value with its percentile interval, extended to contain the value.
+
+    The calibration error of a resample is biased upward, so its interval can lie above the value.
+    """
     low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]).tolist()
     return {"value": float(value), "low": min(low, float(value)), "high": max(high, float(value))}
 
 
-def _risk_coverage(chances: np.ndarray, right: np.ndarray) -> dict[str, list[float]]:
-    order = np.argsort(-chances, kind="stable")
-    errors = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
+def _risk_coverage(probabilities: np.ndarray, hits: np.ndarray) -> dict[str, list[float]]:
+    order = np.argsort(-probabilities, kind="stable")
+    errors = np.cumsum(~hits[order]) / np.arange(1, len(order) + 1)
     at = np.unique(np.linspace(1, len(order), min(_CURVE, len(order))).round().astype(int))
     return {"coverage": (at / len(order)).tolist(), "error": errors[at - 1].tolist()}

@@ -1,11 +1,11 @@
-"""What differs between two experiment files."""
+"""Differences between two experiment files."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The settings that differ, as `key`, `before` and `now`; None where a file does not have the key.
+    """List the settings that differ, as `key`, `before` and `now`; None if a file does not have the key.
 
     Example:
         >>> changed_settings({"seed": 1, "loss": {"name": "margin"}}, {"seed": 1, "loss": {"name": "circle"}})

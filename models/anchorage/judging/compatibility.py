@@ -1,4 +1,4 @@
-"""May queries of the new model search a gallery of the old one? Four cells, and what follows from them."""
+"""Backward compatibility: whether queries of the new model can search a gallery embedded by the old model."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,46 +19,47 @@ def compatibility(
     name: str,
     protocol: QueryProtocol = QueryProtocol(),  # noqa: B008 - a tuple
 ) -> dict[str, Any]:
-    """Measure all four pairings of queries and gallery, each embedded by the new or the old model.
+    """Evaluate all four combinations of queries and gallery, each embedded by the old or the new model.
 
     Args:
-        ours: the new model's embeddings.
-        theirs: the old model's, of the same images in the same order.
-        metric: what is measured.
-        max_drop: how much worse than today's search queries of the new model may do in the old gallery.
-        name: of the old model, such as "release 3".
-        protocol: which gallery rows a query leaves out, and its parent classes.
+        ours: embeddings by the new model.
+        theirs: embeddings by the old model, of the same images in the same order.
+        metric: name of the metric.
+        max_drop: largest accepted loss of new queries in the old gallery, compared with old queries in it.
+        name: name of the old model, such as "release 3".
+        protocol: column of excluded gallery rows, and column of parent classes.
 
     Returns:
-        `metric`, `old`, `cells` (rows "old" and "new" queries, columns "old" and "new" gallery; None where it cannot
-        be measured), `queries`, `re_embed` (whether the gallery must be embedded anew first) and `advice`, a sentence.
+        `metric`, `old`, `cells` (rows "old" and "new" queries, columns "old" and "new" gallery; None if the dimensions
+        differ), `queries`, `re_embed` (whether the gallery must be embedded by the new model first) and `advice`, a
+        sentence.
     """
 
     def measure(queries: "Embeddings", gallery: "Embeddings") -> tuple[float | None, int]:
         if queries.dimension != gallery.dimension:
             return None, 0
-        found = evaluate(queries, [metric], protocol, gallery.vectors)
-        return found.values[metric], found.num_queries
+        result = evaluate(queries, [metric], protocol, gallery.vectors)
+        return result.values[metric], result.num_queries
 
     models = {"old": theirs, "new": ours}
     cells = {query: {gallery: measure(models[query], models[gallery])[0] for gallery in models} for query in models}
-    mixed, today = cells["new"]["old"], cells["old"]["old"]
-    re_embed = mixed is None or today is None or mixed < today - max_drop
-    shown = metric_name(metric)
+    mixed, current = cells["new"]["old"], cells["old"]["old"]
+    re_embed = mixed is None or current is None or mixed < current - max_drop
+    title = metric_name(metric)
     if mixed is None:
         advice = (
-            f"Embed the gallery anew before queries switch: the new model has {ours.dimension} dimensions, "
+            f"Re-embed the gallery before queries switch: the new model has {ours.dimension} dimensions, "
             f"{name} has {theirs.dimension}."
         )
     elif re_embed:
         advice = (
-            f"Embed the gallery anew before queries switch: in the gallery of {name}, queries of this model reach a "
-            f"{shown} of {100 * mixed:.1f} %, those of {name} {100 * (today or 0):.1f} %."
+            f"Re-embed the gallery before queries switch: in the gallery of {name}, queries of this model reach a "
+            f"{title} of {100 * mixed:.1f} %, those of {name} {100 * (current or 0):.1f} %."
         )
     else:
         advice = (
-            f"Queries may switch first: in the gallery of {name} they reach a {shown} of {100 * mixed:.1f} %, "
-            f"no less than today's {100 * (today or 0):.1f} % less {100 * max_drop:g} points."
+            f"Queries can switch first: in the gallery of {name} they reach a {title} of {100 * mixed:.1f} %; "
+            f"today's {100 * (current or 0):.1f} % less {100 * max_drop:g} points are required."
         )
     return {
         "metric": metric,

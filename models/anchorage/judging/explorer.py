@@ -1,4 +1,4 @@
-"""What the report's page shows on a click: the neighbours of each query."""
+"""Data of the interactive page of the report: the neighbors of many queries."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 def list_neighbors(
     table: "Embeddings", result: "RetrievalResult", *, first: Sequence[str], most: int = 3000, each: int = 10
 ) -> dict[str, Any]:
-    """The nearest gallery images of many queries, with images given by their place in one list.
+    """List the nearest gallery images of many queries; images are indices into one list.
 
     Args:
-        table: what was evaluated.
-        result: the evaluation.
-        first: ids of the queries that are listed in any case, such as those on the map.
-        most: queries, at most; those that are not among `first` follow in the order of the table.
-        each: neighbours of a query, nearest first.
+        table: the evaluated embeddings.
+        result: their evaluation.
+        first: ids of the queries to list first, such as those on the map.
+        most: largest number of queries; others than `first` follow in the order of the table.
+        each: neighbors per query, nearest first.
 
     Returns:
-        `ids`, `labels` and, by name, `columns` of all images that occur; `queries`, `neighbors` and `similarities`:
-        for each query its place in these, those of its neighbours, and the cosines.
+        `ids`, `labels` and, by name, `columns` of all images; `queries`, `neighbors` and `similarities`: for each query
+        its index, the indices of its neighbors, and the cosines.
     """
     in_first = np.isin(table.ids[result.query_rows], np.array(list(first), object))
     order = np.concatenate([np.flatnonzero(in_first), np.flatnonzero(~in_first)])[:most]

@@ -1,4 +1,4 @@
-"""The identity card of a candidate: what it is, what it learned from, where its numbers stop being valid."""
+"""The model card of a candidate: the model, its data, and the limits of its evaluation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,17 +7,17 @@ from anchorage.judging.spread import format_spread
 
 
 def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dimension: int) -> dict[str, Any]:
-    """Rows of the card, from the experiment file and from what was measured.
+    """Build the model card from the experiment file and the report.
 
     Args:
-        report: the report so far.
+        report: the other sections of the report.
         context: as for `judge_candidate`: `facts` with `experiment`, `model`,
-            `training` with the `settings` that a tuner may have changed,
-            `spread` as for `format_spread`.
-        dimension: of the embeddings.
+            `training` with the `settings` after tuning, `spread` as for
+            `format_spread`.
+        dimension: dimension of the embeddings.
 
     Returns:
-        `model` and `data`, name -> value with unknown values left out, and
+        `model` and `data`, name -> value without unknown values, and
         `limits`, a list of sentences.
     """
     facts = context.get("facts", {})
@@ -41,7 +41,7 @@ def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dim
         "Spread over seeds": format_spread(context.get("spread"), report["primary"], experiment.get("seed")),
         **context.get("model", {}),
     }
-    described = {
+    dataset = {
         "Source": data.get("path"),
         "Split rule": _split_rule(context.get("audit", {})),
         "Data version": facts.get("data_version"),
@@ -49,16 +49,16 @@ def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dim
     }
     return {
         "model": {name: value for name, value in model.items() if value not in (None, "", {})},
-        "data": {name: value for name, value in described.items() if value not in (None, "")},
+        "data": {name: value for name, value in dataset.items() if value not in (None, "")},
         "limits": [*_limits(report, context.get("spread")), *facts.get("limits", [])],
     }
 
 
 def _format_seeds(spread: Mapping[str, Any] | None) -> str:
     if not spread:
-        return "One training with one seed: how far the numbers scatter from seed to seed is not measured."
+        return "One training with one seed: the variation between seeds is not measured."
     return (
-        "The numbers are of one training; those of other seeds scatter as the spread says: mean ± standard deviation "
+        "All results are from one training; the spread over seeds shows how much they vary: mean ± standard deviation "
         "(lowest to highest), in percent, with the same split of the data."
     )
 
@@ -66,33 +66,33 @@ def _format_seeds(spread: Mapping[str, Any] | None) -> str:
 def _limits(report: Mapping[str, Any], spread: Mapping[str, Any] | None) -> list[str]:
     counts, thresholds = report["counts"], report["thresholds"]
     limits = [
-        f"Judged on {counts['classes']:,} classes of split {report['split']} and a gallery of {counts['gallery']:,} "
-        "images; in a larger gallery every number here falls"
-        + (f", and the released index holds {report['index']['rows']:,}." if "index" in report else "."),
-        "Other kinds of image, other cameras and other drawing hands than those of the data set were not measured.",
-        "The 95 % intervals beside the numbers cover the choice of test classes, not the seed of the training.",
+        f"Evaluated on {counts['classes']:,} classes of split {report['split']} and a gallery of "
+        f"{counts['gallery']:,} images; all metrics decrease in a larger gallery"
+        + (f", and the released index has {report['index']['rows']:,}." if "index" in report else "."),
+        "Not evaluated on other kinds of images, other cameras or other drawing styles than those of the data set.",
+        "The 95 % confidence intervals cover the choice of test classes, not the seed of the training.",
         _format_seeds(spread),
     ]
     if counts["skipped"]:
-        limits.append(f"{counts['skipped']:,} queries have no other image of their class; nothing is known of them.")
+        limits.append(f"{counts['skipped']:,} queries have no other image of their class and were not evaluated.")
     if "likely_match" in thresholds:
         limits.append(
             f"The threshold for a likely match comes from the classes of split {thresholds['split']}; "
-            "on other classes its error rates differ."
+            "its error rates differ on other classes."
         )
     return limits
 
 
 def _split_rule(audit: Mapping[str, Any]) -> str | None:
-    """What the audit found of the promise that splits share no class."""
+    """Describe whether splits share classes, according to the audit."""
     if "leaks" not in audit:
         return None
     leaks = audit["leaks"]["count"]
-    return f"{leaks:,} classes are in several splits" if leaks else "by class: no class of one split is in another"
+    return f"{leaks:,} classes are in several splits" if leaks else "by class: splits share no class"
 
 
 def _named(section: Mapping[str, Any]) -> dict[str, Any] | str | None:
-    """A building block with its parameters: `contrastive` or `contrastive (margin = 0.5)`."""
+    """Format a name with its parameters: `contrastive` or `contrastive (margin = 0.5)`."""
     if not section:
         return None
     params = ", ".join(f"{name} = {_short(value)}" for name, value in (section.get("params") or {}).items())
@@ -108,6 +108,6 @@ def _optimizer(section: Mapping[str, Any]) -> str | None:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, Mapping):  # a range or a list of choices that no tuner settled
+    if isinstance(value, Mapping):  # a range or choices of the tuner that was not run
         return f"{value['low']:g} to {value['high']:g}" if "low" in value else str(value.get("choices", value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Model and index judged together: what a user gets, who only ever sees answers through the index."""
+"""Evaluation of the index: metrics of approximate search, latency and memory against their limits."""
 
 import time
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from anchorage.retrieval.neighbors import nearest_neighbors
 if TYPE_CHECKING:
     from anchorage.retrieval.table import Embeddings
 
-_QUERIES = 2000  # whose answers are compared
-_TIMED = 500  # asked one at a time
+_QUERIES = 2000  # largest number of queries
+_TIMED = 500  # queries to measure the latency with
 _MIB = 1 << 20
 
 
@@ -30,68 +30,69 @@ def judge_index(
     neighbors: int,
     settings: JudgeSettings,
 ) -> dict[str, Any]:
-    """Search an index as a user would, and hold label metric, latency and memory against their limits.
+    """Compare search through the index with exact search, and check its metrics, latency and memory.
 
     Args:
-        folder: of the saved index.
-        gallery: embeddings of its rows, in its order.
-        queries: embeddings that ask; one that is in the gallery is left out of its own answer.
-        neighbors: answers a query gets.
-        settings: the limits, `index_loss`, `index_p99_ms` and `index_memory_mib`; the seed draws the queries, where
-            there are more than 2,000.
+        folder: folder of the saved index.
+        gallery: embeddings of the rows of the index, in the same order.
+        queries: embeddings of the queries; one that is in the gallery is excluded from its own results.
+        neighbors: neighbors per query.
+        settings: the limits `index_loss`, `index_p99_ms` and `index_memory_mib`; the seed samples the queries if there
+            are more than 2,000.
 
     Returns:
-        JSON-ready: `metrics` (`recall@1` and `recall@k`, each with `exact` and `through_index`), `neighbor_recall`
-        (share of the true neighbours found), `latency_ms` (`p50`, `p95`, `p99` of `queries` asked one at a time),
-        `memory_mib` (`files`, `resident`: what the process grew by), `limits`, `queries`, `kind`, `faults`: sentences,
-        one a limit that is broken; and for an index of leaves `trade`: for several numbers of leaves to search, fewest
-        first, the `neighbor_recall`, the `p50` in ms, and which is `chosen`.
+        JSON-ready dict: `metrics` (`recall@1` and `recall@k`, each with `exact` and `through_index`), `neighbor_recall`
+        (share of the true neighbors found), `latency_ms` (`p50`, `p95`, `p99` of `queries` searched one at a time),
+        `memory_mib` (`files`, and `resident`, the growth of the process), `limits`, `queries`, `kind`, and `faults`,
+        one sentence per exceeded limit. For an index with leaves also `trade`: for several numbers of leaves to search,
+        fewest first, `neighbor_recall`, `p50` in ms, and which is `chosen`.
 
     Raises:
-        DataError: `E_RELEASE_MIXED` if index and gallery differ in rows, `E_NO_RELEVANT` if no query has an answer.
+        DataError: `E_RELEASE_MIXED` if index and gallery differ in rows, `E_NO_RELEVANT` if no query has a relevant
+            item.
     """
     limits = {
         "max_loss": settings.index_loss,
         "max_p99_ms": settings.index_p99_ms,
         "max_memory_mib": settings.index_memory_mib,
     }
-    before = _resident()
+    before = _resident_bytes()
     index = load_index(folder, dimension=gallery.dimension)
-    grown = max(0.0, (_resident() - before) / _MIB)
+    growth = max(0.0, (_resident_bytes() - before) / _MIB)
     if index.rows != len(gallery):
         raise DataError(
             "E_RELEASE_MIXED",
             f"Expected an embedding for each of the {index.rows} rows of the index. Received: {len(gallery)}",
         )
-    place = {id_: row for row, id_ in enumerate(gallery.ids.tolist())}
-    own = np.array([place.get(id_, -1) for id_ in queries.ids.tolist()], np.int64)
-    chosen = _choose(gallery.labels, queries.labels, own, settings.seed)
-    asked, own = queries.select(chosen), own[chosen]
+    row_of_id = {id_: row for row, id_ in enumerate(gallery.ids.tolist())}
+    own = np.array([row_of_id.get(id_, -1) for id_ in queries.ids.tolist()], np.int64)
+    chosen = _choose_queries(gallery.labels, queries.labels, own, settings.seed)
+    queries, own = queries.select(chosen), own[chosen]
     k = min(neighbors, len(gallery) - int((own >= 0).any()))
-    exact, similarities = nearest_neighbors(asked.vectors, gallery.vectors, k, own)
-    found = _search_others(index, asked.vectors, own, k)
+    exact, similarities = nearest_neighbors(queries.vectors, gallery.vectors, k, own)
+    approximate = _search_others(index, queries.vectors, own, k)
 
     def recall(rows: np.ndarray) -> float:
-        scores = np.einsum("nkd,nd->nk", gallery.vectors[rows], asked.vectors)
-        near = 1e-5 * np.maximum(1, np.abs(similarities[:, -1:]))  # as good as the last true neighbour
-        return float(np.minimum((scores >= similarities[:, -1:] - near).sum(axis=1), k).mean() / k)
+        scores = np.einsum("nkd,nd->nk", gallery.vectors[rows], queries.vectors)
+        tolerance = 1e-5 * np.maximum(1, np.abs(similarities[:, -1:]))
+        return float(np.minimum((scores >= similarities[:, -1:] - tolerance).sum(axis=1), k).mean() / k)
 
     report: dict[str, Any] = {
         "kind": index.facts["kind"],
-        "queries": len(asked),
+        "queries": len(queries),
         "neighbors": k,
-        "neighbor_recall": recall(found),
+        "neighbor_recall": recall(approximate),
         "metrics": {
             f"recall@{depth}": {
-                "exact": _hit_share(gallery.labels, asked.labels, exact[:, :depth]),
-                "through_index": _hit_share(gallery.labels, asked.labels, found[:, :depth]),
+                "exact": _hit_share(gallery.labels, queries.labels, exact[:, :depth]),
+                "through_index": _hit_share(gallery.labels, queries.labels, approximate[:, :depth]),
             }
             for depth in sorted({1, k})
         },
-        "latency_ms": _time(index, asked.vectors[:_TIMED], k),
+        "latency_ms": _time(index, queries.vectors[:_TIMED], k),
         "memory_mib": {
             "files": sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / _MIB,
-            "resident": grown,
+            "resident": growth,
         },
         "limits": limits,
     }
@@ -99,8 +100,8 @@ def judge_index(
         report["trade"] = [
             {
                 "leaves": leaves,
-                "neighbor_recall": recall(_search_others(other, asked.vectors, own, k)),
-                "p50": _time(other, asked.vectors[:_TIMED], k)["p50"],
+                "neighbor_recall": recall(_search_others(other, queries.vectors, own, k)),
+                "p50": _time(other, queries.vectors[:_TIMED], k)["p50"],
                 "chosen": leaves == index.facts["leaves_to_search"],
             }
             for leaves, other in _with_other_leaves(index)
@@ -109,18 +110,18 @@ def judge_index(
 
 
 def _with_other_leaves(index: Index) -> list[tuple[int, Index]]:
-    """The index as it is, and with fewer and more leaves to search, by halves of all of them."""
+    """Return the index with its own number of leaves to search, and with all leaves, a half, a quarter, and so on."""
     leaves, chosen = index.facts["leaves"], index.facts["leaves_to_search"]
     tried = sorted({chosen, *(-(-leaves // 2**halvings) for halvings in range(8))})
     return [(count, replace(index, facts={**index.facts, "leaves_to_search": count})) for count in tried]
 
 
-def _choose(gallery: np.ndarray, labels: np.ndarray, own: np.ndarray, seed: int) -> np.ndarray:
-    """Rows of queries with a right answer, at most 2,000 of them, drawn at random."""
+def _choose_queries(gallery: np.ndarray, labels: np.ndarray, own: np.ndarray, seed: int) -> np.ndarray:
+    """Sample at most 2,000 queries with a relevant item in the gallery; return their rows."""
     classes, counts = np.unique(gallery, return_counts=True)
     size = dict(zip(classes.tolist(), counts.tolist(), strict=True))
-    answered = np.array([size.get(label, 0) for label in labels.tolist()]) - (own >= 0) > 0
-    rows = np.flatnonzero(answered)
+    relevant = np.array([size.get(label, 0) for label in labels.tolist()]) - (own >= 0)
+    rows = np.flatnonzero(relevant > 0)
     if not len(rows):
         raise DataError(
             "E_NO_RELEVANT",
@@ -130,7 +131,7 @@ def _choose(gallery: np.ndarray, labels: np.ndarray, own: np.ndarray, seed: int)
 
 
 def _search_others(index: Index, vectors: np.ndarray, own: np.ndarray, k: int) -> np.ndarray:
-    """`(Q, k)` rows found, without the query itself."""
+    """Search `k` neighbors of each query without the query itself; return the rows `(Q, k)`."""
     rows, _ = search(index, vectors, k + 1)
     others_first = np.argsort(rows == own[:, None], axis=1, kind="stable")[:, :k]
     return np.take_along_axis(rows, others_first, axis=1)
@@ -141,7 +142,7 @@ def _hit_share(gallery: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> flo
 
 
 def _time(index: Index, vectors: np.ndarray, k: int) -> dict[str, Any]:
-    search(index, vectors[:1], k)  # the first call pays for what the others do not
+    search(index, vectors[:1], k)  # warm up
     times = []
     for row in range(len(vectors)):
         start = time.perf_counter()
@@ -163,12 +164,12 @@ def _faults(report: Mapping[str, Any]) -> list[str]:
     p99, memory = report["latency_ms"]["p99"], report["memory_mib"]
     if limits["max_p99_ms"] and p99 > limits["max_p99_ms"]:
         faults.append(f"99 % of searches take up to {p99:.2f} ms; the limit is {limits['max_p99_ms']:g} ms.")
-    taken = max(memory["files"], memory["resident"])
-    if limits["max_memory_mib"] and taken > limits["max_memory_mib"]:
-        faults.append(f"The index takes {taken:,.1f} MiB; the limit is {limits['max_memory_mib']:g} MiB.")
+    used = max(memory["files"], memory["resident"])
+    if limits["max_memory_mib"] and used > limits["max_memory_mib"]:
+        faults.append(f"The index takes {used:,.1f} MiB; the limit is {limits['max_memory_mib']:g} MiB.")
     return faults
 
 
-def _resident() -> int:
+def _resident_bytes() -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024

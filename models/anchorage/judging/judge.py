@@ -1,4 +1,4 @@
-"""Judges a candidate by its embeddings: the report's numbers and the gate's verdict in one JSON-ready value."""
+"""Evaluation of a candidate by its embeddings: the numbers of the report and the verdict of the gate."""
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _EACH = 8  # queries per gallery
-_HEADLINE = ("recall@1", "r_precision", "ndcg@10")  # beside the primary metric
+_HEADLINE = ("recall@1", "r_precision", "ndcg@10")  # in addition to the primary metric
 
 
 def judge_candidate(
@@ -46,55 +46,54 @@ def judge_candidate(
     index_trial: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Evaluates the candidate, compares it with the baseline, and asks the gate.
+    """Evaluate a candidate, compare it with the baseline, and judge it by the gate.
 
     Args:
         candidate: embeddings of the evaluation split.
-        settings: what decides.
-        baseline: the earlier release's embeddings of the same split.
-        baseline_facts: `version` (None if there is no release), `reason` in
-            words, `first` (whether nothing was published before),
-            `evaluation_set` it was published with.
-        untrained: baselines without training, name -> embeddings of the same
-            images, such as "raw pixels".
-        validation: embeddings of other classes than the evaluation split's,
-            for the thresholds.
-        context: what is known from elsewhere: `facts` (with `experiment`,
-            the whole experiment file), `model`, `dataset` (counts per split),
-            `index`, `audit`, `training` (`settings` as used, `recipe`, where
-            each came from, `best_epoch`, `stop_reason`,
-            `epochs`: one row each with `loss` and what validation gave),
-            `search` (`objective`, `failed`, how many trials did, `trials`: of
-            the others each `number`, `score` and `values` by the path of a
-            setting), `spread` (over seeds, as for `format_spread`); all
-            optional.
-        index_trial: what `judge_index` found.
-        calibration: what `calibrate_and_check` found.
+        settings: metrics, margins and limits.
+        baseline: embeddings of the same split by the earlier release.
+        baseline_facts: `version` (None if there is no release), `reason` as
+            text, `first` (whether there are no earlier releases), and the
+            `evaluation_set` that it was published with.
+        untrained: baselines without training: name, such as "raw pixels" ->
+            embeddings of the same images.
+        validation: embeddings of other classes than those of the evaluation
+            split, to choose thresholds.
+        context: additional sections, all optional: `facts` (with `experiment`,
+            the experiment file), `model`, `dataset` (counts per split),
+            `index`, `audit`, `training` (`settings`, `recipe` with the origin
+            of each, `best_epoch`, `stop_reason`, and `epochs`: one row each
+            with `loss` and validation metrics), `search` (`objective`,
+            `failed`, the number of failed trials, and `trials`: `number`,
+            `score` and `values` by the path of a setting), `spread` (over
+            seeds, as for `format_spread`).
+        index_trial: result of `judge_index`.
+        calibration: result of `calibrate_and_check`.
 
     Returns:
-        The report: see `write_report`. Keys whose numbers could not be had
-        are absent.
+        The JSON-ready report, see `write_report`. Keys without data are
+        absent.
 
     Raises:
-        DataError: if the split is empty, no query has a right answer, or the
+        DataError: if the split is empty, no query has a relevant item, or the
             release to compare with has no embeddings.
-        UsageError: for unknown metrics, slices or columns, or metrics the gate
-            needs and lacks.
+        UsageError: for unknown metrics, slices or columns, or if a metric of
+            the gate is missing.
     """
     if not len(candidate.ids):
         raise DataError("E_SPLIT_EMPTY", f"Expected embeddings of split {TEST!r}. Received none.")
     primary, protocol, seed = settings.primary, settings.protocol, settings.seed
-    wanted = list(dict.fromkeys([*settings.metrics, primary, *numbers.ALWAYS]))
-    result = numbers.evaluate(candidate, wanted, protocol)
+    metrics = list(dict.fromkeys([*settings.metrics, primary, *numbers.ALWAYS]))
+    result = numbers.evaluate(candidate, metrics, protocol)
     pairs = _pairs(candidate, protocol, seed)
     version, reason = baseline_facts.get("version"), str(baseline_facts.get("reason", ""))
-    told: dict[str, Any] = {"name": None, "version": version, "reason": reason}
+    baseline_entry: dict[str, Any] = {"name": None, "version": version, "reason": reason}
     first = bool(baseline_facts.get("first", True))
     comparison = Comparison(metrics=result.values, first=first, baseline_reason=reason)
     curve = numbers.recall_curve(pairs, result.num_gallery)
-    compared: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     if version is not None:
-        comparison, curve, told, compared = _compare(candidate, result, baseline, baseline_facts, settings)
+        comparison, curve, baseline_entry, sections = _compare(candidate, result, baseline, baseline_facts, settings)
     comparison = replace(comparison, untrained=compare_untrained(candidate, result, untrained or {}, protocol))
     verdict = StatisticalGate(settings).judge(replace(comparison, index=index_trial, calibration=calibration))
     matrix = confusion_matrix(candidate, result)
@@ -107,7 +106,7 @@ def judge_candidate(
             "state": verdict.state,
             "case": verdict.case,
             "blessed": verdict.blessed,
-            "reasons": _reasons(verdict, told),
+            "reasons": _reasons(verdict, baseline_entry),
         },
         "primary": primary,
         "headline": list(dict.fromkeys([primary, *(name for name in _HEADLINE if name in result.values)])),
@@ -117,10 +116,10 @@ def judge_candidate(
         "metrics": numbers.metric_entries(
             result, candidate.labels[result.query_rows], comparison, settings.minimum, seed=seed
         ),
-        "baseline": told,
+        "baseline": baseline_entry,
         **({"comparison": dict(verdict.evidence)} if verdict.evidence else {}),
         **({"untrained": list(verdict.untrained)} if verdict.untrained else {}),
-        **compared,
+        **sections,
         "recall_curve": curve,
         "growth": numbers.growth_curve(pairs, result.num_gallery),
         "classes": numbers.class_entries(candidate, result, comparison),
@@ -136,7 +135,7 @@ def judge_candidate(
             else {}
         ),
         "thresholds": _thresholds(validation, seed),
-        "calibration": dict(calibration or {"split": VALIDATION, "reason": "none was fitted"}),
+        "calibration": dict(calibration or {"split": VALIDATION, "reason": "no match probability was fitted"}),
         **({"index_trial": dict(index_trial)} if index_trial else {}),
         "facts": dict(context.get("facts", {})),
         "reproduce": _reproduction(context),
@@ -151,7 +150,7 @@ def judge_candidate(
 
 
 def identify_set(table: "Embeddings") -> str:
-    """Short digest of which images were asked for and found, under which labels."""
+    """Return a short digest of the ids, labels and roles of an evaluation set."""
     rows = sorted(zip(table.ids.tolist(), table.labels.tolist(), table.roles.tolist(), strict=True))
     return hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()[:16]
 
@@ -163,10 +162,10 @@ def _compare(
     facts: Mapping[str, Any],
     settings: JudgeSettings,
 ) -> tuple[Comparison, dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The comparison for the gate, the recall curve with the baseline's, what to tell of the baseline, further keys."""
+    """Return the comparison for the gate, the recall curves, and the report's section `baseline` and other sections."""
     primary, protocol, seed = settings.primary, settings.protocol, settings.seed
     version, published_for = facts["version"], facts.get("evaluation_set")
-    if baseline is None:  # to call this a first release would let any candidate pass
+    if baseline is None:  # treating this as a first release would let any candidate pass
         raise DataError(
             "E_BASELINE_MISSING", f"Expected embeddings by release {version} to compare with. Received none."
         )
@@ -175,23 +174,23 @@ def _compare(
     changed = bool(published_for) and published_for != identify_set(candidate)
     if not numbers.can_compare(ours):
         comparison = Comparison(result.values, {}, {}, name, first=False, set_changed=changed, common_share=0.0)
-        curve, further = numbers.recall_curve(_pairs(candidate, protocol, seed), result.num_gallery), {}
+        curve, sections = numbers.recall_curve(_pairs(candidate, protocol, seed), result.num_gallery), {}
     else:
         comparison, common, before = numbers.compare(candidate, result, ours, theirs, name, protocol)
         sizes = dict(zip(common.per_class["label"].tolist(), common.per_class["gallery"].tolist(), strict=True))
         columns = {key: values[common.query_rows] for key, values in ours.columns.items()}
         labels = ours.labels[common.query_rows]
-        cut = make_slices(settings.slices, labels, sizes, comparison.per_query[primary], columns)
-        comparison = replace(comparison, set_changed=changed, slices=cut)
+        slices = make_slices(settings.slices, labels, sizes, comparison.per_query[primary], columns)
+        comparison = replace(comparison, set_changed=changed, slices=slices)
         curve = numbers.recall_curve(_pairs(ours, protocol, seed), result.num_gallery)
         curve["baseline"] = numbers.recall_curve(_pairs(theirs, protocol, seed), result.num_gallery)["candidate"]
-        further = {
+        sections = {
             "compatibility": compatibility(
                 ours, theirs, metric=primary, max_drop=settings.max_drop, name=name, protocol=protocol
             ),
             "changed": numbers.changed_queries(ours, common, before, each=_EACH),
         }
-    told = {
+    baseline_entry = {
         "name": name,
         "version": version,
         "reason": str(facts.get("reason", "")),
@@ -200,7 +199,7 @@ def _compare(
         "only_candidate": len(candidate.ids) - len(ours.ids),
         "only_baseline": len(baseline.ids) - len(ours.ids),
     }
-    return comparison, curve, told, further
+    return comparison, curve, baseline_entry, sections
 
 
 def _pairs(table: "Embeddings", protocol: QueryProtocol, seed: int) -> PairStatistics:
@@ -208,13 +207,13 @@ def _pairs(table: "Embeddings", protocol: QueryProtocol, seed: int) -> PairStati
     return pair_statistics(table.vectors, table.labels, table.roles, seed=seed, groups=groups)
 
 
-def _reasons(verdict: Verdict, told: Mapping[str, Any]) -> list[str]:
-    """The gate's reasons, and what a reader must know about the comparison."""
+def _reasons(verdict: Verdict, baseline: Mapping[str, Any]) -> list[str]:
+    """Return the reasons of the gate, with a note if only some images were compared."""
     reasons = list(verdict.reasons)
-    if told["name"] and (told["only_candidate"] or told["only_baseline"]):
+    if baseline["name"] and (baseline["only_candidate"] or baseline["only_baseline"]):
         reasons.append(
-            f"Compared on common images only: {told['only_candidate']:,} have no embedding by {told['name']}, "
-            f"{told['only_baseline']:,} have none by this model."
+            f"Compared on common images only: {baseline['only_candidate']:,} have no embedding by {baseline['name']}, "
+            f"{baseline['only_baseline']:,} have none by this model."
         )
     return reasons
 
@@ -231,9 +230,9 @@ def _counts(table: "Embeddings", result: RetrievalResult) -> dict[str, Any]:
 
 
 def _thresholds(validation: "Embeddings | None", seed: int) -> dict[str, Any]:
-    """Thresholds, or why there are none."""
+    """Return the thresholds, or the reason why there are none."""
     if validation is None:
-        return {"split": VALIDATION, "reason": f"there are no embeddings of split {VALIDATION!r} to choose one on"}
+        return {"split": VALIDATION, "reason": f"there are no embeddings of split {VALIDATION!r} to choose them on"}
     return choose_thresholds(_pairs(validation, QueryProtocol(), seed), VALIDATION)
 
 
@@ -245,8 +244,8 @@ def _reproduction(context: Mapping[str, Any]) -> dict[str, Any]:
         "libraries": library_versions(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
-        "same again": "data order, sampling and the choice of pictures follow the seed; the order in which processors "
-        "add up numbers may differ, so expect metrics equal to about half a point",
+        "same again": "data order, sampling and the choice of images follow the seed; the order of floating-point sums "
+        "can differ between runs, so expect metrics to agree within about half a point",
     }
 
 

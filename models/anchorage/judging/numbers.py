@@ -1,4 +1,4 @@
-"""The numbers of a retrieval report, as JSON-ready values: metrics, curve, classes, similarities, galleries."""
+"""JSON-ready sections of a retrieval report: metrics, recall curve, classes, similarities, galleries."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -18,31 +18,31 @@ if TYPE_CHECKING:
     from anchorage.retrieval.metrics import RetrievalResult
     from anchorage.retrieval.table import Embeddings
 
-ALWAYS = ("map@r", "recall@1")  # the per-class table and the galleries are made of these
+ALWAYS = ("map@r", "recall@1")  # needed for the per-class table and the galleries
 CURVE_END = 1000
-ROUND = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # shown as numbers beside the curve
+ROUND = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # values of k that are also shown as numbers
 _BARS = 100  # of the similarity histogram
 _RESAMPLES = 1000
 
 
 def align(candidate: "Embeddings", baseline: "Embeddings") -> tuple["Embeddings", "Embeddings"]:
-    """Both tables cut to the images they share, in one order; labels and roles of both are the candidate's."""
-    place = {id_: row for row, id_ in enumerate(baseline.ids)}
-    ours = candidate.select(np.array([row for row, id_ in enumerate(candidate.ids) if id_ in place], np.int64))
-    theirs = baseline.vectors[np.array([place[id_] for id_ in ours.ids], np.int64)]
+    """Restrict two tables to their common images, in the same order, with the labels and roles of the candidate."""
+    row_of_id = {id_: row for row, id_ in enumerate(baseline.ids)}
+    ours = candidate.select(np.array([row for row, id_ in enumerate(candidate.ids) if id_ in row_of_id], np.int64))
+    theirs = baseline.vectors[np.array([row_of_id[id_] for id_ in ours.ids], np.int64)]
     return ours, replace(ours, vectors=theirs)
 
 
 def evaluate(
     table: "Embeddings", metrics: Sequence[str], protocol: QueryProtocol, gallery: np.ndarray | None = None
 ) -> "RetrievalResult":
-    """Metrics of a table; `gallery` are other embeddings of its rows, in which they are found.
+    """Compute metrics of a table; `gallery` has embeddings of the same rows by another model, to search in.
 
     Raises:
         UsageError: `E_COLUMN` if the table lacks a column that the protocol names.
     """
     groups, parents = (column(table, name) for name in protocol)
-    found = evaluate_retrieval(
+    result = evaluate_retrieval(
         table.vectors,
         table.labels,
         table.roles,
@@ -51,20 +51,20 @@ def evaluate(
         parents=parents,
         gallery_vectors=gallery,
     )
-    return found if groups is None else replace(found, protocol=found.protocol.replace("group", protocol.leave_out))
+    return result if groups is None else replace(result, protocol=result.protocol.replace("group", protocol.leave_out))
 
 
 def can_compare(table: "Embeddings") -> bool:
-    """Whether some query of the table may have a right answer: a class with two images, one of them in the gallery."""
+    """Return whether a query can have a relevant item: a class has two images, one of them in the gallery."""
     counts = Counter(table.labels.tolist())
-    found_in = {
+    in_gallery = {
         label for label, role in zip(table.labels.tolist(), table.roles.tolist(), strict=True) if role != "query"
     }
-    return any(counts[label] > 1 for label in found_in)
+    return any(counts[label] > 1 for label in in_gallery)
 
 
 def column(table: "Embeddings", name: str) -> np.ndarray | None:
-    """A further column of the table; None for no name."""
+    """Return an additional column of the table; None for an empty name."""
     if name and name not in table.columns:
         raise UsageError(
             "E_COLUMN",
@@ -81,15 +81,18 @@ def compare(
     name: str,
     protocol: QueryProtocol = QueryProtocol(),  # noqa: B008 - a tuple
 ) -> tuple[Comparison, "RetrievalResult", "RetrievalResult"]:
-    """Evaluates both models on the images they share: the comparison, and the candidate's and baseline's results.
+    """Evaluate both models on their common images.
 
     Args:
-        candidate: all the candidate's embeddings.
-        result: their evaluation, taken over if all images are shared.
-        ours: the candidate's aligned table.
-        theirs: the baseline's.
-        name: of the baseline, for sentences.
-        protocol: which gallery rows a query leaves out, and its parent classes.
+        candidate: all embeddings of the candidate.
+        result: evaluation of `candidate`, reused if all images are common.
+        ours: aligned table of the candidate.
+        theirs: aligned table of the baseline.
+        name: name of the baseline, for the reasons.
+        protocol: column of excluded gallery rows, and column of parent classes.
+
+    Returns:
+        The comparison, and the results of candidate and baseline.
     """
     metrics = tuple(result.values)
     common = result
@@ -113,29 +116,29 @@ def compare(
 def metric_entries(
     result: "RetrievalResult", labels: np.ndarray, comparison: Comparison, minimum: Mapping[str, float], *, seed: int
 ) -> dict[str, Any]:
-    """One entry per metric: value, interval, number of queries, convention, floor, and the baseline on common queries.
+    """Return one entry per metric: value, interval, number of queries, convention, floor, and the baseline's value.
 
     Args:
-        result: the candidate's evaluation.
-        labels: `(Q,)` class of each of its queries; whole classes are drawn for the 95 % intervals.
-        comparison: with the baseline, if there is one.
+        result: evaluation of the candidate.
+        labels: `(Q,)` class of each query; the 95 % intervals resample classes.
+        comparison: comparison with the baseline.
         minimum: floors of the gate.
-        seed: of the draws.
+        seed: seed of the resamples.
     """
-    nothing = np.zeros(result.num_queries)
-    columns = {name: (result.per_query[name], nothing) for name in result.values}
+    zeros = np.zeros(result.num_queries)
+    columns = {name: (result.per_query[name], zeros) for name in result.values}
     masks = dict.fromkeys(columns, np.ones(result.num_queries, bool))
-    drawn = compare_by_classes(columns, labels, masks, resamples=_RESAMPLES, seed=seed)
+    differences = compare_by_classes(columns, labels, masks, resamples=_RESAMPLES, seed=seed)
     entries = {}
     for name, value in result.values.items():
         entry = {
             "value": float(value),
-            "interval": list(drawn.interval(drawn.names.index(name), 0.95)),
+            "interval": list(differences.interval(differences.names.index(name), 0.95)),
             "queries": int(result.num_queries),
             "convention": f"{describe_metric(name)}; {result.protocol}",
             "minimum": minimum.get(name),
         }
-        if comparison.baseline:  # empty where no query is common
+        if comparison.baseline:  # empty if no query is common
             ours, theirs = float(comparison.common[name]), float(comparison.baseline[name])
             entry |= {"common": ours, "baseline": theirs, "difference": ours - theirs}
         entries[name] = entry
@@ -143,7 +146,7 @@ def metric_entries(
 
 
 def recall_curve(pairs: PairStatistics, gallery: int) -> dict[str, Any]:
-    """recall@k up to k = 1000 or the gallery: at round numbers and about 60 values evenly spaced on a log axis."""
+    """Compute recall@k for k up to 1000 or the gallery's size: at round numbers, and 60 values of k evenly in log k."""
     end = max(1, min(CURVE_END, gallery))
     ks = np.unique([k for k in [*ROUND, *np.round(np.geomspace(1, end, 60)).astype(int).tolist()] if k <= end])
     hits = np.sort(pairs.first_hit)
@@ -152,15 +155,15 @@ def recall_curve(pairs: PairStatistics, gallery: int) -> dict[str, Any]:
 
 
 def growth_curve(pairs: PairStatistics, gallery: int) -> dict[str, Any]:
-    """recall@1 expected in smaller galleries: every wrong item stays with the same chance, the right ones all stay."""
+    """Compute the expected recall@1 in galleries with a random share of the irrelevant and all relevant items."""
     shares = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
-    nearer = pairs.first_hit[:, None] - 1  # wrong items before the first right one: all of them must be gone
+    nearer = pairs.first_hit[:, None] - 1  # irrelevant items before the first hit, all of which must be removed
     expected = np.power(1.0 - shares, nearer).mean(axis=0) if len(nearer) else np.zeros(len(shares))
     return {"wrong_items_kept": shares.tolist(), "gallery": gallery, "recall@1": expected.tolist()}
 
 
 def similarity_bars(pairs: PairStatistics) -> dict[str, Any]:
-    """Histograms of same-class pairs and of each query's nearest wrong item, and how far they overlap."""
+    """Compute histograms of same-class pairs and of each query's hardest negative, and their overlap."""
     hardest = pairs.hardest_negative[np.isfinite(pairs.hardest_negative)]
     edges = EDGES[:: BINS // _BARS]
     positive = pairs.positive.reshape(_BARS, -1).sum(axis=1)
@@ -177,7 +180,7 @@ def similarity_bars(pairs: PairStatistics) -> dict[str, Any]:
 
 
 def class_entries(table: "Embeddings", result: "RetrievalResult", comparison: Comparison) -> list[dict[str, Any]]:
-    """One entry per class that was asked for, worst MAP@R first; `baseline` is MAP@R on the common queries."""
+    """Return one entry per class of queries, lowest MAP@R first; `baseline` is MAP@R on the common queries."""
     per_class = result.per_class
     nearest = table.labels[result.neighbor_rows[:, 0]]
     labels = table.labels[result.query_rows]
@@ -202,7 +205,7 @@ def class_entries(table: "Embeddings", result: "RetrievalResult", comparison: Co
 
 
 def galleries(table: "Embeddings", result: "RetrievalResult", pairs: PairStatistics, *, each: int, seed: int) -> dict:
-    """Random, worst (no class twice) and most confidently wrong (no pair of classes twice) queries, with neighbours."""
+    """Choose random, worst (each class once) and most confidently wrong (each pair once) queries, with neighbors."""
     value = result.per_query["map@r"]
     labels, nearest = table.labels[result.query_rows], table.labels[result.neighbor_rows[:, 0]]
     confidence = np.where(nearest != labels, result.neighbor_similarities[:, 0], -np.inf)
@@ -221,7 +224,7 @@ def galleries(table: "Embeddings", result: "RetrievalResult", pairs: PairStatist
 def changed_queries(
     ours: "Embeddings", common: "RetrievalResult", before: "RetrievalResult", *, each: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Queries that gained and lost most MAP@R against the baseline, no class twice, with both models' neighbours."""
+    """Choose the queries that gained and lost most MAP@R, each class once, with the neighbors of both models."""
     change = common.per_query["map@r"] - before.per_query["map@r"]
     labels = ours.labels[common.query_rows]
     orders = {
@@ -238,7 +241,7 @@ def changed_queries(
 
 
 def _class_means(comparison: Comparison) -> dict[str, float]:
-    """Class -> the baseline's MAP@R over the common queries."""
+    """Return the baseline's mean MAP@R of each class over the common queries."""
     if comparison.baseline is None or comparison.query_labels is None:
         return {}
     classes, codes = np.unique(comparison.query_labels, return_inverse=True)
@@ -247,7 +250,7 @@ def _class_means(comparison: Comparison) -> dict[str, float]:
 
 
 def _spread(places: Iterable[int], kind: Callable[[int], Hashable], each: int) -> list[int]:
-    """The first `each` of the places, at most one of a kind."""
+    """Return the first `each` places, at most one of each kind."""
     seen: dict[Hashable, int] = {}
     for at in places:
         if len(seen) < each:

@@ -1,4 +1,4 @@
-"""How a candidate is judged: what an experiment's `[evaluation]` says, with every default."""
+"""Settings of the evaluation of a candidate (`[evaluation]` of an experiment file), with their defaults."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -6,11 +6,16 @@ from typing import Any, NamedTuple
 
 from anchorage.errors import UsageError
 
-TEST, VALIDATION = "test", "val"  # the split that is judged, and the one that thresholds are chosen on
+TEST, VALIDATION = "test", "val"  # the split to evaluate on, and the split to choose thresholds on
 
 
 class QueryProtocol(NamedTuple):
-    """How a table is asked: the column whose own value a query does not meet, and that of the coarser classes."""
+    """Columns of a table that change the evaluation.
+
+    Args:
+        leave_out: column with groups; images of the query's own group are excluded from its results.
+        parents: column with parent classes.
+    """
 
     leave_out: str = ""
     parents: str = ""
@@ -18,30 +23,30 @@ class QueryProtocol(NamedTuple):
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """What decides about a candidate.
+    """Settings of evaluation and gate.
 
     Args:
         metrics: names of the metrics to report, such as `"recall@1"`.
-        primary: the metric that decides, compared with the baselines on the same queries.
-        minimum: metric name -> least accepted value, in [0, 1].
-        leave_out: column of the embeddings; a query meets no image with its own value there.
-        parents: column of the embeddings with coarser classes.
-        max_drop: how much of the primary metric may be lost against the earlier release, in [0, 1]; also by today's
-            search, where queries and gallery are of different models.
-        confidence: of the gate's bound, the slices and the intervals against the baselines without training,
-            in [0.5, 1).
-        resamples: bootstrap draws, at least 100.
-        slices: what to cut the common queries by, see `make_slices`.
-        slice_drops: slice name, or the part before "=", -> how much may be lost there; "" for all others.
-        index_loss: how much of the label metric search through the index may lose, in [0, 1].
-        index_p99_ms: longest time of 99 % of single queries; 0: no limit.
-        index_memory_mib: most memory the index may take; 0: no limit.
-        false_accepts: most queries of unknown classes that may be answered, in (0, 1).
-        max_calibration_error: largest calibration error with which a match probability is shown, in [0, 1].
-        require_calibration: whether a calibration that does not hold, or that there is none, is a fault.
-        clustering: whether to cluster the space, which takes its time.
-        force: why a candidate that would be held is published all the same; "" holds it.
-        seed: of everything drawn.
+        primary: the metric that decides; it is compared with the baselines on the same queries.
+        minimum: floors: metric name -> lowest accepted value, in [0, 1].
+        leave_out: column of the embeddings with groups; images of the query's own group are excluded from its results.
+        parents: column of the embeddings with parent classes.
+        max_drop: accepted loss in the primary metric against the earlier release, in [0, 1]; also that of queries of
+            the new model in the gallery of the old one.
+        confidence: confidence of the gate's bound, of the tests of slices and of the intervals against the baselines
+            without training, in [0.5, 1).
+        resamples: number of bootstrap resamples, at least 100.
+        slices: kinds of slices of the common queries, see `make_slices`.
+        slice_drops: slice name, or the part before "=" -> accepted loss on this slice; "" for all others.
+        index_loss: accepted loss in recall by search through the index, in [0, 1].
+        index_p99_ms: upper limit of the 99th percentile of the latency; 0 for no limit.
+        index_memory_mib: upper limit of the memory of the index; 0 for no limit.
+        false_accepts: highest share of queries of unknown classes that may be accepted, in (0, 1).
+        max_calibration_error: highest calibration error with which search shows match probabilities, in [0, 1].
+        require_calibration: whether the gate fails if the calibration is missing or does not hold.
+        clustering: whether to compute clustering metrics, which is slow.
+        force: reason to publish a candidate that fails the gate; "" does not publish it.
+        seed: seed of all random choices.
 
     Raises:
         UsageError: `E_GATE` if a number of the gate is out of range.
@@ -78,12 +83,12 @@ class JudgeSettings:
 
     @property
     def protocol(self) -> QueryProtocol:
-        """How a table is asked."""
+        """Columns that change the evaluation."""
         return QueryProtocol(self.leave_out, self.parents)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "JudgeSettings":
-        """Settings from plain values, such as those of a JSON object; what is absent has its default.
+        """Create settings from plain values, such as a JSON object; missing ones have their defaults.
 
         Raises:
             TypeError: on an unknown name.
@@ -93,11 +98,13 @@ class JudgeSettings:
 
     @classmethod
     def from_experiment(cls, experiment: Mapping[str, Any]) -> "JudgeSettings":
-        """Settings from an experiment as a report holds it, perhaps one of another version of this project."""
-        told = {**experiment.get("evaluation", {}), **{key: experiment[key] for key in ("seed",) if key in experiment}}
+        """Create settings from the experiment in a report, which can be from another version of this project."""
+        values = dict(experiment.get("evaluation", {}))
+        if "seed" in experiment:
+            values["seed"] = experiment["seed"]
         known = {each.name for each in fields(cls)}
-        return cls.from_dict({key: value for key, value in told.items() if key in known})
+        return cls.from_dict({key: value for key, value in values.items() if key in known})
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values, for JSON."""
+        """Return the settings as plain values for JSON."""
         return asdict(self)

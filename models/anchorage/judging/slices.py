@@ -1,6 +1,6 @@
-"""Named parts of the queries that a gate looks at one by one: by any column, by class size, the most confused classes.
+"""Slices of the queries that the gate judges separately: by column, by class size, and the most confused classes.
 
-A slice is named after what made it: "family=lucide", "class_size=2-5", "confused".
+Names of slices are of the form "family=lucide", "class_size=2-5" and "confused".
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ import numpy as np
 from anchorage.errors import UsageError
 
 BUILT_IN = ("class_size", "confused")
-_VALUES = 20  # of one column that get a slice, the most frequent first
-_PARTS = 3  # classes by size
-_CONFUSED = 0.1  # share of the classes, but
-_LEAST_CONFUSED = 5  # no fewer
+_VALUES = 20  # largest number of slices per column, most frequent values first
+_PARTS = 3  # slices by class size
+_CONFUSED = 0.1  # share of the classes in the slice "confused", and
+_LEAST_CONFUSED = 5  # their least number
 
 
 def make_slices(
@@ -23,14 +23,14 @@ def make_slices(
     per_query: tuple[np.ndarray, np.ndarray],
     columns: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """Masks of the queries by slice name.
+    """Compute the masks of all slices, by name.
 
     Args:
-        kinds: what to cut by: "class_size", "confused", "label" or a name in `columns`.
+        kinds: kinds of slices: "class_size", "confused", "label" or a name in `columns`.
         labels: `(Q,)` class of each query.
-        sizes: gallery images of each class.
-        per_query: `(Q,)` primary metric by candidate and baseline; the most confused classes are those with the lowest
-            mean of both, so that the choice favours neither.
+        sizes: number of gallery images of each class.
+        per_query: `(Q,)` primary metric of candidate and baseline; the most confused classes are those with the lowest
+            mean of both, so that the choice favors neither.
         columns: `(Q,)` values of the columns of the embedding table.
 
     Raises:
@@ -51,13 +51,13 @@ def make_slices(
 
 
 def _by_value(kind: str, values: np.ndarray) -> dict[str, np.ndarray]:
-    found, counts = np.unique(np.asarray(values).astype(str), return_counts=True)
-    chosen = [found[at] for at in np.argsort(-counts, kind="stable")[:_VALUES] if found[at]]
+    unique, counts = np.unique(np.asarray(values).astype(str), return_counts=True)
+    chosen = [unique[at] for at in np.argsort(-counts, kind="stable")[:_VALUES] if unique[at]]
     return {f"{kind}={value}": values == value for value in sorted(chosen)}
 
 
 def _by_size(labels: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Thirds of the classes by size; fewer parts where many classes are of one size."""
+    """Split the classes into thirds by size; fewer parts if many classes have the same size."""
     classes, codes = np.unique(labels, return_inverse=True)
     images = np.array([sizes[label] for label in classes.tolist()])
     ends = np.unique(np.quantile(images, np.arange(1, _PARTS + 1) / _PARTS, method="lower"))

@@ -1,4 +1,4 @@
-"""The report's numbers on the space itself: verification, its health, a map."""
+"""Sections of the report about the embedding space: verification, diagnostics, and a map."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,34 +21,34 @@ def describe_space(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """`verification` (absent without pairs of both kinds), `space` and `map` (absent for a handful of images).
+    """Compute the sections `verification` (if there are pairs of both kinds), `space` and `map` (if images suffice).
 
-    On the map, `right` says whether the nearest neighbour is of the image's class, None where nobody asked.
+    On the map, `right` is whether the nearest neighbor is of the image's class; None for images that are no queries.
 
     Args:
-        table: what was evaluated.
-        result: the evaluation, for its neighbours.
-        pairs: counted over the same table.
-        groups: `(M,)` names; pairs within one do not count.
-        seed: of intervals and map.
+        table: the evaluated embeddings.
+        result: their evaluation, for the neighbors.
+        pairs: statistics of the pairs of the same table.
+        groups: `(M,)` names; pairs within a group are excluded.
+        seed: seed of intervals and map.
     """
-    found: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     verified = verification(pairs, table.vectors, table.labels, table.roles, groups=groups, seed=seed)
     if verified:
-        found["verification"] = verified
+        sections["verification"] = verified
     hubs = hubness(result.neighbor_rows, np.flatnonzero(table.roles != "query"))
     hubs["hubs"] = [
         {"id": str(table.ids[hub["row"]]), "label": str(table.labels[hub["row"]]), **hub} for hub in hubs["hubs"]
     ]
-    found["space"] = {**effective_rank(table.vectors), **alignment_uniformity(pairs), "hubness": hubs}
-    drawn = draw_map(table.vectors, seed=seed)
-    if drawn:
-        rows = drawn.pop("rows")
+    sections["space"] = {**effective_rank(table.vectors), **alignment_uniformity(pairs), "hubness": hubs}
+    points = draw_map(table.vectors, seed=seed)
+    if points:
+        rows = points.pop("rows")
         nearest = dict(zip(result.query_rows.tolist(), result.neighbor_rows[:, 0].tolist(), strict=True))
-        found["map"] = {
-            **drawn,
+        sections["map"] = {
+            **points,
             "ids": table.ids[rows].tolist(),
             "labels": table.labels[rows].tolist(),
             "right": [table.labels[nearest[row]] == table.labels[row] if row in nearest else None for row in rows],
         }
-    return found
+    return sections

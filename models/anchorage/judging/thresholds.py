@@ -1,4 +1,4 @@
-"""Similarity thresholds for "the same thing or not", chosen on validation classes and never on test."""
+"""Choice of verification thresholds, on the classes of the validation split."""
 
 from typing import Any
 
@@ -11,20 +11,20 @@ FALSE_ACCEPTS = 0.01  # of the pairs of different classes
 
 
 def choose_thresholds(pairs: PairStatistics, split: str) -> dict[str, Any]:
-    """Thresholds on cosine similarity, with what each of them lets through.
+    """Choose thresholds on the cosine similarity, with their error rates.
 
-    A pair is accepted when its similarity is at or above the threshold. The
+    A pair is accepted if its similarity is at or above the threshold. The
     false-accept rate is the share of pairs of different classes that are
-    accepted, the true-accept rate the share of pairs of one class. The step
-    of a threshold is 0.0001. `likely_match` is the threshold that search uses.
+    accepted, the true-accept rate that of pairs of one class. Thresholds have
+    a resolution of 0.0001. `likely_match` is the threshold that search uses.
 
     Args:
-        pairs: counts over the validation classes.
-        split: their split's name, kept in the answer.
+        pairs: statistics of the pairs of the validation split.
+        split: name of the split, for the result.
 
     Returns:
-        JSON-ready; with only `split` and `reason` where pairs of either kind
-        are lacking.
+        JSON-ready dict; only `split` and `reason` if there are no pairs of one
+        class or of different classes.
     """
     positives, negatives = int(pairs.positive.sum()), int(pairs.negative.sum())
     if not positives or not negatives:
@@ -33,7 +33,7 @@ def choose_thresholds(pairs: PairStatistics, split: str) -> dict[str, Any]:
     true_accept = accepted_share(pairs.positive)
     false_accept = accepted_share(pairs.negative)
     equal = int(np.argmin(np.abs((1.0 - true_accept) - false_accept)))
-    strict = int(np.argmax(false_accept <= FALSE_ACCEPTS))  # the last edge accepts nothing, so there is one
+    strict = int(np.argmax(false_accept <= FALSE_ACCEPTS))  # exists, since the last edge accepts no pair
 
     def at(edge: int) -> dict[str, float]:
         return {

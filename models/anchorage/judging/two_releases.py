@@ -1,4 +1,4 @@
-"""Two releases side by side: the newer one judged anew as a candidate against the older one, by its own gate."""
+"""Comparison of two releases: the newer one is judged as a candidate against the older one."""
 
 import json
 from dataclasses import replace
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
     from anchorage.release import Release
     from anchorage.retrieval.table import Embeddings
 
-JUDGED = "embeddings.parquet"  # beside a report: the embeddings it was made from
-_KEPT = ("thresholds", "calibration", "untrained", "identity", "reproduce")  # what the older release has no part in
+JUDGED = "embeddings.parquet"  # the evaluated embeddings, in the folder of the report
+_COPIED = ("thresholds", "calibration", "untrained", "identity", "reproduce")  # independent of the older release
 
 
 def compare_releases(older: "Release", newer: "Release") -> dict[str, Any]:
-    """The newer release's report, with the older one as its baseline.
+    """Create the report of the newer release with the older one as its baseline.
 
-    Both are measured anew, on the images that both embedded. What decides, the margins and the slices are those of the
-    newer release's experiment.
+    Both are evaluated again on their common images, with the metrics, margins and slices of the newer release's
+    experiment.
 
     Args:
         older: the baseline.
         newer: the candidate.
 
     Returns:
-        As `judge_candidate`.
+        The report, see `judge_candidate`.
 
     Raises:
-        UsageError: `E_RELEASE_EMBEDDINGS` if a release holds no judged embeddings.
-        DataError: if they differ in what they were judged on.
+        UsageError: `E_RELEASE_EMBEDDINGS` if a release does not contain the evaluated embeddings.
+        DataError: if the releases have no common evaluation images.
     """
     report = json.loads((newer.path / "report/report.json").read_text(encoding="utf-8"))
     minimum = {name: entry["minimum"] for name, entry in report["metrics"].items() if entry["minimum"] is not None}
@@ -50,7 +50,7 @@ def compare_releases(older: "Release", newer: "Release") -> dict[str, Any]:
         baseline=_read_judged(older),
         baseline_facts={
             "version": older.version,
-            "reason": "It was named to compare with.",
+            "reason": "It was chosen for comparison.",
             "first": False,
             "evaluation_set": older.facts.get("evaluation_set"),
         },
@@ -61,9 +61,9 @@ def compare_releases(older: "Release", newer: "Release") -> dict[str, Any]:
         },
         index_trial=report.get("index_trial"),
     )
-    kept = {key: report[key] for key in _KEPT if key in report}
+    copied = {key: report[key] for key in _COPIED if key in report}
     name = f"{report['experiment']}: release {newer.version} against release {older.version}"
-    return {**judged, **kept, "experiment": name}
+    return {**judged, **copied, "experiment": name}
 
 
 def _read_judged(release: "Release") -> "Embeddings":
@@ -71,7 +71,7 @@ def _read_judged(release: "Release") -> "Embeddings":
     if not path.is_file():
         raise UsageError(
             "E_RELEASE_EMBEDDINGS",
-            f"Expected the embeddings that release {release.version} was judged by at {path}. Received: none, "
-            "it is of an earlier format. Compare releases that this version of `anchorage run` published",
+            f"Expected the evaluated embeddings of release {release.version} at {path}. Received: no such file, since "
+            "the release has an earlier format. Compare releases published by this version of `anchorage run`",
         )
     return read_table(path, [TEST])

@@ -1,15 +1,15 @@
-"""Releases: model, index and what belongs to them as one version, published whole or not at all.
+"""Releases: model, index and their metadata, published atomically as one version.
 
-A folder of releases is a TF Serving base path:
+A folder of releases is a base path for TensorFlow Serving:
 
     releases/<version>/   saved_model.pb, variables/, assets/     the model
-                          index/, gallery.parquet                 what it is searched with
-                          thresholds.json, labels.json, report/   what is known about it
+                          index/, gallery.parquet                 the index and its rows
+                          thresholds.json, labels.json, report/   the evaluation
                           manifest.json                           hash and size of every file
-    releases/current      the version in use; rolling back rewrites this one line
+    releases/current      the current version; a rollback rewrites this line
 
-Nothing here loads a model or an index: the functions check the files before any
-library opens them, and import neither Keras nor TensorFlow.
+This package verifies files before other code loads them, and imports neither
+Keras nor TensorFlow.
 """
 
 from anchorage.release.baseline import find_baseline

@@ -9,25 +9,24 @@ from anchorage.release.reading import lineage, open_release
 
 
 def find_baseline(releases: Path, run_key: str) -> dict[str, Any]:
-    """The newest intact release in use that did not come from this very run.
+    """Find the newest intact release in the lineage that is not from this run.
 
-    Starts at the current release and goes back from each release to the one it
-    replaced, so that a release that was rolled back is no baseline. A damaged
-    or deleted one is passed over, which `reason` says.
+    The lineage goes from the current release back to the one that it replaced,
+    and so on, so it contains no release that was rolled back. Damaged and
+    deleted releases are skipped, as `reason` reports.
 
     Args:
-        releases: folder of releases; need not exist yet.
-        run_key: identity of this run; releases with the same one are passed
-            over.
+        releases: folder of releases, which can be missing.
+        run_key: identity of this run; releases of this run are skipped.
 
     Returns:
         `version` (None if there is no baseline), `path`, `bundle` (identity of
-        its manifest), `first` (whether nothing was published before),
-        `reason` in words, and the `evaluation_set` and `metrics` it was
+        its manifest), `first` (whether there are no earlier releases),
+        `reason` as a text, and the `evaluation_set` and `metrics` that it was
         published with.
     """
     own: list[int] = []
-    lost: list[str] = []
+    skipped: list[str] = []
     for version in lineage(releases):
         try:
             if manifests.read_manifest(releases / str(version))["facts"].get("run_key") == run_key:
@@ -35,10 +34,10 @@ def find_baseline(releases: Path, run_key: str) -> dict[str, Any]:
                 continue
             release = open_release(releases, version)
         except AnchorageError as error:
-            lost.append(f"Release {version} was passed over: {error.message}")
+            skipped.append(f"Release {version} was skipped: {error.message}")
             continue
-        newest = "is the newest" if lost or own else "is current"
-        reason = " ".join([*lost, f"Release {version} {newest}{_that(own, lost)}."])
+        newest = "is the newest" if skipped or own else "is current"
+        reason = " ".join([*skipped, f"Release {version} {newest}{_describe_conditions(own, skipped)}."])
         return {
             "version": version,
             "path": str(release.path),
@@ -49,14 +48,14 @@ def find_baseline(releases: Path, run_key: str) -> dict[str, Any]:
             "metrics": release.facts.get("metrics", {}),
             "experiment": release.facts.get("experiment", {}),
         }
-    reason = "Nothing was published yet."
-    if lost:
+    reason = "There is no release yet."
+    if skipped:
         reason = "No release is intact."
     if own:
-        reason = f"Release {own[0]} came from this very run, and there is no intact one before it."
-    return {"version": None, "path": None, "bundle": None, "first": not lost, "reason": " ".join([*lost, reason])}
+        reason = f"Release {own[0]} is from this run, and there is no intact release before it."
+    return {"version": None, "path": None, "bundle": None, "first": not skipped, "reason": " ".join([*skipped, reason])}
 
 
-def _that(own: list[int], lost: list[str]) -> str:
-    marks = [*(["is intact"] if lost else []), *(["did not come from this very run"] if own else [])]
-    return f" that {' and '.join(marks)}" if marks else ""
+def _describe_conditions(own: list[int], skipped: list[str]) -> str:
+    conditions = [*(["is intact"] if skipped else []), *(["is not from this run"] if own else [])]
+    return f" that {' and '.join(conditions)}" if conditions else ""

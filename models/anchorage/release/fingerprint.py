@@ -1,4 +1,4 @@
-"""Identity of a model: the same for the same weights and graph, in whatever order its files hold them."""
+"""Fingerprints of models, which depend on weights and graph but not on the layout of the files."""
 
 import hashlib
 import json
@@ -15,15 +15,14 @@ _MODEL_PARTS = ("saved_model.pb", "variables", "assets")
 
 
 def write_identity(folder: str | Path, content: Any) -> str:
-    """Records what a SavedModel holds, as only its exporter can tell without TensorFlow.
+    """Write the fingerprint of a SavedModel, with the hashes of its files, to `identity.json`.
 
-    Two exports of one model differ in the order of variables and in names within the graph, so that the hashes of
-    their files say nothing about whether they are the same. They stand in the record all the same: it is valid for
-    these very files.
+    Two exports of one model differ in the order of variables and in names of the graph, and so in the hashes of their
+    files. The hashes are recorded to detect changes of the files after the export.
 
     Args:
-        folder: of the SavedModel; gets `identity.json`.
-        content: JSON value that is the same for the same model.
+        folder: folder of the SavedModel, where `identity.json` is written.
+        content: JSON value that identifies the model.
 
     Returns:
         The fingerprint, a SHA-256 in hex.
@@ -35,17 +34,18 @@ def write_identity(folder: str | Path, content: Any) -> str:
 
 
 def fingerprint_model(folder: str | Path) -> str:
-    """Identity of a SavedModel: weights, graph (so also the preprocessing in it) and assets.
+    """Return the fingerprint of a SavedModel: of its weights, graph (with preprocessing) and assets.
 
     Args:
-        folder: the SavedModel's folder; other files in it do not count.
+        folder: folder of the SavedModel; other files in it are ignored.
 
     Returns:
-        What `identity.json` says; without one, SHA-256, in hex, over the sorted pairs of relative path and file hash.
+        The fingerprint in `identity.json`; without this file, the SHA-256, in hex, of the sorted pairs of relative path
+        and file hash.
 
     Raises:
-        DataError: `E_MODEL_MISSING` if there is no `saved_model.pb` in `folder`; `E_MODEL_CHANGED` if its files are not
-            those that `identity.json` was written for.
+        DataError: `E_MODEL_MISSING` if there is no `saved_model.pb` in `folder`; `E_MODEL_CHANGED` if its files differ
+            from the hashes in `identity.json`.
     """
     folder = Path(folder)
     if not (folder / "saved_model.pb").is_file():
@@ -54,18 +54,18 @@ def fingerprint_model(folder: str | Path) -> str:
 
 
 def fingerprint_entries(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """The same fingerprint from a manifest's entries, without reading the model's files again."""
+    """Return the fingerprint from the entries of a manifest, without reading the files of the model."""
     return _identify(folder, {name: entry["sha256"] for name, entry in entries.items() if _is_model_part(name)})
 
 
 def digest_hashes(hashes: Mapping[str, str]) -> str:
-    """SHA-256, in hex, over the sorted pairs of name and hash."""
+    """Return the SHA-256, in hex, of the sorted pairs of name and hash."""
     return hashlib.sha256("".join(f"{name}\0{hashes[name]}\n" for name in sorted(hashes)).encode()).hexdigest()
 
 
 def _identify(folder: Path, hashes: Mapping[str, str]) -> str:
     path = folder / IDENTITY
-    if not path.is_file():  # exported by an earlier version, or not by us
+    if not path.is_file():  # exported by an earlier version or by another program
         return digest_hashes(hashes)
     try:
         record = json.loads(path.read_bytes())
@@ -74,7 +74,7 @@ def _identify(folder: Path, hashes: Mapping[str, str]) -> str:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     raise DataError(
-        "E_MODEL_CHANGED", f"Expected the SavedModel in {folder} as it was exported. Received: other files than {path}."
+        "E_MODEL_CHANGED", f"Expected the files listed in {path} for the SavedModel in {folder}. Received: other files."
     )
 
 

@@ -1,4 +1,4 @@
-"""Versions of the libraries that a release and its numbers depend on."""
+"""Versions of the libraries that a release depends on."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -6,11 +6,11 @@ _LIBRARIES = ("tensorflow-cpu", "tensorflow", "keras", "scann", "numpy", "pyarro
 
 
 def library_versions() -> dict[str, str]:
-    """Installed versions by name, found without importing the libraries."""
-    found = {}
+    """Return the installed versions by name, without importing the libraries."""
+    installed = {}
     for name in _LIBRARIES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -1,4 +1,4 @@
-"""The manifest of a release: SHA-256 and size of every file, and the facts that must fit together."""
+"""The manifest of a release: SHA-256 and size of every file, and metadata of model and index."""
 
 import hashlib
 import json
@@ -31,28 +31,28 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def content(model_fingerprint: str, hashes: Mapping[str, str]) -> str:
-    """Identity of what search answers with: model, index, gallery and thresholds together.
+    """Return the identity of what determines search results: model, index, gallery and thresholds.
 
     Args:
-        model_fingerprint: of the model.
-        hashes: SHA-256 of the release's files by their paths in it; those of other files do not count.
+        model_fingerprint: fingerprint of the model.
+        hashes: SHA-256 of the files of the release by their relative paths; other files are ignored.
     """
     parts = {name: hashes[name] for name in hashes if is_search_part(name)}
     return digest_hashes({**parts, "": model_fingerprint})
 
 
 def is_search_part(name: str) -> bool:
-    """Whether search opens this file, beside those of the model."""
+    """Return whether search uses this file, in addition to those of the model."""
     return name.split("/", 1)[0] in _SEARCH_PARTS
 
 
 def seal(manifest: Mapping[str, Any]) -> bytes:
-    """The manifest as JSON, with `bundle`: the SHA-256 of all its other fields."""
+    """Encode a manifest as JSON, with `bundle`, the SHA-256 of all other fields."""
     return json.dumps({"bundle": _bundle(manifest), **manifest}, indent=1, sort_keys=True, allow_nan=False).encode()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of one release folder; every field that a reader may ask for is there and of its type.
+    """Read and validate the manifest of a release folder.
 
     Raises:
         UsageError: if there is no release at `folder`.
@@ -64,9 +64,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise UsageError("E_RELEASE_MISSING", f"Expected a release in {folder}. Received: no such folder.")
         if not path.is_file():
             raise ValueError("it is not a file" if path.exists() else "it is missing")
-        manifest = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        manifest = json.loads(path.read_bytes(), parse_constant=_reject_constant)
         if not (isinstance(manifest, dict) and {"bundle", "format"} <= set(manifest)):
-            raise ValueError("it is no object with `bundle` and `format`")
+            raise ValueError("it is not an object with `bundle` and `format`")
         changed = manifest.pop("bundle") != (bundle := _bundle(manifest))
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(folder, f"{NAME} cannot be read ({error})") from error
@@ -80,12 +80,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Compares every file of a release with its manifest.
+    """Verify every file of a release against its manifest.
 
     Raises:
-        DataError: naming the first file that is missing, changed, foreign or
-            not allowed (`E_RELEASE_DAMAGED`), or the two models that were
-            mixed (`E_RELEASE_MIXED`).
+        DataError: `E_RELEASE_DAMAGED` with the first file that is missing,
+            changed, not in the manifest or not allowed; `E_RELEASE_MIXED` if
+            the index was made with another model.
     """
     entries = manifest["files"]
     if fault := name_fault(entries):
@@ -112,9 +112,9 @@ def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def name_fault(names: Iterable[str]) -> str:
-    """What is wrong with the paths of a release's files, in words; "" if nothing is.
+    """Describe what is wrong with the paths of a release's files; "" if they are valid.
 
-    A path must not leave the release, a pickle can run code when it is opened, and some files no release can miss.
+    A path must stay inside the release and must not be a pickle, and the required files must exist.
     """
     names = list(names)
     for name in names:
@@ -128,17 +128,17 @@ def name_fault(names: Iterable[str]) -> str:
 
 
 def check_pair(model: str, other: str | None, owner: str) -> None:
-    """Raises `DataError` unless the `owner` (the index, say) was made with the model of this fingerprint."""
+    """Raise `DataError` unless the `owner`, such as the index, was made with the model of this fingerprint."""
     if model != other:
         raise DataError(
             "E_RELEASE_MIXED",
             f"Expected model and {owner} of one release. Received: model {model[:12]}, {owner} made with "
-            f"{other[:12] if other else 'an unknown model'}. `anchorage run` makes a release whose parts fit together.",
+            f"{other[:12] if other else 'an unknown model'}. `anchorage run` creates a consistent release.",
         )
 
 
 def read_index_facts(folder: Path) -> dict[str, Any]:
-    """`index.json`: kind, rows, dimension, distance, recall and the model that made the vectors."""
+    """Read `index.json`: kind, rows, dimension, distance, recall, and the fingerprint of the model."""
     try:
         facts = json.loads((folder / "index.json").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -149,17 +149,17 @@ def read_index_facts(folder: Path) -> dict[str, Any]:
 
 
 def damaged(folder: Path, what: str) -> DataError:
-    """The error for a release that must not be opened."""
+    """Return the error for a release that must not be opened."""
     return DataError(
         "E_RELEASE_DAMAGED",
-        f"Expected the release in {folder} as it was published. Received: {what}. It was not opened. Go back to an "
-        f"earlier one with `anchorage releases rollback --release {folder.parent}`, or publish a new one with "
+        f"Expected the release in {folder} as it was published. Received: {what}. It was not opened. Return to an "
+        f"earlier release with `anchorage releases rollback --release {folder.parent}`, or publish a new one with "
         "`anchorage run`.",
     )
 
 
 def _field_fault(manifest: Mapping[str, Any]) -> str:
-    """The first field that is missing or not of its type, in words; "" if there is none."""
+    """Describe the first field that is missing or of the wrong type; "" if there is none."""
     for name, kind in _FIELDS.items():
         if name not in manifest:
             return f"`{name}` is missing"
@@ -189,8 +189,8 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0  # a bool is an int, too
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _bundle(manifest: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Writing the folder of releases: publish the next version, or point back to an earlier one."""
+"""Publication of a new release, and rollback to an earlier one."""
 
 import hashlib
 import logging
@@ -25,7 +25,15 @@ from anchorage.files import (
 from anchorage.release import manifest as manifests
 from anchorage.release.fingerprint import fingerprint_entries, fingerprint_model
 from anchorage.release.libraries import library_versions
-from anchorage.release.reading import POINTER, current_version, lineage, named, open_release, versions, whole_number
+from anchorage.release.reading import (
+    POINTER,
+    current_version,
+    format_versions,
+    lineage,
+    open_release,
+    versions,
+    whole_number,
+)
 
 _COUNTER = ".last-version"
 _log = logging.getLogger(__name__)
@@ -39,30 +47,31 @@ def publish_release(
     files: Mapping[str, str | Path | bytes],
     facts: Mapping[str, Any],
 ) -> int:
-    """Publishes model and index as the next version and makes it the current one.
+    """Publish model and index as the next version and make it the current one.
 
-    Everything is written into a hidden folder beside the releases, the manifest
-    last, and renamed in one step. A process killed anywhere leaves the former
-    release whole; the next publication clears its leftovers. Where the release
-    itself was whole by then, the same run done again makes it the current one
-    instead of publishing it twice. Two publishers take turns.
+    All files are written to a temporary folder in the folder of releases, the
+    manifest last, and the folder is renamed. If the process is killed, the
+    current release is intact, and the next publication removes temporary
+    files. If the process is killed after the rename, running it again makes
+    the new release the current one instead of publishing it twice. A lock
+    serializes concurrent publications.
 
     Args:
-        releases: folder of releases, made if absent.
-        model_folder: SavedModel; all files in it are published.
+        releases: folder of releases, created if missing.
+        model_folder: folder of the SavedModel; all its files are published.
         index_folder: folder of a saved index with `index.json`.
-        files: further files by their path in the release: content, or a file
-            or folder to copy. `gallery.parquet` must be among them.
-        facts: JSON values kept in the manifest, such as metrics and
-            `run_key`; `previous`, the version replaced, is added.
+        files: additional files by their path in the release: the content, or
+            a file or folder to copy. Must include `gallery.parquet`.
+        facts: JSON values for the manifest, such as metrics and `run_key`;
+            `previous`, the replaced version, is added.
 
     Returns:
-        The version: a new one, greater than every version there ever was, or
-        the one that this very run has published already.
+        The version: a new one, greater than all earlier versions, or the one
+        that this run has already published.
 
     Raises:
         DataError: `E_RELEASE_MIXED` if the index was not made with this
-            model; `E_RELEASE_FILE` for pickles and paths out of place.
+            model; `E_RELEASE_FILE` for pickles and invalid paths.
         ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`; nothing is published.
     """
     releases = Path(releases).absolute()
@@ -70,7 +79,7 @@ def publish_release(
         raise UsageError("E_RELEASE_MISSING", f"Expected a folder of releases at {releases}. Received: a file.")
     sources = _collect(Path(model_folder), Path(index_folder), files)
     if fault := manifests.name_fault(sources):
-        raise DataError("E_RELEASE_FILE", f"Expected files that a release may hold. Received: {fault}.")
+        raise DataError("E_RELEASE_FILE", f"Expected valid files for a release. Received: {fault}.")
     index_facts = manifests.read_index_facts(Path(index_folder))
     fingerprint = fingerprint_model(model_folder)
     manifests.check_pair(fingerprint, index_facts.get("model_fingerprint"), "index")
@@ -99,20 +108,20 @@ def publish_release(
 
 
 def roll_back(releases: str | Path, version: int | None = None) -> int:
-    """Makes an earlier release the current one again, model and index together.
+    """Make an earlier release, with its model and index, the current one.
 
     Args:
         releases: folder of releases.
-        version: which release; None takes the newest intact one among those
-            that were current before, other than a copy of the current one.
+        version: version of the release; None for the newest intact release
+            that was current before and differs from the current one.
 
     Returns:
         The version that is now current.
 
     Raises:
         UsageError: `E_RELEASE_MISSING` if there is no such version.
-        DataError: if that release is damaged, or all earlier ones are; the
-            pointer stays as it was.
+        DataError: if this release, or all earlier ones, are damaged; the
+            pointer is not changed.
     """
     releases = Path(releases).absolute()
     if not releases.is_dir():
@@ -127,22 +136,22 @@ def roll_back(releases: str | Path, version: int | None = None) -> int:
 
 
 def _publish(releases: Path, version: int, sources: Mapping[str, Path | bytes], head: dict[str, Any]) -> None:
-    aside = releases / f"{TEMPORARY}{version}-{secrets.token_hex(4)}"
+    temporary = releases / f"{TEMPORARY}{version}-{secrets.token_hex(4)}"
     try:
-        aside.mkdir()
+        temporary.mkdir()
         entries = {}
         for name, source in sources.items():
-            target = aside / name
+            target = temporary / name
             target.parent.mkdir(parents=True, exist_ok=True)
             digest, size = write_hashed(source, target) if isinstance(source, bytes) else copy_hashed(source, target)
             entries[name] = {"sha256": digest, "size": size}
-        manifests.check_pair(head["model_fingerprint"], fingerprint_entries(aside, entries), "copy")
-        write_hashed(manifests.seal({**head, "files": entries}), aside / manifests.NAME)
-        flush_folders(aside)
+        manifests.check_pair(head["model_fingerprint"], fingerprint_entries(temporary, entries), "copy")
+        write_hashed(manifests.seal({**head, "files": entries}), temporary / manifests.NAME)
+        flush_folders(temporary)
         replace_file(releases / _COUNTER, f"{version}\n".encode())
-        aside.rename(releases / str(version))  # from here on the release can be seen, and is whole
+        temporary.rename(releases / str(version))  # from here on the release is visible, and complete
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     flush_folder(releases)
     _point_to(releases, version)
@@ -151,7 +160,7 @@ def _publish(releases: Path, version: int, sources: Mapping[str, Path | bytes], 
 def _find_published(
     releases: Path, run_key: str | None, fingerprint: str, sources: Mapping[str, Path | bytes]
 ) -> int | None:
-    """The version that this very run has published already, with the same model, index and gallery."""
+    """Return the version that this run has already published with the same model, index and gallery, or None."""
     candidates = sorted(versions(releases), reverse=True) if run_key else []
     content = ""
     for version in candidates:
@@ -162,7 +171,7 @@ def _find_published(
             if open_release(releases, version).content == content:
                 return version
         except AnchorageError:
-            continue  # damaged: this run publishes anew
+            continue  # damaged: publish again
     return None
 
 
@@ -177,65 +186,65 @@ def _hash_search_parts(sources: Mapping[str, Path | bytes]) -> dict[str, str]:
 def _collect(
     model_folder: Path, index_folder: Path, files: Mapping[str, str | Path | bytes]
 ) -> dict[str, Path | bytes]:
-    """Every file of the release by its path in it; folders are taken apart."""
+    """List all files of the release by their path in it, including the files of folders."""
     sources: dict[str, Path | bytes] = {}
     for prefix, source in [("", model_folder), ("index/", index_folder), *files.items()]:
         if isinstance(source, bytes):
-            found: dict[str, Path | bytes] = {prefix: source}
+            added: dict[str, Path | bytes] = {prefix: source}
         elif Path(source).is_dir():
             base, head = Path(source), prefix.rstrip("/") + "/" if prefix else ""
-            found = {head + p.relative_to(base).as_posix(): p for p in sorted(base.rglob("*")) if not p.is_dir()}
+            added = {head + p.relative_to(base).as_posix(): p for p in sorted(base.rglob("*")) if not p.is_dir()}
         elif Path(source).is_file():
-            found = {prefix: Path(source)}
+            added = {prefix: Path(source)}
         else:
-            raise DataError("E_RELEASE_FILE", f"Expected a file or folder at {source}. Received: nothing there.")
-        if twice := sorted((set(sources) | {manifests.NAME}) & set(found)):
+            raise DataError("E_RELEASE_FILE", f"Expected a file or folder at {source}. Received: no such file.")
+        if repeated := sorted((set(sources) | {manifests.NAME}) & set(added)):
             raise DataError(
                 "E_RELEASE_FILE",
-                f"Expected one source for {twice[0]}. Received: two, one of them from {source!r:.200}.",
+                f"Expected one source for {repeated[0]}. Received: two, one of them from {source!r:.200}.",
             )
-        sources |= found
+        sources |= added
     return sources
 
 
 def _point_to(releases: Path, version: int) -> None:
-    if (releases / POINTER).is_dir():  # not ours, so kept under another name
+    if (releases / POINTER).is_dir():  # not written by this package, so rename it
         (releases / POINTER).rename(releases / f"{POINTER}-{secrets.token_hex(4)}")
     replace_file(releases / POINTER, f"{version}\n".encode())
 
 
 def _next_version(releases: Path) -> int:
-    """One more than the greatest version that is there, was there, or is pointed to."""
+    """Return one more than the greatest version that exists, existed, or is current."""
     try:
         last = whole_number((releases / _COUNTER).read_text(encoding="ascii").strip())
     except (OSError, ValueError):
-        last = 0  # no counter yet, or a damaged one: the folders say enough
+        last = 0  # no counter or a damaged one: use the folders
     return max([last, *lineage(releases), *versions(releases)]) + 1
 
 
 def _earlier_version(releases: Path) -> int:
-    """The newest intact version that was current before the current one and is not the same release once more."""
+    """Return the newest intact version in the lineage whose content differs from the current one."""
     current = current_version(releases)
     try:
         content = open_release(releases, current).content if current else None
     except AnchorageError:
-        content = None  # damaged or gone, so that an intact copy of it is what is wanted
+        content = None  # damaged or deleted, so an intact copy of it is acceptable
     faults = []
     for version in lineage(releases):
         if version == current:
             continue
         try:
-            found = open_release(releases, version)
+            release = open_release(releases, version)
         except AnchorageError as error:
-            _log.warning("release %d is passed over: %s", version, error)
+            _log.warning("release %d is skipped: %s", version, error)
             faults.append(error)
             continue
-        if found.content != content:
+        if release.content != content:
             return version
-        _log.warning("release %d is passed over: it has the same model and index as release %d", version, current)
+        _log.warning("release %d is skipped: it has the same model and index as release %d", version, current)
     if faults:
         raise faults[0]
     raise UsageError(
         "E_RELEASE_MISSING",
-        f"Expected an earlier release to go back to in {releases}. Received: {named(versions(releases))}.",
+        f"Expected an earlier release to return to in {releases}. Received: {format_versions(versions(releases))}.",
     )

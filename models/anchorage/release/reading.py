@@ -1,4 +1,4 @@
-"""Reading the folder of releases: which there are, which is current, and whether one may be opened."""
+"""Reading of releases: list them, find the current one, and verify and open one."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ _LONGEST = len(str(manifests.LAST_VERSION))
 
 
 class ReleaseSummary(NamedTuple):
-    """One line of `anchorage releases`; `fault` is "" for a release whose manifest reads well."""
+    """One line of `anchorage releases`; `fault` is "" if the manifest is valid."""
 
     version: int
     current: bool
@@ -26,7 +26,7 @@ class ReleaseSummary(NamedTuple):
 
 @dataclass(frozen=True)
 class Release:
-    """A release whose every file was compared with its manifest."""
+    """A release whose files have been verified against its manifest."""
 
     path: Path
     manifest: dict[str, Any]
@@ -45,7 +45,7 @@ class Release:
 
     @property
     def content(self) -> str:
-        """Identity of what search answers with: two releases with the same one differ in their reports at most."""
+        """Identity of what determines search results; two releases with the same one differ only in their reports."""
         entries = self.manifest["files"]
         return manifests.content(self.model_fingerprint, {name: entries[name]["sha256"] for name in entries})
 
@@ -59,12 +59,12 @@ class Release:
 
     @cached_property
     def thresholds(self) -> dict[str, Any]:
-        """What `thresholds.json` says; empty if the release has none."""
+        """Content of `thresholds.json`; empty if the release has none."""
         return self._read("thresholds.json")
 
     @cached_property
     def calibration(self) -> dict[str, Any]:
-        """What `calibration.json` says of match probability and unknown queries; empty if the release has none."""
+        """Content of `calibration.json`: match probability and unknown queries; empty if the release has none."""
         return self._read("calibration.json")
 
     def _read(self, name: str) -> dict[str, Any]:
@@ -73,10 +73,10 @@ class Release:
 
 
 def current_version(releases: str | Path) -> int | None:
-    """The version in use; None if nothing was published yet.
+    """Return the current version; None if there is no release yet.
 
     Raises:
-        DataError: if the pointer file holds anything but a version.
+        DataError: if the pointer file does not contain a version.
     """
     pointer = Path(releases) / POINTER
     try:
@@ -92,12 +92,12 @@ def current_version(releases: str | Path) -> int | None:
 
 
 def list_releases(releases: str | Path) -> list[ReleaseSummary]:
-    """All published versions, oldest first, read from their manifests alone.
+    """List all versions, oldest first, from their manifests, without verifying other files.
 
-    A pointer that cannot be read leaves none of them marked as current: `current_version` says why.
+    If the pointer cannot be read, no version is marked as current; `current_version` raises the reason.
 
     Raises:
-        UsageError: if there is no folder at `releases`.
+        UsageError: if `releases` is not a folder.
     """
     releases = Path(releases)
     if not releases.is_dir():
@@ -109,25 +109,24 @@ def list_releases(releases: str | Path) -> list[ReleaseSummary]:
     summaries = []
     for version in sorted(versions(releases)):
         try:
-            found = manifests.read_manifest(releases / str(version))
-            summaries.append(ReleaseSummary(version, version == current, found["created"], found["facts"], ""))
+            manifest = manifests.read_manifest(releases / str(version))
+            summaries.append(ReleaseSummary(version, version == current, manifest["created"], manifest["facts"], ""))
         except AnchorageError as error:
             summaries.append(ReleaseSummary(version, version == current, "", {}, str(error)))
     return summaries
 
 
 def open_release(path: str | Path, version: int | None = None) -> Release:
-    """Checks every file of a release against its manifest and gives it out for loading.
+    """Verify every file of a release against its manifest, and return the release.
 
     Args:
-        path: a folder of releases, or one release (wherever it was moved to).
-        version: which release of the folder; None takes the current one.
+        path: a folder of releases, or the folder of one release.
+        version: version of the release; None for the current one.
 
     Raises:
         UsageError: `E_RELEASE_MISSING`.
-        DataError: `E_RELEASE_DAMAGED` for a changed, missing or foreign file
-            or a pickle; `E_RELEASE_MIXED` where model and index do not belong
-            together.
+        DataError: `E_RELEASE_DAMAGED` for a changed, missing or unknown file
+            or a pickle; `E_RELEASE_MIXED` if model and index do not match.
     """
     path = Path(path).absolute()
     if version is None and (path / manifests.NAME).is_file():
@@ -137,26 +136,26 @@ def open_release(path: str | Path, version: int | None = None) -> Release:
         if version is None:
             raise UsageError(
                 "E_RELEASE_MISSING",
-                f"Expected a published release in {path}. Received: none is current there. "
+                f"Expected a published release in {path}. Received: no current release. "
                 "Publish one with `anchorage run`.",
             )
         folder = path / str(version)
         if not folder.is_dir():
             raise no_such_version(path, version)
-    found = manifests.read_manifest(folder)
-    if version not in (None, found["version"]):
+    manifest = manifests.read_manifest(folder)
+    if version not in (None, manifest["version"]):
         raise DataError(
             "E_RELEASE_MIXED",
-            f"Expected version {version} in {folder}. Received: the files of version {found['version']}.",
+            f"Expected version {version} in {folder}. Received: the files of version {manifest['version']}.",
         )
-    manifests.verify(folder, found)
-    return Release(folder, found)
+    manifests.verify(folder, manifest)
+    return Release(folder, manifest)
 
 
 def lineage(releases: Path) -> Iterator[int]:
-    """Versions from the current one back, each followed by the one that it replaced, so that none was rolled back.
+    """Yield versions from the current one back, each followed by the one it replaced; skips those rolled back.
 
-    Where that cannot be read, because the pointer or a release is damaged or gone, the next lower version follows.
+    If the pointer or a release is damaged or missing, the next lower version follows.
     """
     if not releases.is_dir():
         return
@@ -173,33 +172,33 @@ def lineage(releases: Path) -> Iterator[int]:
         try:
             version = manifests.read_manifest(releases / str(version))["facts"]["previous"]
         except AnchorageError:
-            version = max((there for there in versions(releases) if there < min(seen)), default=None)
+            version = max((lower for lower in versions(releases) if lower < min(seen)), default=None)
 
 
 def versions(releases: Path) -> list[int]:
-    """Numbers of the version folders, whole or not, in no order."""
+    """Return the numbers of all version folders, intact or not, unsorted."""
     names = [path.name for path in releases.iterdir() if path.is_dir()]
     return [int(name) for name in names if name.isascii() and name.isdigit() and len(name) <= _LONGEST]
 
 
 def no_such_version(releases: Path, version: int) -> UsageError:
-    """The error for a version whose folder is not there."""
-    there = versions(releases) if releases.is_dir() else []
+    """Return the error for a version whose folder does not exist."""
+    present = versions(releases) if releases.is_dir() else []
     advice = ""
-    if there:
-        advice = f" Go back to an earlier one with `anchorage releases rollback --release {releases}`."
+    if present:
+        advice = f" Return to an earlier release with `anchorage releases rollback --release {releases}`."
     return UsageError(
-        "E_RELEASE_MISSING", f"Expected release {version} in {releases}. Received: {named(there)}.{advice}"
+        "E_RELEASE_MISSING", f"Expected release {version} in {releases}. Received: {format_versions(present)}.{advice}"
     )
 
 
-def named(there: Sequence[int]) -> str:
-    """The versions in words, for an error message."""
-    return f"versions {sorted(there)}" if there else "no releases"
+def format_versions(present: Sequence[int]) -> str:
+    """Format versions for an error message."""
+    return f"versions {sorted(present)}" if present else "no releases"
 
 
 def whole_number(text: str) -> int:
-    """`int(text)`, for plain digits only."""
+    """Convert decimal digits to an integer; raise `ValueError` for anything else."""
     if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST):
         raise ValueError(f"{text[:40]!r}")
     return int(text)

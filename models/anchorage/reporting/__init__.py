@@ -1,1 +1,1 @@
-"""Pictures and pages that show a person how good a space is."""
+"""The evaluation report: figures, an HTML page and a summary."""

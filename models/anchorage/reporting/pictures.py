@@ -1,4 +1,4 @@
-"""Small pictures: thumbnails for the page, and the sheet of neighbours that `anchorage search` writes."""
+"""Thumbnails for the page, and contact sheets of queries and their neighbors."""
 
 import base64
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
-_CELL = 112  # side of a picture on the sheet
+_CELL = 112  # side of an image on the sheet
 _GAP, _TEXT, _MARGIN = 14, 34, 20
 _INK, _MUTED, _PAPER, _RULE = (29, 39, 51), (91, 103, 117), (255, 255, 255), (213, 219, 226)
 _RIGHT, _WRONG = (0, 158, 115), (213, 94, 0)
@@ -21,7 +21,7 @@ _PIXELS = 50_000_000
 
 
 class Neighbor(NamedTuple):
-    """One answer: `correct` is None where nobody knows; `picture` is RGB uint8, or None if it is missing."""
+    """A neighbor: `correct` is None if unknown; `picture` is RGB uint8, or None if missing."""
 
     label: str
     similarity: float
@@ -30,7 +30,7 @@ class Neighbor(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """One query with its answers, nearest first; `note` stands below the query."""
+    """A query with its neighbors, nearest first; `note` is shown below the query."""
 
     name: str
     note: str
@@ -39,17 +39,17 @@ class Answered(NamedTuple):
 
 
 def thumbnail(image: np.ndarray, size: int = 96) -> str:
-    """A data URI of the picture, at most `size` pixels wide and high, in the shorter of PNG and JPEG."""
+    """Encode an image of at most `size` pixels per side as a data URI, as PNG or JPEG, whichever is smaller."""
     from PIL import Image
 
     picture = Image.fromarray(image)
     picture.thumbnail((size, size))
-    found = []
+    encoded = []
     for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
         buffer = io.BytesIO()
         picture.save(buffer, kind, **options)
-        found.append((len(buffer.getvalue()), kind, buffer.getvalue()))
-    _, kind, data = min(found)
+        encoded.append((len(buffer.getvalue()), kind, buffer.getvalue()))
+    _, kind, data = min(encoded)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -80,7 +80,7 @@ def draw_atlas(pictures: Mapping[str, np.ndarray], side: int, columns: int = 40)
 
 
 def read_picture(path: str | Path, size: int = _CELL) -> np.ndarray | None:
-    """An image file as an RGB thumbnail for showing only; None if it cannot be read."""
+    """Read an image file as an RGB thumbnail for display; None if it cannot be read."""
     from PIL import Image, ImageOps
 
     try:
@@ -97,10 +97,10 @@ def read_picture(path: str | Path, size: int = _CELL) -> np.ndarray | None:
 
 
 def draw_sheet(answers: Sequence[Answered], path: str | Path) -> None:
-    """Writes a PNG: one line per query, the query at the left, its neighbours at the right, nearest first.
+    """Write a PNG with one line per query, followed by its neighbors, nearest first.
 
-    A right answer has a full frame and a tick, a wrong one a broken frame and
-    a cross, an unjudged one a thin grey frame.
+    A correct neighbor has a solid frame and a tick, a wrong one a dashed
+    frame and a cross, and one with unknown label a thin gray frame.
     """
     from PIL import Image, ImageDraw
 
@@ -129,14 +129,14 @@ def _paste(sheet: "Image.Image", draw: "ImageDraw.ImageDraw", picture: np.ndarra
 
     if picture is None:
         draw.rectangle((left, top, left + _CELL, top + _CELL), fill=(240, 242, 245))
-        draw.text((left + _CELL / 2, top + _CELL / 2), "no picture", fill=_MUTED, anchor="mm", font=_font(13))
+        draw.text((left + _CELL / 2, top + _CELL / 2), "no image", fill=_MUTED, anchor="mm", font=_font(13))
         return
-    shown = Image.fromarray(picture)
-    scale = (_CELL - 8) / max(shown.size)
-    shown = shown.resize(
-        (max(1, round(shown.width * scale)), max(1, round(shown.height * scale))), Image.Resampling.BICUBIC
+    image = Image.fromarray(picture)
+    scale = (_CELL - 8) / max(image.size)
+    image = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BICUBIC
     )
-    sheet.paste(shown, (left + (_CELL - shown.width) // 2, top + (_CELL - shown.height) // 2))
+    sheet.paste(image, (left + (_CELL - image.width) // 2, top + (_CELL - image.height) // 2))
 
 
 def _frame(draw: "ImageDraw.ImageDraw", left: int, top: int, correct: bool | None) -> None:
@@ -175,7 +175,7 @@ def _caption(draw: "ImageDraw.ImageDraw", left: int, top: int, first: str, secon
 def _font(size: int):
     from PIL import ImageFont
 
-    # Matplotlib's copy of DejaVu covers far more scripts than Pillow's own font; finding it imports nothing.
-    found = importlib.util.find_spec("matplotlib")
-    folder = Path(str(found and found.origin)).parent
+    # The DejaVu font of Matplotlib covers more scripts than Pillow's own font; `find_spec` does not import Matplotlib.
+    spec = importlib.util.find_spec("matplotlib")
+    folder = Path(str(spec and spec.origin)).parent
     return ImageFont.truetype(folder / "mpl-data/fonts/ttf/DejaVuSans.ttf", size)

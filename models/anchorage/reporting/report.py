@@ -1,4 +1,4 @@
-"""Writes a retrieval report: `report.json` (all numbers), `report.html` (one file, no network), a summary, PNGs."""
+"""Writing of the report: `report.json`, a self-contained `report.html`, a summary, and PNG figures."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +15,14 @@ from anchorage.reporting.summary import summarize
 def write_report(
     report: Mapping[str, Any], folder: str | Path, read_pictures: Callable[[Sequence[str]], Pictures]
 ) -> None:
-    """Writes the whole report into `folder`.
+    """Write the report to `folder`.
 
     Args:
-        report: the numbers, as `build_report` gives them; JSON-ready.
-        folder: gets `report.json`, `report.html`, `summary.md`, `figures/`
-            and `neighbors/`; made if absent.
-        read_pictures: image ids -> RGB uint8 pictures, None for a missing one.
+        report: JSON-ready report from `judge_candidate`.
+        folder: folder for `report.json`, `report.html`, `summary.md`,
+            `figures/` and `neighbors/`; created if missing.
+        read_pictures: function from image ids to RGB uint8 images, None for
+            missing ones.
     """
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)

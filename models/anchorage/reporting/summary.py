@@ -1,4 +1,4 @@
-"""The report on one page of Markdown, for a mail or a pull request."""
+"""A one-page Markdown summary of the report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,13 @@ from anchorage.judging.gate import metric_name, points
 
 
 def summarize(report: Mapping[str, Any]) -> str:
-    """Verdict, reasons, metrics with intervals, slices that lost, the classes that do worst, known limits."""
+    """Summarize a report: verdict, reasons, metrics with intervals, slices with losses, worst classes, known limits."""
     counts, verdict = report["counts"], report["verdict"]
     lines = [f"# {verdict['state']}: {report['experiment']}", "", *(f"- {reason}" for reason in verdict["reasons"]), ""]
     lines += [
         f"Split {report['split']}: {counts['queries']:,} queries of {counts['classes']:,} classes against "
         f"{counts['gallery']:,} gallery images, {counts['distance']}; {report['created'][:10]}.",
-        *([f"The index to release holds {report['index']['rows']:,} images."] if "index" in report else []),
+        *([f"The index to be released has {report['index']['rows']:,} images."] if "index" in report else []),
         "",
     ]
     against = report["baseline"]["name"]
@@ -27,12 +27,13 @@ def summarize(report: Mapping[str, Any]) -> str:
         row += [points(entry["difference"]) if "difference" in entry else "none"] if against else []
         row += [f"{100 * baseline['metrics'][name]['baseline']:.1f}" for baseline in untrained]
         lines.append(f"| {' | '.join(row)} |")
-    if lost := [entry for entry in report.get("comparison", {}).get("slices", []) if entry["difference"] < 0][:5]:
-        lines += ["", "Slices that lost:", ""]
+    if losses := [entry for entry in report.get("comparison", {}).get("slices", []) if entry["difference"] < 0][:5]:
+        lines += ["", "Slices with losses:", ""]
         lines += [
-            f"- {entry['name']}: {points(entry['difference'])} points ({entry['queries']:,} queries)" for entry in lost
+            f"- {entry['name']}: {points(entry['difference'])} points ({entry['queries']:,} queries)"
+            for entry in losses
         ]
-    lines += ["", "Classes that do worst:", ""]
+    lines += ["", "Worst classes:", ""]
     lines += [f"- {entry['label']}: MAP@R {100 * entry['map@r']:.1f} %" for entry in report["classes"][:5]]
     lines += ["", "Known limits:", "", *(f"- {limit}" for limit in report["identity"]["limits"])]
     return "\n".join(lines) + "\n"

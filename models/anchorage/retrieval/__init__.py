@@ -1,4 +1,4 @@
-"""What a trained space is worth, and how it is searched."""
+"""Nearest-neighbor search over embeddings, and metrics of retrieval, verification and clustering."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ __all__ = [
     "nearest_neighbors",
 ]
 
-# Imported on first use: who reads an embedding table does not depend on the metrics.
+# Imported on first use, so that reading an embedding table does not load the metrics.
 _HOMES = {
     "RetrievalResult": "metrics",
     "cluster_metrics": "clustering",

@@ -1,8 +1,8 @@
-"""The health of a space: how many dimensions it uses, how evenly it is filled, and whether a few items crowd answers.
+"""Diagnostics of an embedding space: effective rank, alignment and uniformity, hubness, and a 2-D map.
 
-Effective rank: exp of the entropy of the singular values' shares (Roy & Vetterli, EUSIPCO 2007), of the centred
-embeddings. Alignment and uniformity: Wang & Isola, ICML 2020, with alpha = t = 2. Hubness: skewness of the k-occurrence
-(Radovanovic, Nanopoulos & Ivanovic, JMLR 2010). Trustworthiness of a map: Venna & Kaski, ICANN 2001.
+Effective rank: exponential of the entropy of the normalized singular values of the centered embeddings (Roy & Vetterli,
+EUSIPCO 2007). Alignment and uniformity: Wang & Isola, ICML 2020, with alpha = t = 2. Hubness: skewness of the
+k-occurrence (Radovanovic, Nanopoulos & Ivanovic, JMLR 2010). Trustworthiness of a map: Venna & Kaski, ICANN 2001.
 """
 
 from typing import Any
@@ -13,22 +13,22 @@ from anchorage.retrieval.pairs import EDGES, PairStatistics
 
 _HUBS = 10
 _MAP_NEIGHBORS = 5
-_FEWEST = 50  # rows that make a map worth drawing
+_FEWEST = 50  # least number of rows for a map
 
 
 def effective_rank(vectors: np.ndarray) -> dict[str, Any]:
-    """How many dimensions a space uses.
+    """Compute the effective number of dimensions of embeddings.
 
     Args:
         vectors: `(M, D)` embeddings.
 
     Returns:
-        `effective_rank` from 0 (one point) to D, `dimension`, and `spectrum`: `(D,)` shares of the singular values of
-        the centred embeddings, largest first.
+        `effective_rank` from 0 (all embeddings equal) to D, `dimension`, and `spectrum`: `(D,)` singular values of the
+        centered embeddings, normalized to sum 1, largest first.
     """
     centred = np.asarray(vectors, np.float64) - np.mean(vectors, axis=0, dtype=np.float64)
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(centred.T @ centred)[::-1], 0.0))
-    values[values < 1e-6 * np.linalg.norm(vectors)] = 0.0  # what rounding leaves of a flat direction
+    values[values < 1e-6 * np.linalg.norm(vectors)] = 0.0  # rounding errors of zero values
     total = values.sum()
     if not total:
         return {"effective_rank": 0.0, "dimension": len(values), "spectrum": [0.0] * len(values)}
@@ -39,16 +39,16 @@ def effective_rank(vectors: np.ndarray) -> dict[str, Any]:
 
 
 def hubness(neighbor_rows: np.ndarray, gallery_rows: np.ndarray) -> dict[str, Any]:
-    """How unevenly the gallery turns up among the k nearest.
+    """Measure how unevenly gallery items occur among the k nearest neighbors.
 
     Args:
-        neighbor_rows: `(Q, k)` rows of the table, one answer per query.
-        gallery_rows: `(M,)` rows of the table that can be found.
+        neighbor_rows: `(Q, k)` table rows of the neighbors of each query.
+        gallery_rows: `(M,)` table rows of the gallery.
 
     Returns:
-        `k`; `skewness` of the k-occurrence (0: even; above 1: hubs); `never_found`, the share of the gallery in no
-        answer; `hubs`: the ten rows found most often, each `row` and `times`; `histogram`: `times` found (0, 1, 2-3,
-        4-7, ... by lower end) and how many `items`.
+        `k`; `skewness` of the k-occurrence (0: even; above 1: hubs); `never_found`, the share of the gallery that is
+        nobody's neighbor; `hubs`, the ten most frequent neighbors with `row` and `times`; `histogram`: the k-occurrence
+        in bins 0, 1, 2-3, 4-7, ... (`times` is the lower end) and the number of `items` in each.
     """
     times = np.bincount(neighbor_rows.ravel(), minlength=int(gallery_rows.max()) + 1)[gallery_rows]
     spread = times.std()
@@ -65,8 +65,8 @@ def hubness(neighbor_rows: np.ndarray, gallery_rows: np.ndarray) -> dict[str, An
 
 
 def alignment_uniformity(pairs: PairStatistics) -> dict[str, float]:
-    """Mean squared distance of same-class pairs, and log of the mean of exp(-2 squared distance) over all pairs."""
-    squared = 2 - (EDGES[1:] + EDGES[:-1])  # of unit vectors, by the middle of each bin
+    """Compute the mean squared distance of same-class pairs, and log of the mean of exp(-2 d^2) over all pairs."""
+    squared = 2 - (EDGES[1:] + EDGES[:-1])  # squared distances of unit vectors at the bin centers
     every = pairs.positive + pairs.negative
     return {
         "alignment": float((pairs.positive * squared).sum() / max(1, pairs.positive.sum())),
@@ -75,16 +75,16 @@ def alignment_uniformity(pairs: PairStatistics) -> dict[str, float]:
 
 
 def draw_map(vectors: np.ndarray, *, seed: int, most: int = 1000) -> dict[str, Any] | None:
-    """A flat map of the space by t-SNE, with a number that says how far to trust it.
+    """Compute a 2-D t-SNE map of embeddings, with its trustworthiness.
 
     Args:
         vectors: `(M, D)` embeddings.
-        seed: draws the rows and begins the map.
-        most: rows on the map, at most.
+        seed: samples the rows and initializes t-SNE.
+        most: largest number of rows on the map.
 
     Returns:
-        `rows` of the table, `x`, `y`, `method`, `seed` and `trustworthiness`: 1 where the five nearest on the map are
-        near in the space, too; None for fewer than 50 rows.
+        `rows` of the table, `x`, `y`, `method`, `seed` and `trustworthiness`, which is 1 if the five nearest points on
+        the map are also near in the embedding space; None for fewer than 50 rows.
     """
     if len(vectors) < _FEWEST:
         return None
@@ -94,7 +94,7 @@ def draw_map(vectors: np.ndarray, *, seed: int, most: int = 1000) -> dict[str, A
     rows = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:most])
     chosen = np.asarray(vectors[rows], np.float32)
     perplexity = min(30.0, (len(rows) - 1) / 3)
-    with threadpool_limits(1):  # the map then repeats on any number of processors, and small work waits for none
+    with threadpool_limits(1):  # reproducible on any number of cores, and faster for small inputs
         flat = TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed).fit_transform(chosen)
     return {
         "rows": rows.tolist(),

@@ -1,12 +1,13 @@
-"""A ScaNN index over gallery embeddings: chosen by the number of rows, tuned on probes, measured against exact search.
+"""A ScaNN index over gallery embeddings: built, tuned on probes, and measured against exact search.
 
-Up to 20,000 rows every row is compared (brute force). Above, rows are grouped by a tree of about sqrt(rows) leaves,
-scored by asymmetric hashing with an anisotropic threshold of 0.2, and the best of them compared exactly (reorder):
-Guo et al., "Accelerating Large-Scale Inference with Anisotropic Vector Quantization", ICML 2020. Two numbers are tuned,
-in this order: how many candidates are reordered, then how many leaves are searched.
+Below 20,000 rows search is brute force. Above, rows are partitioned by a tree of about sqrt(rows) leaves, scored by
+asymmetric hashing with an anisotropic threshold of 0.2, and the best candidates are reordered by exact similarity: Guo
+et al., "Accelerating Large-Scale Inference with Anisotropic Vector Quantization", ICML 2020. Two parameters are tuned,
+in this order: the number of candidates to reorder, and the number of leaves to search.
 
-What ScaNN does on its own is kept away from here: it aborts the process on NaN rows, runs the code of a pickled ids
-file, and pads short answers with row 0. So vectors are checked first, ids never reach it, and the padding is refilled.
+Three pitfalls of ScaNN are avoided: it aborts the process on NaN rows, executes the code of a pickled ids file, and
+pads short results with row 0. So vectors are checked first, ids are not passed to it, and short results are repeated
+with all leaves.
 """
 
 import json
@@ -28,12 +29,12 @@ from anchorage.retrieval.neighbors import check_vectors, nearest_neighbors
 __all__ = ["Index", "build_index", "check_vectors", "load_index", "save_index", "search"]
 
 FORMAT = 1
-BRUTE_FORCE_ROWS = 20_000  # below this an exact search is as fast, and cannot be wrong
+BRUTE_FORCE_ROWS = 20_000  # below this number exact search is as fast
 
 _PROBES = 512
-_REORDER_FACTORS = (6, 12, 25, 50)  # candidates compared exactly, per neighbour asked for
-_TRAINING_ROWS = 250_000  # enough to place the leaves; more only costs time
-_NEAR = 1e-5  # a found row this close to the last true neighbour is as good as it
+_REORDER_FACTORS = (6, 12, 25, 50)  # candidates to reorder, per neighbor
+_TRAINING_ROWS = 250_000  # rows to train the partitioning on; more only take longer
+_NEAR = 1e-5  # a row within this distance of the last true neighbor counts as a true neighbor
 _PICKLES = {".pkl", ".pickle"}
 
 _log = logging.getLogger(__name__)
@@ -41,10 +42,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Index:
-    """A searcher in memory, and what is known about it.
+    """A searcher in memory, with its metadata.
 
     Args:
-        searcher: ScaNN's searcher; it knows rows by number only.
+        searcher: ScaNN searcher; it identifies rows by number.
         facts: content of `index.json`: `kind` ("brute_force" or "tree_ah") with its `reason`, `rows`, `dimension`,
             `distance`, `normalized`, `neighbors`, `leaves`, `leaves_to_search`, `reorder`, `recall`, `probes`,
             `min_recall`.
@@ -72,21 +73,22 @@ def build_index(
     probes: np.ndarray | None = None,
     seed: int = 0,
 ) -> Index:
-    """Index the gallery for inner-product search and measure the share of true neighbours it finds.
+    """Build an inner-product index of the gallery and measure its recall of the true nearest neighbors.
 
     Args:
         vectors: `(M, D)` float32, rows of unit length.
         ids: `(M,)` names of the rows, for error messages only.
-        neighbors: neighbours a query asks for; cut to the number of rows that a probe can find.
-        min_recall: least share, in [0, 1], of the true neighbours that must be found.
-        leaves: partitions of the tree; 0: about the square root of the rows. Under 20,000 rows there is no tree.
-        probes: `(N, D)` queries to measure with; None: gallery rows, each left out of its own answer.
-        seed: picks the gallery rows that serve as probes. ScaNN's own training has no seed.
+        neighbors: number of neighbors per query; at most the number of rows that a probe can find.
+        min_recall: lowest accepted recall, in [0, 1].
+        leaves: partitions of the tree; 0 for about the square root of the rows. Below 20,000 rows there is no tree.
+        probes: `(N, D)` queries to measure the recall with; None for gallery rows, which are excluded from their own
+            results.
+        seed: samples the probes from the gallery. ScaNN's own training has no seed.
 
     Raises:
         DataError: `E_VECTOR_NOT_FINITE`, `E_VECTOR_ZERO`, `E_VECTOR_SHAPE`, `E_INDEX_EMPTY`.
         UsageError: if `neighbors`, `min_recall` or `leaves` is out of range.
-        GateError: `E_INDEX_RECALL` if no setting reaches `min_recall`.
+        GateError: `E_INDEX_RECALL` if no parameters reach `min_recall`.
     """
     _check_settings(neighbors, min_recall, leaves)
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -112,46 +114,46 @@ def build_index(
 
 
 def search(index: Index, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` nearest gallery rows of each query, as far as the index finds them.
+    """Search the index for the approximate `k` nearest gallery rows of each query.
 
     Args:
         index: from `build_index` or `load_index`.
         queries: `(N, D)` floats, rows of unit length.
-        k: neighbours wanted; cut to the number of rows, so an answer can be narrower than `k`.
+        k: number of neighbors; at most the number of rows are returned.
 
     Returns:
-        Rows `(N, min(k, rows))` int64 and similarities of that shape, float32, nearest first.
+        Rows `(N, min(k, rows))` int64 and their similarities, float32 of the same shape, nearest first.
 
     Raises:
-        DataError: `E_QUERY_SHAPE` for a shape or dtype that does not fit, `E_VECTOR_NOT_FINITE`.
+        DataError: `E_QUERY_SHAPE` for a wrong shape or dtype, `E_VECTOR_NOT_FINITE`.
         UsageError: if `k < 1`.
     """
     queries = _check_queries(queries, index.dimension)
     if k < 1:
-        raise UsageError("E_NEIGHBORS", f"Expected at least 1 neighbour to look for. Received: k={k}")
+        raise UsageError("E_NEIGHBORS", f"Expected `k` of at least 1. Received: k={k}")
     k = min(k, index.rows)
-    if not len(queries):  # ScaNN takes an empty batch for one of the wrong dimension
+    if not len(queries):  # ScaNN reports a wrong dimension for an empty batch
         return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
     if index.facts["kind"] == "brute_force":
-        return _ask(index, queries, k)
+        return _search_batch(index, queries, k)
     reorder = max(index.facts["reorder"], _REORDER_FACTORS[0] * k)
-    rows, similarities = _ask(index, queries, k, reorder, index.facts["leaves_to_search"])
+    rows, similarities = _search_batch(index, queries, k, reorder, index.facts["leaves_to_search"])
     short = np.flatnonzero(np.isnan(similarities).any(axis=1))
-    if len(short):  # fewer rows than k in the leaves that were searched
-        rows[short], similarities[short] = _ask(index, queries[short], k, reorder, index.facts["leaves"])
+    if len(short):  # the searched leaves have fewer than k rows
+        rows[short], similarities[short] = _search_batch(index, queries[short], k, reorder, index.facts["leaves"])
     return rows, similarities
 
 
 def save_index(index: Index, folder: str | os.PathLike, **facts: Any) -> None:
-    """Write `scann/` and, last, `index.json` into `folder`; it opens anywhere the folder is moved to.
+    """Write `scann/` and then `index.json` to `folder`, which can be moved afterwards.
 
     Args:
-        index: what to save.
-        folder: made if absent; must not hold an index, because ScaNN leaves the files of an older one in place.
-        facts: further JSON values for `index.json`, such as `model_fingerprint`.
+        index: the index to save.
+        folder: created if missing; must not contain an index, since ScaNN does not remove the files of an older one.
+        facts: additional JSON values for `index.json`, such as `model_fingerprint`.
 
     Raises:
-        UsageError: `E_FOLDER_NOT_EMPTY` if an index is there.
+        UsageError: `E_FOLDER_NOT_EMPTY` if the folder contains an index.
     """
     folder = Path(folder)
     files = folder / "scann"
@@ -164,15 +166,15 @@ def save_index(index: Index, folder: str | os.PathLike, **facts: Any) -> None:
 
 
 def load_index(folder: str | os.PathLike, dimension: int | None = None) -> Index:
-    """Open a saved index; the caller has compared the files with the hashes of their manifest.
+    """Load a saved index, whose files the caller has verified against the hashes of their manifest.
 
     Args:
         folder: written by `save_index`.
-        dimension: of the queries to come, where it is known.
+        dimension: dimension of the queries, if known.
 
     Raises:
-        DataError: `E_INDEX_MISSING`, `E_INDEX_DAMAGED`, `E_INDEX_PICKLE` if a pickle lies in the folder (ScaNN would
-            run the code in it), `E_QUERY_SHAPE` if the index holds vectors of another dimension.
+        DataError: `E_INDEX_MISSING`, `E_INDEX_DAMAGED`, `E_INDEX_PICKLE` if the folder contains a pickle (ScaNN would
+            execute its code), `E_QUERY_SHAPE` if the vectors of the index have another dimension.
     """
     folder = Path(folder)
     facts = _read_facts(folder)
@@ -180,14 +182,14 @@ def load_index(folder: str | os.PathLike, dimension: int | None = None) -> Index
     if pickles:
         raise DataError(
             "E_INDEX_PICKLE",
-            f"Expected an index without pickled files in {folder}. Received: {pickles[0]}, which could run any code "
-            "when opened. `anchorage run` builds an index without",
+            f"Expected an index without pickled files in {folder}. Received: {pickles[0]}, which can execute any code "
+            "when loaded. `anchorage run` builds an index without pickled files",
         )
     if dimension is not None and dimension != facts["dimension"]:
         raise DataError(
             "E_QUERY_SHAPE",
             f"Expected queries of {facts['dimension']} dimensions for the index in {folder}. Received: {dimension}. "
-            "Index and model are not of one release",
+            "Use index and model of the same release",
         )
     _check_assets(folder / "scann")
 
@@ -203,14 +205,14 @@ def load_index(folder: str | os.PathLike, dimension: int | None = None) -> Index
 
 
 class _Probes:
-    """Queries with their true neighbours, against which an index is measured."""
+    """Queries with their true nearest neighbors, to measure the recall of an index."""
 
     def __init__(self, gallery: np.ndarray, queries: np.ndarray | None, neighbors: int, seed: int):
         self.gallery = gallery
         source = gallery if queries is None else queries
-        drawn = np.random.default_rng(seed).permutation(len(source))[:_PROBES]
-        self.own = drawn if queries is None else None  # a row of the gallery is left out of its own answer
-        self.queries = _check_queries(source[drawn], gallery.shape[1])
+        chosen = np.random.default_rng(seed).permutation(len(source))[:_PROBES]
+        self.own = chosen if queries is None else None  # gallery rows are excluded from their own results
+        self.queries = _check_queries(source[chosen], gallery.shape[1])
         self.neighbors = min(neighbors, len(gallery) - (queries is None))
         if self.neighbors:
             _, similarities = nearest_neighbors(self.queries, gallery, self.neighbors, self.own)
@@ -218,25 +220,25 @@ class _Probes:
             self.least = last - _NEAR * np.maximum(1, np.abs(last))
 
     def recall(self, index: Index) -> float:
-        """Share of the true neighbours that the index finds, the lower of two halves of the probes."""
-        if not self.neighbors or not len(self.queries):  # a single row is nobody's neighbour
+        """Compute the share of true neighbors that the index finds: the lower value of two halves of the probes."""
+        if not self.neighbors or not len(self.queries):  # a gallery of one row
             return 1.0
         rows, _ = search(index, self.queries, self.neighbors + (self.own is not None))
         similarities = np.einsum("nkd,nd->nk", self.gallery[rows], self.queries)
         if self.own is not None:
             similarities[rows == self.own[:, None]] = -np.inf
-        good = (similarities >= self.least[:, None]).sum(axis=1)
-        found = np.minimum(good, self.neighbors) / self.neighbors
-        return float(min(found[::2].mean(), found[1::2].mean() if len(found) > 1 else 1.0))
+        hits = (similarities >= self.least[:, None]).sum(axis=1)
+        recalls = np.minimum(hits, self.neighbors) / self.neighbors
+        return float(min(recalls[::2].mean(), recalls[1::2].mean() if len(recalls) > 1 else 1.0))
 
 
 def _plan(rows: int, leaves: int) -> dict[str, Any]:
-    """Kind of index for this many rows, with the reason in words."""
+    """Choose the kind of index for a number of rows, with the reason as a text."""
     if rows < BRUTE_FORCE_ROWS:
-        reason = f"{rows:,} rows are under {BRUTE_FORCE_ROWS:,}: every row is compared, so the answer is exact"
+        reason = f"{rows:,} rows are fewer than {BRUTE_FORCE_ROWS:,}: brute force, which is exact"
         return {"kind": "brute_force", "reason": reason, "leaves": 0, "leaves_to_search": 0, "reorder": 0}
     leaves = min(leaves or round(math.sqrt(rows)), rows // 2)
-    reason = f"{rows:,} rows: a tree of {leaves:,} leaves, asymmetric hashing, the best candidates compared exactly"
+    reason = f"{rows:,} rows: a tree of {leaves:,} leaves, asymmetric hashing, the best candidates reordered exactly"
     return {"kind": "tree_ah", "reason": reason, "leaves": leaves}
 
 
@@ -253,20 +255,20 @@ def _build(vectors: np.ndarray, neighbors: int, facts: dict[str, Any]):
 
 
 def _tune(index: Index, probes: _Probes) -> Index:
-    """The cheapest setting that finds enough; searched in the order of the tuning guide."""
+    """Find the cheapest parameters that reach the recall, in the order of ScaNN's tuning guide."""
     least, leaves = index.facts["min_recall"], index.facts["leaves"]
     if index.facts["kind"] == "brute_force":
         tuned = index
         recall = probes.recall(tuned)
     else:
-        # Half of what may be lost is left to the leaves that are not searched.
+        # Reordering may lose half of the allowed recall, skipped leaves the other half.
         for factor in _REORDER_FACTORS:
-            tuned = _with(index, reorder=factor * index.facts["neighbors"], leaves_to_search=leaves)
+            tuned = _update_facts(index, reorder=factor * index.facts["neighbors"], leaves_to_search=leaves)
             recall = probes.recall(tuned)
             if recall >= (1 + least) / 2:
                 break
         for searched in sorted({-(-leaves // 2**halvings) for halvings in range(8)}):
-            tuned = _with(tuned, leaves_to_search=searched)
+            tuned = _update_facts(tuned, leaves_to_search=searched)
             recall = probes.recall(tuned)
             if recall >= least:
                 break
@@ -277,14 +279,14 @@ def _tune(index: Index, probes: _Probes) -> Index:
             f"{recall:.4f} with all {leaves} leaves searched. Lower `min_recall`",
         )
     _log.info("index recall@%d = %.4f over %d probes", probes.neighbors, recall, len(probes.queries))
-    return _with(tuned, recall=recall, probes=len(probes.queries))
+    return _update_facts(tuned, recall=recall, probes=len(probes.queries))
 
 
-def _with(index: Index, **facts: Any) -> Index:
+def _update_facts(index: Index, **facts: Any) -> Index:
     return Index(index.searcher, {**index.facts, **facts})
 
 
-def _ask(
+def _search_batch(
     index: Index, queries: np.ndarray, k: int, reorder: int | None = None, leaves: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     rows, similarities = index.searcher.search_batched(
@@ -294,14 +296,14 @@ def _ask(
 
 
 def _check_settings(neighbors: int, min_recall: float, leaves: int) -> None:
-    wrong = {
+    checks = {
         "neighbors": (neighbors, "at least 1", neighbors >= 1),
         "min_recall": (min_recall, "a share from 0 to 1", 0 <= min_recall <= 1),
-        "leaves": (leaves, "0 (chosen by the rows) or more", leaves >= 0),
+        "leaves": (leaves, "0 (chosen by the number of rows) or more", leaves >= 0),
     }
-    for name, (value, wanted, right) in wrong.items():
-        if not right:
-            raise UsageError("E_INDEX_SETTING", f"Expected `{name}` to be {wanted}. Received: {value}")
+    for name, (value, expected, valid) in checks.items():
+        if not valid:
+            raise UsageError("E_INDEX_SETTING", f"Expected `{name}` to be {expected}. Received: {value}")
 
 
 def _check_queries(queries: np.ndarray, dimension: int) -> np.ndarray:
@@ -324,27 +326,27 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         raise DataError("E_INDEX_MISSING", f"Expected index.json in {folder}. Received: no such file") from error
     except ValueError as error:
         raise _damaged(folder, f"index.json: {error}") from error
-    wanted = {"kind": str, "rows": int, "dimension": int, "leaves": int, "leaves_to_search": int, "reorder": int}
+    required = {"kind": str, "rows": int, "dimension": int, "leaves": int, "leaves_to_search": int, "reorder": int}
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise _damaged(folder, "index.json is not of this format")
-    for name, kind in wanted.items():
+        raise _damaged(folder, f"index.json is not of format {FORMAT}")
+    for name, kind in required.items():
         if not isinstance(facts.get(name), kind):
             raise _damaged(folder, f"{name} = {facts.get(name)!r} in index.json")
     return facts
 
 
 def _check_assets(files: Path) -> None:
-    """Every file that ScaNN is told to open lies beside the list that names it."""
+    """Raise unless every file in ScaNN's list of assets exists in the folder of that list."""
     try:
         names = re.findall(r'asset_path:\s*"([^"]*)"', (files / "scann_assets.pbtxt").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise _damaged(files.parent, f"scann_assets.pbtxt: {error}") from error
     outside = [name for name in names if Path(name).name != name or not (files / name).is_file()]
     if outside or not names:
-        raise _damaged(files.parent, f"scann_assets.pbtxt names {outside or 'no file'}, which is not beside it")
+        raise _damaged(files.parent, f"scann_assets.pbtxt names {outside or 'no file'}, which is not in its folder")
 
 
 def _damaged(folder: Path, what: str) -> DataError:
     return DataError(
-        "E_INDEX_DAMAGED", f"Expected a whole index in {folder}. Received: {what}. `anchorage run` builds a new one"
+        "E_INDEX_DAMAGED", f"Expected an intact index in {folder}. Received: {what}. `anchorage run` builds a new one"
     )

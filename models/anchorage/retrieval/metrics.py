@@ -1,15 +1,15 @@
-"""What an embedding space is worth for search: exact retrieval metrics over queries and a gallery.
+"""Exact retrieval metrics over queries and a gallery: recall@k, MAP@R, nDCG and others.
 
-Conventions, the same for every metric: similarity is the inner product (the cosine, for unit vectors); a gallery item
-is relevant when it has the query's label (`anchorage.retrieval.relevance` knows two levels and many labels, too); a
-query never meets itself (told by row, not by distance 0), nor, on request, anything of its own group; a query without a
-relevant item is left out and counted; equal similarities give the expected value over all orders of the tied items
-(`anchorage.retrieval.ties`), so that no value hangs on the order of rows or on how many neighbours were retrieved. All
-values lie in [0, 1].
+Conventions of all metrics: the similarity is the inner product (the cosine, for unit vectors). A gallery item is
+relevant if it has the query's label (`anchorage.retrieval.relevance` also supports two levels of labels and several
+labels per image). A query is excluded from its own results (by row, not by distance 0), and, on request, its whole
+group. Queries without a relevant item are skipped and counted. Ties get the expected value over all orders of the tied
+items (`anchorage.retrieval.ties`), so values do not depend on the order of rows or on the number of retrieved
+neighbors. All values lie in [0, 1].
 
 MAP@R and R-precision: Musgrave, Belongie & Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2. nDCG@K:
-Saeki, Kawahara & Aman, arXiv 2110.03997, with binary relevance; the graded one with the grade itself as gain, as in
-trec_eval.
+Saeki, Kawahara & Aman, arXiv 2110.03997, with binary relevance; `linear_graded_ndcg` uses the grade itself as gain, as
+in trec_eval.
 """
 
 import re
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anchorage.errors import DataError, UsageError
-from anchorage.retrieval.neighbors import LeftOut, Space, rank_block
+from anchorage.retrieval.neighbors import Exclusions, Space, rank_block
 from anchorage.retrieval.relevance import (
     ClassRelevance,
     Relevance,
@@ -37,19 +37,19 @@ ROLES = ("query", "gallery", "both")
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Metrics of one evaluation, and what they were computed from.
+    """Metrics of one evaluation, with values per query and per class and the nearest neighbors.
 
     Args:
         values: metric name -> mean over the queries, in [0, 1].
         per_query: metric name -> `(Q,)` float64, one value per query, in the order of `query_rows`.
-        query_rows: `(Q,)` int64 rows of the given vectors that were evaluated.
-        skipped_rows: rows left out because the gallery holds nothing relevant to them.
-        neighbor_rows: `(Q, P)` int64 rows of the given vectors, nearest first.
+        query_rows: `(Q,)` int64 rows of `vectors` that were evaluated as queries.
+        skipped_rows: rows of queries without a relevant item in the gallery.
+        neighbor_rows: `(Q, P)` int64 rows of the neighbors, nearest first.
         neighbor_similarities: `(Q, P)` float32.
         num_gallery: size of the gallery.
-        protocol: what a query does not meet, in words.
-        per_class: columns of equal length, one row per class that was asked for: `label`, `queries`, `gallery`, and
-            the mean of each metric over the class's queries; no rows where images have many labels.
+        protocol: description of what is excluded from the results of a query.
+        per_class: columns of equal length, one row per class of the queries: `label`, `queries`, `gallery`, and the
+            mean of each metric over the queries of the class; no rows if images have several labels.
     """
 
     values: dict[str, float]
@@ -72,11 +72,11 @@ class RetrievalResult:
 
 
 class Metric(NamedTuple):
-    """One entry of `METRICS`: how to compute it, and its definition in a sentence."""
+    """An entry of `METRICS`: the function, and the definition as a text."""
 
     compute: Callable[[RankedHits, int], np.ndarray]
     meaning: str
-    whole: bool = False  # needs the ranks of all relevant items, however far
+    whole: bool = False  # needs the ranks of all relevant items in the whole gallery
 
 
 def _recall(ranked: RankedHits, k: int) -> np.ndarray:
@@ -101,7 +101,7 @@ def _r_precision(ranked: RankedHits, k: int) -> np.ndarray:
 
 
 def _graded_ndcg(ranked: RankedHits, k: int) -> np.ndarray:
-    # A grade above the last doubles what is added to the gain: 2^g - 1 = 1 + 2 + 4 + ...
+    # Each grade adds twice as much to the gain as the grade below it: 2^g - 1 = 1 + 2 + 4 + ...
     return _share_of_best(ranked, ranked.gains, 2.0 ** np.arange(ranked.counts.shape[1]), k)
 
 
@@ -110,9 +110,9 @@ def _linear_graded_ndcg(ranked: RankedHits, k: int) -> np.ndarray:
 
 
 def _share_of_best(ranked: RankedHits, gains: np.ndarray, rises: np.ndarray, k: int) -> np.ndarray:
-    """Discounted gain of the k nearest over that of the best order; `rises` is what each grade adds to the gain."""
+    """Divide the DCG of the k nearest by the ideal DCG; `rises` is what each grade adds to the gain."""
     discounts = 1.0 / np.log2(np.arange(k) + 2.0)
-    # The best order has the items of the highest grade first: those of a grade or above it fill the first ranks.
+    # In the ideal order the items of a grade or higher occupy the first ranks.
     filled = np.append(0.0, np.cumsum(discounts))[np.minimum(np.cumsum(ranked.counts[:, ::-1], axis=1), k)]
     return gains[:, :k] @ discounts / (filled @ rises[::-1])
 
@@ -126,17 +126,17 @@ def _reciprocal_rank(ranked: RankedHits, k: int) -> np.ndarray:
 
 
 def _up_to_r(ranked: RankedHits) -> np.ndarray:
-    """`(B, K)` mask of the ranks 1 to R."""
+    """Return the `(B, K)` mask of the ranks 1 to R."""
     return np.arange(ranked.hits.shape[1]) < ranked.relevant[:, None]
 
 
 def _whole(ranked: RankedHits) -> HitGroups:
     if ranked.groups is None:
-        raise ValueError("Expected the places of all relevant items. Received a ranking that ends at its depth")
+        raise ValueError("Expected the ranks of all relevant items. Received: a ranking that ends at its depth")
     return ranked.groups
 
 
-# "@k" in a name stands for any whole number.
+# "@k" in a name stands for "@" and a whole number.
 METRICS = {
     "recall@k": Metric(_recall, "share of queries with at least one relevant item among the k nearest"),
     "precision@k": Metric(_precision, "share of relevant items among the k nearest"),
@@ -161,10 +161,10 @@ _R = "relevant items of the query in the gallery"
 
 
 def parse_metric(name: str) -> tuple[Metric, int]:
-    """The metric behind a name such as `"recall@4"`, and its k (0 for metrics that go to R).
+    """Return the metric of a name such as `"recall@4"`, and its k (0 for metrics without k).
 
     Raises:
-        UsageError: if there is no such metric; the message lists all of them.
+        UsageError: if there is no such metric; the message lists all metrics.
     """
     match = re.fullmatch(r"([a-z_]+@)([1-9][0-9]{0,3})", name)
     key = f"{match[1]}k" if match else name
@@ -177,7 +177,7 @@ def parse_metric(name: str) -> tuple[Metric, int]:
 
 
 def describe_metric(name: str) -> str:
-    """The definition of one metric in a sentence, for reports.
+    """Return the definition of a metric as a text for reports.
 
     Example:
         >>> describe_metric("recall@4")
@@ -199,23 +199,23 @@ def evaluate_retrieval(
     parents: Sequence | np.ndarray | None = None,
     gallery_vectors: np.ndarray | None = None,
 ) -> RetrievalResult:
-    """Search the gallery with every query and measure the answers: exact, in bounded memory.
+    """Search the gallery with every query and compute retrieval metrics: exact, in bounded memory.
 
     Args:
         vectors: `(M, D)` embeddings of unit length, queries and gallery together.
-        labels: `(M,)` class of each row, numbers or names; or several labels a row, see `encode_labels`.
-        roles: `(M,)` of `"query"` (asks only), `"gallery"` (is only found) and `"both"` (asks, and is found by the
-            others); None: all `"both"`.
+        labels: `(M,)` class of each row, numbers or names; or several labels per row, see `encode_labels`.
+        roles: `(M,)` of `"query"`, `"gallery"` or `"both"` (a query, and in the gallery of all others); None for
+            `"both"` throughout.
         metrics: names such as `"recall@1"`, `"precision@5"`, `"ndcg@10"`, `"map@r"`, `"r_precision"`, `"map"`.
-        keep_neighbors: neighbours per query in the result, cut to what the gallery can give.
-        block_rows: queries per matrix product; None: as many as 256 MiB of similarities allow.
-        groups: `(M,)` names or numbers, such as the camera or the family of drawings; a query meets no item of its own
-            group, "" being none.
-        parents: `(M,)` coarser class of each row, for graded metrics: same class is grade 2, same parent grade 1.
-        gallery_vectors: `(M, D)` other embeddings of the same rows, in which they are found: those of another model.
+        keep_neighbors: neighbors per query in the result, limited by the size of the gallery.
+        block_rows: queries per matrix product; None for as many as fit into 256 MiB of similarities.
+        groups: `(M,)` names or numbers, such as the camera or the family of drawings; items of the query's group are
+            excluded from its results. "" is no group.
+        parents: `(M,)` superclass of each row, for graded metrics: same class is grade 2, same superclass grade 1.
+        gallery_vectors: `(M, D)` embeddings of the same rows by another model, to use for the gallery.
 
     Raises:
-        UsageError: for an unknown metric, or one that asks for more neighbours than the gallery can give.
+        UsageError: for an unknown metric, or one that needs more neighbors than the gallery has.
         DataError: for vectors that are not finite, an unknown role, or if no query has a relevant item.
 
     Example:
@@ -224,9 +224,9 @@ def evaluate_retrieval(
         {'recall@1': 0.0, 'recall@2': 0.5}
     """
     parsed = {name: parse_metric(name) for name in metrics}
-    setting = arrange(vectors, labels, roles, groups, parents, gallery_vectors)
-    space, query_rows, relevance = setting.space, setting.query_rows, setting.relevance
-    relevant = setting.counts[:, relevance.least - 1 :].sum(axis=1)
+    task = build_task(vectors, labels, roles, groups, parents, gallery_vectors)
+    space, query_rows, relevance = task.space, task.query_rows, task.relevance
+    relevant = task.counts[:, relevance.least - 1 :].sum(axis=1)
     available = int(space.available.min())
     _check_depths(parsed, available)
     keep = min(keep_neighbors, available)
@@ -242,40 +242,40 @@ def evaluate_retrieval(
         for ranking in rank_block(space, block):
             part = ranking.queries
             grade = relevance.grades(part[ranking.places], ranking.rows)
-            ranked = rank_hits(ranking, grade, relevance.least, setting.counts[part])
+            ranked = rank_hits(ranking, grade, relevance.least, task.counts[part])
             if whole:
                 products = block.similarities[done : done + len(part)]
-                found = find_groups(ranking, grade >= relevance.least, relevance, space, products)
-                ranked = ranked._replace(groups=found)
+                groups_of_hits = find_groups(ranking, grade >= relevance.least, relevance, space, products)
+                ranked = ranked._replace(groups=groups_of_hits)
             for name, (metric, k) in parsed.items():
                 per_query[name][part] = metric.compute(ranked, k)
             places, kept_similarities[part] = ranking.first(keep)
-            kept_rows[part] = setting.gallery_rows[places]
+            kept_rows[part] = task.gallery_rows[places]
             done += len(part)
     return RetrievalResult(
         values={name: float(values.mean()) for name, values in per_query.items()},
         per_query=per_query,
         query_rows=query_rows,
-        skipped_rows=setting.skipped_rows,
+        skipped_rows=task.skipped_rows,
         neighbor_rows=kept_rows,
         neighbor_similarities=kept_similarities,
-        num_gallery=len(setting.gallery_rows),
+        num_gallery=len(task.gallery_rows),
         protocol="a query never meets itself" + ("" if groups is None else ", nor anything of its own group"),
-        per_class=_per_class(setting, per_query),
+        per_class=_per_class(task, per_query),
     )
 
 
-class Setting(NamedTuple):
-    """Who asks, who can be found, and what counts as an answer.
+class RetrievalTask(NamedTuple):
+    """Queries and gallery of an evaluation, and which items are relevant to which query.
 
     Args:
-        space: the evaluated queries against the gallery.
-        relevance: of its queries and gallery rows.
-        counts: `(Q, top)` gallery items of each grade.
-        query_rows: `(Q,)` rows of the table that ask and have an answer.
-        skipped_rows: rows that ask in vain.
-        gallery_rows: `(M,)` rows of the table that can be found.
-        labels: `(rows,)` labels as they were given, or None where a row has several.
+        space: the evaluated queries and the gallery.
+        relevance: relevance of gallery rows to queries.
+        counts: `(Q, top)` number of gallery items of each grade.
+        query_rows: `(Q,)` table rows of the queries with a relevant item.
+        skipped_rows: table rows of the queries without one.
+        gallery_rows: `(M,)` table rows of the gallery.
+        labels: `(rows,)` labels as given, or None if a row has several.
     """
 
     space: Space
@@ -287,15 +287,15 @@ class Setting(NamedTuple):
     labels: np.ndarray | None
 
 
-def arrange(
+def build_task(
     vectors: np.ndarray,
     labels: Any,
     roles: Sequence[str] | np.ndarray | None = None,
     groups: Sequence[str] | np.ndarray | None = None,
     parents: Sequence | np.ndarray | None = None,
     gallery_vectors: np.ndarray | None = None,
-) -> Setting:
-    """Sort a table into queries and gallery; arguments as for `evaluate_retrieval`.
+) -> RetrievalTask:
+    """Split a table into queries and gallery; arguments as for `evaluate_retrieval`.
 
     Raises:
         DataError: `E_VECTOR_SHAPE`, `E_ROLE`, `E_LABELS`, or `E_NO_RELEVANT` if no query has a relevant item.
@@ -303,40 +303,41 @@ def arrange(
     vectors = np.asarray(vectors)
     codes, matrix = encode_labels(labels)
     _check_lengths(vectors, len(labels), roles, groups)
-    asks, found = _roles(roles, len(vectors))
-    gallery_rows, place = np.flatnonzero(found), np.where(found, np.cumsum(found) - 1, -1)
+    is_query, in_gallery = _roles(roles, len(vectors))
+    gallery_rows = np.flatnonzero(in_gallery)
+    gallery_index = np.where(in_gallery, np.cumsum(in_gallery) - 1, -1)
     group_codes = None if groups is None else encode_groups(groups)
-    of_class = None if parents is None or codes is None else parents_of(codes, parents)
+    parent_codes = None if parents is None or codes is None else parents_of(codes, parents)
 
-    def relevance_of(rows: np.ndarray) -> tuple[LeftOut, Relevance]:
-        left_out = LeftOut(place[rows])
+    def relevance_of(rows: np.ndarray) -> tuple[Exclusions, Relevance]:
+        exclusions = Exclusions(gallery_index[rows])
         if group_codes is not None:
-            left_out = LeftOut(place[rows], group_codes[rows], group_codes[gallery_rows])
+            exclusions = Exclusions(gallery_index[rows], group_codes[rows], group_codes[gallery_rows])
         if codes is None:
-            return left_out, SharedRelevance(matrix[rows], matrix[gallery_rows], left_out)
-        return left_out, ClassRelevance(codes[rows], codes[gallery_rows], left_out, of_class)
+            return exclusions, SharedRelevance(matrix[rows], matrix[gallery_rows], exclusions)
+        return exclusions, ClassRelevance(codes[rows], codes[gallery_rows], exclusions, parent_codes)
 
-    asking = np.flatnonzero(asks)
-    relevance = relevance_of(asking)[1]
+    all_query_rows = np.flatnonzero(is_query)
+    relevance = relevance_of(all_query_rows)[1]
     counts = relevance.counts()
-    answered = counts[:, relevance.least - 1 :].sum(axis=1) > 0
-    if not answered.any():
+    has_relevant = counts[:, relevance.least - 1 :].sum(axis=1) > 0
+    if not has_relevant.any():
         raise DataError(
             "E_NO_RELEVANT",
-            f"Expected at least one query with another item of its class in the gallery. Received: {len(asking)} "
-            f"queries, {len(gallery_rows)} gallery items, none relevant. Check labels and roles",
+            "Expected at least one query with another item of its class in the gallery. Received: "
+            f"{len(all_query_rows)} queries, {len(gallery_rows)} gallery items, none relevant. Check labels and roles",
         )
-    query_rows = asking[answered]
-    left_out, relevance = relevance_of(query_rows)
+    query_rows = all_query_rows[has_relevant]
+    exclusions, relevance = relevance_of(query_rows)
     searched = vectors if gallery_vectors is None else np.asarray(gallery_vectors)
-    gallery = searched if found.all() else searched[gallery_rows]
+    gallery = searched if in_gallery.all() else searched[gallery_rows]
     queries = vectors if len(query_rows) == len(vectors) else vectors[query_rows]
-    return Setting(
-        space=Space(queries, gallery, left_out),
+    return RetrievalTask(
+        space=Space(queries, gallery, exclusions),
         relevance=relevance,
-        counts=counts[answered],
+        counts=counts[has_relevant],
         query_rows=query_rows,
-        skipped_rows=asking[~answered],
+        skipped_rows=all_query_rows[~has_relevant],
         gallery_rows=gallery_rows,
         labels=None if codes is None else np.asarray(labels),
     )
@@ -353,7 +354,7 @@ def _check_lengths(vectors: np.ndarray, labels: int, roles: Sequence | np.ndarra
 
 
 def _roles(roles: Sequence[str] | np.ndarray | None, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Masks of the rows that ask and of the rows that can be found."""
+    """Return the masks of the queries and of the gallery rows."""
     if roles is None:
         return np.ones(rows, bool), np.ones(rows, bool)
     roles = np.asarray(roles, dtype=str)
@@ -373,15 +374,15 @@ def _check_depths(parsed: dict[str, tuple[Metric, int]], available: int) -> None
             )
 
 
-def _per_class(setting: Setting, per_query: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    if setting.labels is None:
+def _per_class(task: RetrievalTask, per_query: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if task.labels is None:
         return {"label": np.empty(0, object), "queries": np.empty(0, np.int64), "gallery": np.empty(0, np.int64)}
-    classes, codes = np.unique(setting.labels, return_inverse=True)
-    sizes = np.bincount(codes[setting.gallery_rows], minlength=len(classes))
-    codes = codes[setting.query_rows]
+    classes, codes = np.unique(task.labels, return_inverse=True)
+    sizes = np.bincount(codes[task.gallery_rows], minlength=len(classes))
+    codes = codes[task.query_rows]
     counts = np.bincount(codes, minlength=len(classes))
-    asked = np.flatnonzero(counts)
-    table = {"label": classes[asked], "queries": counts[asked], "gallery": sizes[asked]}
+    present = np.flatnonzero(counts)
+    table = {"label": classes[present], "queries": counts[present], "gallery": sizes[present]}
     for name, values in per_query.items():
-        table[name] = np.bincount(codes, values, minlength=len(classes))[asked] / counts[asked]
+        table[name] = np.bincount(codes, values, minlength=len(classes))[present] / counts[present]
     return table

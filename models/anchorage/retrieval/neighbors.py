@@ -1,13 +1,12 @@
-"""Exact nearest neighbours by inner product, block by block, with ties told apart from rounding.
+"""Exact nearest neighbors by inner product, in blocks of queries, with exact ties.
 
-The engine is one NumPy matrix product per block of queries, followed by a two-step choice: the largest value of each
-group of 32 gallery rows gives a bound, and only what reaches it is sorted. Against ScaNN's brute force this needs
-neither TensorFlow nor native code that aborts on a NaN, and it sees the whole block, so that every row that ties with
-the last neighbour is found.
+Each block is one NumPy matrix product and a selection in two steps: the maximum of each group of 32 gallery rows gives
+a bound, and only rows that reach the bound are sorted. Unlike ScaNN's brute force, this needs neither TensorFlow nor
+native code that aborts on NaN, and it finds every row that ties with the last neighbor.
 
-A similarity is the float64 dot product of the two float32 rows, rounded to float32. Where the matrix product leaves two
-neighbours closer than its own rounding error, both are computed again by that definition; equal rows are therefore
-exactly equal, whatever the block size, the thread count or the machine.
+The similarity of two rows is defined as the float64 dot product of the float32 rows, rounded to float32. If the matrix
+product of two neighbors differs by less than its rounding error, both similarities are recomputed by this definition.
+Equal rows therefore tie exactly, for every block size, number of threads and machine.
 """
 
 import os
@@ -21,22 +20,22 @@ import numpy as np
 
 from anchorage.errors import DataError, UsageError
 
-_GROUP = 32  # gallery rows behind one bound: measured best of 32 and 64 for 60,502 rows
-_BLOCK_ROWS = 1024  # the sort key has 10 bits for the query,
-_FLAT_ITEMS = 4_000_000  # and 22 bits for a candidate: neighbours held at once, ties included
-_BLOCK_BYTES = 256 << 20  # similarities held at once
-_PAIRS = 16_384  # pairs computed again at once
-_ROUNDING = 2e-7  # more than ten times the usual error of a float32 product of unit rows, per square root of D
-_SMALL = 1_000_000  # numbers in a gallery too small to be worth threads
-_SHOWN = 5  # ids named in an error
+_GROUP = 32  # gallery rows per bound: faster than 64 for 60,502 rows
+_BLOCK_ROWS = 1024  # the sort key has 10 bits for the query
+_FLAT_ITEMS = 4_000_000  # and 22 bits for the candidate: neighbors in memory at once, ties included
+_BLOCK_BYTES = 256 << 20  # similarities in memory at once
+_PAIRS = 16_384  # similarities recomputed at once
+_ROUNDING = 2e-7  # over ten times the usual error of a float32 product of unit rows, per square root of D
+_SMALL = 1_000_000  # elements of a gallery; below, threads do not pay off
+_SHOWN = 5  # ids in an error message
 
 
-class LeftOut(NamedTuple):
-    """What a query must not meet in the gallery.
+class Exclusions(NamedTuple):
+    """Gallery rows that are excluded from the results of a query: the query itself and its group.
 
     Args:
-        own: `(Q,)` int64 gallery row of the query itself, -1 where it is not in the gallery.
-        query_groups: `(Q,)` int64 codes, or None; a gallery row of the query's group is left out. -1: no group.
+        own: `(Q,)` int64 gallery row of the query itself, -1 if it is not in the gallery.
+        query_groups: `(Q,)` int64 codes, or None; gallery rows of the query's group are excluded. -1: no group.
         gallery_groups: `(M,)` int64 codes of the gallery rows, or None.
     """
 
@@ -44,40 +43,40 @@ class LeftOut(NamedTuple):
     query_groups: np.ndarray | None = None
     gallery_groups: np.ndarray | None = None
 
-    def select(self, queries: np.ndarray) -> "LeftOut":
-        """The same for some of the queries."""
+    def select(self, queries: np.ndarray) -> "Exclusions":
+        """Select some of the queries."""
         groups = None if self.query_groups is None else self.query_groups[queries]
-        return LeftOut(self.own[queries], groups, self.gallery_groups)
+        return Exclusions(self.own[queries], groups, self.gallery_groups)
 
     def counts(self) -> np.ndarray:
-        """`(Q,)` gallery rows that each query does not meet."""
-        alone = (self.own >= 0).astype(np.int64)
+        """Count the excluded gallery rows of each query: `(Q,)`."""
+        own_only = (self.own >= 0).astype(np.int64)
         if self.query_groups is None or self.gallery_groups is None:
-            return alone
-        known = self.gallery_groups[self.gallery_groups >= 0]
-        sizes = np.bincount(known, minlength=max(1, int(self.query_groups.max(initial=0)) + 1))
-        return np.where(self.query_groups >= 0, sizes[self.query_groups], alone)
+            return own_only
+        grouped = self.gallery_groups[self.gallery_groups >= 0]
+        sizes = np.bincount(grouped, minlength=max(1, int(self.query_groups.max(initial=0)) + 1))
+        return np.where(self.query_groups >= 0, sizes[self.query_groups], own_only)
 
-    def hides(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Whether each pair of a query and a gallery row is left out."""
-        hidden = self.own[queries] == rows
+    def excludes(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return whether each pair of a query and a gallery row is excluded."""
+        excluded = self.own[queries] == rows
         if self.query_groups is not None and self.gallery_groups is not None:
             groups = self.query_groups[queries]
-            hidden |= (groups >= 0) & (groups == self.gallery_groups[rows])
-        return hidden
+            excluded |= (groups >= 0) & (groups == self.gallery_groups[rows])
+        return excluded
 
 
 class Ranking(NamedTuple):
-    """Neighbours of one block of queries, nearest first, ties in row order.
+    """Neighbors of one block of queries, nearest first, ties in row order.
 
-    Each query's list holds its `depth` nearest rows and every further row that ties with the last of them.
+    The list of a query has its `depth` nearest rows, and all other rows that tie with the last of them.
 
     Args:
-        queries: `(B,)` int64 positions of the block's queries.
-        depth: neighbours asked for.
+        queries: `(B,)` int64 numbers of the block's queries.
+        depth: number of neighbors.
         starts: `(B + 1,)` int64; the list of query `i` is `[starts[i] : starts[i + 1]]`.
-        rows: `(n,)` int64 gallery rows of all lists, one after another.
-        similarities: `(n,)` float32, never rising within a list.
+        rows: `(n,)` int64 gallery rows of all lists, concatenated.
+        similarities: `(n,)` float32, in descending order within a list.
     """
 
     queries: np.ndarray
@@ -88,23 +87,23 @@ class Ranking(NamedTuple):
 
     @property
     def places(self) -> np.ndarray:
-        """`(n,)` place in the block of the query behind each entry."""
+        """`(n,)` position within the block of each entry's query."""
         return np.repeat(np.arange(len(self.queries)), np.diff(self.starts))
 
     def first(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and similarities of the first `k <= depth` neighbours, each `(B, k)`."""
-        places = self.starts[:-1, None] + np.arange(k)
-        return self.rows[places], self.similarities[places]
+        """Return rows and similarities of the first `k <= depth` neighbors, each `(B, k)`."""
+        index = self.starts[:-1, None] + np.arange(k)
+        return self.rows[index], self.similarities[index]
 
 
 class Block(NamedTuple):
-    """The products of some queries with the whole gallery.
+    """Similarities of a block of queries to the whole gallery.
 
     Args:
-        queries: `(B,)` int64 positions of the queries.
-        depth: neighbours that the deepest of them asks for.
-        similarities: `(B, M)` float32, -inf where a row is left out; good until the next block is asked for.
-        scratch: `(B, M)` bool, for who works on the block: new memory of this size would cost more than the work.
+        queries: `(B,)` int64 numbers of the queries.
+        depth: largest number of neighbors that a query of the block needs.
+        similarities: `(B, M)` float32, -inf for excluded rows; overwritten by the next block.
+        scratch: `(B, M)` bool buffer to work in: allocating one of this size takes longer than the work.
     """
 
     queries: np.ndarray
@@ -114,18 +113,18 @@ class Block(NamedTuple):
 
 
 class Space:
-    """Queries against a gallery, with what each query must not meet.
+    """Queries and a gallery, with the gallery rows that are excluded for each query.
 
     Args:
-        queries: `(Q, D)` vectors; of unit length where the product is to be a cosine.
+        queries: `(Q, D)` vectors; of unit length for the cosine similarity.
         gallery: `(M, D)` vectors.
-        left_out: None: nothing is left out.
+        exclusions: gallery rows to exclude; None for none.
 
     Raises:
-        DataError: if the shapes do not fit together or a value is not finite.
+        DataError: if the shapes do not match or a value is not finite.
     """
 
-    def __init__(self, queries: np.ndarray, gallery: np.ndarray, left_out: LeftOut | None = None):
+    def __init__(self, queries: np.ndarray, gallery: np.ndarray, exclusions: Exclusions | None = None):
         self.gallery = _matrix("gallery", gallery)
         self.queries = self.gallery if queries is gallery else _matrix("queries", queries)
         if self.queries.shape[1] != self.gallery.shape[1]:
@@ -134,34 +133,34 @@ class Space:
                 "Expected queries and gallery of one dimension. "
                 f"Received: {self.queries.shape[1]} and {self.gallery.shape[1]} dimensions",
             )
-        self.left_out = left_out or LeftOut(np.full(len(self.queries), -1, np.int64))
-        self.available = len(self.gallery) - self.left_out.counts()
+        self.exclusions = exclusions or Exclusions(np.full(len(self.queries), -1, np.int64))
+        self.available = len(self.gallery) - self.exclusions.counts()
         self.tolerance = _tolerance(self.queries, self.gallery) if len(self.queries) and len(self.gallery) else 0.0
 
     def blocks(self, depths: np.ndarray, block_rows: int | None = None) -> Iterator[Block]:
-        """The products in blocks of queries, in the order of rising depth.
+        """Yield the similarities in blocks of queries, in the order of increasing depth.
 
         Args:
-            depths: `(Q,)` neighbours that each query needs; a block ranks as deep as its deepest query.
-            block_rows: queries per matrix product; None: as many as 256 MiB of similarities allow.
+            depths: `(Q,)` number of neighbors that each query needs; the depth of a block is that of its deepest query.
+            block_rows: queries per matrix product; None for as many as fit into 256 MiB of similarities.
 
         Raises:
-            UsageError: if a depth is below 1 or above what the gallery can give.
+            UsageError: if a depth is less than 1 or greater than the number of gallery rows not excluded.
         """
         depths = np.asarray(depths, np.int64)
         _check_depths(depths, self.available)
         order, done = np.argsort(depths, kind="stable"), 0
-        fitting = block_rows or max(1, _BLOCK_BYTES // max(1, 4 * len(self.gallery)))
-        most = min(_BLOCK_ROWS, max(1, len(depths)), fitting)
+        in_memory = block_rows or max(1, _BLOCK_BYTES // max(1, 4 * len(self.gallery)))
+        most = min(_BLOCK_ROWS, max(1, len(depths)), in_memory)
         buffer, scratch = (np.empty((most, len(self.gallery)), kind) for kind in (np.float32, np.bool_))
         members, multiply = self._group_members(), _multiplier(self.gallery)
         while done < len(order):
             block = order[done : done + most]
             block = block[: max(1, _FLAT_ITEMS // int(depths[block[-1]]))]
-            fits = depths[block] <= np.minimum.accumulate(self.available[block])  # no list longer than what can be met
+            fits = depths[block] <= np.minimum.accumulate(self.available[block])  # no list longer than the gallery
             block = block[: len(block) if fits.all() else int(fits.argmin())]
             similarities = multiply(self.queries[block], buffer[: len(block)])
-            own = self.left_out.own[block]
+            own = self.exclusions.own[block]
             similarities[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
             for place, rows in enumerate(members(block)):
                 similarities[place, rows] = -np.inf
@@ -169,7 +168,7 @@ class Space:
             done += len(block)
 
     def exact(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """`(n,)` similarities of the named pairs, summed in float64 in an order that depends on nothing else."""
+        """Compute the similarities `(n,)` of pairs in float64; the result does not depend on the other pairs."""
         products = np.empty(len(rows), np.float32)
         for first in range(0, len(rows), _PAIRS):
             part = slice(first, first + _PAIRS)
@@ -178,12 +177,12 @@ class Space:
         return products
 
     def _group_members(self) -> Callable[[np.ndarray], Iterable[np.ndarray]]:
-        """From a block of queries to the gallery rows of each one's group."""
-        left = self.left_out
-        if left.query_groups is None or left.gallery_groups is None:
+        """Return a function from a block of queries to the gallery rows of each query's group."""
+        excluded = self.exclusions
+        if excluded.query_groups is None or excluded.gallery_groups is None:
             return lambda block: ()
-        query_groups, order = left.query_groups, np.argsort(left.gallery_groups, kind="stable")
-        ordered = left.gallery_groups[order]
+        query_groups, order = excluded.query_groups, np.argsort(excluded.gallery_groups, kind="stable")
+        ordered = excluded.gallery_groups[order]
         starts, ends = (np.searchsorted(ordered, query_groups, side=side) for side in ("left", "right"))
         ends = np.where(query_groups >= 0, ends, starts)
         return lambda block: (order[starts[query] : ends[query]] for query in block)
@@ -196,29 +195,30 @@ def nearest_neighbors(
     own_rows: np.ndarray | None = None,
     block_rows: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` gallery rows with the highest inner product to each query: exact, in bounded memory.
+    """Find the `k` gallery rows with the highest inner product to each query: exact, in bounded memory.
 
     Args:
-        queries: `(Q, D)` vectors; of unit length where the product is to be a cosine.
+        queries: `(Q, D)` vectors; of unit length for the cosine similarity.
         gallery: `(M, D)` vectors.
-        k: neighbours per query, at least 1.
-        own_rows: `(Q,)` gallery row of the query itself, left out of its answer, or -1; None: nothing is left out.
-        block_rows: queries per matrix product; None: as many as 256 MiB of similarities allow.
+        k: neighbors per query, at least 1.
+        own_rows: `(Q,)` gallery row of the query itself, which is excluded from its results, or -1; None excludes
+            nothing.
+        block_rows: queries per matrix product; None for as many as fit into 256 MiB of similarities.
 
     Returns:
-        Rows `(Q, k)` int64 and similarities `(Q, k)` float32, nearest first; of equal similarities the lower row first.
+        Rows `(Q, k)` int64 and similarities `(Q, k)` float32, nearest first; ties in row order.
 
     Raises:
-        UsageError: if `k` is below 1 or above what the gallery can give.
-        DataError: if the shapes do not fit together or a value is not finite.
+        UsageError: if `k` is less than 1 or greater than the number of gallery rows not excluded.
+        DataError: if the shapes do not match or a value is not finite.
 
     Example:
         >>> rows, similarities = nearest_neighbors([[1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0], [0.6, 0.8]], k=2)
         >>> rows.tolist(), similarities.round(3).tolist()
         ([[1, 2]], [[1.0, 0.6000000238418579]])
     """
-    left_out = None if own_rows is None else LeftOut(np.asarray(own_rows, np.int64))
-    space = Space(queries, gallery, left_out)
+    exclusions = None if own_rows is None else Exclusions(np.asarray(own_rows, np.int64))
+    space = Space(queries, gallery, exclusions)
     rows = np.empty((len(queries), k if k > 0 else 0), np.int64)
     similarities = np.empty(rows.shape, np.float32)
     for block in space.blocks(np.full(len(queries), k), block_rows):
@@ -228,17 +228,17 @@ def nearest_neighbors(
 
 
 def rank_block(space: Space, block: Block) -> Iterator[Ranking]:
-    """Rank the gallery for the queries of one block; more than one part where ties make the lists very long."""
+    """Rank the gallery for the queries of a block; yields several parts if ties make the lists very long."""
     rows, depth = len(space.gallery), block.depth
     size = min(_GROUP, max(1, rows // (4 * depth)))
     groups = rows // size
-    # Group g holds the gallery rows g, g + groups, g + 2 groups, ...: neighbours in the gallery's order, often of one
-    # class, fall into different groups. The depth-th largest group maximum is a lower bound of the depth-th neighbour,
-    # and stays one where the last few rows are in no group.
+    # Group g has the gallery rows g, g + groups, g + 2 groups, ..., so that adjacent rows, often of one class, are in
+    # different groups. The depth-th largest group maximum is a lower bound of the similarity of the depth-th neighbor,
+    # even though the last few rows are in no group.
     grouped = block.similarities[:, : size * groups].reshape(len(block.queries), size, groups)
     maxima = grouped.max(axis=1) if size > 1 else grouped[:, 0]
     bounds = np.partition(maxima, groups - depth, axis=1)[:, groups - depth] - space.tolerance
-    bounds = np.maximum(bounds, np.finfo(np.float32).min)  # what is left out is -inf, and never passes
+    bounds = np.maximum(bounds, np.finfo(np.float32).min)  # excluded rows have -inf and never pass
     passing = np.greater_equal(block.similarities, bounds[:, None], out=block.scratch)
     parts = [slice(0, len(bounds))]
     if np.count_nonzero(passing) > _FLAT_ITEMS:
@@ -250,35 +250,35 @@ def rank_block(space: Space, block: Block) -> Iterator[Ranking]:
 
 
 def check_vectors(vectors: np.ndarray, ids: Sequence | np.ndarray | None = None, *, allow_zero: bool = False) -> None:
-    """Refuse vectors that would poison a ranking or abort native code.
+    """Reject vectors that invalidate a ranking or abort native code.
 
     Args:
         vectors: `(M, D)` floats.
-        ids: `(M,)` names to show in the error; None: row numbers.
-        allow_zero: whether a row of zeros may pass; it has no direction, so no index should hold one.
+        ids: `(M,)` names for the error message; None for row numbers.
+        allow_zero: whether rows of zeros are accepted; they have no direction, so an index should not contain any.
 
     Raises:
         DataError: `E_VECTOR_NOT_FINITE` or `E_VECTOR_ZERO`, with the number of bad rows and the first ids.
     """
-    # A row's sum of squares is finite and positive exactly when the row is good; float64 keeps it from overflowing.
+    # The sum of squares of a row is finite and positive if and only if the row is valid; in float64 it cannot overflow.
     squares = np.einsum("md,md->m", vectors, vectors, dtype=np.float64)
     faults = [("E_VECTOR_NOT_FINITE", ~np.isfinite(squares), "finite values", "NaN or infinity")]
     if not allow_zero:
         faults.append(("E_VECTOR_ZERO", squares == 0, "vectors with a direction", "only zeros"))
-    for code, bad, wanted, found in faults:
+    for code, bad, expected, received in faults:
         rows = np.flatnonzero(bad)
         if len(rows):
             names = ", ".join(str(row if ids is None else ids[row]) for row in rows[:_SHOWN])
             more = ", ..." if len(rows) > _SHOWN else ""
             raise DataError(
                 code,
-                f"Expected {wanted} in every embedding. Received {found} in {len(rows)} of {len(vectors)} rows: "
-                f"{names}{more}. Look at these images, and at the training loss, before going on",
+                f"Expected {expected} in every embedding. Received {received} in {len(rows)} of {len(vectors)} rows: "
+                f"{names}{more}. Check these images and the training loss",
             )
 
 
 def _matrix(name: str, vectors: np.ndarray) -> np.ndarray:
-    """The vectors as a contiguous, finite float32 matrix."""
+    """Convert vectors to a contiguous float32 matrix, and check its shape and values."""
     matrix = np.ascontiguousarray(vectors, dtype=np.float32)
     if matrix.ndim != 2:
         raise DataError("E_VECTOR_SHAPE", f"Expected `{name}` of shape (rows, dimension). Received: {matrix.shape}")
@@ -287,20 +287,19 @@ def _matrix(name: str, vectors: np.ndarray) -> np.ndarray:
 
 
 def _check_depths(depths: np.ndarray, available: np.ndarray) -> None:
-    lacking = np.flatnonzero((depths > available) | (depths < 1))
-    if len(lacking):
-        wanted, found = int(depths[lacking[0]]), int(available[lacking[0]])
+    invalid = np.flatnonzero((depths > available) | (depths < 1))
+    if len(invalid):
         raise UsageError(
             "E_TOO_FEW_NEIGHBORS",
-            f"Expected a number of neighbours from 1 to {found}, the gallery rows a query can be compared with. "
-            f"Received: {wanted}. Ask for fewer neighbours or enlarge the gallery",
+            f"Expected from 1 to {available[invalid[0]]} neighbors, the gallery rows a query can be compared with. "
+            f"Received: {depths[invalid[0]]}. Request fewer neighbors or enlarge the gallery",
         )
 
 
 def _multiplier(gallery: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The products of some queries with the gallery, written into a buffer; every processor takes a share of the rows.
+    """Return a function that multiplies queries with the gallery into a buffer, in parallel over the queries.
 
-    NumPy's own threads would wait for the next product in a busy loop: a third of all CPU time at 60,502 rows.
+    The threads of NumPy's BLAS would wait for the next product in a busy loop: a third of all CPU time for 60,502 rows.
     """
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers == 1 or gallery.size < _SMALL or find_spec("threadpoolctl") is None:
@@ -321,7 +320,7 @@ def _multiplier(gallery: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.nd
 
 
 def _tolerance(queries: np.ndarray, gallery: np.ndarray) -> float:
-    """Difference below which two float32 products may stand in the wrong order."""
+    """Return the difference below which two float32 products can be in the wrong order."""
     longest = [float(np.sqrt(np.einsum("nd,nd->n", m, m).max())) for m in (queries, gallery)]
     return _ROUNDING * float(np.sqrt(gallery.shape[1])) * longest[0] * longest[1]
 
@@ -329,7 +328,7 @@ def _tolerance(queries: np.ndarray, gallery: np.ndarray) -> float:
 def _ranking(
     space: Space, block: np.ndarray, depth: int, places: np.ndarray, rows: np.ndarray, similarities: np.ndarray
 ) -> Ranking:
-    """Sort the candidates, given in the order of place in the block and row, and cut each list after its last tie."""
+    """Sort the candidates, given in the order of query and row, and cut each list after its last tie."""
     order = _sort_order(places, similarities)
     places, rows, similarities = places[order], rows[order], similarities[order]
 
@@ -349,11 +348,12 @@ def _ranking(
 
 
 def _sort_order(places: np.ndarray, similarities: np.ndarray) -> np.ndarray:
-    """Order by place, falling similarity and position, through one sort of whole numbers: six times a lexsort's speed.
+    """Return the order by query, descending similarity and position, six times as fast as lexsort, by one integer sort.
 
-    Key, from its highest bit: 10 bits of place, 32 bits that fall as the similarity rises, 22 bits of position.
+    The key has, from its highest bit, 10 bits of the query's place, 32 bits that decrease with increasing similarity,
+    and 22 bits of position.
     """
-    if len(places) >= 1 << 22 or not len(places):  # one query's ties with all of a very large gallery
+    if len(places) >= 1 << 22 or not len(places):  # one query that ties with all of a very large gallery
         return np.lexsort((-similarities, places))
     bits = (similarities + np.float32(0)).view(np.uint32)  # -0 becomes 0
     rising = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))

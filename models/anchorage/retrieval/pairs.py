@@ -1,4 +1,4 @@
-"""Similarities of same-class and other pairs, and the rank of the first right answer, in one block-wise pass."""
+"""Histograms of the similarities of same-class and other pairs, and the rank of the first match, in one pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anchorage.retrieval.neighbors import LeftOut
+from anchorage.retrieval.neighbors import Exclusions
 from anchorage.retrieval.relevance import ClassRelevance, encode_groups
 
 BINS = 20_000  # over [-1, 1]: steps of 0.0001
@@ -15,16 +15,16 @@ EDGES = np.linspace(-1.0, 1.0, BINS + 1)
 
 @dataclass(frozen=True)
 class PairStatistics:
-    """What a set of queries sees in its gallery; the query itself never counts.
+    """Statistics of the pairs of queries and gallery items; a query and itself are no pair.
 
     Attributes:
-        query_rows: `(Q,)` rows of the table that were asked.
-        positive: `(BINS,)` counts of same-class pairs by similarity.
-        negative: `(BINS,)` counts of other pairs by similarity.
+        query_rows: `(Q,)` table rows of the queries.
+        positive: `(BINS,)` histogram of the similarities of same-class pairs.
+        negative: `(BINS,)` histogram of the similarities of other pairs.
         hardest_negative: `(Q,)` similarity of the nearest item of another
-            class; -inf where there is none.
+            class; -inf if there is none.
         first_hit: `(Q,)` rank, from 1, of the nearest same-class item.
-        all_queries: queries there were before sampling.
+        all_queries: number of queries before sampling.
     """
 
     query_rows: np.ndarray
@@ -45,29 +45,28 @@ def pair_statistics(
     block_bytes: int = 16 << 20,
     groups: np.ndarray | None = None,
 ) -> PairStatistics:
-    """Compares every query with every gallery item.
+    """Compare every query with every gallery item.
 
-    Equal similarities are ranked by row, lower first. Queries without another
-    item of their class in the gallery are left out.
+    Ties are ranked in row order. Queries without another item of their class
+    in the gallery are skipped.
 
     Args:
         vectors: `(M, D)` float32, rows of unit length.
         labels: `(M,)` class of each row, of any comparable type.
         roles: `(M,)` "query", "gallery" or "both".
-        max_queries: above this number a random sample is taken.
-        seed: draws the sample.
-        block_bytes: memory for one block of similarities; about ten times that is
-            used in all.
-        groups: `(M,)` names; pairs within one group do not count, "" being no
-            group.
+        max_queries: largest number of queries; more are sampled at random.
+        seed: seed of the sample.
+        block_bytes: memory for one block of similarities; in total about ten
+            times as much is used.
+        groups: `(M,)` names; pairs within a group are excluded. "" is no group.
     """
     codes = np.unique(labels, return_inverse=True)[1]
-    found_in = np.flatnonzero(roles != "query")
-    hidden = _left_out(np.arange(len(codes)), found_in, groups)
-    query_rows, all_queries = _choose_queries(codes, roles, found_in, hidden, max_queries, seed)
+    gallery_rows = np.flatnonzero(roles != "query")
+    exclusions = _exclusions(np.arange(len(codes)), gallery_rows, groups)
+    query_rows, all_queries = _choose_queries(codes, roles, gallery_rows, exclusions, max_queries, seed)
     positive, negative = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
     parts: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0, np.float32), np.empty(0, np.int64))]
-    for _, similarities, same, other in _pair_blocks(vectors, codes, found_in, query_rows, hidden, block_bytes):
+    for _, similarities, same, other in _pair_blocks(vectors, codes, gallery_rows, query_rows, exclusions, block_bytes):
         positive += _count(similarities[same])
         negative += _count(similarities[other])
         parts.append(_nearest(similarities, same, other))
@@ -76,11 +75,11 @@ def pair_statistics(
 
 
 class Accepted(NamedTuple):
-    """Pairs at or above some thresholds, query by query.
+    """Number of pairs of each query at or above several thresholds.
 
     Args:
-        positive: `(Q, T)` same-class pairs that reach each threshold.
-        negative: `(Q, T)` other pairs that reach it.
+        positive: `(Q, T)` same-class pairs at or above each threshold.
+        negative: `(Q, T)` other pairs at or above each threshold.
         positives: `(Q,)` all same-class pairs.
         negatives: `(Q,)` all other pairs.
     """
@@ -101,35 +100,37 @@ def count_accepted(
     block_bytes: int = 16 << 20,
     groups: np.ndarray | None = None,
 ) -> Accepted:
-    """Counts, for each query, the pairs in the bins from some edges on: what each threshold accepts.
+    """Count, for each query, the pairs that each threshold accepts.
 
     Args:
         vectors: `(M, D)` float32, rows of unit length.
         labels: `(M,)` class of each row.
         roles: `(M,)` "query", "gallery" or "both".
-        query_rows: `(Q,)` rows that ask, as `pair_statistics` chose them.
-        edges: `(T,)` numbers of edges of `EDGES`.
+        query_rows: `(Q,)` rows of the queries, from `pair_statistics`.
+        edges: `(T,)` thresholds, as indices into `EDGES`.
         block_bytes: memory for one block of similarities.
         groups: as for `pair_statistics`.
     """
     codes, parts = np.unique(labels, return_inverse=True)[1], []
-    found_in = np.flatnonzero(roles != "query")
-    hidden = _left_out(np.arange(len(codes)), found_in, groups)
-    for _, similarities, same, other in _pair_blocks(vectors, codes, found_in, query_rows, hidden, block_bytes):
+    gallery_rows = np.flatnonzero(roles != "query")
+    exclusions = _exclusions(np.arange(len(codes)), gallery_rows, groups)
+    for _, similarities, same, other in _pair_blocks(vectors, codes, gallery_rows, query_rows, exclusions, block_bytes):
         bins = _bins(similarities)
-        reached = [bins >= edge for edge in edges]
-        near, far = (np.stack([(kind & hit).sum(axis=1) for hit in reached], axis=1) for kind in (same, other))
-        parts.append((near, far, same.sum(axis=1), other.sum(axis=1)))
+        accepted = [bins >= edge for edge in edges]
+        positive, negative = (
+            np.stack([(kind & above).sum(axis=1) for above in accepted], axis=1) for kind in (same, other)
+        )
+        parts.append((positive, negative, same.sum(axis=1), other.sum(axis=1)))
     return Accepted(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def _left_out(rows: np.ndarray, found_in: np.ndarray, groups: np.ndarray | None) -> LeftOut:
-    """What each row of the table must not meet in the gallery."""
-    own = np.where(np.isin(rows, found_in), np.searchsorted(found_in, rows), -1)
+def _exclusions(rows: np.ndarray, gallery_rows: np.ndarray, groups: np.ndarray | None) -> Exclusions:
+    """Return the gallery rows that are excluded for each row of the table."""
+    own = np.where(np.isin(rows, gallery_rows), np.searchsorted(gallery_rows, rows), -1)
     if groups is None:
-        return LeftOut(own)
+        return Exclusions(own)
     codes = encode_groups(groups)
-    return LeftOut(own, codes[rows], codes[found_in])
+    return Exclusions(own, codes[rows], codes[gallery_rows])
 
 
 def _pair_blocks(
@@ -137,23 +138,23 @@ def _pair_blocks(
     codes: np.ndarray,
     gallery_rows: np.ndarray,
     query_rows: np.ndarray,
-    hidden: LeftOut,
+    exclusions: Exclusions,
     block_bytes: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows that ask, their similarities to the gallery, and masks of same-class and of other pairs."""
+    """Yield query rows, their similarities to the gallery, and the masks of same-class and of other pairs."""
     gallery, gallery_codes = vectors[gallery_rows], codes[gallery_rows]
     step = max(1, block_bytes // max(1, 4 * len(gallery)))
     for start in range(0, len(query_rows), step):
         rows = query_rows[start : start + step]
-        left_out = hidden.hides(rows[:, None], np.arange(len(gallery_rows)))
-        alike = codes[rows][:, None] == gallery_codes
-        yield rows, vectors[rows] @ gallery.T, alike & ~left_out, ~(alike | left_out)
+        excluded = exclusions.excludes(rows[:, None], np.arange(len(gallery_rows)))
+        same = codes[rows][:, None] == gallery_codes
+        yield rows, vectors[rows] @ gallery.T, same & ~excluded, ~(same | excluded)
 
 
 def _choose_queries(
-    codes: np.ndarray, roles: np.ndarray, found_in: np.ndarray, hidden: LeftOut, most: int, seed: int
+    codes: np.ndarray, roles: np.ndarray, gallery_rows: np.ndarray, exclusions: Exclusions, most: int, seed: int
 ) -> tuple[np.ndarray, int]:
-    relevant = ClassRelevance(codes, codes[found_in], hidden).counts()[:, 0]
+    relevant = ClassRelevance(codes, codes[gallery_rows], exclusions).counts()[:, 0]
     rows = np.flatnonzero((roles != "gallery") & (relevant > 0))
     if len(rows) <= most:
         return rows, len(rows)
@@ -169,7 +170,7 @@ def _bins(similarities: np.ndarray) -> np.ndarray:
 
 
 def _nearest(similarities: np.ndarray, same: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Similarity of the nearest negative and rank of the nearest positive, per query of a block."""
+    """Return the similarity of the nearest negative and the rank of the nearest positive of each query."""
     positives = np.where(same, similarities, -np.inf)
     best = positives.max(axis=1)
     negatives = np.where(other, similarities, -np.inf)

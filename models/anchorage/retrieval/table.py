@@ -1,7 +1,7 @@
-"""Embedding tables: Parquet files with one row per image (id, label, role, split, further columns, vector).
+"""Embedding tables: Parquet files with one row per image (id, label, role, split, additional columns, vector).
 
-`vector` is a fixed-size list of float32, so that any Parquet reader gets a matrix. A table is one file, or a folder of
-files that together are one table, as a Beam job writes them.
+`vector` is a fixed-size list of float32, which any Parquet reader can read as a matrix. A table is one file, or a
+folder of several files, as a Beam job writes them.
 """
 
 import os
@@ -24,15 +24,15 @@ TEXT_COLUMNS = ("id", "label", "role", "split")
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings with what they are embeddings of, row by row.
+    """Embeddings with id, label, role and split of each row.
 
     Args:
         ids: `(M,)` object array of str, unique.
         labels: `(M,)` object array of class names.
         roles: `(M,)` object array of "query", "gallery" or "both".
-        splits: `(M,)` object array, "train", "val" or "test"; "" for images of no split.
+        splits: `(M,)` object array, "train", "val" or "test"; "" for images without a split.
         vectors: `(M, D)` float32.
-        columns: name -> `(M,)` object array of str: what else the data's table says of each image.
+        columns: name -> `(M,)` object array of str: additional columns of the data.
     """
 
     ids: np.ndarray
@@ -56,14 +56,14 @@ class Embeddings:
         return self.vectors.shape[1]
 
     def select(self, rows: np.ndarray) -> "Embeddings":
-        """The named rows, or those where a mask is true, in their order."""
-        kept = {name: values[rows] for name, values in self.columns.items()}
+        """Select rows by number or by a mask."""
+        columns = {name: values[rows] for name, values in self.columns.items()}
         texts = (self.ids[rows], self.labels[rows], self.roles[rows], self.splits[rows])
-        return Embeddings(*texts, self.vectors[rows], kept)
+        return Embeddings(*texts, self.vectors[rows], columns)
 
 
 def embedding_schema(dimension: int, columns: Iterable[str] = ()) -> "pyarrow.Schema":
-    """The Parquet schema of a table of vectors of this dimension, with further columns of text."""
+    """Return the Parquet schema of a table of vectors of this dimension, with additional text columns."""
     import pyarrow as pa
 
     vector = pa.list_(pa.float32(), dimension)
@@ -71,7 +71,7 @@ def embedding_schema(dimension: int, columns: Iterable[str] = ()) -> "pyarrow.Sc
 
 
 def write_table(path: str | os.PathLike, embeddings: Embeddings) -> None:
-    """Write one Parquet file; it appears under its name only when it is whole."""
+    """Write one Parquet file atomically."""
     import pyarrow as pa
 
     columns = [embeddings.ids, embeddings.labels, embeddings.roles, embeddings.splits, *embeddings.columns.values()]
@@ -83,24 +83,26 @@ def write_table(path: str | os.PathLike, embeddings: Embeddings) -> None:
 
 
 def read_table(path: str | os.PathLike, splits: Sequence[str] | None = None) -> Embeddings:
-    """Read a table, sorted by split, label and id, so that the row order does not hang on who wrote it how.
+    """Read a table, sorted by split, label and id, so that the row order does not depend on how it was written.
 
     Args:
         path: a Parquet file, or a folder whose `*.parquet` files are one table.
-        splits: only rows of these splits; None: all.
+        splits: splits to read; None for all.
 
     Raises:
-        DataError: `E_TABLE_MISSING`, `E_TABLE_DAMAGED`, `E_ID_DUPLICATE`, `E_VECTOR_SHAPE` where the files hold
-            vectors of different dimensions, `E_SPLIT_EMPTY` where nothing is left.
+        DataError: `E_TABLE_MISSING`, `E_TABLE_DAMAGED`, `E_ID_DUPLICATE`, `E_VECTOR_SHAPE` if the files have vectors of
+            different dimensions, `E_SPLIT_EMPTY` if no rows are left.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     files = table_files(Path(path))
     parts = [_read(file) for file in files]
-    named = [part.schema.names for part in parts]
-    if any(names != named[0] for names in named):
-        raise DataError("E_TABLE_DAMAGED", f"Expected the same columns in all files of {path}. Received: {named}")
+    column_names = [part.schema.names for part in parts]
+    if any(names != column_names[0] for names in column_names):
+        raise DataError(
+            "E_TABLE_DAMAGED", f"Expected the same columns in all files of {path}. Received: {column_names}"
+        )
     dimensions = {part.schema.field("vector").type.list_size for part in parts}
     if len(dimensions) > 1:
         raise DataError("E_VECTOR_SHAPE", f"Expected vectors of one dimension in {path}. Received: {dimensions}")
@@ -112,20 +114,20 @@ def read_table(path: str | os.PathLike, splits: Sequence[str] | None = None) -> 
         raise DataError(
             "E_SPLIT_EMPTY",
             f"Expected embeddings of the splits {list(splits or ['any'])} in {path}. Received: none; "
-            f"splits there: {present}",
+            f"splits in the table: {present}",
         )
     table = table.sort_by([(name, "ascending") for name in ("split", "label", "id")]).combine_chunks()
     _check_ids(path, table["id"])
     vectors = table["vector"].combine_chunks()
     matrix = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(table), dimensions.pop())
-    ids, labels, roles, parts_of = (table[name].to_numpy(zero_copy_only=False) for name in TEXT_COLUMNS)
-    further = [name for name in table.schema.names if name not in {*TEXT_COLUMNS, "vector"}]
-    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in further}
-    return Embeddings(ids, labels, roles, parts_of, np.ascontiguousarray(matrix, np.float32), columns)
+    ids, labels, roles, row_splits = (table[name].to_numpy(zero_copy_only=False) for name in TEXT_COLUMNS)
+    additional = [name for name in table.schema.names if name not in {*TEXT_COLUMNS, "vector"}]
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in additional}
+    return Embeddings(ids, labels, roles, row_splits, np.ascontiguousarray(matrix, np.float32), columns)
 
 
 def count_rows(path: str | os.PathLike) -> dict[str, int]:
-    """Rows of each split of a table; vectors are not read."""
+    """Count the rows of each split of a table, without reading the vectors."""
     counts: Counter[str] = Counter()
     for file in table_files(Path(path)):
         counts.update(read_columns(file, ("split",))["split"].to_pylist())
@@ -133,12 +135,12 @@ def count_rows(path: str | os.PathLike) -> dict[str, int]:
 
 
 def write_ids(path: str | os.PathLike, embeddings: Embeddings, pixels: Sequence[str] | None = None) -> None:
-    """Write id, label, role and split of each row, in row order: what the rows of an index stand for.
+    """Write id, label, role and split of each row of an index, in row order.
 
     Args:
-        path: the Parquet file.
-        embeddings: the rows.
-        pixels: `content_digest` of each row's image, by which a search knows its query among the gallery.
+        path: Parquet file.
+        embeddings: rows of the index.
+        pixels: `content_digest` of the image of each row, by which a search recognizes its query in the gallery.
     """
     import pyarrow as pa
 
@@ -149,22 +151,20 @@ def write_ids(path: str | os.PathLike, embeddings: Embeddings, pixels: Sequence[
 
 
 def read_ids(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Object arrays of a file written by `write_ids`, in row order.
+    """Read the columns of a file written by `write_ids` as object arrays, in row order.
 
-    `id`, `label` and `role`; `split` and `pixels` too where the file has them: those of earlier releases have not.
+    They are `id`, `label` and `role`, and, except in earlier releases, `split` and `pixels`.
     """
     table = read_columns(Path(path), ("id", "label", "role"), further=True)
-    # Not `to_numpy`: for strings it loads pandas, which takes a search longer than all other reading.
+    # Not `to_numpy`: for strings it imports pandas, which takes longer than everything else here.
     return {name: np.array(table[name].to_pylist(), object) for name in table.column_names}
 
 
 def table_files(path: Path) -> list[Path]:
-    """The files of a table, in order; raises `E_TABLE_MISSING`."""
+    """List the files of a table, sorted; raise `E_TABLE_MISSING` if there are none."""
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
-        raise DataError(
-            "E_TABLE_MISSING", f"Expected an embedding table (*.parquet) at {path}. Received: nothing there"
-        )
+        raise DataError("E_TABLE_MISSING", f"Expected an embedding table (*.parquet) at {path}. Received: no such file")
     return files
 
 
@@ -181,12 +181,12 @@ def _read(file: Path) -> "pyarrow.Table":
 
 
 def read_columns(file: Path, columns: Iterable[str], further: bool = False) -> "pyarrow.Table":
-    """These columns of a file, and on request all further ones of text; raises `E_TABLE_DAMAGED`."""
+    """Read columns of a file, with `further` also all other text columns; raise `E_TABLE_DAMAGED` on errors."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     try:
-        # A ParquetFile reads this very file; `read_table` would take the names of parent folders for columns.
+        # `parquet.read_table` would add columns for parent folders of the form `name=value`.
         with parquet.ParquetFile(file) as reader:
             absent = sorted(set(columns) - set(reader.schema_arrow.names))
             if absent:
@@ -203,7 +203,7 @@ def read_columns(file: Path, columns: Iterable[str], further: bool = False) -> "
         if table[name].null_count:
             raise DataError(
                 "E_TABLE_DAMAGED",
-                f"Expected a value in every row of {name} in {file}. Received: {table[name].null_count} empty",
+                f"Expected a value in every row of {name} in {file}. Received: {table[name].null_count} empty rows",
             )
     return table
 
@@ -212,10 +212,10 @@ def _check_ids(path: str | os.PathLike, ids: "pyarrow.ChunkedArray") -> None:
     import pyarrow.compute as pc
 
     counts = pc.value_counts(ids)
-    twice = pc.struct_field(counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1)), "values").to_pylist()
-    if twice:
+    repeated = pc.struct_field(counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1)), "values").to_pylist()
+    if repeated:
         raise DataError(
-            "E_ID_DUPLICATE", f"Expected each id once in {path}. Received {len(twice)} repeated: {twice[:5]}"
+            "E_ID_DUPLICATE", f"Expected each id once in {path}. Received {len(repeated)} repeated: {repeated[:5]}"
         )
 
 
@@ -223,13 +223,13 @@ def _write(path: str | os.PathLike, table: "pyarrow.Table") -> None:
     import pyarrow.parquet as parquet
 
     path = Path(path)
-    aside = path.with_name(f"{TEMPORARY}{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
     try:
-        with aside.open("wb") as writer:
+        with temporary.open("wb") as writer:
             parquet.write_table(table, writer)
             writer.flush()
             os.fsync(writer.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     flush_folder(path.parent)

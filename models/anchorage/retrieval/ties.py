@@ -1,10 +1,10 @@
-"""Expected relevance along a ranking whose equal similarities stand in random order.
+"""Expected relevance along a ranking with ties, over random orders of the tied items.
 
-In a group of `g` tied items, `r` of them relevant, that starts after `a` items of which `n` are relevant, the item at
-place `t` of the group (1..g), so at rank a + t, is relevant with probability r/g; the relevant items before it are then
-expected to number n + (t - 1)(r - 1)/(g - 1); and if none was met so far, it is irrelevant with probability
-(g - r - t + 1)/(g - t + 1). McSherry & Najork, "Computing Information Retrieval Performance Measures Efficiently in the
-Presence of Tied Scores", ECIR 2008.
+Consider a group of `g` tied items, `r` of them relevant, after `a` items, `n` of them relevant. The item at position
+`t` of the group (1..g), which is rank a + t, is relevant with probability r/g. Given that it is relevant, the expected
+number of relevant items before it is n + (t - 1)(r - 1)/(g - 1). Given that there is no relevant item before it, it is
+irrelevant with probability (g - r - t + 1)/(g - t + 1). McSherry & Najork, "Computing Information Retrieval Performance
+Measures Efficiently in the Presence of Tied Scores", ECIR 2008.
 """
 
 from typing import NamedTuple
@@ -14,17 +14,17 @@ import numpy as np
 from anchorage.retrieval.neighbors import Ranking, Space
 from anchorage.retrieval.relevance import Relevance
 
-_SORT_FROM = 64  # far relevant items of one query from which one sort beats one pass over the row each
+_SORT_FROM = 64  # similarities per query from which one sort is faster than a pass over the row for each
 
 
 class HitGroups(NamedTuple):
-    """Every group of tied items that holds a relevant one, over the whole gallery; by query, nearest first.
+    """All groups of tied items in the whole gallery that contain a relevant item; by query, nearest first.
 
     Args:
-        places: `(n,)` int64 place of the query in the block.
+        places: `(n,)` int64 position of the query in the block.
         before: `(n,)` int64 items nearer than the group: a.
         tied: `(n,)` int64 items of the group: g.
-        relevant: `(n,)` int64 relevant ones among them: r.
+        relevant: `(n,)` int64 relevant items of the group: r.
         found: `(n,)` int64 relevant items nearer than the group: n.
     """
 
@@ -36,17 +36,17 @@ class HitGroups(NamedTuple):
 
 
 class RankedHits(NamedTuple):
-    """Expected relevance of a block of queries; without ties all of it is plain 0 and 1.
+    """Expected relevance along the rankings of a block of queries; without ties, `hits` and `missed` are 0 or 1.
 
     Args:
         hits: `(B, K)` float64, expected relevance of the item at each rank.
         precisions: `(B, K)` float64, expected product of the relevance at a rank and the precision up to it.
-        missed: `(B, K)` float64, probability that no relevant item stands at this rank or before it.
+        missed: `(B, K)` float64, probability that no item up to this rank is relevant.
         grades: `(B, K)` float64, expected grade of the item at each rank.
-        gains: `(B, K)` float64, expected `2^grade - 1` there.
-        counts: `(B, top)` int64, gallery items of each grade from 1.
-        relevant: `(B,)` int64, relevant items in the whole gallery: R.
-        groups: where the relevant items stand in the whole gallery; None where no metric asks.
+        gains: `(B, K)` float64, expected `2^grade - 1` at each rank.
+        counts: `(B, top)` int64, number of gallery items of each grade from 1.
+        relevant: `(B,)` int64, number of relevant items in the whole gallery: R.
+        groups: ranks of the relevant items in the whole gallery; None if no metric needs them.
     """
 
     hits: np.ndarray
@@ -60,13 +60,13 @@ class RankedHits(NamedTuple):
 
 
 def rank_hits(ranking: Ranking, grade: np.ndarray, least: int, counts: np.ndarray) -> RankedHits:
-    """Expected relevance along the ranks of one ranking.
+    """Compute the expected relevance along the ranks of a ranking.
 
     Args:
-        ranking: neighbours of the block, every group of ties whole.
+        ranking: neighbors of the block; lists do not end within a group of ties.
         grade: `(n,)` int64 grade of each entry of `ranking.rows`.
-        least: grade from which on an item is relevant.
-        counts: `(B, top)` gallery items of each grade.
+        least: lowest grade of a relevant item.
+        counts: `(B, top)` number of gallery items of each grade.
     """
     starts, places = ranking.starts, ranking.places
     is_relevant = (grade >= least).astype(np.float64)
@@ -95,14 +95,14 @@ def rank_hits(ranking: Ranking, grade: np.ndarray, least: int, counts: np.ndarra
 def find_groups(
     ranking: Ranking, is_relevant: np.ndarray, relevance: Relevance, space: Space, similarities: np.ndarray
 ) -> HitGroups:
-    """The groups in the ranking's lists, and those of the relevant items beyond them.
+    """Find the groups of tied items with a relevant item, within the ranking's lists and beyond them.
 
     Args:
-        ranking: neighbours of the block.
+        ranking: neighbors of the block.
         is_relevant: `(n,)` bool, one per entry of `ranking.rows`.
-        relevance: of the queries, for the items that are not in the lists.
-        space: where the ranking comes from.
-        similarities: `(B, M)` products of the block's queries with the gallery.
+        relevance: relevance to the queries, for the items beyond the lists.
+        space: queries and gallery of the ranking.
+        similarities: `(B, M)` similarities of the block's queries to the gallery.
     """
     queries, starts, listed = ranking.queries, ranking.starts, ranking.places
     group_starts, _ = _groups(ranking)
@@ -110,9 +110,9 @@ def find_groups(
         np.diff(np.append(group_starts, len(listed))),
         np.add.reduceat(is_relevant.astype(int), group_starts),
     )
-    kept = np.flatnonzero(relevant)
-    first = group_starts[kept]
-    near = listed[first], first - starts[listed[first]], tied[kept], relevant[kept]
+    with_hits = np.flatnonzero(relevant)
+    first = group_starts[with_hits]
+    near = listed[first], first - starts[listed[first]], tied[with_hits], relevant[with_hits]
 
     places, rows = relevance.items(queries)
     width = len(space.gallery)
@@ -121,11 +121,11 @@ def find_groups(
     exact = space.exact(queries[places[beyond]], rows[beyond])
     place, value, members = tie_groups(places[beyond], exact)
     far = place, *count_before(space, queries, similarities, place, value, members), members
-    return in_order(*(np.concatenate(pair).astype(np.int64) for pair in zip(near, far, strict=True)))
+    return sort_groups(*(np.concatenate(pair).astype(np.int64) for pair in zip(near, far, strict=True)))
 
 
 def average_precision(groups: HitGroups, relevant: np.ndarray) -> np.ndarray:
-    """`(B,)` expected mean, over the R relevant items of each query, of the precision at their ranks."""
+    """Compute the expected average precision `(B,)`: the mean, over the R relevant items, of the precision at them."""
     a, g, r, n = (np.asarray(part, np.float64) for part in groups[1:])
     share = (r - 1) / np.maximum(g - 1, 1)
     sums = np.where(g == 1, 1 / (a + 1), _harmonic(groups.before, groups.tied))
@@ -134,7 +134,7 @@ def average_precision(groups: HitGroups, relevant: np.ndarray) -> np.ndarray:
 
 
 def reciprocal_rank(groups: HitGroups, queries: int) -> np.ndarray:
-    """`(B,)` expected 1 / rank of the first relevant item."""
+    """Compute the expected reciprocal rank `(B,)` of the first relevant item."""
     first = groups.found == 0
     a, g, r = groups.before[first], groups.tied[first], groups.relevant[first]
     values = np.where(g == 1, 1 / (a + 1), _harmonic(a, g) / g)
@@ -151,20 +151,20 @@ def _first_of_several(a: int, g: int, r: int) -> float:
 
 
 def _harmonic(before: np.ndarray, tied: np.ndarray) -> np.ndarray:
-    """1/(a + 1) + ... + 1/(a + g)."""
+    """Compute 1/(a + 1) + ... + 1/(a + g)."""
     table = np.append(0.0, np.cumsum(1 / np.arange(1, int((before + tied).max(initial=0)) + 1)))
     return table[before + tied] - table[before]
 
 
 def _groups(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
-    """Where each group of ties starts in the lists, and the group of each entry."""
+    """Return the start of each group of ties in the lists, and the group of each entry."""
     opens = np.append(True, ranking.similarities[1:] != ranking.similarities[:-1])
     opens[ranking.starts[:-1]] = True
     return np.flatnonzero(opens), np.cumsum(opens) - 1
 
 
-def in_order(places: np.ndarray, before: np.ndarray, tied: np.ndarray, relevant: np.ndarray) -> HitGroups:
-    """The groups by query, nearest first, with the relevant items found before each."""
+def sort_groups(places: np.ndarray, before: np.ndarray, tied: np.ndarray, relevant: np.ndarray) -> HitGroups:
+    """Sort groups by query, nearest first, and count the relevant items before each."""
     order = np.lexsort((before, places))
     places, before, tied, relevant = (part[order] for part in (places, before, tied, relevant))
     so_far = np.cumsum(relevant) - relevant
@@ -172,7 +172,7 @@ def in_order(places: np.ndarray, before: np.ndarray, tied: np.ndarray, relevant:
 
 
 def tie_groups(places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Place, similarity and number of members of each group of equal similarities, highest first."""
+    """Group equal similarities, highest first: query, similarity and number of members of each group."""
     order = np.lexsort((-values, places))
     places, values = places[order], values[order]
     opens = np.append(True, (places[1:] != places[:-1]) | (values[1:] != values[:-1]))[: len(places)]
@@ -188,15 +188,15 @@ def count_before(
     values: np.ndarray,
     members: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many gallery items stand before some similarities, and how many tie with them, counted in the whole gallery.
+    """Count the items of the whole gallery that are nearer than given similarities, and those that tie with them.
 
     Args:
         space: queries and gallery.
-        queries: `(B,)` positions of the block's queries.
-        similarities: `(B, M)` their products.
-        places: `(n,)` places in the block.
+        queries: `(B,)` numbers of the block's queries.
+        similarities: `(B, M)` similarities of these queries to the gallery.
+        places: `(n,)` positions in the block.
         values: `(n,)` float32 exact similarities.
-        members: `(n,)` items known to have exactly this similarity; None: 0.
+        members: `(n,)` number of items known to have exactly this similarity; None for 0.
     """
     place, value, known = places, values, np.zeros(len(places), np.int64) if members is None else members
     low, high = value - np.float32(space.tolerance), value + np.float32(space.tolerance)
@@ -209,21 +209,21 @@ def count_before(
             row = similarities[query]
             before[at] = np.count_nonzero(np.greater(row, high[at], out=above))
             reached[at] = np.count_nonzero(np.greater_equal(row, low[at], out=reaching))
-            if reached[at] - before[at] > known[at]:  # rounding leaves open on which side of the group some stand
+            if reached[at] - before[at] > known[at]:  # within the rounding error, so compare exactly
                 doubtful.append((at, np.flatnonzero(np.not_equal(above, reaching, out=above))))
     for query in np.flatnonzero(per_query >= _SORT_FROM).tolist():
         order = np.argsort(similarities[query])
-        ordered, mine = similarities[query][order], np.flatnonzero(place == query)
-        ends = np.searchsorted(ordered, high[mine], side="right")
-        starts = np.searchsorted(ordered, low[mine], side="left")
-        before[mine], reached[mine] = len(ordered) - ends, len(ordered) - starts
-        cut = zip(mine.tolist(), starts, ends, strict=True)
-        doubtful += [(at, order[start:end]) for at, start, end in cut if end - start > known[at]]
+        ordered, entries = similarities[query][order], np.flatnonzero(place == query)
+        ends = np.searchsorted(ordered, high[entries], side="right")
+        starts = np.searchsorted(ordered, low[entries], side="left")
+        before[entries], reached[entries] = len(ordered) - ends, len(ordered) - starts
+        ranges = zip(entries.tolist(), starts, ends, strict=True)
+        doubtful += [(at, order[start:end]) for at, start, end in ranges if end - start > known[at]]
     tied = reached - before
     if doubtful:
-        which = np.array([at for at, _ in doubtful])
-        owner = np.repeat(which, [len(near) for _, near in doubtful])
+        entries = np.array([at for at, _ in doubtful])
+        owner = np.repeat(entries, [len(near) for _, near in doubtful])
         products = space.exact(queries[place[owner]], np.concatenate([near for _, near in doubtful]))
         before += np.bincount(owner[products > value[owner]], minlength=len(place))
-        tied[which] = np.bincount(owner[products == value[owner]], minlength=len(place))[which]
+        tied[entries] = np.bincount(owner[products == value[owner]], minlength=len(place))[entries]
     return before, tied

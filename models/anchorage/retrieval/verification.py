@@ -1,11 +1,11 @@
-"""Same thing or not: ROC, equal error rate and true-accept rates over pairs, with intervals that know about classes.
+"""Verification metrics of pairs: ROC, equal error rate and true-accept rates, with bootstrap intervals over classes.
 
-A pair is a query and a gallery item; it is accepted when its similarity reaches the threshold. False accepts are the
-share of other-class pairs accepted, true accepts that of same-class pairs. Every pair of the chosen queries counts;
-similarities are told apart in steps of 0.0001, which is also the step of a threshold.
+A pair of a query and a gallery item is accepted if its similarity is at or above the threshold. The false-accept rate
+is the share of other-class pairs that are accepted, the true-accept rate that of same-class pairs. All pairs of the
+sampled queries count; similarities and thresholds have a resolution of 0.0001.
 
-Pairs of one class rise and fall together, so the intervals come from resampling classes of queries with replacement
-(percentile bootstrap), at the thresholds found on all pairs.
+Pairs of one class are correlated, so the confidence intervals resample the classes of queries with replacement
+(percentile bootstrap), at the thresholds of the full data.
 """
 
 from typing import Any
@@ -30,23 +30,24 @@ def verification(
     seed: int = 0,
     groups: np.ndarray | None = None,
 ) -> dict[str, Any] | None:
-    """Verification numbers of a space.
+    """Compute the verification metrics of embeddings.
 
     Args:
-        pairs: counts over the same rows.
+        pairs: result of `pair_statistics` for the same rows.
         vectors: `(M, D)` float32 of unit length.
         labels: `(M,)` classes.
         roles: `(M,)` "query", "gallery" or "both".
-        targets: false-accept rates to stay at or below.
-        resamples: bootstrap resamples of the classes.
-        seed: of the bootstrap.
+        targets: upper limits of the false-accept rate.
+        resamples: number of bootstrap resamples of the classes.
+        seed: seed of the bootstrap.
         groups: as for `pair_statistics`.
 
     Returns:
-        JSON-ready: `pairs` counted; `roc` (`threshold`, `false_accept`, `true_accept`, about 200 points from strict to
-        lax), `auc` under it, `auprc` of all pairs in one ranking (steps, as average precision); `equal_error` and, per
-        target, `at`: `threshold`, rates and their `interval`s; `interval` says how those were made. A target that
-        fewer than ten other-class pairs would have to decide has a `reason` instead. None without pairs of both kinds.
+        JSON-ready dict: number of `pairs`; `roc` (`threshold`, `false_accept`, `true_accept`, about 200 points from
+        high to low thresholds), its `auc`, and `auprc` of all pairs in one ranking (the average precision);
+        `equal_error` and, per target, `at`: `threshold`, rates and their `interval`s; `interval` describes the method
+        of the intervals. A target that fewer than ten other-class pairs would decide has a `reason` instead. None if
+        there are no same-class or no other-class pairs.
     """
     positives, negatives = int(pairs.positive.sum()), int(pairs.negative.sum())
     if not positives or not negatives:
@@ -87,7 +88,7 @@ def verification(
 
 
 def accepted_share(counts: np.ndarray) -> np.ndarray:
-    """`(BINS + 1,)` share of the pairs at or above each edge."""
+    """Return the share `(BINS + 1,)` of the pairs at or above each edge."""
     at_or_above = np.concatenate([np.cumsum(counts[::-1])[::-1], [0]])
     return at_or_above / counts.sum()
 
@@ -105,7 +106,7 @@ def _rates(
 
 
 def _resample(accepted: Accepted, labels: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`(resamples, T)` true-accept and false-accept rates over classes drawn with replacement."""
+    """Compute true-accept and false-accept rates `(resamples, T)` over classes drawn with replacement."""
     classes, codes = np.unique(labels, return_inverse=True)
     sums = [np.zeros((len(classes), *part.shape[1:])) for part in accepted]
     for total, part in zip(sums, accepted, strict=True):
@@ -120,10 +121,10 @@ def _resample(accepted: Accepted, labels: np.ndarray, resamples: int, seed: int)
 
 
 def _curve(true_accept: np.ndarray, false_accept: np.ndarray) -> dict[str, list[float]]:
-    """Points spread evenly over the logarithm of the false-accept rate, where the interesting part lies."""
-    least = false_accept[false_accept > 0].min()
-    wanted = np.geomspace(least, 1.0, _CURVE)
-    edges = np.unique([int(np.argmax(false_accept <= rate)) for rate in wanted])[::-1]
+    """Choose points of the ROC that are evenly spaced in the logarithm of the false-accept rate."""
+    lowest = false_accept[false_accept > 0].min()
+    rates = np.geomspace(lowest, 1.0, _CURVE)
+    edges = np.unique([int(np.argmax(false_accept <= rate)) for rate in rates])[::-1]
     return {
         "threshold": [_threshold(edge) for edge in edges],
         "false_accept": false_accept[edges].tolist(),

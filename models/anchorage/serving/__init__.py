@@ -1,1 +1,1 @@
-"""What a release does: the exported network, and search by image."""
+"""Export of the trained encoder, and image search in a release."""

@@ -1,4 +1,4 @@
-"""The trained encoder as a SavedModel that stock TF Serving runs: image bytes or vectors in, embeddings out."""
+"""Export of the trained encoder as a SavedModel for TensorFlow Serving: image bytes or vectors in, embeddings out."""
 
 import hashlib
 import json
@@ -18,19 +18,19 @@ _COUNTED = re.compile(r'_\d+"')
 
 
 def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: RecordSpec) -> None:
-    """Write a SavedModel whose signatures hold decoding and resizing, the same as in training.
+    """Write a SavedModel whose signatures include the decoding and resizing of training.
 
-    Signatures, all giving `embeddings` `(N, D)` float32:
+    Signatures, all with the output `embeddings` `(N, D)` float32:
 
-        serving_default   images: (N,) strings, encoded images; of an encoder of vectors: vectors: (N, V) float32
-        pixels            images: (N, S, S, 3) uint8, decoded and resized already; not for vectors
+        serving_default   images: (N,) strings, encoded images; for an encoder of vectors, vectors: (N, V) float32
+        pixels            images: (N, S, S, 3) uint8, decoded and resized; not for vectors
 
     Args:
-        encoder: from `(N, S, S, 3)` pixels in 0..255, or from `(N, V)` vectors, to `(N, D)` embeddings, or to a dict
-            with `"embeddings"`.
-        folder: where to; must not hold anything yet. Gets `identity.json` as well: two exports of one encoder have the
-            same fingerprint though their files differ.
-        spec: what the encoder was trained on.
+        encoder: model from `(N, S, S, 3)` pixels in 0..255, or from `(N, V)` vectors, to `(N, D)` embeddings, or to a
+            dict with `"embeddings"`.
+        folder: target folder, which must be empty. `identity.json` is also written to it: two exports of one encoder
+            have the same fingerprint although their files differ.
+        spec: shape and type of the training records.
     """
     import tensorflow as tf
 
@@ -38,7 +38,7 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
 
     def embed(records):
         rows = tf.shape(records)[0]
-        # TensorFlow's oneDNN convolution gives an empty batch a wrong shape: one black image stands in for none.
+        # TensorFlow's oneDNN convolution returns a wrong shape for an empty batch: embed one black image instead.
         records = tf.cond(rows > 0, lambda: records, lambda: tf.zeros((1, *spec.shape), spec.dtype))
         outputs = encoder(records, training=False)
         embeddings = named_outputs(outputs)["embeddings"]
@@ -66,10 +66,10 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
 
 
 def _content(encoder: keras.Model, spec: RecordSpec) -> dict[str, Any]:
-    """What makes the exported model what it is, beside the code of its graph.
+    """Return what identifies the exported model, in addition to the operations of its graph.
 
-    Weights go by their place in the encoder, and numbers at the end of names are left out: Keras counts them up with
-    every layer that the process has made before.
+    Weights are listed in the order of the encoder, and numbers at the end of layer names are removed, since they depend
+    on the layers that the process has created before.
     """
     weights = [[w.dtype, list(w.shape), hashlib.sha256(_bytes(w)).hexdigest()] for w in encoder.weights]
     config = json.dumps(keras.saving.serialize_keras_object(encoder), sort_keys=True, default=str)
@@ -82,7 +82,7 @@ def _bytes(weight: keras.Variable) -> bytes:
 
 
 def _count_operations(folder: str | os.PathLike) -> dict[str, int]:
-    """How often each operation stands in the SavedModel's graph, that of its preprocessing included."""
+    """Count the operations in the graph of a SavedModel, including preprocessing."""
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     saved = SavedModel.FromString((Path(folder) / "saved_model.pb").read_bytes())

@@ -1,5 +1,6 @@
-"""Search by image in one release: bytes in, ids of the nearest gallery images out."""
+"""Image search in a release: image bytes in, ids of the nearest gallery images out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,29 +14,29 @@ from anchorage.retrieval.calibration import match_probability
 from anchorage.retrieval.index import load_index, search
 from anchorage.retrieval.table import read_ids
 
-_BATCH = 64  # images embedded at once
+_BATCH = 64  # images per batch
 
 
 class Answer(NamedTuple):
-    """What one image found, nearest first.
+    """Search results of one image, nearest first.
 
     Attributes:
-        ids: of gallery images; empty where the image is at fault.
-        labels: their classes.
+        ids: ids of the gallery images; empty if the image has a fault.
+        labels: classes of the gallery images.
         scores: cosine similarities, in [-1, 1].
-        likely: whether each score reaches the release's threshold for a
-            likely match; None where the release has no threshold.
-        probabilities: of each being a match, for an image of a class that
-            the encoder was not trained on; None for answers farther down the
-            list than the probability was fitted to, or for all of them where
-            the release has no probability that held on the test classes.
-        unknown: whether even the nearest lies below the threshold for an
-            answer, so that the image shows nothing that the gallery holds;
-            None where the release has no threshold that held on the test
-            classes.
-        fault: why the image could not be used; None if all is well.
-        left_out: ids of gallery images that are the query itself, pixel for
-            pixel, under whatever name; they are no answers.
+        likely: whether each score is at or above the release's threshold for
+            a likely match; None if the release has no threshold.
+        probabilities: probability of each to be a match, for images of
+            classes that the encoder was not trained on; None for ranks beyond
+            those used for the fit. None if the release has no match
+            probability that holds on the test classes.
+        unknown: whether the nearest score is below the threshold for
+            "unknown", so that the gallery probably does not contain the class
+            of the image; None if the release has no threshold that holds on
+            the test classes.
+        fault: why the image could not be used, or None.
+        left_out: ids of gallery images with the same pixels as the query,
+            which are excluded from the results.
     """
 
     ids: list[str]
@@ -49,27 +50,28 @@ class Answer(NamedTuple):
 
 
 class Searcher:
-    """Model, index and gallery of one release, loaded together.
+    """Loads model, index and gallery of a release, and searches them.
 
     Args:
-        release: from `open_release`, which compared every file with its hash.
+        release: from `open_release`, which verifies all files.
 
     Attributes:
-        probability: how the chance of a match follows from an answer; None if
-            the release has none that held on its test classes.
+        probability: parameters of the match probability; None if the release
+            has none that holds on its test classes.
         unknown_below: cosine below which a query counts as unknown, or None.
-        doubts: sentences on why there is no probability or no such cosine.
+        doubts: sentences on why there is no match probability or no threshold
+            for unknown queries.
 
     Raises:
-        DataError: `E_RELEASE_MIXED` if gallery, index and model do not fit
-            together, `E_QUERY_SHAPE` if their dimensions differ.
+        DataError: `E_RELEASE_MIXED` if gallery, index and model do not match,
+            `E_QUERY_SHAPE` if their dimensions differ.
     """
 
     def __init__(self, release: Release):
         import tensorflow as tf
 
         self.release = release
-        self._model = tf.saved_model.load(str(release.path))  # the signature does not keep the model alive
+        self._model = tf.saved_model.load(str(release.path))  # a signature holds no reference to the model
         self._embed = self._model.signatures["serving_default"]
         self.dimension = self._embed.structured_outputs["embeddings"].shape[-1]
         self.index = load_index(release.index_folder, dimension=self.dimension)
@@ -79,7 +81,7 @@ class Searcher:
         self.probability: dict | None = self.calibration.get("probability") if self._holds("probability") else None
         self.unknown_below: float | None = self.calibration["unknown"]["threshold"] if self._holds("unknown") else None
         self.doubts = _doubts(self.calibration)
-        self._rows_of: dict[str, list[int]] = {}  # by digest; empty for an earlier release, which has none
+        self._rows_of: dict[str, list[int]] = {}  # by pixel digest; empty for releases of earlier formats
         for row, digest in enumerate(self.gallery.get("pixels", ())):
             self._rows_of.setdefault(digest, []).append(row)
         if len(self.gallery["id"]) != self.index.rows:
@@ -90,36 +92,36 @@ class Searcher:
             )
 
     def search(self, images: Sequence[bytes], k: int = 10) -> list[Answer]:
-        """The `k` nearest gallery images of each image, other than the image itself.
+        """Search the `k` nearest gallery images of each image, without the image itself.
 
         Args:
             images: encoded images (JPEG, PNG, GIF, BMP, WebP).
-            k: answers per image; cut to what the gallery holds besides the
-                image.
+            k: number of results per image, limited by the size of the gallery.
 
         Returns:
-            One answer per image, in their order; a bad image has a fault in
-            its own answer and leaves the others alone.
+            One answer per image, in the order of `images`; the answer of an
+            invalid image has a fault, and the others are not affected.
 
         Raises:
             UsageError: if `k < 1`.
         """
         vectors, faults = self.embed(images)
-        own = [self._find(image) for image, fault in zip(images, faults, strict=True) if not fault]
+        own = [self._find_copies(image) for image, fault in zip(images, faults, strict=True) if not fault]
         voters = self.probability["neighbors"] if self.probability else 0
         rows, scores = search(self.index, vectors, max(k, voters if k > 0 else 0) + max(map(len, own), default=0))
-        found = iter(zip(rows, scores, own, strict=True))
+        results = iter(zip(rows, scores, own, strict=True))
         return [
-            Answer([], [], [], None, None, None, fault) if fault else self._answer(*next(found), k) for fault in faults
+            Answer([], [], [], None, None, None, fault) if fault else self._answer(*next(results), k)
+            for fault in faults
         ]
 
     def embed(self, images: Sequence[bytes]) -> tuple[np.ndarray, list[ImageFault | None]]:
-        """Embeddings of the good images, `(n, D)` float32 in their order, and one fault or None per image."""
+        """Embed the valid images; return `(n, D)` float32 in their order, and one fault or None per image."""
         faults = [check_image(image) for image in images]
-        good = [at for at, fault in enumerate(faults) if fault is None]
+        valid = [at for at, fault in enumerate(faults) if fault is None]
         vectors = [np.empty((0, self.dimension), np.float32)]
-        for start in range(0, len(good), _BATCH):
-            batch = good[start : start + _BATCH]
+        for start in range(0, len(valid), _BATCH):
+            batch = valid[start : start + _BATCH]
             vectors.append(self._run([images[at] for at in batch]))
         return np.concatenate(vectors), faults
 
@@ -128,15 +130,15 @@ class Searcher:
 
         return self._embed(images=tf.constant(images, tf.string))["embeddings"].numpy()
 
-    def _find(self, image: bytes) -> list[int]:
-        """Gallery rows whose pixels, as the encoder sees them, are those of the image."""
+    def _find_copies(self, image: bytes) -> list[int]:
+        """Return the gallery rows with the same pixels, decoded and resized, as the image."""
         if not self._rows_of:
             return []
         facts, (pixels, _) = self.index.facts, decode_checked(image)
         return self._rows_of.get(content_digest(resize_image(pixels, facts["image_size"], facts["fit"]).numpy()), [])
 
     def _holds(self, part: str) -> bool:
-        """Whether a part of the calibration held on the test classes; one of an earlier format was never checked."""
+        """Return whether a part of the calibration holds on the test classes; earlier formats have no check."""
         return self.calibration.get("check", {}).get(part, {}).get("holds", False)
 
     def _answer(self, rows: np.ndarray, scores: np.ndarray, own: list[int], k: int) -> Answer:
@@ -145,8 +147,8 @@ class Searcher:
         ids, labels = self.gallery["id"][rows], self.gallery["label"][rows]
         probabilities = None
         if self.probability and len(scores):
-            (chances,) = match_probability(self.probability, scores[None], labels[None]).tolist()
-            probabilities = [None if chance != chance else chance for chance in chances[:k]]  # nan: too far down
+            (values,) = match_probability(self.probability, scores[None], labels[None]).tolist()
+            probabilities = [None if math.isnan(value) else value for value in values[:k]]
         likely = None if self.threshold is None else (scores[:k] >= self.threshold).tolist()
         unknown = None if self.unknown_below is None or not len(scores) else bool(scores[0] < self.unknown_below)
         return Answer(
@@ -166,13 +168,13 @@ def _doubts(calibration: Mapping[str, Any]) -> list[str]:
         return []
     if "check" not in calibration:
         reason = calibration.get(
-            "reason", "this release is of an earlier format, which was not checked on test classes"
+            "reason", "this release has an earlier format, which was not validated on test classes"
         )
-        return [f"no percent and no unknown queries: {reason}"]
-    told = {"probability": "no percent", "unknown": "no query is called unknown"}
-    parts = {part: calibration["check"][part] for part in told}
+        return [f"no match probability and no unknown queries: {reason}"]
+    missing = {"probability": "no match probability", "unknown": "no query is marked as unknown"}
+    checks = {part: calibration["check"][part] for part in missing}
     return [
-        f"{told[part]}: {found.get('statement') or found['reason']}"
-        for part, found in parts.items()
-        if not found["holds"]
+        f"{missing[part]}: {check.get('statement') or check['reason']}"
+        for part, check in checks.items()
+        if not check["holds"]
     ]

@@ -1,1 +1,1 @@
-"""What surrounds a loss while it trains: optimizers, the fit loop, checkpoints."""
+"""The training loop, optimizers, learning-rate schedules and checkpoints."""

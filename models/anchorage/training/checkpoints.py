@@ -1,4 +1,4 @@
-"""Checkpoints of a training: each is whole or not there, and going on from it equals never having stopped."""
+"""Atomic checkpoints of a training; a resumed training gives the same result as an uninterrupted one."""
 
 import json
 import logging
@@ -27,14 +27,14 @@ _SAMPLER, _STATE = "sampler.npz", "state.json"
 
 @dataclass
 class Progress:
-    """How far a training is.
+    """Progress of a training.
 
     Args:
-        step: training steps done, over all epochs.
-        history: one row of logs for each epoch, from epoch 0, the network before the first step.
+        step: number of completed training steps, over all epochs.
+        history: one row of logs per epoch, from epoch 0, the network before the first step.
         best_step: step of the checkpoint with the best value of the monitored metric.
-        best_value: that value.
-        waited: epochs since then.
+        best_value: best value of the monitored metric.
+        waited: epochs since the best value.
     """
 
     step: int = 0
@@ -45,23 +45,21 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Number of completed epochs."""
         return max(len(self.history) - 1, 0)
 
 
 class Checkpoints:
-    """The checkpoints of one training, in one folder; kept are the newest, the best and that of epoch 0.
+    """Saves and restores the checkpoints of a training; keeps the newest, the best and that of epoch 0.
 
-    A checkpoint is a folder `step-<n>` with the learner's variables (proxies, moving statistics and random states
-    among them), the optimizer's, those of the running metrics, what a refreshed sampler knows of the classes, and
-    `state.json` with the progress and the hash of each file. It is written aside and renamed, so a reader never meets
-    half of one.
+    A checkpoint is a folder `step-<n>` with the variables of the learner (including proxies, moving statistics and
+    random states), of the optimizer and of the running metrics, the state of a refreshed sampler, and `state.json` with
+    the progress and the hash of each file. It is written to a temporary folder and renamed, so it is never incomplete.
 
     Args:
-        folder: where they are; made if absent.
-        run_key: what tells this training from others, such as a hash of its settings; a checkpoint of another
-            training is refused.
-        sampler: of the training; None for one that is a pure function of seed and step.
+        folder: folder of the checkpoints; created if missing.
+        run_key: identifies the training, such as a hash of its settings; checkpoints with another key are rejected.
+        sampler: sampler of the training; None if it is a pure function of seed and step.
     """
 
     def __init__(self, folder: str | Path, run_key: str = "", sampler: Sampler | None = None):
@@ -71,39 +69,39 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, learner: keras.Model, progress: Progress) -> Path:
-        """Write a checkpoint, then drop those no longer needed.
+        """Write a checkpoint, then delete those no longer needed.
 
         Raises:
-            ResourceError: E_DISK_FULL or E_NOT_WRITABLE; the checkpoints before stay.
+            ResourceError: E_DISK_FULL or E_NOT_WRITABLE; earlier checkpoints are kept.
         """
         remove_leftovers(self.folder)
         target = self._path(progress.step)
-        aside = self.folder / f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}"
+        temporary = self.folder / f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}"
         parts = {name: _numbered(variables) for name, variables in _parts(learner).items()}
         if self._sampler is not None:
             parts[_SAMPLER] = self._sampler.get_state()
         try:
             with disk_trouble(self.folder, sum(map(_size, parts.values()))):
-                aside.mkdir()
-                hashes = {name: _write(arrays, aside / name) for name, arrays in parts.items()}
+                temporary.mkdir()
+                hashes = {name: _write(arrays, temporary / name) for name, arrays in parts.items()}
                 facts = {"format": FORMAT, "run_key": self.run_key, "files": hashes, "progress": asdict(progress)}
-                write_hashed(json.dumps(facts, indent=1).encode(), aside / _STATE)
-                flush_folder(aside)
-                shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
-                aside.rename(target)
+                write_hashed(json.dumps(facts, indent=1).encode(), temporary / _STATE)
+                flush_folder(temporary)
+                shutil.rmtree(target, ignore_errors=True)  # a damaged checkpoint of the same step
+                temporary.rename(target)
                 flush_folder(self.folder)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         self._prune({0, progress.step, progress.best_step})
         return target
 
     def resume(self, learner: keras.Model) -> Progress:
-        """Bring the learner to the newest whole checkpoint; a fresh `Progress` if there is none.
+        """Restore the learner from the newest intact checkpoint; return a new `Progress` if there is none.
 
-        One whose best checkpoint, or that of epoch 0, is damaged or gone is of no use: the result needs all three.
+        A checkpoint is skipped if the best one or that of epoch 0 is damaged or missing: the result needs all three.
 
         Raises:
-            UsageError: E_CHECKPOINT_OTHER if the checkpoint is of another training.
+            UsageError: E_CHECKPOINT_OTHER if the checkpoint belongs to another training.
         """
         for step in sorted(self._steps(), reverse=True):
             facts = self._read(step)
@@ -122,20 +120,20 @@ class Checkpoints:
         return Progress()
 
     def restore_best(self, learner: keras.Model, progress: Progress) -> None:
-        """Give the learner the variables of the best checkpoint; its optimizer stays as it is."""
+        """Restore the variables of the best checkpoint, without the optimizer."""
         if progress.best_step is not None:
             self._assign(self._path(progress.best_step) / _MODEL, learner.variables)
 
     def start_weights(self, learner: keras.Model) -> list[np.ndarray]:
-        """What `learner.encoder.get_weights()` gave before the first step."""
-        places = {id(variable): place for place, variable in enumerate(learner.variables)}
+        """Return the result of `learner.encoder.get_weights()` before the first step."""
+        numbers = {id(variable): number for number, variable in enumerate(learner.variables)}
         with np.load(self._path(0) / _MODEL, allow_pickle=False) as arrays:
-            return [arrays[f"{places[id(variable)]:05d}"] for variable in learner.encoder.weights]
+            return [arrays[f"{numbers[id(variable)]:05d}"] for variable in learner.encoder.weights]
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint, if any."""
-        whole = (step for step in sorted(self._steps(), reverse=True) if self._read(step) is not None)
-        step = next(whole, None)
+        """Return the newest intact checkpoint, or None."""
+        intact = (step for step in sorted(self._steps(), reverse=True) if self._read(step) is not None)
+        step = next(intact, None)
         return None if step is None else self._path(step)
 
     def _path(self, step: int) -> Path:
@@ -152,25 +150,24 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, TypeError):
             damaged = True
         if damaged:
-            logging.warning("Checkpoint %s is damaged and left aside.", path)
+            logging.warning("Checkpoint %s is damaged and is ignored.", path)
             return None
         if facts["run_key"] != self.run_key:
             raise UsageError(
                 "E_CHECKPOINT_OTHER",
-                f"{path} is of another training. Expected run key {self.run_key!r}. Received: {facts['run_key']!r}. "
-                "Remove the folder, or choose another one.",
+                f"{path} belongs to another training. Expected run key {self.run_key!r}. Received: "
+                f"{facts['run_key']!r}. Remove the folder or choose another one.",
             )
         return facts
 
     def _assign(self, path: Path, variables: list) -> None:
         with np.load(path, allow_pickle=False) as arrays:
             values = [arrays[name] for name in arrays.files]
-        found, wanted = [v.shape for v in values], [tuple(v.shape) for v in variables]
-        if found != wanted:
+        if [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
             raise UsageError(
                 "E_CHECKPOINT_OTHER",
-                f"{path} is of another model. Expected {len(wanted)} arrays with the shapes of this one. Received: "
-                f"{len(found)} arrays, other shapes. Remove the checkpoint folder, or choose another one.",
+                f"{path} belongs to another model. Expected {len(variables)} arrays with the shapes of this model. "
+                f"Received: {len(values)} arrays, other shapes. Remove the checkpoint folder or choose another one.",
             )
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
@@ -193,7 +190,7 @@ def _numbered(variables: list) -> dict[str, Any]:
 
 
 def _write(arrays: Mapping[str, Any], path: Path) -> str:
-    """Write variables or arrays as one `.npz` file, flushed to the disk; returns its SHA-256."""
+    """Write variables or arrays to an `.npz` file, flush it to the disk, and return its SHA-256."""
     with path.open("xb") as file:
         np.savez(file, **{name: keras.ops.convert_to_numpy(array) for name, array in arrays.items()})
         file.flush()

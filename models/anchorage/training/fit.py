@@ -1,4 +1,4 @@
-"""The training loop: Keras' own `fit`, watched by callbacks that validate, keep, resume and stop."""
+"""The training loop: Keras' `fit` with callbacks for validation, checkpoints, resumption and early stopping."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,18 +25,18 @@ from anchorage.training.settings import TrainingSettings
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training came to.
+    """Result of a training.
 
     Args:
-        history: one row for each epoch: `epoch`, `loss`, `val_recall@1`, `val_map@r`, `learning_rate`. The first is
-            epoch 0, the network before the first step, which has neither a loss nor a rate.
-        best_epoch: epoch whose weights the learner has now; the last one without validation.
-        best_value: of MAP@R on the validation classes in that epoch; None without validation.
+        history: one row per epoch: `epoch`, `loss`, `val_recall@1`, `val_map@r`, `learning_rate`. The first is epoch 0,
+            the network before the first step, without loss and learning rate.
+        best_epoch: epoch of the learner's weights; the last epoch without validation.
+        best_value: MAP@R on the validation classes after that epoch; None without validation.
         stop_reason: why the training ended before its last epoch; empty if it did not.
-        resumed_step: step from which this call went on; 0 for a training from the start.
-        start_weights: of the encoder before the first step, to judge what the training was good for.
-        settings: encoder, loss and training as they were used, with what the recipe chose; empty from `fit_learner`.
-        recipe: how each of these values came about.
+        resumed_step: step of the checkpoint that this call resumed from; 0 for a new training.
+        start_weights: weights of the encoder before the first step, for the evaluation of the untrained network.
+        settings: settings of encoder, loss and training, with the choices of the recipe; empty from `fit_learner`.
+        recipe: origin of each of these settings.
     """
 
     history: list[dict[str, float]]
@@ -47,11 +47,6 @@ class FitResult:
     start_weights: list[np.ndarray] = field(default_factory=list)
     settings: Mapping[str, Any] = field(default_factory=dict)
     recipe: Sequence[Choice] = ()
-
-    @property
-    def stopped_early(self) -> bool:
-        """Whether the training ended before its last epoch."""
-        return bool(self.stop_reason)
 
 
 def fit_learner(
@@ -72,45 +67,46 @@ def fit_learner(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> FitResult:
-    """Train a compiled learner, and leave it with the weights of its best epoch.
+    """Train a compiled learner and restore the weights of its best epoch.
 
-    Before the first step and after each epoch it is judged by MAP@R on `validation_store`, whose classes must not
-    be among those of `store`; a training that stays below its start ends early, see `reason_to_stop`. With a
-    `checkpoint_folder` a call that was cut off (killed, pre-empted, no more disk) goes on where the newest checkpoint
-    stands, and ends as if nothing had happened.
+    Before the first step and after each epoch the learner is evaluated by MAP@R on `validation_store`, whose classes
+    must not be in `store`. A training that stays below its start ends early, see `reason_to_stop`. With a
+    `checkpoint_folder`, a call after an interruption (kill, preemption, full disk) resumes from the newest checkpoint
+    and gives the same result as an uninterrupted training.
 
     Args:
         learner: compiled `MetricLearner`.
         store: training images.
         validation_store: images of other classes; None trains without validation and keeps the last weights.
-        sampler: which rows of `store` a step gets. One that goes by where the classes lie is told so before the first
-            step and after each epoch; each epoch is then a call of Keras' `fit` of its own.
-        epochs: most epochs to train.
-        steps_per_epoch: 0 for one round of the sampler.
+        sampler: chooses the rows of each step. An embedding-aware sampler is updated with current embeddings before the
+            first step and after each epoch; each epoch is then a separate call of Keras' `fit`.
+        epochs: largest number of epochs.
+        steps_per_epoch: steps per epoch; 0 for one round of the sampler.
         augmentation: Keras layers from `create_augmentation`.
-        seed: of the augmentation.
-        checkpoint_folder: where checkpoints stay; None keeps none beyond the call.
-        run_key: tells this training from others, such as a hash of its settings.
-        log_folder: for TensorBoard; None writes none.
-        patience: epochs without a better value after which to stop; 0 never stops early.
-        keep_start: whether the network before the first step may be the best one; not where it was judged as the
-            result of another training.
-        callbacks: further Keras callbacks.
-        verbose: as in Keras: 0 silent, 1 a bar, 2 a line an epoch; `"auto"`: a bar on a terminal, else lines.
+        seed: seed of the augmentation.
+        checkpoint_folder: folder of the checkpoints; None deletes them at the end of the call.
+        run_key: identifies the training, such as a hash of its settings.
+        log_folder: folder of TensorBoard logs; None for no logs.
+        patience: epochs without improvement after which to stop; 0 for no limit.
+        keep_start: whether the network before the first step can be the best one; False if it is the result of another
+            training.
+        callbacks: additional Keras callbacks.
+        verbose: as in Keras: 0 silent, 1 progress bar, 2 one line per epoch; `"auto"` for a progress bar on a terminal
+            and lines elsewhere.
 
     Raises:
-        DataError: E_LOSS_NOT_FINITE as soon as the loss is nan or infinite, E_SPLIT_EMPTY, E_NO_RELEVANT.
-        ResourceError: E_INTERRUPTED after SIGTERM, with a checkpoint written; E_DISK_FULL.
-        UsageError: E_SAMPLER if a batch cannot be dealt evenly to the replicas;
-            E_CHECKPOINT_OTHER if the folder holds another training.
+        DataError: E_LOSS_NOT_FINITE as soon as the loss is NaN or infinite, E_SPLIT_EMPTY, E_NO_RELEVANT.
+        ResourceError: E_INTERRUPTED after SIGTERM, once a checkpoint is written; E_DISK_FULL.
+        UsageError: E_SAMPLER if a batch cannot be divided evenly among the replicas; E_CHECKPOINT_OTHER if the folder
+            belongs to another training.
     """
     if not len(store):
         raise DataError("E_SPLIT_EMPTY", "Expected images to train on. Received: none.")
     if sampler.batch_size % replicas():
         raise UsageError(
             "E_SAMPLER",
-            f"A batch of {sampler.batch_size} rows cannot be dealt evenly to {replicas()} replicas. "
-            "Choose a batch size that is a multiple of their number.",
+            f"Expected a batch size that is a multiple of the {replicas()} replicas. Received: {sampler.batch_size} "
+            "rows. Choose another batch size.",
         )
     steps = steps_per_epoch or sampler.steps_per_round
     _build(learner, store.spec.shape)
@@ -132,7 +128,7 @@ def fit_learner(
         verbose = verbose if verbose != "auto" else 1 if sys.stdout.isatty() else 2
         boards = [EpochBoard(str(log_folder), write_graph=False)] if log_folder else []
         if progress.history:
-            print(f"going on after step {resumed_step} of {epochs * steps}, from {checkpoints.folder}", flush=True)
+            print(f"resuming after step {resumed_step} of {epochs * steps}, from {checkpoints.folder}", flush=True)
         else:
             for method in learner.methods:
                 method.start(context)
@@ -141,15 +137,15 @@ def fit_learner(
             _print_start(progress.history[0], learner, boards, verbose)
         callbacks = [*callbacks, norms, monitor, *boards]
         while progress.epoch < epochs and not monitor.stop_reason:
-            rest = steps - progress.step % steps  # less than a whole epoch after an interruption within one
-            last = progress.epoch + 1 if rest < steps else epochs
-            todo = rest if is_refreshed(sampler) else rest + (last - progress.epoch - 1) * steps
+            remaining = steps - progress.step % steps  # less than an epoch after an interruption within an epoch
+            last = progress.epoch + 1 if remaining < steps else epochs
+            count = remaining if is_refreshed(sampler) else remaining + (last - progress.epoch - 1) * steps
             learner.fit(
-                training_batches(store, sampler, progress.step, todo, augmentation, seed),
+                training_batches(store, sampler, progress.step, count, augmentation, seed),
                 initial_epoch=progress.epoch,
                 epochs=last,
-                steps_per_epoch=rest,
-                shuffle=False,  # the sampler did
+                steps_per_epoch=remaining,
+                shuffle=False,  # the sampler shuffles
                 callbacks=callbacks,
                 verbose=verbose,
             )
@@ -173,7 +169,7 @@ def _build(learner: MetricLearner, shape: tuple[int, ...]) -> None:
 
 
 class EpochBoard(keras.callbacks.TensorBoard):
-    """TensorBoard whose epochs count as those of the history: the first one trained is 1."""
+    """TensorBoard callback that numbers epochs as the history does: the first trained epoch is 1."""
 
     def log_start(self, learner: MetricLearner, row: Mapping[str, float]) -> None:
         """Log epoch 0."""
@@ -187,8 +183,8 @@ class EpochBoard(keras.callbacks.TensorBoard):
 def _print_start(
     row: Mapping[str, float], learner: MetricLearner, boards: Sequence[EpochBoard], verbose: int | str
 ) -> None:
-    shown = " - ".join(f"{name}: {value:.4f}" for name, value in row.items() if name != "epoch")
+    metrics = " - ".join(f"{name}: {value:.4f}" for name, value in row.items() if name != "epoch")
     if verbose:
-        print(f"Epoch 0, before the first step - {shown}", flush=True)
+        print(f"Epoch 0, before the first step - {metrics}", flush=True)
     for board in boards:
         board.log_start(learner, row)

@@ -1,4 +1,4 @@
-"""Batch normalisation in weights that are held still: its statistics stay, too."""
+"""Batch normalization of frozen layers in inference mode."""
 
 from types import TracebackType
 
@@ -8,15 +8,15 @@ from anchorage.training.optimizers import RateFactors
 
 
 class FrozenNorms(keras.callbacks.Callback):
-    """While entered, has batch normalisation use its stored statistics as long as the optimizer holds its layer still.
+    """Runs batch normalization with its moving statistics while the optimizer freezes the layer.
 
-    Without it a frozen trunk would drift: its running means follow the batches whatever the learning rate. The scales
-    and offsets of such a layer are the optimizer's affair, like all weights.
+    Otherwise a frozen trunk would drift, since moving averages are updated at any learning rate. Scales and offsets are
+    trained or frozen by the optimizer, like all other weights. Use it as a context manager and callback.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._held: list[keras.layers.BatchNormalization] = []
+        self._frozen: list[keras.layers.BatchNormalization] = []
 
     def __enter__(self) -> "FrozenNorms":
         return self
@@ -28,33 +28,33 @@ class FrozenNorms(keras.callbacks.Callback):
         self._update()
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._held:
+        if self._frozen:
             self._update()
 
     def _release(self) -> None:
-        for layer in self._held:
+        for layer in self._frozen:
             layer.trainable = True
-        self._held = []
+        self._frozen = []
 
     def _update(self) -> None:
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         if not isinstance(optimizer, RateFactors):
             return
-        before = self._held
-        held = [
+        before = self._frozen
+        frozen = [
             layer
             for layer in self.model.encoder._flatten_layers()
             if isinstance(layer, keras.layers.BatchNormalization)
-            and (layer.trainable or layer in before)  # the others are never let go
-            and optimizer.holds(layer.moving_mean.path)
+            and (layer.trainable or layer in before)  # others were frozen by the user and stay so
+            and optimizer.is_frozen(layer.moving_mean.path)
         ]
-        if held == before:
+        if frozen == before:
             return
         self._release()
-        for layer in held:
-            scales = layer.trainable_weights
-            layer.trainable = False  # makes Keras take the stored statistics
-            for weight in scales:
-                weight.trainable = True  # but the learner must have the same trainable weights all the time
-        self._held = held
+        for layer in frozen:
+            weights = layer.trainable_weights
+            layer.trainable = False  # makes Keras use the moving statistics
+            for weight in weights:
+                weight.trainable = True  # the optimizer needs the same trainable weights at every step
+        self._frozen = frozen
         self.model.make_train_function(force=True)

@@ -1,4 +1,4 @@
-"""Tells a sampler where the classes lie now."""
+"""Update of embedding-aware samplers with current embeddings."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ from anchorage.methods import TrainingContext
 
 
 def refresh_sampler(context: TrainingContext, step: int, batch_size: int = 256) -> bool:
-    """Embed the items a sampler asks for with the network as it is; whether it asks for any.
+    """Update a sampler with current embeddings of its probes; return False if it does not use embeddings.
 
     Args:
-        context: the training.
-        step: the one that comes next, counted from the start of the training.
-        batch_size: images embedded at once.
+        context: context of the training.
+        step: next step, counted from the start of the training.
+        batch_size: images per batch.
     """
     learner, sampler = context.learner, context.sampler
     if not is_refreshed(sampler):

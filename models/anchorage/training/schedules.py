@@ -1,4 +1,4 @@
-"""How the learning rate runs over a training."""
+"""Learning-rate schedules."""
 
 import math
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from keras import ops
 
 from anchorage.errors import UsageError
 
-# Share of the way from the full rate (1) to the final one (0), after the part `done` in [0, 1] of the decay.
+# Interpolation between the full rate (1) and the final rate (0) as a function of the decay's progress in [0, 1].
 SHAPES: dict[str, Callable] = {
-    "constant": lambda done: 1.0 + 0.0 * done,
-    "linear": lambda done: 1.0 - done,
-    "cosine": lambda done: 0.5 * (1.0 + ops.cos(math.pi * done)),
+    "constant": lambda progress: 1.0 + 0.0 * progress,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + ops.cos(math.pi * progress)),
 }
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises in a line for some steps, then falls to a share of the full rate by the last step.
+    """Linear warm-up, followed by a decay to a share of the full learning rate.
 
     Formula, with `w` the warm-up steps, `T` all steps and `f` the final share:
 
@@ -26,9 +26,9 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         rate(step) = learning_rate (f + (1 - f) shape((step - w) / (T - w)))     otherwise
 
     Args:
-        learning_rate: the full rate.
-        total_steps: steps of the whole training; afterwards the rate stays.
-        shape: a key of `SHAPES`.
+        learning_rate: full learning rate.
+        total_steps: steps of the whole training; afterwards the rate is constant.
+        shape: shape of the decay, a key of `SHAPES`.
         warmup_steps: steps until the full rate.
         final_share: share of the full rate at the end, in [0, 1].
 
@@ -67,8 +67,8 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         step = ops.cast(step, "float32")
-        done = ops.clip((step - self.warmup_steps) / (self.total_steps - self.warmup_steps), 0.0, 1.0)
-        share = self.final_share + (1.0 - self.final_share) * SHAPES[self.shape](done)
+        progress = ops.clip((step - self.warmup_steps) / (self.total_steps - self.warmup_steps), 0.0, 1.0)
+        share = self.final_share + (1.0 - self.final_share) * SHAPES[self.shape](progress)
         if self.warmup_steps:
             share = ops.where(step < self.warmup_steps, (step + 1.0) / self.warmup_steps, share)
         return self.learning_rate * share

@@ -1,4 +1,4 @@
-"""Retrieval on classes that training never sees: what early stopping looks at."""
+"""Retrieval metrics on the validation classes, for early stopping."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from anchorage.inference import embed_store
 from anchorage.retrieval.metrics import evaluate_retrieval
 
 METRICS = ("recall@1", "map@r")
-MONITOR = "map@r"  # says which epoch is best
+MONITOR = "map@r"  # chooses the best epoch
 
 
 def validate(
     model: keras.Model, store: Store, metrics: Sequence[str] = METRICS, batch_size: int = 256
 ) -> dict[str, float]:
-    """Retrieval metrics of a model on a store, in [0, 1].
+    """Compute retrieval metrics of a model on a store, in [0, 1].
 
     Raises:
         DataError: E_SPLIT_EMPTY if the store is empty, E_NO_RELEVANT if no class in it has two images.

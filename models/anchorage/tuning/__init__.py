@@ -1,1 +1,1 @@
-"""Search over hyperparameters."""
+"""Hyperparameter search."""

@@ -1,4 +1,4 @@
-"""Search over hyperparameters with Keras Tuner, around any function that trains and judges."""
+"""Hyperparameter search with Keras Tuner for any function that trains and evaluates."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -22,15 +22,14 @@ Train = Callable[[dict[str, Any]], Mapping[str, float]]
 
 
 class SettingsTuner(keras_tuner.Tuner):
-    """Asks an oracle for values, trains with them, tells the oracle how good they were.
+    """Trains with the values that an oracle proposes, and reports the metrics to the oracle.
 
-    A trial whose training raises is marked failed and the search goes on; what asks the whole process to stop
-    (a full disk, SIGTERM) ends the search.
+    A trial whose training raises is marked as failed, and the search continues. A full disk or SIGTERM ends the search.
 
     Args:
-        train: called with a value for each path of the space; gives metrics, the oracle's objective among them.
-        oracle: what to try next.
-        **kwargs: of `keras_tuner.Tuner`, such as `directory`.
+        train: function from a value for each path of the space to metrics, which include the oracle's objective.
+        oracle: proposes the values of the next trial.
+        **kwargs: arguments of `keras_tuner.Tuner`, such as `directory`.
     """
 
     def __init__(self, train: Train, oracle: keras_tuner.Oracle, **kwargs: Any):
@@ -44,11 +43,11 @@ class SettingsTuner(keras_tuner.Tuner):
             raise keras_tuner.errors.FatalError(str(error)) from error
         except (Exception, SystemExit) as error:
             _log.info("trial %s failed", trial.trial_id, exc_info=error)
-            told = error if isinstance(error, AnchorageError) else find_fault(error)
-            raise keras_tuner.errors.FailedTrialError(str(told or f"{type(error).__name__}: {error}")) from error
+            fault = error if isinstance(error, AnchorageError) else find_fault(error)
+            raise keras_tuner.errors.FailedTrialError(str(fault or f"{type(error).__name__}: {error}")) from error
 
     def on_trial_end(self, trial: Any) -> None:
-        if trial.message:  # Keras Tuner puts the whole traceback there, whose end is the reason
+        if trial.message:  # a traceback, of which the last part is the reason
             trial.message = " ".join(trial.message.rpartition("FailedTrialError: ")[2].split())
             if self.oracle.verbose:
                 print(f"failed: {trial.message}", flush=True)
@@ -58,10 +57,10 @@ class SettingsTuner(keras_tuner.Tuner):
         """Run the trials.
 
         Raises:
-            ResourceError: from a trial, as it came.
+            ResourceError: from a trial, unchanged.
             UsageError: E_TUNER_FAILED if no trial succeeded.
         """
-        config.DEBUG = False  # Keras Tuner prints the traceback of each failed trial otherwise
+        config.DEBUG = False  # otherwise Keras Tuner prints the traceback of each failed trial
         try:
             super().search(*fit_args, **fit_kwargs)
         except keras_tuner.errors.FatalError as error:
@@ -85,37 +84,37 @@ def create_tuner(
     directory: str | Path,
     objective: str = "map@r",
 ) -> SettingsTuner:
-    """A search of `space` for the values with the highest `objective`.
+    """Create a tuner that searches `space` for the values with the highest `objective`.
 
-    `tuner.search()` runs it, `tuner.get_best_hyperparameters()[0].values` holds the winner. Trials already in
-    `directory` are not run again, so a search that was cut off goes on.
+    `tuner.search()` runs the search, `tuner.get_best_hyperparameters()[0].values` has the best values. Trials in
+    `directory` are not repeated, so an interrupted search resumes.
 
     Args:
-        train: called with a value for each path of `space`; gives metrics.
-        space: by path of a setting, `{"low": ..., "high": ..., "log": ...}` (whole numbers if both ends are) or
+        train: function from a value for each path of `space` to metrics.
+        space: by path of a setting, `{"low": ..., "high": ..., "log": ...}` (integers if both ends are) or
             `{"choices": [...]}`.
         oracle: `"random"` or `"bayesian"`.
-        trials: how many values to try at most.
-        seed: of the oracle.
-        directory: where the record of every trial stays.
-        objective: metric to be high.
+        trials: largest number of trials.
+        seed: seed of the oracle.
+        directory: folder of the records of all trials.
+        objective: metric to maximize.
 
     Raises:
-        UsageError: E_NAME_UNKNOWN for the oracle, E_TUNER_SPACE for a space that is empty or not understood.
+        UsageError: E_NAME_UNKNOWN for the oracle, E_TUNER_SPACE for an empty or invalid space.
     """
     if oracle not in ORACLES:
         raise UsageError("E_NAME_UNKNOWN", f"Unknown oracle {oracle!r}. Known: {sorted(ORACLES)}")
     if not space:
         raise UsageError("E_TUNER_SPACE", "Expected at least one range to search. Received: none.")
-    chooser = ORACLES[oracle](
+    created = ORACLES[oracle](
         objective=keras_tuner.Objective(objective, "max"),
         max_trials=trials,
-        seed=seed + 1,  # Keras Tuner takes 0 for "any seed"
+        seed=seed + 1,  # Keras Tuner treats 0 as no seed
         hyperparameters=_hyperparameters(space),
         allow_new_entries=False,
-        max_consecutive_failed_trials=trials + 1,  # the budget ends the search, not a row of failures
+        max_consecutive_failed_trials=trials + 1,  # successive failures do not end the search
     )
-    return SettingsTuner(train, chooser, directory=str(directory), project_name="search")
+    return SettingsTuner(train, created, directory=str(directory), project_name="search")
 
 
 def _hyperparameters(space: Mapping[str, Mapping[str, Any]]) -> keras_tuner.HyperParameters:

@@ -1,4 +1,4 @@
-"""A space to search: ranges by the path of the setting they stand for."""
+"""Search spaces: ranges by the path of their setting."""
 
 import copy
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def apply_values(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Put found values in the place of the ranges they were searched in.
+    """Replace ranges in nested settings by values.
 
     Args:
         settings: nested settings.
-        values: value by the path of its key.
+        values: value by the path of the setting.
 
     Example:
         >>> apply_values({"loss": {"params": {"margin": {"low": 0.1, "high": 0.5}}}}, {"loss.params.margin": 0.2})
@@ -18,18 +18,18 @@ def apply_values(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict
         >>> apply_values({"methods": [{"params": {"weight": {"low": 1, "high": 2}}}]}, {"methods.0.params.weight": 1.5})
         {'methods': [{'params': {'weight': 1.5}}]}
     """
-    settled = copy.deepcopy(dict(settings))
+    applied = copy.deepcopy(dict(settings))
     for path, value in values.items():
         *parents, key = path.split(".")
-        section: Any = settled
+        section: Any = applied
         for parent in parents:
             section = section[int(parent) if isinstance(section, list) else parent]
         section[key] = value
-    return settled
+    return applied
 
 
 def corner_values(space: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Points of the space that between them hold every end of a range and every choice at least once.
+    """Return points of the space that together cover both ends of every range and every choice.
 
     Args:
         space: `{"low": ..., "high": ...}` or `{"choices": [...]}` by the path of the setting.

@@ -77,7 +77,7 @@ def test_f08_shard_cut_inside_a_record(tmp_path, shard):
     path = tmp_path / FILE
     content = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(content[: len(content) // 2 + 100]))
-    with pytest.raises(DataError, match=r"E_SHARD_TRUNCATED: .*expected 6 records. Reading broke off after 3: trunc"):
+    with pytest.raises(DataError, match=r"E_SHARD_TRUNCATED: .*expected 6 records. Reading failed after 3: trunc"):
         consume(tmp_path, shard)
 
 
@@ -102,13 +102,13 @@ def test_f09_flipped_bit(tmp_path):
     content = bytearray(gzip.decompress((tmp_path / FILE).read_bytes()))
     content[len(content) // 2 + 300] ^= 1
     (tmp_path / FILE).write_bytes(gzip.compress(bytes(content)))
-    with pytest.raises(DataError, match=r"E_SHARD_DAMAGED: .*broke off after 3: corrupted record"):
+    with pytest.raises(DataError, match=r"E_SHARD_DAMAGED: .*Reading failed after 3: corrupted record"):
         consume(tmp_path, shard)
 
 
 def test_f09_other_bytes_with_the_right_count(tmp_path, shard):
     write_shard(str(tmp_path), FILE, [example._replace(label="other") for example in EXAMPLES])
-    with pytest.raises(DataError, match=r"E_SHARD_DAMAGED: .*not the bytes that ingest wrote"):
+    with pytest.raises(DataError, match=r"E_SHARD_DAMAGED: .*its hash differs from counts.json"):
         consume(tmp_path, shard)
 
 

@@ -301,7 +301,7 @@ def test_f01_cut_off_images_are_faults_wherever_the_cut_is(kind):
             assert fault.code == ("E_IMAGE_TRUNCATED" if image_format(data[:length]) else "E_IMAGE_FORMAT")
     fault = check_image(data[: len(data) // 2])
     assert fault is not None
-    assert f"It ends after {len(data) // 2} bytes" in fault.message
+    assert f"Received: its first {len(data) // 2} bytes" in fault.message
 
 
 @pytest.mark.parametrize("data", [b"<html>not found</html>", b"\0" * 100, b"RIFF\x10\0\0\0WAVEfmt ", b"\xff\xd8"])

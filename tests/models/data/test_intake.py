@@ -31,7 +31,7 @@ def test_broken_links_are_told(tmp_path):
     (tmp_path / "loop.png").symlink_to("loop.png")
     assert read_image(tmp_path / "gone.png")[1] == (
         "E_IMAGE_MISSING",
-        "the link leads to nowhere.png, where nothing is",
+        "the link points to nowhere.png, which does not exist",
     )
     assert read_image(tmp_path / "loop.png")[1].code == "E_IMAGE_UNREADABLE"
 

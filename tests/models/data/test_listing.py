@@ -232,7 +232,7 @@ def test_bad_rows_are_rejected_one_by_one(tmp_path, row, code):
 
 def test_a_row_without_a_path_is_named_by_its_number(tmp_path):
     listing = table(tmp_path, "path,label\n1.png,a\n,b\n")
-    assert [reject.message for reject in listing.rejects] == ["row 2, of label 'b', names no path"]
+    assert [reject.message for reject in listing.rejects] == ["row 2, with label 'b', has no path"]
 
 
 def test_no_folder(tmp_path):
@@ -244,7 +244,7 @@ def test_attributes_of_a_table_travel_with_each_image(tmp_path):
     (tmp_path / "t.csv").write_text("path,class,family,weight\n1.png,a,lucide,3\n2.png,a,,4\n")
     sources = list_images(tmp_path, tmp_path / "t.csv", attributes=["family"], **SHARES).sources
     assert [source.attributes for source in sources] == [(("family", "lucide"),), (("family", ""),)]
-    with pytest.raises(DataError, match=r"E_TABLE_COLUMNS: .* a column 'camera', which `evaluation` names"):
+    with pytest.raises(DataError, match=r"E_TABLE_COLUMNS: .* a column 'camera', which `evaluation` uses"):
         list_images(tmp_path, tmp_path / "t.csv", attributes=["camera"], **SHARES)
     with pytest.raises(DataError, match=r"E_TABLE_COLUMNS: Expected a table with the columns \['family'\]"):
         list_images(tmp_path, attributes=["family"], **SHARES)
@@ -257,19 +257,19 @@ def test_attributes_of_a_table_travel_with_each_image(tmp_path):
             [("a", ""), ("b", "")],
             (0.25, 0.5),
             "val",
-            "but only 2 can be dealt out; bring more",
+            "but only 2 can be assigned; add more classes",
         ),
         ([("a", ""), ("b", ""), ("c", "")], (0.0, 0.5), "val", "`data.val_share` is 0; raise it"),
         ([("a", ""), ("b", ""), ("c", "")], (0.25, 0.0), "test", "`data.test_share` is 0; raise it"),
-        ([("a", "train"), ("b", "train")], (0.25, 0.5), "test", "the data's own splits give it no image"),
+        ([("a", "train"), ("b", "train")], (0.25, 0.5), "test", "the splits of the data have no images for it"),
         (
             [("a", "train"), ("b", "test")],
             (0.25, 0.5),
             "val",
-            "but only 1 can be dealt out; bring more",
+            "but only 1 can be assigned; add more classes",
         ),
         ([("a", "train"), ("b", "train"), ("c", "test")], (0.0, 0.5), "val", "`data.val_share` is 0; raise it"),
-        ([("a", "test"), ("b", "val")], (0.25, 0.5), "train", "the data's own splits give it no image"),
+        ([("a", "test"), ("b", "val")], (0.25, 0.5), "train", "the splits of the data have no images for it"),
     ],
 )
 def test_a_split_without_a_class_has_a_reason_and_a_remedy_that_helps(tmp_path, parts, shares, split, told):

@@ -31,7 +31,7 @@ def test_more_images_than_one_batch_keep_their_order():
 
 def test_an_image_that_cannot_be_decoded_is_named():
     whole = example(3).content
-    with pytest.raises(DataError, match=r"'4\.png' in examples that were to hold checked images"):
+    with pytest.raises(DataError, match=r"Expected validated images in the examples. Received: '4\.png'"):
         list(decode_records([example(3), example(4, whole[:40]), example(5)], RecordSpec(2)))
 
 

@@ -57,7 +57,7 @@ def test_over_many_rounds_every_item_comes_up_equally_often():
 
 
 def test_too_few_classes_names_both_numbers():
-    with pytest.raises(UsageError, match="A batch wants 5 different classes, but the data has 4"):
+    with pytest.raises(UsageError, match=r"Expected at least 5 different classes for a batch. Received: 4"):
         ClassBatches(LABELS, classes=5, per_class=2, seed=0)
 
 
@@ -78,7 +78,7 @@ def test_shuffled_epochs_hold_every_row():
 
 
 def test_batch_larger_than_the_data_names_both_numbers():
-    with pytest.raises(UsageError, match="A batch wants 11 records, but the data has 10"):
+    with pytest.raises(UsageError, match=r"Expected at least 11 records for a batch. Received: 10"):
         ShuffledBatches(LABELS, batch_size=11, seed=0)
 
 

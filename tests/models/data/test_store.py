@@ -143,7 +143,7 @@ def test_shard_cut_off_after_opening_is_an_error_and_no_crash(folder):
 def test_inverted_pixels_are_found_on_opening(folder):
     pixels = np.fromfile(folder / "shard-00001.u8", np.uint8)
     (~pixels).tofile(folder / "shard-00001.u8")
-    with pytest.raises(DataError, match=r"E_STORE_DAMAGED: .*shard-00001.u8 does not hold what was packed"):
+    with pytest.raises(DataError, match=r"E_STORE_DAMAGED: .*shard-00001.u8 was changed after packing"):
         RecordStore(folder)
 
 
@@ -151,7 +151,7 @@ def test_a_changed_index_is_found_on_opening(folder):
     index = parquet.read_table(folder / "index.parquet")
     labels = index["label"].to_pylist()
     parquet.write_table(index.set_column(1, "label", pa.array(labels[::-1])), folder / "index.parquet")
-    with pytest.raises(DataError, match=r"E_STORE_DAMAGED: .*index.parquet does not hold what was packed"):
+    with pytest.raises(DataError, match=r"E_STORE_DAMAGED: .*index.parquet was changed after packing"):
         RecordStore(folder)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from anchorage.judging.calibration_check import calibrate_and_check, draw_classes
 from anchorage.judging.settings import JudgeSettings
-from anchorage.retrieval.calibration import match_probability, show_neighbors
+from anchorage.retrieval.calibration import match_probability, sample_neighbors
 from anchorage.retrieval.table import Embeddings
 
 
@@ -29,7 +29,7 @@ def test_what_is_checked_is_the_released_gallery_on_the_test_classes(check, join
     checked = found["check"]
     assert (found["split"], found["queries"], found["classes"], found["gallery"]) == ("val", 240, 30, 720)
     assert (checked["split"], checked["queries"], checked["classes"], checked["gallery"]) == ("test", 240, 30, 720)
-    shown = show_neighbors(splits["test"], join(*splits.values()))
+    shown = sample_neighbors(splits["test"], join(*splits.values()))
     chances = match_probability(found["probability"], shown.similarities, shown.labels)
     said = checked["probability"]
     assert said["predicted"]["value"] == pytest.approx(chances.mean())
@@ -42,7 +42,7 @@ def test_what_is_checked_is_the_released_gallery_on_the_test_classes(check, join
     assert said["error"]["value"] == pytest.approx(by_hand)
     unknown = checked["unknown"]
     threshold = found["unknown"]["threshold"]
-    assert unknown["false_accept"]["value"] == pytest.approx((shown.strangers >= threshold).mean())
+    assert unknown["false_accept"]["value"] == pytest.approx((shown.nearest_other >= threshold).mean())
     assert unknown["answered"]["value"] == pytest.approx((shown.similarities[:, 0] >= threshold).mean())
     for entry in (said["error"], said["predicted"], said["observed"], unknown["false_accept"], unknown["answered"]):
         assert entry["low"] <= entry["value"] <= entry["high"]

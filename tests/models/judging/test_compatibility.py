@@ -22,7 +22,7 @@ def test_the_same_space_may_be_mixed(clusters):
     values = {value for row in found["cells"].values() for value in row.values()}
     assert len(values) == 1
     assert not found["re_embed"]
-    assert found["advice"].startswith("Queries may switch first: in the gallery of release 3 they reach a MAP@R of")
+    assert found["advice"].startswith("Queries can switch first: in the gallery of release 3 they reach a MAP@R of")
     assert found["queries"] == 30
 
 
@@ -33,7 +33,7 @@ def test_a_turned_space_must_be_embedded_anew(clusters):
     assert cells["new"]["new"] == pytest.approx(cells["old"]["old"])
     assert max(cells["new"]["old"], cells["old"]["new"]) < 0.6 < cells["new"]["new"]
     assert found["re_embed"]
-    assert found["advice"].startswith("Embed the gallery anew before queries switch: in the gallery of release 3")
+    assert found["advice"].startswith("Re-embed the gallery before queries switch: in the gallery of release 3")
 
 
 def test_new_queries_meet_the_old_gallery(clusters):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anchorage.errors import UsageError
-from anchorage.judging.gate import Comparison, StatisticalGate, Untrained, points
+from anchorage.judging.gate import Comparison, StatisticalGate, UntrainedBaseline, points
 from anchorage.judging.settings import JudgeSettings
 
 LABELS = np.repeat(np.arange(40), 5)
@@ -55,7 +55,7 @@ def test_no_baseline_is_not_a_first_run():
     verdict = gate().judge(first(first=False, baseline_reason="Release 2 is no longer there."))
     assert (verdict.state, verdict.case) == ("FIRST", "no_baseline")
     assert verdict.reasons == (
-        "No baseline, though there were releases: Release 2 is no longer there. Only the floors were checked.",
+        "No baseline, although there are earlier releases: Release 2 is no longer there. Only the floors were checked.",
     )
 
 
@@ -148,11 +148,11 @@ def test_a_slice_of_few_classes_is_shown_and_not_judged():
 def test_changed_test_set():
     verdict = gate().judge(compare(0.01, set_changed=True))
     assert (verdict.state, verdict.case) == ("SHIP", "changed_test_set")
-    assert any("not those release 3 was published with; both models were measured anew" in r for r in verdict.reasons)
+    assert any("not those release 3 was published with; both models were evaluated again" in r for r in verdict.reasons)
     few = gate().judge(compare(0.01, set_changed=True, common_share=0.3))
     assert (few.state, few.case) == ("HOLD", "too_few_common")
     assert few.reasons[0] == (
-        "Only 30 % of the queries were answered by release 3, too few to compare (50 % are needed)."
+        "Only 30 % of the queries were embedded by release 3, too few to compare (50 % are needed)."
     )
 
 
@@ -179,7 +179,7 @@ def untrained(name="raw pixels", value=0.2, spread=0.0, classes=40):
     labels = np.repeat(np.arange(classes), 5)
     noise = spread * np.random.default_rng(1).normal(size=classes)
     per_query = {"map@r": (np.full(len(labels), 0.3), value + (noise - noise.mean())[labels])}
-    return Untrained(name, per_query, labels)
+    return UntrainedBaseline(name, per_query, labels)
 
 
 def test_a_model_that_is_worse_than_raw_pixels_is_no_first_release():
@@ -215,16 +215,15 @@ def test_an_interval_that_reaches_zero_holds_and_few_classes_are_said():
     verdict = gate().judge(first(untrained=[untrained(value=0.29, spread=0.1, classes=8)]))
     assert verdict.case == "training_does_not_help"
     assert (
-        "MAP@R 30.0 % is not clearly better than the raw pixels, 29.0 %: difference +1.0 points" in verdict.reasons[0]
+        "MAP@R 30.0 % is not significantly better than the raw pixels, 29.0 %: difference +1.0 points"
+        in verdict.reasons[0]
     )
-    assert verdict.reasons[0].endswith(
-        "of 8 classes. With so few classes the interval is wide: more test classes make it narrower."
-    )
+    assert verdict.reasons[0].endswith("of 8 classes. With so few classes the interval is wide: test on more classes.")
     entry = verdict.untrained[0]["metrics"]["map@r"]
     assert entry["low"] < 0 < entry["high"]
     assert gate().judge(first(untrained=[untrained(value=0.3)])).state == "HOLD"  # the very same answers
     three = gate().judge(first(untrained=[untrained(value=0.1, classes=3)]))
-    assert three.reasons[0].endswith("Fewer than 5 classes cannot show an improvement: test on more of them.")
+    assert three.reasons[0].endswith("Fewer than 5 classes cannot show an improvement: test on more classes.")
 
 
 def test_the_interval_is_of_the_confidence_asked_for():

@@ -100,7 +100,7 @@ def test_thresholds_come_from_validation_classes_or_not_at_all(judge, clusters):
     assert with_them["split"] == "val"
     assert with_them["likely_match"]["false_accept"] <= 0.01
     without = judge(clusters(0.3))["thresholds"]
-    assert without == {"split": "val", "reason": "there are no embeddings of split 'val' to choose one on"}
+    assert without == {"split": "val", "reason": "there are no embeddings of split 'val' to choose them on"}
 
 
 def test_identity_card(judge, clusters):
@@ -131,9 +131,7 @@ def test_the_card_tells_the_spread_over_seeds_and_what_the_intervals_cover(judge
     told = "One training, seed 7. The spread over seeds is not measured: `anchorage spread FILE`"
     assert alone["identity"]["model"]["Spread over seeds"] == told
     for one in (card, alone["identity"]):
-        covered = (
-            "The 95 % intervals beside the numbers cover the choice of test classes, not the seed of the training."
-        )
+        covered = "The 95 % confidence intervals cover the choice of test classes, not the seed of the training."
         assert covered in one["limits"]
 
 
@@ -142,7 +140,7 @@ def test_split_rule_is_what_the_audit_found(judge, clusters):
         return judge(clusters(0.3), context=context)["identity"]["data"].get("Split rule")
 
     assert rule() is None
-    assert rule(audit={"leaks": {"count": 0}}) == "by class: no class of one split is in another"
+    assert rule(audit={"leaks": {"count": 0}}) == "by class: splits share no class"
     assert rule(audit={"leaks": {"count": 3}}) == "3 classes are in several splits"
 
 
@@ -197,7 +195,7 @@ def test_a_broken_promise_of_the_calibration_holds_the_candidate(judge, clusters
     assert (report["verdict"]["state"], report["verdict"]["case"]) == ("HOLD", "calibration")
     assert report["verdict"]["reasons"][0] == "Does not hold."
     assert judge(clusters(0.3), calibration={"split": "val", "faults": []})["verdict"]["state"] == "FIRST"
-    assert judge(clusters(0.3))["calibration"] == {"split": "val", "reason": "none was fitted"}
+    assert judge(clusters(0.3))["calibration"] == {"split": "val", "reason": "no match probability was fitted"}
 
 
 def test_what_the_report_can_draw(judge, clusters, join):

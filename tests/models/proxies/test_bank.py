@@ -44,7 +44,7 @@ def test_labels_in_range_pass_unchanged():
 @pytest.mark.parametrize("wrong", [-1, 3, 2**31 - 1])
 def test_labels_out_of_range(wrong):
     labels = np.array([0, wrong])
-    with pytest.raises(ValueError, match=r"`labels` in 0 .. 2, one proxy set a class"):
+    with pytest.raises(ValueError, match=r"`labels` in 0 .. 2, one set of proxies per class"):
         check_class_labels(labels, 3)
     kept, factor = tf.function(lambda x: check_class_labels(x, 3))(tf.constant(labels))
     assert np.isnan(factor)

@@ -22,7 +22,7 @@ def damage(releases, version):
 def test_nothing_published_yet(releases):
     found = find_baseline(releases, "a")
     assert (found["version"], found["path"], found["first"]) == (None, None, True)
-    assert found["reason"] == "Nothing was published yet."
+    assert found["reason"] == "There is no release yet."
 
 
 def test_current_release_of_another_run(publish, releases):
@@ -40,7 +40,7 @@ def test_releases_of_this_run_are_passed_over(publish, releases):
         publish(run_key)
     found = find_baseline(releases, "b")
     assert found["version"] == 1
-    assert found["reason"] == "Release 1 is the newest that did not come from this very run."
+    assert found["reason"] == "Release 1 is the newest that is not from this run."
 
 
 def test_release_that_was_rolled_back_is_no_baseline(publish, releases):
@@ -54,7 +54,7 @@ def test_only_releases_of_this_run(publish, releases):
     publish("a")
     found = find_baseline(releases, "a")
     assert (found["version"], found["first"]) == (None, True)
-    assert found["reason"] == "Release 1 came from this very run, and there is no intact one before it."
+    assert found["reason"] == "Release 1 is from this run, and there is no intact release before it."
 
 
 def test_release_before_this_run_was_removed(publish, releases):
@@ -63,7 +63,7 @@ def test_release_before_this_run_was_removed(publish, releases):
     shutil.rmtree(releases / "1")
     found = find_baseline(releases, "b")
     assert (found["version"], found["first"]) == (None, False)
-    assert found["reason"].startswith("Release 1 was passed over: Expected a release in ")
+    assert found["reason"].startswith("Release 1 was skipped: Expected a release in ")
 
 
 def test_damaged_current_release_gives_way_to_the_newest_intact_one_before_it(publish, releases):
@@ -73,9 +73,9 @@ def test_damaged_current_release_gives_way_to_the_newest_intact_one_before_it(pu
     shutil.rmtree(releases / "2")
     found = find_baseline(releases, "d")
     assert found["version"] == 1
-    assert "Release 3 was passed over: Expected the release" in found["reason"]
+    assert "Release 3 was skipped: Expected the release" in found["reason"]
     assert "saved_model.pb differs from its hash" in found["reason"]
-    assert "Release 2 was passed over" in found["reason"]
+    assert "Release 2 was skipped" in found["reason"]
     assert found["reason"].endswith("Release 1 is the newest that is intact.")
 
 
@@ -84,7 +84,7 @@ def test_where_no_release_is_intact_it_is_said_that_there_were_some(publish, rel
     damage(releases, 1)
     found = find_baseline(releases, "b")
     assert (found["version"], found["first"]) == (None, False)
-    assert found["reason"].startswith("Release 1 was passed over")
+    assert found["reason"].startswith("Release 1 was skipped")
     assert found["reason"].endswith("No release is intact.")
 
 

@@ -74,8 +74,8 @@ def test_roll_back_passes_over_damaged_releases_and_copies_of_the_current_one(so
     (releases / "2/labels.json").write_bytes(b"[]x")
     assert roll_back(releases) == 1
     passed = [record.getMessage() for record in caplog.records]
-    assert passed[0] == "release 3 is passed over: it has the same model and index as release 4"
-    assert passed[1].startswith("release 2 is passed over: E_RELEASE_DAMAGED")
+    assert passed[0] == "release 3 is skipped: it has the same model and index as release 4"
+    assert passed[1].startswith("release 2 is skipped: E_RELEASE_DAMAGED")
 
 
 def test_roll_back_from_a_damaged_release_goes_to_an_intact_copy_of_it(sources, releases):
@@ -226,7 +226,7 @@ def test_two_publishers_at_once_take_turns(sources, releases):
 def test_too_little_free_space_is_found_before_the_first_byte(sources, releases, monkeypatch):
     sources.publish(releases)
     monkeypatch.setattr(release_files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))
-    with pytest.raises(ResourceError, match=r"E_DISK_FULL.*room for [\d,]+ bytes in .*releases.*5 bytes free"):
+    with pytest.raises(ResourceError, match=r"E_DISK_FULL.*[\d,]+ bytes of free space in .*releases.*5 bytes free"):
         sources.publish(releases)
     assert visible(releases) == ["1", "current"]
 

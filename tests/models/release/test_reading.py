@@ -115,10 +115,10 @@ def no_file(path):
         (lambda path: path.write_text('{"bundle": "x", "format": 1, "files": ' + '{"a":' * 5_000), "recursion"),
         (lambda path: path.write_bytes(b"\xff\xfe{}"), "cannot be read"),
         (lambda path: path.write_bytes(b""), "cannot be read"),
-        (lambda path: path.write_text('{"bundle": "x", "format": NaN}'), "NaN is no JSON number"),
+        (lambda path: path.write_text('{"bundle": "x", "format": NaN}'), "NaN is not a JSON number"),
         (lambda path: path.write_text('{"bundle": "x", "format": 1e999}'), "cannot be read"),
         (lambda path: path.write_text('{"bundle": "x", "format": ' + "1" * 5_000 + "}"), "cannot be read"),
-        (lambda path: path.write_text("[1]"), "no object"),
+        (lambda path: path.write_text("[1]"), "not an object"),
     ],
 )
 def test_manifest_that_is_none_is_a_fault_of_its_version_alone(sources, releases, damage, told):
@@ -198,7 +198,7 @@ def test_moved_folder_opens(release, tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(UsageError, match=r"E_RELEASE_MISSING.*none is current"):
+    with pytest.raises(UsageError, match=r"E_RELEASE_MISSING.*no current release"):
         open_release(tmp_path)
     with pytest.raises(UsageError, match=r"E_RELEASE_MISSING.*no such folder"):
         list_releases(tmp_path / "absent")

@@ -176,7 +176,7 @@ def test_page_stays_under_its_cap(written):
     assert len(Page(smaller).all("img")) == len(Page(large).all("img")) > 50
     without = render_page(report, {}, shown, cap=1)
     assert not Page(without).all("img")
-    assert "All pictures are left out" in without
+    assert "Images are omitted" in without
 
 
 def test_right_and_wrong_differ_by_more_than_colour(written):

@@ -28,11 +28,11 @@ Split test: 1,200 queries of 40 classes against 1,200 gallery images, cosine sim
 |---|---|---|---|
 | MAP@R | 46.4 | 42.4 to 50.1 | {minus}2.1 |
 
-Slices that lost:
+Slices with losses:
 
 - class_size=1-5: {minus}10.0 points (30 queries)
 
-Classes that do worst:
+Worst classes:
 
 - hard-drive: MAP@R 10.0 %
 

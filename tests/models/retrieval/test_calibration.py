@@ -9,11 +9,11 @@ from sklearn.linear_model import LogisticRegression
 
 from anchorage.retrieval.calibration import (
     FEW_CLASSES,
-    Shown,
+    NeighborSample,
     calibrate,
     calibration_error,
     match_probability,
-    show_neighbors,
+    sample_neighbors,
 )
 from anchorage.retrieval.table import Embeddings
 
@@ -44,7 +44,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def shown(table):
-    return show_neighbors(of(table, "val"), table)
+    return sample_neighbors(of(table, "val"), table)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_what_a_search_of_the_whole_gallery_shows(table, shown):
     same = table.labels[nearest] == table.labels[queries, None]
     np.testing.assert_array_equal(shown.hits, same)
     own_class = table.labels[queries, None] == table.labels[None, :]
-    np.testing.assert_allclose(shown.strangers, np.where(own_class, -9, products).max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(shown.nearest_other, np.where(own_class, -9, products).max(axis=1), atol=1e-6)
     assert shown.gallery == len(table)
 
 
@@ -78,14 +78,14 @@ def test_queries_without_an_answer_and_gallery_only_rows_do_not_ask(table):
     val = of(table, "val")
     first = val.labels == val.labels[0]
     lonely = table.select((table.labels != val.labels[0]) | (table.ids == val.ids[0]))  # one image left of its class
-    assert len(show_neighbors(val.select(first), table).classes) == first.sum()
+    assert len(sample_neighbors(val.select(first), table).classes) == first.sum()
     outside = first & (val.ids != val.ids[0])  # not in the gallery, and one image of their class is
-    assert len(show_neighbors(val.select(first), lonely).classes) == outside.sum()
+    assert len(sample_neighbors(val.select(first), lonely).classes) == outside.sum()
     roles = np.full(len(val), "gallery", object)
     roles[:7] = "query"
     asked = Embeddings(val.ids, val.labels, roles, val.splits, val.vectors)
-    assert len(show_neighbors(asked, table).classes) == 7
-    assert show_neighbors(val, val.select(first)) is None  # nothing else is there
+    assert len(sample_neighbors(asked, table).classes) == 7
+    assert sample_neighbors(val, val.select(first)) is None  # nothing else is there
 
 
 def votes(similarities, labels, temperature):
@@ -141,11 +141,11 @@ def test_holds_on_classes_that_had_no_part_in_the_fit():
     errors, rates = [], []
     for seed in range(8):
         table = catalogue(seed=seed)
-        found = calibrate(show_neighbors(of(table, "val"), table), split="val", seed=seed)
-        test = show_neighbors(of(table, "test"), table)
+        found = calibrate(sample_neighbors(of(table, "val"), table), split="val", seed=seed)
+        test = sample_neighbors(of(table, "test"), table)
         chances = match_probability(found["probability"], test.similarities, test.labels)
         errors.append(calibration_error(chances.ravel(), test.hits.ravel().astype(float))[0])
-        rates.append((test.strangers >= found["unknown"]["threshold"]).mean())
+        rates.append((test.nearest_other >= found["unknown"]["threshold"]).mean())
     assert np.mean(errors) < 0.035
     assert np.mean(rates) < 0.05
     assert sum(error <= 0.05 for error in errors) >= 7
@@ -153,9 +153,9 @@ def test_holds_on_classes_that_had_no_part_in_the_fit():
 
 
 def test_a_gallery_of_validation_classes_alone_would_promise_too_much(table):
-    val, test = of(table, "val"), show_neighbors(of(table, "test"), table)
-    alone = calibrate(show_neighbors(val, val), split="val")
-    assert (test.strangers >= alone["unknown"]["threshold"]).mean() > 0.1
+    val, test = of(table, "val"), sample_neighbors(of(table, "test"), table)
+    alone = calibrate(sample_neighbors(val, val), split="val")
+    assert (test.nearest_other >= alone["unknown"]["threshold"]).mean() > 0.1
 
 
 def test_threshold_is_the_lowest_that_a_class_that_always_gets_an_answer_leaves(calibration, shown):
@@ -163,12 +163,12 @@ def test_threshold_is_the_lowest_that_a_class_that_always_gets_an_answer_leaves(
     classes = np.unique(shown.classes)
 
     def mean_rate(threshold):
-        rates = [(shown.strangers[shown.classes == label] >= threshold).mean() for label in classes]
+        rates = [(shown.nearest_other[shown.classes == label] >= threshold).mean() for label in classes]
         return (sum(rates) + 1) / (len(classes) + 1)
 
     assert mean_rate(unknown["threshold"]) <= 0.05
-    assert mean_rate(shown.strangers[shown.strangers < unknown["threshold"]].max()) > 0.05
-    assert unknown["false_accept"] == pytest.approx((shown.strangers >= unknown["threshold"]).mean())
+    assert mean_rate(shown.nearest_other[shown.nearest_other < unknown["threshold"]].max()) > 0.05
+    assert unknown["false_accept"] == pytest.approx((shown.nearest_other >= unknown["threshold"]).mean())
     assert unknown["known_answered"] == pytest.approx((shown.similarities[:, 0] >= unknown["threshold"]).mean())
 
 
@@ -176,14 +176,16 @@ def test_threshold_by_hand():
     # 20 classes of two queries each, a target of a tenth: two classes and a tenth may get an answer, of these one that
     # is only counted. So of 0.99, 0.98, 0.97 ... the first two pass, half a class each, and the third does not.
     classes = np.repeat(np.arange(20), 2)
-    strangers = 0.99 - 0.01 * np.arange(40)
+    nearest_other = 0.99 - 0.01 * np.arange(40)
     similarities = np.column_stack([np.full(40, 0.975), np.full(40, 0.5)])
     labels = np.column_stack([classes, classes + 1])
-    found = calibrate(Shown(classes, similarities, labels, strangers, 400), split="val", target=0.1)["unknown"]
+    found = calibrate(NeighborSample(classes, similarities, labels, nearest_other, 400), split="val", target=0.1)[
+        "unknown"
+    ]
     assert found["threshold"] == pytest.approx(0.97, abs=1e-6)
     assert found["threshold"] > np.float32(0.97)
     assert (found["false_accept"], found["known_answered"]) == (2 / 40, 1)
-    tied = Shown(classes, similarities, labels, np.full(40, 0.6), 400)  # none can pass without all others
+    tied = NeighborSample(classes, similarities, labels, np.full(40, 0.6), 400)  # none can pass without all others
     assert calibrate(tied, split="val", target=0.1)["unknown"]["false_accept"] == 0
 
 
@@ -199,9 +201,9 @@ def test_too_little_has_a_reason(shown, table):
     apart = np.eye(40, dtype="float32")[np.repeat(np.arange(40), 11)]
     text = [[f"{n}" for n in range(440)], [f"{n // 11}" for n in range(440)], ["both"] * 440, ["val"] * 440]
     perfect = Embeddings(*(np.array(column, object) for column in text), apart)
-    assert "4400 right and 0 wrong neighbours" in calibrate(show_neighbors(perfect, perfect), split="val")["reason"]
+    assert "4400 right and 0 wrong neighbours" in calibrate(sample_neighbors(perfect, perfect), split="val")["reason"]
     assert calibrate(shown, split="val", target=0.01)["unknown"] == {
-        "reason": "30 classes are too few to promise a rate of 0.01, 99 are needed",
+        "reason": "30 classes are too few to guarantee a rate of 0.01, 99 are needed",
         "target": 0.01,
     }
 

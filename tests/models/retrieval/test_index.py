@@ -30,7 +30,7 @@ def test_few_rows_are_searched_exactly_and_it_says_so():
     vectors = clustered(400)
     index = build_index(vectors, neighbors=5, min_recall=1.0, leaves=2000)  # more leaves than rows
     assert index.facts["kind"] == "brute_force"
-    assert index.facts["reason"].startswith("400 rows are under 20,000: every row is compared")
+    assert index.facts["reason"].startswith("400 rows are fewer than 20,000: brute force")
     assert index.facts["recall"] == 1.0
     rows, similarities = search(index, vectors[:50], 5)
     expected, expected_similarities = nearest_neighbors(vectors[:50], vectors, 5)
@@ -54,8 +54,8 @@ def test_many_rows_get_a_tree_tuned_to_the_recall_asked_for(tree):
 def test_recall_is_measured_against_exact_search(tree, monkeypatch):
     vectors, index = tree
     probes = index_module._Probes(vectors, None, 10, seed=3)
-    assert probes.recall(index_module._with(index, leaves_to_search=141, reorder=2000)) == 1.0
-    forgetful = probes.recall(index_module._with(index, leaves_to_search=1, reorder=60))
+    assert probes.recall(index_module._update_facts(index, leaves_to_search=141, reorder=2000)) == 1.0
+    forgetful = probes.recall(index_module._update_facts(index, leaves_to_search=1, reorder=60))
     assert 0.2 < forgetful < 1.0
 
     def without_the_nearest(index, queries, k, reorder=None, leaves=None):
@@ -63,7 +63,7 @@ def test_recall_is_measured_against_exact_search(tree, monkeypatch):
         keep = np.r_[0, 2 : k + 1]  # the probe itself stays, its nearest neighbour goes
         return rows[:, keep], similarities[:, keep]
 
-    monkeypatch.setattr(index_module, "_ask", without_the_nearest)
+    monkeypatch.setattr(index_module, "_search_batch", without_the_nearest)
     assert probes.recall(index) == pytest.approx(0.9)
 
 
@@ -85,7 +85,7 @@ def test_index_that_forgets_too_much_is_refused(tree, monkeypatch):
 
 def test_short_answers_are_filled_up(tree):
     _, index = tree
-    narrow = index_module._with(index, leaves_to_search=1, reorder=60)
+    narrow = index_module._update_facts(index, leaves_to_search=1, reorder=60)
     rows, similarities = search(narrow, clustered(5, seed=4), 3000)
     assert np.isfinite(similarities).all()
     assert all(len(set(answer)) == 3000 for answer in rows.tolist())

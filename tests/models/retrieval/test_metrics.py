@@ -283,7 +283,7 @@ def test_gain_of_tied_items_is_the_mean_of_their_gains():
 
 def test_a_class_has_one_parent_and_a_label_matrix_only_0_and_1():
     vectors = spread([0, 10, 20])
-    with pytest.raises(DataError, match=r"E_LABELS: Expected one parent .* another one in 1 rows"):
+    with pytest.raises(DataError, match=r"E_LABELS: Expected the same parent .* another parent in 1 rows"):
         evaluate_retrieval(vectors, [0, 0, 1], metrics=["map"], parents=["a", "b", "b"])
     with pytest.raises(DataError, match=r"E_LABELS: Expected a parent label for each of 3 rows. Received: 2"):
         evaluate_retrieval(vectors, [0, 0, 1], metrics=["map"], parents=["a", "a"])

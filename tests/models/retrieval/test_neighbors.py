@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchorage.errors import DataError, UsageError
-from anchorage.retrieval.neighbors import LeftOut, Space, check_vectors, nearest_neighbors, rank_block
+from anchorage.retrieval.neighbors import Exclusions, Space, check_vectors, nearest_neighbors, rank_block
 
 
 def reference(queries, gallery, k, own_rows=None):
@@ -28,7 +28,7 @@ def unit_rows(rng, rows, dim):
 
 
 def rank(queries, gallery, depths, own_rows=None, block_rows=None):
-    space = Space(queries, gallery, None if own_rows is None else LeftOut(own_rows))
+    space = Space(queries, gallery, None if own_rows is None else Exclusions(own_rows))
     return [ranking for block in space.blocks(depths, block_rows) for ranking in rank_block(space, block)]
 
 
@@ -116,11 +116,11 @@ def test_each_query_ranked_as_deep_as_it_asks():
 def test_nothing_of_the_own_group_is_met(rows, groups, seed):
     rng = np.random.default_rng(seed)
     vectors, codes = unit_rows(rng, rows, 3), rng.integers(-1, groups, rows)
-    left_out = LeftOut(np.arange(rows), codes, codes)
+    exclusions = Exclusions(np.arange(rows), codes, codes)
     hidden = (codes[:, None] == codes) & (codes >= 0)[:, None] | np.eye(rows, dtype=bool)
-    np.testing.assert_array_equal(left_out.counts(), hidden.sum(axis=1))
-    asking = np.flatnonzero(left_out.counts() < rows)
-    space = Space(vectors[asking], vectors, left_out.select(asking))
+    np.testing.assert_array_equal(exclusions.counts(), hidden.sum(axis=1))
+    asking = np.flatnonzero(exclusions.counts() < rows)
+    space = Space(vectors[asking], vectors, exclusions.select(asking))
     assert not len(asking) or space.available.min() > 0
     for block in space.blocks(space.available, block_rows=4):
         for ranking in rank_block(space, block):

@@ -64,7 +64,7 @@ def test_only_the_splits_asked_for(tmp_path):
 
 def test_empty_split_names_those_that_are_there(tmp_path):
     write_table(tmp_path / "t.parquet", table(list("ab"), list("xx"), ["train", "val"]))
-    with pytest.raises(DataError, match=r"E_SPLIT_EMPTY: .*\['test'\].*splits there: \['train', 'val'\]"):
+    with pytest.raises(DataError, match=r"E_SPLIT_EMPTY: .*\['test'\].*splits in the table: \['train', 'val'\]"):
         read_table(tmp_path, ["test"])
 
 
@@ -72,7 +72,7 @@ def test_files_without_rows_count_for_nothing(tmp_path):
     with parquet.ParquetWriter(tmp_path / "p-0.parquet", embedding_schema(3)):
         pass  # no row group at all, as Beam leaves it
     assert count_rows(tmp_path) == {}
-    with pytest.raises(DataError, match=r"E_SPLIT_EMPTY: .*splits there: \[\]"):
+    with pytest.raises(DataError, match=r"E_SPLIT_EMPTY: .*splits in the table: \[\]"):
         read_table(tmp_path)
     write_table(tmp_path / "p-1.parquet", table(list("ab"), list("xx"), ["train", "val"]))
     assert count_rows(tmp_path) == {"train": 1, "val": 1}

@@ -216,7 +216,7 @@ def test_calibration_of_an_earlier_release_is_read_and_not_trusted(make_release,
     assert answer.probabilities is answer.unknown is None
     assert "earlier format" in searcher.doubts[0]
     few = calibrated(make_release, {"split": "val", "reason": "4 classes are too few"})
-    assert few.doubts == ["no percent and no unknown queries: 4 classes are too few"]
+    assert few.doubts == ["no match probability and no unknown queries: 4 classes are too few"]
 
 
 def test_release_without_calibration_gives_none(searcher, images):

@@ -94,7 +94,7 @@ def test_another_training_is_refused(tmp_path):
     Checkpoints(tmp_path, "one").save(Learner(0), Progress())
     with pytest.raises(UsageError, match=r"E_CHECKPOINT_OTHER: .* Expected run key 'two'\. Received: 'one'"):
         Checkpoints(tmp_path, "two").resume(Learner(0))
-    with pytest.raises(UsageError, match=r"E_CHECKPOINT_OTHER: .*model\.npz is of another model"):
+    with pytest.raises(UsageError, match=r"E_CHECKPOINT_OTHER: .*model\.npz belongs to another model"):
         Checkpoints(tmp_path, "one").resume(Learner(0, shape=(4,)))
 
 

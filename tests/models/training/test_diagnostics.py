@@ -7,7 +7,7 @@ import pytest
 from anchorage.errors import DataError
 from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
-from anchorage.training.diagnostics import TrainingDiagnostics, diagnose, gradient_shares, proxy_signs
+from anchorage.training.diagnostics import TrainingDiagnostics, diagnose, gradient_shares, proxy_diagnostics
 from anchorage.training.run import train_run
 
 DIM, ROWS = 16, 8
@@ -102,7 +102,7 @@ def test_proxies_by_hand():
     vectors = np.array([[1.0, 0.0], [0.0, 1.0]])
     # class 0 has (1, 0) and a proxy nobody is near; class 1 has one at 45 degrees and one pointing away
     proxies = np.array([[2.0, 0.0], [-1.0, 0.0], [1.0, 1.0], [0.0, -1.0]])
-    found = proxy_signs(vectors, np.array([0, 1]), proxies, np.array([0, 0, 1, 1]))
+    found = proxy_diagnostics(vectors, np.array([0, 1]), proxies, np.array([0, 0, 1, 1]))
     assert found["dead_proxies"] == pytest.approx(0.5)
     assert found["proxy_distance"] == pytest.approx((0.0 + 1.0 - np.sqrt(0.5)) / 2)
 
@@ -125,7 +125,7 @@ def test_what_is_odd_for_three_epochs_is_said_once(batch, capsys):
     history, said = [odd], []  # what is odd before the first step does not count
     for epoch in range(1, 11):
         history.append(signs.after_epoch(learner, epoch, history))
-        said.append(capsys.readouterr().out.count("nearest to no item"))
+        said.append(capsys.readouterr().out.count("not the nearest proxy of any item"))
     assert said == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
 
 
@@ -134,9 +134,9 @@ def test_the_warm_up_is_allowed_to_be_odd(batch, capsys):
     odd = {"dead_proxies": 1.0}
     signs.measure = lambda learner, step: odd
     for epoch in range(1, 6):
-        signs.after_epoch(learner, epoch, [odd] * epoch, settled=4)
+        signs.after_epoch(learner, epoch, [odd] * epoch, after_warm_up=4)
     assert not capsys.readouterr().out
-    signs.after_epoch(learner, 6, [odd] * 6, settled=4)
+    signs.after_epoch(learner, 6, [odd] * 6, after_warm_up=4)
     assert "100% of the proxies" in capsys.readouterr().out
 
 
@@ -147,12 +147,13 @@ def test_nothing_is_odd_while_validation_improves(batch, capsys):
     history, said = [{**odd, "val_map@r": 0.1}], []
     for epoch, value in enumerate([0.2, 0.3, 0.4, 0.5, 0.4, 0.4, 0.4, 0.4], start=1):
         history.append({**signs.after_epoch(learner, epoch, history), "val_map@r": value})
-        said.append(capsys.readouterr().out.count("nearest to no item"))
+        said.append(capsys.readouterr().out.count("not the nearest proxy of any item"))
     assert said == [0, 0, 0, 0, 0, 0, 0, 1]  # the best of epoch 4 is three epochs back after epoch 7
 
 
 @pytest.mark.parametrize(
-    ("factor", "told"), [(1.0, r"E_COLLAPSED.*same embedding \(mean cosine 1.0"), (0.0, "E_COLLAPSED.*are zero since")]
+    ("factor", "told"),
+    [(1.0, r"E_COLLAPSED.*same embedding \(mean cosine 1.0"), (0.0, "E_COLLAPSED.*have been zero for")],
 )
 def test_a_collapsed_training_stops_and_says_why(batch, factor, told):
     signs, learner = signs_of(Pulls(), factor * np.ones((ROWS, DIM), "float32"), batch[1])
@@ -187,7 +188,7 @@ def test_one_image_is_no_collapse():
 
 def test_embeddings_that_are_not_finite_are_told(batch):
     signs, learner = signs_of(Pulls(), np.where(np.eye(ROWS, DIM) > 0, np.nan, batch[0]), batch[1])
-    with pytest.raises(FloatingPointError, match="embeddings became nan"):
+    with pytest.raises(FloatingPointError, match="embeddings became NaN"):
         signs.after_epoch(learner, 1)
 
 

@@ -90,7 +90,7 @@ def test_history_and_log(undisturbed):
     values = [row["val_map@r"] for row in result.history]
     assert result.best_value == max(values)
     assert result.best_epoch == values.index(max(values))
-    assert (result.stopped_early, result.resumed_step) == (False, 0)
+    assert (bool(result.stop_reason), result.resumed_step) == (False, 0)
 
 
 def test_tensorboard_counts_epochs_as_the_history_does(undisturbed):
@@ -119,12 +119,12 @@ def test_a_training_that_does_harm_ends_early_and_keeps_the_network_before_it(ri
     values = iter([0.4, 0.1, 0.12, 0.11, 0.9])
     monkeypatch.setattr(monitor, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
     learner, result = rig.fit(epochs=9)
-    assert (result.best_epoch, result.best_value, result.stopped_early) == (0, 0.4, True)
+    assert (result.best_epoch, result.best_value, bool(result.stop_reason)) == (0, 0.4, True)
     assert len(result.history) == 1 + 3
     assert same(learner.encoder.get_weights(), rig.learner().encoder.get_weights())
     told = capsys.readouterr().out
     assert "stopped after epoch 3 of 9" in told
-    assert "40.0% before the first step and 12.0% at best since" in told
+    assert "40.0% before the first step and at most 12.0% since" in told
 
 
 def test_a_short_training_that_does_harm_says_so_at_its_end(rig, monkeypatch, capsys):
@@ -132,7 +132,7 @@ def test_a_short_training_that_does_harm_says_so_at_its_end(rig, monkeypatch, ca
     monkeypatch.setattr(monitor, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
     _, result = rig.fit(epochs=2)
     assert (result.best_epoch, result.stop_reason) == (0, "")
-    assert "no epoch was better" in capsys.readouterr().out
+    assert "no epoch is better" in capsys.readouterr().out
 
 
 def test_a_start_that_may_not_be_kept_is_judged_all_the_same(rig, monkeypatch):
@@ -171,7 +171,7 @@ def test_resumed_after_a_crash_equals_undisturbed(rig, undisturbed, tmp_path, st
 @pytest.mark.parametrize("step", [3, 10])
 def test_sigterm_saves_the_step_and_asks_to_be_resumed(rig, undisturbed, tmp_path, step):
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ResourceError, match="E_INTERRUPTED: Told to stop after step") as caught:
+    with pytest.raises(ResourceError, match="E_INTERRUPTED: Interrupted after step") as caught:
         rig.fit(checkpoint_folder=tmp_path, callbacks=[At(step, terminate)])
     assert caught.value.exit_status == 4
     assert signal.getsignal(signal.SIGTERM) == before
@@ -193,7 +193,7 @@ def test_stops_when_patience_runs_out_and_restores_the_best(rig, monkeypatch):
     two, _ = rig.fit(epochs=2, keep_start=False)
     monkeypatch.setattr(monitor, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
     learner, result = rig.fit(epochs=9, patience=2)
-    assert (result.best_epoch, result.best_value, result.stopped_early) == (2, 0.5, True)
+    assert (result.best_epoch, result.best_value, bool(result.stop_reason)) == (2, 0.5, True)
     assert [row["val_map@r"] for row in result.history] == [0.2, 0.3, 0.5, 0.4, 0.5]
     assert same(learner.get_weights(), two.get_weights())
     assert "has not improved for 2 epochs" in result.stop_reason
@@ -258,7 +258,7 @@ def test_embeddings_that_are_not_finite_stop_the_training_though_weights_are(rig
         layer = learner.encoder.get_layer("projection")
         layer.kernel.assign(np.full(layer.kernel.shape, 3e38))
 
-    with pytest.raises(DataError, match="E_LOSS_NOT_FINITE: In epoch 1, step 5, embeddings became nan"):
+    with pytest.raises(DataError, match="E_LOSS_NOT_FINITE: In epoch 1, step 5, embeddings became NaN"):
         rig.fit(learner, checkpoint_folder=tmp_path, callbacks=[At(5, overflow)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["not-finite.json", "step-00000000"]
 
@@ -266,7 +266,7 @@ def test_embeddings_that_are_not_finite_stop_the_training_though_weights_are(rig
 def test_stored_weights_that_are_not_finite_are_told_before_the_first_step(rig):
     learner = rig.learner()
     learner.encoder.get_layer("projection").bias.assign([np.nan] * 8)
-    with pytest.raises(DataError, match="E_LOSS_NOT_FINITE: Before the first step, embeddings became nan"):
+    with pytest.raises(DataError, match="E_LOSS_NOT_FINITE: Before the first step, embeddings became NaN"):
         rig.fit(learner)
 
 

@@ -1,11 +1,10 @@
-"""Which rows make up a batch: samplers that are pure functions of seed and step, by the name an experiment file uses.
+"""Samplers, which choose the rows of each batch as a pure function of seed and step.
 
-A sampler keeps no position: `batch(step)` gives the same rows whenever it is asked, so training resumes at any step
-without saving anything. Samplers that look for classes near each other also go by where the classes lie now: these
-centres are refreshed before the first step and after each epoch, and saved with the checkpoint.
+A sampler has no position: `batch(step)` always returns the same rows, so training resumes at any step without saved
+state. Embedding-aware samplers also depend on class centers, which are updated before the first step and after each
+epoch, and are saved in checkpoints.
 
-With several replicas each takes its run of the rows of the same batch, dealt by `tf.distribute`; the loss sees them
-joined again.
+With several replicas, `tf.distribute` splits the rows of a batch among them; the loss is computed on the whole batch.
 """
 
 from anchorage.data.sampling.centred import CentredSampler

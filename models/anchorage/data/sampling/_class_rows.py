@@ -1,4 +1,4 @@
-"""The rows of each class, in an order of their own in every round; what the samplers by class are made of."""
+"""Rows grouped by class, shuffled anew in every round, for the samplers by class."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from anchorage.errors import UsageError
 
 
 class ClassRows:
-    """Rows grouped by class, classes numbered from 0 in the order of their labels.
+    """Rows grouped by class; classes are numbered from 0 in the order of their labels.
 
     Args:
         labels: `(M,)` integer class ids, in any order.
-        seed: any integer from 0.
-        least: classes with fewer rows are left out.
+        seed: non-negative integer.
+        least: classes with fewer rows are omitted.
 
     Attributes:
         counts: `(C,)` number of rows of each class.
@@ -32,7 +32,7 @@ class ClassRows:
         return len(self.counts)
 
     def check_enough(self, classes: int, what: str = "different classes") -> None:
-        """Raise unless there are at least so many classes.
+        """Raise unless there are at least this many classes.
 
         Raises:
             UsageError: E_TOO_FEW_CLASSES.
@@ -40,50 +40,50 @@ class ClassRows:
         if len(self) < classes:
             raise UsageError(
                 "E_TOO_FEW_CLASSES",
-                f"A batch wants {classes} {what}, but the data has {len(self)}. "
-                f"Lower the number of classes to {len(self)} or less, or bring more classes.",
+                f"Expected at least {classes} {what} for a batch. Received: {len(self)}. "
+                f"Lower the number of classes to {len(self)} or less, or add more classes.",
             )
 
     def rounds(self, classes: int) -> int:
-        """Steps in which every class comes up, so many at a step."""
+        """Return the number of steps that visit every class, at `classes` per step."""
         return -(-len(self) // classes)
 
     def visit(self, step: int, classes: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """The classes whose turn it is: every one once in a round, in a new order each round.
+        """Return the classes of a step; a round visits every class once, in a new order each time.
 
         Returns:
-            The number of the round, `(classes,)` class numbers, and for each how often it came up in this round
-            before: 1 where the last step of the round is filled with its first classes.
+            The number of the round, the class numbers `(classes,)`, and the number of earlier visits of each in this
+            round: 1 for the first classes of the round that fill up its last step.
         """
         number, position = divmod(step, self.rounds(classes))
         places = position * classes + np.arange(classes)
         return number, self._shuffled(number)[0][places % len(self)], places // len(self)
 
     def take(self, number: int, chosen: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
-        """Rows `(len(chosen), count)`: of each class those from place `first` on in its order of round `number`.
+        """Return rows `(len(chosen), count)`: those of each class from position `first` on, in the order of the round.
 
-        A class with fewer rows starts again from its first.
+        A class with fewer rows repeats from its first row.
         """
         row_order = self._shuffled(number)[1]
         items = first[:, None] + np.arange(count)
         return row_order[self._starts[chosen, None] + items % self.counts[chosen, None]]
 
-    def drawn(self, random: np.random.Generator, number: int, chosen: np.ndarray, count: int) -> np.ndarray:
-        """Rows `(len(chosen), count)` from a random place on; different ones where a class has so many."""
+    def draw(self, random: np.random.Generator, number: int, chosen: np.ndarray, count: int) -> np.ndarray:
+        """Return rows `(len(chosen), count)` from a random position on; distinct if a class has enough rows."""
         return self.take(number, chosen, random.integers(self.counts[chosen]), count)
 
-    def in_turn(self, number: int, chosen: np.ndarray) -> np.ndarray:
-        """One row of each class `(len(chosen),)`: as `number` grows all rows of a class, then all in another order."""
+    def cycle(self, number: int, chosen: np.ndarray) -> np.ndarray:
+        """Return one row per class `(len(chosen),)`, which cycles through all rows of the class as `number` grows."""
         cycles, places = np.divmod(number, self.counts[chosen])
         rows = []
         for label, cycle, place in zip(chosen.tolist(), cycles.tolist(), places.tolist(), strict=True):
-            order = np.random.default_rng((self._seed, _IN_TURN, label, cycle)).permutation(self.counts[label])
+            order = np.random.default_rng((self._seed, _CYCLES, label, cycle)).permutation(self.counts[label])
             rows.append(self._starts[label] + order[place])
         return self._grouped[np.array(rows, np.int64)]
 
     def _shuffled(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Order of the classes, and all rows grouped by class, as they are in this round."""
-        cached, class_order, row_order = self._round  # one read: another thread may put a new tuple there
+        """Return the order of the classes, and all rows grouped by class, in a round."""
+        cached, class_order, row_order = self._round  # a single read, since another thread can replace the tuple
         if cached != number:
             random = np.random.default_rng((self._seed, number))
             class_order = random.permutation(len(self))
@@ -93,8 +93,8 @@ class ClassRows:
         return class_order, row_order
 
 
-# What a stream of random numbers is for, so that no two streams of one seed and step are the same.
-CANDIDATES, PROBES, _IN_TURN = 1, 2, 3
+# Purpose of a stream of random numbers, so that streams of the same seed and step differ.
+CANDIDATES, PROBES, _CYCLES = 1, 2, 3
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:

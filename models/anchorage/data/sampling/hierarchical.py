@@ -1,4 +1,4 @@
-"""Groups of classes that lie near each other: Ge, Huang, Dong & Scott, ECCV 2018, section 4.2, "anchor neighbour"."""
+"""Batches of groups of neighboring classes: Ge, Huang, Dong & Scott, ECCV 2018, section 4.2, "anchor neighbor"."""
 
 import numpy as np
 
@@ -7,22 +7,22 @@ from anchorage.data.sampling.centred import CentredSampler
 
 
 class HierarchicalBatches(CentredSampler):
-    """Seed classes, each with the classes nearest to it, and some items of each: batches full of hard negatives.
+    """Samples seed classes, each with its nearest classes, and items of each, for many hard negatives.
 
-    The distance of two classes is the paper's, the mean squared distance of their items on the unit sphere,
+    The distance of two classes is that of the paper, the mean squared distance of their items on the unit sphere,
 
         d(p, q) = mean |r_i - r_j|^2 = 2 - 2 m_p . m_q,    m the mean of a class's unit rows,
 
-    over the items embedded. Every class is a seed once in a round; a class near two seeds goes to the first, and
-    the second gets its next nearest, so that all classes of a batch are different.
+    over the embedded items. Every class is a seed once per round. A class near two seeds is used for the first, and
+    the second gets its next nearest class, so the classes of a batch are distinct.
 
     Args:
         labels: `(M,)` integer class ids, in any order.
-        groups: seed classes in a batch (l' in the paper); at least 1.
-        classes_per_group: a seed and its neighbours (m in the paper); at least 2.
-        per_class: items of each class (t in the paper); at least 1. A class with fewer repeats them.
-        seed: any integer from 0; each seed is another sequence of batches.
-        probes_per_class: items of a class embedded to tell where it lies.
+        groups: seed classes per batch (l' in the paper); at least 1.
+        classes_per_group: a seed and its neighbors (m in the paper); at least 2.
+        per_class: items per class (t in the paper); at least 1. A class with fewer items repeats them.
+        seed: non-negative integer.
+        probes_per_class: items per class whose mean embedding is the center.
 
     Raises:
         UsageError: if there are fewer than `groups * classes_per_group` classes, or a count is too low.
@@ -59,12 +59,12 @@ class HierarchicalBatches(CentredSampler):
 
     @property
     def steps_per_round(self) -> int:
-        """Batches in which every class is a seed."""
+        """Steps in which every class is a seed."""
         return self._rows.rounds(self._groups)
 
     def batch(self, step: int) -> np.ndarray:
-        """The int64 rows of this step, class by class, a seed before its neighbours."""
+        """Return the int64 rows of this step, class by class, each seed before its neighbors."""
         random = np.random.default_rng((self._seed, CANDIDATES, step))
         number, seeds, _ = self._rows.visit(step, self._groups)
         chosen = self._with_neighbors(seeds, self._wanted, random)
-        return self._rows.drawn(random, number, chosen, self._per_class).ravel()
+        return self._rows.draw(random, number, chosen, self._per_class).ravel()

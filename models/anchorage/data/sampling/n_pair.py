@@ -1,4 +1,4 @@
-"""Batches of N pairs from N classes: Sohn, NeurIPS 2016, section 3.2, with its mining of hard negative classes."""
+"""Batches of N pairs from N classes, with hard negative class mining: Sohn, NeurIPS 2016, section 3.2."""
 
 import numpy as np
 
@@ -10,23 +10,22 @@ MINING = ("none", "hard_class")
 
 
 class NPairBatches(CentredSampler):
-    """Two different items of each of N classes: `a1, p1, a2, p2, ...`; classes with one item are left out.
+    """Samples two distinct items of each of N classes: `a1, p1, a2, p2, ...`; classes with one item are omitted.
 
-    With `mining="none"` every class comes up once in a round. With `"hard_class"` a batch takes `candidates` classes
-    at random and one of them to begin with, and adds the class that confuses most with those chosen, again and again:
+    With `mining="none"` a round visits every class once. With `"hard_class"` a batch starts with one of `candidates`
+    random classes, and repeatedly adds the class that is most similar to those chosen:
 
-        argmax_c  max_{s chosen} m_s . m_c,    m the mean embedding of a class, not normalised, ties at random.
+        argmax_c  max_{s chosen} m_s . m_c,    m the mean embedding of a class, not normalized, ties at random.
 
-    The means are of the last refresh, before the first step and after each epoch.
+    The means are updated before the first step and after each epoch.
 
     Args:
         labels: `(M,)` integer class ids, in any order.
         pairs: N, at least 1.
-        seed: any integer from 0; each seed is another sequence of batches.
+        seed: non-negative integer.
         mining: `"none"` or `"hard_class"`.
-        candidates: classes among which a batch finds its hard ones; 0 for four times `pairs`. All where there are
-            fewer.
-        probes_per_class: items of a class embedded to tell where it lies.
+        candidates: number of random classes to choose hard ones from; 0 for four times `pairs`; at most all classes.
+        probes_per_class: items per class whose mean embedding is the center.
 
     Raises:
         UsageError: on an unknown `mining`, a count out of range, or fewer than `pairs` classes of two items.
@@ -57,32 +56,32 @@ class NPairBatches(CentredSampler):
 
     @property
     def steps_per_round(self) -> int:
-        """Batches in which every class comes up, without mining."""
+        """Steps in which every class is visited, without mining."""
         return self._rows.rounds(self._pairs)
 
     def batch(self, step: int) -> np.ndarray:
-        """The `(2 N,)` int64 rows of this step, pair by pair."""
+        """Return the int64 rows `(2 N,)` of this step, pair by pair."""
         number, chosen, visits = self._rows.visit(step, self._pairs)
         if not self.refreshes:
             return self._rows.take(number, chosen, 2 * visits, 2).ravel()
         random = np.random.default_rng((self._seed, CANDIDATES, step))
-        found = random.choice(len(self._rows), self._candidates, replace=False)
-        order = np.arange(self._pairs) if self.centres is None else hard_classes(self.centres[found], self._pairs)
-        return self._rows.drawn(random, number, found[order], 2).ravel()
+        candidates = random.choice(len(self._rows), self._candidates, replace=False)
+        order = np.arange(self._pairs) if self.centres is None else hard_classes(self.centres[candidates], self._pairs)
+        return self._rows.draw(random, number, candidates[order], 2).ravel()
 
     def _to_centres(self, grouped: np.ndarray) -> np.ndarray:
         return grouped.mean(axis=1)
 
 
 def hard_classes(centres: np.ndarray, count: int) -> np.ndarray:
-    """Greedily the classes that confuse most with each other, from class 0 on; on a tie the first.
+    """Choose classes greedily by their similarity to those chosen, starting with class 0; ties go to the first.
 
     Args:
-        centres: `(C, D)`.
+        centres: `(C, D)` class centers.
         count: at most C.
 
     Returns:
-        `(count,)` class numbers, in the order they were chosen.
+        `(count,)` class numbers, in the order of the choice.
     """
     chosen = [0]
     scores = np.full(len(centres), -np.inf)

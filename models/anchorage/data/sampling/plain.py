@@ -1,4 +1,4 @@
-"""The two plain samplers: P classes of K items, and shuffled epochs."""
+"""Samplers of P classes with K items each, and of shuffled rows."""
 
 import numpy as np
 
@@ -7,18 +7,18 @@ from anchorage.errors import UsageError
 
 
 class ClassBatches:
-    """Batches of exactly `classes` distinct classes with `per_class` items each.
+    """Samples exactly `classes` distinct classes per batch, with `per_class` items each.
 
-    A round visits every class once, in a new order each time; if the number of
-    classes is no multiple of `classes`, the last batch of the round is filled with the
-    first classes of the same round, whose next items it takes. Items of a class are shuffled
-    anew each round. A class with fewer than `per_class` items repeats them in turn.
+    A round visits every class once, in a new order each time. If the number of classes is not a
+    multiple of `classes`, the last batch of the round is filled with the next items of the first
+    classes of the round. The items of a class are shuffled anew in each round; a class with fewer
+    than `per_class` items repeats them.
 
     Args:
         labels: `(M,)` integer class ids, in any order.
-        classes: P, distinct classes in a batch; at least 1.
-        per_class: K, items of each class; at least 1.
-        seed: any integer from 0; each seed is another sequence of batches.
+        classes: P, distinct classes per batch; at least 1.
+        per_class: K, items per class; at least 1.
+        seed: non-negative integer.
 
     Raises:
         UsageError: if there are fewer than `classes` classes, or a count is below 1.
@@ -43,27 +43,27 @@ class ClassBatches:
 
     @property
     def steps_per_round(self) -> int:
-        """Batches in which every class comes up."""
+        """Steps in which every class is visited."""
         return self._rows.rounds(self._classes)
 
     def batch(self, step: int) -> np.ndarray:
-        """The `(P * K,)` int64 rows of this step, class by class."""
+        """Return the int64 rows `(P * K,)` of this step, class by class."""
         number, chosen, visits = self._rows.visit(step, self._classes)
         return self._rows.take(number, chosen, visits * self._per_class, self._per_class).ravel()
 
 
 class ShuffledBatches:
-    """Plain shuffled epochs: every row once a round, classes as they fall.
+    """Samples shuffled rows, every row once per round, regardless of class.
 
     The last batch of a round is filled with the first rows of the same round.
 
     Args:
-        labels: `(M,)` labels; only their number counts.
-        batch_size: rows in a batch; at least 1 and at most M.
-        seed: any integer from 0; each seed is another sequence of batches.
+        labels: `(M,)` labels; only their number is used.
+        batch_size: rows per batch; from 1 to M.
+        seed: non-negative integer.
 
     Raises:
-        UsageError: if `batch_size` is below 1 or above the number of rows.
+        UsageError: if `batch_size` is less than 1 or greater than the number of rows.
     """
 
     def __init__(self, labels, batch_size: int, seed: int):
@@ -71,7 +71,7 @@ class ShuffledBatches:
         if len(labels) < batch_size:
             raise UsageError(
                 "E_TOO_FEW_RECORDS",
-                f"A batch wants {batch_size} records, but the data has {len(labels)}. Lower `batch_size`.",
+                f"Expected at least {batch_size} records for a batch. Received: {len(labels)}. Lower `batch_size`.",
             )
         self.batch_size = batch_size
         self._rows, self._seed = len(labels), seed
@@ -79,11 +79,11 @@ class ShuffledBatches:
 
     @property
     def steps_per_round(self) -> int:
-        """Batches in which every row comes up."""
+        """Steps in which every row is visited."""
         return -(-self._rows // self.batch_size)
 
     def batch(self, step: int) -> np.ndarray:
-        """The `(batch_size,)` int64 rows of this step."""
+        """Return the int64 rows `(batch_size,)` of this step."""
         number, position = divmod(step, self.steps_per_round)
         cached, order = self._round
         if cached != number:

@@ -1,4 +1,4 @@
-"""Batches around class representatives held for a while: Can, Gürbüz & Alatan, ICIP 2021."""
+"""Batches with class representatives that are fixed for some steps: Can, Gürbüz & Alatan, ICIP 2021."""
 
 import numpy as np
 
@@ -10,22 +10,22 @@ MINING = ("none", "hard_class")
 
 
 class RepresentativeBatches(CentredSampler):
-    """The representatives of P classes first, then K - 1 other items of each, the classes in turn.
+    """Samples the representatives of P classes, followed by K - 1 other items of each class.
 
-    Rows 0 to P - 1 are the representatives; then come one more item of each class in the same order, another one of
-    each, and so on. For `lifetime` steps a class has the same representative, then all are drawn anew, and
-    no item is drawn twice before its class is used up. A representative may be among the other items as well.
+    Rows 0 to P - 1 are the representatives, followed by one more item of each class in the same order, another one of
+    each, and so on. A class keeps its representative for `lifetime` steps; then all change, and every item of a class
+    is used before one is repeated. A representative can also be among the other items.
 
-    With `mining="none"` every class comes up once in a round. With `"hard_class"` half of the classes do, and each
-    brings the class along whose representative was nearest when they were last embedded, before the first step and
-    after each epoch; an odd class out brings none.
+    With `mining="none"` a round visits every class once. With `"hard_class"` a round visits half as many classes per
+    step, and adds to each the class with the nearest representative; representatives are embedded before the first
+    step and after each epoch. If P is odd, one class gets no neighbor.
 
     Args:
         labels: `(M,)` integer class ids, in any order.
-        classes: P, distinct classes in a batch; at least 1, and 2 with mining.
-        per_class: K, items of each class with its representative; at least 2. A class with fewer repeats them.
-        seed: any integer from 0; each seed is another sequence of batches.
-        lifetime: steps until all representatives are drawn anew, at least 1; best a divisor of the steps in an epoch.
+        classes: P, distinct classes per batch; at least 1, and 2 with mining.
+        per_class: K, items per class including the representative; at least 2. A class with fewer items repeats them.
+        seed: non-negative integer.
+        lifetime: steps after which all representatives change, at least 1; preferably a divisor of the steps per epoch.
         mining: `"none"` or `"hard_class"`.
 
     Raises:
@@ -55,26 +55,26 @@ class RepresentativeBatches(CentredSampler):
 
     @property
     def steps_per_round(self) -> int:
-        """Batches in which every class comes up, with mining without being brought along."""
+        """Steps in which every class is visited; with mining, not as a neighbor of another class."""
         return self._rows.rounds(self._seeds)
 
     @property
     def facts(self) -> dict[str, int]:
-        """What a training method may ask for by these names."""
+        """Values for constructor arguments of training methods, by name."""
         return {"num_representatives": self._classes, "lifetime": self._lifetime}
 
     def batch(self, step: int) -> np.ndarray:
-        """The `(P * K,)` int64 rows of this step."""
+        """Return the int64 rows `(P * K,)` of this step."""
         number, chosen, visits = self._rows.visit(step, self._seeds)
         if self.refreshes:
             random = np.random.default_rng((self._seed, CANDIDATES, step))
             chosen = self._with_neighbors(chosen, self._classes, random)
-            others = self._rows.drawn(random, number, chosen, self._per_class - 1)
+            others = self._rows.draw(random, number, chosen, self._per_class - 1)
         else:
             others = self._rows.take(number, chosen, visits * (self._per_class - 1), self._per_class - 1)
-        first = self._rows.in_turn(step // self._lifetime, chosen)
+        first = self._rows.cycle(step // self._lifetime, chosen)
         return np.concatenate([first, others.T.ravel()])
 
     def probes(self, step: int) -> np.ndarray:
-        """The `(C,)` representatives that this step has."""
-        return self._rows.in_turn(step // self._lifetime, np.arange(len(self._rows)))
+        """Return the representatives `(C,)` of all classes at this step."""
+        return self._rows.cycle(step // self._lifetime, np.arange(len(self._rows)))

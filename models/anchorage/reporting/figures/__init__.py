@@ -1,4 +1,4 @@
-"""The report's figures, drawn from its numbers: PNG files for people and CI, SVG for the page."""
+"""The figures of the report, as PNG files and as SVG for the page."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ _WIDTH, _HEIGHT = 5.4, 3.3  # inches: narrow enough that the text stays readable
 
 
 class Drawing(NamedTuple):
-    """A figure: the number it needs, by its path in the report, who draws it, and how high it gets."""
+    """A figure: the path of its data in the report, the function that draws it, and its height in inches."""
 
     needs: str
     draw: Callable[["Figure", Mapping[str, Any]], None]
@@ -46,11 +46,11 @@ FIGURES = {
 
 
 def draw_figures(report: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
-    """Draws each figure whose numbers are in the report.
+    """Draw all figures whose data is in the report.
 
     Args:
-        report: what `report.json` holds.
-        folder: gets `<name>.png` per figure; must exist.
+        report: content of `report.json`.
+        folder: existing folder for one `<name>.png` per figure.
 
     Returns:
         name -> SVG.
@@ -59,7 +59,7 @@ def draw_figures(report: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    drawn = {}
+    images = {}
     with mpl.rc_context(STYLE):
         for name, drawing in FIGURES.items():
             if not find(report, drawing.needs):
@@ -67,15 +67,15 @@ def draw_figures(report: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
             figure = Figure(figsize=(_WIDTH, drawing.height(report)), layout="constrained")
             drawing.draw(figure, report)
             figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
-            figure.set_layout_engine("none")  # the places are found; to find them again would double the work
+            figure.set_layout_engine("none")  # the layout is computed; computing it again would double the time
             buffer = io.BytesIO()
             FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-            drawn[name] = buffer.getvalue()
-    return drawn
+            images[name] = buffer.getvalue()
+    return images
 
 
 def find(report: Mapping[str, Any], path: str) -> Any:
-    """What stands in a report at a path such as `calibration.check` or `epochs.0.loss`; None if nothing does."""
+    """Return the value at a path of the report, such as `calibration.check` or `epochs.0.loss`, or None."""
     value: Any = report
     for key in path.split("."):
         if isinstance(value, list):

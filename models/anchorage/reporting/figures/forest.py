@@ -1,4 +1,4 @@
-"""The forest plot: how far the candidate is from the baseline, metric by metric and slice by slice, with intervals."""
+"""Forest plots: differences to the baseline by metric and slice, with confidence intervals."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,26 +9,26 @@ from anchorage.reporting.figures.style import BLUE, INK, MUTED, ORANGE, VERMILIO
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SLICES = 20  # shown at most, the greatest losses
+_SLICES = 20  # largest number of slices, greatest losses first
 
 
 def draw(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """One line a metric and a slice; the mark is the difference, the bar its interval, the upright tick its margin."""
+    """Draw one line per metric and slice: the mark is the difference, the bar its interval, the tick its margin."""
     axes = figure.add_subplot()
     compared = report["comparison"]
     metrics, slices = compared["metrics"], compared["slices"][:_SLICES]
     margins = {compared["primary"]: compared["margin"]}
     lines = [(metric_name(name), entry, margins.get(name)) for name, entry in metrics.items()]
     lines += [(entry["name"], entry, entry["margin"] if entry["judged"] else None) for entry in slices]
-    for place, (_, entry, margin) in enumerate(lines):
-        slice_ = place >= len(metrics)
+    for row, (_, entry, margin) in enumerate(lines):
+        slice_ = row >= len(metrics)
         color, mark = (MUTED, "o") if slice_ else (BLUE, "s")
         if entry.get("worse") or (margin == compared["margin"] and not slice_ and compared["lower_bound"] < -margin):
             color, mark = VERMILION, "X"
-        axes.plot([100 * entry["low"], 100 * entry["high"]], [place, place], color=color, linewidth=2)
-        axes.plot(100 * entry["difference"], place, mark, color=color, markersize=6)
+        axes.plot([100 * entry["low"], 100 * entry["high"]], [row, row], color=color, linewidth=2)
+        axes.plot(100 * entry["difference"], row, mark, color=color, markersize=6)
         if margin is not None:
-            axes.plot(-100 * margin, place, "|", color=ORANGE, markersize=15, markeredgewidth=2.2)
+            axes.plot(-100 * margin, row, "|", color=ORANGE, markersize=15, markeredgewidth=2.2)
     axes.axvline(0, color=INK, linewidth=1)
     axes.axhline(len(metrics) - 0.5, color=MUTED, linewidth=0.6, linestyle=":")
     axes.set_yticks(range(len(lines)), [f"{_short(name)}  ({entry['queries']:,})" for name, entry, _ in lines])
@@ -39,18 +39,18 @@ def draw(figure: "Figure", report: Mapping[str, Any]) -> None:
 
 
 def draw_untrained(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """One line a baseline without training and metric of the headline; the first, which decides, has a square mark."""
+    """Draw one line per untrained baseline and headline metric; the primary metric has a square mark."""
     axes = figure.add_subplot()
     lines = [(entry, name) for entry in report["untrained"] for name in report["headline"]]
-    for place, (entry, name) in enumerate(lines):
-        found = entry["metrics"][name]
+    for row, (entry, name) in enumerate(lines):
+        values = entry["metrics"][name]
         color, mark = (BLUE, "s") if name == report["primary"] else (MUTED, "o")
         if name == report["primary"] and not entry["better"]:
             color, mark = VERMILION, "X"
-        axes.plot([100 * found["low"], 100 * found["high"]], [place, place], color=color, linewidth=2)
-        axes.plot(100 * found["difference"], place, mark, color=color, markersize=6)
-    for place in range(len(report["headline"]), len(lines), len(report["headline"])):
-        axes.axhline(place - 0.5, color=MUTED, linewidth=0.6, linestyle=":")
+        axes.plot([100 * values["low"], 100 * values["high"]], [row, row], color=color, linewidth=2)
+        axes.plot(100 * values["difference"], row, mark, color=color, markersize=6)
+    for row in range(len(report["headline"]), len(lines), len(report["headline"])):
+        axes.axhline(row - 0.5, color=MUTED, linewidth=0.6, linestyle=":")
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(range(len(lines)), [f"{metric_name(name)}, {entry['name']}" for entry, name in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
@@ -60,12 +60,12 @@ def draw_untrained(figure: "Figure", report: Mapping[str, Any]) -> None:
 
 
 def height_untrained(report: Mapping[str, Any]) -> float:
-    """Inches, by the number of lines."""
+    """Return the height in inches."""
     return 0.9 + 0.29 * len(report["untrained"]) * len(report["headline"])
 
 
 def height(report: Mapping[str, Any]) -> float:
-    """Inches, by the number of lines."""
+    """Return the height in inches."""
     lines = len(report["comparison"]["metrics"]) + len(report["comparison"]["slices"][:_SLICES])
     return 0.9 + 0.29 * lines
 

@@ -1,4 +1,4 @@
-"""Figures of what queries get: recall by depth and gallery size, class by class."""
+"""Figures of retrieval: recall by k and gallery size, and results by class."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,11 @@ from anchorage.reporting.figures.style import BLUE, INK, ORANGE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MANY = 1000  # dots; more are drawn as pixels, to keep the page small
+_MANY = 1000  # classes above which dots are rasterized, to keep the page small
 
 
 def recall_curve(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """Recall at every k up to the size of the gallery, k on a log axis."""
+    """Draw recall@k over k, on a logarithmic axis."""
     axes = figure.add_subplot()
     curve = report["recall_curve"]
     lines = [("candidate", "this model", BLUE, "-", "o")]
@@ -27,14 +27,14 @@ def recall_curve(figure: "Figure", report: Mapping[str, Any]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(1, max(2, curve["k"][-1]))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("k: how many neighbours one looks at")
+    axes.set_xlabel("k, number of nearest neighbours")
     axes.set_ylabel("recall@k, %")
     axes.set_ylim(top=101)
     axes.legend(loc="lower right")
 
 
 def class_dots(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """Every class as a dot, worst at the left; the area is its number of images."""
+    """Draw MAP@R of each class as a dot, lowest first; its area is the number of images."""
     axes = figure.add_subplot()
     classes = sorted(report["classes"], key=lambda entry: entry["map@r"])
     values = 100 * np.array([entry["map@r"] for entry in classes])
@@ -44,10 +44,10 @@ def class_dots(figure: "Figure", report: Mapping[str, Any]) -> None:
     dots = [axes.scatter(places, values, s=areas, color=BLUE, alpha=0.75, linewidths=0, label="a class")]
     if all(entry.get("baseline") is not None for entry in classes):
         before, name = 100 * np.array([entry["baseline"] for entry in classes]), report["baseline"]["name"]
-        told = f"same class in {name}"
-        dots.append(axes.scatter(places, before, s=12, marker="x", linewidths=0.9, color=ORANGE, label=told))
-    for drawn in dots:
-        drawn.set_rasterized(len(classes) > _MANY)
+        label = f"same class in {name}"
+        dots.append(axes.scatter(places, before, s=12, marker="x", linewidths=0.9, color=ORANGE, label=label))
+    for collection in dots:
+        collection.set_rasterized(len(classes) > _MANY)
     axes.axhline(values.mean(), color=INK, linewidth=1, linestyle=":")
     axes.annotate(
         f"mean of classes {values.mean():.1f} %", (1, values.mean()), xytext=(0, 4), textcoords="offset points"
@@ -60,14 +60,14 @@ def class_dots(figure: "Figure", report: Mapping[str, Any]) -> None:
 
 
 def growth_curve(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """recall@1 as wrong items come into the gallery, on a log axis; the last point is the gallery as it is."""
+    """Draw the expected recall@1 over the number of irrelevant gallery images, on a logarithmic axis."""
     axes = figure.add_subplot()
     growth = report["growth"]
     items = np.maximum(1, growth["gallery"] * np.asarray(growth["wrong_items_kept"]))
     axes.plot(items, 100 * np.asarray(growth["recall@1"]), "-o", color=BLUE, linewidth=2, markersize=4)
     axes.plot(items[-1:], 100 * np.asarray(growth["recall@1"][-1:]), "s", color=ORANGE, markersize=8, zorder=3)
     axes.annotate(
-        "the gallery judged here",
+        "gallery of this evaluation",
         (items[-1], 100 * growth["recall@1"][-1]),
         xytext=(-12, -2),
         textcoords="offset points",
@@ -77,17 +77,17 @@ def growth_curve(figure: "Figure", report: Mapping[str, Any]) -> None:
     )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlabel("wrong images in the gallery, about")
+    axes.set_xlabel("irrelevant images in the gallery (approximate)")
     axes.set_ylabel("recall@1, %")
 
 
 def confusion(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """The hardest classes against each other: which one the nearest image is of; like classes stand together."""
+    """Draw the confusion matrix of the hardest classes: class of the nearest image by class of the query."""
     import matplotlib as mpl
 
     axes = figure.add_subplot()
-    shown = report["confusion"]
-    labels, shares = shown["labels"], np.asarray(shown["shares"], float)
+    matrix = report["confusion"]
+    labels, shares = matrix["labels"], np.asarray(matrix["shares"], float)
     image = axes.imshow(np.where(shares > 0, shares, np.nan) * 100, cmap=mpl.colormaps["cividis_r"], vmin=0, vmax=100)
     size = max(4.0, min(9.0, 230 / max(1, len(labels))))
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
@@ -102,7 +102,7 @@ def confusion(figure: "Figure", report: Mapping[str, Any]) -> None:
 
 
 def class_sizes(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """How many classes have how many images in the gallery."""
+    """Draw the histogram of the number of gallery images per class."""
     axes = figure.add_subplot()
     images = np.array([entry["images"] for entry in report["classes"]])
     least, most = int(images.min()), int(images.max())
@@ -122,6 +122,6 @@ def class_sizes(figure: "Figure", report: Mapping[str, Any]) -> None:
         textcoords="offset points",
         fontsize=9.5,
     )
-    axes.set_xlabel("images of a class in the gallery")
+    axes.set_xlabel("gallery images per class")
     axes.set_ylabel("classes")
     axes.locator_params(axis="y", integer=True)

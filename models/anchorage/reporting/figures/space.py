@@ -1,4 +1,4 @@
-"""Figures of the space itself: its directions, its hubs, a flat map of it."""
+"""Figures of the embedding space: spectrum, hubs and 2-D map."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,11 @@ from anchorage.reporting.figures.style import BLUE, INK, MUTED, ORANGE, VERMILIO
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NAMED = 14  # classes whose names stand on the map
+_NAMED = 14  # classes with a label on the map
 
 
 def spectrum(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """Singular values of the centred embeddings, greatest first, with the effective rank."""
+    """Draw the normalized singular values of the centered embeddings, largest first, and the effective rank."""
     axes = figure.add_subplot()
     space = report["space"]
     shares = 100 * np.asarray(space["spectrum"])
@@ -32,42 +32,42 @@ def spectrum(figure: "Figure", report: Mapping[str, Any]) -> None:
     )
     axes.set_xlim(1, max(2, len(shares)))
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("direction, greatest first")
-    axes.set_ylabel("share of singular values, %")
+    axes.set_xlabel("direction, largest first")
+    axes.set_ylabel("normalized singular value, %")
 
 
 def hubs(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """How many gallery images are how often among the nearest."""
+    """Draw the histogram of the k-occurrence of gallery images."""
     axes = figure.add_subplot()
-    found = report["space"]["hubness"]
-    starts = found["histogram"]["times"]
+    hubness = report["space"]["hubness"]
+    starts = hubness["histogram"]["times"]
     names = [_span(low, high) for low, high in zip(starts, [*starts[1:], None], strict=True)]
-    bars = axes.bar(names, found["histogram"]["items"], color=BLUE, alpha=0.45, edgecolor=BLUE)
+    bars = axes.bar(names, hubness["histogram"]["items"], color=BLUE, alpha=0.45, edgecolor=BLUE)
     axes.bar_label(bars, fmt="{:,.0f}", fontsize=9, color=MUTED, padding=2)
     axes.margins(y=0.14)
     axes.grid(axis="x", visible=False)
-    axes.set_xlabel(f"times among the {found['k']} nearest of all queries")
+    axes.set_xlabel(f"occurrences among the {hubness['k']} nearest neighbours of all queries")
     axes.set_ylabel("gallery images")
 
 
 def flat_map(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """The map: dots whose nearest neighbour is of their class, crosses where it is not; large classes are named."""
+    """Draw the map: crosses are images whose nearest neighbor is of another class; large classes are labeled."""
     axes = figure.add_subplot()
-    shown = report["map"]
-    x, y, labels = np.asarray(shown["x"]), np.asarray(shown["y"]), np.asarray(shown["labels"])
-    right = np.array([verdict is not False for verdict in shown.get("right", [True] * len(x))])
-    axes.scatter(x[right], y[right], s=9, color=BLUE, alpha=0.55, linewidths=0, label="nearest is of its class")
+    points = report["map"]
+    x, y, labels = np.asarray(points["x"]), np.asarray(points["y"]), np.asarray(points["labels"])
+    right = np.array([correct is not False for correct in points.get("right", [True] * len(x))])
+    axes.scatter(x[right], y[right], s=9, color=BLUE, alpha=0.55, linewidths=0, label="nearest of the same class")
     axes.scatter(
-        x[~right], y[~right], s=20, marker="x", color=VERMILION, linewidths=1.2, label="nearest is of another class"
+        x[~right], y[~right], s=20, marker="x", color=VERMILION, linewidths=1.2, label="nearest of another class"
     )
     names, counts = np.unique(labels, return_counts=True)
     for name in names[np.argsort(-counts, kind="stable")][:_NAMED]:
-        own = labels == name
-        middle = np.median(x[own]), np.median(y[own])
-        nearest = np.argmin((x[own] - middle[0]) ** 2 + (y[own] - middle[1]) ** 2)
+        members = labels == name
+        middle = np.median(x[members]), np.median(y[members])
+        nearest = np.argmin((x[members] - middle[0]) ** 2 + (y[members] - middle[1]) ** 2)
         axes.annotate(
             name,
-            (x[own][nearest], y[own][nearest]),
+            (x[members][nearest], y[members][nearest]),
             ha="center",
             fontsize=8.5,
             color=INK,

@@ -1,8 +1,8 @@
-"""Colours and lines that all figures share."""
+"""Colors and style of all figures."""
 
 from typing import Any
 
-# Okabe & Ito's palette: told apart with every common kind of colour blindness. Each line also has its own dash or mark.
+# The palette of Okabe & Ito, which is safe for color blindness. Each line also has its own dash or marker.
 INK, MUTED, RULE = "#1d2733", "#5b6775", "#d5dbe2"
 BLUE, GREEN, VERMILION, ORANGE = "#0072b2", "#009e73", "#d55e00", "#e69f00"
 
@@ -20,5 +20,5 @@ STYLE: dict[Any, Any] = {
     "ytick.color": MUTED,
     "text.color": INK,
     "legend.frameon": False,
-    "svg.hashsalt": "anchorage",  # the same numbers give the same bytes
+    "svg.hashsalt": "anchorage",  # makes the SVG reproducible
 }

@@ -1,4 +1,4 @@
-"""Figures of how a model came to be: its training, and the search for its settings."""
+"""Figures of the training and of the hyperparameter search."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def training_curve(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """Validation metrics above, training loss below, by epoch; epoch 0 is the network before training."""
+    """Draw validation metrics (top) and training loss (bottom) by epoch; epoch 0 is the network before training."""
     history = report["training"]
     numbers = [row["epoch"] for row in history["epochs"]]
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
@@ -36,7 +36,7 @@ def training_curve(figure: "Figure", report: Mapping[str, Any]) -> None:
 
 
 def diagnostics(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """Effective rank above; below the shares of pairs that teach, of gradient from positives, of dead proxies."""
+    """Draw the effective rank (top), and active pairs, gradient from positives and dead proxies (bottom)."""
     epochs = report["training"]["epochs"]
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2, 3])
     numbers = [row["epoch"] for row in epochs]
@@ -44,7 +44,7 @@ def diagnostics(figure: "Figure", report: Mapping[str, Any]) -> None:
     upper.set_ylabel("effective rank")
     upper.set_ylim(bottom=0)
     lines = [
-        ("active_pairs", "pairs that teach", BLUE, "-"),
+        ("active_pairs", "active pairs", BLUE, "-"),
         ("positive_gradient_share", "gradient from positives", GREEN, "--"),
         ("dead_proxies", "dead proxies", VERMILION, ":"),
         ("proxy_distance", "class to proxy, 1 − cosine", ORANGE, "-."),  # noqa: RUF001
@@ -54,26 +54,26 @@ def diagnostics(figure: "Figure", report: Mapping[str, Any]) -> None:
             lower.plot(numbers, 100 * _values(epochs, key), line, color=color, linewidth=1.8, label=name)
     if lower.lines:
         lower.legend(loc="upper center", ncols=2, fontsize=8.5)
-    lower.set_ylim(0, 1.5 * lower.get_ylim()[1])  # room for the legend above the lines
+    lower.set_ylim(0, 1.5 * lower.get_ylim()[1])  # space for the legend above the lines
     lower.set_ylabel("%")
     lower.set_xlabel("epoch")
     lower.xaxis.get_major_locator().set_params(integer=True)
 
 
 def trials(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """Above the best value so far, trial by trial; below every trial as a line across its settings."""
+    """Draw all trials with the best value so far (top), and as lines across their settings (bottom)."""
     upper, lower = figure.subplots(2, 1, height_ratios=[2, 3])
-    found = report["search"]["trials"]
-    scores = 100 * np.array([trial["score"] for trial in found])
-    numbers = [trial["number"] for trial in found]
+    searched = report["search"]["trials"]
+    scores = 100 * np.array([trial["score"] for trial in searched])
+    numbers = [trial["number"] for trial in searched]
     upper.plot(numbers, scores, "o", color=MUTED, markersize=4, label="a trial")
     upper.step(numbers, np.maximum.accumulate(scores), where="post", color=BLUE, linewidth=2, label="best so far")
     upper.set_xlabel("trial")
     upper.set_ylabel(f"{metric_name(report['search']['objective'])}, %")
     upper.xaxis.get_major_locator().set_params(integer=True)
     upper.legend(loc="lower right", fontsize=9)
-    names = list(found[0]["values"])
-    heights = np.stack([_spread([trial["values"][name] for trial in found]) for name in names], axis=1)
+    names = list(searched[0]["values"])
+    heights = np.stack([_scale([trial["values"][name] for trial in searched]) for name in names], axis=1)
     order = np.argsort(scores, kind="stable")
     for row in order[:-1]:
         lower.plot(heights[row], color=BLUE, linewidth=1, alpha=0.35, marker=".")
@@ -84,12 +84,12 @@ def trials(figure: "Figure", report: Mapping[str, Any]) -> None:
 
 
 def _values(epochs: list, key: str) -> np.ndarray:
-    """A column of the history, nan where an epoch lacks it."""
+    """Return a column of the history, with NaN for missing values."""
     return np.array([row.get(key, np.nan) for row in epochs], float)
 
 
-def _spread(values: list) -> np.ndarray:
-    """Values between 0 and 1: numbers by size, on a log scale where they span factors; others by name."""
+def _scale(values: list) -> np.ndarray:
+    """Scale values to [0, 1]: numbers linearly, or logarithmically for a wide range; other values by name."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         numbers = np.asarray(values, float)
         if numbers.min() > 0 and numbers.max() / numbers.min() > 20:

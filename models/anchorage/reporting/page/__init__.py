@@ -1,4 +1,4 @@
-"""The report as one HTML page: styles, figures, thumbnails and numbers inside it, nothing fetched from anywhere."""
+"""The report as a single HTML page, with styles, figures, thumbnails and data embedded."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ _SIDES = ((96, 56), (64, 44), (40, 32), (40, 0), (0, 0))  # of thumbnails and at
 
 
 class Section(NamedTuple):
-    """One part of the page: its template's name, its heading, and the number it needs, by its path in the report."""
+    """A section of the page: name of its template, heading, path of its data in the report, and text if missing."""
 
     name: str
     title: str
@@ -32,9 +32,9 @@ class Section(NamedTuple):
     missing: str
 
 
-# In reading order. A new part is one line here and one template; it stays grey until its number is in the report.
+# In reading order. A new section is one line here and one template.
 SECTIONS = (
-    Section("identity", "Identity card", "identity", "no facts about model and data."),
+    Section("identity", "Model card", "identity", "no facts about model and data."),
     Section("training", "Training", "training", "no training history."),
     Section("untrained", "Untrained baselines", "untrained", "no untrained baselines."),
     Section("forest", "Comparison with the current release", "comparison.metrics", "no earlier release."),
@@ -58,9 +58,9 @@ SECTIONS = (
 
 
 def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], pictures: Pictures, cap: int = CAP) -> str:
-    """The page as one HTML text: styles, figures and thumbnails are inside it.
+    """Render the page as HTML.
 
-    Pictures shrink, and at last are left out, where the page would grow past `cap` bytes.
+    Images are made smaller, and at last omitted, to keep the page below `cap` bytes.
     """
     import jinja2
     from markupsafe import Markup
@@ -93,12 +93,12 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], picture
     explored = {id_: picture for id_ in explored_ids(report) if (picture := pictures.get(id_)) is not None}
     listed = {id_: picture for id_ in sorted(static_ids(report)) if (picture := pictures.get(id_)) is not None}
     for side, tile in _SIDES:
-        shown = {id_: thumbnail(picture, side) for id_, picture in listed.items() if side}
+        thumbnails = {id_: thumbnail(picture, side) for id_, picture in listed.items() if side}
         text = template.render(
             report=report,
             sections=sections,
-            pictures=shown,
-            left_out=not side,
+            pictures=thumbnails,
+            omitted=not side,
             curve_rows=[at for at, k in enumerate(report.get("recall_curve", {}).get("k", [])) if k in ROUND],
             style=Markup((templates / "style.css").read_text(encoding="utf-8")),
             script=Markup((templates / "explorer.js").read_text(encoding="utf-8")),
@@ -111,14 +111,14 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], picture
 
 
 def _embedded(value: Any) -> str:
-    """JSON that may stand inside an element of the page."""
+    """Encode a value as JSON that is safe inside an element of the page."""
     from markupsafe import Markup
 
     return Markup(json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"))
 
 
 def describe(value: Any) -> str:
-    """A value of the report in words a person can read; nested ones as `name = value`."""
+    """Format a value of the report as text; nested values as `name = value`."""
     if isinstance(value, Mapping):
         parts = [f"{name} = {describe(inner)}" for name, inner in value.items() if inner not in (None, "", {}, [])]
         return " · ".join(parts) or "none"
@@ -132,12 +132,12 @@ def describe(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, str) and re.fullmatch("[0-9a-f]{40,}", value):
-        return f"{value[:16]}…"  # a digest: enough to tell it from another
+        return f"{value[:16]}…"  # a digest
     return "unknown" if value is None else str(value)
 
 
 def _figure(svg: bytes) -> dict[str, Any]:
-    """A figure for the page, with its size, so that nothing moves while it is decoded."""
+    """Return a figure for the page, with its size, so that the layout does not shift while it loads."""
     box = re.search(rb'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg)
     width, height = (float(side) for side in box.groups()) if box else (389.0, 238.0)
     return {"uri": _data_uri(svg, "image/svg+xml"), "width": 620, "height": round(620 * height / width)}

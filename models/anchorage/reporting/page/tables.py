@@ -1,4 +1,4 @@
-"""The numbers behind each figure as CSV, for download from the page."""
+"""The data of each figure as CSV, for download from the page."""
 
 import csv
 import io
@@ -11,24 +11,24 @@ Table = Iterable[Sequence[Any]]
 
 
 def csv_tables(report: Mapping[str, Any]) -> dict[str, bytes]:
-    """Figure name -> CSV, for each figure whose numbers are in the report."""
-    found = {}
+    """Return the CSV of all figures whose data is in the report, by name."""
+    tables = {}
     for name, (needs, rows) in _TABLES.items():
         if find(report, needs):
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows(rows(report))
-            found[name] = text.getvalue().encode()
-    return found
+            tables[name] = text.getvalue().encode()
+    return tables
 
 
 def _columns(report: Mapping[str, Any], path: str, names: Mapping[str, str]) -> Table:
-    """Lists that stand beside each other, as `column -> key` below `path`."""
+    """Build a table from lists of equal length; `names` maps columns to keys below `path`."""
     part = find(report, path)
     return [tuple(names), *zip(*(part[key] for key in names.values()), strict=True)]
 
 
 def _entries(report: Mapping[str, Any], path: str, names: Sequence[str]) -> Table:
-    """A list of records."""
+    """Build a table from a list of records."""
     return [names, *([entry.get(name) for name in names] for entry in find(report, path))]
 
 

@@ -78,7 +78,7 @@ def test_embeddings_that_are_not_finite_are_refused():
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"groups": 5}, "A batch wants 10 different classes, but the data has 9"),
+        ({"groups": 5}, "Expected at least 10 different classes for a batch. Received: 9"),
         ({"classes_per_group": 1}, "`classes_per_group` must be at least 2"),
         ({"per_class": 0}, "`per_class` must be at least 1"),
         ({"probes_per_class": 0}, "`probes_per_class` must be at least 1"),

@@ -81,7 +81,7 @@ def test_the_length_of_a_mean_counts():
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"pairs": 11}, "A batch wants 11 different classes of at least two items, but the data has 10"),
+        ({"pairs": 11}, "Expected at least 11 different classes of at least two items for a batch. Received: 10"),
         ({"pairs": 0}, "`pairs` must be at least 1. Received: pairs=0"),
         ({"pairs": 3, "candidates": 2}, "`candidates` must be at least 3. Received: candidates=2"),
         ({"pairs": 3, "mining": "hard"}, r"`mining` must be one of \['none', 'hard_class'\]. Received: mining='hard'"),

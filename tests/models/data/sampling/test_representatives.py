@@ -74,7 +74,7 @@ def test_seeds_bring_the_class_whose_representative_is_nearest():
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"classes": 10}, "A batch wants 10 different classes, but the data has 9"),
+        ({"classes": 10}, "Expected at least 10 different classes for a batch. Received: 9"),
         ({"per_class": 1}, "`per_class` must be at least 2. Received: per_class=1"),
         ({"lifetime": 0}, "`lifetime` must be at least 1"),
         ({"classes": 1, "mining": "hard_class"}, "`classes` must be at least 2"),
