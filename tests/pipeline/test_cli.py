@@ -115,7 +115,7 @@ def test_unknown_words_exit_with_2(folder, arguments):
     [
         (["chek", "toy.toml"], "Did you mean 'check'?"),
         (["embed", "a.png", "--output", "t.parquet", "--relase", "x"], "--relase x. Did you mean '--release'?"),
-        (["evaluate", "t", "--output", "x", "--runner=DirectRunner"], "Options of Beam come after --."),
+        (["evaluate", "t", "--output", "x", "--runner=DirectRunner"], "Put options for Beam after --."),
         (["embed", "a.png", "--output", "t", "--runner=x", "--", "--runner=y"], "--runner=x"),
         (["search", "a.png", "--", "--runner=y", "--neighbours"], "E_RELEASE_MISSING"),
     ],
