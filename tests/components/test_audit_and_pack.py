@@ -101,7 +101,7 @@ def test_f13_missing_counts_do_not_hide_an_empty_split(tmp_path):
     (tmp_path / "examples/counts.json").unlink()
     for path in (tmp_path / "examples/Split-val").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"^E_SPLIT_EMPTY: The split val"):
+    with pytest.raises(DataError, match=r"^E_SPLIT_EMPTY: Expected images in the split val"):
         pack(examples, tmp_path)
 
 

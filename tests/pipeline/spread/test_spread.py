@@ -83,7 +83,7 @@ def test_each_seed_is_trained_once_and_told(folder, trainer, capsys):
     ]
     assert told[5].startswith("here: ")
     assert told[7] == "map@r     40.0       20.0    20.0     60.0    20.0    40.0    60.0"
-    assert told[-1] == "spread   runs/toy/spread.json: `anchorage run` shows it in the report"
+    assert told[-1] == "spread   runs/toy/spread.json: `anchorage run` includes it in the report"
 
 
 def test_what_was_measured_is_not_trained_again(folder, trainer, capsys):
