@@ -64,9 +64,9 @@ def show_losses(name: str | None) -> None:
     for loss in describe_losses():
         # Keep a parameter and its default on one line.
         signature = ", ".join(parameter.replace(" ", "\N{NO-BREAK SPACE}") for parameter in parameters(loss))
-        aliases = [wrapper.fill(f"also known as: {loss.also_known_as()}")] if loss.aliases else []
+        alias_lines = [wrapper.fill(f"also known as: {loss.also_known_as()}")] if loss.aliases else []
         signature = wrapper.fill(signature).replace("\N{NO-BREAK SPACE}", " ")
-        print(loss.name, *aliases, wrapper.fill(loss.paper), signature, sep="\n")
+        print(loss.name, *alias_lines, wrapper.fill(loss.paper), signature, sep="\n")
 
 
 def train(experiment: Experiment, output: Path | None) -> None:
