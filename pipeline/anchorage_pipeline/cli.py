@@ -221,7 +221,13 @@ def create_parser() -> argparse.ArgumentParser:
     _add_release(verb)
 
     verb = _add(verbs, "releases", _releases, "list the releases, or roll back to an earlier one")
-    verb.add_argument("action", nargs="?", choices=["list", "rollback"], default="list", help="(default: list)")
+    verb.add_argument(
+        "action",
+        nargs="?",
+        choices=["list", "rollback"],
+        default="list",
+        help="what to do (default: list)",
+    )
     verb.add_argument(
         "--to",
         type=_positive,
