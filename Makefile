@@ -1,5 +1,5 @@
-# Everything a fresh Linux x86-64 machine with Python 3.11 needs: `make run`, `make test`, `make check`.
-# Paths are relative on purpose: the folder may be called anything.
+# Run, test and check the project on Linux x86-64 with Python 3.11: `make run`, `make test`, `make check`.
+# Paths are relative, so that the folder may have any name.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,28 +14,28 @@ PROJECTS := pyproject.toml models/pyproject.toml components/pyproject.toml pipel
 CONFORMANCE := tests/models/proxies/test_logits.py $(patsubst %,tests/models/losses/test_%.py,contract errors oracles policies vectors)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
-# The machine's own certificates count, as behind a company's proxy.
+# Trust the certificates of the system, such as those of a corporate proxy.
 export UV_SYSTEM_CERTS := 1
 
 .PHONY: help run test test-all check lint setup data conformance similarity clean
 
-help: ## list the targets
+help: ## list the targets (default)
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-run: setup data ## install, build the icon data, run the whole pipeline, say where to look
-	@$(PYTHON) -m anchorage_pipeline.cli run $(EXPERIMENT)
+run: setup data ## install, build the icon data set, run the whole pipeline on EXPERIMENT (default: icons)
+	@.venv/bin/anchorage run $(EXPERIMENT)
 
-test: setup lint .venv-jax/installed ## install, lint, all tests
+test: setup lint .venv-jax/installed ## install, lint, run all tests but the exhaustive grids
 	@echo '== tests'
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not grid"
 
-test-all: setup lint .venv-jax/installed ## the same with every combination of the losses' settings and degenerate batches
+test-all: setup lint .venv-jax/installed ## the same with the grids over loss settings and degenerate batches
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-check: setup lint ## install, lint, quick tests of the losses and models
+check: setup lint ## install, lint, run the quick tests of `models`
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile -m "not slow and not grid" tests/models models/anchorage
 
-conformance: setup .venv-jax/installed .venv-torch/installed ## the losses on TensorFlow, JAX and PyTorch; writes their table
+conformance: setup .venv-jax/installed .venv-torch/installed ## test the losses on TensorFlow, JAX and PyTorch, and write their table
 	@rm -rf .conformance
 	@for backend in tensorflow jax torch; do \
 	  echo "== losses on $$backend"; \
@@ -44,7 +44,7 @@ conformance: setup .venv-jax/installed .venv-torch/installed ## the losses on Te
 	done
 	@$(PYTHON) tests/models/losses/table.py
 
-similarity: setup .venv-similarity/installed ## the losses of TensorFlow Similarity by name, in an environment that has it
+similarity: setup .venv-similarity/installed ## test the losses of TensorFlow Similarity by name, in an environment with it
 	@.venv-similarity/bin/python -m pytest -q tests/models/losses/test_keras_loss.py
 
 lint: setup
@@ -55,16 +55,16 @@ lint: setup
 	@$(PYTHON) -m mypy --python-version 3.10 --package anchorage
 	@.venv/bin/lint-imports
 
-data: setup ## build the icon-retrieval set under data/icons
-	@$(PYTHON) -m anchorage_pipeline.cli data icons
+data: setup ## build the icon data set in data/icons
+	@.venv/bin/anchorage data icons
 
 setup: .venv/installed-$(EXTRA)
 
-# The stamp is younger than the lock and the project file exactly when the environment matches them.
+# The environment is up to date if the stamp is newer than the lock file and the project files.
 .venv/installed-$(EXTRA): uv.lock $(PROJECTS)
 	@echo '== installing the locked environment (extra: $(EXTRA))'
 	@command -v $(UV) >/dev/null || { \
-	  echo '   uv is not here: putting uv $(UV_VERSION) into .tools'; \
+	  echo '   uv not found: installing uv $(UV_VERSION) into .tools'; \
 	  python3.11 -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
 	@$(UV) sync --frozen --extra $(EXTRA) --python 3.11
 	@rm -f .venv/installed-* && touch $@
@@ -74,7 +74,7 @@ setup: .venv/installed-$(EXTRA)
 	@UV_PROJECT_ENVIRONMENT=.venv-jax $(UV) sync --frozen --only-group jax --python 3.11
 	@touch $@
 
-# PyPI has PyTorch for Linux with CUDA only, gigabytes of it. Where pip finds the build for CPUs it is taken instead.
+# PyPI has only the CUDA build of PyTorch for Linux, which takes gigabytes. Use the CPU build if pip can reach it.
 .venv-torch/installed: uv.lock $(PROJECTS)
 	@echo '== installing Keras on PyTorch into .venv-torch'
 	@$(UV) venv --quiet --clear --seed --python 3.11 .venv-torch
@@ -86,7 +86,7 @@ setup: .venv/installed-$(EXTRA)
 	@touch $@
 
 .venv-similarity/installed: uv.lock $(PROJECTS)
-	@echo '== installing TensorFlow Similarity beside the rest into .venv-similarity'
+	@echo '== installing the project with TensorFlow Similarity into .venv-similarity'
 	@UV_PROJECT_ENVIRONMENT=.venv-similarity $(UV) sync --frozen --extra $(EXTRA) --extra similarity --python 3.11
 	@touch $@
 

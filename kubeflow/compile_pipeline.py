@@ -1,4 +1,4 @@
-"""Compiles an experiment for Kubeflow Pipelines v2: the same graph that runs on a laptop.
+"""Compile an experiment for Kubeflow Pipelines v2, with the same graph as `anchorage run`.
 
 python kubeflow/compile_pipeline.py pipeline/experiments/icons.toml --output icons.yaml --image registry/anchorage:1
 """
@@ -18,14 +18,14 @@ def compile_experiment(experiment: Experiment, output: Path, *, image: str, volu
     """Write the pipeline spec (version 2.1, YAML).
 
     Args:
-        experiment: what to run; its data path is read as the containers see it.
+        experiment: the experiment to run; its data path is a path inside the containers.
         output: the `.yaml` file to write.
         image: container image of every node, such as `"registry/anchorage:1"`.
-        volume: folder that all containers share: releases and checkpoints live there.
-        pipeline_root: where artifacts go; a path on the volume, or a store TensorFlow can open (`gs://`).
+        volume: folder shared by all containers, for releases and checkpoints.
+        pipeline_root: folder for artifacts: a path on the volume, or in a store that TensorFlow can open (`gs://`).
 
     Raises:
-        UsageError: E_OUTPUT_SUFFIX, if `output` is not a `.yaml` file; the JSON form is a job, not a pipeline.
+        UsageError: E_OUTPUT_SUFFIX, if `output` is not a `.yaml` file; JSON would be a job, not a pipeline.
     """
     if output.suffix != ".yaml":
         raise UsageError("E_OUTPUT_SUFFIX", f"`--output` must end in .yaml. Received: {output}")
@@ -36,7 +36,7 @@ def compile_experiment(experiment: Experiment, output: Path, *, image: str, volu
         releases=f"{volume}/releases/{experiment.name}",
         checkpoints=f"{volume}/checkpoints/{experiment.name}",
     )
-    # Scheduled runs read what the data and the release folder hold at that time: nothing is frozen at compile time.
+    # Empty fingerprints: each scheduled run uses the data and the releases at its start, not at compile time.
     pipeline = create_pipeline(experiment, places, Fingerprints(data="", run=""))
     config = KubeflowV2DagRunnerConfig(default_image=image, use_pipeline_spec_2_1=True)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -45,13 +45,24 @@ def compile_experiment(experiment: Experiment, output: Path, *, image: str, volu
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile from the command line; exit status 2 on wrong use."""
+    """Compile from the command line; returns the exit status, 2 for invalid arguments or experiments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
-    parser.add_argument("experiment", metavar="EXPERIMENT")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.yaml")
-    parser.add_argument("--image", default="anchorage:latest", help="container image (default: %(default)s)")
-    parser.add_argument("--volume", default="/mnt/anchorage", help="shared folder in every container (%(default)s)")
-    parser.add_argument("--pipeline-root", help="where artifacts go (default: <volume>/artifacts/<name>)")
+    parser.add_argument("experiment", metavar="FILE", help="experiment file (TOML)")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE.yaml", help="pipeline spec to write (required)"
+    )
+    parser.add_argument(
+        "--image", default="anchorage:latest", help="container image of all nodes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--volume",
+        default="/mnt/anchorage",
+        metavar="FOLDER",
+        help="shared folder in all containers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pipeline-root", metavar="FOLDER", help="folder for artifacts (default: <volume>/artifacts/<name>)"
+    )
     options = parser.parse_args(arguments)
     silence_tensorflow()
     try:
@@ -61,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AnchorageError as error:
         print(f"compile_pipeline: {error}", file=sys.stderr)
         return error.exit_status
-    print(f"{options.output}: upload it to Kubeflow Pipelines, or give it to kfp's own loader")
+    print(f"{options.output}: upload it to Kubeflow Pipelines, or submit it with the kfp client")
     return 0
 
 

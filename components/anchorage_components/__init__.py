@@ -1,4 +1,4 @@
-"""TFX components: each reads artifacts, calls `models`, and writes artifacts."""
+"""TFX components: each reads artifacts, calls `anchorage`, and writes artifacts."""
 
 import importlib
 
@@ -16,7 +16,7 @@ __all__ = [*_ARTIFACTS]
 
 
 def __getattr__(name: str):
-    # Kubeflow imports artifact types from here by name; loading TFX on every import would cost half a minute.
+    # Kubeflow imports the artifact types from this package by name; importing TFX each time would take half a minute.
     if name in _ARTIFACTS:
         return getattr(importlib.import_module("anchorage_components.artifacts"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,14 +1,11 @@
-"""Artifact types of the pipeline, and the names of the files in them that several nodes go by.
+"""Artifact types of the pipeline, and the file names in them that several nodes share.
 
-A type name is a public contract in ML Metadata.
+A type name is a public contract in ML Metadata. Kubeflow's compiler accepts a custom type only under the name
+"<module>.<Class>" with one dot, imports it by that name in the container, and allows no PROPERTIES. Therefore the
+package exports the types, and values that belong to an artifact are custom properties. A packed record store is a
+standard `Examples` artifact, since the stock Trainer and Tuner accept no other type.
 
-Kubeflow's compiler takes a custom type only under the name "<module>.<Class>"
-with one dot, imports it by that name in the container, and allows it no
-PROPERTIES. Hence the names at the top of `components`, and custom properties
-where a value must travel with an artifact. A packed record store is a standard
-`Examples` artifact, because the stock Trainer and Tuner accept no other.
-
-Nodes do not import one another: each one's cache key counts all code that it
+Nodes share names through this module and do not import each other: the cache key of a node covers all code that it
 imports.
 """
 
@@ -24,13 +21,13 @@ TABLE, NO_BASELINE = "table.json", "none.json"
 IDS = "ids.parquet"
 THRESHOLDS, CALIBRATION = "thresholds.json", "calibration.json"
 BASELINE = "baseline.json"
-HISTORY = "history.json"  # of the Trainer, in its ModelRun
-TRIALS = "tuner_results.json"  # of the Tuner
-UNTRAINED = "untrained"  # folder in the Trainer's ModelRun, with a SavedModel for each baseline that is a network
+HISTORY = "history.json"  # in the Trainer's ModelRun
+TRIALS = "tuner_results.json"  # in the Tuner's TunerResults
+UNTRAINED = "untrained"  # folder in the Trainer's ModelRun, with a SavedModel per untrained baseline network
 
 
 class DataAudit(Artifact):
-    """Folder with `audit.json` and `audit.md`: what is wrong with the data, by kind and with names."""
+    """Folder with `audit.json` and `audit.md`: the problems of the data, by kind."""
 
     TYPE_NAME = "anchorage_components.DataAudit"
 
@@ -42,7 +39,7 @@ class EmbeddingTable(Artifact):
 
 
 class UntrainedEmbeddings(Artifact):
-    """Folder with an embedding table for each baseline without training: pixels, network, features."""
+    """Folder with an embedding table for each untrained baseline: pixels, network, features."""
 
     TYPE_NAME = "anchorage_components.UntrainedEmbeddings"
 
@@ -60,22 +57,22 @@ class RetrievalReport(Artifact):
 
 
 class BaselineRelease(Artifact):
-    """Folder with `baseline.json`: the release a candidate is compared with, or that there is none."""
+    """Folder with `baseline.json`: the release that a candidate is compared with, if there is one."""
 
     TYPE_NAME = "anchorage_components.BaselineRelease"
 
 
 class Release(Artifact):
-    """Folder with `release.json`: version and path of what was published."""
+    """Folder with `release.json`: version and path of the published release."""
 
     TYPE_NAME = "anchorage_components.Release"
 
 
 def read_table_facts(uri: str) -> dict | None:
-    """`table.json` of an EmbeddingTable folder; None where there was no release to embed with.
+    """Read `table.json` of an EmbeddingTable; None if the table is empty because there was no baseline release.
 
     Raises:
-        DataError: `E_TABLE_MISSING` if neither was written.
+        DataError: `E_TABLE_MISSING` if the table is incomplete.
     """
     folder = Path(uri)
     if (folder / NO_BASELINE).is_file():

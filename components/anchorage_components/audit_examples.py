@@ -1,4 +1,4 @@
-"""AuditExamples: what is wrong with the data, with names; a class or an image on two sides stops the run."""
+"""AuditExamples: reports problems of the data, and stops the run if a class or an image is in several splits."""
 
 import functools
 import json
@@ -21,11 +21,11 @@ from anchorage.errors import DataError
 from anchorage_components.artifacts import AUDIT, DataAudit
 from anchorage_components.beam.jobs import run_jobs
 
-_SHOWN = 20  # names listed of each kind; the counts are of all
+_MAX_LISTED = 20  # names listed per kind of problem; the counts cover all
 
 
 class _Image(NamedTuple):
-    """One image: the hash of its pixels, its id, label and split."""
+    """Hash of the pixels, id, label and split of an image."""
 
     digest: str
     id: str
@@ -41,18 +41,18 @@ def AuditExamples(
     code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
-    """Counts images and classes of every split, and looks for what retrieval results would suffer from.
+    """Counts images and classes per split, and finds leaks between splits, identical images and rejected records.
 
     Args:
-        examples: what ImageExampleGen wrote.
-        audit: gets `audit.json` and, for people, `audit.md`; both are written before the run is stopped.
-        block: 1 stops the run when a class, or an image whatever its label, is on two sides of the split; 0 only
+        examples: output of ImageExampleGen.
+        audit: output folder for `audit.json` and the readable `audit.md`; both are written before the run is stopped.
+        block: 1 stops the run if a class or an identical image, whatever its label, is in several splits; 0 only
             reports it.
-        code_version: digest of the code; part of the cache key, not used otherwise.
-        beam_pipeline: given by TFX.
+        code_version: digest of the code; part of the cache key, otherwise unused.
+        beam_pipeline: provided by TFX.
 
     Raises:
-        DataError: `E_SPLIT_LEAK` with the classes and images, or what reading a damaged shard raises.
+        DataError: `E_SPLIT_LEAK` with the classes and images, or the error of a damaged shard.
     """
     jobs = [(split, tuple(shard)) for split in examples.splits for shard in list_shards(examples.uri, split)]
     run_jobs(
@@ -63,31 +63,31 @@ def AuditExamples(
         audit.uri,
     )
     with tf.io.gfile.GFile(posixpath.join(audit.uri, AUDIT)) as file:
-        found = json.loads(file.read())
-    logging.info("audit: %s", found)
+        report = json.loads(file.read())
+    logging.info("audit: %s", report)
     if block:
-        _check_leaks(found)
+        _check_leaks(report)
 
 
-def _check_leaks(found: dict) -> None:
-    classes, images = found["leaks"], found["identical"]["across_splits"]
-    told = []
+def _check_leaks(report: dict) -> None:
+    classes, images = report["leaks"], report["identical"]["across_splits"]
+    leaks = []
     if classes["count"]:
-        shown = ", ".join(f"{leak['label']!r} ({_in_splits(leak)})" for leak in classes["first"][:10])
-        told.append(f"{classes['count']} classes in several: {shown}")
+        examples = ", ".join(f"{leak['label']!r} ({_in_splits(leak)})" for leak in classes["first"][:10])
+        leaks.append(f"{classes['count']} classes in several splits: {examples}")
     if images["count"]:
-        shown = ", ".join(_format_copies(copies) for copies in images["first"][:5])
-        told.append(f"images with copies in several splits, {images['count']} of them: {shown}")
-    if told:
+        examples = ", ".join(_format_copies(copies) for copies in images["first"][:5])
+        leaks.append(f"{images['count']} images with copies in several splits: {examples}")
+    if leaks:
         raise DataError(
             "E_SPLIT_LEAK",
-            f"Expected every class and every image in one split. Received: {'; '.join(told)}. Give each class one "
-            "split and remove the copies of images, or set `data.block_on_leaks` to false.",
+            f"Expected every class and every image in one split. Received: {'; '.join(leaks)}. Assign each class to "
+            "one split and remove the copies of images, or set `data.block_on_leaks` to false.",
         )
 
 
 def _count_shard(uri: str, job: tuple[str, tuple]) -> tuple[str, dict[tuple[str, str], int], list[_Image]]:
-    """Images of one shard by label and role, and each with the hash of its pixels."""
+    """Number of images of a shard by label and role, and the images with the hash of their pixels."""
     split, facts = job
     counts: Counter[tuple[str, str]] = Counter()
     images = []
@@ -99,7 +99,7 @@ def _count_shard(uri: str, job: tuple[str, tuple]) -> tuple[str, dict[tuple[str,
 
 
 def _hash_content(content: bytes | np.ndarray) -> str:
-    """Hash of a vector, or of an image's pixels; "" where there are none, which packing will report."""
+    """Hash of a vector or of the pixels of an image; "" if it cannot be decoded, which packing will report."""
     if not isinstance(content, bytes):
         return content_digest(content)
     pixels, _ = decode_checked(content)
@@ -117,7 +117,7 @@ def _write_audit(uri: str, folder: str, splits: list[str], results: list[tuple[s
     audit = {
         "splits": {split: _describe_split(images[split], roles[split]) for split in splits},
         "leaks": _find_leaks(images),
-        "identical": _find_copies([image for _, _, found in results for image in found]),
+        "identical": _find_copies([image for _, _, part in results for image in part]),
         "rejects": _describe_rejects(uri),
         "notes": counts.get("notes", {}),
         "skipped": counts.get("skipped", 0),
@@ -138,31 +138,31 @@ def _describe_split(images: Counter, roles: Counter) -> dict:
         "classes": len(sizes),
         "per_class": {"least": sizes[0], "median": sizes[len(sizes) // 2], "most": sizes[-1]} if sizes else {},
         "roles": dict(sorted(roles.items())),
-        "singletons": {"count": len(singletons), "first": singletons[:_SHOWN]},
+        "singletons": {"count": len(singletons), "first": singletons[:_MAX_LISTED]},
     }
 
 
 def _find_leaks(images: dict[str, Counter]) -> dict:
-    """Classes that are in more than one split, with their number of images in each."""
-    places: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    """Classes in more than one split, with their number of images in each."""
+    by_label: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for split, counts in images.items():
         for label, number in counts.items():
-            places[label][split] = number
-    leaks = [{"label": label, "images": found} for label, found in sorted(places.items()) if len(found) > 1]
-    return {"count": len(leaks), "first": leaks[:_SHOWN]}
+            by_label[label][split] = number
+    leaks = [{"label": label, "images": splits} for label, splits in sorted(by_label.items()) if len(splits) > 1]
+    return {"count": len(leaks), "first": leaks[:_MAX_LISTED]}
 
 
 def _find_copies(images: list[_Image]) -> dict:
-    """Images with the same pixels: in several splits, and in one split under several labels."""
+    """Images with identical pixels: in several splits, and in one split with several labels."""
     groups: defaultdict[str, list[_Image]] = defaultdict(list)
     for image in sorted(images, key=lambda image: image.id):
         groups[image.digest].append(image)
     copies = [group for group in groups.values() if len(group) > 1]
     leaks = [group for group in copies if len({image.split for image in group}) > 1]
-    doubtful = [group for group in copies if len({image.split for image in group}) == 1 < len({i.label for i in group})]
+    conflicts = [g for g in copies if len({image.split for image in g}) == 1 < len({image.label for image in g})]
     return {
-        name: {"count": len(found), "first": [[image._asdict() for image in group] for group in found[:_SHOWN]]}
-        for name, found in (("across_splits", leaks), ("across_labels", doubtful))
+        name: {"count": len(groups), "first": [[image._asdict() for image in group] for group in groups[:_MAX_LISTED]]}
+        for name, groups in (("across_splits", leaks), ("across_labels", conflicts))
     }
 
 
@@ -171,7 +171,7 @@ def _describe_rejects(uri: str) -> dict:
     return {
         "count": len(rejects),
         "by_code": dict(sorted(Counter(reject.code for reject in rejects).items())),
-        "first": [{"path": reject.path, "code": reject.code, "message": reject.message} for reject in rejects[:_SHOWN]],
+        "first": [{"path": r.path, "code": r.code, "message": r.message} for r in rejects[:_MAX_LISTED]],
     }
 
 
@@ -179,31 +179,31 @@ def _to_text(audit: dict) -> str:
     lines = [
         "# Data audit",
         "",
-        "| split | images | classes | images a class | single-image classes |",
+        "| split | images | classes | images per class | single-image classes |",
         "|---|---|---|---|---|",
     ]
-    for split, found in audit["splits"].items():
-        sizes = " / ".join(str(value) for value in found["per_class"].values())
-        lines.append(f"| {split} | {found['images']} | {found['classes']} | {sizes} | {found['singletons']['count']} |")
+    for split, facts in audit["splits"].items():
+        sizes = " / ".join(str(value) for value in facts["per_class"].values())
+        lines.append(f"| {split} | {facts['images']} | {facts['classes']} | {sizes} | {facts['singletons']['count']} |")
     lines += ["", f"Classes in several splits: {audit['leaks']['count']}"]
     lines += [f"- {leak['label']}: {_in_splits(leak)}" for leak in audit["leaks"]["first"]]
-    for name, told in (("across_splits", "in several splits"), ("across_labels", "of one split under several labels")):
-        found = audit["identical"][name]
-        lines += ["", f"Identical images {told}: {found['count']}"]
-        lines += [f"- {_format_copies(copies)}" for copies in found["first"]]
-    lines += ["", f"Rejected records: {audit['rejects']['count']}; files that are no images: {audit['skipped']}"]
+    for name, title in (("across_splits", "in several splits"), ("across_labels", "in one split with several labels")):
+        copies = audit["identical"][name]
+        lines += ["", f"Identical images {title}: {copies['count']}"]
+        lines += [f"- {_format_copies(group)}" for group in copies["first"]]
+    lines += ["", f"Rejected records: {audit['rejects']['count']}; files that are not images: {audit['skipped']}"]
     lines += [f"- {reject['path']}: {reject['code']}: {reject['message']}" for reject in audit["rejects"]["first"]]
     if audit["notes"]:
-        lines += ["", "Unusual images, brought to 8-bit RGB by the one decoding rule:"]
+        lines += ["", "Unusual images, converted to 8-bit RGB:"]
         lines += [f"- {name.replace('_', ' ')}: {number}" for name, number in audit["notes"].items()]
     return "\n".join(lines) + "\n"
 
 
 def _format_copies(copies: list[dict]) -> str:
-    """As in "a/1.png (train, apple) = d/1.png (test, date)"."""
-    told = [f"{copy['id']} ({copy['split']}, {copy['label']})" for copy in copies[:3]]
+    """For example "a/1.png (train, apple) = d/1.png (test, date)"."""
+    names = [f"{copy['id']} ({copy['split']}, {copy['label']})" for copy in copies[:3]]
     more = [f"{len(copies) - 3} more"] if len(copies) > 3 else []
-    return " = ".join(told + more)
+    return " = ".join(names + more)
 
 
 def _in_splits(leak: dict) -> str:

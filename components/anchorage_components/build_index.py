@@ -1,4 +1,4 @@
-"""BuildIndex: gallery embeddings in, a checked nearest-neighbour index out."""
+"""BuildIndex: builds a nearest-neighbor index of the gallery embeddings and checks its recall."""
 
 import json
 from collections import Counter
@@ -18,7 +18,7 @@ from anchorage.retrieval.index import build_index, save_index
 from anchorage.retrieval.table import Embeddings, read_table, write_ids
 from anchorage_components.artifacts import IDS, EmbeddingTable, RetrievalIndex, read_table_facts
 
-_CHUNK = 256  # images read at once
+_CHUNK = 256  # images per read
 
 
 @component
@@ -33,30 +33,30 @@ def BuildIndex(
     seed: Parameter[int] = 0,
     code_version: Parameter[str] = "",
 ):
-    """Indexes what can be found, and refuses an index that forgets too much of it.
+    """Builds the index of the gallery, and rejects an index with too low a recall.
 
-    The gallery is every row whose role is "gallery" or "both". Recall is measured with the rows whose role is
-    "query", or, where there are none, with gallery rows that are each left out of their own answer.
+    The gallery consists of the rows with role "gallery" or "both". Recall is measured with the rows with role "query"
+    or, if there are none, with gallery rows, each excluded from its own results.
 
     Args:
-        embeddings: what EmbedExamples wrote; rows of unit length.
-        index: gets `scann/`, `ids.parquet` (id, label, role, split and, from `store`, the digest of the pixels, in row
-            order) and `index.json`, and the custom properties `recall`, `rows` and `kind`.
-        store: the packed images, so that a search can leave a query out of its own answers.
-        splits_json: JSON list of splits that make up the gallery.
-        neighbors: neighbours a query asks for.
-        min_recall: least accepted share, in [0, 1], of true neighbours found.
-        leaves: partitions of the index; 0 lets the number of rows decide.
-        seed: picks the probes.
-        code_version: digest of the code; part of the cache key, not used otherwise.
+        embeddings: output of EmbedExamples; rows of unit length.
+        index: output folder for `scann/`, `ids.parquet` (id, label, role, split and, from `store`, the digest of the
+            pixels, in row order) and `index.json`; gets the custom properties `recall`, `rows` and `kind`.
+        store: packed images, whose digests let a search exclude a query image from its own results.
+        splits_json: JSON list of the splits that make up the gallery.
+        neighbors: number of neighbors per query.
+        min_recall: minimum share of true neighbors found, in [0, 1].
+        leaves: number of partitions of the index; 0 chooses it by the number of rows.
+        seed: seed for the sample of probe queries.
+        code_version: digest of the code; part of the cache key, otherwise unused.
 
     Raises:
         DataError: `E_SPLIT_EMPTY`, `E_VECTOR_NOT_FINITE`, `E_VECTOR_ZERO`, `E_INDEX_EMPTY`.
-        GateError: `E_INDEX_RECALL` if measured recall stays below `min_recall`.
+        GateError: `E_INDEX_RECALL` if the measured recall is below `min_recall`.
     """
     facts = read_table_facts(embeddings.uri)
     if facts is None:
-        raise DataError("E_TABLE_MISSING", f"Expected embeddings in {embeddings.uri}. Received: those of no release")
+        raise DataError("E_TABLE_MISSING", f"Expected embeddings in {embeddings.uri}. Received: an empty table")
     table = read_table(embeddings.uri, json.loads(splits_json))
     gallery, queries = table.select(table.roles != "query"), table.select(table.roles == "query")
     built = build_index(
@@ -88,7 +88,7 @@ def BuildIndex(
 
 
 def _read_digests(store: Examples, gallery: Embeddings) -> tuple[list[str], dict[str, Any]]:
-    """`content_digest` of each row's packed image, and how images were packed; raises `E_RELEASE_MIXED`."""
+    """`content_digest` of each row's packed record, and the settings of the packing; raises `E_RELEASE_MIXED`."""
     digests: dict[str, str] = {}
     packed: dict[str, Any] = {}
     for split in np.unique(gallery.splits).tolist():
@@ -98,9 +98,9 @@ def _read_digests(store: Examples, gallery: Embeddings) -> tuple[list[str], dict
             rows = np.arange(start, min(start + _CHUNK, len(records)))
             images = records.read(rows)
             digests |= zip(records.ids[rows].tolist(), map(content_digest, images), strict=True)
-    if absent := [id_ for id_ in gallery.ids.tolist() if id_ not in digests]:
+    if missing := [id_ for id_ in gallery.ids.tolist() if id_ not in digests]:
         raise DataError(
             "E_RELEASE_MIXED",
-            f"Expected a packed image for each embedding. Received: none for {len(absent)}: {absent[:3]}",
+            f"Expected a packed image for each embedding. Received: none for {len(missing)}: {missing[:3]}",
         )
     return [digests[id_] for id_ in gallery.ids.tolist()], packed

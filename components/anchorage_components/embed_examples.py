@@ -1,4 +1,4 @@
-"""EmbedExamples: images and a model in, a table of their embeddings out."""
+"""EmbedExamples: embeds images with a model into an embedding table."""
 
 import functools
 import json
@@ -37,38 +37,38 @@ def EmbedExamples(
     code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
-    """Embeds every image, or vector, of some splits, with a trained model or with an earlier release.
+    """Embeds the images or vectors of some splits with a trained model or with the model of an earlier release.
 
-    Give either `model` or `baseline`. Where `baseline` says that there is no earlier release, the table is a
-    folder with nothing but `none.json`.
+    Exactly one of `model` and `baseline` is given. If `baseline` is empty, because there is no earlier release, the
+    output folder contains only `none.json`.
 
     Args:
-        examples: what ImageExampleGen wrote.
-        embeddings: gets `vectors-*.parquet`, `rejects.jsonl` and, last, `table.json`: the fingerprint of the model,
-            the dimension, the rows of each split and the number of rejects.
-        model: what Trainer exported.
-        baseline: what FindRelease found.
-        splits_json: JSON list of splits.
-        attributes_json: JSON list of attributes of the examples that become columns of the table.
-        batch_size: images in one call of the model, at most.
-        code_version: digest of the code; part of the cache key, not used otherwise.
-        beam_pipeline: given by TFX.
+        examples: output of ImageExampleGen.
+        embeddings: output folder for `vectors-*.parquet`, `rejects.jsonl` and, written last, `table.json` with the
+            fingerprint of the model, the dimension, the rows per split and the number of rejects.
+        model: output of the Trainer.
+        baseline: output of FindRelease.
+        splits_json: JSON list of splits to embed.
+        attributes_json: JSON list of attributes of the examples to add as columns of the table.
+        batch_size: maximum number of images per call of the model.
+        code_version: digest of the code; part of the cache key, otherwise unused.
+        beam_pipeline: provided by TFX.
 
     Raises:
-        DataError: `E_SPLIT_EMPTY`, `E_TOO_MANY_REJECTS`, `E_EMBEDDINGS_INCOMPLETE` if records went missing,
-            `E_MODEL_SIGNATURE`, or what reading a damaged shard or opening a damaged release raises.
+        DataError: `E_SPLIT_EMPTY`, `E_TOO_MANY_REJECTS`, `E_EMBEDDINGS_INCOMPLETE` if records are missing,
+            `E_MODEL_SIGNATURE`, or the error of a damaged shard or release.
     """
     if (model is None) == (baseline is None):
         raise ValueError(f"Expected either `model` or `baseline`. Received: model={model}, baseline={baseline}")
     folder = Path(embeddings.uri)
     folder.mkdir(parents=True, exist_ok=True)
     if baseline is not None:
-        found = json.loads((Path(baseline.uri) / BASELINE).read_text(encoding="utf-8"))
-        if found["version"] is None:
-            _write_json(folder / NO_BASELINE, {"reason": found["reason"]})
-            logging.info("no baseline to embed with: %s", found["reason"])
+        release = json.loads((Path(baseline.uri) / BASELINE).read_text(encoding="utf-8"))
+        if release["version"] is None:
+            _write_json(folder / NO_BASELINE, {"reason": release["reason"]})
+            logging.info("no baseline to embed with: %s", release["reason"])
             return
-        model_folder, fingerprint = _open_baseline(found)
+        model_folder, fingerprint = _open_baseline(release)
     else:
         model_folder = path_utils.serving_model_path(model.uri)
         fingerprint = fingerprint_model(model_folder)
@@ -88,7 +88,7 @@ def EmbedExamples(
             | "Faults" >> beam.combiners.ToList()
             | "WriteFault" >> beam.Map(_write_fault, str(folder / _FAULT_FILE))
         )
-    if (folder / _FAULT_FILE).exists():  # an exception would come back from Beam in other words
+    if (folder / _FAULT_FILE).exists():  # Beam would wrap an exception, so the workers write the error to a file
         raise DataError(**json.loads((folder / _FAULT_FILE).read_text(encoding="utf-8")))
     counts = _check_counts(folder, shards)
     facts = {"model_fingerprint": fingerprint, "dimension": embedding_size(model_folder), **counts}
@@ -96,12 +96,12 @@ def EmbedExamples(
     logging.info("embedded %s", facts)
 
 
-def _open_baseline(found: dict) -> tuple[str, str]:
-    """Folder and fingerprint of the release that FindRelease named, every file checked."""
-    release = open_release(found["path"])
-    if release.version != found["version"]:
+def _open_baseline(facts: dict) -> tuple[str, str]:
+    """Open and verify the release in `baseline.json`; return its folder and the fingerprint of its model."""
+    release = open_release(facts["path"])
+    if release.version != facts["version"]:
         raise DataError(
-            "E_RELEASE_MIXED", f"Expected release {found['version']} in {found['path']}. Received: {release.version}"
+            "E_RELEASE_MIXED", f"Expected release {facts['version']} in {facts['path']}. Received: {release.version}"
         )
     return str(release.path), release.model_fingerprint
 
@@ -121,13 +121,13 @@ def _write_fault(faults: list[dict], path: str) -> None:
 
 
 def _check_counts(folder: Path, shards: dict[str, list[ExampleShard]]) -> dict:
-    """Every record is in the table once or among the rejects, and those are few."""
+    """Check that every record is in the table or rejected, and that the rejects are few; return the counts."""
     counts, rejects = count_rows(folder), read_rejects(str(folder))
     for reject in rejects[:20]:
         logging.warning("rejected %s: %s: %s", reject.path, reject.code, reject.message)
-    written, known = sum(counts.values()), [shard.records for part in shards.values() for shard in part]
-    total = sum(records or 0 for records in known)
-    if None not in known and written + len(rejects) != total:
+    written, sizes = sum(counts.values()), [shard.records for part in shards.values() for shard in part]
+    total = sum(records or 0 for records in sizes)
+    if None not in sizes and written + len(rejects) != total:
         raise DataError(
             "E_EMBEDDINGS_INCOMPLETE",
             f"Expected {total} embeddings and rejects. Received: {written} and {len(rejects)}. "
@@ -143,7 +143,7 @@ def _check_counts(folder: Path, shards: dict[str, list[ExampleShard]]) -> dict:
     limit = reject_limit(written + len(rejects), max_rejects=MAX_REJECTS, max_share=MAX_REJECT_SHARE)
     if len(rejects) > limit:
         raise DataError(
-            "E_TOO_MANY_REJECTS", f"Expected at most {limit} images that fail. Received: {format_rejects(rejects)}"
+            "E_TOO_MANY_REJECTS", f"Expected at most {limit} rejected images. Received: {format_rejects(rejects)}"
         )
     return {"counts": counts, "rejects": len(rejects)}
 

@@ -1,4 +1,4 @@
-"""EmbedUntrained: packed images in, their embeddings by baselines that learned nothing from the training images out."""
+"""EmbedUntrained: embeds packed images with baselines that are not trained on the training images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from anchorage.retrieval.table import Embeddings, write_table
 from anchorage.untrained import NAMES, embed_pixels, unit_rows
 from anchorage_components.artifacts import UNTRAINED, UntrainedEmbeddings
 
-_BATCH = 128  # images in one call of a model
+_BATCH = 128  # images per call of a model
 
 
 @component
@@ -28,27 +28,26 @@ def EmbedUntrained(
     split: Parameter[str] = "test",
     code_version: Parameter[str] = "",
 ):
-    """Embeds a split with raw pixels, with the network before its first step and, if it had any, its stored features.
-
-    The images are read decoded and resized as they were packed, so one pass of a model is all it costs.
+    """Embeds a split as raw pixels, with the network before training and, if it is pretrained, with its features.
 
     Args:
-        store: what PackExamples wrote.
-        model_run: the Trainer's, with `untrained/network` and perhaps `untrained/features`.
-        embeddings: gets `pixels.parquet`, `network.parquet` and perhaps `features.parquet`; rows of unit length.
-        split: whose images.
-        code_version: digest of the code; part of the cache key, not used otherwise.
+        store: output of PackExamples.
+        model_run: run folder of the Trainer, with `untrained/network` and optionally `untrained/features`.
+        embeddings: output folder for `pixels.parquet`, `network.parquet` and optionally `features.parquet`; rows have
+            unit length.
+        split: split to embed.
+        code_version: digest of the code; part of the cache key, otherwise unused.
 
     Raises:
-        DataError: `E_STORE_MISSING`, `E_STORE_DAMAGED`; `E_BASELINE_MISSING` if the Trainer left no network.
+        DataError: `E_STORE_MISSING`, `E_STORE_DAMAGED`; `E_BASELINE_MISSING` if the Trainer wrote no network.
     """
     records = RecordStore(get_split_uri([store], split))
     models = Path(model_run.uri) / UNTRAINED
     if not (models / "network/saved_model.pb").is_file():
         raise DataError(
             "E_BASELINE_MISSING",
-            f"Expected the network before its first step in {models}. Received: none. "
-            "Run the same command with --reset-metadata: it trains again",
+            f"Expected the network before training in {models}. Received: none. "
+            "Run the same command with --reset-metadata to train again",
         )
     folder = Path(embeddings.uri)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""EvaluateRetrieval: embeddings in; a report for people and a blessing for the publisher out."""
+"""EvaluateRetrieval: evaluates the candidate, writes the report, and blesses the candidate or not."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -63,48 +63,38 @@ def EvaluateRetrieval(
     spread_json: Parameter[str] = "{}",
     code_version: Parameter[str] = "",
 ):
-    """Measures the candidate, compares it with its baselines on the same queries, and judges it.
+    """Evaluates the candidate, compares it with its baselines on the same queries, and decides whether to bless it.
 
-    Baselines are the last release, which it must not fall behind, and those without training, which it must beat.
-
-    A candidate that is not blessed is no error here: the report says why, and
-    PublishRelease refuses it.
+    The candidate must not fall behind the last release, and must beat the untrained baselines. A rejected candidate is
+    not an error of this node: the report states the reasons, and PublishRelease raises.
 
     Args:
-        embeddings: the candidate's, of the test split, of the index's rows and, for
-            thresholds and match probability, of "val".
+        embeddings: embeddings of the candidate: the test split, the rows of the index and, for thresholds and match
+            probabilities, the split "val".
         model: the candidate.
-        report: gets `report.html`, `report.json`, `summary.md`,
-            `thresholds.json`, `calibration.json`, `figures/`, `neighbors/`
-            and the judged embeddings, so that any two releases can be
-            compared; the custom property `state`.
-        blessing: as the stock Evaluator leaves it: custom properties
-            `blessed`, `current_model`, `current_model_id`, here also `reason`
-            in words and `case` (what decided, see `Verdict`), and an empty
-            file BLESSED or NOT_BLESSED.
-        index: the candidate's index, judged together with the model.
-        baseline: what FindRelease found.
-        baseline_embeddings: the same images, embedded with that release.
-        untrained: the same images, embedded by what learned nothing from the
-            training images.
-        store: the packed images, for the pictures.
-        audit: for the page on the data.
-        model_run: the training's `history.json`, for its curve and for the
-            settings that a tuner chose.
-        tuner_results: the trials of the search for them.
-        settings_json: JSON object of what decides, see `JudgeSettings`.
-        facts_json: JSON object: `experiment` (the whole experiment file),
-            `data_version`, `run_key`; optional `command`, `intended_use`,
-            `limits` (list of sentences).
-        spread_json: JSON object: how far these settings scatter over seeds on
-            this data, see `format_spread`; empty if that was not measured.
-        code_version: digest of the code; part of the cache key, not used
-            otherwise.
+        report: output folder for `report.html`, `report.json`, `summary.md`, `thresholds.json`, `calibration.json`,
+            `figures/`, `neighbors/`, and the evaluated embeddings, which allow later comparisons between releases; gets
+            the custom properties `state` and `primary`.
+        blessing: output in the format of the stock Evaluator: the custom properties `blessed`, `current_model` and
+            `current_model_id`, and an empty file BLESSED or NOT_BLESSED; in addition the custom properties `reason`
+            (sentences) and `case` (what decided, see `Verdict`).
+        index: index of the candidate, evaluated together with the model.
+        baseline: output of FindRelease.
+        baseline_embeddings: embeddings of the same images by the baseline release.
+        untrained: embeddings of the same images by the untrained baselines.
+        store: packed images, for the pictures of the report.
+        audit: data audit, for the report.
+        model_run: run folder of the Trainer with `history.json`, for the training curve and the tuned settings.
+        tuner_results: trials of the Tuner, for the report.
+        settings_json: JSON object with the fields of `JudgeSettings`.
+        facts_json: JSON object with `experiment` (the whole experiment file), `data_version` and `run_key`; optionally
+            `command`, `intended_use` and `limits` (a list of sentences).
+        spread_json: JSON object with the spread of the metrics over seeds, see `format_spread`; empty if not measured.
+        code_version: digest of the code; part of the cache key, otherwise unused.
 
     Raises:
-        DataError: `E_SPLIT_EMPTY`, `E_NO_RELEVANT`; `E_RELEASE_MIXED` if
-            embeddings or index were made with another model.
-        UsageError: for unknown metrics or a gate out of range.
+        DataError: `E_SPLIT_EMPTY`, `E_NO_RELEVANT`; `E_RELEASE_MIXED` if embeddings or index belong to another model.
+        UsageError: for unknown metrics or settings out of range.
     """
     fingerprint = fingerprint_model(path_utils.serving_model_path(model.uri))
     check_pair(fingerprint, (read_table_facts(embeddings.uri) or {}).get("model_fingerprint"), "embeddings")
@@ -165,19 +155,19 @@ def _bless(blessing: ModelBlessing, model: Model, verdict: dict[str, Any]) -> No
 
 
 def _select_gallery(folder: Path, table: Embeddings) -> Embeddings:
-    """The rows of an index, in its order; they may be images of any split."""
-    place = {id_: row for row, id_ in enumerate(table.ids.tolist())}
+    """The embeddings of the rows of an index, of any split, in the order of the index."""
+    rows = {id_: row for row, id_ in enumerate(table.ids.tolist())}
     ids = read_ids(folder / IDS)["id"].tolist()
-    if absent := [id_ for id_ in ids if id_ not in place]:
+    if missing := [id_ for id_ in ids if id_ not in rows]:
         raise DataError(
             "E_RELEASE_MIXED",
-            f"Expected an embedding for each image of the index. Received: none for {len(absent)}: {absent[:3]}",
+            f"Expected an embedding for each image of the index. Received: none for {len(missing)}: {missing[:3]}",
         )
-    return table.select(np.array([place[id_] for id_ in ids], np.int64))
+    return table.select(np.array([rows[id_] for id_ in ids], np.int64))
 
 
 def _read_search(folder: Path) -> dict[str, Any]:
-    """The trials that the Tuner finished, in the order it made them; it numbers them all and writes only these."""
+    """The completed trials of the Tuner in order, and the number of failed ones (gaps in the ids)."""
     rows = json.loads((folder / TRIALS).read_text(encoding="utf-8"))
     trials = [
         {"number": int(row.pop("trial_id")) + 1, "score": row.pop("score"), "values": row} for row in map(dict, rows)
@@ -190,17 +180,17 @@ def _count_splits(splits: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "split": name,
-            "classes": found["classes"],
-            "images": found["images"],
-            "singletons": found["singletons"]["count"],
+            "classes": facts["classes"],
+            "images": facts["images"],
+            "singletons": facts["singletons"]["count"],
         }
-        for name, found in splits.items()
+        for name, facts in splits.items()
     ]
 
 
 def _read_baseline_facts(baseline: BaselineRelease | None) -> dict[str, Any]:
     if baseline is None:
-        return {"version": None, "reason": "No baseline was asked for."}
+        return {"version": None, "reason": "No baseline was requested."}
     return json.loads((Path(baseline.uri) / BASELINE).read_text(encoding="utf-8"))
 
 
@@ -219,13 +209,13 @@ def _read_validation(uri: str) -> Embeddings | None:
 
 
 def _picture_reader(store: Examples | None) -> Callable[[Sequence[str]], dict[str, np.ndarray | None]]:
-    """Looks pictures up by image id; None for an image that the store does not hold."""
+    """A function from image ids to images; None for an image that is not in the store."""
     if store is None:
         return lambda ids: dict.fromkeys(ids)
 
     def read(ids: Sequence[str]) -> dict[str, np.ndarray | None]:
         records = RecordStore(get_split_uri([store], TEST))
-        places = {id_: row for row, id_ in enumerate(records.ids)}
-        return {id_: records.read([places[id_]])[0] if id_ in places else None for id_ in ids}
+        rows = {id_: row for row, id_ in enumerate(records.ids)}
+        return {id_: records.read([rows[id_]])[0] if id_ in rows else None for id_ in ids}
 
     return read

@@ -1,4 +1,4 @@
-"""FindRelease: the release that a candidate is compared with, or that there is none."""
+"""FindRelease: finds the release that the candidate is compared with, if there is one."""
 
 import json
 from pathlib import Path
@@ -20,20 +20,17 @@ def FindRelease(
     expected: Parameter[str] = "",
     code_version: Parameter[str] = "",
 ):
-    """Finds the newest release in use that did not come from this very run.
+    """Finds the current release, or the newest one before it that this run did not publish itself.
 
     Args:
-        baseline: gets `baseline.json`: see `anchorage.release.find_baseline`.
-        releases: folder of releases; need not exist yet.
-        run_key: identity of this run; releases with the same one are passed
-            over.
-        expected: identity of the baseline as found when the run started; part
-            of the cache key, not used otherwise.
-        code_version: digest of the code; part of the cache key, not used
-            otherwise.
+        baseline: output folder for `baseline.json`, see `anchorage.release.find_baseline`.
+        releases: folder of releases; need not exist.
+        run_key: identity of this run; releases with the same key are skipped.
+        expected: identity of the baseline at the start of the run; part of the cache key, otherwise unused.
+        code_version: digest of the code; part of the cache key, otherwise unused.
     """
-    found = find_baseline(Path(releases), run_key)
-    logging.info("baseline: %s", found)
+    facts = find_baseline(Path(releases), run_key)
+    logging.info("baseline: %s", facts)
     folder = Path(baseline.uri)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / BASELINE, json.dumps(found, indent=1).encode())
+    replace_file(folder / BASELINE, json.dumps(facts, indent=1).encode())

@@ -1,4 +1,4 @@
-"""ImageExampleGen: a folder or table of images in, checked tf.Examples out, split by class."""
+"""ImageExampleGen: converts a folder or table of images into validated tf.Examples, split by class."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Listin
 from anchorage.disk import check_free_space
 from anchorage_components.beam.jobs import run_jobs
 
-_SHARD_IMAGES = 512  # images in one TFRecord file, which is also one Beam job
+_SHARD_IMAGES = 512  # images per TFRecord file; each file is one Beam job
 
 
 @component(use_beam=True)
@@ -52,32 +52,33 @@ def ImageExampleGen(
     code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
-    """Lists, splits by class, checks every image by decoding it, and writes tf.Examples.
+    """Lists the images, splits them by class, validates each by decoding it, and writes tf.Examples.
 
-    Records come in the order of their ids, so the same data gives the same bytes.
+    Records are sorted by id, so the same data gives the same bytes.
 
     Args:
-        examples: splits train, val and test of GZIP TFRecords, `counts.json` (records, hashes, what
-            was unusual) and `rejects.jsonl` (path, id, code, message, split).
-        root: folder that all image paths are relative to.
-        table: CSV, TSV or Parquet file that lists the images; "" takes the folders as classes.
-        columns_json: the table's names for path, label, split and role, where they differ.
-        val_share: part of the classes outside test that becomes val.
-        test_share: part of all classes that becomes test, unless the data is split already.
-        seed: picks these classes.
-        max_reject_share: share of bad records above which the run stops, ...
-        max_rejects: ... unless there are no more than these.
-        max_pixels: largest image accepted.
+        examples: output with the splits train, val and test as GZIP TFRecords, `counts.json` (records, hashes, unusual
+            images) and `rejects.jsonl` (path, id, code, message, split).
+        root: folder that image paths are relative to.
+        table: CSV, TSV or Parquet file that lists the images; "" takes the subfolders of `root` as classes.
+        columns_json: JSON object with the table's column names for path, label, split and role, where they differ.
+        val_share: share of the classes outside test that becomes val, in [0, 1).
+        test_share: share of all classes that becomes test, in [0, 1); ignored if the data defines the split.
+        seed: seed of the split.
+        max_reject_share: share of rejected records in [0, 1) above which the run stops, ...
+        max_rejects: ... if their number is also above this one.
+        max_pixels: maximum number of pixels of an image.
         attributes_json: JSON list of further columns of the table to keep with each image.
-        follow_links: 1 lets symbolic links lead out of the root.
-        rejects_file: gets the bad records when they are too many, as TFX deletes the artifact then; "" for none.
-        data_version: digest of the data; part of the cache key, not used otherwise.
-        code_version: digest of the code; part of the cache key, not used otherwise.
-        beam_pipeline: given by TFX.
+        follow_links: 1 allows symbolic links that lead out of `root`.
+        rejects_file: file for the rejected records if there are too many, since TFX deletes the artifact of a failed
+            node; "" writes none.
+        data_version: digest of the data; part of the cache key, otherwise unused.
+        code_version: digest of the code; part of the cache key, otherwise unused.
+        beam_pipeline: provided by TFX.
 
     Raises:
-        DataError: `E_TOO_MANY_REJECTS`, `E_SPLIT_EMPTY`, or what `list_images` raises.
-        ResourceError: `E_DISK_FULL` before anything is written, or while it is.
+        DataError: `E_TOO_MANY_REJECTS`, `E_SPLIT_EMPTY`, or the errors of `list_images`.
+        ResourceError: `E_DISK_FULL`, before or during writing.
     """
     columns = json.loads(columns_json)
     listing = list_images(
@@ -122,7 +123,7 @@ def ImageExampleGen(
 
 
 def _total_size(root: Path, sources: list[Source]) -> int:
-    """Bytes of all images; those that cannot be read will not be written either."""
+    """Total size of the readable images in bytes."""
     total = 0
     for source in sources:
         with contextlib.suppress(OSError):
@@ -131,7 +132,7 @@ def _total_size(root: Path, sources: list[Source]) -> int:
 
 
 def _jobs(sources: list[Source]) -> list[tuple[str, list[tuple]]]:
-    """Shard paths and the sources that go into each."""
+    """One job per shard: its path and its sources."""
     jobs = []
     for split in SPLITS:
         members = [tuple(source) for source in sources if source.split == split]
@@ -143,7 +144,7 @@ def _jobs(sources: list[Source]) -> list[tuple[str, list[tuple]]]:
 
 
 def _write_images(root: str, uri: str, max_pixels: int, job: tuple[str, list[tuple]]) -> tuple:
-    """Check and write the images of one shard: the shard, images per class, notes and rejects."""
+    """Validate and write the images of a shard; return the shard, images per class, notes and rejects."""
     file, members = job
     labels: Counter[str] = Counter()
     notes: Counter[str] = Counter()
@@ -164,7 +165,7 @@ def _write_images(root: str, uri: str, max_pixels: int, job: tuple[str, list[tup
 
 
 def _read_image(path: Path, max_pixels: int) -> tuple[bytes, str, ImageFault | None]:
-    """The bytes of an image and the hash of its pixels, or why it cannot be used."""
+    """The bytes of an image and the hash of its pixels, or the reason why it is rejected."""
     data, fault = read_file(path)
     if fault is None:
         pixels, fault = decode_checked(data, max_pixels=max_pixels)
@@ -174,11 +175,11 @@ def _read_image(path: Path, max_pixels: int) -> tuple[bytes, str, ImageFault | N
 
 
 def _write_report(uri: str, listing: Listing, results: list[tuple]) -> None:
-    """Write `counts.json` and `rejects.jsonl` from what the jobs returned."""
+    """Write `counts.json` and `rejects.jsonl` from the results of the jobs."""
     rejects = list(listing.rejects)
     notes: Counter[str] = Counter()
-    for _, _, noted, refused in results:
-        notes.update(noted)
-        rejects += map(Reject._make, refused)
+    for _, _, shard_notes, shard_rejects in results:
+        notes.update(shard_notes)
+        rejects += map(Reject._make, shard_rejects)
     shards = [(ExampleShard(*fields), labels) for fields, labels, _, _ in results]
     write_counts(uri, shards, rejects, notes=dict(sorted(notes.items())), skipped=listing.skipped)

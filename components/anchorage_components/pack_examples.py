@@ -1,4 +1,4 @@
-"""PackExamples: tf.Examples in, a record store of decoded images, or of vectors, per split out."""
+"""PackExamples: decodes and packs the images or vectors of tf.Examples into one record store per split."""
 
 import functools
 from pathlib import Path
@@ -28,31 +28,30 @@ def PackExamples(
     code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
-    """Decodes every image once, so that training reads rows instead of files.
+    """Decodes every image once, so that training reads pixels with random access.
 
-    Each TFRecord file becomes one pixel file, streamed; memory holds one batch of images and
-    the index. The output is an Examples artifact only because the stock Trainer and Tuner take no
-    other; each `Split-...` folder in it is a `anchorage.data.store.RecordStore`, on a path that can be
-    opened as a file.
+    Each TFRecord file becomes one pixel file, written as a stream. The output is an Examples artifact because the stock
+    Trainer and Tuner accept no other type; each of its `Split-...` folders is an `anchorage.data.store.RecordStore`,
+    which requires a file system path.
 
     Args:
-        examples: what ImageExampleGen wrote.
-        store: one record store a split.
+        examples: output of ImageExampleGen or VectorExampleGen.
+        store: output with one record store per split.
         image_size: side of the stored images in pixels; 0 for vectors.
         fit: "crop", "pad" or "squash", see `anchorage.data.images.resize_image`.
-        dimension: of the vectors; 0 for images.
-        code_version: digest of the code; part of the cache key, not used otherwise.
-        beam_pipeline: given by TFX.
+        dimension: dimension of the vectors; 0 for images.
+        code_version: digest of the code; part of the cache key, otherwise unused.
+        beam_pipeline: provided by TFX.
 
     Raises:
-        DataError: `E_SHARD_TRUNCATED`, `E_SHARD_DAMAGED`, `E_RECORD_INVALID` or a code of `check_image` if
-            a record cannot be read, `E_SPLIT_EMPTY` if a split has none.
-        ResourceError: `E_DISK_FULL` before anything is written, or while it is.
-        UsageError: `E_STORE_PLACE` if the pipeline root is no place for plain files.
+        DataError: `E_SHARD_TRUNCATED`, `E_SHARD_DAMAGED`, `E_RECORD_INVALID` or a code of `check_image` if a record
+            cannot be read; `E_SPLIT_EMPTY` if a split has no images.
+        ResourceError: `E_DISK_FULL`, before or during writing.
+        UsageError: `E_STORE_PLACE` if the pipeline root is not a file system path.
     """
     if "://" in store.uri:
         raise UsageError(
-            "E_STORE_PLACE", f"Expected a path that is read as a file, such as a mounted one. Received: {store.uri}"
+            "E_STORE_PLACE", f"Expected a file system path, such as a mounted volume. Received: {store.uri}"
         )
     shards = [
         (split, number, shard)
@@ -71,7 +70,7 @@ def PackExamples(
     )
     for split, folder in folders.items():
         if not len(RecordStore(folder)):
-            raise DataError("E_SPLIT_EMPTY", f"The split {split} of {examples.uri} has no images.")
+            raise DataError("E_SPLIT_EMPTY", f"Expected images in the split {split} of {examples.uri}. Found none.")
     store.splits = examples.splits
     logging.info("packed %s: %s", examples.splits, spec.to_dict())
 
@@ -84,5 +83,5 @@ def _pack_shard(uri: str, folders: dict[str, str], spec: RecordSpec, job: tuple)
 
 def _finish_stores(folders: dict[str, str], spec: RecordSpec, results: list[tuple[str, Shard]]) -> None:
     for split, folder in folders.items():
-        shards = [shard for of, shard in results if of == split]
+        shards = [shard for shard_split, shard in results if shard_split == split]
         finish_store(folder, shards, spec)

@@ -1,4 +1,4 @@
-"""PublishRelease: a blessed model and its index become the next release, whole and in one step."""
+"""PublishRelease: publishes a blessed model and its index as the next release, atomically."""
 
 import json
 from pathlib import Path
@@ -29,30 +29,28 @@ def PublishRelease(
     facts_json: Parameter[str] = "{}",
     code_version: Parameter[str] = "",
 ):
-    """Publishes what was blessed, and nothing else.
+    """Publishes the candidate if it is blessed, and raises otherwise.
 
-    The blessing is no optional input: where the gate did not run, TFX cannot
-    resolve it and nothing is published.
+    The blessing is a required input: if the gate did not run, TFX cannot resolve it and does not run this node.
 
     Args:
-        model: the candidate; its serving model is published.
-        index: built with that model.
-        report: goes along, with the thresholds.
-        blessing: must be for this very model.
-        release: gets `release.json`: `version`, `path` and `bundle`, the
-            identity of its manifest; the custom property `version`.
-        releases: folder of releases, made if absent.
+        model: the candidate, whose serving model is published.
+        index: index built with this model.
+        report: report and thresholds, published with the model.
+        blessing: blessing of this model.
+        release: output folder for `release.json` with `version`, `path` and `bundle`, the identity of the manifest;
+            gets the custom property `version`.
+        releases: folder of releases; created if it does not exist.
         facts_json: JSON object for the manifest, such as `run_key`.
-        code_version: digest of the code; part of the cache key, not used
-            otherwise.
+        code_version: digest of the code; part of the cache key, otherwise unused.
 
     Raises:
-        GateError: `E_NOT_BLESSED` with the gate's reasons.
-        DataError: `E_RELEASE_MIXED` if the index was made with another model.
+        GateError: `E_NOT_BLESSED`, with the reasons of the gate.
+        DataError: `E_RELEASE_MIXED` if the index belongs to another model.
         ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`; nothing is published.
     """
     _check_blessing(blessing, model)
-    ids, findings = Path(index.uri) / IDS, _read_findings(report)
+    ids = Path(index.uri) / IDS
     labels = np.unique(read_ids(ids)["label"]).tolist()
     version = publish_release(
         releases,
@@ -65,19 +63,19 @@ def PublishRelease(
             CALIBRATION: Path(report.uri) / CALIBRATION,
             "report": Path(report.uri),
         },
-        facts={**json.loads(facts_json), **findings},
+        facts={**json.loads(facts_json), **_read_results(report)},
     )
     path = Path(releases).absolute() / str(version)
     folder = Path(release.uri)
     folder.mkdir(parents=True, exist_ok=True)
-    told = {"version": version, "path": str(path), "bundle": read_manifest(path)["bundle"]}
-    replace_file(folder / "release.json", json.dumps(told, indent=1).encode())
+    facts = {"version": version, "path": str(path), "bundle": read_manifest(path)["bundle"]}
+    replace_file(folder / "release.json", json.dumps(facts, indent=1).encode())
     release.set_int_custom_property("version", version)
     logging.info("published release %d in %s", version, releases)
 
 
 def _check_blessing(blessing: ModelBlessing, model: Model) -> None:
-    reason = blessing.get_string_custom_property("reason") or "no reason was given"
+    reason = blessing.get_string_custom_property("reason") or "no reason."
     if blessing.get_int_custom_property("blessed") != 1:
         raise GateError("E_NOT_BLESSED", f"Expected a blessed model. Received: {reason} Nothing is published.")
     blessed_model = blessing.get_string_custom_property("current_model")
@@ -87,15 +85,15 @@ def _check_blessing(blessing: ModelBlessing, model: Model) -> None:
         )
 
 
-def _read_findings(report: RetrievalReport) -> dict:
-    """What the manifest keeps of the report."""
-    found = json.loads((Path(report.uri) / "report.json").read_text(encoding="utf-8"))
-    primary = found["primary"]
+def _read_results(report: RetrievalReport) -> dict:
+    """The results in the report that the manifest repeats."""
+    results = json.loads((Path(report.uri) / "report.json").read_text(encoding="utf-8"))
+    primary = results["primary"]
     return {
-        "metrics": {name: entry["value"] for name, entry in found["metrics"].items()},
+        "metrics": {name: entry["value"] for name, entry in results["metrics"].items()},
         "primary": primary,
-        "untrained": {each["name"]: each["metrics"][primary]["baseline"] for each in found.get("untrained", [])},
-        "split": found["split"],
-        "evaluation_set": found["evaluation_set"],
-        "verdict": found["verdict"],
+        "untrained": {each["name"]: each["metrics"][primary]["baseline"] for each in results.get("untrained", [])},
+        "split": results["split"],
+        "evaluation_set": results["evaluation_set"],
+        "verdict": results["verdict"],
     }

@@ -1,4 +1,4 @@
-"""What the stock Trainer runs: record stores and settings in, a SavedModel and the learner out."""
+"""The run function of the stock Trainer: trains a learner on record stores, and exports it."""
 
 import hashlib
 import json
@@ -21,17 +21,17 @@ LEARNER = "learner.keras"
 
 
 def run_fn(fn_args: FnArgs) -> None:
-    """Train, going on from a checkpoint if an earlier run was cut off, then export.
+    """Train, resuming from a checkpoint of an interrupted run, then export.
 
-    The export holds the SavedModel for serving and, beside it, `learner.keras`: encoder, loss with its
-    proxies and optimizer, to train on from. The run's own folder gets the history, and below `untrained` the network
-    as it was before the first step, which the gate compares the trained one with.
+    The export consists of the SavedModel for serving and `learner.keras` (encoder, loss with its proxies, and
+    optimizer) for further training. The run folder gets the history and, in `untrained`, the network before training,
+    which the gate compares the trained one with.
 
     Args:
-        fn_args: given by TFX. Its `custom_config` holds `settings`, the keyword arguments of
-            `anchorage.procedures.run_training` but for stores and folders; `checkpoints`, a folder that outlives
-            this run; and `code_version`, which is only part of the cache key. Its `hyperparameters`, if the
-            Tuner ran, replace the ranges in the settings.
+        fn_args: provided by TFX. Its `custom_config` contains `settings`, the keyword arguments of
+            `anchorage.procedures.run_training` except stores and folders; `checkpoints`, a folder that outlives the
+            run; and `code_version`, which is only part of the cache key. If the Tuner ran, `hyperparameters` replace
+            the ranges in the settings.
     """
     config = fn_args.custom_config
     settings = config["settings"]
@@ -64,17 +64,17 @@ def run_fn(fn_args: FnArgs) -> None:
         "epochs": result.history,
     }
     (Path(fn_args.model_run_dir) / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
-    shutil.rmtree(checkpoints, ignore_errors=True)  # the export is whole: nothing is left to go on from
+    shutil.rmtree(checkpoints, ignore_errors=True)  # the export is complete, so there is nothing to resume
     logging.info("trained %d epochs, kept epoch %d (%s)", len(result.history) - 1, result.best_epoch, result.best_value)
 
 
 def open_stores(fn_args: FnArgs) -> tuple[RecordStore, RecordStore]:
-    """The record stores of the training and of the validation classes, behind TFX's file patterns."""
+    """Open the record stores of the training and validation classes from TFX's file patterns."""
     [train], [validation] = fn_args.train_files, fn_args.eval_files
     return RecordStore(Path(train).parent), RecordStore(Path(validation).parent)
 
 
 def _run_key(settings: Mapping[str, Any], store: RecordStore, validation: RecordStore, code_version: str) -> str:
-    """Digest of all that a training's result depends on, so that only its own checkpoint is gone on from."""
+    """Digest of everything that the result of a training depends on: it resumes only from its own checkpoint."""
     parts = [settings, store.digest, validation.digest, code_version]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

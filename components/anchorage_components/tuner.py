@@ -1,4 +1,4 @@
-"""What the stock Tuner runs: the ranges of an experiment in, a Keras Tuner that searches them out."""
+"""The tuner function of the stock Tuner: creates a Keras Tuner that searches the ranges of an experiment."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from anchorage_components.trainer import open_stores
 
 
 def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
-    """Prepare the search; each trial is a short training, judged by MAP@R on the validation classes.
+    """Prepare the search; each trial is a short training, scored by its best MAP@R on the validation classes.
 
     Args:
-        fn_args: given by TFX. Its `custom_config` holds `settings` as for the Trainer, and `tuning` with
-            `space` (range by the path of its key), `oracle`, `trials` and `epochs` a trial.
+        fn_args: provided by TFX. Its `custom_config` contains `settings` as for the Trainer, and `tuning` with `space`
+            (range by the path of its key), `oracle`, `trials`, and `epochs` per trial.
     """
     config = fn_args.custom_config
     tuning = config["tuning"]
@@ -26,7 +26,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
         settings = apply_values(config["settings"], values)
         settings["training"]["epochs"] = tuning["epochs"]
         result = run_training(store, validation_store, **settings).result
-        return {"map@r": max(row["val_map@r"] for row in result.history[1:])}  # what training came to, not its start
+        return {"map@r": max(row["val_map@r"] for row in result.history[1:])}  # row 0 is before training
 
     tuner = create_tuner(
         train,

@@ -1,4 +1,4 @@
-"""VectorExampleGen: a table of vectors in, checked tf.Examples out, split by class."""
+"""VectorExampleGen: converts a table of vectors into validated tf.Examples, split by class."""
 
 import functools
 import itertools
@@ -20,7 +20,7 @@ from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Reject
 from anchorage.data.vectors import VectorTable, list_vectors, read_vectors
 from anchorage.disk import check_free_space
 
-_SHARD_VECTORS = 16_384  # in one TFRecord file
+_SHARD_VECTORS = 16_384  # vectors per TFRecord file
 
 
 @component
@@ -38,27 +38,29 @@ def VectorExampleGen(
     data_version: Parameter[str] = "",
     code_version: Parameter[str] = "",
 ):
-    """Lists the rows of a table, splits them by class, checks every vector and writes tf.Examples.
+    """Lists the rows of a table, splits them by class, validates every vector, and writes tf.Examples.
 
-    The table is read once to list it and once a split, a batch at a time.
+    The table is read in batches, once for the listing and once per split.
 
     Args:
-        examples: splits train, val and test of GZIP TFRecords, `counts.json` and `rejects.jsonl`, as
-            ImageExampleGen writes them.
+        examples: output with the splits train, val and test as GZIP TFRecords, `counts.json` and `rejects.jsonl`, as in
+            ImageExampleGen.
         table: a `.parquet` or `.npy` file or a folder of Arrow files, see `anchorage.data.vectors`.
-        columns_json: the table's names for vector, id, path, label, split and role, where they differ.
-        val_share: part of the classes outside test that becomes val.
-        test_share: part of all classes that becomes test, unless the table has splits.
-        seed: picks these classes.
-        max_reject_share: share of bad rows above which the run stops, ...
-        max_rejects: ... unless there are no more than these.
+        columns_json: JSON object with the table's column names for vector, id, path, label, split and role, where they
+            differ.
+        val_share: share of the classes outside test that becomes val, in [0, 1).
+        test_share: share of all classes that becomes test, in [0, 1); ignored if the table defines the split.
+        seed: seed of the split.
+        max_reject_share: share of rejected rows in [0, 1) above which the run stops, ...
+        max_rejects: ... if their number is also above this one.
         attributes_json: JSON list of further columns of the table to keep with each vector.
-        rejects_file: gets the bad rows when they are too many, as TFX deletes the artifact then; "" for none.
-        data_version: digest of the data; part of the cache key, not used otherwise.
-        code_version: digest of the code; part of the cache key, not used otherwise.
+        rejects_file: file for the rejected rows if there are too many, since TFX deletes the artifact of a failed node;
+            "" writes none.
+        data_version: digest of the data; part of the cache key, otherwise unused.
+        code_version: digest of the code; part of the cache key, otherwise unused.
 
     Raises:
-        DataError: `E_TOO_MANY_REJECTS`, `E_SPLIT_EMPTY`, or what `VectorTable` raises.
+        DataError: `E_TOO_MANY_REJECTS`, `E_SPLIT_EMPTY`, or the errors of `VectorTable`.
         ResourceError: `E_DISK_FULL` before anything is written.
     """
     vectors = VectorTable(table, json.loads(columns_json), json.loads(attributes_json))
@@ -89,13 +91,13 @@ def VectorExampleGen(
     examples.splits = list(SPLITS)
     examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
     examples_utils.set_file_format(examples, "tfrecords_gzip")
-    logging.info("ingested %s vectors of %d numbers; rejected %d", dict(kept), vectors.dimension, len(rejects))
+    logging.info("ingested %s vectors of dimension %d; rejected %d", dict(kept), vectors.dimension, len(rejects))
 
 
 def _write_split(
     uri: str, split: str, table: VectorTable, members: list[Source], rejects: list[Reject]
 ) -> list[tuple[ExampleShard, set[str]]]:
-    """Write the vectors of one split: its shards, each with its labels; bad rows go to `rejects`."""
+    """Write the vectors of a split; return its shards with their labels, and append bad rows to `rejects`."""
 
     def good_rows() -> Iterator[Example]:
         for row in read_vectors(table, members):
@@ -109,12 +111,13 @@ def _write_split(
     total = -(-len(members) // _SHARD_VECTORS)
     for number in range(total):
         labels: set[str] = set()
-        part = _noting(itertools.islice(rows, _SHARD_VECTORS), labels)
+        part = _collect_labels(itertools.islice(rows, _SHARD_VECTORS), labels)
         shards.append((write_shard(uri, shard_file(split, number, total), part), labels))
     return shards
 
 
-def _noting(examples: Iterator[Example], labels: set[str]) -> Iterator[Example]:
+def _collect_labels(examples: Iterator[Example], labels: set[str]) -> Iterator[Example]:
+    """Yield the examples, and add their labels to `labels`."""
     for example in examples:
         labels.add(example.label)
         yield example

@@ -1,11 +1,11 @@
-"""The `anchorage` command: one small function a verb; heavy libraries are loaded inside it."""
+"""The `anchorage` command line: one function per command, which imports heavy libraries only when called."""
 
 import argparse
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -15,23 +15,35 @@ from anchorage.errors import AnchorageError, ResourceError, UsageError
 from anchorage.user_code import find_fault
 from anchorage_pipeline.progress import silence_tensorflow
 
-_DESCRIPTION = "Turns labelled images into a search engine that is known to be good, and keeps it good."
+_DESCRIPTION = "Train, evaluate and publish an image search engine from labelled images."
+_GROUPS = {
+    "experiments": ("data", "check", "train", "run", "spread", "compare"),
+    "releases": ("search", "embed", "report", "releases"),
+    "reference and evaluation": ("losses", "evaluate"),
+}
+_EXIT_STATUSES = """\
+exit status:
+  0  success
+  1  internal error
+  2  invalid arguments or experiment file
+  3  invalid or damaged data
+  4  missing resources (disk, memory, lock) or interrupted; the same command resumes
+  5  the gate rejected the candidate"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0 done, 2 wrong use, 3 bad data, 4 resource trouble or interruption
-        (the same command goes on), 5 a gate said no, 1 our own bug.
+        The exit status, as listed by `anchorage --help`.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     beam_arguments: list[str] = []
-    if words[:1] in (["embed"], ["evaluate"]) and "--" in words:
-        place = words.index("--")
-        words, beam_arguments = words[:place], words[place + 1 :]
-    options = create_parser().parse_args(words, argparse.Namespace(beam_arguments=beam_arguments))
-    sys.path.append(str(Path.cwd()))  # where a user's own loss lies: "my_loss:MyLoss"
+    if arguments[:1] in (["embed"], ["evaluate"]) and "--" in arguments:
+        separator = arguments.index("--")
+        arguments, beam_arguments = arguments[:separator], arguments[separator + 1 :]
+    options = create_parser().parse_args(arguments, argparse.Namespace(beam_arguments=beam_arguments))
+    sys.path.append(str(Path.cwd()))  # so that "my_loss:MyLoss" finds my_loss.py in the current folder
     silence_tensorflow()
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -40,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"anchorage: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("anchorage: E_INTERRUPTED: stopped by the keyboard; the same command goes on", file=sys.stderr)
+        print("anchorage: E_INTERRUPTED: interrupted; run the same command again to resume", file=sys.stderr)
         return ResourceError.exit_status
     except BrokenPipeError:
         return 0
@@ -50,31 +62,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return fault.exit_status
         if isinstance(error, SystemExit):
             raise
-        # Whatever is left is our own bug: say so, with what is needed to mend it.
+        # Any other exception is a bug in Anchorage: show what a bug report needs.
         traceback.print_exc()
-        print("anchorage: E_BUG: this should not happen; please report it with the lines above", file=sys.stderr)
+        print("anchorage: E_BUG: internal error; please report it with the traceback above", file=sys.stderr)
         return 1
     return 0
 
 
 def _stop(signum, frame):
-    raise ResourceError("E_INTERRUPTED", "stopped by SIGTERM; run the same command again to go on")
+    raise ResourceError("E_INTERRUPTED", "stopped by SIGTERM; run the same command again to resume")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says which word may have been meant."""
+    """Suggests the closest known command or option for an unknown one."""
 
     def parse_known_args(self, args=None, namespace=None):
-        """Refuse unknown options here, in the parser of the verb, which knows those that there are."""
-        options, others = super().parse_known_args(args, namespace)
-        if others:
+        """Reject unknown options in the subparser, which knows the options of its command."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
             known = [option for action in self._actions for option in action.option_strings]
-            beam = " Options of Beam come after --." if self.get_default("run") in (_embed, _evaluate) else ""
-            self.error(f"unrecognized arguments: {' '.join(others)}.{_nearest(others[0], known)}{beam}")
-        return options, others
+            beam = " Put options for Beam after --." if self.get_default("run") in (_embed, _evaluate) else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{_nearest(unknown[0], known)}{beam}")
+        return options, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2."""
+        """Print the usage and the message, then exit with status 2."""
         if choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             message += _nearest(choice[1], choice[2].replace("'", "").split(", "))
         super().error(message)
@@ -83,7 +95,7 @@ class _Parser(argparse.ArgumentParser):
 def _version() -> str:
     try:
         return metadata.version("anchorage")
-    except metadata.PackageNotFoundError:  # run from a checkout that was never installed
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
         return "(not installed)"
 
 
@@ -94,114 +106,174 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def create_parser() -> argparse.ArgumentParser:
-    """All verbs and their options."""
-    parser = _Parser(prog="anchorage", description=_DESCRIPTION, allow_abbrev=False)
+    """The parser of the command line, with one subparser per command."""
+    parser = _Parser(
+        prog="anchorage",
+        usage="anchorage [-h] [--version] COMMAND ...",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
-    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    verbs = parser.add_subparsers(prog="anchorage", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
 
-    verb = _add(verbs, "data", _data, "build a data set that needs nothing but a package index")
-    sets = "icons; characters in many fonts; places on pictures of the Earth; or, in a second, simple shapes"
+    verb = _add(verbs, "data", _data, "build a sample data set from pinned packages of the package index")
+    sets = "icons, characters (glyphs), map views (places), or simple shapes, which take a second and no download"
     verb.add_argument("set", choices=["icons", "glyphs", "places", "shapes"], help=sets)
-    verb.add_argument("--output", metavar="FOLDER", help="where to (default: data/<set>)")
+    verb.add_argument("--output", metavar="FOLDER", help="folder to create (default: data/<set>)")
 
-    verb = _add(verbs, "check", _check, "check an experiment file and its data, without running anything")
-    verb.add_argument("experiment", metavar="FILE")
+    verb = _add(verbs, "check", _check, "validate an experiment file and its data without running anything")
+    _add_experiment(verb)
 
-    verb = _add(verbs, "losses", _losses, "list the losses, or tell all about one")
-    verb.add_argument("name", nargs="?", metavar="NAME")
+    verb = _add(verbs, "losses", _losses, "list the losses, or document one")
+    verb.add_argument("name", nargs="?", metavar="NAME", help="loss to document, such as contrastive (default: list)")
 
-    verb = _add(verbs, "train", _train, "train with plain Keras: no pipeline, no release")
-    verb.add_argument("experiment", metavar="FILE")
-    verb.add_argument("--output", metavar="FOLDER", help="where the model goes (default: runs/<name>/train)")
+    verb = _add(verbs, "train", _train, "train and evaluate with plain Keras: no pipeline, no release")
+    _add_experiment(verb)
+    verb.add_argument("--output", metavar="FOLDER", help="folder for model and metrics (default: runs/<name>/train)")
 
-    verb = _add(verbs, "compare", _compare, "measure settings of one experiment against each other; goes on if stopped")
-    verb.add_argument("comparison", metavar="FILE")
-    verb.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs side by side (default: 1)")
+    verb = _add(verbs, "compare", _compare, "compare losses over seeds and class folds; resumes if stopped")
+    verb.add_argument("comparison", metavar="FILE", help="comparison file (TOML)")
+    verb.add_argument("--jobs", type=_positive, default=1, metavar="N", help="parallel processes (default: 1)")
     verb.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="only these entries, and what they are against"
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="run only these entries and the entries that they are compared against (default: all)",
     )
 
     verb = _add(
-        verbs, "spread", _spread, "train with several seeds and tell the spread of the metrics; goes on if stopped"
+        verbs, "spread", _spread, "train with several seeds and report the spread of the metrics; resumes if stopped"
     )
-    verb.add_argument("experiment", metavar="FILE")
+    _add_experiment(verb)
     verb.add_argument(
-        "--seeds", nargs="+", type=_whole, default=[1, 2, 3, 4, 5], metavar="SEED", help="(default: 1 2 3 4 5)"
+        "--seeds",
+        nargs="+",
+        type=_whole,
+        default=[1, 2, 3, 4, 5],
+        metavar="SEED",
+        help="training seeds, one training each (default: 1 2 3 4 5)",
     )
-    verb.add_argument("--machine", metavar="NAME", help="what to call this machine (default: its host name)")
+    verb.add_argument("--machine", metavar="NAME", help="name to record for this machine (default: its host name)")
 
-    verb = _add(verbs, "run", _run, "run the whole pipeline: images in, a judged release out")
-    verb.add_argument("experiment", metavar="FILE")
+    verb = _add(verbs, "run", _run, "run the whole pipeline, from images to an evaluated release")
+    _add_experiment(verb)
     verb.add_argument(
         "--reset-metadata",
         action="store_true",
-        help="set the record of earlier runs aside and start a new one: nothing comes from the cache",
+        help="move the metadata of earlier runs aside and start without a cache (default: reuse it)",
     )
 
-    verb = _add(verbs, "search", _search, "find the gallery images most like the given ones")
-    verb.add_argument("images", nargs="+", metavar="IMAGE")
+    verb = _add(verbs, "search", _search, "find the gallery images most similar to the given images")
+    verb.add_argument("images", nargs="+", metavar="IMAGE", help="query image files")
     _add_release(verb)
-    verb.add_argument("--neighbors", type=_positive, default=10, metavar="K", help="answers per image (default: 10)")
-    verb.add_argument("--picture", default="search.png", metavar="FILE", help="sheet of answers (default: %(default)s)")
+    verb.add_argument("--neighbors", type=_positive, default=10, metavar="K", help="results per image (default: 10)")
+    verb.add_argument(
+        "--picture", default="search.png", metavar="FILE", help="contact sheet of the results (default: %(default)s)"
+    )
 
     verb = _add(verbs, "embed", _embed, "embed images into a Parquet table; options after -- go to Beam")
-    verb.add_argument("images", nargs="+", metavar="IMAGES", help="images, or folders of them")
+    verb.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders of images")
     _add_release(verb)
-    verb.add_argument("--output", required=True, metavar="TABLE.parquet")
+    verb.add_argument("--output", required=True, metavar="TABLE.parquet", help="table to write (required)")
 
-    verb = _add(verbs, "evaluate", _evaluate, "measure retrieval in a table of any size; options after -- go to Beam")
+    verb = _add(
+        verbs, "evaluate", _evaluate, "compute metrics of an embedding table of any size; options after -- go to Beam"
+    )
     verb.add_argument("table", metavar="TABLE", help="embeddings with labels: a Parquet file, or a folder of them")
-    verb.add_argument("--queries", metavar="TABLE", help="(default: the rows of TABLE that may ask)")
     verb.add_argument(
-        "--metrics", nargs="+", metavar="METRIC", default=["recall@1", "map@r"], help="(default: %(default)s)"
+        "--queries", metavar="TABLE", help="query embeddings (default: the rows of TABLE with role query or both)"
     )
     verb.add_argument(
-        "--sample", type=_positive, default=10_000, metavar="N", help="most queries (default: %(default)s)"
+        "--metrics",
+        nargs="+",
+        metavar="METRIC",
+        default=["recall@1", "map@r"],
+        help="metrics to compute, such as recall@10 or ndcg@10 (default: recall@1 map@r)",
     )
-    verb.add_argument("--neighbors", type=_positive, default=10, metavar="K", help="written down a query (default: 10)")
-    verb.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
-    verb.add_argument("--output", required=True, metavar="FOLDER", help="gets the metrics and the neighbours")
+    verb.add_argument(
+        "--sample",
+        type=_positive,
+        default=10_000,
+        metavar="N",
+        help="number of queries to sample, if there are more (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--neighbors", type=_positive, default=10, metavar="K", help="neighbors to write per query (default: 10)"
+    )
+    verb.add_argument("--seed", type=int, default=0, help="seed of the query sample (default: 0)")
+    verb.add_argument(
+        "--output", required=True, metavar="FOLDER", help="folder for the metrics and the neighbors (required)"
+    )
 
     verb = _add(verbs, "report", _report, "open the report of a release, or compare two releases")
     verb.add_argument(
         "which",
         nargs="*",
         metavar="RELEASE",
-        help="a version or a release's folder (default: the current one); of two, the second is held against the first",
+        help="version number or release folder (default: the current release); "
+        "given two, the second is compared against the first",
     )
-    verb.add_argument("--output", metavar="FOLDER", help="where a comparison goes (default: report-<first>-<second>)")
+    verb.add_argument(
+        "--output", metavar="FOLDER", help="folder for the comparison of two (default: report-<first>-<second>)"
+    )
     _add_release(verb)
 
     verb = _add(verbs, "releases", _releases, "list the releases, or roll back to an earlier one")
-    verb.add_argument("action", nargs="?", choices=["list", "rollback"], default="list")
-    verb.add_argument("--to", type=_positive, metavar="VERSION", help="with rollback (default: the one before)")
+    verb.add_argument(
+        "action",
+        nargs="?",
+        choices=["list", "rollback"],
+        default="list",
+        help="what to do (default: list)",
+    )
+    verb.add_argument(
+        "--to",
+        type=_positive,
+        metavar="VERSION",
+        help="version to roll back to (default: the newest intact one that differs from the current)",
+    )
     _add_release(verb)
+    parser.epilog = _list_commands(verbs.choices)
     return parser
 
 
+def _list_commands(verbs: Mapping[str, argparse.ArgumentParser]) -> str:
+    """The commands by group, with one line each, and the exit statuses."""
+    lines = []
+    for group, names in _GROUPS.items():
+        lines += [f"{group}:", *(f"  {name:<10}{verbs[name].description}" for name in names), ""]
+    return "\n".join([*lines, "`anchorage COMMAND --help` lists the options of a command.", "", _EXIT_STATUSES])
+
+
 def _add(verbs, name: str, run, purpose: str) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".", allow_abbrev=False)
+    verb = verbs.add_parser(name, description=purpose[0].upper() + purpose[1:] + ".", allow_abbrev=False)
     verb.set_defaults(run=run)
     return verb
+
+
+def _add_experiment(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("experiment", metavar="FILE", help="experiment file (TOML)")
 
 
 def _add_release(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--release",
         metavar="FOLDER",
-        help="a folder of releases, or one version in it (default: the only one below releases/)",
+        help="folder of releases, or of one version in it (default: the only one below releases/)",
     )
 
 
 def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 18) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, received {text!r:.60}")
+        raise argparse.ArgumentTypeError(f"expected a positive integer, received {text!r:.60}")
     return int(text)
 
 
 def _whole(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, received {text!r:.60}")
+        raise argparse.ArgumentTypeError(f"expected a non-negative integer, received {text!r:.60}")
     return int(text)
 
 
@@ -221,8 +293,8 @@ def _check(options) -> None:
     lines = inspect_data(experiment)
     ranges = search_space(experiment)
     search = f", {experiment.tuning.trials} trials over {', '.join(ranges)}" if ranges else ""
-    loss = experiment.loss.name if experiment.loss else "by recipe"
-    print(f"{options.experiment}: in order (loss {loss}, encoder {experiment.encoder.name}{search})")
+    loss = experiment.loss.name if experiment.loss else "chosen by the recipe"
+    print(f"{options.experiment}: valid (loss {loss}, encoder {experiment.encoder.name}{search})")
     print("\n".join(lines))
 
 
@@ -293,18 +365,18 @@ def _report(options) -> None:
 
     if len(options.which) > 2:
         raise UsageError("E_RELEASE_UNCLEAR", f"Expected at most two releases. Received: {' '.join(options.which)}")
-    opened = [
+    releases = [
         open_release(find_release(options.release), int(which)) if which.isdecimal() else open_release(which)
         for which in options.which
     ]
-    if len(opened) == 2:
+    if len(releases) == 2:
         from anchorage_pipeline.commands import compare_releases
 
-        older, newer = opened
+        older, newer = releases
         folder = Path(options.output or f"report-{older.version}-{newer.version}")
         page = compare_releases(older, newer, folder.absolute())
     else:
-        page = (opened or [open_release(find_release(options.release))])[0].path / "report" / "report.html"
+        page = (releases or [open_release(find_release(options.release))])[0].path / "report" / "report.html"
     print(page)
     webbrowser.open(page.as_uri())
 
@@ -317,35 +389,35 @@ def _releases(options) -> None:
         print(f"current release: {roll_back(folder, options.to)} (in {folder})")
         return
     print(f"releases in {folder}")
-    listed = list_releases(folder)
-    for release in listed:
+    releases = list_releases(folder)
+    for release in releases:
         mark = "->" if release.current else "  "
         metrics = release.facts.get("metrics", {})
-        told = release.fault or "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        print(f"{mark} {release.version:>4}  {release.created}  {told}")
-    if current_version(folder) not in (None, *(release.version for release in listed)):
-        open_release(folder)  # says which one is missing
+        details = release.fault or "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        print(f"{mark} {release.version:>4}  {release.created}  {details}")
+    if current_version(folder) not in (None, *(release.version for release in releases)):
+        open_release(folder)  # raises an error that names the missing version
 
 
-def find_release(named: str | None) -> Path:
-    """The folder the user named, else the only folder of releases there is.
+def find_release(folder: str | None) -> Path:
+    """Return the given folder, or else the only folder of releases below `releases/`.
 
     Raises:
-        UsageError: E_RELEASE_MISSING, if nothing was published; E_RELEASE_UNCLEAR, if there are several to choose from.
+        UsageError: E_RELEASE_MISSING, if there is no release; E_RELEASE_UNCLEAR, if there are several folders.
     """
-    if named:
-        return Path(named)
-    found = sorted(pointer.parent for pointer in Path("releases").glob("*/current"))
-    if not found:
+    if folder:
+        return Path(folder)
+    folders = sorted(pointer.parent for pointer in Path("releases").glob("*/current"))
+    if not folders:
         raise UsageError(
             "E_RELEASE_MISSING",
             "Expected a release below ./releases. Found none: publish one with `anchorage run`, "
             "or name a folder with --release",
         )
-    if len(found) > 1:
-        told = ", ".join(map(str, found))
-        raise UsageError("E_RELEASE_UNCLEAR", f"Expected one folder of releases. Found {told}: choose with --release")
-    return found[0]
+    if len(folders) > 1:
+        names = ", ".join(map(str, folders))
+        raise UsageError("E_RELEASE_UNCLEAR", f"Expected one folder of releases. Found {names}: choose with --release")
+    return folders[0]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the verbs of the `anchorage` command do; each loads what it needs and no more."""
+"""The commands of `anchorage`; each imports only what it needs."""
 
 import json
 import sys
@@ -13,11 +13,11 @@ from anchorage_pipeline.startup import load_tensorflow
 if TYPE_CHECKING:
     from anchorage.release import Release
 
-_LINES, _COLUMNS = 100, 20  # of the sheet that `search` draws: more would be gigabytes of pixels
+_SHEET_ROWS, _SHEET_COLUMNS = 100, 20  # limits of the sheet that `search` draws, which would else take gigabytes
 
 
 def build_data(name: str, output: Path) -> None:
-    """Build one of the data sets that need no download by hand."""
+    """Build one of the sample data sets."""
     if name == "shapes":
         from anchorage_pipeline.datasets.shapes import draw_shapes
 
@@ -37,7 +37,7 @@ def build_data(name: str, output: Path) -> None:
 
 
 def show_losses(name: str | None) -> None:
-    """Print all losses, or everything about one; no name, paper, parameter or default is ever cut short."""
+    """Print all losses, or the full documentation of one."""
     import inspect
     import textwrap
     from shutil import get_terminal_size
@@ -50,11 +50,11 @@ def show_losses(name: str | None) -> None:
 
     if name is not None:
         loss = describe_loss(name)
-        text = loss.text or "It has no docstring."
-        also = f"Also known as: {loss.also_known_as()}" if loss.aliases else ""
-        print("\n".join([f"{name}({', '.join(parameters(loss))})", *filter(None, [loss.paper, also]), "", text]))
+        text = loss.text or "This loss has no docstring."
+        aliases = f"Also known as: {loss.also_known_as()}" if loss.aliases else ""
+        print("\n".join([f"{name}({', '.join(parameters(loss))})", *filter(None, [loss.paper, aliases]), "", text]))
         return
-    fold = textwrap.TextWrapper(
+    wrapper = textwrap.TextWrapper(
         width=get_terminal_size().columns,
         initial_indent="    ",
         subsequent_indent="    ",
@@ -62,14 +62,15 @@ def show_losses(name: str | None) -> None:
         break_on_hyphens=False,
     )
     for loss in describe_losses():
-        # A parameter and its default stay on one line.
-        listed = ", ".join(parameter.replace(" ", "\N{NO-BREAK SPACE}") for parameter in parameters(loss))
-        names = [fold.fill(f"also known as: {loss.also_known_as()}")] if loss.aliases else []
-        print(loss.name, *names, fold.fill(loss.paper), fold.fill(listed).replace("\N{NO-BREAK SPACE}", " "), sep="\n")
+        # Keep a parameter and its default on one line.
+        signature = ", ".join(parameter.replace(" ", "\N{NO-BREAK SPACE}") for parameter in parameters(loss))
+        alias_lines = [wrapper.fill(f"also known as: {loss.also_known_as()}")] if loss.aliases else []
+        signature = wrapper.fill(signature).replace("\N{NO-BREAK SPACE}", " ")
+        print(loss.name, *alias_lines, wrapper.fill(loss.paper), signature, sep="\n")
 
 
 def train(experiment: Experiment, output: Path | None) -> None:
-    """Train with plain Keras, then say how good the space is on the test split."""
+    """Train with plain Keras, then print the metrics on the test split."""
     from anchorage_pipeline.plain import train_plainly
     from anchorage_pipeline.preflight import check_parts
 
@@ -87,7 +88,7 @@ def train(experiment: Experiment, output: Path | None) -> None:
 
 
 def compare(path: Path, side_by_side: int, only: Sequence[str]) -> None:
-    """Run what a comparison file asks for and has no record yet, then say where table and pictures are."""
+    """Run the missing runs of a comparison file, then print the table and the paths of table and figures."""
     from anchorage_pipeline.comparison import compare as run_comparison
 
     outcome = run_comparison(path, side_by_side, only)
@@ -99,16 +100,16 @@ def compare(path: Path, side_by_side: int, only: Sequence[str]) -> None:
 
 
 def spread(experiment: Experiment, seeds: Sequence[int], machine: str | None) -> None:
-    """Measure the spread over seeds, then show it and say where it is kept."""
+    """Measure the spread of the metrics over seeds, then print it and the path of its file."""
     from anchorage_pipeline.spread import measure_spread
     from anchorage_pipeline.spread.conditions import spread_file
 
     print(f"\n{measure_spread(experiment, seeds, machine)}\n")
-    print(f"spread   {shown(spread_file(experiment))}: `anchorage run` shows it in the report")
+    print(f"spread   {shown(spread_file(experiment))}: `anchorage run` includes it in the report")
 
 
 def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
-    """Run the pipeline, then say what came of it and where to look."""
+    """Run the pipeline, then print the state of each node, the result and the paths of report and release."""
     from anchorage.release import current_version
     from anchorage_pipeline.graph import local_places
     from anchorage_pipeline.inspection import check_listing
@@ -117,7 +118,7 @@ def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
 
     check_parts(experiment)
     check_listing(experiment, local_places(experiment).rejects)
-    print(f"running {experiment.name}; every step is logged in {shown(experiment.run_folder / 'run.log')}")
+    print(f"running {experiment.name}; log file: {shown(experiment.run_folder / 'run.log')}")
     summary = run_experiment(experiment, reset_metadata=reset_metadata)
     if summary.refused is not None:
         print_recipe(summary.outputs["EvaluateRetrieval.report"])
@@ -135,26 +136,26 @@ def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
     print(f"release  {shown(Path(published['path']))}")
     if current != version:
         print(
-            f"         release {current} is in use, not this one: "
-            f"`anchorage releases rollback --release {shown(releases)} --to {version}` changes that"
+            f"         release {current} is the current one, not this one; to switch: "
+            f"`anchorage releases rollback --release {shown(releases)} --to {version}`"
         )
     command = shown(Path(sys.executable).absolute().parent / "anchorage")
     print(f"search   {command} search IMAGE --release {shown(releases)}")
 
 
 def print_recipe(folder: Path) -> None:
-    """Print what a report says of settings that the experiment left to the recipe, and of a training that did harm."""
+    """Print the settings that the recipe chose, and why training stopped early, from a report."""
     from anchorage.training.recipes import Choice, format_choices
 
     training = json.loads((folder / "report.json").read_text(encoding="utf-8")).get("training", {})
-    if told := format_choices([Choice(**choice) for choice in training.get("recipe", [])]):
-        print(told)
+    if text := format_choices([Choice(**choice) for choice in training.get("recipe", [])]):
+        print(text)
     if training.get("stop_reason"):
         print(f"training {training['stop_reason']}")
 
 
 def print_result(folder: Path) -> None:
-    """Print the metrics of a report with what they were measured on, its verdict, and where it lies."""
+    """Print the metrics of a report, the data they were measured on, the verdict, and the path of the report."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     counts, verdict = report["counts"], report["verdict"]
     print(f"result   {_in_percent({name: report['metrics'][name]['value'] for name in report['headline']})}  (percent)")
@@ -166,7 +167,7 @@ def print_result(folder: Path) -> None:
         f"{counts['classes']} classes, gallery {counts['gallery']}, seed {report['reproduce']['seed']}"
     )
     if "index" in report:
-        print(f"index    {report['index']['rows']:,} images of {report['index']['classes']:,} classes to search in")
+        print(f"index    {report['index']['rows']:,} searchable images of {report['index']['classes']:,} classes")
     print(f"verdict  {verdict['state']}: {' '.join(verdict['reasons'])}")
     print(f"report   {shown(folder / 'report.html')}")
 
@@ -176,7 +177,7 @@ def _in_percent(values: Mapping[str, float]) -> str:
 
 
 def compare_releases(older: "Release", newer: "Release", folder: Path) -> Path:
-    """Write the report of a release with an earlier one as its baseline; gives the page."""
+    """Write the report of a release with an earlier one as its baseline, and return the path of the page."""
     from anchorage.judging.two_releases import compare_releases as judge
     from anchorage.reporting.pictures import read_picture
     from anchorage.reporting.report import write_report
@@ -193,15 +194,16 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
     """Print the nearest gallery images of each image, and draw them on one sheet.
 
     Raises:
-        UsageError: E_IMAGE_MISSING, if an image is not there; E_PICTURE_PLACE, if the sheet cannot go where it should.
-        DataError: E_NO_IMAGES, if no image could be read as one.
+        UsageError: E_IMAGE_MISSING, if an image file does not exist; E_PICTURE_PLACE, if `picture` is a folder or lies
+            in a folder that does not exist.
+        DataError: E_NO_IMAGES, if no image can be decoded.
     """
     from anchorage.release import open_release
 
     if picture.is_dir() or not picture.parent.is_dir():
         raise UsageError(
             "E_PICTURE_PLACE",
-            f"`--picture` must name a file in a folder that exists. Received: {picture}, "
+            f"`--picture` must name a file in an existing folder. Received: {picture}, "
             + ("which is a folder." if picture.is_dir() else f"but there is no folder {picture.parent}."),
         )
     release = open_release(releases)
@@ -221,61 +223,61 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
         if answer.fault:
             print(f"  {answer.fault.code}: {answer.fault.message}")
             continue
-        found = list(zip(answer.ids, answer.labels, answer.scores, strict=True))
-        likely = answer.likely or [False] * len(found)
-        known = answer.probabilities or [None] * len(found)
-        chances = ["     " if chance is None else f"{100 * chance:3.0f} %" for chance in known]
+        results = list(zip(answer.ids, answer.labels, answer.scores, strict=True))
+        likely = answer.likely or [False] * len(results)
+        probabilities = answer.probabilities or [None] * len(results)
+        percents = ["     " if value is None else f"{100 * value:3.0f} %" for value in probabilities]
         if answer.left_out:
-            print(f"  the query itself is in the gallery and left out: {', '.join(answer.left_out)}")
+            print(f"  the query image is in the gallery and left out of its results: {', '.join(answer.left_out)}")
         if answer.unknown:
-            print("  unknown: its class may be missing from the gallery; the percentages hold if it is there")
-        for rank, ((name, label, score), sure, chance) in enumerate(zip(found, likely, chances, strict=True), 1):
-            print(f"  {rank:>3}  {score:.4f}  {chance}  {'*' if sure else ' '} {label:<24} {name}")
-        drawn = found[:_COLUMNS] if len(sheet) < _LINES else []
-        neighbor = [Neighbor(label, score, None, read_picture(gallery / name)) for name, label, score in drawn]
-        sheet.append(Answered(Path(image).name, "query", read_picture(image), neighbor))
+            print("  unknown: its class is probably not in the gallery; the percentages assume that it is")
+        for rank, ((name, label, score), sure, percent) in enumerate(zip(results, likely, percents, strict=True), 1):
+            print(f"  {rank:>3}  {score:.4f}  {percent}  {'*' if sure else ' '} {label:<24} {name}")
+        drawn = results[:_SHEET_COLUMNS] if len(sheet) < _SHEET_ROWS else []
+        pictures = [Neighbor(label, score, None, read_picture(gallery / name)) for name, label, score in drawn]
+        sheet.append(Answered(Path(image).name, "query", read_picture(image), pictures))
     if not sheet:
-        raise DataError("E_NO_IMAGES", "Expected at least one readable image. All of them are at fault, see above")
+        raise DataError("E_NO_IMAGES", "Expected at least one readable image. None can be read, see above")
     if min(len(answer.ids) for answer in answers if not answer.fault) < neighbors:
-        print(f"only {searcher.index.rows:,} images in the gallery: fewer answers than the {neighbors:,} asked for")
+        print(f"the gallery has only {searcher.index.rows:,} images: fewer results than the requested {neighbors:,}")
     if searcher.threshold is not None:
         print(f"* cosine at or above {searcher.threshold:.3f}, which few pairs of different validation classes reach")
     if searcher.probability:
-        print("percent: the chance of a match, for an image of a class that the model was not trained on")
+        print("percent: probability of a match, for an image of a class that the model was not trained on")
     for doubt in searcher.doubts:
         print(doubt)
-    draw_sheet(sheet[:_LINES], picture)
+    draw_sheet(sheet[:_SHEET_ROWS], picture)
     print(f"picture  {picture}   (release {release.version} of {releases})")
-    if len(sheet) > _LINES or neighbors > _COLUMNS:
-        print(f"         it shows at most {_LINES} images and {_COLUMNS} answers to each")
+    if len(sheet) > _SHEET_ROWS or neighbors > _SHEET_COLUMNS:
+        print(f"         limited to {_SHEET_ROWS} images and {_SHEET_COLUMNS} results each")
 
 
 def embed(images: Sequence[str], releases: Path, output: Path, beam_arguments: Sequence[str]) -> None:
-    """Embed images into a Parquet table with the model of a release; bad ones are named beside it."""
+    """Embed images into a Parquet table with the model of a release; rejected images are listed beside it."""
     from anchorage.release import open_release
 
     release = open_release(releases)
     from anchorage_components.beam.embedding import embed_files
 
-    done = embed_files(images, release.path, output, beam_arguments)
-    print(f"{done.embedded} images embedded into {output} with release {release.version} of {releases}")
-    if done.rejected:
-        print(f"{done.rejected} set aside, named in {output}.rejects.jsonl")
+    counts = embed_files(images, release.path, output, beam_arguments)
+    print(f"{counts.embedded} images embedded into {output} with release {release.version} of {releases}")
+    if counts.rejected:
+        print(f"{counts.rejected} rejected, listed in {output}.rejects.jsonl")
 
 
-def evaluate(table: Path, output: Path, beam_arguments: Sequence[str], *, seed: int, **asked: Any) -> None:
-    """Measure retrieval in an embedding table, shard by shard with Beam; `asked` as for `evaluate_at_scale`."""
+def evaluate(table: Path, output: Path, beam_arguments: Sequence[str], *, seed: int, **options: Any) -> None:
+    """Compute retrieval metrics of an embedding table with Beam; `options` are those of `evaluate_at_scale`."""
     from anchorage_components.beam.evaluation import NEIGHBORS, evaluate_at_scale
 
-    told = evaluate_at_scale(table, output, seed=seed, beam_args=beam_arguments, **asked)
-    print(f"result   {'  '.join(f'{name} {100 * value:.1f}' for name, value in told['values'].items())}  (percent)")
+    result = evaluate_at_scale(table, output, seed=seed, beam_args=beam_arguments, **options)
+    print(f"result   {_in_percent(result['values'])}  (percent)")
     print(
-        f"         {table}: {told['queries']:,} of {told['all_queries']:,} queries, gallery {told['gallery']:,}, "
-        f"{told['skipped']:,} without a relevant item left out, seed {seed}"
+        f"         {table}: {result['queries']:,} of {result['all_queries']:,} queries, gallery {result['gallery']:,}, "
+        f"{result['skipped']:,} skipped without a relevant item, seed {seed}"
     )
     print(f"nearest  {shown(output / NEIGHBORS)}")
 
 
 def shown(path: Path) -> Path:
-    """The path as seen from here, where it lies below."""
+    """The path relative to the current folder, if it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,4 +1,4 @@
-"""The experiment file: one TOML document, checked in full before anything runs."""
+"""The experiment file: a TOML document, validated as a whole before anything runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from anchorage.training.settings import Precision, Strategy, TrainingSettings
 from anchorage_pipeline.documents import read_toml
 from anchorage_pipeline.mistakes import explain
 
-# Upper limits are beyond what anyone wants and below what overflows or fills the memory.
+# Upper limits are above any useful value, and below what would overflow or exhaust memory.
 _COUNT = 10**9  # within 32 bits
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -24,23 +24,26 @@ Positive = Annotated[Finite, Field(gt=0)]
 NonNegative = Annotated[Finite, Field(ge=0)]
 Count = Annotated[int, Field(ge=0, le=_COUNT)]
 Epochs = Annotated[int, Field(gt=0, le=1_000_000)]
-Neighbors = Annotated[int, Field(gt=0, le=10_000)]  # held for every query at once
-Seed = Annotated[int, Field(ge=0, le=2**32 - 2)]  # NumPy takes 32 bits, and the tuner one more than this
+Neighbors = Annotated[int, Field(gt=0, le=10_000)]  # kept in memory for all queries
+Seed = Annotated[int, Field(ge=0, le=2**32 - 2)]  # NumPy accepts 32 bits, and the tuner uses seed + 1
 Location = Annotated[str, Field(min_length=1, max_length=1_000, pattern=r"^[^\x00]*$")]
 
-_NO_COLUMNS = ("class_size", "confused", "label")  # slices that need no column of the data's table
+_BUILT_IN_SLICES = ("class_size", "confused", "label")  # need no column of the data's table
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values do not change after loading."""
+    """Base class of all sections: unknown keys are errors, and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Range(Section):
-    """A number for the tuner to choose between `low` and `high`; `log` spreads the trials by factor.
+    """A range of numbers for the tuner to search; integers only if both ends are integers.
 
-    If both ends are whole numbers, so is what lies between them.
+    Attributes:
+        low: smallest value.
+        high: largest value, above `low`.
+        log: whether to search on a logarithmic scale, which requires `low` above 0; default false.
     """
 
     low: int | Finite
@@ -57,7 +60,11 @@ class Range(Section):
 
 
 class Choices(Section):
-    """Values for the tuner to choose among."""
+    """A list of values for the tuner to try.
+
+    Attributes:
+        choices: the values, at least two.
+    """
 
     choices: Annotated[list[bool | int | float | str], Field(min_length=2)]
 
@@ -72,8 +79,8 @@ def _kind(value: Any) -> str:
     return "<table>" if isinstance(value, dict) else "<value>"
 
 
-# A plain value, a table that the tuner searches, or another table, such as a building block inside this one; told
-# apart by shape, so that a mistake is explained once.
+# A plain value, a range or list of choices for the tuner, or a table, such as a nested component. The discriminator
+# tells them apart by their keys, so that a mistake is reported once instead of once per type.
 _Range = Annotated[Range, Tag("<range>")]
 _Choices = Annotated[Choices, Tag("<choices>")]
 _Table = Annotated[dict[str, "Param"], Tag("<table>")]
@@ -90,25 +97,41 @@ Params = dict[str, Param]
 
 
 class Named(Section):
-    """A building block picked by name, with its constructor arguments."""
+    """A component chosen by name, with its constructor arguments.
+
+    Attributes:
+        name: name in the table of components, or `"module:ClassName"` for a user-defined one.
+        params: constructor arguments, which may be ranges; default {}.
+    """
 
     name: str
     params: Params = {}
 
 
 class Data(Section):
-    """Where the images are, how they are split and to what size they are brought.
+    """The images, their split, and their size.
 
-    `follow_links` lets symbolic links lead out of the folder of images.
+    Attributes:
+        path: folder with one subfolder per class, or a CSV, TSV or Parquet table; required.
+        columns: names of the table's columns for path, label, split and role; default {} expects these names.
+        val_share: share of the classes outside test for validation, in [0, 1); default 0.15; unused if data is split.
+        test_share: share of all classes for test, in [0, 1); default 0.5; unused if the data is split.
+        image_size: side of the square images in pixels, 1 to 2,048; default 96.
+        fit: how to make an image square: "crop" (default) its center, "pad" it, or "squash" it.
+        max_pixels: images with more pixels are rejected, 1 to 10**9; default 50 million.
+        max_reject_share: share of rejected records, in [0, 1), above which a run stops; default 0.001.
+        max_rejects: number of rejected records that is accepted whatever their share; default 10.
+        block_on_leaks: whether a class or identical image in several splits stops a run; default true.
+        follow_links: whether symbolic links may lead out of the folder; default false.
     """
 
     path: Location
     columns: dict[Literal["path", "label", "split", "role"], str] = {}
     val_share: Share = 0.15
     test_share: Share = 0.5
-    image_size: Annotated[int, Field(gt=0, le=2_048)] = 96  # a batch of 64 such images takes 3 GB
+    image_size: Annotated[int, Field(gt=0, le=2_048)] = 96  # a batch of 64 of the largest takes 3 GB
     fit: Literal["crop", "pad", "squash"] = "crop"
-    max_pixels: Annotated[int, Field(gt=0, le=10**9)] = 50_000_000  # one such image takes 3 GB
+    max_pixels: Annotated[int, Field(gt=0, le=10**9)] = 50_000_000  # an image of 10**9 takes 3 GB
     max_reject_share: Share = MAX_REJECT_SHARE
     max_rejects: Count = MAX_REJECTS
     block_on_leaks: bool = True
@@ -116,10 +139,16 @@ class Data(Section):
 
 
 class Encoder(Named):
-    """The network from images to unit-length embeddings.
+    """The network that maps images to unit-length embeddings.
 
-    Without a `name` it starts from stored weights; a network that is named has random ones unless `weights` says
-    otherwise. `frozen_norm` is left to the recipe where it is not written.
+    Attributes:
+        name: name of the trunk; default "efficientnet_lite0".
+        params: constructor arguments of the trunk; default {}.
+        embedding_size: dimension of the embeddings, 1 to 16,384; default 128.
+        pooling: pooling of the feature map: "avg", "max", or generalized mean "gem" (default).
+        weights: "imagenet" for pretrained weights; default "imagenet" if `name` is not set, else random weights.
+        frozen_norm: whether batch normalization uses its stored statistics; default: chosen by the recipe.
+        head: layers after the trunk; default "plain", one projection.
     """
 
     name: str = "efficientnet_lite0"
@@ -138,9 +167,17 @@ class Encoder(Named):
 
 
 class Optimizer(Section):
-    """The optimizer, its schedule and the learning-rate factors of groups of weights.
+    """The optimizer and the learning rates. Values that are not set are chosen by the recipe, also single table keys.
 
-    What is not written is left to the recipe, groups one by one; a factor of 1 and 0 frozen steps switch it off.
+    Attributes:
+        name: name of the optimizer, such as "adamw".
+        params: further arguments of the optimizer, such as `weight_decay`.
+        learning_rate: peak learning rate, above 0.
+        schedule: decay of the learning rate after warm-up: "constant", "linear" or "cosine".
+        warmup_steps: steps of linear warm-up; 0 starts at the peak.
+        final_share: share of the peak learning rate at the last step, in [0, 1].
+        rate_factors: factor on the learning rate by group of weights ("trunk", "head", "proxies"); 1 has no effect.
+        frozen_steps: number of first steps in which a group is not trained, by group; 0 has no effect.
     """
 
     name: str | None = None
@@ -154,11 +191,19 @@ class Optimizer(Section):
 
 
 class Training(Section):
-    """One training run; `methods` wrap around the loss, the first as the outermost.
+    """The training. Values without a default are chosen by the recipe for the encoder and the training classes.
 
-    A `procedure` makes several such runs into one learner. What is None is chosen by the recipe,
-    `models/anchorage/training/recipes.py`, for the encoder and the classes there are; an empty table or list means
-    none.
+    Attributes:
+        epochs: maximum number of epochs, 1 to 1,000,000.
+        steps_per_epoch: steps per epoch; 0 takes one pass of the sampler.
+        patience: epochs without improvement before training stops; default 0 never stops early.
+        precision: "float32" (default), "mixed_bfloat16" or "mixed_float16".
+        strategy: "" (default) trains on one device, "mirrored" on all GPUs of this machine.
+        sampler: sampler of the batches.
+        optimizer: the optimizer and the learning rates.
+        augmentation: augmentations of the training images; {} uses none.
+        methods: training methods around the loss, the first one outermost; [] uses none.
+        procedure: a training that consists of several runs, such as self-training; default: a single run.
     """
 
     epochs: Epochs | None = None
@@ -174,28 +219,44 @@ class Training(Section):
 
 
 class Tuning(Section):
-    """The search, when some value of the file is a range."""
+    """The hyperparameter search, which runs if the file contains ranges or choices.
+
+    Attributes:
+        oracle: search algorithm: "random" (default) or "bayesian".
+        trials: number of trials, 1 to 100,000; default 8.
+        epochs: epochs per trial, 1 to 1,000,000; default 5.
+    """
 
     oracle: Literal["random", "bayesian"] = "random"
     trials: Annotated[int, Field(gt=0, le=100_000)] = 8
     epochs: Epochs = 5
 
 
-_JUDGED = JudgeSettings()  # has the defaults
+_JUDGED = JudgeSettings()  # for its defaults
 
 
 class Evaluation(Section):
-    """How the candidate is judged, on the test split and against the last release.
+    """The evaluation on the test split, and the gate that decides whether the candidate is published.
 
-    Columns are those of the data's table: `leave_out` (a query meets no image with its own value there, such as the
-    camera or the family of drawings), `parents` (coarser classes, for `graded_ndcg@k`) and `slices` (parts judged one
-    by one, each value with its own; "class_size", "confused" and "label" need no column). `max_drop` is what the
-    primary metric may lose with `confidence`, `slice_drops` what it may lose on a slice, by its name ("family=lucide"),
-    its kind ("family") or "" for all others. `index_loss` is what search through the index may lose of the label
-    metric; `index_p99_ms` and `index_memory_mib` limit it where they are not 0. `false_accepts` is the share of queries
-    of unknown classes that search may answer. A match probability whose calibration error on the test split is above
-    `max_calibration_error` is not shown, and with `require_calibration` holds the candidate, as does a broken promise
-    on unknown classes. `force` gives a reason to publish what the gate holds.
+    Attributes:
+        metrics: metrics of the report; default recall@1, 2, 4, 8, map@r, r_precision and ndcg@10.
+        primary: metric, one of `metrics`, that decides; default "map@r".
+        minimum: minimum values in [0, 1] by metric; default {}.
+        leave_out: column of the table, such as the camera: a query ignores gallery images with its own value; "" none.
+        parents: column of the table with coarser classes, for `graded_ndcg@k`; default "" none.
+        max_drop: accepted loss of the primary metric against the last release, in [0, 1]; default 0.02.
+        confidence: confidence of the bound on this loss, in [0.5, 1); default 0.95.
+        resamples: number of bootstrap samples, 100 to 1,000,000; default 2,000.
+        slices: columns to slice queries by, or "class_size", "confused" or "label"; default the first two of these.
+        slice_drops: accepted loss in [0, 1] by slice ("family=lucide"), column ("family") or "" (others); default 0.05.
+        index_loss: accepted loss of recall@1 by search through the index, in [0, 1]; default 0.02.
+        index_p99_ms: limit on the 99th percentile of the query time in milliseconds; default 0, no limit.
+        index_memory_mib: limit on the memory of the index in MiB; default 0, no limit.
+        false_accepts: target share of queries of unknown classes that search answers, in (0, 1); default 0.05.
+        max_calibration_error: calibration error in [0, 1] above which search shows no probabilities; default 0.05.
+        require_calibration: whether the gate rejects a candidate whose calibration does not hold; default false.
+        clustering: whether to compute clustering metrics, which is slow; default false.
+        force: reason to publish a candidate that the gate rejects; default "" does not publish it.
     """
 
     metrics: list[str] = [*_JUDGED.metrics]
@@ -219,8 +280,8 @@ class Evaluation(Section):
 
     @property
     def attributes(self) -> list[str]:
-        """Columns of the data's table that must travel with the images."""
-        return sorted({self.leave_out, self.parents, *self.slices} - {"", *_NO_COLUMNS})
+        """Columns of the data's table that the evaluation needs."""
+        return sorted({self.leave_out, self.parents, *self.slices} - {"", *_BUILT_IN_SLICES})
 
     @model_validator(mode="after")
     def _judged_metrics_are_measured(self):
@@ -233,9 +294,13 @@ class Evaluation(Section):
 
 
 class Index(Section):
-    """The gallery index: by default of the whole catalogue; `leaves = 0` lets the number of rows decide.
+    """The search index of a release. The evaluation uses the test split alone, whatever the index contains.
 
-    What is evaluated is the test split alone, whatever the index holds.
+    Attributes:
+        splits: splits whose images are searchable, among "train", "val" and "test"; default all.
+        neighbors: neighbors per query for which recall is measured, 1 to 10,000; default 10.
+        leaves: partitions of the index; default 0 chooses it by the number of images.
+        min_recall: minimum share of true neighbors that the index finds, in [0, 1]; default 0.95.
     """
 
     splits: Annotated[list[Literal["train", "val", "test"]], Field(min_length=1)] = ["train", "val", "test"]
@@ -245,13 +310,25 @@ class Index(Section):
 
 
 class Release(Section):
-    """Where blessed releases are published; by default a folder of the experiment's own."""
+    """The publication of releases.
+
+    Attributes:
+        folder: folder of releases; default "", which is `releases/<name>`.
+    """
 
     folder: Annotated[str, Field(max_length=1_000, pattern=r"^[^\x00]*$")] = ""
 
 
 class Experiment(Section):
-    """Everything that tells one run from another."""
+    """All settings of a run; paths are relative to the current folder.
+
+    Attributes:
+        name: name of the experiment, 1 to 63 of the characters a-z, 0-9 and -; required.
+        seed: seed of the split, the training and the evaluation, 0 to 2**32 - 2; default 0.
+        runs: folder that holds the run folder of the experiment; default "runs".
+        loss: the loss; default: chosen by the recipe.
+        data, encoder, training, tuning, evaluation, index, release: the sections above; only `data` is required.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     seed: Seed = 0
@@ -267,26 +344,25 @@ class Experiment(Section):
 
     @property
     def judge_settings(self) -> JudgeSettings:
-        """What decides about the candidate."""
+        """The settings of the gate."""
         return JudgeSettings.from_dict({**self.evaluation.model_dump(), "seed": self.seed})
 
     @property
     def run_folder(self) -> Path:
-        """Where metadata, artifacts, checkpoints and logs of this experiment stay."""
+        """Folder for metadata, artifacts, checkpoints and logs of this experiment."""
         return Path(self.runs).absolute() / self.name
 
     @property
     def release_folder(self) -> Path:
-        """Base path of the published versions."""
+        """Folder for the published releases."""
         return Path(self.release.folder or Path("releases") / self.name).absolute()
 
 
 def load_experiment(path: str | Path) -> Experiment:
-    """Read and check one experiment file.
+    """Read and validate an experiment file.
 
     Raises:
-        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_EXPERIMENT_KIND, or E_EXPERIMENT naming
-            every wrong key and value at once.
+        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_EXPERIMENT_KIND, or E_EXPERIMENT with all mistakes.
     """
     try:
         return Experiment.model_validate(read_document(path))
@@ -295,7 +371,7 @@ def load_experiment(path: str | Path) -> Experiment:
 
 
 def read_document(path: str | Path) -> dict[str, Any]:
-    """The tables of an experiment file as they stand there.
+    """Read the tables of an experiment file without validation.
 
     Raises:
         UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, or E_EXPERIMENT_KIND for a comparison file.
@@ -307,7 +383,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
 
 
 def search_space(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """The ranges of the file by the path of their key: `{"loss.params.margin": {"low": ..., "high": ...}}`."""
+    """The ranges of an experiment by the path of their key: `{"loss.params.margin": {"low": ..., "high": ...}}`."""
 
     def walk(value: Any, path: str):
         if isinstance(value, Range | Choices):
@@ -319,6 +395,6 @@ def search_space(experiment: Experiment) -> dict[str, dict[str, Any]]:
             for key, item in value.items():
                 yield from walk(item, f"{path}.{key}")
         elif isinstance(value, list):
-            yield from walk({str(place): item for place, item in enumerate(value)}, path)
+            yield from walk({str(index): item for index, item in enumerate(value)}, path)
 
     return dict(walk(experiment, ""))

@@ -1,4 +1,4 @@
-"""The pipeline as a graph of TFX nodes: one experiment in, one TFX pipeline out."""
+"""Build the TFX pipeline of an experiment."""
 
 import json
 import posixpath
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from anchorage_pipeline.spread.record import Summary
 
 _TABLES = {".csv", ".tsv", ".parquet"}
-# Keys in tables of the optimizer that the recipe chooses one by one.
-_OPEN = {"rate_factors": ("proxies", "trunk"), "frozen_steps": ("trunk",), "params": ("weight_decay",)}
+# Keys in the tables of the optimizer that the recipe chooses individually.
+_RECIPE_KEYS = {"rate_factors": ("proxies", "trunk"), "frozen_steps": ("trunk",), "params": ("weight_decay",)}
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a run reads and writes; local paths, or paths as the containers of a cluster see them.
+    """Paths of a run; local paths, or paths inside the containers of a cluster.
 
     Args:
-        pipeline_root: artifacts of all runs of this experiment.
+        pipeline_root: folder for the artifacts of all runs of this experiment.
         releases: base path of the published versions.
-        checkpoints: where a training that was cut off finds itself again.
-        metadata: SQLite file of ML Metadata, or None where the platform brings its own.
+        checkpoints: folder of the checkpoints from which an interrupted training resumes.
+        metadata: SQLite file of ML Metadata; None if the platform has its own store.
     """
 
     pipeline_root: str
@@ -37,20 +37,20 @@ class Places:
 
     @property
     def rejects(self) -> str:
-        """Where the bad records of data are listed that a run stopped at."""
+        """File for the rejected records, written when there are too many of them."""
         return posixpath.join(self.pipeline_root, "rejects.jsonl")
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What tells this run from another, worked out before it starts.
+    """Digests that identify a run, computed before it starts.
 
     Args:
         data: digest of the images and the table.
-        run: digest of experiment, data and code together; a release made under the
-            same one is this very run and never its own baseline.
-        baseline: identity of the release that the candidate is compared with, so that one that was damaged or rolled
-            back since is not taken from the cache.
+        run: digest of experiment, data and code; a release with the same digest comes from this run and cannot be its
+            baseline.
+        baseline: identity of the release that the candidate is compared with; it invalidates the cache when that
+            release is damaged or rolled back.
     """
 
     data: str
@@ -59,7 +59,7 @@ class Fingerprints:
 
 
 def local_places(experiment: Experiment) -> Places:
-    """Everything below the experiment's run and release folders."""
+    """The paths of a local run, all below the run folder and the release folder of the experiment."""
     base = experiment.run_folder
     return Places(
         pipeline_root=str(base / "artifacts"),
@@ -70,16 +70,16 @@ def local_places(experiment: Experiment) -> Places:
 
 
 def place_data(experiment: Experiment) -> tuple[Path, Path | None]:
-    """The folder the image paths are relative to, and the table when the path ends like one; looks at no disk."""
+    """Split `data.path` by its suffix into the image folder and the table, if any; does not access the disk."""
     path = Path(experiment.data.path).absolute()
     return (path.parent, path) if path.suffix.lower() in _TABLES else (path, None)
 
 
 def locate_data(experiment: Experiment) -> tuple[Path, Path | None]:
-    """The same for data that must lie on this machine.
+    """Like `place_data`, for data that must exist on this machine.
 
     Raises:
-        UsageError: E_DATA_MISSING, if nothing is there.
+        UsageError: E_DATA_MISSING, if it does not exist.
     """
     root, table = place_data(experiment)
     path = table or root
@@ -88,7 +88,7 @@ def locate_data(experiment: Experiment) -> tuple[Path, Path | None]:
     raise UsageError(
         "E_DATA_MISSING",
         f"`data.path` must be a folder of images or a table ({', '.join(sorted(_TABLES))}). Received: {path}, "
-        + ("which is neither." if path.exists() else "where nothing is. Paths are taken from the current folder."),
+        + ("which is neither." if path.exists() else "which does not exist. Paths are relative to the current folder."),
     )
 
 
@@ -99,7 +99,7 @@ def fingerprint_data(experiment: Experiment) -> str:
 
 
 def fingerprint_run(experiment: Experiment) -> Fingerprints:
-    """Digest what a run on this machine depends on."""
+    """Digests of everything that a run on this machine depends on."""
     settings = experiment.model_dump(mode="json", exclude={"runs", "release"})
     data = fingerprint_data(experiment)
     run = digest([settings, data, _training_code(experiment, "anchorage_pipeline.graph")])
@@ -108,11 +108,11 @@ def fingerprint_run(experiment: Experiment) -> Fingerprints:
 
 
 def training_settings(experiment: Experiment) -> dict:
-    """What `anchorage.training.run.train_run` takes, as plain values; None where the recipe chooses."""
+    """The keyword arguments of `anchorage.procedures.run_training` as plain values; None where the recipe chooses."""
     settings = experiment.model_dump(mode="json", include={"seed", "encoder", "loss", "training"})
     optimizer = settings["training"]["optimizer"]
-    for table, open_keys in _OPEN.items():
-        optimizer[table] = {**dict.fromkeys(open_keys), **optimizer[table]}
+    for table, keys in _RECIPE_KEYS.items():
+        optimizer[table] = {**dict.fromkeys(keys), **optimizer[table]}
     if settings["loss"] is not None:
         settings["loss"]["params"] = {"proxies_per_class": None, **settings["loss"]["params"]}
     return settings
@@ -121,16 +121,16 @@ def training_settings(experiment: Experiment) -> dict:
 def create_pipeline(
     experiment: Experiment, places: Places, fingerprints: Fingerprints, spread: "Summary | None" = None
 ):
-    """Chain all nodes.
+    """Create the pipeline with all nodes.
 
     Args:
-        experiment: what to run.
-        places: where to.
-        fingerprints: what the cache and the choice of the baseline go by.
-        spread: over seeds, for the report; None if it was not measured.
+        experiment: the experiment to run.
+        places: paths to read and write.
+        fingerprints: digests for the cache keys and for the choice of the baseline.
+        spread: spread of the metrics over seeds, for the report; None if it was not measured.
 
     Returns:
-        A `tfx.dsl.Pipeline`; the Tuner is in it only if the experiment holds ranges.
+        A `tfx.dsl.Pipeline`; it contains a Tuner only if the experiment has ranges.
     """
     from tfx.orchestration.metadata import sqlite_metadata_connection_config
     from tfx.orchestration.pipeline import Pipeline
@@ -145,8 +145,8 @@ def create_pipeline(
         components=list(nodes.values()),
         enable_cache=True,
         metadata_connection_config=connection or None,
-        # Beam's defaults: one worker in this process. Given any argument, TFX first builds a source distribution of
-        # itself for every Beam node, for workers elsewhere.
+        # Beam's defaults: one worker in this process. With any argument, TFX would first build a source distribution
+        # of itself for every Beam node, for remote workers.
         beam_pipeline_args=[],
     )
 
@@ -178,7 +178,7 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
         data_version=fingerprints.data,
         code_version=code_version("anchorage_components.image_example_gen"),
     )
-    # Statistics over compressed image bytes say nothing and cost much: the other features are looked at.
+    # Statistics of the encoded image bytes would be meaningless and slow: use the other features only.
     options = tfdv.StatsOptions(feature_allowlist=["image/id", "label", "role"])
     statistics = StatisticsGen(examples=ingest.outputs["examples"], stats_options=options)
     schema = SchemaGen(statistics=statistics.outputs["statistics"])
@@ -194,7 +194,7 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
         fit=data.fit,
         code_version=code_version("anchorage_components.pack_examples"),
     )
-    # The audit can stop a run: nothing costly starts before it has passed.
+    # The audit can stop a run, so it must pass before the expensive nodes start.
     pack.add_upstream_node(audit)
     return {
         "ingest": ingest,
@@ -207,7 +207,7 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
 
 
 def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
-    """The Trainer, and before it the Tuner when there is something to search."""
+    """The Trainer, preceded by the Tuner if the experiment has ranges."""
     from tfx.components import Trainer, Tuner
     from tfx.proto.trainer_pb2 import EvalArgs, TrainArgs
 
@@ -247,7 +247,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
 def _judging_nodes(
     experiment: Experiment, places: Places, fingerprints: Fingerprints, spread: "Summary | None", nodes: dict
 ) -> dict:
-    """Embedding, index, evaluation against the last release, and publishing."""
+    """Embedding, index, evaluation against the last release, and publication."""
     from anchorage_components.build_index import BuildIndex
     from anchorage_components.embed_examples import EmbedExamples
     from anchorage_components.embed_untrained import EmbedUntrained
@@ -330,7 +330,7 @@ def _judging_nodes(
 
 
 def _facts(experiment: Experiment, fingerprints: Fingerprints) -> dict:
-    """What report and manifest say about how the candidate came to be."""
+    """The provenance of the candidate, for the report and the manifest."""
     return {
         "experiment": experiment.model_dump(mode="json", exclude={"runs", "release"}),
         "data_version": fingerprints.data,
@@ -339,7 +339,7 @@ def _facts(experiment: Experiment, fingerprints: Fingerprints) -> dict:
 
 
 def _training_code(experiment: Experiment, module: str) -> str:
-    """Digest of the code of a module and of the training that this experiment asks for."""
+    """Digest of the code of a module and of the training code that this experiment uses."""
     modules, tables = training_modules(training_settings(experiment), module)
     return code_version(*modules, tables=tables)
 

@@ -1,4 +1,4 @@
-"""What the data of an experiment holds, found out before anything runs."""
+"""Check and summarize the data of an experiment before anything runs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from anchorage_pipeline.config import Experiment, search_space
 from anchorage_pipeline.graph import locate_data, training_settings
 from anchorage_pipeline.plain import list_sources
 
-_OPENED = 200  # images decoded for a look at the data
-_FEW = 5  # bad ones among them from which on the rest is judged by them
+_SAMPLE = 200  # images decoded as a sample
+_MIN_REJECTS = 5  # rejects in the sample above which the number of rejects in all data is extrapolated
 
 
 def check_listing(experiment: Experiment, rejects_file: str = "") -> Listing:
-    """List the images as ingestion does, and refuse data of which a run could say so only later.
+    """List the images as ingestion does, and raise early the errors that a run would raise later.
 
     Args:
-        experiment: whose data to list.
-        rejects_file: gets the bad records when they are too many; "" for none.
+        experiment: the experiment whose data to list.
+        rejects_file: file for the rejected records, written when there are too many; "" writes none.
 
     Raises:
-        DataError: E_TABLE_DAMAGED, E_TABLE_COLUMNS, E_TOO_MANY_REJECTS, E_SPLIT_EMPTY, as the run does.
+        DataError: E_TABLE_DAMAGED, E_TABLE_COLUMNS, E_TOO_MANY_REJECTS, E_SPLIT_EMPTY.
         UsageError: E_DATA_MISSING, E_TOO_FEW_CLASSES, E_TOO_FEW_RECORDS.
     """
     data = experiment.data
@@ -34,36 +34,35 @@ def check_listing(experiment: Experiment, rejects_file: str = "") -> Listing:
     check_rejects(
         listing.rejects, total, max_rejects=data.max_rejects, max_share=data.max_reject_share, file=rejects_file
     )
-    listed = Counter(source.split for source in listing.sources)
-    check_splits(listed, listed, listing.rejects, listing.skipped, listing.unlisted)
+    counts = Counter(source.split for source in listing.sources)
+    check_splits(counts, counts, listing.rejects, listing.skipped, listing.unlisted)
     _check_batches(experiment, [source.label for source in listing.sources if source.split == "train"])
     return listing
 
 
 def inspect_data(experiment: Experiment) -> list[str]:
-    """Look at the data and say in a few lines what a run will make of it.
+    """Summarize the data of an experiment in a few lines.
 
-    All files are looked for and some of them decoded, as ingestion does with all.
+    Every file must exist and a sample of them is decoded, where a run decodes them all.
 
     Raises:
-        AnchorageError: what `check_listing` raises; E_TOO_MANY_REJECTS also where the images that were opened let
-            one expect it.
+        AnchorageError: those of `check_listing`; E_TOO_MANY_REJECTS also if the sample predicts too many rejects.
     """
     listing = check_listing(experiment)
     root, table = locate_data(experiment)
-    opened, found = _open_images(root, listing.sources, experiment.data.max_pixels)
-    rejects = [*listing.rejects, *found]
-    _expect_rejects(experiment, listing, opened, rejects)
-    bad = {reject.id for reject in found}
+    decoded, sample_rejects = _decode_sample(root, listing.sources, experiment.data.max_pixels)
+    rejects = [*listing.rejects, *sample_rejects]
+    _predict_rejects(experiment, listing, decoded, rejects)
+    bad = {reject.id for reject in sample_rejects}
     good = [source for source in listing.sources if source.id not in bad]
-    if len(opened) == len(listing.sources):
+    if len(decoded) == len(listing.sources):
         kept, listed = (Counter(source.split for source in part) for part in (good, listing.sources))
         check_splits(kept, listed, rejects, listing.skipped, listing.unlisted)
-    return _describe(table or root, listing, good, len(opened), rejects)
+    return _describe(table or root, listing, good, len(decoded), rejects)
 
 
 def _check_batches(experiment: Experiment, labels: Sequence[str]) -> None:
-    """Make the sampler with the classes that there are; a procedure deals them out first, so it is left to that."""
+    """Build the sampler for the training classes, unless a procedure splits the classes first."""
     from anchorage.data.sampling import SAMPLERS
     from anchorage.registry import create
     from anchorage.training.recipes import choose_settings
@@ -78,59 +77,59 @@ def _check_batches(experiment: Experiment, labels: Sequence[str]) -> None:
             create(SAMPLERS, training["sampler"]["name"], training["sampler"]["params"], facts)
 
 
-def _open_images(root: Path, sources: Sequence[Source], max_pixels: int) -> tuple[set[str], list[Reject]]:
-    """Ids of the images that were decoded, spread over all of them, and what is wrong with any.
+def _decode_sample(root: Path, sources: Sequence[Source], max_pixels: int) -> tuple[set[str], list[Reject]]:
+    """Decode an evenly spaced sample; return the sampled ids, and the rejects among all sources.
 
-    A file that is missing or empty is found out without decoding.
+    A missing or empty file outside the sample is rejected, too.
     """
-    step = -(-len(sources) // _OPENED) or 1
-    opened, rejects = set(), []
-    for place, source in enumerate(sources):
+    step = -(-len(sources) // _SAMPLE) or 1
+    decoded, rejects = set(), []
+    for row, source in enumerate(sources):
         path = root / source.path
-        if place % step == 0:
-            opened.add(source.id)
+        if row % step == 0:
+            decoded.add(source.id)
         elif path.exists() and path.stat().st_size:
             continue
         _, fault = read_image(path, max_pixels)
         if fault:
             rejects.append(Reject(source.path, source.id, *fault, source.split))
-    return opened, rejects
+    return decoded, rejects
 
 
-def _expect_rejects(experiment: Experiment, listing: Listing, opened: set[str], rejects: list[Reject]) -> None:
+def _predict_rejects(experiment: Experiment, listing: Listing, decoded: set[str], rejects: list[Reject]) -> None:
+    """Raise if there are too many rejects, or if the sample predicts too many."""
     data, total = experiment.data, len(listing.sources) + len(listing.rejects)
     check_rejects(rejects, total, max_rejects=data.max_rejects, max_share=data.max_reject_share)
     limit = reject_limit(total, max_rejects=data.max_rejects, max_share=data.max_reject_share)
-    seen = [reject for reject in rejects if reject.id in opened]
-    expected = len(rejects) - len(seen) + len(seen) * len(listing.sources) // max(1, len(opened))
-    if len(seen) >= _FEW and expected > limit:
+    sampled = [reject for reject in rejects if reject.id in decoded]
+    predicted = len(rejects) - len(sampled) + len(sampled) * len(listing.sources) // max(1, len(decoded))
+    if len(sampled) >= _MIN_REJECTS and predicted > limit:
         raise DataError(
             "E_TOO_MANY_REJECTS",
-            f"Expected at most {limit} bad records of {total}. Received: {len(seen)} bad of {len(opened)} that were "
-            f"opened, so about {expected}: {count_by_code(seen)}. First: {format_reject(seen[0])}. "
-            "Mend the data, or raise `data.max_rejects`.",
+            f"Expected at most {limit} bad records of {total}. Received: {len(sampled)} bad in a sample of "
+            f"{len(decoded)}, so about {predicted}: {count_by_code(sampled)}. First: {format_reject(sampled[0])}. "
+            "Fix the data, or raise `data.max_rejects`.",
         )
 
 
 def _describe(
-    place: Path, listing: Listing, good: Sequence[Source], opened: int, rejects: Sequence[Reject]
+    path: Path, listing: Listing, good: Sequence[Source], decoded: int, rejects: Sequence[Reject]
 ) -> list[str]:
     sizes = Counter(source.label for source in good)
     other = f" (other files: {listing.skipped:,})" if listing.skipped else ""
-    how_many = "all" if opened == len(listing.sources) else f"{opened:,}"
+    how_many = "all" if decoded == len(listing.sources) else f"{decoded:,}"
     parts = []
     for split in SPLITS:
         of_split = Counter(source.label for source in good if source.split == split)
         parts.append(f"{split} {sum(of_split.values()):,} / {len(of_split):,}")
     lines = [
-        f"data     {len(good):,} images of {len(sizes):,} classes in {place}{other}; {how_many} opened",
+        f"data     {len(good):,} images of {len(sizes):,} classes in {path}{other}; {how_many} decoded",
         f"split    images / classes: {', '.join(parts)}",
     ]
-    if alone := sorted(label for label, number in sizes.items() if number == 1):
-        lines.append(f"single   classes of one image: {len(alone):,} ({_first(alone)})")
+    if singletons := sorted(label for label, number in sizes.items() if number == 1):
+        lines.append(f"single   classes with one image: {len(singletons):,} ({_first(singletons)})")
     if rejects:
-        shown = [format_reject(reject) for reject in rejects]
-        lines.append(f"rejects  {count_by_code(rejects)}: {_first(shown)}")
+        lines.append(f"rejects  {count_by_code(rejects)}: {_first([format_reject(reject) for reject in rejects])}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""One command at a time in a run's folder: two would share its metadata, checkpoints and artifacts."""
+"""A lock on a run folder, since two commands in it would overwrite each other's metadata and checkpoints."""
 
 import fcntl
 import json
@@ -20,13 +20,13 @@ LOCK = ".run.lock"
 
 @contextmanager
 def hold_folder(folder: Path, experiment: str) -> Iterator[None]:
-    """Make the folder if it is not there, and be the only command in it.
+    """Create the folder if needed, and lock it for this process.
 
-    The kernel holds the lock for the process and frees it however the process ends, so a killed command leaves nothing
-    to clean up. The file's content only tells others who the holder is.
+    The kernel releases the lock when the process ends, even if it is killed, so no stale lock can remain. The content
+    of the lock file only names the holder.
 
     Raises:
-        ResourceError: `E_RUN_LOCKED` naming the holder, `E_LOCK_UNSUPPORTED` where the file system has no locks,
+        ResourceError: `E_RUN_LOCKED`, which names the holder; `E_LOCK_UNSUPPORTED` if the file system has no locks;
             `E_NOT_WRITABLE` or `E_DISK_FULL`.
     """
     make_folder(folder)
@@ -46,13 +46,13 @@ def _lock(file: IO[str], folder: Path) -> None:
         raise ResourceError(
             "E_RUN_LOCKED",
             f"Expected {folder} to be free. It is in use by {_read_holder(file)}. "
-            "Wait until that ends, or give the experiment another `name` or `runs` folder.",
+            "Wait until it ends, or give the experiment another `name` or `runs` folder.",
         ) from None
     except OSError as error:
         raise ResourceError(
             "E_LOCK_UNSUPPORTED",
             f"Expected a file system with file locks at {folder}. Received: {error.strerror}. "
-            "Without a lock two runs could damage one another: put `runs` on a local disk.",
+            "Without a lock two runs could damage each other: put `runs` on a local disk.",
         ) from error
 
 
@@ -79,5 +79,5 @@ def _read_holder(file: IO[str]) -> str:
         return "process {pid} on {host}, started {since}, experiment {experiment!r}, command `{command}`".format(
             **holder
         )
-    except (ValueError, KeyError, TypeError):  # it has the lock, but has not said yet who it is
+    except (ValueError, KeyError, TypeError):  # the holder has locked the file, but not written to it yet
         return "another command that has just started"

@@ -1,4 +1,4 @@
-"""The record of runs (ML Metadata in one SQLite file): opened, checked before a run, and started afresh."""
+"""Create, check and reset the ML Metadata store of an experiment, which is one SQLite file."""
 
 import sqlite3
 from pathlib import Path
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def prepare_metadata(path: Path, artifacts: Path) -> None:
-    """Make the record, or check the one that is there.
+    """Create the metadata store, or check the existing one.
 
-    Executions of a new record are counted on from the artifacts that lie there already: TFX names an artifact's folder
-    by the number of its execution, and would write into old ones.
+    TFX names the folder of an artifact by the id of its execution. So the ids of a new store continue from the
+    artifacts that exist; otherwise TFX would write into old folders.
 
     Args:
         path: the SQLite file.
-        artifacts: the pipeline's root, with folders `<node>/<key>/<execution>`.
+        artifacts: the pipeline root, with folders `<node>/<key>/<execution>`.
 
     Raises:
         DataError: `E_METADATA_DAMAGED`.
@@ -31,13 +31,13 @@ def prepare_metadata(path: Path, artifacts: Path) -> None:
             _check_pages(path)
         open_metadata(path)
         if new:
-            _count_on(path, _last_execution(artifacts))
-    except Exception as error:  # SQLite's errors and those that ML Metadata makes of them
+            _set_last_execution(path, _last_execution(artifacts))
+    except Exception as error:  # SQLite's own errors, and ML Metadata's wrappers around them
         raise disk_fault(error, path) or _damaged(path, error) from error
 
 
 def open_metadata(path: Path) -> "MetadataStore":
-    """Connect to the record; its tables are made if the file is not there."""
+    """Connect to the metadata store; creates the file and its tables if needed."""
     from ml_metadata.metadata_store import MetadataStore
     from ml_metadata.proto import metadata_store_pb2 as pb
 
@@ -47,14 +47,14 @@ def open_metadata(path: Path) -> "MetadataStore":
     return MetadataStore(config)
 
 
-def set_metadata_aside(path: Path) -> Path | None:
-    """Rename the record, so that the next run starts a new one; None if there is no record."""
+def rename_metadata(path: Path) -> Path | None:
+    """Rename the metadata store so that the next run creates a new one; returns None if there is no store."""
     if not path.exists():
         return None
     number = 1
     while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
-    # A journal belongs to this file alone: beside a new one SQLite would play it back into that.
+    # SQLite would replay a left-over journal into the new file.
     for suffix in ("-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     return path.rename(aside)
@@ -62,10 +62,10 @@ def set_metadata_aside(path: Path) -> Path | None:
 
 def _check_pages(path: Path) -> None:
     with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True) as connection:
-        [found] = connection.execute("PRAGMA quick_check(1)").fetchone()
+        [result] = connection.execute("PRAGMA quick_check(1)").fetchone()
     connection.close()
-    if found != "ok":
-        raise sqlite3.DatabaseError(found)
+    if result != "ok":
+        raise sqlite3.DatabaseError(result)
 
 
 def _last_execution(artifacts: Path) -> int:
@@ -73,7 +73,7 @@ def _last_execution(artifacts: Path) -> int:
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def _count_on(path: Path, last: int) -> None:
+def _set_last_execution(path: Path, last: int) -> None:
     connection = sqlite3.connect(path)
     with connection:
         connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('Execution', ?)", (last,))
@@ -84,7 +84,7 @@ def _damaged(path: Path, error: Exception) -> DataError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return DataError(
         "E_METADATA_DAMAGED",
-        f"Expected the record of earlier runs in {path}. Received: a damaged file ({reason}). "
-        "`anchorage run FILE --reset-metadata` sets it aside and starts a new one: artifacts and releases stay, "
-        "but that run takes nothing from the cache.",
+        f"Expected the metadata of earlier runs in {path}. Received: a damaged file ({reason}). "
+        "`anchorage run FILE --reset-metadata` renames it and starts a new one: artifacts and releases are kept, "
+        "but that run uses no cache.",
     )

@@ -1,4 +1,4 @@
-"""What is wrong with a TOML document, in plain words: one line a mistake, with the path of its key."""
+"""Turn validation errors of a TOML document into readable messages: one line each, with the path of the key."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-# Parts of pydantic's error paths that name the branch of a union rather than a key of the file.
+# Parts of pydantic's error paths that name a branch of a union instead of a key of the file.
 _NOT_KEYS = {
     "<value>",
     "<range>",
@@ -20,8 +20,8 @@ _NOT_KEYS = {
     "list[union[bool,int,float,str]]",
     "[key]",
 }
-# Pydantic's kinds of errors; what is in braces comes from the error's context.
-_WORDS = {
+# Messages by pydantic's error type; the error's context fills the braces.
+_MESSAGES = {
     "bool_parsing": "Expected true or false",
     "bool_type": "Expected true or false",
     "dict_type": "Expected a table",
@@ -30,79 +30,79 @@ _WORDS = {
     "finite_number": "Expected a finite number",
     "greater_than": "Expected a number above {gt:g}",
     "greater_than_equal": "Expected a number of at least {ge:g}",
-    "int_from_float": "Expected a whole number",
-    "int_parsing": "Expected a whole number",
-    "int_type": "Expected a whole number",
+    "int_from_float": "Expected an integer",
+    "int_parsing": "Expected an integer",
+    "int_type": "Expected an integer",
     "less_than": "Expected a number below {lt:g}",
     "less_than_equal": "Expected a number of at most {le:g}",
     "list_type": "Expected a list",
     "literal_error": "Expected {expected}",
     "model_type": "Expected a table",
-    "string_type": "Expected text in quotes",
+    "string_type": "Expected a string in quotes",
     "too_short": "Expected a list with at least {min_length} items",
 }
-_SHOWN = 60  # characters of a wrong value
+_MAX_VALUE_LENGTH = 60  # characters of a wrong value in a message
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line a mistake: the path of the key, what was expected, and what may have been meant.
+    """One line per mistake: the path of the key, what was expected and received, and the closest known key.
 
     Args:
-        error: what pydantic found.
-        model: the model of the whole document, which knows the keys that there are.
+        error: pydantic's error.
+        model: the model of the whole document, for the known keys.
     """
     return format_mistakes(mistakes_in(error, model))
 
 
 def mistakes_in(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
-    """What is wrong, by the path of its key."""
+    """The message of each mistake by the path of its key."""
     mistakes: dict[str, list[str]] = {}
     for item in error.errors():
         keys = keys_of(item["loc"])
         path = ".".join(map(str, keys)) or "(file)"
-        mistakes.setdefault(path, []).append(_tell(item, keys, model))
+        mistakes.setdefault(path, []).append(_format(item, keys, model))
     return {path: " or: ".join(dict.fromkeys(texts)) for path, texts in mistakes.items()}
 
 
 def keys_of(location: Sequence[str | int]) -> list[str | int]:
-    """The keys of the file on one of pydantic's error paths."""
+    """The keys of the file in one of pydantic's error paths."""
     return [key for key in location if key not in _NOT_KEYS]
 
 
 def format_mistakes(mistakes: Mapping[str, str]) -> str:
-    """One line a mistake: the path of the key, and what is wrong there."""
+    """One line per mistake: the path of the key and the message."""
     width = max(map(len, mistakes))
     return "\n".join(f"  {path:<{width}}  {text}" for path, text in mistakes.items())
 
 
-def _tell(item: Any, keys: Sequence[str | int], model: type[BaseModel]) -> str:
+def _format(item: Any, keys: Sequence[str | int], model: type[BaseModel]) -> str:
     from anchorage.registry import nearest
 
     kind, context = item["type"], item.get("ctx", {})
     if kind == "extra_forbidden":
         *parents, key = keys
-        return f"unknown key.{_meant(str(key), parents, model)}"
+        return f"unknown key.{_suggest_key(str(key), parents, model)}"
     if kind == "missing":
         return "is missing"
     if kind == "string_pattern_mismatch":
-        told = "Expected 1 to 63 of the characters a-z, 0-9 and -, the first no -"
-    elif kind in _WORDS:
-        told = _WORDS[kind].format(**context)
+        expected = "Expected 1 to 63 of the characters a-z, 0-9 and -, not starting with -"
+    elif kind in _MESSAGES:
+        expected = _MESSAGES[kind].format(**context)
     else:
         return item["msg"].removeprefix("Value error, ")
-    close = ""
+    suggestion = ""
     if kind == "literal_error" and isinstance(item["input"], str):
-        close = nearest(item["input"], context["expected"].replace(" or ", ", ").replace("'", "").split(", "))
-    return f"{told}. Received: {_shown(item['input'])}.{close}"
+        suggestion = nearest(item["input"], context["expected"].replace(" or ", ", ").replace("'", "").split(", "))
+    return f"{expected}. Received: {_shorten(item['input'])}.{suggestion}"
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}..."
 
 
-def _meant(key: str, parents: Sequence[str | int], model: type[BaseModel]) -> str:
-    """The key of that table that is like the unknown one, or else where in the file a key of that name belongs."""
+def _suggest_key(key: str, parents: Sequence[str | int], model: type[BaseModel]) -> str:
+    """Suggest a similar key of the same table, or else the path of the table that has this key."""
     from anchorage.registry import nearest
 
     known = {name for section in _sections(parents, model) for name in section.model_fields}
@@ -111,11 +111,11 @@ def _meant(key: str, parents: Sequence[str | int], model: type[BaseModel]) -> st
 
 
 def _sections(keys: Sequence[str | int], model: type[BaseModel]) -> list[type[BaseModel]]:
-    """The models that may stand at a path of the file; those around it inside tables of free keys."""
+    """The models allowed at a path of the file; inside a table with arbitrary keys, those of the enclosing table."""
     sections = [model]
     for key in keys:
-        found = [section.model_fields[key].annotation for section in sections if key in section.model_fields]
-        sections = [inner for annotation in found for inner in _models_in(annotation, set())] or sections
+        annotations = [section.model_fields[key].annotation for section in sections if key in section.model_fields]
+        sections = [inner for annotation in annotations for inner in _models_in(annotation, set())] or sections
     return sections
 
 
@@ -130,7 +130,7 @@ def _models_in(annotation: Any, seen: set[int]) -> Iterator[type[BaseModel]]:
 
 
 def _paths(model: type[BaseModel], above: str = "") -> Iterator[str]:
-    """Paths of all keys of a file, but for those in tables of free keys."""
+    """Paths of all keys of a file, except in tables with arbitrary keys."""
     for name, field in model.model_fields.items():
         yield above + name
         inner = field.annotation

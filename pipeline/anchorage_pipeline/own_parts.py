@@ -1,4 +1,4 @@
-"""A step with the parts that a user wrote, on random embeddings: what they raise should not cost an hour."""
+"""Try user-defined samplers, losses and methods on random embeddings before a run, to report their errors early."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -6,22 +6,22 @@ from typing import Any
 
 from anchorage.errors import UsageError
 
-_BATCH = (8, 4)  # classes and rows of each, where no sampler can say
+_BATCH = (8, 4)  # classes and rows per class of a trial batch, unless the sampler provides one
 
 
 def try_own_parts(
     learner, settings: Mapping[str, Any], sampler: Any, at: Callable[..., AbstractContextManager]
 ) -> None:
-    """Ask a user's sampler for a batch, and their loss and methods for the loss of a batch.
+    """Draw a batch from a user-defined sampler, and compute the loss of a batch with user-defined losses and methods.
 
     Args:
         learner: a built `MetricLearner`.
-        settings: what it was made of.
-        sampler: what it would be trained with, over two rows of each class.
-        at: context that notes what is raised within it, under a path of the experiment file.
+        settings: the settings that the learner was built from.
+        sampler: the sampler of the training, over two rows per class.
+        at: context manager that records exceptions under a path of the experiment file.
     """
     training = settings["training"]
-    own_methods = [place for place, method in enumerate(training["methods"]) if ":" in method["name"]]
+    own_methods = [index for index, method in enumerate(training["methods"]) if ":" in method["name"]]
     labels = None
     with at("training.sampler"):
         labels = _draw_labels(sampler, ":" in training["sampler"]["name"])
@@ -30,8 +30,8 @@ def try_own_parts(
     if ":" in settings["loss"]["name"]:
         with at("loss"):
             _check_loss(learner, settings["loss"]["name"], labels)
-    for place in own_methods[:1]:
-        with at(f"training.methods.{place}"):
+    for index in own_methods[:1]:
+        with at(f"training.methods.{index}"):
             learner.training_loss(_random_step(learner, labels))
 
 
@@ -40,13 +40,13 @@ def _draw_labels(sampler: Any, own: bool):
 
     from anchorage.data.batches import is_refreshed
 
-    if is_refreshed(sampler):  # it goes by where classes lie, which an untrained network cannot say
+    if is_refreshed(sampler):  # it needs embeddings of a trained network
         return np.repeat(np.arange(_BATCH[0]), _BATCH[1])
     rows = np.asarray(sampler.batch(0))
     if own and not (rows.ndim == 1 and rows.size and np.issubdtype(rows.dtype, np.integer) and rows.min() >= 0):
         raise UsageError(
             "E_SAMPLER_BATCH",
-            f"Expected `batch` to give rows of the data, a list of integers from 0. Received: {rows!r:.80}",
+            f"Expected `batch` to return row numbers, a list of non-negative integers. Received: {rows!r:.80}",
         )
     return np.unique(rows // 2, return_inverse=True)[1]
 
@@ -58,12 +58,12 @@ def _random_step(learner, labels):
     from anchorage.inference import named_outputs
     from anchorage.methods import Step
 
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     outputs = {
-        name: tf.math.l2_normalize(tf.constant(draw.normal(size=(len(labels), *output.shape[1:])), output.dtype), -1)
+        name: tf.math.l2_normalize(tf.constant(rng.normal(size=(len(labels), *output.shape[1:])), output.dtype), -1)
         for name, output in named_outputs(learner.encoder.output).items()
     }
-    images = tf.constant(draw.integers(0, 256, (len(labels), *learner.encoder.input_shape[1:])), tf.uint8)
+    images = tf.constant(rng.integers(0, 256, (len(labels), *learner.encoder.input_shape[1:])), tf.uint8)
     return Step(images, outputs, tf.constant(labels, tf.int32), True, learner.encoder)
 
 

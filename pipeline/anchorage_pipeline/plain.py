@@ -1,4 +1,4 @@
-"""`anchorage train`: the same data, training and metrics as the pipeline, with plain Keras and no TFX."""
+"""`anchorage train`: the data, training and metrics of the pipeline, with plain Keras and without TFX."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from anchorage_pipeline.config import Experiment, search_space
 from anchorage_pipeline.fingerprint import code_version, digest
 from anchorage_pipeline.graph import fingerprint_data, locate_data, training_settings
 from anchorage_pipeline.lock import hold_folder
-from anchorage_pipeline.upkeep import rename_aside, with_advice
+from anchorage_pipeline.upkeep import rename_damaged, with_advice
 
 if TYPE_CHECKING:
     from anchorage.data.examples import Example
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 
 def train_plainly(experiment: Experiment, output: Path) -> dict:
-    """Pack the images, train, and measure on the test split.
+    """Pack the images, train, and evaluate on the test split.
 
-    A training that was cut off goes on from its last checkpoint; packed images are kept for the next call.
+    An interrupted training resumes from its last checkpoint; packed images are kept for the next call.
 
     Args:
-        experiment: without ranges: the plain command does not search.
-        output: gets `learner.keras`, `saved_model/`, `history.json` and `metrics.json`.
+        experiment: an experiment without ranges, since this command does not tune.
+        output: folder for `learner.keras`, `saved_model/`, `history.json` and `metrics.json`.
 
     Returns:
-        What `metrics.json` holds: values, those of the baselines without training, and what they were measured on.
+        The content of `metrics.json`: metrics in [0, 1], those of the untrained baselines, and the evaluation set.
 
     Raises:
-        UsageError: E_RANGES_NOT_SEARCHED, if the experiment holds ranges.
+        UsageError: E_RANGES_NOT_SEARCHED, if the experiment has ranges.
         DataError: E_TOO_MANY_REJECTS, E_SPLIT_EMPTY.
-        ResourceError: E_RUN_LOCKED if another command is at work in `output`.
+        ResourceError: E_RUN_LOCKED, if another command uses `output`.
     """
     ranges = search_space(experiment)
     if ranges:
@@ -85,7 +85,7 @@ def _train(experiment: Experiment, output: Path) -> dict:
 
 
 class Trained(NamedTuple):
-    """A learner with its best weights, how it got there, the stores of the splits, and the checkpoints to remove."""
+    """The learner with its best weights, the training result, two record stores, and the checkpoints to remove."""
 
     learner: "MetricLearner"
     result: "FitResult"
@@ -95,12 +95,12 @@ class Trained(NamedTuple):
 
 
 def train_splits(experiment: Experiment, folder: Path, seed: int, **options: Any) -> Trained:
-    """Train on the experiment's own split of the data.
+    """Train on the training split of the experiment.
 
     Args:
-        experiment: without ranges.
-        folder: keeps packed images for the next call, and checkpoints.
-        seed: of the training; the split goes by the experiment's.
+        experiment: an experiment without ranges.
+        folder: folder for the packed images, which the next call reuses, and the checkpoints.
+        seed: seed of the training; the split depends on the experiment's own seed.
         **options: further arguments of `run_training`.
     """
     from anchorage.procedures import run_training
@@ -116,7 +116,7 @@ def train_splits(experiment: Experiment, folder: Path, seed: int, **options: Any
 
 
 def _pack(experiment: Experiment, folder: Path) -> Path:
-    """One record store a split below `folder`, unless they are there already."""
+    """Write one record store per split below `folder`, unless the folder exists."""
     if folder.is_dir():
         return folder
     listing = list_sources(experiment, val_share=experiment.data.val_share)
@@ -126,7 +126,7 @@ def _pack(experiment: Experiment, folder: Path) -> Path:
 
 
 def open_packed(folder: Path, parts: Sequence[str]) -> list["RecordStore"]:
-    """The record stores that `pack_parts` wrote; a damaged folder is set aside, so that the next call packs again.
+    """Open the record stores written by `pack_parts`; a damaged folder is renamed, so that the next call packs again.
 
     Raises:
         DataError: E_STORE_DAMAGED, E_STORE_MISSING.
@@ -136,16 +136,17 @@ def open_packed(folder: Path, parts: Sequence[str]) -> list["RecordStore"]:
     try:
         return [RecordStore(folder / part) for part in parts]
     except DataError as fault:
-        rename_aside(folder)
+        rename_damaged(folder)
         raise with_advice(fault) from fault
 
 
 def list_sources(experiment: Experiment, *, val_share: float, attributes: Sequence[str] = ()) -> Listing:
-    """All images of the experiment's data, each with its split.
+    """List all images of the experiment's data, each with its split.
 
     Args:
-        experiment: what to list the data of.
-        val_share: part of the classes outside test that become val, unless the data says so itself.
+        experiment: the experiment whose data to list.
+        val_share: share of the classes outside the test split that become the validation split, in [0, 1); ignored if
+            the data defines the split.
         attributes: further columns of the table to keep with each image.
     """
     root, table = locate_data(experiment)
@@ -165,7 +166,7 @@ def list_sources(experiment: Experiment, *, val_share: float, attributes: Sequen
 def pack_parts(
     experiment: Experiment, parts: Mapping[str, Sequence[Source]], rejects: Sequence[Reject], folder: Path
 ) -> None:
-    """Write one record store a part, all below `folder`, which appears only when all of them are whole.
+    """Write one record store per part below `folder`, which appears only once all of them are complete.
 
     Raises:
         DataError: E_SPLIT_EMPTY, E_TOO_MANY_REJECTS.
@@ -178,26 +179,26 @@ def pack_parts(
     data = experiment.data
     root, _ = locate_data(experiment)
     rejects, total = list(rejects), sum(map(len, parts.values())) + len(rejects)
-    aside = folder.with_name(f".{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
     spec = RecordSpec(data.image_size, data.fit)
     needed = sum(map(len, parts.values())) * spec.bytes
     check_free_space(folder, needed)
     for part, sources in parts.items():
         if not sources:
-            raise DataError("E_SPLIT_EMPTY", f"The split {part} has no images: nothing was listed for it in {root}")
+            raise DataError("E_SPLIT_EMPTY", f"Expected images in the split {part}. Found none in {root}")
         with disk_trouble(folder, needed):
             images = _read(root, sources, data.max_pixels, rejects)
-            write_store(aside / part, decode_records(images, spec), spec)
+            write_store(temporary / part, decode_records(images, spec), spec)
     for reject in rejects[:20]:
-        print(f"set aside  {reject.code}  {format_reject(reject)}")
+        print(f"rejected  {reject.code}  {format_reject(reject)}")
     file = str(folder.parent / "rejects.jsonl")
     check_rejects(rejects, total, max_rejects=data.max_rejects, max_share=data.max_reject_share, file=file)
-    aside.rename(folder)
+    temporary.rename(folder)
 
 
 def _read(root: Path, sources: Sequence[Source], max_pixels: int, rejects: list[Reject]) -> Iterator["Example"]:
-    """The images that can be used; the others go to `rejects`."""
+    """Yield the usable images, and append the others to `rejects`."""
     from anchorage.data.examples import Example
     from anchorage.data.intake import read_image
 

@@ -1,4 +1,4 @@
-"""An experiment whose open values the recipe has chosen, for whoever needs to know them before the training."""
+"""Resolve the values that an experiment leaves to the recipe, for callers that need them before training."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from anchorage_pipeline.graph import training_settings
 
 
 def write_out(experiment: Experiment, counts: Sequence[int]) -> Experiment:
-    """The experiment as if its author had written what the recipe chooses.
+    """Return the experiment with the recipe's choices filled in.
 
     Args:
-        experiment: without ranges.
-        counts: images of each training class.
+        experiment: an experiment without ranges.
+        counts: number of images of each training class.
     """
     from anchorage.training.recipes import choose_settings
 
@@ -20,7 +20,7 @@ def write_out(experiment: Experiment, counts: Sequence[int]) -> Experiment:
 
 
 def explain_recipe(experiment: Experiment, counts: Sequence[int]) -> str:
-    """What the recipe chooses for training classes of so many images, a line each; empty if all is written."""
+    """List the recipe's choices for the given class sizes, one line each; empty if the experiment sets every value."""
     from anchorage.training.recipes import Facts, choose_settings, format_choices
 
     settings = training_settings(experiment)

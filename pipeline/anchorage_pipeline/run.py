@@ -1,4 +1,4 @@
-"""Runs the whole pipeline on this machine and fails when any of its nodes did not finish."""
+"""Run the whole pipeline on this machine, and raise if any node did not finish."""
 
 import logging
 from dataclasses import dataclass, field
@@ -9,23 +9,23 @@ from anchorage.errors import AnchorageError, DataError, GateError, ResourceError
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import create_pipeline, fingerprint_run, local_places
 from anchorage_pipeline.lock import hold_folder
-from anchorage_pipeline.metadata import open_metadata, prepare_metadata, set_metadata_aside
+from anchorage_pipeline.metadata import open_metadata, prepare_metadata, rename_metadata
 from anchorage_pipeline.progress import NodeProgress, log_to
 from anchorage_pipeline.spread.conditions import measured_spread
-from anchorage_pipeline.upkeep import forget_lost_releases, set_aside
+from anchorage_pipeline.upkeep import forget_lost_releases, rename_damaged_artifact
 
 _FINISHED = ("COMPLETE", "CACHED")
 
 
 @dataclass
 class RunSummary:
-    """What a run left behind.
+    """Outcome of a run.
 
     Args:
-        states: state of each node's execution by node id, such as `"COMPLETE"` or `"CACHED"`.
+        states: state of each node by its id, such as `"COMPLETE"` or `"CACHED"`.
         outputs: folder of each output artifact by `"node.key"`.
-        seconds: wall time of each node.
-        refused: what the gate said, if it did not let the candidate be published; the nodes after it did not run.
+        seconds: wall time of each node in seconds.
+        refused: error of the gate if it rejected the candidate, in which case later nodes did not run; else None.
     """
 
     states: dict[str, str] = field(default_factory=dict)
@@ -35,20 +35,19 @@ class RunSummary:
 
 
 def run_experiment(experiment: Experiment, *, reset_metadata: bool = False) -> RunSummary:
-    """Take the experiment through every node; what has not changed comes from the cache.
+    """Run every node of the pipeline; unchanged nodes are taken from the cache.
 
     Args:
-        experiment: what to run.
-        reset_metadata: set the record of earlier runs aside first: nothing comes from the cache.
+        experiment: the experiment to run.
+        reset_metadata: whether to rename the metadata store of earlier runs first, so that no node is cached.
 
     Raises:
-        AnchorageError: what a node said, with its exit status; ResourceError E_RUN_LOCKED if another command
-            is at work in the run's folder, E_RUN_UNFINISHED if a node did not finish and said nothing;
-            DataError E_METADATA_DAMAGED.
+        AnchorageError: the error of a node, with its exit status; ResourceError E_RUN_LOCKED if another command uses
+            the run folder, E_RUN_UNFINISHED if a node did not finish without an error; DataError E_METADATA_DAMAGED.
     """
     with hold_folder(experiment.run_folder, experiment.name):
-        if reset_metadata and (aside := set_metadata_aside(Path(str(local_places(experiment).metadata)))):
-            print(f"the record of earlier runs is now {aside}")
+        if reset_metadata and (renamed := rename_metadata(Path(str(local_places(experiment).metadata)))):
+            print(f"moved the metadata of earlier runs to {renamed}")
         return _run(experiment)
 
 
@@ -75,9 +74,9 @@ def _run(experiment: Experiment) -> RunSummary:
             LocalDagRunner().run(pipeline)
         except BaseException as error:
             progress.finish("stopped")
-            fault = told(error, experiment.run_folder)
+            fault = find_cause(error, experiment.run_folder)
             if isinstance(fault, DataError):
-                fault = set_aside(artifacts, fault)
+                fault = rename_damaged_artifact(artifacts, fault)
             if not isinstance(fault, GateError):
                 raise fault from error
             refused = fault
@@ -89,45 +88,45 @@ def _run(experiment: Experiment) -> RunSummary:
     return summary
 
 
-def told(error: BaseException, folder: Path) -> BaseException:
-    """Our own error from inside whatever TFX and Beam wrapped around it, or the disk's fault, else the error itself.
+def find_cause(error: BaseException, folder: Path) -> BaseException:
+    """Unwrap an error of TFX or Beam: an `AnchorageError` among its causes, else a disk error, else the error itself.
 
     Args:
-        error: what the runner raised.
-        folder: where the run writes.
+        error: the exception raised by the runner.
+        folder: folder that the run writes to.
     """
     own = next((cause for cause in causes(error) if isinstance(cause, AnchorageError)), None)
     return own or disk_fault(error, folder) or error
 
 
 def check_finished(summary: RunSummary, nodes: list[str], log_file: Path) -> None:
-    """Raise unless all nodes finished: TFX goes on past a node whose inputs it could not get, and returns normally."""
+    """Raise unless all nodes finished: TFX skips a node whose inputs it cannot resolve, and returns normally."""
     states = {node: summary.states.get(node, "not run") for node in nodes}
-    open_ends = [f"{node} ({state})" for node, state in states.items() if state not in _FINISHED]
-    if open_ends:
+    unfinished = [f"{node} ({state})" for node, state in states.items() if state not in _FINISHED]
+    if unfinished:
         raise ResourceError(
             "E_RUN_UNFINISHED",
-            f"Expected every node COMPLETE or CACHED. Not so: {', '.join(open_ends)}. See {log_file}",
+            f"Expected every node to be COMPLETE or CACHED. Received: {', '.join(unfinished)}. See {log_file}",
         )
 
 
 def read_latest_run(metadata: Path) -> RunSummary:
-    """States and outputs of the newest run in an ML Metadata store.
+    """Read the states and outputs of the latest run from an ML Metadata store.
 
     Raises:
-        AnchorageError: E_NO_RUN, if nothing ran there yet.
+        AnchorageError: E_NO_RUN, if the store contains no run.
     """
     from ml_metadata.proto import metadata_store_pb2 as pb
 
     if not metadata.is_file():
-        raise AnchorageError("E_NO_RUN", f"Expected the record of a run at {metadata}. Found nothing")
+        raise AnchorageError("E_NO_RUN", f"Expected the metadata of a run at {metadata}. Found no file")
     store = open_metadata(metadata)
     runs = store.get_contexts_by_type("pipeline_run")
     if not runs:
-        raise AnchorageError("E_NO_RUN", f"Expected the record of a run in {metadata}. It holds none")
-    newest = max(runs, key=lambda context: context.id)
+        raise AnchorageError("E_NO_RUN", f"Expected the metadata of a run in {metadata}. It contains no run")
+    latest = max(runs, key=lambda context: context.id)
     summary = RunSummary()
-    for execution in store.get_executions_by_context(newest.id):
+    for execution in store.get_executions_by_context(latest.id):
         node = execution.properties["pipeline_node"].string_value or _node_of(store, execution)
         summary.states[node] = pb.Execution.State.Name(execution.last_known_state)
         for event in store.get_events_by_execution_ids([execution.id]):
@@ -138,6 +137,6 @@ def read_latest_run(metadata: Path) -> RunSummary:
 
 
 def _node_of(store, execution) -> str:
-    """Id of the node an execution belongs to; its context is named "<pipeline>.<node>"."""
+    """Id of the node of an execution, whose context is named "<pipeline>.<node>"."""
     contexts = store.get_contexts_by_execution(execution.id)
     return next(context.name.partition(".")[2] for context in contexts if context.type == "node")

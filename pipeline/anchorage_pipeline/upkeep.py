@@ -1,4 +1,4 @@
-"""Artifacts that cannot be relied on any more: with their folder gone, TFX's cache passes them over."""
+"""Remove damaged artifacts: TFX ignores a cache entry whose folder is missing, and runs the node again."""
 
 import json
 import shutil
@@ -18,26 +18,26 @@ _DAMAGED = {
 
 
 def forget_lost_releases(artifacts: Path) -> None:
-    """Drop the record of each release that is deleted, damaged or replaced by another, so that a run publishes again.
+    """Remove the artifact of each release that is deleted, damaged or replaced, so that a run publishes it again.
 
     Args:
-        artifacts: the pipeline's root, with folders `<node>/<key>/<execution>`.
+        artifacts: the pipeline root, with folders `<node>/<key>/<execution>`.
     """
-    for record in artifacts.glob("PublishRelease/release/*/release.json"):
-        told = json.loads(record.read_text(encoding="utf-8"))
-        if not _is_published(Path(told["path"]), told.get("bundle")):
-            shutil.rmtree(record.parent)
+    for file in artifacts.glob("PublishRelease/release/*/release.json"):
+        release = json.loads(file.read_text(encoding="utf-8"))
+        if not _is_published(Path(release["path"]), release.get("bundle")):
+            shutil.rmtree(file.parent)
 
 
-def set_aside(artifacts: Path, fault: DataError) -> DataError:
-    """Rename the artifact that a fault names, if it is one that a run made and can make again.
+def rename_damaged_artifact(artifacts: Path, fault: DataError) -> DataError:
+    """Rename the damaged artifact that an error names, so that the next run creates it again.
 
     Args:
-        artifacts: folder with the artifacts, at any depth.
-        fault: what stopped the run.
+        artifacts: the pipeline root, with folders `<node>/<key>/<execution>`.
+        fault: the error that stopped the run.
 
     Returns:
-        The fault to tell; with what to do, if an artifact was set aside.
+        The error to report; it includes advice if an artifact was renamed.
     """
     if fault.code not in _DAMAGED:
         return fault
@@ -45,22 +45,22 @@ def set_aside(artifacts: Path, fault: DataError) -> DataError:
         folder for folder in artifacts.glob("*/*/*") if f"{folder}/" in fault.message or f"{folder} " in fault.message
     ]
     for folder in named:
-        rename_aside(folder)
+        rename_damaged(folder)
     return with_advice(fault) if named else fault
 
 
-def rename_aside(folder: Path) -> None:
-    """Rename a damaged folder to a name that nothing reads."""
+def rename_damaged(folder: Path) -> None:
+    """Rename a damaged folder to `<name>.damaged-<number>`, which nothing reads."""
     number = 1
-    while (aside := folder.with_name(f"{folder.name}.damaged-{number}")).exists():
+    while (target := folder.with_name(f"{folder.name}.damaged-{number}")).exists():
         number += 1
-    folder.rename(aside)
+    folder.rename(target)
 
 
 def with_advice(fault: DataError) -> DataError:
-    """The fault with what to do after the damaged folder was set aside."""
+    """The error, with advice for a damaged folder that was renamed."""
     return DataError(
-        fault.code, f"{fault.message.rstrip('.')}. It was set aside: run the same command again, which makes it anew."
+        fault.code, f"{fault.message.rstrip('.')}. It was renamed: run the same command again to recreate it."
     )
 
 

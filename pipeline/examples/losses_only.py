@@ -1,8 +1,8 @@
-"""A loss and a sampler from `anchorage` in plain Keras, judged on classes that training never saw.
+"""Train with a loss and a sampler of `anchorage` in plain Keras, and evaluate on unseen classes.
 
     python pipeline/examples/losses_only.py
 
-Needs `anchorage` and a backend of Keras, neither TensorFlow nor the pipeline.
+Needs `anchorage` and any Keras backend, but not the pipeline.
 """
 
 import keras
@@ -16,7 +16,7 @@ from anchorage.retrieval import evaluate_retrieval
 keras.utils.set_random_seed(1)
 draws = np.random.default_rng(1)
 
-# 24 classes in 8 of 64 dimensions; the other 56 are noise. Half of the classes are for the test.
+# 24 classes that differ in 8 of 64 dimensions; the other 56 are noise. Half of the classes are held out for the test.
 labels = np.repeat(np.arange(24), 20)
 rows = draws.standard_normal((480, 64)).astype("float32")
 rows[:, :8] = draws.standard_normal((24, 8))[labels] + 0.3 * rows[:, :8]
@@ -26,7 +26,7 @@ encoder = keras.Sequential([keras.Input((64,)), keras.layers.Dense(16), keras.la
 learner = MetricLearner(encoder, MultiSimilarityLoss())
 learner.compile(optimizer=keras.optimizers.Adam(0.01))
 
-# Each batch has 8 classes with 4 rows each, so that every anchor meets positives and negatives.
+# Each batch has 8 classes with 4 rows each, so that every anchor has positives and negatives.
 sampler = ClassBatches(labels[training], classes=8, per_class=4, seed=1)
 order = np.concatenate([sampler.batch(step) for step in range(100)])
 before = evaluate_retrieval(learner.predict(rows[test], verbose=0), labels[test])

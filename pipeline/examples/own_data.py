@@ -1,9 +1,9 @@
-"""A folder of images, one subfolder a class: trained, judged on unseen classes, and searched, from Python.
+"""Train on a folder of images with one subfolder per class, evaluate on unseen classes, and search, from Python.
 
     python pipeline/examples/own_data.py [OUTPUT [PHOTOS]]
 
-Without PHOTOS it draws coloured shapes. `train_plainly` is what `anchorage train FILE` calls; the same settings as an
-experiment file go through the whole pipeline, up to a release, with `anchorage run FILE`.
+Without PHOTOS it draws coloured shapes. `train_plainly` is the function behind `anchorage train FILE`; with the same
+settings in an experiment file, `anchorage run FILE` runs the whole pipeline and publishes a release.
 """
 
 import sys
@@ -23,7 +23,7 @@ photos = Path(sys.argv[2]) if len(sys.argv) > 2 else output / "shapes"
 if len(sys.argv) <= 2:
     draw_shapes(photos)
 
-# The keys of an experiment file. What is left out is chosen for the data; a small network keeps this quick.
+# The keys of an experiment file. Others have defaults or are chosen for the data; a small network keeps this fast.
 settings = {
     "name": "own-data",
     "seed": 1,
@@ -38,7 +38,7 @@ settings = {
 metrics = train_plainly(Experiment.model_validate(settings), output)
 print({name: round(value, 3) for name, value in metrics["values"].items()})
 
-# The trained learner embeds any images that are read by the same rule.
+# The trained learner embeds any images that are decoded in the same way.
 learner = load_learner(output / "learner.keras")
 files = sorted(photos.glob("*/*.png"))
 pixels = np.stack([load_image(file.read_bytes(), 32, "crop") for file in files])

@@ -1,8 +1,8 @@
-"""A loss of one's own: one Keras layer, called as `loss(embeddings, labels)`; it trains, is saved and loaded.
+"""Define a loss as a Keras layer, called as `loss(embeddings, labels)`; train with it, save and load it.
 
     python pipeline/examples/own_loss.py [FOLDER]
 
-In an experiment file it is named by its module, `[loss] name = "own_loss:CentreLoss"`, with `params = { push = 1.0 }`.
+An experiment file names it by its module: `[loss] name = "own_loss:CentreLoss"`, with `params = { push = 1.0 }`.
 """
 
 import sys
@@ -17,10 +17,10 @@ from anchorage import MetricLearner, load_learner
 
 @keras.saving.register_keras_serializable(package="my_lab")
 class CentreLoss(keras.layers.Layer):
-    """Draws embeddings to the mean of their class in the batch, and these means apart up to a squared distance.
+    """Pulls embeddings towards the mean of their class in the batch, and pushes the means of two classes apart.
 
     Args:
-        push: squared distance beyond which the means of two classes cost nothing.
+        push: squared distance beyond which two class means are not pushed apart.
     """
 
     def __init__(self, push: float = 1.0, **kwargs):

@@ -1,9 +1,9 @@
-"""Times exact evaluation at the size of a large benchmark; run it by hand: `python tests/benchmarks/evaluation.py`.
+"""Time exact evaluation at the size of a large benchmark: `python tests/benchmarks/evaluation.py`.
 
-The bar: 60,502 vectors of 128 dimensions in 11,316 classes, all retrieval metrics, those over the whole gallery among
-them, within 20 CPU-seconds and 1 GiB of extra memory. In the same run, turn by turn, it times what no exact method can
-save (the matrix products alone), ScaNN's brute force, which finds the same neighbours but computes no metric, and, with
-`--peer PYTHON`, pytorch-metric-learning's AccuracyCalculator with faiss, which computes three of the metrics.
+The target: 60,502 vectors of 128 dimensions in 11,316 classes, all retrieval metrics, including those over the whole
+gallery, within 20 CPU seconds and 1 GiB of extra memory. For comparison, it times alternately the matrix products alone
+that every exact method needs, ScaNN's brute force, which finds the same neighbors without metrics, and, with `--peer
+PYTHON`, pytorch-metric-learning's AccuracyCalculator with faiss, which computes three of the metrics.
 """
 
 import argparse
@@ -30,7 +30,7 @@ WORKER = Path(__file__).parent / "workers" / "accuracy_calculator.py"
 
 
 def clustered(rows: int, dim: int, classes: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors scattered around one centre per class, in random order."""
+    """Unit vectors around one center per class, in random order."""
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(classes), rng.integers(0, classes, rows - classes)])
     rng.shuffle(labels)
@@ -48,7 +48,7 @@ def measure(work: Callable[[], object]) -> tuple[float, float, float]:
 
 
 def ask_peer(python: str, vectors: np.ndarray, labels: np.ndarray) -> dict:
-    """Costs and values by pytorch-metric-learning, in a process and an environment of its own."""
+    """Costs and values of pytorch-metric-learning, in a separate process and environment."""
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "space.npz", vectors=vectors, labels=labels)
         done = subprocess.run([python, WORKER, Path(folder) / "space.npz"], capture_output=True, text=True, check=True)
@@ -61,8 +61,8 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--classes", type=int, default=11_316)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--noise", type=float, default=1.6, help="spread of a class against that of the centres")
-    parser.add_argument("--peer", help="a Python with pytorch-metric-learning and faiss")
+    parser.add_argument("--noise", type=float, default=1.6, help="relative spread of a class (default: %(default)s)")
+    parser.add_argument("--peer", help="Python with pytorch-metric-learning and faiss (default: no comparison)")
     options = parser.parse_args()
     vectors, labels = clustered(options.rows, options.dim, options.classes, options.noise)
     values = evaluate_retrieval(vectors[:2000], labels[:2000] % 100, metrics=METRICS).values  # warm up

@@ -1,8 +1,8 @@
-"""Evaluates a million vectors with Beam and in memory: `python tests/benchmarks/evaluation_at_scale.py`.
+"""Evaluate a million vectors with Beam and in memory: `python tests/benchmarks/evaluation_at_scale.py`.
 
-Writes a table of 1,000,000 unit vectors of 128 dimensions in 50,000 classes as 40 Parquet files, asks 10,000 of them by
-Beam, one shard at a time, and by `evaluate_retrieval` with the whole table in memory, and holds the neighbours' ids and
-the metrics of both against each other.
+Writes a table of 1,000,000 unit vectors of 128 dimensions in 50,000 classes as 40 Parquet files, evaluates 10,000
+queries with Beam, one shard at a time, and with `evaluate_retrieval` on the whole table in memory, and compares the ids
+of the neighbors and the metrics.
 """
 
 import argparse
@@ -41,12 +41,12 @@ def write_shards(folder: Path, rows: int, dim: int, classes: int) -> None:
 
 
 def by_beam(folder: Path, output: Path, queries: int) -> dict:
-    """The answer of the pipeline."""
+    """Evaluate with Beam."""
     return evaluate_at_scale(folder, output, metrics=METRICS, sample=queries, keep_neighbors=KEPT)
 
 
 def in_memory(folder: Path, output: Path) -> tuple[dict[str, float], dict[str, list[str]]]:
-    """Metrics, and ids of the neighbours by query, for the queries that were asked by Beam."""
+    """Metrics, and ids of the neighbors by query, for the queries that Beam sampled."""
     table = read_table(folder)
     asked = set(read_table(output / QUERIES).ids.tolist())
     roles = np.array(["both" if id_ in asked else "gallery" for id_ in table.ids.tolist()], object)
@@ -55,16 +55,16 @@ def in_memory(folder: Path, output: Path) -> tuple[dict[str, float], dict[str, l
     return found.values, {table.ids[row]: table.ids[rows].tolist() for row, rows in nearest}
 
 
-def ids_told(output: Path) -> dict[str, list[str]]:
-    """Ids of the neighbours by query, as the pipeline wrote them."""
-    told, found = parquet.read_table(output / NEIGHBORS), {}
-    for query, id_ in zip(told["query"].to_pylist(), told["id"].to_pylist(), strict=True):
-        found.setdefault(query, []).append(id_)
-    return found
+def neighbor_ids(output: Path) -> dict[str, list[str]]:
+    """Ids of the neighbors by query, as Beam wrote them."""
+    table, neighbors = parquet.read_table(output / NEIGHBORS), {}
+    for query, id_ in zip(table["query"].to_pylist(), table["id"].to_pylist(), strict=True):
+        neighbors.setdefault(query, []).append(id_)
+    return neighbors
 
 
 def measured(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
-    """What it gives, and its cost in a process of its own."""
+    """The result of a function, and its cost in a separate process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(_measure, work, arguments).result()
 
@@ -78,7 +78,7 @@ def _measure(work: Callable[..., Any], arguments: tuple) -> tuple[Any, str]:
 
 
 def main() -> None:
-    """Runs both and prints how they differ."""
+    """Run both and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--classes", type=int, default=50_000)
@@ -89,13 +89,13 @@ def main() -> None:
         folder.mkdir()
         measured(write_shards, folder, options.rows, 128, options.classes)
         print(f"{options.rows:,} x 128 in {options.classes:,} classes, {SHARDS} shards, seed 0")
-        told, cost = measured(by_beam, folder, output, options.queries)
-        print(f"Beam       {cost}  {told['queries']:,} queries")
+        result, cost = measured(by_beam, folder, output, options.queries)
+        print(f"Beam       {cost}  {result['queries']:,} queries")
         (values, nearest), cost = measured(in_memory, folder, output)
         print(f"in memory  {cost}")
-        print(f"ids of the {KEPT} nearest: {'the same' if ids_told(output) == nearest else 'DIFFERENT'}")
+        print(f"ids of the {KEPT} nearest: {'the same' if neighbor_ids(output) == nearest else 'DIFFERENT'}")
     for metric, value in values.items():
-        print(f"{metric:13} {value:.9f}  difference {told['values'][metric] - value:+.1e}")
+        print(f"{metric:13} {value:.9f}  difference {result['values'][metric] - value:+.1e}")
 
 
 if __name__ == "__main__":

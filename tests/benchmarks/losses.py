@@ -1,14 +1,14 @@
-"""Times every loss beside pytorch-metric-learning's and the products below it; `python tests/benchmarks/losses.py`.
+"""Time every loss against pytorch-metric-learning and a lower bound: `python tests/benchmarks/losses.py`.
 
-One step is a forward and a backward pass, compiled, on one thread; its cost is CPU time, the median of runs that
-alternate between the two libraries. Each lives in a process of its own under a cap on memory, and in a second one in
-which the memory of the faster way is measured, as `workers/memory.py` describes. Our losses are timed as
-a graph, which is what `learner.compile()` trains with on a CPU, and under XLA, which it takes on a GPU and anywhere
-with `jit_compile=True`; the faster of the two counts. The floor is the product that a loss cannot do without, with its
-gradients and nothing else, in its faster mode: the matrix of similarities of the batch; the batch times proxies, as
-often as the formula has it, for losses with proxies; or one inverse for the loss that walks over a graph.
+A step is a compiled forward and backward pass on one thread; its cost is the median CPU time of runs that alternate
+between the two libraries. Each library runs in its own process with a memory limit, and in a second one that measures
+the memory of the faster mode, see `workers/memory.py`. Our losses are timed as a graph, which `learner.compile()`
+uses on a CPU, and with XLA, which it uses on a GPU and with `jit_compile=True`; the faster of the two counts. The
+lower bound ("floor") is the product that a loss needs, with its gradients, in the faster mode: the similarity matrix
+of the batch; the products of batch and proxies in the formula, for losses with proxies; or one inverse for the loss
+on a graph.
 
-The other library needs an environment of its own, which inline metadata describes:
+The other library needs a separate environment, which inline metadata describes:
 
     uv venv pml && uv pip install --python pml/bin/python torch==2.13.0 pytorch-metric-learning==2.9.0
     python tests/benchmarks/losses.py --peer-python pml/bin/python
@@ -47,11 +47,11 @@ PAIR_FLOOR, PROXY_FLOOR, INVERSE_FLOOR = "similarity matrix", "batch x proxies",
 
 
 class Case(NamedTuple):
-    """One line of the table: a loss with settings, and the products of batch and classes that its formula has.
+    """A line of the table: a loss with settings, and the number of products of batch and classes in its formula.
 
-    That is the number of proxies a class for most, of members for `ensemble`, twice the draws for `nivmf`, and three
-    for `pce`: logits, centres and similarities with the centres. None for losses that compare the batch with itself.
-    `per_class` is how many rows of each label the loss wants, where it does.
+    That is the number of proxies per class for most, of members for `ensemble`, twice the samples for `nivmf`, three
+    for `pce` (logits, centers and similarities with the centers), and 0 for losses that compare the batch with itself.
+    `per_class` is the number of rows per label that the loss requires, if any.
     """
 
     loss: str
@@ -131,7 +131,7 @@ CASES = {
 
 
 class Worker:
-    """A process that answers orders; one that dies is started again."""
+    """A child process that serves requests; it is restarted if it dies."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str] = MappingProxyType({})):
         self.command, self.environment = command, environment
@@ -164,7 +164,7 @@ class Worker:
 
 
 def draw_batch(path: Path, rows: int, dim: int, classes: int, per_class: int, products: int) -> None:
-    """Noisy clusters, so that miners have work: `per_class` neighbouring rows of each label."""
+    """Write noisy clusters, so that miners find pairs, with `per_class` adjacent rows of each label."""
     rng = np.random.default_rng(0)
     labels = np.sort(rng.permutation(classes)[np.arange(rows) // per_class]).astype("int32")
     centers = rng.normal(size=(classes, dim))
@@ -174,7 +174,7 @@ def draw_batch(path: Path, rows: int, dim: int, classes: int, per_class: int, pr
 
 
 class Library(NamedTuple):
-    """The processes of one library: one that is timed as it comes, one set up so that its memory can be measured."""
+    """The processes of a library: one for timing, and one configured for the measurement of memory."""
 
     timed: Worker
     measured: Worker
@@ -185,7 +185,7 @@ class Library(NamedTuple):
 
 
 class Run:
-    """One way of doing one case, prepared in the process that is timed; `times` are CPU milliseconds."""
+    """A mode of a case, prepared in the timing process; `times` are CPU milliseconds."""
 
     def __init__(self, library: Library, key: str, **order: Any):
         self.library, self.key, self.order = library, key, order
@@ -216,7 +216,7 @@ class Run:
 
 
 def run_case(name: str, order: dict[str, Any], ours: Library, peer: Library | None, rounds: int) -> dict[str, Run]:
-    """Prepare every way of doing a case, time them turn by turn, then measure the memory of those in the table."""
+    """Prepare all modes of a case, time them alternately, then measure the memory of those in the table."""
     case = CASES[name]
     runs = {}
     for mode, xla in {"graph": False, "xla": True}.items():
@@ -239,7 +239,7 @@ def run_case(name: str, order: dict[str, Any], ours: Library, peer: Library | No
 
 
 def faster(runs: dict[str, Run]) -> Run:
-    """Ours as a graph or under XLA; one that failed counts as the slower."""
+    """The faster of our graph and XLA modes; a failed mode counts as slower."""
     return min((runs["graph"], runs["xla"]), key=lambda run: (math.isnan(run.ms), run.ms))
 
 

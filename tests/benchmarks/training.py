@@ -1,8 +1,8 @@
-"""Times the training loop against a bare `keras.Model.fit`; run it by hand: `python tests/benchmarks/training.py`.
+"""Time the training loop against a bare `keras.Model.fit`: `python tests/benchmarks/training.py`.
 
-The bar: with records read from the store, augmented and checkpointed every epoch, `fit_learner` trains at least 90 %
-of the images a second that a bare classifier with the same network does on arrays in memory. Both train in one
-process, epoch by epoch in turns, so that other work on the machine meets both alike. Validation is not part of it.
+The target: `fit_learner`, with records read from the store, augmentation and a checkpoint every epoch, trains at least
+90 % of the images per second of a bare classifier with the same network on arrays in memory. Both train in one process
+in alternating epochs, so that other load on the machine affects both. Validation is excluded.
 """
 
 import argparse
@@ -28,7 +28,7 @@ CLASSES = 100
 
 
 class Turns(keras.callbacks.Callback):
-    """Before every epoch of ours trains the bare model for as many steps; keeps the times of both."""
+    """Trains the bare model for an equal number of steps before every epoch, and records the times of both."""
 
     def __init__(self, bare):
         super().__init__()
@@ -45,7 +45,7 @@ class Turns(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self._stop()
 
-    def _stop(self):  # after the checkpoint of the epoch, which is part of our time
+    def _stop(self):  # after the checkpoint of the epoch, which counts as training time
         if self.started is not None:
             self.our_seconds.append(time.perf_counter() - self.started)
 
@@ -97,7 +97,7 @@ def main() -> None:
             store,
             None,
             ShuffledBatches(store.labels, options.batch, seed=0),
-            epochs=options.rounds + 1,  # the first one compiles and is not counted
+            epochs=options.rounds + 1,  # the first one compiles and is excluded
             augmentation=create_augmentation(AUGMENTATION),
             checkpoint_folder=f"{folder}/checkpoints",
             callbacks=[turns],
@@ -108,7 +108,7 @@ def main() -> None:
     for number, (bare, ours) in enumerate(zip(turns.bare_seconds[1:], turns.our_seconds[1:], strict=True), start=1):
         ratios.append(bare / ours)
         print(f"round {number}: bare {images / bare:6.1f} images/s, ours {images / ours:6.1f}, ratio {bare / ours:.3f}")
-    print(f"median ratio {statistics.median(ratios):.3f} (bar: 0.90)")
+    print(f"median ratio {statistics.median(ratios):.3f} (target: 0.90)")
 
 
 if __name__ == "__main__":

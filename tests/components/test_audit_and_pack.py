@@ -101,7 +101,7 @@ def test_f13_missing_counts_do_not_hide_an_empty_split(tmp_path):
     (tmp_path / "examples/counts.json").unlink()
     for path in (tmp_path / "examples/Split-val").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"^E_SPLIT_EMPTY: The split val"):
+    with pytest.raises(DataError, match=r"^E_SPLIT_EMPTY: Expected images in the split val"):
         pack(examples, tmp_path)
 
 
@@ -151,7 +151,7 @@ def test_f12_class_on_two_sides_stops_the_run_or_is_reported(tmp_path):
     with pytest.raises(DataError) as error:
         audit(examples, tmp_path)
     assert error.value.code == "E_SPLIT_LEAK"
-    assert "2 classes in several: 'apple' (train 69, val 1), 'date' (train 1, test 2)." in error.value.message
+    assert "2 classes in several splits: 'apple' (train 69, val 1), 'date' (train 1, test 2)." in error.value.message
     assert "'date'" not in (tmp_path / "audit/audit.md").read_text()
     assert "- date: train 1, test 2" in (tmp_path / "audit/audit.md").read_text()
     assert audit(examples, tmp_path, block=0)["leaks"]["count"] == 2
@@ -167,7 +167,7 @@ def test_f12_one_image_in_two_splits_under_two_labels_stops_the_run_or_is_report
     with pytest.raises(DataError) as error:
         audit(examples, tmp_path)
     assert error.value.code == "E_SPLIT_LEAK"
-    told = "images with copies in several splits, 1 of them: a/5.png (train, apple) = d/2.png (test, date). Give each "
+    told = "1 images with copies in several splits: a/5.png (train, apple) = d/2.png (test, date). Assign each "
     assert told in error.value.message
     found = audit(examples, tmp_path, block=0)["identical"]
     assert (found["across_splits"]["count"], found["across_labels"]["count"]) == (1, 1)
@@ -187,6 +187,6 @@ def test_f12_copies_are_found_in_examples_of_another_tool_too(tmp_path):
     examples = Examples()
     examples.uri, examples.splits = str(tmp_path / "foreign"), ["train", "test"]
     with pytest.raises(
-        DataError, match=r"E_SPLIT_LEAK: .*images with copies in several splits, 1 of them: x/1 \(train, x\) = y/1"
+        DataError, match=r"E_SPLIT_LEAK: .*1 images with copies in several splits: x/1 \(train, x\) = y/1"
     ):
         audit(examples, tmp_path)

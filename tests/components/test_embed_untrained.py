@@ -65,5 +65,5 @@ def test_random_trunks_have_no_features(tmp_path, packed, export_encoder):
 
 
 def test_a_run_without_its_first_network_is_refused(tmp_path, packed):
-    with pytest.raises(DataError, match=r"E_BASELINE_MISSING: Expected the network before its first step"):
+    with pytest.raises(DataError, match=r"E_BASELINE_MISSING: Expected the network before training"):
         embed(tmp_path, packed[0])

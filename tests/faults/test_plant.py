@@ -27,8 +27,8 @@ def test_there_are_forty():
     [
         ("a = 1", "d - e", "0 times"),
         ("a = b + c\nd = b + c", "d - e", "2 times"),
-        ("a = b + c", "b  +  c", "says the same"),
-        ("a = b + c", "b +", "no Python"),
+        ("a = b + c", "b  +  c", "is equal to the original"),
+        ("a = b + c", "b +", "not valid Python"),
     ],
 )
 def test_what_cannot_be_planted_is_told(text, planted, told):

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -7,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from anchorage.release.manifest import seal
-from anchorage_pipeline.cli import find_release, main
+from anchorage_pipeline.cli import create_parser, find_release, main
 
 _EXPERIMENT = """
 name = "toy"
@@ -35,6 +36,34 @@ def test_help_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "releases" in done.stdout
+
+
+def test_help_lists_every_command_once(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    listed = re.findall(r"^  ([a-z]+)  +[A-Z]", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(listed) == sorted(
+        [
+            "check",
+            "compare",
+            "data",
+            "embed",
+            "evaluate",
+            "losses",
+            "releases",
+            "report",
+            "run",
+            "search",
+            "spread",
+            "train",
+        ]
+    )
+
+
+def test_every_option_has_a_help_text():
+    verbs = create_parser()._subparsers._group_actions[0].choices
+    silent = [(name, action.dest) for name, verb in verbs.items() for action in verb._actions if not action.help]
+    assert silent == []
 
 
 def test_kernels_are_chosen_before_tensorflow_is_loaded_and_not_after(folder, monkeypatch):
@@ -115,7 +144,7 @@ def test_unknown_words_exit_with_2(folder, arguments):
     [
         (["chek", "toy.toml"], "Did you mean 'check'?"),
         (["embed", "a.png", "--output", "t.parquet", "--relase", "x"], "--relase x. Did you mean '--release'?"),
-        (["evaluate", "t", "--output", "x", "--runner=DirectRunner"], "Options of Beam come after --."),
+        (["evaluate", "t", "--output", "x", "--runner=DirectRunner"], "Put options for Beam after --."),
         (["embed", "a.png", "--output", "t", "--runner=x", "--", "--runner=y"], "--runner=x"),
         (["search", "a.png", "--", "--runner=y", "--neighbours"], "E_RELEASE_MISSING"),
     ],

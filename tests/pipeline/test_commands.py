@@ -85,7 +85,7 @@ def test_losses_tells_of_a_loss_of_ones_own(capsys, monkeypatch, tmp_path):
         "own_listed_loss:CentreLoss(weight, power=2)\nCentres: nobody, nowhere, 2030.\n\nDraws rows to the mean.\n"
     )
     show_losses("own_listed_loss:BareLoss")
-    assert capsys.readouterr().out.endswith("\nIt has no docstring.\n")
+    assert capsys.readouterr().out.endswith("\nThis loss has no docstring.\n")
     show_losses("keras.losses:Circle")
     assert capsys.readouterr().out.startswith("keras.losses:Circle(gamma=80.0, margin=0.4, ")
 

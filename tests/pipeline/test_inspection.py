@@ -35,10 +35,10 @@ def test_what_the_data_holds_is_told(classes, tmp_path):
     experiment = classes(10)
     spoil(tmp_path, "c000/1.png", "notes.txt")
     data, split, single, rejects = inspect_data(experiment)
-    assert data == f"data     19 images of 10 classes in {tmp_path}/images (other files: 1); all opened"
+    assert data == f"data     19 images of 10 classes in {tmp_path}/images (other files: 1); all decoded"
     # Half of ten classes are tested; 15 % of the other five, at least one, validate.
     assert [part.split(" / ")[1] for part in split.partition(": ")[2].split(", ")] == ["4", "1", "5"]
-    assert single == "single   classes of one image: 1 (c000)"
+    assert single == "single   classes with one image: 1 (c000)"
     assert rejects.startswith("rejects  1 E_IMAGE_FORMAT: c000/1.png: Expected JPEG")
 
 
@@ -52,16 +52,16 @@ def test_images_that_a_run_will_reject_are_an_error_as_there(classes, tmp_path):
 
 
 def test_of_many_images_some_are_opened(classes, tmp_path, monkeypatch):
-    monkeypatch.setattr(inspection, "_OPENED", 10)
+    monkeypatch.setattr(inspection, "_SAMPLE", 10)
     experiment = classes(20)
-    assert "; 10 opened" in inspect_data(experiment)[0]
+    assert "; 10 decoded" in inspect_data(experiment)[0]
     spoil(tmp_path, *(f"c{label:03}/0.png" for label in range(20)))  # every other image, and all ten that are opened
-    with pytest.raises(DataError, match=r"Received: 10 bad of 10 that were opened, so about 40: 10 E_IMAGE_FORMAT"):
+    with pytest.raises(DataError, match=r"Received: 10 bad in a sample of 10, so about 40: 10 E_IMAGE_FORMAT"):
         inspect_data(experiment)
 
 
 def test_files_that_are_missing_or_empty_are_found_without_opening(classes, tmp_path, monkeypatch):
-    monkeypatch.setattr(inspection, "_OPENED", 1)
+    monkeypatch.setattr(inspection, "_SAMPLE", 1)
     experiment = classes(6, data={"path": "images/table.csv"})
     (tmp_path / "images/c001/0.png").write_bytes(b"")
     rows = [f"c{label:03}/{place}.png,{label}" for label in range(6) for place in range(3)]

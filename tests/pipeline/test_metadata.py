@@ -6,7 +6,7 @@ import pytest
 
 from anchorage.errors import DataError, ResourceError
 from anchorage_pipeline import metadata
-from anchorage_pipeline.metadata import open_metadata, prepare_metadata, set_metadata_aside
+from anchorage_pipeline.metadata import open_metadata, prepare_metadata, rename_metadata
 
 
 def next_execution(path):
@@ -47,7 +47,7 @@ def test_a_damaged_record_is_told_with_the_command_that_starts_a_new_one(tmp_pat
         prepare_metadata(path, tmp_path / "artifacts")
     (tmp_path / "artifacts/Trainer/model/41").mkdir(parents=True)
     (tmp_path / "artifacts/PackExamples/store/52.damaged-1").mkdir(parents=True)
-    assert set_metadata_aside(path).read_bytes() == content
+    assert rename_metadata(path).read_bytes() == content
     prepare_metadata(path, tmp_path / "artifacts")
     assert next_execution(path) == 53
     assert (tmp_path / "artifacts/Trainer/model/41").is_dir()
@@ -61,11 +61,11 @@ def test_a_record_that_was_deleted_counts_on_from_the_artifacts_too(tmp_path):
 
 def test_earlier_records_that_were_set_aside_stay(tmp_path):
     path = tmp_path / "metadata.sqlite"
-    assert set_metadata_aside(path) is None
+    assert rename_metadata(path) is None
     for number in (1, 2):
         path.write_text(str(number))
         path.with_name("metadata.sqlite-journal").write_text("x")
-        assert set_metadata_aside(path).name == f"metadata.sqlite.old-{number}"
+        assert rename_metadata(path).name == f"metadata.sqlite.old-{number}"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["metadata.sqlite.old-1", "metadata.sqlite.old-2"]
 
 

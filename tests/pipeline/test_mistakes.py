@@ -30,7 +30,7 @@ def test_mistakes_are_told_in_plain_words_with_what_may_have_been_meant(tmp_path
     except UsageError as error:
         lines = dict(line.split(maxsplit=1) for line in error.message.splitlines()[1:])
     assert lines == {
-        "name": 'Expected 1 to 63 of the characters a-z, 0-9 and -, the first no -. Received: "Toy".',
+        "name": 'Expected 1 to 63 of the characters a-z, 0-9 and -, not starting with -. Received: "Toy".',
         "image_size": "unknown key. Did you mean 'data.image_size'?",
         "data.image_sise": "unknown key. Did you mean 'image_size'?",
         "data.fit": "Expected 'crop', 'pad' or 'squash'. Received: \"cro\". Did you mean 'crop'?",
@@ -40,8 +40,8 @@ def test_mistakes_are_told_in_plain_words_with_what_may_have_been_meant(tmp_path
         "data.val_share": "Expected a number below 1. Received: 1.5.",
         "loss.params.margin.low": "is missing",
         "loss.params.margin.lo": "unknown key. Did you mean 'low'?",
-        "training.epochs": 'Expected a whole number. Received: "x".',
+        "training.epochs": 'Expected an integer. Received: "x".',
         "training.learning_rate": "unknown key. Did you mean 'training.optimizer.learning_rate'?",
         "training.zoom": "unknown key.",
-        "tuning.trials": "Expected a whole number. Received: true.",
+        "tuning.trials": "Expected an integer. Received: true.",
     }

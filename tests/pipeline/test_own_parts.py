@@ -134,7 +134,7 @@ class OwnSampler:
         ("pass", "return np.arange(8)", None),
         ("raise OSError('no index')", "return np.arange(8)", "no index (OSError in own.py, line 9"),
         ("pass", "raise RuntimeError('empty')", "empty (RuntimeError in own.py, line 12)"),
-        ("pass", "return ['a', 'b']", "Expected `batch` to give rows of the data"),
+        ("pass", "return ['a', 'b']", "Expected `batch` to return row numbers"),
     ],
 )
 def test_a_sampler_of_ones_own(check, init, batch, told):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from anchorage.errors import AnchorageError, DataError, ResourceError
-from anchorage_pipeline.run import RunSummary, check_finished, read_latest_run, told
+from anchorage_pipeline.run import RunSummary, check_finished, find_cause, read_latest_run
 
 
 def test_our_own_error_is_found_below_what_wraps_it():
@@ -12,12 +12,12 @@ def test_our_own_error_is_found_below_what_wraps_it():
     wrapped.__cause__ = own
     outer = RuntimeError("TFX says")
     outer.__context__ = wrapped
-    assert told(outer, Path("runs")) is own
+    assert find_cause(outer, Path("runs")) is own
 
 
 def test_a_foreign_error_stays_what_it_is():
     error = KeyError("x")
-    assert told(error, Path("runs")) is error
+    assert find_cause(error, Path("runs")) is error
 
 
 @pytest.mark.parametrize(

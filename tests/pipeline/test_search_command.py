@@ -49,24 +49,24 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_search(folder, m
     monkeypatch.setattr(anchorage.serving.searcher, "Searcher", lambda release: pytest.fail("searched"))
     assert search("--picture", picture) == 2
     told = capsys.readouterr().err
-    assert told.startswith("anchorage: E_PICTURE_PLACE: `--picture` must name a file in a folder that exists.")
+    assert told.startswith("anchorage: E_PICTURE_PLACE: `--picture` must name a file in an existing folder.")
     assert told.count("\n") == 1
 
 
 def test_more_neighbors_than_the_gallery_holds_are_said(folder, capsys):
     assert search("--neighbors", "500") == 0
     shown = capsys.readouterr().out
-    assert "only 30 images in the gallery: fewer answers than the 500 asked for" in shown
+    assert "the gallery has only 30 images: fewer results than the requested 500" in shown
     assert shown.count(" a ") == 29
     assert search("--neighbors", "29") == 0
     assert "only" not in capsys.readouterr().out
 
 
 def test_the_sheet_stays_of_a_size_that_fits_in_memory(folder, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "_LINES", 2)
-    monkeypatch.setattr(commands, "_COLUMNS", 3)
+    monkeypatch.setattr(commands, "_SHEET_ROWS", 2)
+    monkeypatch.setattr(commands, "_SHEET_COLUMNS", 3)
     assert main(["search", *["query.png"] * 3, "--release", "releases", "--neighbors", "3"]) == 0
-    assert "it shows at most 2 images" in capsys.readouterr().out
+    assert "limited to 2 images" in capsys.readouterr().out
     two_lines = Image.open(folder / "search.png").size
     assert main(["search", *["query.png"] * 2, "--release", "releases", "--neighbors", "3"]) == 0
     assert Image.open(folder / "search.png").size == two_lines

@@ -6,7 +6,7 @@ import pytest
 from anchorage.errors import DataError
 from anchorage.release import fingerprint_model, publish_release
 from anchorage.release.manifest import read_manifest
-from anchorage_pipeline.upkeep import forget_lost_releases, set_aside
+from anchorage_pipeline.upkeep import forget_lost_releases, rename_damaged_artifact
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def test_a_damaged_artifact_is_set_aside_and_the_message_says_what_to_do(tmp_pat
     for number in (7, 8):
         (tmp_path / f"PackExamples/store/{number}/Split-train").mkdir(parents=True)
     fault = DataError("E_STORE_DAMAGED", f"{tmp_path}/PackExamples/store/8/Split-train/shard-00000.u8 is not whole.")
-    told = set_aside(tmp_path, fault)
+    told = rename_damaged_artifact(tmp_path, fault)
     assert told.code == "E_STORE_DAMAGED"
-    assert told.message.endswith("is not whole. It was set aside: run the same command again, which makes it anew.")
+    assert told.message.endswith("is not whole. It was renamed: run the same command again to recreate it.")
     names = sorted(path.name for path in (tmp_path / "PackExamples/store").iterdir())
     assert names == ["7", "8.damaged-1"]
 
@@ -80,5 +80,5 @@ def test_the_users_own_data_is_never_set_aside(tmp_path):
         DataError("E_SPLIT_EMPTY", f"The split val of {tmp_path}/ImageExampleGen/examples/1 has no images."),
         DataError("E_STORE_DAMAGED", "/somewhere/else/store.json is not valid JSON"),
     ):
-        assert set_aside(tmp_path, fault) is fault
+        assert rename_damaged_artifact(tmp_path, fault) is fault
     assert (tmp_path / "ImageExampleGen/examples/1").is_dir()

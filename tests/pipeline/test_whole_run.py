@@ -89,7 +89,7 @@ def test_search_looks_through_the_whole_catalogue_and_leaves_out_the_query_itsel
     done = anchorage(folder, "search", f"data/shapes/{name}", "not an image.jpg", "--neighbors", "3")
     assert done.returncode == 0, done.stderr
     _, itself, *answers = done.stdout.splitlines()
-    assert itself == f"  the query itself is in the gallery and left out: {name}"
+    assert itself == f"  the query image is in the gallery and left out of its results: {name}"
     assert all(name not in answer for answer in answers[:3])
     assert [answer.split()[0] for answer in answers[:3]] == ["1", "2", "3"]
     assert "E_IMAGE_FORMAT" in done.stdout
@@ -219,7 +219,7 @@ def test_a_deleted_release_is_published_again_and_a_run_names_its_own(folder):
     rolled_back = anchorage(folder, *_RUN)
     assert rolled_back.returncode == 0, rolled_back.stdout + rolled_back.stderr
     assert f"release  releases/toy/{mine + 1}\n" in rolled_back.stdout
-    assert f"release {current} is in use, not this one" in rolled_back.stdout
+    assert f"release {current} is the current one, not this one" in rolled_back.stdout
     (folder / "toy.toml").write_text(_TOY.read_text())
 
 

@@ -1,1 +1,1 @@
-"""Work that Beam spreads: embedding, and exact evaluation of galleries beyond one machine."""
+"""Distributed jobs with Beam: embedding, and exact evaluation of large galleries."""

@@ -1,7 +1,6 @@
-"""Batch embedding with Beam: the transform that EmbedExamples and `anchorage embed` share.
+"""Batch embedding with Beam, for EmbedExamples and `anchorage embed`.
 
-Images go in with their names, vectors with the same names come out; the image bytes stay where they were read. A bad
-image costs its batch nothing: the batch is done again one by one, and the bad one goes to a dead-letter file.
+If a batch fails, its images are embedded one by one, and those that fail are written to a dead-letter file.
 """
 
 import io
@@ -38,7 +37,7 @@ _SIGNATURE = "serving_default"
 
 
 class Item(NamedTuple):
-    """One encoded image, or vector `(V,)`, on its way into the model."""
+    """An encoded image, or a vector `(V,)`, with its metadata."""
 
     path: str
     id: str
@@ -50,7 +49,7 @@ class Item(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """What embedding wrote: vectors and dead letters."""
+    """Numbers of embedded and rejected images."""
 
     embedded: int
     rejected: int
@@ -61,7 +60,7 @@ class SavedModelHandler(ModelHandler[Item, dict[str, Any] | Reject, Any]):
 
     Args:
         folder: the SavedModel.
-        batch_size: images in one call, at most; Beam finds the best number from a quarter of it upwards.
+        batch_size: maximum number of images per call; Beam tunes the number from a quarter of it upwards.
     """
 
     def __init__(self, folder: str, batch_size: int):
@@ -69,12 +68,12 @@ class SavedModelHandler(ModelHandler[Item, dict[str, Any] | Reject, Any]):
         self._folder = folder
 
     def load_model(self) -> Any:
-        return tf.saved_model.load(self._folder)  # kept whole: a signature does not keep its model alive
+        return tf.saved_model.load(self._folder)  # not only the signature, which does not keep its model alive
 
     def run_inference(
         self, batch: Sequence[Item], model: Any, inference_args: Mapping[str, Any] | None = None
     ) -> Iterable[dict[str, Any] | Reject]:
-        """A table row for each good image, a `Reject` for each bad one, in the order of the batch."""
+        """A table row for each embedded image and a `Reject` for each failed one, in the order of the batch."""
         try:
             vectors = _call(model, batch)
         except tf.errors.OpError:
@@ -95,7 +94,7 @@ class SavedModelHandler(ModelHandler[Item, dict[str, Any] | Reject, Any]):
                 raise
             fault = check_image(item.content)
             if fault is None and not isinstance(error, tf.errors.InvalidArgumentError):
-                raise  # not the image's fault: memory, or a model that cannot run here
+                raise  # not an error of the image, such as out of memory
             reason = error.message.partition("}} ")[2] or error.message
             code, message = fault or ("E_IMAGE_DAMAGED", reason.strip().splitlines()[0])
             return Reject(item.path, item.id, code, message, item.split)
@@ -104,17 +103,17 @@ class SavedModelHandler(ModelHandler[Item, dict[str, Any] | Reject, Any]):
 def embed_items(
     items: beam.PCollection, model_folder: str, folder: str, batch_size: int, attributes: Sequence[str] = ()
 ) -> None:
-    """Embed images or vectors and write the embeddings into a folder.
+    """Embed images or vectors, and write embeddings and rejects to a folder.
 
     Args:
-        items: of `Item`, and of `Reject` for those that could not even be read.
+        items: collection of `Item`, and of `Reject` for those that could not be read.
         model_folder: a SavedModel with the signature `serving_default`.
-        folder: gets `vectors-*.parquet` (id, label, role, split, vector) and `rejects.jsonl` (path, id, code, message,
-            split); Beam writes both aside and renames them when they are whole.
-        batch_size: images in one call of the model, at most.
-        attributes: names of the attributes that become columns; "" where an item has none.
+        folder: output folder for `vectors-*.parquet` (id, label, role, split, vector) and `rejects.jsonl` (path, id,
+            code, message, split); Beam writes temporary files and renames them.
+        batch_size: maximum number of items per call of the model.
+        attributes: names of attributes to write as columns; "" for an item without the attribute.
     """
-    # Partition picks the first collection for False and the second for True.
+    # Partition puts False into the first collection and True into the second.
     readable, unreadable = items | "ApartFromUnreadable" >> beam.Partition(_is_reject, 2)
     results = readable | "Embed" >> RunInference(SavedModelHandler(model_folder, batch_size))
     rows, bad = results | "ApartFromBad" >> beam.Partition(_is_reject, 2)
@@ -135,10 +134,10 @@ def embed_items(
 
 
 def embedding_size(model_folder: str) -> int:
-    """Dimension D of the embeddings that a SavedModel promises; reads the signature, loads no weights.
+    """Embedding size D of a SavedModel, read from its signature without loading the model.
 
     Raises:
-        DataError: `E_MODEL_SIGNATURE` if there is no model there that maps image bytes or vectors to `(N, D)` floats.
+        DataError: `E_MODEL_SIGNATURE` if there is no model that maps image bytes or vectors to `(N, D)` floats.
     """
     path = posixpath.join(model_folder, "saved_model.pb")
     if not tf.io.gfile.exists(path):
@@ -170,27 +169,27 @@ def embed_files(
 ) -> Embedded:
     """Embed image files into one Parquet table, sorted by id.
 
-    The id of an image is its path as it was given, in NFC; label and split are "", the role is "both". What cannot be
-    embedded is named in `<output>.rejects.jsonl`; there is no such file when all went well.
+    The id of an image is its given path in NFC; label and split are "", the role is "both". Rejected images are listed
+    in `<output>.rejects.jsonl`, which is written only if there are any.
 
     Args:
-        images: files, and folders, which are searched for images by suffix.
+        images: image files, and folders, which are searched for images by suffix.
         model_folder: a release, or any SavedModel with the same signature.
-        output: the table; replaced in one step when all is done, and the folder it lies in is made if absent.
-        beam_args: flags for Beam, such as `--runner=...`; none: this process, one worker.
-        batch_size: images in one call of the model, at most.
+        output: path of the table, which is replaced atomically; its folder is created if needed.
+        beam_args: options for Beam, such as `--runner=...`; empty runs one worker in this process.
+        batch_size: maximum number of images per call of the model.
 
     Raises:
         UsageError: `E_IMAGE_MISSING`, `E_BEAM_OPTION`.
-        DataError: `E_NO_IMAGES` if there are none or all are bad, `E_MODEL_SIGNATURE`.
+        DataError: `E_NO_IMAGES` if there are no images or all are rejected, `E_MODEL_SIGNATURE`.
     """
     output, model_folder = Path(output), str(model_folder)
     options = beam_options(beam_args)
     sources, rejects = _list_files(images)
     embedding_size(model_folder)
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the output, so that workers of any runner that see the one see the other.
-    aside = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{output.name}-", dir=output.parent))
+    # Next to the output, so that all workers that can access the output can access it.
+    temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{output.name}-", dir=output.parent))
     try:
         with beam.Pipeline(options=options) as pipeline:
             loaded = (
@@ -199,20 +198,20 @@ def embed_files(
                 | "Spread" >> beam.Reshuffle()
                 | "Read" >> beam.Map(_read_file)
             )
-            embed_items(loaded, model_folder, str(aside), batch_size)
-        rejects += read_rejects(str(aside))
+            embed_items(loaded, model_folder, str(temporary), batch_size)
+        rejects += read_rejects(str(temporary))
         _write_rejects(output.with_name(f"{output.name}.{REJECTS}"), rejects)
-        if not count_rows(aside):
+        if not count_rows(temporary):
             raise _no_images(images, rejects)
-        table = read_table(aside)
+        table = read_table(temporary)
         write_table(output, table)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return Embedded(len(table), len(rejects))
 
 
 def format_rejects(rejects: Sequence[Reject]) -> str:
-    """How many dead letters of each kind, and the first of them in full."""
+    """Number of rejects by code, and the message of the first one."""
     counts = Counter(reject.code for reject in rejects)
     first = "".join(f". First: {reject.path}: {reject.message}" for reject in rejects[:1])
     return ", ".join(f"{number} {code}" for code, number in counts.most_common()) + first
@@ -240,48 +239,46 @@ def _as_json(reject: Reject) -> str:
 
 
 def beam_options(beam_args: Sequence[str]) -> PipelineOptions:
-    """Beam's options out of flags of the command line; without any, Beam runs here, in this process.
+    """Parse command-line options for Beam; without any, Beam runs one worker in this process.
 
     Raises:
-        UsageError: E_BEAM_OPTION for a flag that Beam does not know.
+        UsageError: E_BEAM_OPTION for an unknown option.
     """
     options = PipelineOptions(list(beam_args) or list(LOCAL_RUNNER))
     known = options.get_all_options(retain_unknown_options=False)
     unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
-    if unknown:  # Beam would only log a warning and run with its defaults
+    if unknown:  # Beam would only log a warning and use its defaults
         raise UsageError("E_BEAM_OPTION", f"Expected options of Beam after `--`. Received: --{unknown[0]}")
     return options
 
 
 def _list_files(images: Sequence[str | os.PathLike]) -> tuple[list[tuple[str, str]], list[Reject]]:
-    """Path and id of each image, and what cannot have an id of its own."""
+    """Path and id of each image, and rejects for paths without a valid and unique id."""
     paths = dict.fromkeys(path for image in images for path in _expand(Path(image)))
     sources: dict[str, str] = {}
     rejects = []
     for path in paths:
-        shown = path.encode("utf-8", "backslashreplace").decode()
-        key = unicodedata.normalize("NFC", shown)
-        if shown != path:
-            rejects.append(Reject(shown, key, "E_PATH_ENCODING", "the name is not UTF-8; rename the file"))
+        printable = path.encode("utf-8", "backslashreplace").decode()
+        key = unicodedata.normalize("NFC", printable)
+        if printable != path:
+            rejects.append(Reject(printable, key, "E_PATH_ENCODING", "the name is not UTF-8; rename the file"))
         elif key in sources:
-            rejects.append(Reject(path, key, "E_ID_DUPLICATE", f"the path {sources[key]!r} was listed before"))
+            rejects.append(Reject(path, key, "E_ID_DUPLICATE", f"the path {sources[key]!r} has the same id"))
         else:
             sources[key] = path
     if not paths:
-        raise DataError("E_NO_IMAGES", f"Expected images in {', '.join(map(str, images))}. Received: no image file")
+        raise DataError("E_NO_IMAGES", f"Expected images in {', '.join(map(str, images))}. Found no image file")
     return [(path, key) for key, path in sources.items()], rejects
 
 
 def _expand(path: Path) -> Iterator[str]:
     if path.is_dir():
-        found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        yield from sorted(file.as_posix() for file in found if not _is_hidden(file.relative_to(path)))
+        files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        yield from sorted(file.as_posix() for file in files if not _is_hidden(file.relative_to(path)))
     elif path.exists():
         yield path.as_posix()
     else:
-        raise UsageError(
-            "E_IMAGE_MISSING", f"Expected an image or a folder of images at {path}. Received: nothing there"
-        )
+        raise UsageError("E_IMAGE_MISSING", f"Expected an image or a folder of images at {path}. It does not exist")
 
 
 def _is_hidden(path: Path) -> bool:
@@ -289,7 +286,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _read_file(source: tuple[str, str]) -> Item | Reject:
-    """The image with its bytes; what might be too large for memory is checked before the model decodes it."""
+    """Read an image; one that may be too large for memory is checked before the model decodes it."""
     path, key = source
     data, fault = read_file(Path(path))
     if fault is None and _may_be_oversized(data):
@@ -298,11 +295,11 @@ def _read_file(source: tuple[str, str]) -> Item | Reject:
 
 
 def _may_be_oversized(data: bytes) -> bool:
-    """Whether the header alone does not rule it out; a full check of every image would double the decoding."""
+    """Whether the header does not rule out an oversized image; a full check would decode every image twice."""
     try:
         with PIL.Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "GIF", "BMP", "WEBP")) as image:
-            return image.format == "GIF" or image.width * image.height > MAX_PIXELS  # a GIF counts all its frames
-    except Exception:  # Pillow's parsers raise whatever they meet
+            return image.format == "GIF" or image.width * image.height > MAX_PIXELS  # all frames of a GIF count
+    except Exception:  # Pillow's parsers raise many kinds of errors
         return True
 
 
@@ -316,6 +313,5 @@ def _write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
 def _no_images(images: Sequence[str | os.PathLike], rejects: Sequence[Reject]) -> DataError:
     return DataError(
         "E_NO_IMAGES",
-        f"Expected at least one image that can be embedded in {', '.join(map(str, images))}. "
-        f"Received: {format_rejects(rejects)}",
+        f"Expected at least one valid image in {', '.join(map(str, images))}. Received: {format_rejects(rejects)}",
     )

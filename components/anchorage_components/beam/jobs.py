@@ -1,4 +1,4 @@
-"""Beam jobs whose results are few and whose errors stay what they are."""
+"""Beam jobs with small results, whose errors keep their type."""
 
 import functools
 import json
@@ -24,18 +24,17 @@ def run_jobs(
     finish: Callable[[list], None],
     folder: str,
 ) -> None:
-    """Work on every job where Beam wants it done, then finish once with all results.
+    """Run `work` on every job in parallel, then `finish` once on all results.
 
-    Results cannot come back from a distributed runner other than through files, and an exception comes
-    back wrapped in Beam's own words. So `finish` writes what is needed, and an error about data or disk
-    travels as a value, is written to the folder, and is raised here.
+    A distributed runner returns results only through files and wraps exceptions. So `finish` writes the results, and a
+    data or disk error is passed on as a value, written to `folder`, and raised by this function.
 
     Args:
-        pipeline: a fresh pipeline; it is run.
-        jobs: small picklable descriptions; what is large is read by `work`.
-        work: from a job to a picklable result.
-        finish: takes the list of results, in any order; not called when a job raised.
-        folder: the artifact's folder, reachable from the workers.
+        pipeline: a new pipeline, which is run.
+        jobs: small picklable job descriptions; `work` reads any large input itself.
+        work: function from a job to a picklable result.
+        finish: function of the list of results, in any order; not called if a job failed.
+        folder: folder of the artifact, accessible to the workers.
     """
     path = posixpath.join(folder, _FAULT)
     tf.io.gfile.makedirs(folder)
@@ -70,9 +69,9 @@ def _conclude(finish: Callable[[list], None], path: str, results: list) -> None:
     if not faults:
         finish(results)
         return
-    # A full disk first: it may be what damaged the data.
+    # Report a full disk first, since it may have damaged the data.
     first = min(faults, key=lambda fault: (-fault.exit_status, fault.code, fault.message))
-    more = f" ({len(faults) - 1} more such faults)" if len(faults) > 1 else ""
+    more = f" ({len(faults) - 1} more errors)" if len(faults) > 1 else ""
     fault = {"exit_status": first.exit_status, "code": first.code, "message": first.message + more}
     with tf.io.gfile.GFile(path, "w") as file:
         file.write(json.dumps(fault))

@@ -1,4 +1,4 @@
-"""`anchorage compare`: many settings of one experiment, measured fairly and told honestly."""
+"""`anchorage compare`: compare settings of one experiment with equal budgets and repeated runs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,16 +19,16 @@ __all__ = ["Comparison", "Outcome", "compare"]
 
 
 def compare(path: str | Path, side_by_side: int = 1, only: Sequence[str] = ()) -> Outcome:
-    """Run what has no record yet, then write table and pictures over all that has one.
+    """Run all jobs without a record, then write the table and the figures from all records.
 
     Args:
         path: the comparison file.
-        side_by_side: processes at a time.
-        only: names of entries to run now, with those they are compared with; all, if empty.
+        side_by_side: number of parallel processes.
+        only: names of the entries to run, together with those they are compared against; empty runs all.
 
     Raises:
-        UsageError: E_ENTRY_UNKNOWN, and what the file itself is refused for.
-        ResourceError: E_RUN_LOCKED if the comparison is already running.
+        UsageError: E_ENTRY_UNKNOWN, and the errors of `load_comparison`, `expand` and `check_alike`.
+        ResourceError: E_RUN_LOCKED, if the comparison is already running.
     """
     comparison, document = load_comparison(path)
     plan, wanted = expand(comparison, document), _wanted(comparison, only)
@@ -41,7 +41,7 @@ def _compare(
 ) -> Outcome:
     images = prepare_images(comparison, next(iter(plan.values()))[0].experiment)
     labels = images.training_labels()
-    plan = write_plan(plan, labels)  # folds differ in size: the recipe must not choose anew for each
+    plan = write_plan(plan, labels)  # resolve the recipe once: its choices would differ with the size of a fold
     unlike = check_alike(comparison, plan, labels)
     jobs, blocks = Jobs(comparison, images), report_blocks(comparison)
     trials = {name: jobs.trials(candidates, name) for name, candidates in plan.items()}
@@ -56,7 +56,7 @@ def _compare(
         return all(job.done for job in trials[name]) and all(job.done for job in runs(name).values())
 
     _check_parts(plan, [name for name in wanted if not complete(name)])
-    _run([job for name in wanted for job in trials[name]], side_by_side, comparison, "choosing")
+    _run([job for name in wanted for job in trials[name]], side_by_side, comparison, "tuning")
     planned = {name: runs(name) for name in plan}
     by_block = [planned[name][block] for block in blocks for name in wanted if block in planned[name]]
     _run(by_block, side_by_side, comparison, "measuring")
@@ -79,7 +79,7 @@ def _wanted(comparison: Comparison, only: Sequence[str]) -> list[str]:
 
 
 def _check_parts(plan: dict[str, list[Candidate]], names: Sequence[str]) -> None:
-    """Build what is about to run: a wrong name or value in the last entry should not cost the first ones' hours."""
+    """Build the parts of all entries first, so that an error in the last one is reported before hours of training."""
     from anchorage_pipeline.preflight import check_parts
 
     for name in names:
@@ -90,13 +90,13 @@ def _check_parts(plan: dict[str, list[Candidate]], names: Sequence[str]) -> None
 
 
 def _runs(jobs: Jobs, candidate: Candidate | None, blocks: Sequence[Block], name: str) -> dict[Block, Job]:
-    return {block: jobs.of(candidate, block, f"{name}, {block.told}") for block in blocks} if candidate else {}
+    return {block: jobs.of(candidate, block, f"{name}, {block.title}") for block in blocks} if candidate else {}
 
 
-def _run(jobs: Sequence[Job], side_by_side: int, comparison: Comparison, doing: str) -> None:
+def _run(jobs: Sequence[Job], side_by_side: int, comparison: Comparison, phase: str) -> None:
     from anchorage_pipeline.comparison.progress import Progress
 
-    todo = list({job.key: job for job in jobs if not job.done}.values())
-    if todo:
-        with Progress(doing, len(todo), comparison.primary) as progress:
-            run_all(todo, side_by_side, comparison.folder / "logs", progress.begun, progress.ended)
+    pending = list({job.key: job for job in jobs if not job.done}.values())
+    if pending:
+        with Progress(phase, len(pending), comparison.primary) as progress:
+            run_all(pending, side_by_side, comparison.folder / "logs", progress.start, progress.finish)

@@ -1,4 +1,4 @@
-"""The images of a comparison, packed once and shared by all runs, and its folds of classes."""
+"""The packed images of a comparison, shared by all runs, and its class folds."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ from anchorage_pipeline.graph import fingerprint_data
 
 @dataclass(frozen=True)
 class Images:
-    """Packed images.
+    """Packed images of a comparison.
 
     Args:
-        half: store of all classes outside the test half.
-        test: store of the test half; None unless it judges.
+        half: record store of all classes outside the test half.
+        test: record store of the test half; None unless the runs are evaluated on it.
         folds: class names of each fold of `half`.
-        digest: of the content of the stores.
+        digest: digest of the content of the stores.
     """
 
     half: Path
@@ -29,22 +29,22 @@ class Images:
     digest: str
 
     def sides(self, block: Block, validation: bool) -> dict[str, list[str] | None]:
-        """Class names of a run to train on, to choose the epoch by, and to judge by; None for all of the test half."""
-        chooses = block == CHOICE
+        """Class names for training, epoch selection and evaluation of a run; None as "judge" is the whole test half."""
+        is_trial = block == CHOICE
         held_out = {CHOICE.fold, block.fold}
         return {
             "train": sorted(name for fold, names in enumerate(self.folds) if fold not in held_out for name in names),
             "validation": self.folds[0] if validation else None,
-            "judge": self.folds[0] if chooses else None if block.fold is None else self.folds[block.fold],
+            "judge": self.folds[0] if is_trial else None if block.fold is None else self.folds[block.fold],
         }
 
     def training_labels(self) -> list[int]:
-        """Labels of the training set on which values are chosen."""
+        """Labels of the training set of the trials."""
         return ClassSubset(RecordStore(self.half), self.sides(CHOICE, False)["train"] or []).labels.tolist()
 
 
 def prepare_images(comparison: Comparison, experiment: Experiment) -> Images:
-    """Pack what is not packed yet; the test half is not opened unless it judges."""
+    """Pack the images unless they are packed; the test half is read only if the runs are evaluated on it."""
     from anchorage_pipeline.plain import list_sources, open_packed, pack_parts
 
     data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])

@@ -1,4 +1,4 @@
-"""One run of a comparison as a document that a child process can work off, and the key of its record."""
+"""Jobs of a comparison: the document that a child process runs, and the key of its record."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,13 @@ _CORE = (
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be done.
+    """One training run.
 
     Args:
-        key: digest of everything that its outcome depends on.
-        title: for people.
-        record: file that its outcome goes to.
-        document: what the child process gets.
+        key: digest of everything that the result depends on.
+        title: title for progress messages.
+        record: file for the result.
+        document: input of the child process.
     """
 
     key: str
@@ -38,7 +38,7 @@ class Job:
     document: dict[str, Any]
 
     def read(self) -> dict[str, Any] | None:
-        """Its record, if there is one."""
+        """The record of the run, or None."""
         try:
             return json.loads(self.record.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -46,17 +46,17 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing to be gained by running it (again)."""
+        """Whether the run has a record that does not ask for a retry."""
         record = self.read()
         return record is not None and not record.get("again")
 
 
 class Jobs:
-    """Makes the jobs of a comparison.
+    """Creates the jobs of a comparison.
 
     Args:
-        comparison: the file.
-        images: its data.
+        comparison: the comparison file.
+        images: its packed images.
     """
 
     def __init__(self, comparison: Comparison, images: Images):
@@ -64,39 +64,39 @@ class Jobs:
         self._codes: dict[tuple[str, ...], str] = {}
 
     def of(self, candidate: Candidate, block: Block, title: str) -> Job:
-        """The job of one candidate in one block."""
+        """The job of a candidate in a block."""
         experiment = candidate.experiment.model_copy(update={"seed": block.seed})
         settings = training_settings(experiment)
         modules, tables = training_modules(settings, *_CORE)
         sides = self._images.sides(block, self._comparison.validation)
-        depends = {
+        inputs = {
             **sides,
             "settings": settings,
             "metrics": self._comparison.metrics,
             "data": self._images.digest,
             "code": self._code(modules, tables),
         }
-        key = digest(depends)
+        key = digest(inputs)
         paths = {"half": str(self._images.half), "test": str(self._images.test) if block.fold is None else None}
         record = self._comparison.folder / "records" / f"{key}.json"
-        document = {**depends, **paths, "record": str(record), "key": key, "modules": modules, "tables": tables}
+        document = {**inputs, **paths, "record": str(record), "key": key, "modules": modules, "tables": tables}
         return Job(key, title, record, document)
 
     def trials(self, candidates: Sequence[Candidate], name: str) -> list[Job]:
-        """One job a candidate, where there is something to choose."""
+        """One job per candidate; none if there is only one candidate."""
         if len(candidates) < 2:
             return []
         return [self.of(one, CHOICE, f"{name}, trial {format_values(one.values)}") for one in candidates]
 
     def _code(self, modules: Sequence[str], tables: Sequence[str]) -> str:
-        which = (*modules, "", *tables)
-        if which not in self._codes:
-            self._codes[which] = code_version(*modules, tables=tables)
-        return self._codes[which]
+        key = (*modules, "", *tables)
+        if key not in self._codes:
+            self._codes[key] = code_version(*modules, tables=tables)
+        return self._codes[key]
 
 
 def format_values(values: Mapping[str, Any]) -> str:
-    """Chosen values in short, as in "learning_rate 0.001"."""
+    """Format values by the last part of their key, as in "learning_rate 0.001"."""
     return ", ".join(
         f"{path.rpartition('.')[2]} {f'{value:g}' if isinstance(value, float) else value}"
         for path, value in values.items()

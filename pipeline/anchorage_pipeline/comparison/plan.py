@@ -1,4 +1,4 @@
-"""From a comparison file to settled experiments, and the refusal to compare what is unlike."""
+"""Expand a comparison file into experiments, and check that they can be compared fairly."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from anchorage_pipeline.recipe import write_out
 
 
 class Block(NamedTuple):
-    """What a run is repeated over: its seed and the fold that judges it; no fold where the test half does."""
+    """A repetition of a run: its seed, and the fold that it is evaluated on, or None for the test half."""
 
     seed: int
     fold: int | None
 
     @property
-    def told(self) -> str:
-        """As in "seed 2, fold 3"."""
+    def title(self) -> str:
+        """For example "seed 2, fold 3"."""
         return f"seed {self.seed}, " + ("test" if self.fold is None else f"fold {self.fold}")
 
 
@@ -31,19 +31,19 @@ class Candidate:
     """An entry with one value from each of its grids.
 
     Args:
-        values: the chosen value by the path of its key.
-        experiment: the whole experiment that comes of it.
+        values: the value of each grid by the path of its key.
+        experiment: the experiment with these values.
     """
 
     values: dict[str, Any]
     experiment: Experiment
 
 
-CHOICE = Block(seed=0, fold=0)  # where values are chosen
+CHOICE = Block(seed=0, fold=0)  # the block of the trials
 
 
 def report_blocks(comparison: Comparison) -> list[Block]:
-    """What every entry is repeated over for the table."""
+    """The repetitions of every entry for the table."""
     if comparison.judge == "choice":
         return [CHOICE]
     if comparison.judge == "test":
@@ -51,24 +51,24 @@ def report_blocks(comparison: Comparison) -> list[Block]:
     folds = range(1, comparison.folds)
     if comparison.design == "crossed":
         return [Block(seed, fold) for seed in comparison.seeds for fold in folds]
-    return [Block(seed, folds[place % len(folds)]) for place, seed in enumerate(comparison.seeds)]
+    return [Block(seed, folds[index % len(folds)]) for index, seed in enumerate(comparison.seeds)]
 
 
 def expand(comparison: Comparison, document: Mapping[str, Any]) -> dict[str, list[Candidate]]:
-    """The candidates of every entry, by its name; one where nothing is to be chosen.
+    """The candidates of every entry by its name; one candidate if the entry has no grid.
 
     Raises:
-        UsageError: E_COMPARISON_ENTRY if an entry is no experiment; E_UNEQUAL_TRIALS if the entries have not the same
-            number of candidates and do not say why; E_RANGES_NOT_SEARCHED if one holds ranges.
+        UsageError: E_COMPARISON_ENTRY if an entry is not a valid experiment; E_UNEQUAL_TRIALS if the numbers of
+            candidates differ without a reason in `unlike`; E_RANGES_NOT_SEARCHED if an entry has ranges.
     """
     plan = {entry.name: _candidates(entry, comparison.tune, document) for entry in comparison.entries}
     counts = {entry.name: len(plan[entry.name]) for entry in comparison.entries if not entry.unlike}
     if len(set(counts.values())) > 1 and comparison.judge != "choice":
-        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        trials = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UsageError(
             "E_UNEQUAL_TRIALS",
-            f"Expected as many trials for each entry as for the others. Received: {told}. Make the lists in `tune` "
-            "equally many, or give the reason in `unlike`",
+            f"Expected the same number of trials for every entry. Received: {trials}. Make the lists in `tune` equally "
+            "long, or give the reason in `unlike`",
         )
     return plan
 
@@ -77,20 +77,20 @@ def _candidates(entry: Entry, common: Mapping[str, list[Any]], document: Mapping
     grid = entry.tune or common
     own = merge(document, {**entry.set, "name": entry.name})
     candidates = []
-    for chosen in itertools.product(*grid.values()):
-        values = dict(zip(grid, chosen, strict=True))
-        settled = own
+    for combination in itertools.product(*grid.values()):
+        values = dict(zip(grid, combination, strict=True))
+        tables = own
         for path, value in values.items():
-            settled = merge(settled, _nested(path, value))
+            tables = merge(tables, _nested(path, value))
         try:
-            experiment = Experiment.model_validate(settled)
+            experiment = Experiment.model_validate(tables)
         except ValidationError as error:
             raise UsageError("E_COMPARISON_ENTRY", f"The entry {entry.name!r}:\n{explain(error, Experiment)}") from None
         ranges = search_space(experiment)
         if ranges:
             raise UsageError(
                 "E_RANGES_NOT_SEARCHED",
-                f"A comparison takes fixed values; those to choose from stand in `tune`. Received ranges for "
+                f"A comparison takes fixed values, or lists of values in `tune`. Received ranges for "
                 f"{', '.join(ranges)} in the entry {entry.name!r}",
             )
         candidates.append(Candidate(values, experiment))
@@ -104,7 +104,7 @@ def _nested(path: str, value: Any) -> dict[str, Any]:
 
 
 def write_plan(plan: Mapping[str, Sequence[Candidate]], labels: Sequence[int]) -> dict[str, list[Candidate]]:
-    """The same candidates with what the recipe chooses for these labels written out, so that it can be compared."""
+    """Fill in the recipe's choices for these labels in all candidates, so that they can be compared."""
     counts = np.bincount(labels).tolist()
     return {
         name: [replace(one, experiment=write_out(one.experiment, counts)) for one in candidates]
@@ -115,64 +115,63 @@ def write_plan(plan: Mapping[str, Sequence[Candidate]], labels: Sequence[int]) -
 def check_alike(
     comparison: Comparison, plan: Mapping[str, Sequence[Candidate]], labels: Sequence[int]
 ) -> dict[str, list[str]]:
-    """Compare data, backbone, dimension, augmentation and budget of all entries.
+    """Check that data, backbone, embedding size, augmentation and budget of all entries are equal.
 
     Args:
-        comparison: the file.
+        comparison: the comparison file.
         plan: its candidates.
-        labels: of a training set, which a sampler needs to tell the size of its batches.
+        labels: labels of a training set, from which a sampler derives its batch size.
 
     Returns:
-        In which keys an entry that says why differs from the others, by its name; and in which rate factors from the
-        entry that it is held against: those are free to differ, but belong to such a reason.
+        For each entry with a reason in `unlike`, the keys in which it differs from the others, and the rate factors in
+        which it differs from the entry that it is compared against. Rate factors may differ without a reason.
 
     Raises:
-        UsageError: E_UNLIKE if one differs and does not say why.
+        UsageError: E_UNLIKE if an entry differs without a reason.
     """
     plan = write_plan(plan, labels)
     budgets = {name: [budget(one.experiment, labels) for one in candidates] for name, candidates in plan.items()}
-    usual = next((entry.name for entry in comparison.entries if not entry.unlike), comparison.entries[0].name)
+    reference = next((entry.name for entry in comparison.entries if not entry.unlike), comparison.entries[0].name)
+    expected = budgets[reference][0]
     differing: dict[str, list[str]] = {}
     for entry in comparison.entries:
-        for mine in budgets[entry.name]:
-            keys = _differing(mine, budgets[usual][0])
+        for actual in budgets[entry.name]:
+            keys = _differing(actual, expected)
             if keys and not entry.unlike:
-                told = "; ".join(
-                    f"{key} = {mine.get(key)!r} here, {budgets[usual][0].get(key)!r} there" for key in keys
-                )
+                details = "; ".join(f"{key} = {actual.get(key)!r} vs. {expected.get(key)!r}" for key in keys)
                 raise UsageError(
                     "E_UNLIKE",
-                    f"The entries {entry.name!r} and {usual!r} cannot be compared fairly: {told}. Make them equal, or "
-                    f'give a reason that the table will print: unlike = "..."',
+                    f"The entries {entry.name!r} and {reference!r} cannot be compared fairly: {details}. Make them "
+                    f'equal, or give a reason, which the table will print: unlike = "..."',
                 )
             differing.setdefault(entry.name, []).extend(k for k in keys if k not in differing.get(entry.name, []))
         if entry.unlike:
-            own, base = (plan[name][0].experiment for name in (entry.name, entry.against or usual))
+            own, base = (plan[name][0].experiment for name in (entry.name, entry.against or reference))
             differing[entry.name] += _differing_rates(own, base)
     return {name: keys for name, keys in differing.items() if keys}
 
 
 def budget(experiment: Experiment, labels: Sequence[int]) -> dict[str, Any]:
-    """What must be equal in a fair comparison, by the path of its key.
+    """The settings that must be equal in a fair comparison, by the path of their key.
 
-    Whether embeddings are brought to unit length in the encoder or in the loss is the loss's affair and left out.
+    `normalize` of the encoder is excluded: some losses normalize embeddings themselves.
     """
     from anchorage.data.sampling import SAMPLERS
     from anchorage.registry import create
 
     training = experiment.training.model_dump(mode="json")
     sampler = training["sampler"]
-    made = create(SAMPLERS, sampler["name"], sampler["params"], {"labels": labels, "seed": 0})
+    batch_size = create(SAMPLERS, sampler["name"], sampler["params"], {"labels": labels, "seed": 0}).batch_size
     steps: Any = training["epochs"] * training["steps_per_epoch"]
     if not steps:
         steps = f"{training['epochs']} rounds of {sampler['name']} {sampler['params']}"
     parts = {"data": experiment.data.model_dump(mode="json"), "encoder": experiment.encoder.model_dump(mode="json")}
     parts["encoder"]["params"].pop("normalize", None)
     flat = {f"{part}.{key}": value for part, table in parts.items() for key, value in table.items()}
-    own = {"sampler", "optimizer", "methods", "steps_per_epoch", "augmentation"}  # told otherwise, or free to differ
-    flat |= {f"training.{key}": value for key, value in training.items() if key not in own}
+    excluded = {"sampler", "optimizer", "methods", "steps_per_epoch", "augmentation"}  # free to differ, or added below
+    flat |= {f"training.{key}": value for key, value in training.items() if key not in excluded}
     augmentation = {key: value for key, value in training["augmentation"].items() if value}
-    return flat | {"batch size": made.batch_size, "steps": steps, "training.augmentation": augmentation}
+    return flat | {"batch size": batch_size, "steps": steps, "training.augmentation": augmentation}
 
 
 def _differing_rates(one: Experiment, other: Experiment) -> list[str]:

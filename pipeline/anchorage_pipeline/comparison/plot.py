@@ -1,4 +1,4 @@
-"""The pictures of a comparison: differences with their intervals and cost, and ranks with what is not told apart."""
+"""Figures of a comparison: metrics, differences and cost; and the critical-difference diagram of the ranks."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ _ROW = 0.26  # inches
 
 
 def draw_comparison(outcome: Outcome, folder: Path) -> list[Path]:
-    """Write `comparison.png`, and `ranks.png` where ranks can be told; returns what was written."""
+    """Write `comparison.png`, and `ranks.png` if there are ranks; returns the paths."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -41,36 +41,36 @@ def draw_comparison(outcome: Outcome, folder: Path) -> list[Path]:
 
 
 def _values(axes: "Axes", rows: list[Row], metric: str) -> None:
-    for place, row in enumerate(rows):
+    for y, row in enumerate(rows):
         runs = [100 * record["values"][metric] for record in row.good.values()]
-        axes.plot(runs, [place] * len(runs), "o", color=BLUE, alpha=0.3, markersize=4, markeredgewidth=0)
+        axes.plot(runs, [y] * len(runs), "o", color=BLUE, alpha=0.3, markersize=4, markeredgewidth=0)
         mean, error, _ = row.values[metric]
-        axes.errorbar(100 * mean, place, xerr=_finite(100 * error), fmt="D", color=INK, markersize=4, elinewidth=2)
-    axes.set_xlabel(f"{metric}, %: mean ± standard error, and the runs")
+        axes.errorbar(100 * mean, y, xerr=_finite(100 * error), fmt="D", color=INK, markersize=4, elinewidth=2)
+    axes.set_xlabel(f"{metric}, %: mean ± standard error, and single runs")
 
 
 def _differences(axes: "Axes", rows: list[Row], metric: str) -> None:
     axes.axvline(0, color=INK, linewidth=1)
-    for place, row in enumerate(rows):
+    for y, row in enumerate(rows):
         difference = row.differences.get(metric)
         if difference is None:
             continue
-        won = (BLUE, "^") if difference.mean > 0 else (VERMILION, "v")
-        color, mark = won if difference.measured else (MUTED, "o")
+        style = (BLUE, "^") if difference.mean > 0 else (VERMILION, "v")
+        color, marker = style if difference.measured else (MUTED, "o")
         mean, error = 100 * difference.mean, _finite(100 * difference.error)
-        reach = 100 * (difference.high - difference.mean)
-        if math.isfinite(reach):
-            axes.errorbar(mean, place, xerr=reach, fmt="none", color=color, elinewidth=1)
-        axes.errorbar(mean, place, xerr=error, fmt=mark, color=color, markersize=6, elinewidth=3)
-    axes.set_xlabel("points over the entry compared with:\nstandard error (thick), 95 % interval (thin)")
+        half_width = 100 * (difference.high - difference.mean)
+        if math.isfinite(half_width):
+            axes.errorbar(mean, y, xerr=half_width, fmt="none", color=color, elinewidth=1)
+        axes.errorbar(mean, y, xerr=error, fmt=marker, color=color, markersize=6, elinewidth=3)
+    axes.set_xlabel("difference to the compared entry, points:\nstandard error (thick), 95 % interval (thin)")
 
 
 def _cost(axes: "Axes", rows: list[Row]) -> None:
     axes.barh(range(len(rows)), [row.seconds for row in rows], color=ORANGE, alpha=0.6, height=0.6)
-    for place, row in enumerate(rows):
+    for y, row in enumerate(rows):
         if not math.isnan(row.time_ratio):
-            axes.annotate(f" {row.time_ratio:.2f} x", (row.seconds, place), va="center", fontsize=8.5, color=MUTED)
-    axes.set_xlabel("processor seconds a run,\nand against that entry")
+            axes.annotate(f" {row.time_ratio:.2f} x", (row.seconds, y), va="center", fontsize=8.5, color=MUTED)
+    axes.set_xlabel("CPU seconds per run,\nand ratio to the compared entry")
 
 
 def _finite(error: float) -> float:
@@ -78,9 +78,9 @@ def _finite(error: float) -> float:
 
 
 def _rank_diagram(axes: "Axes", outcome: Outcome, ranks: Ranks) -> None:
-    """Mean ranks on a line, names at both sides, bars over those that are not told apart."""
+    """Mean ranks on an axis, names on both sides, and bars that join groups without a significant difference."""
     count = len(outcome.ranked)
-    order = sorted(range(count), key=lambda place: ranks.means[place])
+    order = sorted(range(count), key=lambda index: ranks.means[index])
     half = (count + 1) // 2
     top, step, bar = 0.0, 1.0, 0.55
     first = bar * (len(ranks.groups) + 1.5)
@@ -94,15 +94,15 @@ def _rank_diagram(axes: "Axes", outcome: Outcome, ranks: Ranks) -> None:
         axes.text(rank, top - 0.6, str(rank), ha="center", va="bottom", color=MUTED)
     width = min(ranks.critical_difference, count - 1)
     axes.plot([1, 1 + width], [-2.9, -2.9], "|-", color=ORANGE, linewidth=2)
-    told = f"critical difference {ranks.critical_difference:.1f} ranks, {ranks.units} units"
-    axes.text(1, -3.2, told, va="bottom", color=INK)
+    text = f"critical difference {ranks.critical_difference:.1f} ranks, {ranks.units} units"
+    axes.text(1, -3.2, text, va="bottom", color=INK)
     for number, group in enumerate(ranks.groups, 1):
         ends = [ranks.means[group[0]] - 0.05, ranks.means[group[-1]] + 0.05]
         axes.plot(ends, [bar * number] * 2, color=ORANGE, linewidth=3, solid_capstyle="round")
-    for position, place in enumerate(order):
+    for position, index in enumerate(order):
         left = position < half
         height = first + step * (position if left else count - 1 - position)
         edge = 1 - 0.03 * count if left else count + 0.03 * count
-        axes.plot([ranks.means[place]] * 2 + [edge], [top, height, height], color=BLUE, linewidth=0.9)
-        text = f"{outcome.row(outcome.ranked[place]).label}  {ranks.means[place]:.1f}"
+        axes.plot([ranks.means[index]] * 2 + [edge], [top, height, height], color=BLUE, linewidth=0.9)
+        text = f"{outcome.row(outcome.ranked[index]).label}  {ranks.means[index]:.1f}"
         axes.text(edge, height, f" {text} ", ha="right" if left else "left", va="center", fontsize=9)

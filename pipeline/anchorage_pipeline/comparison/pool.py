@@ -1,4 +1,4 @@
-"""Works jobs off in child processes, a few side by side, each on one thread so that its cost can be compared."""
+"""Run jobs in parallel child processes, each on one thread so that their costs can be compared."""
 
 import json
 import os
@@ -21,7 +21,7 @@ _ONE_THREAD = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
-_LOOK = 0.2  # seconds between two looks at the children
+_POLL_SECONDS = 0.2
 
 
 class _Running(NamedTuple):
@@ -34,17 +34,17 @@ def run_all(
     jobs: Sequence[Job],
     side_by_side: int,
     logs: Path,
-    begun: Callable[[Job], None],
-    ended: Callable[[Job], None],
+    on_start: Callable[[Job], None],
+    on_finish: Callable[[Job], None],
 ) -> None:
-    """Run all jobs; one that fails leaves its error in its record and the others undisturbed.
+    """Run all jobs; a job that fails writes its error into its record and does not affect the others.
 
     Args:
-        jobs: what has no record yet, in the order to be run.
-        side_by_side: most processes at a time.
-        logs: folder of what failed runs printed.
-        begun: called with each job as it starts.
-        ended: called with each job when its record is there.
+        jobs: jobs to run, in order.
+        side_by_side: number of parallel processes.
+        logs: folder for the output of failed jobs.
+        on_start: called with each job when it starts.
+        on_finish: called with each job when its record is written.
     """
     waiting = list(reversed(jobs))
     running: list[_Running] = []
@@ -54,12 +54,12 @@ def run_all(
             while waiting and len(running) < side_by_side:
                 job = waiting.pop()
                 running.append(_start(job, logs))
-                begun(job)
-            time.sleep(_LOOK)
+                on_start(job)
+            time.sleep(_POLL_SECONDS)
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
                 _finish(one)
-                ended(one.job)
+                on_finish(one.job)
                 _stop_if_sources_changed(one.job)
     finally:
         for one in running:
@@ -72,7 +72,7 @@ def run_all(
 def _start(job: Job, logs: Path) -> _Running:
     job.record.unlink(missing_ok=True)  # of an earlier failure
     log = (logs / f"{job.key}.log").open("wb")
-    with tempfile.TemporaryFile() as document:  # no pipe: a child that dies early breaks nothing
+    with tempfile.TemporaryFile() as document:  # not a pipe, which would break if the child dies early
         document.write(json.dumps(job.document).encode())
         document.seek(0)
         process = subprocess.Popen(
@@ -81,7 +81,7 @@ def _start(job: Job, logs: Path) -> _Running:
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
-            start_new_session=True,  # the keyboard's interrupt goes to the parent, which ends its children itself
+            start_new_session=True,  # Ctrl-C reaches only the parent, which terminates its children itself
         )
     return _Running(job, process, log)
 
@@ -90,8 +90,8 @@ def _finish(one: _Running) -> None:
     one.log.close()
     if not one.job.record.is_file():
         status = one.process.returncode
-        told = f"signal {-status}" if status < 0 else f"exit status {status}"
-        write_record(one.job.document, {"error": f"E_RUN_DIED: the process ended with {told}", "again": True})
+        cause = f"signal {-status}" if status < 0 else f"exit status {status}"
+        write_record(one.job.document, {"error": f"E_RUN_DIED: the process ended with {cause}", "again": True})
     if one.process.returncode == 0:
         Path(one.log.name).unlink(missing_ok=True)
 

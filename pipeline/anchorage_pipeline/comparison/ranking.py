@@ -1,7 +1,7 @@
-"""What repeated runs say: means with standard errors, paired differences, ranks.
+"""Statistics of repeated runs: means with standard errors, paired differences, ranks.
 
-A unit is what was drawn anew for each run: a fold of classes, or else a seed. Runs that share a unit are averaged
-first, so that the standard error counts independent things only.
+A unit is the source of variation between runs: the class fold, or the seed if all runs share one fold. Runs of the same
+unit are averaged first, so that the standard error is over independent samples.
 
 Ranks: Friedman's test and Nemenyi's critical difference, as in Demsar, "Statistical Comparisons of Classifiers over
 Multiple Data Sets", JMLR 7, 2006, section 3.2.2.
@@ -20,7 +20,7 @@ class Estimate(NamedTuple):
     Args:
         mean: mean of the units' means.
         error: its standard error; nan for a single unit.
-        units: how many units.
+        units: number of units.
     """
 
     mean: float
@@ -29,12 +29,12 @@ class Estimate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What one setting has over another on the same units.
+    """Paired difference between two settings over the same units.
 
     Args:
         mean: mean difference.
         error: its standard error; nan for a single unit.
-        units: how many units.
+        units: number of units.
         low: lower end of the 95 % interval of Student's t.
         high: its upper end.
         p: two-sided p-value of the paired t-test; nan for a single unit.
@@ -49,7 +49,7 @@ class Difference(NamedTuple):
 
     @property
     def measured(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -57,11 +57,11 @@ class Ranks(NamedTuple):
     """Mean ranks of k settings over n units.
 
     Args:
-        means: `(k,)` mean rank, 1 being the best.
-        p: of Friedman's test that all are alike.
-        critical_difference: mean ranks nearer than this are not told apart, at 95 %.
-        groups: maximal sets of columns that are not told apart, each from its best to its worst.
-        units: n.
+        means: `(k,)` mean ranks; 1 is the best.
+        p: p-value of Friedman's test of the hypothesis that all settings are equal.
+        critical_difference: mean ranks that differ by less are not significantly different, at 95 %.
+        groups: maximal sets of columns without a significant difference, each from best to worst.
+        units: number of units n.
     """
 
     means: np.ndarray
@@ -90,21 +90,21 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], units: Seq
     mean, error, count = estimate(np.subtract(ours, theirs).tolist(), units)
     if count < 2:
         return Difference(mean, error, count, -math.inf, math.inf, math.nan)
-    reach = float(stats.t.ppf(0.975, count - 1)) * error
+    half_width = float(stats.t.ppf(0.975, count - 1)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, count - 1)) if error > 0 else float(mean == 0)
-    return Difference(mean, error, count, mean - reach, mean + reach, p)
+    return Difference(mean, error, count, mean - half_width, mean + half_width, p)
 
 
 def unit_means(values: Sequence[float], units: Sequence[Hashable]) -> np.ndarray:
-    """Mean of each unit's values, units in the order they first come."""
-    gathered: dict[Hashable, list[float]] = {}
+    """Mean of the values of each unit, in order of first appearance."""
+    groups: dict[Hashable, list[float]] = {}
     for value, unit in zip(values, units, strict=True):
-        gathered.setdefault(unit, []).append(value)
-    return np.array([np.mean(group) for group in gathered.values()])
+        groups.setdefault(unit, []).append(value)
+    return np.array([np.mean(group) for group in groups.values()])
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """P-values adjusted for their number: Holm, Scandinavian Journal of Statistics 6, 1979.
+    """Adjust p-values for multiple comparisons: Holm, Scandinavian Journal of Statistics 6, 1979.
 
     Example:
         >>> holm([0.01, 0.04, 0.03]).tolist()
@@ -119,10 +119,10 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def rank_settings(values: np.ndarray) -> Ranks:
-    """Rank the columns of `values` (n units, k settings), more being better.
+    """Rank the columns of `values` (n units, k settings); higher values are better.
 
     Raises:
-        ValueError: for fewer than two units or three settings: Friedman's test says nothing of those.
+        ValueError: for fewer than two units or three settings, for which Friedman's test is not defined.
     """
     from scipy import stats
 
@@ -132,7 +132,7 @@ def rank_settings(values: np.ndarray) -> Ranks:
         raise ValueError(f"Expected at least 2 units and 3 settings. Received: {units} and {settings}")
     means = stats.rankdata(-values, axis=1).mean(axis=0)
     with np.errstate(invalid="ignore"):
-        p = float(stats.friedmanchisquare(*values.T).pvalue)  # nan where all values of each unit are equal
+        p = float(stats.friedmanchisquare(*values.T).pvalue)  # nan if all values of each unit are equal
     quantile = float(stats.studentized_range.ppf(0.95, settings, math.inf)) / math.sqrt(2)
     critical = quantile * math.sqrt(settings * (settings + 1) / (6 * units))
     return Ranks(means, 1.0 if math.isnan(p) else p, critical, _groups(means, critical), units)
@@ -144,7 +144,7 @@ def _groups(means: np.ndarray, critical: float) -> list[list[int]]:
     last_end = 0
     for start in range(len(order)):
         end = int(np.searchsorted(means[order], means[order[start]] + critical, side="right"))
-        if end - start > 1 and end > last_end:  # else it lies within the group before
+        if end - start > 1 and end > last_end:  # otherwise it is part of the previous group
             groups.append(order[start:end].tolist())
             last_end = end
     return groups

@@ -1,4 +1,4 @@
-"""From the records of the runs to the numbers of the table."""
+"""Summarize the records of the runs into the numbers of the table."""
 
 import math
 import statistics
@@ -24,14 +24,14 @@ from anchorage_pipeline.comparison.settings import Comparison, Entry
 
 
 class Chosen(NamedTuple):
-    """What the trials of an entry led to.
+    """Result of the trials of an entry.
 
     Args:
-        candidate: the best one; None while a trial is missing or if all failed.
-        values: the primary metric of each trial; None where it failed or is missing.
-        at_end: paths of values at either end of their list, so that a better one may lie outside.
+        candidate: the best candidate; None if a trial is missing or all failed.
+        values: primary metric of each trial; None if it failed or is missing.
+        at_end: paths of best values at an end of their list, beyond which a better one may lie.
         missing: whether a trial has no record yet.
-        tried: the values of each trial by the paths of their keys.
+        tried: values of each trial by the paths of their keys.
     """
 
     candidate: Candidate | None
@@ -43,20 +43,20 @@ class Chosen(NamedTuple):
 
 @dataclass
 class Row:
-    """One entry's numbers.
+    """The numbers of one entry.
 
     Args:
-        entry: from the file.
-        chosen: what its trials led to.
-        records: of its runs, by block; those that failed have an "error".
+        entry: the entry of the comparison file.
+        chosen: result of its trials.
+        records: records of its runs by block; those of failed runs have an "error".
         values: mean of each metric over the units, in [0, 1].
-        differences: from the entry it is compared with.
-        holds: metrics whose difference remains after Holm's correction over all entries.
-        seconds: processor seconds of a training, mean.
-        time_ratio: to the entry it is compared with, on the same blocks.
-        memory: bytes that the training took beyond what the process held, median.
-        memory_ratio: likewise.
-        unlike: keys in which it differs from the others.
+        differences: paired difference of each metric to the entry that it is compared against.
+        holds: metrics whose difference is significant after Holm's correction over all entries.
+        seconds: mean CPU seconds of a training.
+        time_ratio: ratio of `seconds` to the entry that it is compared against, on the same blocks.
+        memory: median memory of a training in bytes, without what the process used before.
+        memory_ratio: ratio of `memory`, likewise.
+        unlike: keys in which the entry differs from the others.
     """
 
     entry: Entry
@@ -77,33 +77,33 @@ class Row:
 
     @property
     def good(self) -> dict[Block, dict[str, Any]]:
-        """The records of runs that came to an end."""
+        """The records of successful runs."""
         return {block: record for block, record in self.records.items() if "error" not in record}
 
     @property
     def errors(self) -> list[str]:
-        """What went wrong, each message once."""
+        """The distinct error messages of failed runs."""
         return list(dict.fromkeys(record["error"] for record in self.records.values() if "error" in record))
 
     def seconds_per_point(self, base: "Row", metric: str) -> float | None:
-        """Extra processor seconds of a run for each point (percent) of a metric won; None where none was measured."""
-        won = self.differences.get(metric)
-        if won is None or not won.measured or won.mean <= 0:
+        """Extra CPU seconds of a run per point (percent) of gain in a metric; None if no gain was measured."""
+        gain = self.differences.get(metric)
+        if gain is None or not gain.measured or gain.mean <= 0:
             return None
-        return (self.seconds - base.seconds) / (100 * won.mean)
+        return (self.seconds - base.seconds) / (100 * gain.mean)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """All of it.
+    """Result of a comparison.
 
     Args:
-        comparison: the file.
-        blocks: what every entry was to be repeated over.
-        rows: in the order of the file.
-        ranks: of the entries that are alike and complete; None if there are too few.
-        ranked: their names, in the order of the ranks' columns.
-        pictures: files that were drawn.
+        comparison: the comparison file.
+        blocks: the planned repetitions of every entry.
+        rows: rows of the table, in the order of the file.
+        ranks: ranks of the comparable and complete entries; None if there are too few.
+        ranked: names of the ranked entries, in the column order of `ranks`.
+        pictures: paths of the figures.
     """
 
     comparison: Comparison
@@ -119,7 +119,7 @@ class Outcome:
 
 
 def choose(candidates: Sequence[Candidate], records: Sequence[Mapping[str, Any] | None], primary: str) -> Chosen:
-    """Take the candidate whose trial was best, the first of equals."""
+    """Choose the candidate with the best trial, the first one in case of a tie."""
     if len(candidates) == 1:
         return Chosen(candidates[0], [], [])
     values = [record["values"][primary] if record and "error" not in record else None for record in records]
@@ -138,7 +138,7 @@ def choose(candidates: Sequence[Candidate], records: Sequence[Mapping[str, Any] 
 
 
 def summarize(comparison: Comparison, blocks: Sequence[Block], rows: list[Row]) -> Outcome:
-    """Fill in means, differences and cost, and rank what is alike and complete."""
+    """Fill in means, differences and costs, and rank the comparable and complete entries."""
     by_name = {row.entry.name: row for row in rows}
     for row in rows:
         good = row.good
@@ -147,7 +147,7 @@ def summarize(comparison: Comparison, blocks: Sequence[Block], rows: list[Row]) 
             for metric in comparison.metrics:
                 row.values[metric] = estimate([record["values"][metric] for record in good.values()], units)
             row.seconds = statistics.mean(record["cpu_seconds"] for record in good.values())
-            row.memory = statistics.median(_taken(record) for record in good.values())
+            row.memory = statistics.median(_memory(record) for record in good.values())
     for row in rows:
         if row.entry.against:
             _compare(row, by_name[row.entry.against], comparison.metrics)
@@ -166,7 +166,7 @@ def summarize(comparison: Comparison, blocks: Sequence[Block], rows: list[Row]) 
 
 
 def units_of(blocks: Sequence[Block]) -> list[int]:
-    """What counts as drawn anew in each block: its fold of classes, or its seed where all share one fold."""
+    """The unit of each block: its class fold, or its seed if all blocks share one fold."""
     folds = [block.fold for block in blocks]
     if len(set(folds)) > 1:
         return [fold for fold in folds if fold is not None]
@@ -182,8 +182,8 @@ def _compare(row: Row, base: Row, metrics: Sequence[str]) -> None:
         ours, theirs = ([record["values"][metric] for record in side] for side in zip(*pairs, strict=True))
         row.differences[metric] = paired_difference(ours, theirs, units_of(common))
     row.time_ratio = sum(ours["cpu_seconds"] for ours, _ in pairs) / sum(theirs["cpu_seconds"] for _, theirs in pairs)
-    row.memory_ratio = statistics.median(_taken(o) for o, _ in pairs) / statistics.median(_taken(t) for _, t in pairs)
+    row.memory_ratio = statistics.median(_memory(o) for o, _ in pairs) / statistics.median(_memory(t) for _, t in pairs)
 
 
-def _taken(record: Mapping[str, Any]) -> int:
+def _memory(record: Mapping[str, Any]) -> int:
     return record["memory_peak"] - record["memory_before"]

@@ -1,4 +1,4 @@
-"""The comparison file: one TOML document that names settings of one experiment to be compared."""
+"""The comparison file: a TOML document with the settings of an experiment to compare."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +15,16 @@ Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 
 
 class Entry(Section):
-    """One row of the table: the experiment with some keys of its own.
+    """One row of the table: a variant of the experiment.
 
-    `against` names the entry it is compared with, `set` holds partial tables of an experiment file, `tune` lists
-    values by the path of their key, `unlike` says why it may differ from the others in what should be equal.
+    Attributes:
+        name: name of the entry, 1 to 63 of the characters a-z, 0-9 and -; required and unique.
+        label: name to print in the table; "" prints `name`.
+        against: name of the entry that it is compared against; "" compares it with none.
+        set: partial tables of an experiment file that replace those of the experiment; {} changes nothing.
+        tune: lists of values to choose from in trials, by the path of their key; {} takes the comparison's own `tune`.
+        unlike: reason why the entry may differ in settings that should be equal; "" allows no difference.
+        note: remark to print below the table; "" prints none.
     """
 
     name: Name
@@ -31,13 +37,27 @@ class Entry(Section):
 
 
 class Comparison(Section):
-    """Everything that tells one comparison from another.
+    """All settings of a comparison.
 
-    The classes outside the test half are dealt into `folds`. Fold 0 makes the choices: the values of `tune`, with seed
-    0, and with `validation` the epoch of every run. The others take turns in judging. `design` says whether every seed
-    meets every one of them ("crossed") or each seed the next one in turn ("paired"). With `judge = "test"` the
-    runs are judged on the test half instead. With `judge = "choice"` there are only the trials, as many as an entry
-    likes, and the best of them stands in the table: to look for causes and settings, not for a verdict.
+    The classes outside the test half are split into folds. Fold 0 is for model selection: the values of `tune`, with
+    seed 0, and, with `validation`, the epoch of every run. The other folds are for evaluation.
+
+    Attributes:
+        name: name of the comparison, 1 to 63 of the characters a-z, 0-9 and -; required.
+        experiment: path of the experiment file, relative to the comparison file; required.
+        runs: folder that holds the folder of the comparison; default "runs".
+        seeds: distinct training seeds above 0; default [1, 2, 3].
+        folds: number of class folds, 3 to 1,000; default 6.
+        fold_seed: seed of the assignment of classes to folds; default 0.
+        design: "crossed" (default) runs every seed on every evaluation fold; "paired" runs each seed on the next fold.
+        judge: "folds" (default) evaluates on the folds, "test" on the test half; "choice" runs the trials only, any
+            number per entry, and shows the best one: for exploration, not for a fair comparison.
+        validation: whether fold 0 selects the epoch of every run (default); otherwise the last epoch is evaluated.
+        metrics: metrics of the table; default ["recall@1", "map@r"].
+        primary: metric, one of `metrics`, for choices, ranks and figures; default "map@r".
+        set: partial tables of an experiment file that replace those of the experiment for all entries; default {}.
+        tune: lists of values to choose from in trials, by the path of their key, for all entries; default {}.
+        entries: rows of the table; at least one.
     """
 
     name: Name
@@ -56,11 +76,11 @@ class Comparison(Section):
     entries: Annotated[list[Entry], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _names_lead_somewhere(self):
+    def _check_names(self):
         names = [entry.name for entry in self.entries]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"each entry needs a name of its own. Received more than once: {', '.join(twice)}")
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
+            raise ValueError(f"each entry needs a unique name. Received more than once: {', '.join(duplicates)}")
         for entry in self.entries:
             if entry.against and (entry.against not in names or entry.against == entry.name):
                 raise ValueError(
@@ -74,25 +94,25 @@ class Comparison(Section):
 
     @property
     def folder(self) -> Path:
-        """Where records, logs, table and pictures stay."""
+        """Folder for records, logs, table and figures."""
         return Path(self.runs).absolute() / self.name
 
 
 def load_comparison(path: str | Path) -> tuple[Comparison, dict[str, Any]]:
-    """Read and check one comparison file.
+    """Read and validate a comparison file.
 
     Returns:
-        The comparison, and its experiment file as a plain document with the comparison's own `set` laid over it.
+        The comparison, and the tables of its experiment file with the comparison's `set` merged in.
 
     Raises:
         UsageError: E_COMPARISON_MISSING, E_COMPARISON_SYNTAX, E_COMPARISON_KIND for an experiment file, or E_COMPARISON
-            naming every mistake.
+            with every mistake.
     """
     path = Path(path)
     document = read_toml(path, "comparison")
     if {"data", "loss"} & set(document):
-        told = f"`anchorage check {path}`, or run or train in place of check"
-        raise UsageError("E_COMPARISON_KIND", f"{path} is an experiment, not a comparison: {told}")
+        advice = f"use `anchorage check {path}`, or `run` or `train` instead of `check`"
+        raise UsageError("E_COMPARISON_KIND", f"{path} is an experiment, not a comparison: {advice}")
     try:
         comparison = Comparison.model_validate(document)
     except ValidationError as error:
@@ -101,7 +121,7 @@ def load_comparison(path: str | Path) -> tuple[Comparison, dict[str, Any]]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay a partial table over another; a table that gets another `name` loses the `params` of the old one.
+    """Merge a partial table into another; a table whose `name` changes loses its old `params`.
 
     Example:
         >>> merge({"loss": {"name": "a", "params": {"m": 1}}, "seed": 1}, {"loss": {"name": "b"}})

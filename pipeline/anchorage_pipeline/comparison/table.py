@@ -1,4 +1,4 @@
-"""The table of a comparison in Markdown, in words that promise no more than was measured."""
+"""The table of a comparison in Markdown."""
 
 import json
 import math
@@ -14,11 +14,11 @@ from anchorage_pipeline.comparison.plan import CHOICE
 from anchorage_pipeline.comparison.ranking import Difference, Estimate
 from anchorage_pipeline.comparison.results import Outcome, Row, units_of
 
-_SHOWN = {"map@r": "MAP@R", "r_precision": "R-precision"}
+_METRIC_NAMES = {"map@r": "MAP@R", "r_precision": "R-precision"}
 
 
 def write_table(outcome: Outcome, images: Images, path: Path) -> None:
-    """Write table, notes and conditions, whole or not at all."""
+    """Write the table with its notes and conditions atomically."""
     lines = [f"# {outcome.comparison.name}", "", *_head(outcome), *map(_line(outcome), outcome.rows), ""]
     lines += [*_legend(outcome), "", *_ranks(outcome), *_notes(outcome), *_conditions(outcome, images)]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def format_estimate(value: Estimate | None) -> str:
 
 
 def format_difference(difference: Difference | None, holds: bool = False) -> str:
-    """A difference in points with its standard error, and whether it is one.
+    """A difference in points with its standard error, and whether it is significant.
 
     Example:
         >>> format_difference(Difference(mean=0.003, error=0.006, units=3, low=-0.02, high=0.03, p=0.7))
@@ -47,19 +47,19 @@ def format_difference(difference: Difference | None, holds: bool = False) -> str
     if difference is None:
         return ""
     if difference.units < 2:
-        return f"one run, no error known: {100 * difference.mean:+.1f}"
-    told = f"{100 * difference.mean:+.1f} ± {100 * difference.error:.1f}"
+        return f"one run, no standard error: {100 * difference.mean:+.1f}"
+    text = f"{100 * difference.mean:+.1f} ± {100 * difference.error:.1f}"
     if not difference.measured:
-        return f"no difference measured: {told}"
-    return f"{'better' if difference.mean > 0 else 'worse'}: {told}{' *' if holds else ''}"
+        return f"no difference measured: {text}"
+    return f"{'better' if difference.mean > 0 else 'worse'}: {text}{' *' if holds else ''}"
 
 
 def _head(outcome: Outcome) -> list[str]:
     metrics = outcome.comparison.metrics
-    names = [_SHOWN.get(metric, metric) for metric in metrics]
-    primary = _SHOWN.get(outcome.comparison.primary, outcome.comparison.primary)
+    names = [_METRIC_NAMES.get(metric, metric) for metric in metrics]
+    primary = _METRIC_NAMES.get(outcome.comparison.primary, outcome.comparison.primary)
     cells = ["entry", *(f"{name}, %" for name in names), "against", *(f"{name}, points" for name in names)]
-    cells += ["CPU s a run", "time", "memory", f"s a point of {primary}"]
+    cells += ["CPU s per run", "time", "memory", f"s per point of {primary}"]
     return [_cells(cells), _cells(["---"] * len(cells))]
 
 
@@ -88,12 +88,12 @@ def _absent(row: Row) -> str:
 def _price(row: Row, base: Row, metric: str) -> str:
     price = row.seconds_per_point(base, metric)
     if price is None:
-        return "nothing won" if row.differences and row.differences[metric].units > 1 else ""
-    return f"{price:.0f}" if price > 0 else "costs no more"
+        return "no gain" if row.differences and row.differences[metric].units > 1 else ""
+    return f"{price:.0f}" if price > 0 else "no extra cost"
 
 
-def _number(value: float, shape: str) -> str:
-    return "" if math.isnan(value) else shape.format(value)
+def _number(value: float, template: str) -> str:
+    return "" if math.isnan(value) else template.format(value)
 
 
 def _cells(cells: Iterable[str]) -> str:
@@ -110,15 +110,15 @@ def _legend(outcome: Outcome) -> list[str]:
         lines.append(f"± is the standard error over {count} {kind}{repeated}.")
     if count > 1 and compared:
         lines[-1] += (
-            " A difference is taken run by run on the same seed and classes, and called one if the 95 % interval of "
-            f"Student's t leaves out 0; of {compared} such comparisons about one in twenty does so by chance. `*` "
-            "marks those that remain after Holm's correction for their number."
+            " Differences are paired by seed and classes, and called better or worse if the 95 % interval of Student's "
+            f"t excludes 0; of {compared} such comparisons about one in twenty does so by chance. `*` marks those that "
+            "remain significant after Holm's correction."
         )
     lines += [
         "",
-        "Time is that of the processor for a whole training on one thread, memory what the training took beyond what "
-        "the process held before; both relative to the entry compared with. The last column is the extra processor "
-        "time of a run for each point won, where a gain was measured.",
+        "Time is the CPU time of a training on one thread, memory its peak memory beyond that of the process before "
+        "it; both relative to the compared entry. The last column is the extra CPU time of a run per point gained, "
+        "where a gain was measured.",
     ]
     missing = len(outcome.rows) * len(outcome.blocks) - done
     if missing:
@@ -140,18 +140,18 @@ def _ranks(outcome: Outcome) -> list[str]:
     lines = ["## Ranks", ""]
     ranks = outcome.ranks
     if ranks is None:
-        return [*lines, "Not told: ranks need three alike entries without a missing run, and two units.", ""]
-    word = "tells the entries apart" if ranks.p < 0.05 else "does not tell the entries apart"
-    primary = _SHOWN.get(outcome.comparison.primary, outcome.comparison.primary)
-    order = sorted(range(len(outcome.ranked)), key=lambda place: ranks.means[place])
-    told = ", ".join(f"{outcome.row(outcome.ranked[place]).label} {ranks.means[place]:.1f}" for place in order)
+        return [*lines, "Not computed: ranks need three comparable entries without a missing run, and two units.", ""]
+    word = "finds a difference" if ranks.p < 0.05 else "finds no difference"
+    primary = _METRIC_NAMES.get(outcome.comparison.primary, outcome.comparison.primary)
+    order = sorted(range(len(outcome.ranked)), key=lambda index: ranks.means[index])
+    means = ", ".join(f"{outcome.row(outcome.ranked[index]).label} {ranks.means[index]:.1f}" for index in order)
     return [
         *lines,
-        f"Mean ranks by {primary} over {ranks.units} {_units(outcome)[0]}: {told}.",
+        f"Mean ranks by {primary} over {ranks.units} {_units(outcome)[0]}: {means}.",
         "",
-        f"Friedman's test {word} (p = {ranks.p:.2g}). Nemenyi's critical difference is {ranks.critical_difference:.1f} "
-        "ranks: entries nearer than that, joined by a bar in `ranks.png`, are not told apart. With few "
-        f"{_units(outcome)[0]} and many entries this test is blunt.",
+        f"Friedman's test {word} between the entries (p = {ranks.p:.2g}). Nemenyi's critical difference is "
+        f"{ranks.critical_difference:.1f} ranks: entries that differ by less, joined by a bar in `ranks.png`, are not "
+        f"significantly different. With few {_units(outcome)[0]} and many entries this test has little power.",
         "",
     ]
 
@@ -159,18 +159,18 @@ def _ranks(outcome: Outcome) -> list[str]:
 def _notes(outcome: Outcome) -> list[str]:
     lines = ["## Entries", ""]
     for row in outcome.rows:
-        told = []
+        notes = []
         if row.entry.note:
-            told.append(row.entry.note.strip().rstrip(".") + ".")
+            notes.append(row.entry.note.strip().rstrip(".") + ".")
         if row.entry.unlike:
             keys = f" (differs in {', '.join(row.unlike)})" if row.unlike else " (differs in nothing that was compared)"
-            told.append(f"† Unlike the others{keys}: {row.entry.unlike.strip().rstrip('.')}.")
-        told += _choice(row, _SHOWN.get(outcome.comparison.primary, outcome.comparison.primary))
+            notes.append(f"† Unlike the others{keys}: {row.entry.unlike.strip().rstrip('.')}.")
+        notes += _choice(row, _METRIC_NAMES.get(outcome.comparison.primary, outcome.comparison.primary))
         failed = len(row.records) - len(row.good)
         if failed:
-            told.append(f"{failed} of {len(row.records)} runs failed: {row.errors[0]}")
-        if told:
-            lines.append(f"- **{row.label}** (`{row.entry.name}`): {' '.join(told)}")
+            notes.append(f"{failed} of {len(row.records)} runs failed: {row.errors[0]}")
+        if notes:
+            lines.append(f"- **{row.label}** (`{row.entry.name}`): {' '.join(notes)}")
     return [*lines, ""]
 
 
@@ -181,19 +181,19 @@ def _choice(row: Row, primary: str) -> list[str]:
     if chosen.candidate is None:
         return [f"No values chosen: {'trials are missing' if chosen.missing else 'every trial failed'}."]
     failed = sum(value is None for value in chosen.values)
-    told = [f"Chosen in {len(chosen.values)} trials: {format_values(chosen.candidate.values)}."]
+    lines = [f"Chosen in {len(chosen.values)} trials: {format_values(chosen.candidate.values)}."]
     if failed:
-        told.append(f"{failed} of the trials failed.")
+        lines.append(f"{failed} of the trials failed.")
     if chosen.at_end:
         paths = ", ".join(path.rpartition(".")[2] for path in chosen.at_end)
-        told.append(f"The best {paths} lies at the end of its list: a better one may lie outside.")
+        lines.append(f"The best {paths} is at the end of its list: a better value may lie beyond it.")
     if chosen.tried:
         each = (
             f"{format_values(values)} {'failed' if value is None else f'{100 * value:.1f} %'}"
             for values, value in zip(chosen.tried, chosen.values, strict=True)
         )
-        told.append(f"{primary} of the trials: {'; '.join(each)}.")
-    return told
+        lines.append(f"{primary} of the trials: {'; '.join(each)}.")
+    return lines
 
 
 def _conditions(outcome: Outcome, images: Images) -> list[str]:
@@ -204,15 +204,15 @@ def _conditions(outcome: Outcome, images: Images) -> list[str]:
     sizes = [len(names) for names in images.folds]
     lines = ["## Conditions", ""]
     lines.append(
-        f"- {sum(sizes)} classes outside the test half, dealt into {len(sizes)} folds of {min(sizes)} to {max(sizes)}."
+        f"- {sum(sizes)} classes outside the test half, split into {len(sizes)} folds of {min(sizes)} to {max(sizes)}."
     )
     trials = max(len(row.chosen.values) for row in outcome.rows)
     if trials and comparison.judge != "choice":
-        lines.append(f"- Fold 0 made the choices: {_count(trials, 'trial')} an entry, seed 0.")
+        lines.append(f"- Tuned on fold 0: {_count(trials, 'trial')} per entry, seed 0.")
     if comparison.validation and comparison.judge != "choice":
-        lines.append("- It also chose the epoch of each run; no run of the table trains on its classes.")
+        lines.append("- Fold 0 also selects the epoch of each run; no run of the table trains on its classes.")
     elif not comparison.validation:
-        lines.append("- Every run is judged after its last epoch.")
+        lines.append("- Every run is evaluated after its last epoch.")
     lines.append(_judged(outcome))
     settings = record["settings"]
     encoder, training = settings["encoder"], settings["training"]
@@ -223,7 +223,7 @@ def _conditions(outcome: Outcome, images: Images) -> list[str]:
     )
     seconds = sum(r.get("cpu_seconds", 0.0) for row in outcome.rows for r in row.good.values())
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    lines.append(f"- {record['machine']}; {versions}. The runs in the table took {seconds / 3600:.1f} processor hours.")
+    lines.append(f"- {record['machine']}; {versions}. The runs in the table took {seconds / 3600:.1f} CPU hours.")
     return lines
 
 
@@ -232,27 +232,27 @@ def _judged(outcome: Outcome) -> str:
     seeds = ", ".join(str(seed) for seed in dict.fromkeys(block.seed for block in outcome.blocks))
     if outcome.comparison.judge == "choice":
         return (
-            f"- Trials only: {CHOICE.told}, which also chose the epoch of each run where one was chosen. A row holds "
-            "its entry's best trial: to find causes and settings by, no verdict. No other fold was judged, and the "
-            "test half was not opened."
+            f"- Trials only: {CHOICE.title}, which also selects the epoch of each run with `validation`. A row shows "
+            "the best trial of its entry: for exploration, not a fair comparison. No other fold was evaluated, and the "
+            "test half was not read."
         )
     if outcome.comparison.judge == "test":
-        looks = _looks(outcome.comparison.folder / "records")
+        evaluated = _count_test_settings(outcome.comparison.folder / "records")
         return (
-            f"- Judged on the test half, seeds {seeds}. {looks} settings were judged on it in this folder: "
-            "nothing may be chosen by these figures."
+            f"- Evaluated on the test half, seeds {seeds}. {evaluated} settings were evaluated on it in this folder: "
+            "do not choose settings by these numbers."
         )
     folds = ", ".join(str(fold) for fold in dict.fromkeys(block.fold for block in outcome.blocks))
-    told = f"- Judged by folds {folds}, seeds {seeds}: {_count(len(outcome.blocks), 'run')} an entry."
+    text = f"- Evaluated on folds {folds}, seeds {seeds}: {_count(len(outcome.blocks), 'run')} per entry."
     if counts:
         queries, classes = (statistics.mean(side) for side in zip(*counts, strict=True))
-        told += f" A run has {queries:.0f} queries of {classes:.0f} classes on average;"
-        told += " the gallery is all other images of the fold."
-    return f"{told} The test half was not opened."
+        text += f" A run has {queries:.0f} queries of {classes:.0f} classes on average;"
+        text += " the gallery is all other images of the fold."
+    return f"{text} The test half was not read."
 
 
-def _looks(folder: Path) -> int:
-    """How many settings, seeds aside, have a record on the test half."""
+def _count_test_settings(folder: Path) -> int:
+    """Number of settings, regardless of the seed, with a record on the test half."""
     seen = set()
     for path in folder.glob("*.json"):
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

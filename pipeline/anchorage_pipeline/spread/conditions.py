@@ -1,4 +1,4 @@
-"""What a training's result depends on beside its seed, as digests, and the machine that it runs on."""
+"""The conditions of a training other than its seed: digests of settings, data and code, and the machine."""
 
 import hashlib
 import os
@@ -16,16 +16,16 @@ _CORE = ("anchorage.procedures", "anchorage.inference", "anchorage.retrieval.met
 
 
 def spread_file(experiment: Experiment) -> Path:
-    """Where the spread of an experiment is kept."""
+    """File for the spread of an experiment."""
     return experiment.run_folder / FILE
 
 
 def measured_spread(experiment: Experiment, fingerprint: str) -> Summary | None:
-    """What was measured for these settings and this data; None where no two seeds were.
+    """The spread measured for these settings and this data; None for fewer than two seeds.
 
     Args:
-        experiment: the file.
-        fingerprint: of its data, from `anchorage_pipeline.graph.fingerprint_data`.
+        experiment: the experiment.
+        fingerprint: fingerprint of its data, from `anchorage_pipeline.graph.fingerprint_data`.
 
     Raises:
         DataError: E_SPREAD_DAMAGED.
@@ -38,32 +38,32 @@ def measured_spread(experiment: Experiment, fingerprint: str) -> Summary | None:
 
 
 def settings_digest(experiment: Experiment) -> str:
-    """Digest of what shapes training and evaluation, but for the seed and for what the data's content tells."""
+    """Digest of the settings of training and evaluation, without the seed and settings that only change the data."""
     settings = training_settings(experiment)
     del settings["seed"]
     data = experiment.data.model_dump(mode="json", include={"image_size", "fit", "max_pixels"})
-    judged = experiment.evaluation.model_dump(mode="json", include={"leave_out", "parents"})
-    return digest([settings, data, judged, sorted(experiment.evaluation.metrics)])
+    protocol = experiment.evaluation.model_dump(mode="json", include={"leave_out", "parents"})
+    return digest([settings, data, protocol, sorted(experiment.evaluation.metrics)])
 
 
 def code_digest(experiment: Experiment) -> str:
-    """Digest of the code that trains and evaluates."""
+    """Digest of the code of training and evaluation."""
     modules, tables = training_modules(training_settings(experiment), *_CORE)
     return code_version(*modules, tables=tables)
 
 
 def data_version(experiment: Experiment, fingerprint: str) -> str:
-    """Digest of what the split of the data depends on, quickly found; holds on this machine only."""
+    """Digest of the data and its split that is fast to compute, but valid on this machine only."""
     return digest([fingerprint, experiment.data.model_dump(mode="json"), experiment.seed])
 
 
 def content_digest(experiment: Experiment) -> str:
-    """Digest of every image with its label and its side of the split: equal on machines that have the same data."""
+    """Digest of every image with its label and split, equal on all machines with the same data."""
     from anchorage_pipeline.plain import list_sources
 
     root, _ = locate_data(experiment)
     rows = []
-    listing = list_sources(experiment, val_share=experiment.data.val_share, attributes=judged_by(experiment))
+    listing = list_sources(experiment, val_share=experiment.data.val_share, attributes=query_columns(experiment))
     for source in listing.sources:
         try:
             content = hashlib.sha256((root / source.path).read_bytes()).hexdigest()
@@ -73,19 +73,19 @@ def content_digest(experiment: Experiment) -> str:
     return digest(rows)
 
 
-def judged_by(experiment: Experiment) -> list[str]:
-    """Columns of the data's table that the evaluation needs."""
+def query_columns(experiment: Experiment) -> list[str]:
+    """Columns of the data's table for the queries of the evaluation."""
     return sorted({experiment.evaluation.leave_out, experiment.evaluation.parents} - {""})
 
 
 def describe_machine(name: str | None) -> Machine:
-    """This machine, under the given name or its host's.
+    """Describe this machine, with the given name or its host name.
 
     Raises:
         UsageError: E_MACHINE for a name that is empty or longer than 100 characters.
     """
     import tensorflow as tf
-    from tensorflow.python.util import _pywrap_util_port  # the only place that says whether oneDNN is on
+    from tensorflow.python.util import _pywrap_util_port  # TensorFlow has no public way to query oneDNN
 
     name = socket.gethostname() if name is None else name
     if not 1 <= len(name) <= 100:
@@ -107,5 +107,5 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

@@ -1,4 +1,4 @@
-"""`spread.json`: what trainings of one experiment with several seeds gave, on one machine or on several."""
+"""`spread.json`: results of an experiment for several seeds, on one or more machines."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from anchorage.files import replace_file
 from anchorage_pipeline.config import Fraction, Section, Seed
 
 FILE = "spread.json"
-FEWEST = 2  # seeds that have a spread
+MIN_SEEDS = 2
 
 
 class Machine(Section):
-    """Where a training ran and with what; `name` tells machines of one kind apart."""
+    """Hardware and software of a training; `name` distinguishes machines of the same kind."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
     cpu: str
@@ -26,15 +26,15 @@ class Machine(Section):
     tensorflow: str
 
     @property
-    def told(self) -> str:
-        """In one line."""
+    def title(self) -> str:
+        """The machine in one line."""
         parts = [self.cpu, f"{self.cores} cores", *filter(None, [self.gpu])]
         parts += [f"oneDNN {'on' if self.onednn else 'off'}", f"TensorFlow {self.tensorflow}"]
         return f"{self.name}: {', '.join(parts)}"
 
 
 class Conditions(Section):
-    """What trainings must have in common to be compared: digests of settings but the seed, of data, and of code."""
+    """Digests of settings (without the seed), data and code; only trainings with equal conditions are compared."""
 
     settings: str
     data: str
@@ -42,7 +42,7 @@ class Conditions(Section):
 
 
 class Row(Section):
-    """One training: its metrics on the test split, in [0, 1], and how it came about."""
+    """One training: its metrics on the test split, in [0, 1], and how they were measured."""
 
     machine: Machine
     seed: Seed
@@ -54,7 +54,7 @@ class Row(Section):
 
 
 class Statistics(Section):
-    """One metric over several trainings; `deviation` is the standard deviation of a sample (n - 1)."""
+    """One metric over several trainings; `deviation` is the sample standard deviation (n - 1)."""
 
     mean: float
     deviation: float
@@ -63,10 +63,7 @@ class Statistics(Section):
 
 
 class Summary(Section):
-    """What a report says of the spread: each metric over all trainings, and over which.
-
-    `same_code` says whether the trainings ran with the code of today.
-    """
+    """The spread for the report; `same_code` tells whether it was measured with the current code."""
 
     metrics: dict[str, Statistics]
     seeds: list[Seed]
@@ -76,65 +73,66 @@ class Summary(Section):
 
 
 class Spread(Section):
-    """The file. `data_versions` leads from what is quickly found of data on a machine to the digest of its content."""
+    """The file; `data_versions` maps `data_version`, which is fast to compute, to the digest of the content."""
 
     format: Literal[1] = 1
     data_versions: dict[str, str] = Field(default_factory=dict)
     rows: list[Row] = Field(default_factory=list)
 
     def add(self, row: Row) -> "Spread":
-        """The file with one more row."""
+        """Return a copy with one more row."""
         return self.model_copy(update={"rows": [*self.rows, row]})
 
     def find(self, conditions: Conditions, machine: Machine | None = None) -> list[Row]:
-        """The rows under these conditions, by machine and seed; the newest where one was measured twice."""
-        found = {
-            (row.machine.told, row.seed): row
+        """The rows with these conditions, sorted by machine and seed; the last one if a seed was measured twice."""
+        rows = {
+            (row.machine.title, row.seed): row
             for row in self.rows
             if row.conditions == conditions and machine in (None, row.machine)
         }
-        return [found[key] for key in sorted(found)]
+        return [rows[key] for key in sorted(rows)]
 
     def summarize(self, settings: str, data_version: str, code: str) -> Summary | None:
-        """The spread with these settings on this data, with this code if that was measured, else with the newest.
+        """The spread for these settings and data, with this code if it was measured, else with the latest code.
 
         Returns:
-            None where no two seeds were measured.
+            The summary, or None for fewer than two seeds.
         """
         data = self.data_versions.get(data_version)
-        alike = [row for row in self.rows if (row.conditions.settings, row.conditions.data) == (settings, data)]
-        codes = dict.fromkeys(row.conditions.code for row in sorted(alike, key=lambda row: row.measured, reverse=True))
-        for one in sorted(codes, key=lambda one: one != code):
-            rows = self.find(Conditions(settings=settings, data=str(data), code=one))
-            if len({row.seed for row in rows}) >= FEWEST:
+        candidates = [row for row in self.rows if (row.conditions.settings, row.conditions.data) == (settings, data)]
+        newest_first = sorted(candidates, key=lambda row: row.measured, reverse=True)
+        versions = dict.fromkeys(row.conditions.code for row in newest_first)
+        for version in sorted(versions, key=lambda version: version != code):
+            rows = self.find(Conditions(settings=settings, data=str(data), code=version))
+            if len({row.seed for row in rows}) >= MIN_SEEDS:
                 return Summary(
                     metrics=describe(rows),
                     seeds=sorted({row.seed for row in rows}),
-                    machines=len({row.machine.told for row in rows}),
+                    machines=len({row.machine.title for row in rows}),
                     trainings=len(rows),
-                    same_code=one == code,
+                    same_code=version == code,
                 )
         return None
 
 
 def describe(rows: Sequence[Row]) -> dict[str, Statistics]:
-    """Mean, standard deviation, lowest and highest value of each metric that all rows have; of two rows or more."""
-    values = {
+    """Statistics of each metric that all rows have; needs at least two rows."""
+    metrics = {
         name: [row.values[name] for row in rows] for name in rows[0].values if all(name in r.values for r in rows)
     }
     return {
         name: Statistics(
-            mean=statistics.fmean(of_name),
-            deviation=statistics.stdev(of_name),
-            lowest=min(of_name),
-            highest=max(of_name),
+            mean=statistics.fmean(values),
+            deviation=statistics.stdev(values),
+            lowest=min(values),
+            highest=max(values),
         )
-        for name, of_name in values.items()
+        for name, values in metrics.items()
     }
 
 
 def read_spread(path: Path) -> Spread:
-    """The file, or an empty one where there is none.
+    """Read the file; an empty `Spread` if it does not exist.
 
     Raises:
         DataError: E_SPREAD_DAMAGED.
@@ -144,17 +142,17 @@ def read_spread(path: Path) -> Spread:
     except FileNotFoundError:
         return Spread()
     except OSError as error:
-        told = str(error.strerror)
+        reason = str(error.strerror)
     except ValidationError as error:
         first = error.errors()[0]
-        told = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+        reason = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
     raise DataError(
         "E_SPREAD_DAMAGED",
-        f"Expected what `anchorage spread` wrote in {path}. Received: {told}. "
-        "Put a whole copy in its place, or remove it: the seeds are then measured again",
+        f"Expected a file of `anchorage spread` at {path}. Received: {reason}. "
+        "Restore a copy, or remove the file to measure the seeds again",
     )
 
 
 def write_spread(path: Path, spread: Spread) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file atomically."""
     replace_file(path, spread.model_dump_json(indent=1).encode())

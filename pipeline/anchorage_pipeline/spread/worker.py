@@ -1,4 +1,4 @@
-"""One training of a spread, in a process of its own: `python -m anchorage_pipeline.spread.worker < job.json`."""
+"""Child process for one training of a spread: `python -m anchorage_pipeline.spread.worker < job.json`."""
 
 import ctypes
 import json
@@ -20,7 +20,7 @@ from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.plain import Trained, list_sources, train_splits
 from anchorage_pipeline.progress import silence_tensorflow
-from anchorage_pipeline.spread.conditions import code_digest, judged_by
+from anchorage_pipeline.spread.conditions import code_digest, query_columns
 from anchorage_pipeline.spread.record import Conditions, Machine, Row, read_spread, write_spread
 
 ERROR = "error.json"
@@ -28,14 +28,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Work off the job on standard input: a further row in its file, or an error beside its work.
+    """Run the job from standard input, and add its result to the spread file or write its error to the work folder.
 
-    A job holds `experiment`, `seed`, `machine` and `conditions` of the row, `spread` (the file), `work` (a folder for
-    packed images and checkpoints), and `check`, whether to build the parts of the experiment first.
+    A job contains `experiment`, `seed`, `machine` and `conditions` of the row, `spread` (the file), `work` (a folder
+    for packed images and checkpoints), and `check` (whether to check the parts of the experiment first).
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # no training goes on where nobody waits for it
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # stop training if the parent process dies
     job = json.load(sys.stdin)
-    sys.path.append(str(Path.cwd()))  # where a user's own loss lies
+    sys.path.append(str(Path.cwd()))  # for user-defined losses in the current folder
     silence_tensorflow()
     work = Path(job["work"])
     try:
@@ -48,8 +48,8 @@ def main() -> int:
         fault = error if isinstance(error, AnchorageError) else disk_fault(error, work) or find_fault(error)
         if fault is None:
             return 1
-        told = {"status": fault.exit_status, "code": fault.code, "message": fault.message}
-        replace_file(work / ERROR, json.dumps(told).encode())
+        facts = {"status": fault.exit_status, "code": fault.code, "message": fault.message}
+        replace_file(work / ERROR, json.dumps(facts).encode())
         return fault.exit_status
     return 0
 
@@ -60,10 +60,10 @@ def _train(job: dict[str, Any], work: Path) -> Row:
     experiment = Experiment.model_validate(job["experiment"])
     conditions = Conditions.model_validate(job["conditions"])
     if code_digest(experiment) != conditions.code:
-        raise ResourceError("E_CODE_CHANGED", "the sources changed since the command began: run it again")
+        raise ResourceError("E_CODE_CHANGED", "the sources changed since the command started: run it again")
     if job["check"]:
         check_parts(experiment)
-    begun = time.monotonic()
+    started = time.monotonic()
     trained = train_splits(experiment, work, job["seed"], verbose=2)
     values = _evaluate(experiment, trained)
     shutil.rmtree(trained.checkpoints, ignore_errors=True)
@@ -73,28 +73,28 @@ def _train(job: dict[str, Any], work: Path) -> Row:
         conditions=conditions,
         values=values,
         best_epoch=trained.result.best_epoch,
-        seconds=time.monotonic() - begun,
+        seconds=time.monotonic() - started,
         measured=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
 
 
 def _evaluate(experiment: Experiment, trained: Trained) -> dict[str, float]:
-    """The metrics as EvaluateRetrieval measures them: of the test split, with what a query leaves out."""
+    """Compute the metrics on the test split as EvaluateRetrieval does, with `leave_out` and `parents`."""
     from anchorage.retrieval.metrics import evaluate_retrieval
     from anchorage.training.validation import embed_store
 
-    judged, store = experiment.evaluation, trained.test
-    columns = judged_by(experiment)
+    evaluation, store = experiment.evaluation, trained.test
+    columns = query_columns(experiment)
     listing = list_sources(experiment, val_share=experiment.data.val_share, attributes=columns)
-    found = {source.id: dict(source.attributes) for source in listing.sources}
-    of_store = {name: np.array([found[id_].get(name, "") for id_ in store.ids], object) for name in columns}
+    attributes = {source.id: dict(source.attributes) for source in listing.sources}
+    values = {name: np.array([attributes[id_].get(name, "") for id_ in store.ids], object) for name in columns}
     return evaluate_retrieval(
         embed_store(trained.learner, store),
         store.labels,
         store.roles,
-        metrics=judged.metrics,
-        groups=of_store.get(judged.leave_out),
-        parents=of_store.get(judged.parents),
+        metrics=evaluation.metrics,
+        groups=values.get(evaluation.leave_out),
+        parents=values.get(evaluation.parents),
     ).values
 
 

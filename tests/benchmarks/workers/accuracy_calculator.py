@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["pytorch-metric-learning==2.9.0", "torch==2.13.0", "faiss-cpu>=1.12", "numpy>=2", "scikit-learn>=1.5"]
 # ///
-"""Runs pytorch-metric-learning's AccuracyCalculator with faiss on a saved space and prints costs and values as JSON.
+"""Run pytorch-metric-learning's AccuracyCalculator with faiss on saved vectors, and print costs and values as JSON.
 
 Called by `tests/benchmarks/evaluation.py --peer PYTHON` as `PYTHON accuracy_calculator.py SPACE.npz`.
 """

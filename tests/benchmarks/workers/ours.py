@@ -19,7 +19,7 @@ def product(rows, others):
     return tf.matmul(rows, others, transpose_b=True)
 
 
-# What has no loss: the product below every loss of its kind, forward and backward.
+# Lower bounds: the product that every loss of a kind needs, forward and backward.
 FLOORS = {
     "similarity matrix": product,
     "batch x proxies": product,
@@ -50,7 +50,7 @@ def prepare(order):
             below = floor(rows, others)
         return below, tape.gradient(below, [rows, others], output_gradients=upstream, unconnected_gradients="zero")
 
-    # Called as the part of a compiled training step that it is: no choice among traces by its arguments.
+    # Call the traced function directly, as within a compiled training step, without dispatch by arguments.
     others = tf.identity(others)
     compiled = tf.function(step, jit_compile=order["xla"]).get_concrete_function(embeddings, labels, others)
     return lambda: compiled(embeddings, labels, others)

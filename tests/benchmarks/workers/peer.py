@@ -22,11 +22,11 @@ def without_labels(loss):
 
 
 def two_views(loss):
-    """The first two of every label are the two views, as in this project's batches."""
+    """The first two rows of every label are the two views, as in this project's batches."""
     return lambda embeddings, labels: loss(embeddings[0::2], ref_emb=embeddings[1::2])
 
 
-# By the name of the benchmark's case: the function (embeddings, labels) -> loss for C classes of D-dimensional vectors.
+# Functions (embeddings, labels) -> loss for C classes of D-dimensional vectors, by the name of the case.
 PEERS = {
     "angular": lambda c, d: losses.AngularLoss(),
     "arcface": lambda c, d: losses.ArcFaceLoss(c, d),
@@ -89,7 +89,7 @@ def prepare(order):
 
     def step():
         if hasattr(loss, "hist_"):
-            loss.hist_ = loss.hist_.detach()  # it keeps the last step's graph, which is gone
+            loss.hist_ = loss.hist_.detach()  # it refers to the graph of the last step, which is freed
         for tensor in (embeddings, *weights):
             tensor.grad = None
         value = loss(embeddings, labels)

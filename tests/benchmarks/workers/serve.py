@@ -1,4 +1,4 @@
-"""What both workers of the loss benchmark do: take orders as JSON lines, answer with CPU times and peaks of memory."""
+"""Request loop of both workers of the loss benchmark: JSON lines in, CPU times and peak memory out."""
 
 import gc
 import json
@@ -14,11 +14,11 @@ Step = Callable[[], object]
 
 
 def serve(prepare: Callable[[dict[str, Any]], Step], cases: Iterable[str] = ()) -> None:
-    """Answer orders from standard input until it closes; what libraries print goes to standard error.
+    """Serve requests from standard input until it closes; output of libraries goes to standard error.
 
-    `{"do": "prepare", "key": ...}` makes `prepare` return a step and runs it twice, `{"do": "forget"}` drops all of
-    them; `{"do": "time", "key": ...}` answers the CPU milliseconds of a step, `{"do": "peak", "key": ...}` the MiB by
-    which the process grows meanwhile. `{"do": "cases"}` lists what can be prepared.
+    `{"do": "prepare", "key": ...}` creates a step with `prepare` and runs it twice, `{"do": "forget"}` drops all steps;
+    `{"do": "time", "key": ...}` returns the CPU milliseconds of a step, `{"do": "peak", "key": ...}` the MiB by which
+    the process grows during a step. `{"do": "cases"}` lists the available cases.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

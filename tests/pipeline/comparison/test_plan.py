@@ -69,16 +69,16 @@ def test_entries_that_are_no_settled_experiment(make, document, changed, code, t
 @pytest.mark.parametrize(
     ("changed", "key"),
     [
-        ({"encoder": {"name": "efficientnet_lite0"}}, "encoder.name = 'efficientnet_lite0' here, 'small' there"),
-        ({"encoder": {"embedding_size": 16}}, "encoder.embedding_size = 16 here, 8 there"),
+        ({"encoder": {"name": "efficientnet_lite0"}}, "encoder.name = 'efficientnet_lite0' vs. 'small'"),
+        ({"encoder": {"embedding_size": 16}}, "encoder.embedding_size = 16 vs. 8"),
         ({"encoder": {"params": {"widths": [4, 9]}}}, "encoder.params"),
         ({"data": {"image_size": 32}}, "data.image_size"),
-        ({"training": {"epochs": 3}}, "steps = 12 here, 8 there"),
+        ({"training": {"epochs": 3}}, "steps = 12 vs. 8"),
         ({"training": {"steps_per_epoch": 0}}, "2 rounds of class_batches"),
         ({"training": {"augmentation": {"flip": True}}}, "training.augmentation"),
         ({"training": {"precision": "mixed_bfloat16"}}, "training.precision"),
-        ({"training": {"sampler": {"params": {"per_class": 3}}}}, "batch size = 12 here, 8 there"),
-        ({"training": {"sampler": {"name": "shuffled_batches", "params": {"batch_size": 9}}}}, "batch size = 9 here"),
+        ({"training": {"sampler": {"params": {"per_class": 3}}}}, "batch size = 12 vs. 8"),
+        ({"training": {"sampler": {"name": "shuffled_batches", "params": {"batch_size": 9}}}}, "batch size = 9 vs. 8"),
     ],
 )
 def test_unlike_entries_are_refused_unless_they_say_why(make, document, changed, key):

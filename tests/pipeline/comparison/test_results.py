@@ -108,7 +108,7 @@ def test_failed_runs_leave_the_others(make):
         ([0.2, 0.4, 0.61], "better: +10.3 ± 0.3 *"),
         ([0.0, 0.2, 0.39], "worse: -10.3 ± 0.3 *"),
         ([0.1, 0.3, 0.509], "no difference measured: +0.3 ± 0.3"),
-        ([0.15], "one run, no error known: +5.0"),
+        ([0.15], "one run, no standard error: +5.0"),
     ],
 )
 def test_words_promise_no_more_than_was_measured(make, ours, told):
@@ -139,7 +139,7 @@ def test_table_and_pictures(make, tmp_path, monkeypatch):
     assert "| plain \\| old | 30.0 ± 11.5 | 30.0 ± 11.5 |  |  |  | 10 |  |  |  |" in lines
     assert (
         "| 05 other | 40.3 ± 11.8 | 40.3 ± 11.8 | plain \\| old | better: +10.3 ± 0.3 * | better: +10.3 ± 0.3 * "
-        "| 10 | 1.00 x | 1.00 x | costs no more |"
+        "| 10 | 1.00 x | 1.00 x | no extra cost |"
     ) in lines
     assert any(line.startswith("| broken | failed, see below |") for line in lines)
     assert any(line.startswith("| later | no run yet |") for line in lines)
@@ -148,10 +148,10 @@ def test_table_and_pictures(make, tmp_path, monkeypatch):
     assert "3 of 3 runs failed: E_LOSS_NOT_FINITE: x" in text
     assert "† Unlike the others (differs in encoder.embedding_size): needs a wider head." in text
     assert "Half the margin." in text
-    assert "The test half was not opened." in text
-    assert "5 classes outside the test half, dealt into 2 folds of 2 to 3." in text
+    assert "The test half was not read." in text
+    assert "5 classes outside the test half, split into 2 folds of 2 to 3." in text
     assert "± is the standard error over 3 folds" in text
-    assert "Not told: ranks need three alike entries" in text  # base and other only
+    assert "Not computed: ranks need three comparable entries" in text  # base and other only
     pictures = draw_comparison(outcome, tmp_path)
     assert [picture.name for picture in pictures] == ["comparison.png"]
     assert pictures[0].read_bytes().startswith(b"\x89PNG")
@@ -168,10 +168,10 @@ def test_a_table_of_trials_tells_each_and_no_verdict(make, document, tmp_path, m
     write_table(summarize(comparison, BLOCKS[:1], rows), Images(tmp_path, None, [["a"]], ""), tmp_path / "table.md")
     text = (tmp_path / "table.md").read_text()
     assert "MAP@R of the trials: learning_rate 0.1 45.0 %; learning_rate 0.2 20.0 %; learning_rate 0.3 failed." in text
-    told = "one run, no error known: +5.0"
+    told = "one run, no standard error: +5.0"
     assert f"| other | 45.0 | 45.0 | base | {told} | {told} | 10 | 1.00 x | 1.00 x |  |" in text.splitlines()
-    assert "- Trials only: seed 0, fold 0, which also chose the epoch of each run where one was chosen." in text
-    assert "Fold 0 made the choices" not in text
+    assert "- Trials only: seed 0, fold 0, which also selects the epoch of each run with `validation`." in text
+    assert "Tuned on fold 0" not in text
 
 
 def test_ranks_are_drawn(make, tmp_path, monkeypatch):

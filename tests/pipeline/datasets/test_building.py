@@ -44,6 +44,6 @@ def test_a_disk_that_refuses_leaves_the_earlier_set_as_it_was(tmp_path, number, 
     with pytest.raises(ResourceError) as error:
         build_set(recipe(refused), tmp_path / "tiny", tmp_path, say=lambda _: None)
     assert error.value.code == code
-    assert "Expected room for 1 MB" in error.value.message
+    assert "Expected 1 MB at " in error.value.message
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
     assert (tmp_path / "tiny/manifest.csv").is_file()

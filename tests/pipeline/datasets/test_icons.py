@@ -187,7 +187,7 @@ def test_set_is_built_whole_and_left_alone_the_second_time(packages, tmp_path):
     assert (out / "icons.json").stat().st_mtime_ns == before
     assert (str(summary), str(again)) == (
         f"{out}: 5 images of 1 classes (built)",
-        f"{out}: 5 images of 1 classes (whole already, nothing to do)",
+        f"{out}: 5 images of 1 classes (already complete)",
     )
     assert said[:2] == ["reading the icon packages", "drawing the icons, about a minute"]
 

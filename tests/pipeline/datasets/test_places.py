@@ -8,7 +8,7 @@ from PIL import Image
 from anchorage.errors import DataError
 from anchorage_pipeline.datasets.building import build_set
 from anchorage_pipeline.datasets.places.build import _recipe, build_places
-from anchorage_pipeline.datasets.places.views import REACH, SIZE, Place, View, draw_views, list_places, look
+from anchorage_pipeline.datasets.places.views import REACH, SIZE, Place, View, draw_views, list_places, render
 
 STRAIGHT = View()
 
@@ -18,7 +18,7 @@ def degrees(place, view=STRAIGHT):
     longitude = np.linspace(-180, 180, 3600, endpoint=False) + 0.05
     latitude = 90 - 0.05 - np.linspace(0, 180, 1800, endpoint=False)
     ramps = np.broadcast_to(longitude, (1800, 3600)), np.broadcast_to(latitude[:, None], (1800, 3600))
-    return [np.asarray(look(Image.fromarray(ramp.astype(np.float32)), place, view)) for ramp in ramps]
+    return [np.asarray(render(Image.fromarray(ramp.astype(np.float32)), place, view)) for ramp in ramps]
 
 
 def test_places_lie_equally_far_apart_and_never_near_the_edges():

@@ -95,7 +95,7 @@ def test_a_damaged_file_is_told(row, tmp_path, damage, told):
     document = Spread(rows=[row(1, 0.25)]).model_dump()
     damage(document)
     (tmp_path / "spread.json").write_text(json.dumps(document))
-    with pytest.raises(DataError, match=r"E_SPREAD_DAMAGED.*remove it") as caught:
+    with pytest.raises(DataError, match=r"E_SPREAD_DAMAGED.*remove the file") as caught:
         read_spread(tmp_path / "spread.json")
     assert f"Received: {told}: " in str(caught.value)
 

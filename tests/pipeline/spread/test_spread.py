@@ -77,13 +77,13 @@ def test_each_seed_is_trained_once_and_told(folder, trainer, capsys):
     assert spread("--seeds", "1", "2", "3", "--machine", "here") == 0
     told = capsys.readouterr().out.splitlines()
     assert trainer.trained == [1, 2, 3]
-    assert told[0].startswith("training 3 of 3 seeds, one after the other; logs: ")
+    assert told[0].startswith("training 3 of 3 seeds; logs: ")
     assert told[1:4] == [
         f"seed {seed}    map@r {100 * _VALUES[seed]:.1f}  recall@1 50.0  (epoch 1, 2 s)" for seed in (1, 2, 3)
     ]
     assert told[5].startswith("here: ")
     assert told[7] == "map@r     40.0       20.0    20.0     60.0    20.0    40.0    60.0"
-    assert told[-1] == "spread   runs/toy/spread.json: `anchorage run` shows it in the report"
+    assert told[-1] == "spread   runs/toy/spread.json: `anchorage run` includes it in the report"
 
 
 def test_what_was_measured_is_not_trained_again(folder, trainer, capsys):
@@ -191,7 +191,7 @@ def test_the_spread_is_a_parameter_of_the_node_that_judges(folder, trainer):
     ("seeds", "told"),
     [
         (["1"], "at least 2 seeds"),
-        (["1", "2", "1"], "Received more than once: 1"),
+        (["1", "2", "1"], "Received repeatedly: 1"),
         (["1", "4294967295"], "from 0 to 4294967294. Received: 4294967295"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Glyphs: characters of several scripts out of sixty font families, each class one character, each image one font."""
+"""Glyphs: characters of several scripts in sixty font families; a class is a character, an image one font."""
 
 from anchorage_pipeline.datasets.glyphs.build import build_glyphs
 

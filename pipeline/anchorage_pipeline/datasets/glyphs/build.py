@@ -1,4 +1,4 @@
-"""Builds the glyph data set out of pinned font packages, always the same pixels."""
+"""Build the glyph data set from pinned font packages."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,19 +10,19 @@ PIXELS = "8f3a0e8362fd01d052e156c381875dc5fcb0ab7328503e5ed2756939bd0bfa02"
 
 
 def build_glyphs(out: Path, packages: Path | None = None, say: Say = print) -> Summary:
-    """Build the data set, or find it there whole and do nothing; see `build_set` for what else can go wrong.
+    """Build the data set, unless it is complete already.
 
-    A class is a character, an image is that character in one font: black on white, cut to the ink and centred.
-    The manifest's columns are path, class, split (train or test), script, character (such as U+0416), family,
-    style, distribution and licence; an image lies at `images/<class>/<family>__<style>.png`.
+    A class is a character, an image shows it in one font, black on white, cropped and centred. The columns of the
+    manifest are path, class, split (train or test), script, character (such as U+0416), family, style, distribution and
+    licence. The path of an image is `images/<class>/<family>__<style>.png`.
 
     Args:
-        out: the folder to make.
-        packages: folder with the font packages; None fetches them with pip into a temporary one.
-        say: takes lines about what is going on; the summary's text is for the end.
+        out: the folder to create.
+        packages: folder with the font packages; None fetches them with pip into a temporary folder.
+        say: function that prints progress messages.
 
     Raises:
-        DataError: `E_GLYPHS_EMPTY` if no character is in enough fonts, and what `build_set` raises.
+        AnchorageError: DataError `E_GLYPHS_EMPTY` if no character is in enough fonts, and the errors of `build_set`.
     """
     return build_set(_recipe(PIXELS), out, packages, say)
 
@@ -57,7 +57,7 @@ def _draw(packages: Path, say: Say) -> Iterator[Picture]:
     if not drawings:
         raise DataError("E_GLYPHS_EMPTY", f"No character has enough different drawings in the fonts of {packages}")
     classes = drop_lookalikes(drawings, faces)
-    say(f"left out {twins:,} near-identical drawings and {len(drawings) - len(classes)} characters of a shape taken")
+    say(f"dropped {twins:,} near-duplicate drawings and {len(drawings) - len(classes)} characters of the same shape")
     halves = split_into_halves(classes)
     for character, glyphs in sorted(classes.items(), key=lambda item: class_name(item[0])):
         name = class_name(character)

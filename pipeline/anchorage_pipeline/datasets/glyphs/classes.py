@@ -1,4 +1,4 @@
-"""Which characters are classes, which drawings of them are kept, and which halves they are dealt to."""
+"""Select the characters and drawings of the data set, and split the characters into halves."""
 
 import hashlib
 import re
@@ -14,7 +14,7 @@ from anchorage_pipeline.datasets.drawing import draw, signature
 from anchorage_pipeline.datasets.glyphs.fonts import Cut, Face
 
 MIN_PER_CLASS, MAX_PER_CLASS = 6, 8
-MIN_FAMILIES = 5  # families that must have a character
+MIN_FAMILIES = 5  # minimum number of font families per character
 SIZE = 96
 
 _BLOCKS = (  # ASCII and Latin, Greek, Cyrillic, Hebrew, Arabic, Devanagari, Thai, signs and arrows
@@ -22,15 +22,15 @@ _BLOCKS = (  # ASCII and Latin, Greek, Cyrillic, Hebrew, Arabic, Devanagari, Tha
     *((0x900, 0x97F), (0xE01, 0xE5B), (0x2010, 0x24FF), (0x25A0, 0x27FF)),
 )
 _PROBES = ("noto-serif", "noto-sans", "noto-sans-arabic", "noto-sans-thai", "frank-ruhl-libre", "heebo")
-_TRIES = 14  # drawings looked at for a class
-_TWIN = 0.95  # correlation above which two drawings of a class count as one
-_PROBE_SAME = 0.85  # correlation in one font above which two characters are of one shape
-_SAME, _AKIN = 0.9, 0.85  # the same between fonts, and the one from which characters stay on one side
-_SHARE = 0.3  # of a class's drawings that must be so
+_TRIES = 14  # maximum number of drawings to try per class
+_TWIN = 0.95  # correlation above which two drawings of a class are near-duplicates
+_PROBE_SAME = 0.85  # correlation above which two characters of one font have the same shape
+_SAME, _AKIN = 0.9, 0.85  # the same across fonts, and the correlation above which characters stay in one half
+_SHARE = 0.3  # minimum share of the drawings of a class above such a correlation
 
 
 class Glyph(NamedTuple):
-    """One character in one cut."""
+    """A character in one cut of a font."""
 
     cut: Cut
     image: Image.Image
@@ -38,7 +38,7 @@ class Glyph(NamedTuple):
 
 
 def is_candidate(character: int) -> bool:
-    """Whether a character stands for itself: a letter, digit, mark or sign of a common script, not a composed one."""
+    """Whether a character is a letter, digit, punctuation mark or symbol of a common script, and not composed."""
     text = chr(character)
     category = unicodedata.category(text)
     drawn = category[0] in "LNPS" and category not in ("Lm", "Sk")
@@ -57,7 +57,7 @@ def class_name(character: int) -> str:
 
 
 def script(character: int) -> str:
-    """The script or kind of a character, for slices.
+    """The script of a letter, "other" for other characters; for slices of the evaluation.
 
     Example:
         >>> script(0x416), script(0x37)
@@ -70,14 +70,14 @@ def script(character: int) -> str:
 def draw_characters(
     faces: Sequence[tuple[Cut, Face]], advance: Callable[[int, int], None]
 ) -> tuple[dict[int, list[Glyph]], int]:
-    """Draw every character that enough families have, each in another choice of fonts.
+    """Draw every character that enough families have, each in its own selection of fonts.
 
     Args:
         faces: all cuts.
-        advance: called with the number of characters done and of all of them.
+        advance: called with the number of finished characters and their total number.
 
     Returns:
-        The drawings of each character, and how many drawings were left out because a kept one is nearly the same.
+        The drawings of each character, and the number of near-duplicates dropped.
     """
     owners = defaultdict(list)
     for cut, face in faces:
@@ -85,8 +85,8 @@ def draw_characters(
             owners[character].append((cut, face))
     wanted = [
         character
-        for character, found in sorted(owners.items())
-        if is_candidate(character) and len({cut.family for cut, _ in found}) >= MIN_FAMILIES
+        for character, cuts in sorted(owners.items())
+        if is_candidate(character) and len({cut.family for cut, _ in cuts}) >= MIN_FAMILIES
     ]
     kept, twins = {}, 0
     for number, character in enumerate(wanted):
@@ -99,12 +99,14 @@ def draw_characters(
 
 
 def drop_lookalikes(drawings: dict[int, list[Glyph]], faces: Sequence[tuple[Cut, Face]]) -> dict[int, list[Glyph]]:
-    """One character of each shape: of A, Alpha and the Cyrillic A, or of c and C, the first.
+    """Keep one character of each shape: the first of A, Alpha and the Cyrillic A, or of c and C.
+
+    Two characters have the same shape if they look alike in a font that covers many scripts, or if enough of their
+    drawings do.
 
     Args:
-        drawings: the characters, the ones to prefer first.
-        faces: all cuts. Two characters are of one shape if they are so in a font that covers many scripts, or if
-            enough of their drawings are.
+        drawings: drawings by character, preferred characters first.
+        faces: all cuts.
     """
     characters = list(drawings)
     likeness = _likeness(drawings, _SAME)
@@ -119,7 +121,7 @@ def drop_lookalikes(drawings: dict[int, list[Glyph]], faces: Sequence[tuple[Cut,
 
 
 def split_into_halves(drawings: dict[int, list[Glyph]]) -> dict[int, str]:
-    """Halves with no character in both, and with upper and lower case and characters of one kind on one side."""
+    """Split the characters into halves; upper and lower case, and similar characters, stay in one half."""
     characters = list(drawings)
     groups = _connect(_likeness(drawings, _AKIN), [chr(character).lower() for character in characters])
     total, sides = {"train": 0, "test": 0}, {}
@@ -132,15 +134,15 @@ def split_into_halves(drawings: dict[int, list[Glyph]]) -> dict[int, str]:
 
 
 def _draw_one(character: int, owners: Iterable[tuple[Cut, Face]]) -> tuple[list[Glyph], int]:
-    """Up to `MAX_PER_CLASS` different drawings, a family's second only after all first ones."""
+    """Up to `MAX_PER_CLASS` different drawings, one per family before any second one."""
 
-    def chance(cut: Cut) -> str:
+    def random_key(cut: Cut) -> str:
         return hashlib.sha256(f"{character} {cut.family} {cut.style}".encode()).hexdigest()
 
     seen: defaultdict[str, int] = defaultdict(int)
     ranked = []
-    for cut, face in sorted(owners, key=lambda owner: chance(owner[0])):
-        ranked.append((seen[cut.family], chance(cut), cut, face))
+    for cut, face in sorted(owners, key=lambda owner: random_key(owner[0])):
+        ranked.append((seen[cut.family], random_key(cut), cut, face))
         seen[cut.family] += 1
     glyphs: list[Glyph] = []
     dropped = 0
@@ -160,7 +162,7 @@ def _draw_one(character: int, owners: Iterable[tuple[Cut, Face]]) -> tuple[list[
 
 
 def _likeness_in(face: Face, characters: list[int]) -> np.ndarray:
-    """For each pair of characters, whether one font draws them alike."""
+    """For each pair of characters, whether they look alike in a font."""
     signs = np.zeros((len(characters), 32 * 32))
     for number, character in enumerate(characters):
         svg = face.svg(character) if character in face.characters else None
@@ -171,7 +173,7 @@ def _likeness_in(face: Face, characters: list[int]) -> np.ndarray:
 
 
 def _likeness(drawings: dict[int, list[Glyph]], threshold: float) -> np.ndarray:
-    """For each pair of characters, whether `_SHARE` of one's drawings have one of the other's that near."""
+    """For each pair of characters, whether a `_SHARE` of one's drawings match any drawing of the other."""
     signs = np.stack([glyph.signature for glyphs in drawings.values() for glyph in glyphs])
     starts = np.cumsum([0] + [len(glyphs) for glyphs in drawings.values()])[:-1]
     near = np.maximum.reduceat(signs @ signs.T, starts, axis=1) > threshold
@@ -180,7 +182,7 @@ def _likeness(drawings: dict[int, list[Glyph]], threshold: float) -> np.ndarray:
 
 
 def _connect(linked: np.ndarray, names: list[str]) -> list[list[int]]:
-    """The groups that links and equal names join, each sorted."""
+    """Connected components of links and equal names, each sorted."""
     from scipy.sparse.csgraph import connected_components
 
     same_name = np.array([[one == other for other in names] for one in names])

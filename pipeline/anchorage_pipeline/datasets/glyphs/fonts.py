@@ -1,4 +1,4 @@
-"""The cuts of the packaged fonts: each family as it is, at its heaviest, and in italics."""
+"""The cuts of the packaged fonts: regular, heaviest and italic for each family."""
 
 import json
 import logging
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from anchorage_pipeline.datasets.drawing import glyph_svg
 
-_REGULAR, _LEAST_HEAVY = 400, 600
+_REGULAR, _MIN_HEAVY = 400, 600
 
 
 class Cut(NamedTuple):
-    """One cut of one family; `weight` places a variable font on its axis, None is for fonts without one."""
+    """A cut of a font family; `weight` is the position on the axis of a variable font, None for other fonts."""
 
     family: str
     style: str
@@ -26,20 +26,20 @@ class Face:
     """Draws characters in one cut.
 
     Attributes:
-        characters: the code points that the font has.
+        characters: the code points of the font.
     """
 
     def __init__(self, cut: Cut):
         from fontTools.ttLib import TTFont
 
-        logging.getLogger("fontTools").setLevel(logging.ERROR)  # some of the fonts end in stray bytes
+        logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns about stray bytes at the end of some fonts
         font = TTFont(cut.path, lazy=True)
         self._names = font.getBestCmap()
         self._glyphs = font.getGlyphSet(location=None if cut.weight is None else {"wght": cut.weight})
         self.characters = frozenset(self._names)
 
     def svg(self, character: int) -> str | None:
-        """The character as SVG text cut to its outline, None if there is nothing to see."""
+        """The character as SVG, cropped to its outline; None if it is empty."""
         return glyph_svg(self._glyphs[self._names[character]], self._glyphs)
 
 
@@ -47,10 +47,10 @@ def list_cuts(packages: Path) -> Iterator[Cut]:
     """All cuts in a fixed order.
 
     Args:
-        packages: folder that the packages of `requirements.txt` were installed to. None of them is imported.
+        packages: folder with the installed packages of `requirements.txt`, none of which is imported.
 
     Raises:
-        FileNotFoundError: there is no font package, or a font is missing.
+        FileNotFoundError: if there is no font package, or a font is missing.
     """
     folders = sorted(packages.glob("fontpkg_*/metadata.json"))
     if not folders:
@@ -79,7 +79,7 @@ def _cuts_of(folder: Path, facts: dict) -> Iterator[Cut]:
     regular = min(upright, key=lambda file: abs(file["weight"] - _REGULAR))
     yield cut("regular", regular, None)
     heaviest = max(upright, key=lambda file: file["weight"])
-    if heaviest["weight"] >= _LEAST_HEAVY:
+    if heaviest["weight"] >= _MIN_HEAVY:
         yield cut("heavy", heaviest, None)
     if italics:
         yield cut("italic", min(italics, key=lambda file: abs(file["weight"] - _REGULAR)), None)

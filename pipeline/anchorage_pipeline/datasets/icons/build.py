@@ -1,4 +1,4 @@
-"""Builds the icon-retrieval data set: 286 classes and 3,795 images out of pinned packages, always the same pixels."""
+"""Build the icon data set, 286 classes and 3,795 images, from pinned packages."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,27 +9,27 @@ from anchorage_pipeline.datasets.building import Picture, Recipe, Say, Summary, 
 
 MIN_PER_CLASS = 8
 SIZE = 96
-PIXELS = "02df03ce8fca9b8fe67105dc125c235f9337e3da66bbe37827087f369255b3b6"  # digest with these two settings
+PIXELS = "02df03ce8fca9b8fe67105dc125c235f9337e3da66bbe37827087f369255b3b6"  # digest for these two settings
 
 
 def build_icons(
     out: Path, packages: Path | None = None, min_per_class: int = MIN_PER_CLASS, size: int = SIZE, say: Say = print
 ) -> Summary:
-    """Build the data set, or find it there whole and do nothing; see `build_set`.
+    """Build the data set, unless it is complete already.
 
-    The manifest's columns are path, class, split (train or test), family, style, icon, distribution and licence;
-    an image lies at `images/<class>/<family>__<style>__<icon>.png`.
+    The columns of the manifest are path, class, split (train or test), family, style, icon, distribution and licence.
+    The path of an image is `images/<class>/<family>__<style>__<icon>.png`.
 
     Args:
-        out: the folder to make.
-        packages: folder with the icon packages; None fetches them with pip into a temporary one.
-        min_per_class: least pictures of a class; more means fewer classes.
-        size: side of the pictures in pixels.
-        say: takes lines about what is going on; the summary's text is for the end.
+        out: the folder to create.
+        packages: folder with the icon packages; None fetches them with pip into a temporary folder.
+        min_per_class: minimum number of images per class, at least 1.
+        size: side of the images in pixels, at least 12.
+        say: function that prints progress messages.
 
     Raises:
-        UsageError: `E_ICONS_SETTINGS` if a number makes no sense, and what `build_set` raises.
-        DataError: `E_ICONS_EMPTY` if no class is left, and what `build_set` raises.
+        UsageError: `E_ICONS_SETTINGS` if a number is out of range, and those of `build_set`.
+        DataError: `E_ICONS_EMPTY` if no class is left, and those of `build_set`.
     """
     if min_per_class < 1 or size < 12:
         raise UsageError(
@@ -61,7 +61,7 @@ def _draw(packages: Path, say: Say, min_per_class: int, size: int) -> Iterator[P
         selection = select_pictures(drawings, size, min_per_class, advance)
     if not selection.classes:
         raise DataError("E_ICONS_EMPTY", f"No concept has {min_per_class} different drawings. Lower `min_per_class`")
-    say(f"left out {selection.twins:,} near-identical drawings and {selection.shared} that two classes share")
+    say(f"dropped {selection.twins:,} near-duplicate drawings and {selection.shared} that two classes share")
     halves = split_into_halves({concept: len(pictures) for concept, pictures in selection.classes.items()})
     for concept, pictures in sorted(selection.classes.items()):
         for drawing, image, _ in pictures:

@@ -1,4 +1,4 @@
-"""Which drawings make up which class, and which classes are for training and which for testing."""
+"""Group the drawings into classes, and split the classes into halves for training and test."""
 
 import re
 from collections import defaultdict
@@ -12,15 +12,15 @@ from anchorage_pipeline.datasets.drawing import draw, signature
 from anchorage_pipeline.datasets.icons.names import ConceptNames
 from anchorage_pipeline.datasets.icons.sources import Family
 
-MIN_FAMILIES = 4  # families that must draw a concept
+MIN_FAMILIES = 4  # minimum number of icon families per concept
 
-_TWIN = 0.95  # correlation above which two drawings of a class count as one
-_SHARED = 0.985  # correlation above which a drawing belongs to no class, because two have it
+_TWIN = 0.95  # correlation above which two drawings of a class are near-duplicates
+_SHARED = 0.985  # correlation above which drawings of two classes are dropped from both
 _FLUENT_SIZE = re.compile(r"-(\d+)-\w+$")
 
 
 class Drawing(NamedTuple):
-    """One icon: where it comes from, and its SVG text."""
+    """The source and the SVG of an icon."""
 
     family: str
     style: str
@@ -31,7 +31,7 @@ class Drawing(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One icon as it goes into the data set."""
+    """An icon with its image and signature."""
 
     drawing: Drawing
     image: Image.Image
@@ -39,7 +39,7 @@ class Picture(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """The classes by name, and how many drawings were dropped as twins and as shared between classes."""
+    """The classes by name, and the numbers of drawings dropped as near-duplicates and as shared between classes."""
 
     classes: dict[str, list[Picture]]
     twins: int
@@ -49,7 +49,7 @@ class Selection(NamedTuple):
 def collect_drawings(families: Iterable[Family]) -> dict[str, list[Drawing]]:
     """All drawings of each concept, in the order of the families."""
     names = ConceptNames()
-    found: defaultdict[str, list[Drawing]] = defaultdict(list)
+    drawings: defaultdict[str, list[Drawing]] = defaultdict(list)
     for family in families:
         chosen: dict[tuple[str, str], tuple[int, Drawing]] = {}
         for name, svg in family.icons:
@@ -60,26 +60,26 @@ def collect_drawings(families: Iterable[Family]) -> dict[str, list[Drawing]]:
             if family.name != "fluent":
                 chosen[concept, name] = (0, drawing)
                 continue
-            size = _FLUENT_SIZE.search(name)  # several sizes of one drawing: the one nearest 24
+            size = _FLUENT_SIZE.search(name)  # of several sizes of a drawing, keep the one nearest to 24
             distance = abs(int(size[1]) - 24) if size else 0
             stem = re.sub(r"(-\d+)?-\w+$", "", name)
             if (concept, stem) not in chosen or distance < chosen[concept, stem][0]:
                 chosen[concept, stem] = (distance, drawing)
         for (concept, _), (_, drawing) in sorted(chosen.items(), key=lambda item: item[0]):
-            found[concept].append(drawing)
-    return found
+            drawings[concept].append(drawing)
+    return drawings
 
 
 def select_pictures(
     drawings: dict[str, list[Drawing]], size: int, min_per_class: int, advance: Callable[[int, int], None]
 ) -> Selection:
-    """Draw every concept that enough families have, and drop what shows nothing new.
+    """Draw every concept that enough families have, and drop near-duplicates and drawings shared between classes.
 
     Args:
-        drawings: concepts and their drawings.
-        size: side of the pictures in pixels.
-        min_per_class: pictures a class must have in the end.
-        advance: called with the number of concepts done and of all of them.
+        drawings: drawings by concept.
+        size: side of the images in pixels.
+        min_per_class: minimum number of remaining images per class.
+        advance: called with the number of finished concepts and their total number.
     """
     wanted = {
         concept: rows
@@ -94,22 +94,22 @@ def select_pictures(
     if not kept:
         return Selection({}, twins, 0)
     shared = _find_shared(kept)
-    left = {
+    remaining = {
         concept: [picture for picture, is_shared in zip(pictures, shared[concept], strict=True) if not is_shared]
         for concept, pictures in kept.items()
     }
     classes = {
         concept: pictures
-        for concept, pictures in left.items()
+        for concept, pictures in remaining.items()
         if _is_class(pictures, [picture.drawing.family for picture in pictures], min_per_class)
     }
     return Selection(classes, twins, sum(int(marks.sum()) for marks in shared.values()))
 
 
 def split_into_halves(sizes: dict[str, int]) -> dict[str, str]:
-    """Class-disjoint halves: concepts with the same first word (cloud-rain, cloud-off) stay on one side.
+    """Split the classes into halves; concepts with the same first word (cloud-rain, cloud-off) stay in one half.
 
-    Groups go to the lighter side in the order of their names; nothing is random.
+    Groups are assigned to the smaller half in alphabetical order; nothing is random.
 
     Example:
         >>> split_into_halves({"cloud-off": 2, "cloud-rain": 3, "gear": 4, "key": 2})
@@ -147,7 +147,7 @@ def _without_twins(rows: list[Drawing], size: int) -> tuple[list[Picture], int]:
 
 
 def _find_shared(kept: dict[str, list[Picture]]) -> dict[str, np.ndarray]:
-    """For each concept, which of its pictures another concept has as well."""
+    """For each concept, a mask of its images that another concept has, too."""
     numbers = np.concatenate([np.full(len(pictures), number) for number, pictures in enumerate(kept.values())])
     signs = np.stack([picture.signature for pictures in kept.values() for picture in pictures])
     near = signs @ signs.T > _SHARED

@@ -1,4 +1,4 @@
-"""From the name of an icon to the concept it draws, by hand-made tables."""
+"""Map icon names to concepts with hand-made tables."""
 
 import re
 from importlib import resources
@@ -24,13 +24,13 @@ _PREFIXES = {
 
 
 class ConceptNames:
-    """The tables `aliases.txt`, `misleading.txt` and `excluded.txt`, and how they apply.
+    """Maps icon names to concepts with the tables `aliases.txt`, `misleading.txt` and `excluded.txt`.
 
     Example:
         >>> names = ConceptNames()
         >>> names.concept("ionicons", "ion-md-trash"), names.concept("mdi", "delete-outline")
         ('trash', 'trash')
-        >>> names.concept("lucide", "bolt") is None  # a hex nut there
+        >>> names.concept("lucide", "bolt") is None  # Lucide's bolt is a hex nut
         True
     """
 
@@ -49,7 +49,7 @@ class ConceptNames:
         self._excluded = {word for line in _lines("excluded.txt") for word in line.split()}
 
     def concept(self, family: str, name: str) -> str | None:
-        """The class a drawing belongs to, or None if it is left out."""
+        """The concept of an icon, or None if it is excluded."""
         plain = name.lower().replace("_", "-").replace(" ", "-")
         plain = re.sub(_PREFIXES.get(family, "^"), "", plain)
         plain = re.sub(_SUFFIXES.get(family, "$"), "", plain)

@@ -1,4 +1,4 @@
-"""The icon families: where their drawings lie in the installed packages, as SVG text."""
+"""Read the icons of all families from the installed packages as SVG."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ Icons = Iterable[tuple[str, str]]
 
 
 class Family(NamedTuple):
-    """One style of one drawing hand: `icons` yields names and SVG texts, sorted by name."""
+    """A style of an icon family; `icons` yields names and SVGs, sorted by name."""
 
     name: str
     style: str
@@ -23,11 +23,11 @@ class Family(NamedTuple):
 
 
 def icon_families(packages: Path) -> Iterator[Family]:
-    """All families in a fixed order; which drawing of a pair of twins is kept depends on it.
+    """All families in a fixed order, which decides which of two near-duplicates is kept.
 
     Args:
-        packages: folder that the packages of `requirements.txt` were installed to. No
-            package is imported, only its data files are read, when the icons are asked for.
+        packages: folder with the installed packages of `requirements.txt`, none of which is imported; their data files
+            are read lazily.
     """
     yield from _zip_families(packages)
     yield from _folder_families(packages)
@@ -109,15 +109,15 @@ def _from_zip(path: Path, folder: str = "") -> Icons:
 
 
 def from_font(path: Path, names: Path) -> Icons:
-    """Glyphs of a TrueType font as drawings cut to their outline.
+    """Yield the glyphs of a TrueType font as SVG, cropped to their outline.
 
     Args:
         path: the font.
-        names: JSON object from icon names to code points, as numbers or hexadecimal text.
+        names: JSON file that maps icon names to code points, as numbers or hexadecimal strings.
     """
     from fontTools.ttLib import TTFont
 
-    logging.getLogger("fontTools").setLevel(logging.ERROR)  # some of the fonts end in stray bytes
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns about stray bytes at the end of some fonts
     with TTFont(path) as font:
         glyphs, characters = font.getGlyphSet(), font.getBestCmap()
         for name, code in sorted(json.loads(names.read_text(encoding="utf-8")).items()):

