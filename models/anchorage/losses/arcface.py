@@ -17,41 +17,40 @@ from anchorage.proxies.margin_softmax import cosine_of_sum, softmax_with_target_
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class ArcFaceLoss(LossLayer):
-    """Softmax over class directions with a margin added to the angle to the target direction.
+    """Softmax cross-entropy with an additive angular margin on the target class.
 
-    Formula, with theta the angle between embedding and class direction, m the margin:
+    Formula, with theta the angle between an embedding and a class weight, and m the margin:
 
         target logit: scale cos(theta + m)                 if theta <= pi - m
                       scale (cos theta - m sin m)          otherwise
         other logits: scale cos theta
         loss_i = cross-entropy of the logits
 
-    With `sub_centers` above 1 a class has that many directions and the nearest of them counts; `find_outliers` then
-    finds items that are probably mislabeled.
+    With `sub_centers` above 1 each class has that many sub-centres, and its logit is that of the nearest one;
+    `find_outliers` then detects samples that are likely mislabelled.
 
-    Defaults: 0.5 rad and 64, which pytorch-metric-learning 2.9 gives for the 2019 paper (`docs/losses.md`,
-    ArcFaceLoss); one direction per class, which is plain ArcFace (its `SubCenterArcFaceLoss`: 3).
+    Defaults: 0.5 rad and 64, which pytorch-metric-learning 2.9 quotes from the 2019 paper (`docs/losses.md`,
+    ArcFaceLoss); one centre per class, which is plain ArcFace (its `SubCenterArcFaceLoss`: 3).
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
         margin: m in degrees, in [0, 180); 28.6 is the paper's 0.5 rad.
-        scale: length of the embeddings, positive.
-        sub_centers: directions of each class; 3 in the sub-centre paper.
-        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
+        scale: factor on the cosines, positive.
+        sub_centers: sub-centres per class, at least 1; 3 in the sub-centre paper.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
+        row_weights: `(N,)` per-sample weights, as from a miner; None weights all samples by 1.
 
     Returns:
-        Scalar float32 tensor, at least 0. A compiled call with a label outside the classes gives nan.
+        Non-negative float32 scalar; NaN if a compiled call receives a label out of range.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit
-            together, or (eager calls) a label outside the classes.
+        ValueError: if an argument is out of range, shapes are incompatible, or (eager calls) a label is out of range.
 
     Example:
         >>> loss = ArcFaceLoss(num_classes=1)
-        >>> float(loss(keras.ops.ones((2, 3)), keras.ops.array([0, 0])))  # nothing to confuse it with
+        >>> float(loss(keras.ops.ones((2, 3)), keras.ops.array([0, 0])))  # one class: nothing to separate
         0.0
     """
 
@@ -92,17 +91,18 @@ class ArcFaceLoss(LossLayer):
         return softmax_with_target_logit(rows, proxies, labels, self._add_margin, self.reducer, row_weights)
 
     def find_outliers(self, embeddings, labels, angle: float = 75.0):
-        """Find items far from the dominant sub-center of their class, which the paper drops before training again.
+        """Find the samples far from the dominant sub-centre of their class.
 
-        The dominant sub-center of a class is the nearest one of most of its items.
+        The dominant sub-centre of a class is the nearest one for most of its samples. The sub-centre paper drops the
+        outliers and trains again.
 
         Args:
-            embeddings: `(M, D)` float tensor, of the whole training set.
+            embeddings: `(M, D)` float tensor of the whole training set.
             labels: `(M,)` integer tensor of class ids.
-            angle: largest angle to the dominant sub-center, in degrees, in (0, 180).
+            angle: largest angle in degrees to the dominant sub-centre, in (0, 180).
 
         Returns:
-            `(M,)` bool tensor, true for outliers, and the `(num_classes,)` int32 indices of the dominant sub-centers.
+            `(M,)` bool tensor, true for outliers, and `(num_classes,)` int32 tensor, the dominant sub-centre per class.
 
         Example:
             >>> loss = ArcFaceLoss(num_classes=1, sub_centers=1)
@@ -116,14 +116,14 @@ class ArcFaceLoss(LossLayer):
         rows = unit_rows(ops.convert_to_tensor(embeddings, dtype=self.compute_dtype))
         shape = (self.num_classes, self.sub_centers, -1)
         centers = ops.take(ops.reshape(unit_rows(ops.convert_to_tensor(self.proxies)), shape), labels, axis=0)
-        own = ops.sum(centers * rows[:, None, :], axis=2)
-        votes = ops.one_hot(ops.argmax(own, axis=1), self.sub_centers)
-        main = ops.cast(ops.argmax(sums_of_classes(votes, labels, self.num_classes), axis=1), "int32")
-        to_main = ops.take_along_axis(own, ops.take(main, labels, axis=0)[:, None], axis=1)[:, 0]
-        return to_main < math.cos(math.radians(angle)), main
+        cosines = ops.sum(centers * rows[:, None, :], axis=2)
+        votes = ops.one_hot(ops.argmax(cosines, axis=1), self.sub_centers)
+        dominant = ops.cast(ops.argmax(sums_of_classes(votes, labels, self.num_classes), axis=1), "int32")
+        to_dominant = ops.take_along_axis(cosines, ops.take(dominant, labels, axis=0)[:, None], axis=1)[:, 0]
+        return to_dominant < math.cos(math.radians(angle)), dominant
 
     def _add_margin(self, logits):
         cosines, margin = logits / self.scale, math.radians(self.margin)
-        inside = cosines >= -math.cos(margin)  # theta <= pi - m
-        turned = cosine_of_sum(cosines, math.cos(margin), math.sin(margin))
-        return self.scale * ops.where(inside, turned, cosines - margin * math.sin(margin))
+        in_range = cosines >= -math.cos(margin)  # theta <= pi - m
+        shifted = cosine_of_sum(cosines, math.cos(margin), math.sin(margin))
+        return self.scale * ops.where(in_range, shifted, cosines - margin * math.sin(margin))

@@ -12,33 +12,33 @@ from anchorage.pairs.references import compare
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class BinomialDevianceLoss(LossLayer):
-    """A logistic cost on the cosine of every pair, sharper for negatives than for positives.
+    """Logistic loss on the cosine of every pair, with a steeper slope for negatives.
 
-    Formula, with cosines `S`, positives `P_i` and negatives `N_i` of anchor i:
+    Formula, with cosines `S`, and `P_i`, `N_i` the positives and negatives of anchor i:
 
         loss = 1/N sum_i [ mean_{P_i} log(1 + exp(-alpha (S_ij - base))) + mean_{N_i} log(1 + exp(beta (S_ij - base))) ]
 
-    The mean over an empty set is 0. That is the form of the ensemble of losses by Zabihzadeh et al. (2023), whose code
-    calls `beta` alpha and `base` margin. The paper takes the means over all positive and over all negative pairs,
-    `reducer="mean"`, and writes beta as `alpha C`, with C the cost of a negative.
+    The mean over an empty set is 0. This is the form in the loss ensemble of Zabihzadeh et al. (2023), whose code names
+    `beta` alpha and `base` margin. The paper averages over all positive pairs and over all negative pairs
+    (`reducer="mean"`), and writes beta as `alpha C`, with C the cost of a negative.
 
-    Defaults: those of the published code of that ensemble.
+    Defaults: the published code of that ensemble.
 
     Args:
-        alpha: sharpness on positives, positive.
-        beta: sharpness on negatives, positive.
-        base: cosine that positives should exceed and negatives stay below, in [-1, 1].
-        reducer: how the costs of the positives, and those of the negatives, become one, see `anchorage.pairs.reducers`.
-        normalize: bring the rows to unit length first.
+        alpha: slope of the positive term, positive.
+        beta: slope of the negative term, positive.
+        base: cosine threshold between positives and negatives, in [-1, 1].
+        reducer: reduction of each term over its pairs, see `anchorage.pairs.reducers`.
+        normalize: L2-normalize the embeddings first.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor, at least 0.
+        Non-negative float32 scalar.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = BinomialDevianceLoss(base=1.0)

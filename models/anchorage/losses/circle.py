@@ -12,31 +12,31 @@ from anchorage.pairs.references import compare
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class CircleLoss(LossLayer):
-    """Pulls each pair harder the further its similarity is from where it should be.
+    """Weights each pair by the distance of its similarity from the optimum.
 
-    Formula, with cosines `s`, positives `P_i` and negatives `N_i` of anchor i:
+    Formula, with cosines `s`, and `P_i`, `N_i` the positives and negatives of anchor i:
 
         loss_i = softplus( lse_{P_i}( -gamma a_p (s_ip - (1 - m)) ) + lse_{N_i}( gamma a_n (s_in - m) ) )
         a_p = max(0, 1 + m - s_ip),   a_n = max(0, s_in + m)        (constants: no gradient)
 
-    with `lse` the log-sum-exp over the set. An anchor that lacks positives or negatives costs 0.
+    with `lse` the log-sum-exp over the set. The loss of an anchor without positives or negatives is 0.
 
-    Defaults: 0.4 and 80, which pytorch-metric-learning 2.9 gives for the paper's fine-grained retrieval
+    Defaults: 0.4 and 80, which pytorch-metric-learning 2.9 quotes from the paper's fine-grained retrieval
     (`docs/losses.md`, CircleLoss; faces: 0.25 and 256).
 
     Args:
-        m: relaxation, in [0, 1]: positives aim at a cosine of 1 - m, negatives at m.
-        gamma: scale, positive; the paper has 80 for retrieval and 256 for faces.
-        reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
+        m: relaxation margin, in [0, 1]: positives should exceed a cosine of 1 - m, negatives stay below m.
+        gamma: scale, positive; 80 for retrieval and 256 for faces in the paper.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor, at least 0.
+        Non-negative float32 scalar.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = CircleLoss(m=0.5, gamma=2.0)  # softplus(-2 * 0.5 * 0.5 + 2 * 1.5 * 0.5)
@@ -58,12 +58,12 @@ class CircleLoss(LossLayer):
     def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references)
         similarities = dot_products(rows, columns)
-        fixed = ops.stop_gradient(similarities)
-        # One matrix holds both kinds of logits: a pair is positive or negative, never both.
-        weight = ops.where(positives, -ops.relu(1.0 + self.m - fixed), ops.relu(fixed + self.m))
+        detached = ops.stop_gradient(similarities)
+        # One matrix for both kinds of logits, as no pair is both positive and negative.
+        weight = ops.where(positives, -ops.relu(1.0 + self.m - detached), ops.relu(detached + self.m))
         gap = ops.where(positives, similarities - (1.0 - self.m), similarities - self.m)
         logits = self.gamma * weight * gap
         total = masked_logsumexp(logits, positives, axis=1) + masked_logsumexp(logits, negatives, axis=1)
-        whole = ops.logical_and(ops.any(positives, axis=1), ops.any(negatives, axis=1))
-        costs = ops.where(whole, ops.softplus(total), ops.zeros_like(total))
-        return reduce_costs(costs, ops.ones_like(whole), self.reducer, labels)
+        has_both = ops.logical_and(ops.any(positives, axis=1), ops.any(negatives, axis=1))
+        costs = ops.where(has_both, ops.softplus(total), ops.zeros_like(total))
+        return reduce_costs(costs, ops.ones_like(has_both), self.reducer, labels)

@@ -11,38 +11,38 @@ from anchorage.pairs.references import compare
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class ContrastiveLoss(LossLayer):
-    """Draws same-label pairs together and pushes other pairs past a margin.
+    """Pulls positive pairs together and pushes negative pairs beyond a margin.
 
-    Formula, each of the two sets of ordered pairs reduced on its own and the two results added:
+    Formula, with each set of ordered pairs reduced separately and the two results added:
 
         positives: max(0, d_ij - pos_margin)^power
         negatives: max(0, neg_margin - d_ij)^power
 
-    with `d_ij` the distance between embeddings i and j. With a similarity (`"cosine"`, `"dot"`) the
-    differences change sign. The paper has `power=2`, raw embeddings (`normalize=False`) and a factor 1/2.
+    with `d_ij` the distance between embeddings i and j. For a similarity (`"cosine"`, `"dot"`) the differences are
+    negated. The paper has `power=2`, raw embeddings (`normalize=False`) and a factor 1/2.
 
-    Defaults: 0 and 1, `ContrastiveLoss` of pytorch-metric-learning 2.9, which names no place; the paper squares the
-    costs (`power=2`).
+    Defaults: 0 and 1, `ContrastiveLoss` of pytorch-metric-learning 2.9, which cites no source; the paper squares the
+    hinges (`power=2`).
 
     Args:
-        pos_margin: distance below which a positive pair costs nothing.
-        neg_margin: distance beyond which a negative pair costs nothing. On unit rows
-            Euclidean distances lie in [0, 2].
-        power: 1 for plain hinges, 2 for squared ones.
-        distance: `"euclidean"`, `"squared_euclidean"`, `"manhattan"`, `"snr"`, `"cosine"` or `"dot"`.
-            With `"snr"` this is the signal-to-noise contrastive loss (Yuan et al., CVPR 2019).
-        reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
-        normalize: bring the rows to unit length first.
+        pos_margin: distance below which a positive pair has no loss.
+        neg_margin: distance beyond which a negative pair has no loss. Euclidean distances of unit vectors lie in
+            [0, 2].
+        power: 1 for plain hinges, 2 for squared hinges.
+        distance: `"euclidean"`, `"squared_euclidean"`, `"manhattan"`, `"snr"`, `"cosine"` or `"dot"`. `"snr"` gives
+            the signal-to-noise contrastive loss (Yuan et al., CVPR 2019).
+        reducer: reduction of the per-pair losses, see `anchorage.pairs.reducers`.
+        normalize: L2-normalize the embeddings first.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor, at least 0; 0 for a batch of one.
+        Non-negative float32 scalar; 0 for a batch of one.
 
     Raises:
-        ValueError: on an unknown `distance`, `reducer` or `power`, margins the wrong way
-            round, or shapes that do not fit together.
+        ValueError: if `distance`, `reducer` or `power` is unknown, the margins are in the wrong order, or shapes are
+            incompatible.
 
     Example:
         >>> loss = ContrastiveLoss(neg_margin=1.0, normalize=False)
@@ -62,7 +62,7 @@ class ContrastiveLoss(LossLayer):
         normalize: bool = True,
         **kwargs,
     ):
-        super().__init__(**kwargs)  # float32 under every mixed-precision policy
+        super().__init__(**kwargs)
         self._measure = find_measure(distance)
         if self._measure.sign * (neg_margin - pos_margin) < 0:
             order = "must not be below" if self._measure.sign > 0 else "must not be above"

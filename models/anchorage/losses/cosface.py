@@ -12,11 +12,11 @@ from anchorage.proxies.margin_softmax import softmax_with_target_logit
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class CosFaceLoss(LossLayer):
-    """Softmax over class directions, the cosine with the own one made smaller by a margin.
+    """Softmax cross-entropy with a margin subtracted from the cosine to the target class.
 
-    Formula, with theta the angle between embedding and class direction:
+    Formula, with theta the angle between an embedding and a class weight:
 
-        own logit:    scale (cos theta - margin)
+        target logit: scale (cos theta - margin)
         other logits: scale cos theta
         loss_i = cross-entropy of the logits
 
@@ -25,23 +25,22 @@ class CosFaceLoss(LossLayer):
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
-        margin: taken off the own cosine, at least 0.
-        scale: length of the embeddings, positive.
-        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
+        margin: subtracted from the target cosine, at least 0.
+        scale: factor on the cosines, positive.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
+        row_weights: `(N,)` per-sample weights, as from a miner; None weights all samples by 1.
 
     Returns:
-        Scalar float32 tensor, at least 0. A compiled call with a label outside the classes gives nan.
+        Non-negative float32 scalar; NaN if a compiled call receives a label out of range.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit
-            together, or (eager calls) a label outside the classes.
+        ValueError: if an argument is out of range, shapes are incompatible, or (eager calls) a label is out of range.
 
     Example:
         >>> loss = CosFaceLoss(num_classes=1)
-        >>> float(loss(keras.ops.ones((2, 3)), keras.ops.array([0, 0])))  # nothing to confuse it with
+        >>> float(loss(keras.ops.ones((2, 3)), keras.ops.array([0, 0])))  # one class: nothing to separate
         0.0
     """
 
@@ -69,6 +68,8 @@ class CosFaceLoss(LossLayer):
         self.bank.build(embeddings_shape)
 
     def compute(self, embeddings, labels, row_weights=None):
-        rows, shift = self.scale * unit_rows(embeddings), self.scale * self.margin
+        rows, margin = self.scale * unit_rows(embeddings), self.scale * self.margin
         proxies = self.bank.by_class()
-        return softmax_with_target_logit(rows, proxies, labels, lambda own: own - shift, self.reducer, row_weights)
+        return softmax_with_target_logit(
+            rows, proxies, labels, lambda target: target - margin, self.reducer, row_weights
+        )

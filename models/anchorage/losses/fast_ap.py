@@ -13,30 +13,30 @@ from anchorage.pairs.references import compare
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class FastAPLoss(LossLayer):
-    """Average precision of every item as a query, from histograms of its distances.
+    """Average precision of every anchor as a query, approximated by histograms of its distances.
 
-    Formula, with h+ and h the soft histograms of anchor i's squared distances on [0, 4] to its positives and to
-    all others, H+ and H their running sums:
+    Formula, with h+ and h the soft histograms of the squared distances, in [0, 4], from anchor i to its positives and
+    to all other samples, and H+ and H their cumulative sums:
 
         loss_i = 1 - 1/|P_i| sum_q h+_q H+_q / H_q
 
-    Anchors without positives drop out of the average.
+    Anchors without positives are excluded from the reduction.
 
     Defaults: 10 intervals, `matlab/get_opts.m` of the authors' code (kunhe/FastAP-metric-learning), which the paper
     suggests according to pytorch-metric-learning 2.9 (`docs/losses.md`, FastAPLoss).
 
     Args:
-        num_bins: Q, intervals between the Q + 1 nodes of the histogram, at least 1.
-        reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
+        num_bins: number of intervals Q between the Q + 1 histogram nodes, at least 1.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor in [0, 1].
+        Float32 scalar in [0, 1].
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = FastAPLoss()
@@ -58,11 +58,11 @@ class FastAPLoss(LossLayer):
         counted = ops.cast(ops.logical_or(positives, negatives), position.dtype)
         size = ops.shape(rows)[0]
         group = 2 * ops.arange(size, dtype="int32")[:, None] + ops.cast(negatives, "int32")
-        found = soft_histogram(position, counted, self.num_bins, group, 2 * size)
-        own, others = found[0::2], found[1::2]
-        own_so_far, so_far = ops.cumsum(own, axis=1), ops.cumsum(own + others, axis=1)
-        some = so_far > 0
-        precision = own * ops.where(some, own_so_far / ops.where(some, so_far, 1.0), 0.0)
-        number = ops.sum(ops.cast(positives, position.dtype), axis=1)
-        costs = ops.relu(1.0 - ops.sum(precision, axis=1) / ops.maximum(number, 1.0))
-        return reduce_costs(costs, number > 0, self.reducer, labels)
+        histograms = soft_histogram(position, counted, self.num_bins, group, 2 * size)
+        h_positive, h_negative = histograms[0::2], histograms[1::2]
+        cumulative_positive, cumulative = ops.cumsum(h_positive, axis=1), ops.cumsum(h_positive + h_negative, axis=1)
+        nonzero = cumulative > 0
+        precision = ops.where(nonzero, cumulative_positive / ops.where(nonzero, cumulative, 1.0), 0.0)
+        count = ops.sum(ops.cast(positives, position.dtype), axis=1)
+        costs = ops.relu(1.0 - ops.sum(h_positive * precision, axis=1) / ops.maximum(count, 1.0))
+        return reduce_costs(costs, count > 0, self.reducer, labels)

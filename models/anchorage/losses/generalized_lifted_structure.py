@@ -11,33 +11,33 @@ from anchorage.pairs.references import compare
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class GeneralizedLiftedStructureLoss(LossLayer):
-    """Holds all positives of an anchor, softly the farthest, against all its negatives, softly the nearest.
+    """Compares the soft farthest positive of an anchor with its soft nearest negative.
 
-    Formula, with distances `d` and `lse` the log-sum-exp over the set:
+    Formula, with distances `d`, and `lse` the log-sum-exp over the positives `P_i` or negatives `N_i` of anchor i:
 
         loss_i = max(0, lse_{P_i}(d_ip - pos_margin) + lse_{N_i}(neg_margin - d_in))
 
-    An empty set adds 0, as in pytorch-metric-learning.
+    An empty set contributes 0, as in pytorch-metric-learning.
 
-    Defaults: 1 and 0, `GeneralizedLiftedStructureLoss` of pytorch-metric-learning 2.9; its `docs/losses.md` gives
-    margins from 0.1 to 1 and none for positives for the paper.
+    Defaults: 1 and 0, `GeneralizedLiftedStructureLoss` of pytorch-metric-learning 2.9, whose `docs/losses.md` quotes
+    margins from 0.1 to 1, and none for positives, from the paper.
 
     Args:
-        neg_margin: distance that negatives should keep.
-        pos_margin: distance that positives may have.
-        distance: `"euclidean"`, or any other name of `anchorage.geometry.MEASURES`; similarities and the margins for
-            them are taken with the sign changed.
-        reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
-        normalize: bring the rows to unit length first; the paper does not.
+        neg_margin: desired distance of negatives.
+        pos_margin: tolerated distance of positives.
+        distance: `"euclidean"` or another name in `anchorage.geometry.MEASURES`; similarities and their margins are
+            negated.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
+        normalize: L2-normalize the embeddings first; the paper does not.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor, at least 0.
+        Non-negative float32 scalar.
 
     Raises:
-        ValueError: on an unknown `distance` or `reducer`, or shapes that do not fit together.
+        ValueError: if `distance` or `reducer` is unknown or shapes are incompatible.
 
     Example:
         >>> loss = GeneralizedLiftedStructureLoss(reducer="avg_non_zero")

@@ -12,30 +12,30 @@ from anchorage.pairs.references import compare
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class HistogramLoss(LossLayer):
-    """Chance that a random negative pair is more similar than a random positive pair.
+    """Probability that a random negative pair is more similar than a random positive pair.
 
-    Formula, with h+ and h- the soft histograms, each of sum 1, of the cosines of positive and negative pairs
-    on n + 1 nodes over [-1, 1]:
+    Formula, with h+ and h- the soft histograms, normalized to sum 1, of the cosines of positive and negative pairs on
+    n + 1 nodes over [-1, 1]:
 
         loss = sum_r h-_r sum_{q <= r} h+_q
 
-    Defaults: 100 intervals, `HistogramLoss` of pytorch-metric-learning 2.9, which names no place.
+    Defaults: 100 intervals, `HistogramLoss` of pytorch-metric-learning 2.9, which cites no source.
 
     Args:
-        n_bins: n, intervals between the nodes, at least 1.
+        n_bins: number of intervals n between the nodes, at least 1.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor in [0, 1]; 0 for a batch without positives or without negatives.
+        Float32 scalar in [0, 1]; 0 for a batch without positives or without negatives.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = HistogramLoss()
-        >>> float(loss(keras.ops.ones((3, 2)), keras.ops.array([0, 0, 1])))  # all pairs alike
+        >>> float(loss(keras.ops.ones((3, 2)), keras.ops.array([0, 0, 1])))  # all pairs equal
         1.0
     """
 
@@ -50,7 +50,7 @@ class HistogramLoss(LossLayer):
         rows, columns, positives, negatives = compare(embeddings, labels, references)
         position = (dot_products(rows, columns) + 1.0) * (self.n_bins / 2.0)
         counted = ops.cast(ops.logical_or(positives, negatives), position.dtype)
-        found = soft_histogram(position, counted, self.n_bins, ops.cast(negatives, "int32"), 2)
-        numbers = ops.stop_gradient(ops.sum(found, axis=1, keepdims=True))
-        shares = found / ops.maximum(numbers, 1.0)
-        return ops.sum(shares[1] * ops.cumsum(shares[0]))
+        histograms = soft_histogram(position, counted, self.n_bins, ops.cast(negatives, "int32"), 2)
+        counts = ops.stop_gradient(ops.sum(histograms, axis=1, keepdims=True))
+        densities = histograms / ops.maximum(counts, 1.0)
+        return ops.sum(densities[1] * ops.cumsum(densities[0]))

@@ -11,27 +11,27 @@ from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class InstanceLoss(LossLayer):
-    """Tells every item of the batch from all others, whatever their classes; added to another loss.
+    """Instance discrimination within the batch, regardless of class; an addition to another loss.
 
     Formula, with cosines `s`:
 
         loss_i = -log( exp(gamma s_ii) / sum_k exp(gamma s_ik) )
 
-    Every item counts as a class of its own; the labels are checked and not used. (pytorch-metric-learning takes
-    the row with the number of the label for the item's own, which is the same only for labels 0 .. N - 1.) For a
-    classifier over all items of a set, number the items and use `softmax` without a bias.
+    Each sample is a class of its own; labels are validated but not used. (pytorch-metric-learning uses the label as the
+    index of the target, which agrees only for labels 0 .. N - 1.) For a classifier over all instances of a dataset, use
+    `softmax` without a bias on instance ids.
 
-    Defaults: 64, `InstanceLoss` of pytorch-metric-learning 2.9, which names no place.
+    Defaults: 64, `InstanceLoss` of pytorch-metric-learning 2.9, which cites no source.
 
     Args:
         gamma: scale, positive.
-        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
 
     Returns:
-        Scalar float32 tensor, at least 0; 0 for a batch of one.
+        Non-negative float32 scalar; 0 for a batch of one.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = InstanceLoss()
@@ -47,11 +47,12 @@ class InstanceLoss(LossLayer):
 
     def compute(self, embeddings, labels):
         rows = unit_rows(embeddings)
-        own = self.gamma * ops.sum(ops.square(rows), axis=1, keepdims=True)
-        # No cosine is above that with oneself: nothing overflows, and small costs keep their digits. It is taken off
-        # within the product, as one more coordinate.
+        target = self.gamma * ops.sum(ops.square(rows), axis=1, keepdims=True)
+        # logits - target, which is at most 0 and so cannot overflow; as one more coordinate of the product it costs
+        # no further (N, N) tensor and keeps small losses precise.
         gaps = dot_products(
-            ops.concatenate([self.gamma * rows, -own], axis=1), ops.concatenate([rows, ops.ones_like(own)], axis=1)
+            ops.concatenate([self.gamma * rows, -target], axis=1),
+            ops.concatenate([rows, ops.ones_like(target)], axis=1),
         )
         others = 1.0 - ops.eye(ops.shape(rows)[0], dtype=rows.dtype)
         costs = ops.log1p(ops.sum(others * ops.exp(gaps), axis=1))

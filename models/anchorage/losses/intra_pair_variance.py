@@ -1,4 +1,4 @@
-"""Intra-pair variance loss: Yu & Tao, ICCV 2019, equations 8-10; meant to be added to the tuplet margin loss."""
+"""Intra-pair variance loss: Yu & Tao, ICCV 2019, equations 8-10; an addition to the tuplet margin loss."""
 
 import keras
 from keras import ops
@@ -13,30 +13,30 @@ from anchorage.pairs.references import compare
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class IntraPairVarianceLoss(LossLayer):
-    """Brings positive cosines up to their mean, and negative cosines down to theirs.
+    """Reduces the variance of the cosines among positive pairs and among negative pairs.
 
-    Formula, with cosines `s` and m+, m- their means over all positive and all negative pairs (gradients flow
-    through the means), each of the two reduced on its own and the results added:
+    Formula, with cosines `s`, and m+, m- their means over all positive and all negative pairs (gradients flow through
+    the means); each set of pairs is reduced separately and the two results are added:
 
         positives: max(0, (1 - pos_eps) m+ - s_ij)^2
         negatives: max(0, s_ij - (1 + neg_eps) m-)^2
 
-    Defaults: 0.01 and 0.01, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`,
+    Defaults: 0.01 and 0.01, which pytorch-metric-learning 2.9 quotes from the paper (`docs/losses.md`,
     IntraPairVarianceLoss).
 
     Args:
-        pos_eps: slack of the positives, at least 0.
-        neg_eps: slack of the negatives, at least 0.
-        reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
+        pos_eps: tolerance for positives, at least 0.
+        neg_eps: tolerance for negatives, at least 0.
+        reducer: reduction of the per-pair losses, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor, at least 0.
+        Non-negative float32 scalar.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = IntraPairVarianceLoss(neg_eps=0.5)  # negatives: cosines 0 and 1, mean 0.5

@@ -13,39 +13,38 @@ from anchorage.seeds import SavedSeedGenerator
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class ManifoldLoss(LossLayer):
-    """Ranks proxies by random walks over a graph of all embeddings and all proxies.
+    """Ranks proxies by random walks on a graph of all embeddings and proxies.
 
-    Formula, with cosines `s` over embeddings and proxies together:
+    Formula, with `s` the cosines of all embeddings and proxies:
 
-        S = exp(2 max(0, s)) without its diagonal, brought to row and column sums near 1 as D^-1/2 S D^-1/2
+        W = exp(2 max(0, s)) with zero diagonal and row sums D,   S = D^-1/2 W D^-1/2
         F = (1 - alpha) (I - alpha S)^-1
+        intrinsic = mean_i log(1 + sum_{k != c_i, l_ik >= 0} exp(l_ik)),   l_ik = F_ik - F_ic_i + margin
         loss = intrinsic + lambda_c context
-        each = mean_i log(1 + sum_{k != c_i, l_ik >= 0} exp(l_ik)),   l_ik = F_ik - F_ic_i + margin
 
-    for embeddings i and proxies k, c_i the own proxy; the context term has the cosines of the rows of F in
-    the place of F.
+    for embeddings i, proxies k and c_i the proxy assigned to i; context is intrinsic with the cosines of the rows of F
+    in place of F.
 
-    Defaults: `ManifoldLoss` of pytorch-metric-learning 2.9, which names no place.
+    Defaults: `ManifoldLoss` of pytorch-metric-learning 2.9, which cites no source.
 
     Args:
         num_proxies: number of proxies, at least 2.
         lambda_c: weight of the context term, at least 0.
-        alpha: how far the walk goes, in [0, 1).
-        margin: least wanted difference of two ranks, at least 0.
-        assignment: `"random"` draws a proxy for every embedding anew at each call (the published use without
-            labels); `"labels"` takes proxy c for class c, for labels in `0 .. num_proxies - 1`.
-        seed: of the draws.
-        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
+        alpha: probability of continuing the walk, in [0, 1).
+        margin: desired lead of the assigned proxy, at least 0.
+        assignment: `"random"` assigns a random proxy to every embedding at each call (the paper's use without
+            labels); `"labels"` assigns proxy c to class c, for labels in `0 .. num_proxies - 1`.
+        seed: of the random assignment.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        labels: `(N,)` integer tensor of class ids; checked and not used with `"random"`.
+        labels: `(N,)` integer tensor of class ids; validated but not used with `assignment="random"`.
 
     Returns:
-        Scalar float32 tensor, at least 0. A compiled call with a label outside the proxies gives nan.
+        Non-negative float32 scalar; NaN if a compiled call receives a label out of range.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit
-            together, or (eager calls) a label outside the proxies.
+        ValueError: if an argument is out of range, shapes are incompatible, or (eager calls) a label is out of range.
 
     Example:
         >>> loss = ManifoldLoss(num_proxies=3, assignment="labels")
@@ -97,25 +96,26 @@ class ManifoldLoss(LossLayer):
     def compute(self, embeddings, labels):
         size = ops.shape(embeddings)[0]
         if self.assignment == "labels":
-            own = labels
+            assigned = labels
         else:
-            own = keras.random.randint((size,), 0, self.num_proxies, dtype="int32", seed=self._draws.generator)
+            assigned = keras.random.randint((size,), 0, self.num_proxies, dtype="int32", seed=self._draws.generator)
         ranks = self._walk(ops.concatenate([unit_rows(embeddings), unit_rows(self.proxies)], axis=0))
-        intrinsic = self._rank_costs(ranks[:size, size:], own)
-        context = self._rank_costs(cosine_similarities(ranks[:size], ranks[size:]), own)
+        intrinsic = self._rank_costs(ranks[:size, size:], assigned)
+        context = self._rank_costs(cosine_similarities(ranks[:size], ranks[size:]), assigned)
         costs = intrinsic + self.lambda_c * context
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
 
     def _walk(self, rows):
+        """`F` of the formula."""
         similarities = ops.matmul(rows, ops.transpose(rows))
         identity = ops.eye(ops.shape(rows)[0], dtype=rows.dtype)
         edges = ops.exp(2.0 * ops.relu(similarities)) * (1.0 - identity)
         scale = ops.rsqrt(ops.maximum(ops.sum(edges, axis=1), 1e-12))
         return (1.0 - self.alpha) * ops.inv(identity - self.alpha * scale[:, None] * edges * scale[None, :])
 
-    def _rank_costs(self, ranks, own):
-        gaps = ranks - ops.take_along_axis(ranks, own[:, None], axis=1) + self.margin
-        others = ops.arange(self.num_proxies, dtype="int32")[None, :] != own[:, None]
+    def _rank_costs(self, ranks, assigned):
+        gaps = ranks - ops.take_along_axis(ranks, assigned[:, None], axis=1) + self.margin
+        others = ops.arange(self.num_proxies, dtype="int32")[None, :] != assigned[:, None]
         counted = ops.logical_and(others, gaps >= 0)
         costs = ops.softplus(masked_logsumexp(gaps, counted, axis=1))
         return ops.where(ops.any(counted, axis=1), costs, 0.0)

@@ -10,19 +10,19 @@ from anchorage.proxies.bank import ProxyBank, gaps_within_classes
 from anchorage.proxies.logits import (
     class_logits,
     over_classes,
-    softly_nearest,
+    softmax_weighted,
     sums_of_classes,
     target_and_others,
     target_logits,
 )
 
 VARIANTS = ("class_anchor", "data_anchor")
-_INSIDE_ROOT = 1e-5  # SoftTriple's constant under the root of the merging term
+_EPSILON = 1e-5  # SoftTriple's constant under the square root of the regularizer
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class MultiProxyAnchorLoss(LossLayer):
-    """Proxy-Anchor with several proxies a class; with `proxies_per_class=1` it is Proxy-Anchor.
+    """Proxy-Anchor loss with several proxies per class; `proxies_per_class=1` is Proxy-Anchor.
 
     Formula, with `s_nck` the cosine of embedding n and proxy k of class c:
 
@@ -30,41 +30,39 @@ class MultiProxyAnchorLoss(LossLayer):
         loss = 1/|C+| sum_{c in C+} log(1 + sum_{y_n = c} exp(-alpha (S_nc - delta)))
              + 1/C sum_c log(1 + sum_{y_n != c} exp(alpha (S_nc + delta)))
 
-    `C+` are the classes present in the batch, the second mean is over all `C` classes. With `variant="data_anchor"`
-    items and classes change places, and each item has its own cost:
+    `C+` are the classes present in the batch; the second mean is over all `C` classes. `variant="data_anchor"` swaps
+    the roles of samples and classes, with one loss term per sample:
 
         loss = 1/N sum_n [ log(1 + exp(-alpha (S_{n y_n} - delta)))
                          + log(1 + sum_{c != y_n} exp(alpha (S_nc + delta))) ]
 
-    The paper's text was not open to us: the first is the construction its abstract describes, with SoftTriple's soft
-    class similarity, the second what we take a later version of it to mean.
+    We could not consult the text of the paper: the first form follows its abstract, with the class similarity of
+    SoftTriple; the second is our reading of the abstract of a later version.
 
     Defaults: 32 and 0.1 of Proxy-Anchor's `code/train.py` (tjddus9597/Proxy-Anchor-CVPR2020), gamma of SoftTriple's
-    `train.py` (idstcv/SoftTriple); four proxies a class are ours, as the paper's text was not open to us.
+    `train.py` (idstcv/SoftTriple); four proxies per class are ours, as we could not consult the text of the paper.
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
-        proxies_per_class: proxies of each class, at least 1.
+        proxies_per_class: number of proxies per class K, at least 1.
         alpha: scale of the exponents, positive.
         delta: margin on the cosine, in [0, 1].
-        gamma: softness of the choice between the proxies of a class, positive; towards 0 only the nearest counts.
-        tau_reg: weight, at least 0, of a term that merges the proxies of a class:
+        gamma: temperature of the softmax over the proxies of a class, positive; towards 0 only the nearest counts.
+        tau_reg: weight, at least 0, of a regularizer that merges the proxies p of a class:
             `sum_c sum_{a<b} sqrt(2 - 2 p_ca.p_cb + 1e-5) / (C K (K - 1))`.
         variant: `"class_anchor"` or `"data_anchor"`, see above.
 
     Call arguments:
-        row_weights: `(N,)` weights of the items, as a miner gives them; each exponent gets `weight - 1` added, as in
+        row_weights: `(N,)` per-sample weights, as from a miner; `weight - 1` is added to the exponents, as in
             pytorch-metric-learning.
-        novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
-            one proxy a class.
+        novel_proxies: `(M, D)` proxies of additional classes, with labels from `num_classes` on, for this call only;
+            requires one proxy per class.
 
     Returns:
-        Scalar float32 tensor, at least 0. A compiled call with a label
-        outside the proxies gives nan.
+        Non-negative float32 scalar; NaN if a compiled call receives a label out of range.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit
-            together, or (eager calls) a label outside the proxies.
+        ValueError: if an argument is out of range, shapes are incompatible, or (eager calls) a label is out of range.
 
     Example:
         >>> loss = MultiProxyAnchorLoss(num_classes=3, proxies_per_class=2)
@@ -113,20 +111,20 @@ class MultiProxyAnchorLoss(LossLayer):
 
     def compute(self, embeddings, labels, row_weights=None, novel_proxies=None):
         rows, proxies = self.alpha * unit_rows(embeddings), self.bank.by_class(novel_proxies)
-        aggregate = softly_nearest(self.alpha * self.gamma)
+        aggregate = softmax_weighted(self.alpha * self.gamma)
         classes = ops.shape(proxies)[0]
         shift = ops.zeros_like(rows[:, 0]) if row_weights is None else row_weights - 1.0
         shift = shift + self.alpha * self.delta
         if self.variant == "data_anchor":
-            own, others = target_and_others(rows, proxies, labels, aggregate)
-            pull, push = ops.mean(ops.softplus(shift - own)), ops.mean(ops.softplus(others + shift))
+            target, others = target_and_others(rows, proxies, labels, aggregate)
+            pull, push = ops.mean(ops.softplus(shift - target)), ops.mean(ops.softplus(others + shift))
         else:
             pull = _pull(shift - target_logits(rows, proxies, labels, aggregate), labels, classes)
             push = ops.mean(self._push(rows, proxies, labels, shift, aggregate))
-        return pull + push + self._merging()
+        return pull + push + self._regularizer()
 
     def _push(self, rows, proxies, labels, shift, aggregate):
-        """`(C,)` costs of the classes: how near the items of others are."""
+        """`(C,)` second terms of the loss: `log(1 + sum exp)` over the samples of other classes."""
 
         def of_part(ids, proxies, rows, shift):
             exponents = class_logits(rows, proxies, aggregate) + shift[:, None]
@@ -134,18 +132,18 @@ class MultiProxyAnchorLoss(LossLayer):
 
         return over_classes(of_part, (proxies,), rows, shift, held=(rows.shape[0], self.proxies_per_class))
 
-    def _merging(self):
+    def _regularizer(self):
         k = self.proxies_per_class
         if not self.tau_reg or k == 1:
             return 0.0
-        return self.tau_reg * gaps_within_classes(self.proxies, k, _INSIDE_ROOT)
+        return self.tau_reg * gaps_within_classes(self.proxies, k, _EPSILON)
 
 
 def _pull(exponents, labels, classes):
-    """Mean over the classes present of `log(1 + sum exp)` over their items, without a (batch, classes) tensor."""
-    top = ops.maximum(ops.segment_max(ops.stop_gradient(exponents), labels, num_segments=classes), 0.0)
-    total = sums_of_classes(ops.exp(exponents - ops.take(top, labels, axis=0)), labels, classes)
-    count = sums_of_classes(ops.ones_like(exponents), labels, classes)
-    of_class = top + ops.log1p(total + ops.expm1(-top))
-    present = ops.cast(count > 0, exponents.dtype)
-    return ops.sum(present * of_class) / ops.sum(present)
+    """Mean over the classes present of `log(1 + sum exp)` over their samples, without a (batch, classes) tensor."""
+    largest = ops.maximum(ops.segment_max(ops.stop_gradient(exponents), labels, num_segments=classes), 0.0)
+    total = sums_of_classes(ops.exp(exponents - ops.take(largest, labels, axis=0)), labels, classes)
+    sizes = sums_of_classes(ops.ones_like(exponents), labels, classes)
+    terms = largest + ops.log1p(total + ops.expm1(-largest))
+    present = ops.cast(sizes > 0, exponents.dtype)
+    return ops.sum(present * terms) / ops.sum(present)

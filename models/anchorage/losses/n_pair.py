@@ -15,34 +15,35 @@ LAYOUTS = ("labels", "halves", "interleaved")
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class NPairLoss(LossLayer):
-    """Tells the positive of each anchor from the positives of all other classes.
+    """Classifies the positive of each anchor among the positives of all classes.
 
-    With `layout="labels"`, of every class with at least two items the first in the batch is the anchor `a`, the second
-    the positive `p`; other items are not used. `"halves"` has all anchors first, then their positives in the same
-    order; `"interleaved"` has a1, p1, a2, p2, ... There two items with different labels are no pair and not used, nor
-    is the last of an odd number. A class may have several pairs: they share the target of the softmax in equal parts,
-    and are not held against each other one to one. Formula over the N pairs:
+    Formula over N pairs of an anchor `a_i` and a positive `p_i` from different classes:
 
         mc:  1/N sum_i log(1 + sum_{j != i} exp(a_i.p_j - a_i.p_i))
         ovo: 1/N sum_i sum_{j != i} log(1 + exp(a_i.p_j - a_i.p_i))
         plus reg_lambda / 4 (mean |a_i|^2 + mean |p_i|^2)
 
+    With `layout="labels"`, the first sample of each class in the batch is the anchor and the second the positive; other
+    samples are ignored. `"halves"` expects all anchors, then their positives in the same order; `"interleaved"` expects
+    a1, p1, a2, p2, ...; both ignore pairs with different labels and the last of an odd number of samples. If they give
+    a class several pairs, these share the softmax target equally in mc and are not negatives of each other in ovo.
+
     Defaults: 0.002 of `tf.contrib.losses.metric_learning.npairs_loss` in TensorFlow 1 and `npair_loss` in PaddlePaddle;
-    the paper's own weight could not be checked.
+    we could not check the paper's weight.
 
     Args:
-        variant: `"mc"` or `"ovo"`.
-        reg_lambda: weight of the squared lengths, at least 0.
-        symmetric: average with the loss where anchors and positives change roles.
-        normalize: bring the rows to unit length first; the paper does not.
-        layout: `"labels"`, `"halves"` or `"interleaved"`: where anchors and positives stand in the batch.
-        reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
+        variant: `"mc"` (multi-class) or `"ovo"` (one-vs-one).
+        reg_lambda: weight of the squared norms, at least 0.
+        symmetric: average with the loss whose anchors and positives are swapped.
+        normalize: L2-normalize the embeddings first; the paper does not.
+        layout: order of anchors and positives in the batch: `"labels"`, `"halves"` or `"interleaved"`.
+        reducer: reduction of the per-pair losses, see `anchorage.pairs.reducers`.
 
     Returns:
-        Scalar float32 tensor, at least 0; 0 where there is no pair.
+        Non-negative float32 scalar; 0 without a pair.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = NPairLoss(reg_lambda=0.0)
@@ -76,61 +77,60 @@ class NPairLoss(LossLayer):
     def compute(self, embeddings, labels):
         rows = unit_rows(embeddings) if self.normalize else embeddings
         labels = ops.convert_to_tensor(labels)
-        first, second, real = self._pairs(labels)
-        few = (ops.shape(first)[0] + 1) // 2
+        anchors, positives, valid = self._pairs(labels)
+        half = (ops.shape(anchors)[0] + 1) // 2
 
-        def over(first, second, real):
-            return self._over_pairs(rows, labels, first, second, real)
+        def over(anchors, positives, valid):
+            return self._over_pairs(rows, labels, anchors, positives, valid)
 
-        # There may be as many pairs as half of the rows; with four and more of a class there are half as many at most.
+        # Half of the padded pairs suffice in most batches: any with at least four samples per class.
         return ops.cond(
-            ops.sum(ops.cast(real, "int32")) <= few,
-            lambda: over(first[:few], second[:few], real[:few]),
-            lambda: over(first, second, real),
+            ops.sum(ops.cast(valid, "int32")) <= half,
+            lambda: over(anchors[:half], positives[:half], valid[:half]),
+            lambda: over(anchors, positives, valid),
         )
 
-    def _over_pairs(self, rows, labels, first, second, real):
-        anchors, positives = (ops.take(rows, index, axis=0) for index in (first, second))
-        labels = ops.take(labels, first, axis=0)
-        scores = dot_products(anchors, positives)
-        loss = self._against(scores, labels, real)
+    def _over_pairs(self, rows, labels, anchors, positives, valid):
+        labels = ops.take(labels, anchors, axis=0)
+        scores = dot_products(ops.take(rows, anchors, axis=0), ops.take(rows, positives, axis=0))
+        loss = self._cross_entropy(scores, labels, valid)
         if self.symmetric:
-            loss = (loss + self._against(ops.transpose(scores), labels, real)) / 2.0
-        lengths = ops.sum(ops.square(rows), axis=1)
-        return loss + self.reg_lambda / 4.0 * sum(mean_where(ops.take(lengths, x), real) for x in (first, second))
+            loss = (loss + self._cross_entropy(ops.transpose(scores), labels, valid)) / 2.0
+        norms = ops.sum(ops.square(rows), axis=1)
+        return loss + self.reg_lambda / 4.0 * sum(mean_where(ops.take(norms, x), valid) for x in (anchors, positives))
 
     def _pairs(self, labels):
-        """Row numbers of anchors and of their positives, and which of them are pairs: `(H,)` for (N + 1) // 2 = H."""
+        """Indices of anchors and positives, padded to `(N + 1) // 2`, and a mask of the valid pairs."""
         count = ops.shape(labels)[0]
-        places = ops.arange(count, dtype="int32")
+        index = ops.arange(count, dtype="int32")
         if self.layout == "labels":
             members = ClassMembers(labels)
-            positives, some = members.partner(1)
-            anchor = ops.logical_and(members.place == 0, some)
+            positives, has_positive = members.partner(1)
+            is_anchor = ops.logical_and(members.place == 0, has_positive)
         else:
             half = ops.cast(count // 2, "int32")
-            beside = self.layout == "interleaved"
-            anchor = ops.logical_and(places % 2 == 0, places < 2 * half) if beside else places < half
-            positives = ops.where(anchor, places + (1 if beside else half), 0)
-            anchor = ops.logical_and(anchor, labels == ops.take(labels, positives, axis=0))
-        first = true_rows_first(anchor, (count + 1) // 2)
-        return first, ops.take(positives, first, axis=0), ops.take(anchor, first, axis=0)
+            interleaved = self.layout == "interleaved"
+            is_anchor = ops.logical_and(index % 2 == 0, index < 2 * half) if interleaved else index < half
+            positives = ops.where(is_anchor, index + (1 if interleaved else half), 0)
+            is_anchor = ops.logical_and(is_anchor, labels == ops.take(labels, positives, axis=0))
+        anchors = true_rows_first(is_anchor, (count + 1) // 2)
+        return anchors, ops.take(positives, anchors, axis=0), ops.take(is_anchor, anchors, axis=0)
 
-    def _against(self, scores, labels, real):
-        """What it costs to tell the target of a row from all others, made one number over the rows that have one.
+    def _cross_entropy(self, scores, labels, valid):
+        """Multi-class or one-vs-one cross-entropy, reduced over the valid rows.
 
         Args:
             scores: `(H, H)` float tensor, the targets on the diagonal.
             labels: `(H,)` integer tensor.
-            real: `(H,)` bool, which rows, and columns alike, are a pair.
+            valid: `(H,)` bool mask of the valid pairs, for rows and columns.
         """
         gaps = scores - ops.diagonal(scores)[:, None]
         same = ops.equal(labels[:, None], labels[None, :])
-        own = ops.logical_and(same, real[None, :])  # they share the mass of the target
-        others = ops.logical_and(ops.logical_not(same), real[None, :])
         if self.variant == "ovo":
-            costs = ops.sum(ops.where(others, ops.softplus(gaps), ops.zeros_like(gaps)), axis=1)
+            negatives = ops.logical_and(ops.logical_not(same), valid[None, :])
+            costs = ops.sum(ops.where(negatives, ops.softplus(gaps), ops.zeros_like(gaps)), axis=1)
         else:
-            rest = ops.logical_and(real[None, :], ops.logical_not(ops.eye(ops.shape(gaps)[0], dtype="bool")))
-            costs = masked_log1p_sum_exp(gaps, rest, axis=1) - mean_where(gaps, own, axis=1)
-        return reduce_costs(costs, real, self.reducer, labels)
+            targets = ops.logical_and(same, valid[None, :])  # these share the probability mass
+            others = ops.logical_and(valid[None, :], ops.logical_not(ops.eye(ops.shape(gaps)[0], dtype="bool")))
+            costs = masked_log1p_sum_exp(gaps, others, axis=1) - mean_where(gaps, targets, axis=1)
+        return reduce_costs(costs, valid, self.reducer, labels)

@@ -12,32 +12,31 @@ from anchorage.pairs.references import compare
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class NCALoss(LossLayer):
-    """Makes it likely that a neighbour drawn at random is of the anchor's class.
+    """Maximizes the probability that a stochastic nearest neighbor has the class of the anchor.
 
     Formula, with Euclidean distances `d` and `P_i`, `N_i` the positives and negatives of anchor i:
 
         loss_i = -log( sum_{P_i} exp(-c d_ip^2) / sum_{P_i + N_i} exp(-c d_ik^2) )
 
-    Anchors without positives drop out of the average.
+    Anchors without positives are excluded from the reduction.
 
-    Defaults: 1, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`, NCALoss): its equation has no
-    factor.
+    Defaults: 1, which pytorch-metric-learning 2.9 quotes from the paper (`docs/losses.md`, NCALoss), whose equation has
+    no factor.
 
     Args:
         softmax_scale: c, positive.
-        distance: `"squared_euclidean"` for the formula; any other name of `anchorage.geometry.MEASURES` takes the place
-            of `d^2`, a similarity with the sign changed.
-        reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
-        normalize: bring the rows to unit length first; the paper learns a linear map and does not.
+        distance: measure in place of `d^2`, a name in `anchorage.geometry.MEASURES`; similarities are negated.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
+        normalize: L2-normalize the embeddings first; the paper learns a linear map and does not.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor, at least 0.
+        Non-negative float32 scalar.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = NCALoss()
@@ -67,7 +66,7 @@ class NCALoss(LossLayer):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         logits = self._measure.matrix(rows, columns) * (-self._measure.sign * self.softmax_scale)
         gap = masked_logsumexp(logits, negatives, axis=1) - masked_logsumexp(logits, positives, axis=1)
-        found = ops.any(positives, axis=1)
-        whole = ops.logical_and(found, ops.any(negatives, axis=1))
-        costs = ops.where(whole, ops.softplus(ops.where(whole, gap, 0.0)), 0.0)
-        return reduce_costs(costs, found, self.reducer, labels)
+        counted = ops.any(positives, axis=1)
+        has_both = ops.logical_and(counted, ops.any(negatives, axis=1))
+        costs = ops.where(has_both, ops.softplus(ops.where(has_both, gap, 0.0)), 0.0)
+        return reduce_costs(costs, counted, self.reducer, labels)

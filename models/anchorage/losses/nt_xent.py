@@ -12,32 +12,31 @@ from anchorage.pairs.references import compare
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class NTXentLoss(LossLayer):
-    """Tells each positive of an anchor from the anchor's negatives by a softmax.
+    """Classifies each positive of an anchor against the negatives of the anchor, as a softmax.
 
     Formula, for every ordered positive pair (a, p), with similarities `s` and `N_a` the negatives of a:
 
         loss_ap = -log( exp(s_ap / t) / (exp(s_ap / t) + sum_{n in N_a} exp(s_an / t)) )
 
-    Other positives of the anchor are not in the denominator.
+    The denominator excludes the other positives of the anchor.
 
-    Defaults: 0.07, `NTXentLoss` of pytorch-metric-learning 2.9, whose `docs/losses.md` gives 0.07 for MoCo and 0.5 for
+    Defaults: 0.07, `NTXentLoss` of pytorch-metric-learning 2.9, whose `docs/losses.md` quotes 0.07 for MoCo and 0.5 for
     SimCLR.
 
     Args:
         temperature: t, positive.
-        distance: `"cosine"`, or any other name of `anchorage.geometry.MEASURES`; a distance counts as a
-            negative similarity.
-        reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
-        normalize: bring the rows to unit length first.
+        distance: `"cosine"` or another name in `anchorage.geometry.MEASURES`; distances are negated.
+        reducer: reduction of the per-pair losses, see `anchorage.pairs.reducers`.
+        normalize: L2-normalize the embeddings first.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor, at least 0; 0 for a batch without positives or without negatives.
+        Non-negative float32 scalar; 0 for a batch without positives or without negatives.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = NTXentLoss(temperature=1.0)
@@ -66,7 +65,7 @@ class NTXentLoss(LossLayer):
     def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references, self.normalize)
         logits = self._measure.matrix(rows, columns) * (-self._measure.sign / self.temperature)
-        against = masked_logsumexp(logits, negatives, axis=1)[:, None]
+        negative_total = masked_logsumexp(logits, negatives, axis=1)[:, None]
         counted = ops.logical_and(positives, ops.any(negatives, axis=1, keepdims=True))
-        costs = ops.where(counted, ops.softplus(ops.where(counted, against - logits, 0.0)), 0.0)
+        costs = ops.where(counted, ops.softplus(ops.where(counted, negative_total - logits, 0.0)), 0.0)
         return reduce_costs(costs, positives, self.reducer, labels)

@@ -10,23 +10,23 @@ from anchorage.proxies.bank import ProxyBank
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class P2SGradLoss(LossLayer):
-    """Wants the cosine with the own class direction to be 1, and with the others 0; there is nothing to tune.
+    """Regresses the cosine to the target class weight to 1 and the others to 0; has no hyperparameters.
 
-    Formula, with theta the angle between embedding i and class direction k, K classes:
+    Formula, with theta the angle between embedding i and class weight k, K classes:
 
         loss_i = 1/K sum_k (cos theta_ik - [k = label_i])^2
 
-    Defaults: the loss has nothing to set.
+    Defaults: none; the loss has no hyperparameters.
 
     Args:
         num_classes: number of training classes K; labels lie in `0 .. num_classes - 1`.
-        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
 
     Returns:
-        Scalar float32 tensor, at least 0. A compiled call with a label outside the classes gives nan.
+        Non-negative float32 scalar; NaN if a compiled call receives a label out of range.
 
     Raises:
-        ValueError: on shapes that do not fit together or (eager calls) a label outside the classes.
+        ValueError: if shapes are incompatible or (eager calls) a label is out of range.
 
     Example:
         >>> loss = P2SGradLoss(num_classes=3)
@@ -52,7 +52,7 @@ class P2SGradLoss(LossLayer):
 
     def compute(self, embeddings, labels):
         cosines = self.bank(embeddings)
-        columns = ops.arange(self.num_classes, dtype="int32")
-        target = ops.cast(columns[None, :] == labels[:, None], cosines.dtype)
-        costs = ops.mean(ops.square(cosines - target), axis=1)
+        classes = ops.arange(self.num_classes, dtype="int32")
+        one_hot = ops.cast(classes[None, :] == labels[:, None], cosines.dtype)
+        costs = ops.mean(ops.square(cosines - one_hot), axis=1)
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)

@@ -13,33 +13,34 @@ from anchorage.proxies.logits import sums_of_classes, target_logits
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class PCELoss(LossLayer):
-    """Cross-entropy as a pair loss, with the classifier eliminated.
+    """Pairwise form of cross-entropy, with the classifier weights eliminated.
 
-    Formula, with n items, `p` the probabilities the classifier gives and `c_k = 1/n sum_i p_ik z_i`:
+    Formula, with n embeddings z, `p` the class probabilities of the classifier and `c_k = 1/n sum_i p_ik z_i`:
 
         tightness   = -1 / (2 lam n^2) sum_i sum_{y_j = y_i} z_i.z_j
         contrastive = 1/n sum_i log sum_k exp(z_i.c_k / lam) - 1 / (2 lam) sum_k |c_k|^2
 
-    The printed form was not open to us; this is a derivation whose value was checked. The sum of the parts
-    is no bound on the cross-entropy.
+        loss        = tightness + contrastive
 
-    Defaults: ours: no code of this loss was published, and its printed form was not open to us. lambda 1 and constant p
-    are the plainest choice in the derivation.
+    We could not consult the printed form; this is our derivation, checked numerically. The sum is not a bound on the
+    cross-entropy.
+
+    Defaults: ours, as no code of this loss was published and we could not consult its printed form. lambda 1 and
+    constant p are the simplest choice in the derivation.
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
-        lam: weight of the squared norm of the classifier, positive.
-        detach_p: stop the gradient through `p`.
-        train_classifier: train the classifier by its own cross-entropy on the embeddings, which get no gradient from
-            it; the value of the loss stays the same.
-        normalize: normalize the embeddings first.
+        lam: weight of the L2 penalty on the classifier, positive.
+        detach_p: stop gradients through `p`.
+        train_classifier: train the classifier by cross-entropy on the detached embeddings. This changes neither the
+            value of the loss nor the gradient of the embeddings.
+        normalize: L2-normalize the embeddings first.
 
     Returns:
-        Scalar float32 tensor. A compiled call with a label outside the classes gives nan.
+        Float32 scalar; NaN if a compiled call receives a label out of range.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit together, or (eager calls) a label outside the
-            classes.
+        ValueError: if an argument is out of range, shapes are incompatible, or (eager calls) a label is out of range.
 
     Example:
         >>> loss = PCELoss(num_classes=2)
@@ -80,7 +81,7 @@ class PCELoss(LossLayer):
         return loss
 
     def terms(self, embeddings, labels):
-        """The tightness and the contrastive part of the loss, two scalars; the layer must be built.
+        """The tightness and contrastive terms, two scalars; the layer must be built.
 
         Example:
             >>> loss, rows, labels = PCELoss(num_classes=2), keras.ops.eye(2), keras.ops.array([0, 1])
@@ -94,21 +95,22 @@ class PCELoss(LossLayer):
 
     def _terms(self, embeddings, labels):
         rows = unit_rows(embeddings) if self.normalize else embeddings
-        proxies, fixed = ops.convert_to_tensor(self.proxies), ops.stop_gradient(rows)
-        logits = dot_products(fixed, proxies)
-        top = ops.stop_gradient(ops.max(logits, axis=1, keepdims=True))
-        shares = ops.exp(logits - top)
-        total = ops.sum(shares, axis=1)
-        own = target_logits(fixed, proxies[:, None, :], labels)
-        classifier = ops.mean(ops.log(total) + top[:, 0] - own)
+        proxies, detached = ops.convert_to_tensor(self.proxies), ops.stop_gradient(rows)
+        logits = dot_products(detached, proxies)
+        largest = ops.stop_gradient(ops.max(logits, axis=1, keepdims=True))
+        exponentials = ops.exp(logits - largest)
+        total = ops.sum(exponentials, axis=1)
+        target = target_logits(detached, proxies[:, None, :], labels)
+        classifier = ops.mean(ops.log(total) + largest[:, 0] - target)
         count = ops.cast(ops.shape(rows)[0], rows.dtype)
         sums = sums_of_classes(rows, labels, self.num_classes)
         tightness = -ops.sum(ops.square(sums)) / (2.0 * self.lam * count * count)
-        if self.detach_p:  # the rows of the embeddings are divided by the sums instead of a matrix p
-            shares, total = ops.stop_gradient(shares), ops.stop_gradient(total)
-            centers = ops.matmul(ops.transpose(shares), rows / total[:, None]) / count
+        if self.detach_p:  # avoids an (N, C) tensor of probabilities: the embeddings are divided by `total` instead
+            exponentials, total = ops.stop_gradient(exponentials), ops.stop_gradient(total)
+            centers = ops.matmul(ops.transpose(exponentials), rows / total[:, None]) / count
         else:
             probabilities = ops.softmax(dot_products(rows, proxies), axis=1)
             centers = ops.matmul(ops.transpose(probabilities), rows) / count
-        spread = ops.mean(ops.logsumexp(dot_products(rows / self.lam, centers), axis=1))
-        return tightness, spread - ops.sum(ops.square(centers)) / (2.0 * self.lam), classifier
+        contrastive = ops.mean(ops.logsumexp(dot_products(rows / self.lam, centers), axis=1))
+        contrastive = contrastive - ops.sum(ops.square(centers)) / (2.0 * self.lam)
+        return tightness, contrastive, classifier

@@ -10,54 +10,51 @@ from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 from anchorage.proxies.bank import ProxyBank
 from anchorage.proxies.logits import class_logits, logsumexp_of_others, mean_of_others, target_logits
 
-_STDDEV = 0.125  # N(0, 1) / 8, from the re-implementation that most people use
+_STDDEV = 0.125  # N(0, 1) / 8, from dichotomies/proxy-nca, the most used implementation
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class ProxyNCALoss(LossLayer):
-    """Pulls an embedding to the proxy of its class and off the proxies of all others.
+    """Pulls each embedding towards the proxy of its class and away from the proxies of all other classes.
 
-    Formula, with `D_ic = |scale_x x_i - scale_p p_c|^2` on unit vectors and y the own class:
+    Formula, with `D_ic = |scale_x x_i - scale_p p_c|^2` on unit vectors x, p and y the class of sample i:
 
         include_positive=False:  mean_i  D_iy + log sum_{c != y} exp(-D_ic)      (paper; can be negative)
         include_positive=True:   mean_i  D_iy + log sum_c exp(-D_ic)             (Proxy-NCA++; at least 0)
 
-    With several proxies a class, `D_iy` is the distance to the nearest of them, and the sum over other classes takes
-    all their proxies. The class y of an item is its label (the paper's static assignment), or that of the nearest of
-    all proxies (its dynamic assignment, for data without labels: then `num_classes` is the number of proxies wanted,
-    and labels are not looked at). No gradient flows through the choice of the nearest.
+    With several proxies per class, `D_iy` is the distance to the nearest proxy of class y, and the sum over the other
+    classes includes all their proxies. The class y is the label of the sample (the paper's static assignment) or the
+    class of the nearest proxy (its dynamic assignment, for data without labels: `num_classes` is then the number of
+    proxies, and labels are ignored). No gradient flows through the choice of the nearest proxy.
 
-    Proxy-NCA++ has `include_positive=True` with temperature 1/9, that is the scales 3 and 3; a scale s of
-    pytorch-metric-learning is `scale_x = scale_p = sqrt(s)`. The paper gives no scales: 3 and 3 for CUB and
-    Cars, 1 and 8 for SOP come from its re-implementation.
+    Proxy-NCA++ is `include_positive=True` with temperature 1/9, which equals the scales 3 and 3; a `softmax_scale` s of
+    pytorch-metric-learning is `scale_x = scale_p = sqrt(s)`. The paper gives no scales: 3 and 3 for CUB and Cars, 1
+    and 8 for SOP come from dichotomies/proxy-nca.
 
-    Defaults: 3 and 3 of the README of dichotomies/proxy-nca for CUB and Cars196, as the paper leaves the scales out;
-    Proxy-NCA++ has the temperature 1/9, which is 3 and 3 as well.
+    Defaults: 3 and 3 of the README of dichotomies/proxy-nca for CUB and Cars196, as the paper gives no scales; the
+    temperature 1/9 of Proxy-NCA++ is 3 and 3 as well.
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
-        proxies_per_class: proxies of each class, at least 1.
-        scale_x: length the embeddings are brought to, positive.
-        scale_p: length the proxies are brought to, positive.
-        include_positive: count the own proxy in the sum.
-        label_smoothing: share of the target, in [0, 1), spread over the
-            other classes; needs `include_positive`.
+        proxies_per_class: number of proxies per class, at least 1.
+        scale_x: norm of the scaled embeddings, positive.
+        scale_p: norm of the scaled proxies, positive.
+        include_positive: include the target proxy in the sum.
+        label_smoothing: target mass in [0, 1) spread over the other classes; requires `include_positive`.
         assignment: `"static"` or `"dynamic"`, see above.
-        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`; `"avg_non_zero"` only with
-            `include_positive`, as costs below 0 would drop out.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`; `"avg_non_zero"` requires
+            `include_positive`, as it would drop negative losses.
 
     Call arguments:
-        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
-        novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
-            one proxy a class.
+        row_weights: `(N,)` per-sample weights, as from a miner; None weights all samples by 1.
+        novel_proxies: `(M, D)` proxies of additional classes, with labels from `num_classes` on, for this call only;
+            requires one proxy per class.
 
     Returns:
-        Scalar float32 tensor; 0 where there is one class only. A compiled
-        call with a label outside the proxies gives nan.
+        Float32 scalar, 0 with a single class; NaN if a compiled call receives a label out of range.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit
-            together, or (eager calls) a label outside the proxies.
+        ValueError: if an argument is out of range, shapes are incompatible, or (eager calls) a label is out of range.
 
     Example:
         >>> loss = ProxyNCALoss(num_classes=3, include_positive=True)
@@ -100,8 +97,8 @@ class ProxyNCALoss(LossLayer):
         self.reducer = check_any_reducer(reducer)
         if self.reducer == "avg_non_zero" and not include_positive:
             raise ValueError(
-                "`reducer` must not be 'avg_non_zero' with include_positive=False: costs may lie below 0 there, and it "
-                "would drop those items. Take 'mean', or include_positive=True. Received: reducer='avg_non_zero'"
+                "`reducer` must not be 'avg_non_zero' with include_positive=False: losses can be negative, and it "
+                "would drop them. Use 'mean' or include_positive=True. Received: reducer='avg_non_zero'"
             )
         self.bank = ProxyBank(num_classes, proxies_per_class, stddev=_STDDEV, dtype=self.dtype_policy)
 
@@ -118,20 +115,19 @@ class ProxyNCALoss(LossLayer):
         self.bank.build(embeddings_shape)
 
     def compute(self, embeddings, labels, row_weights=None, novel_proxies=None):
-        # The squared lengths are the same in every distance and cancel: -D_ic + const is a scaled cosine.
+        # The squared norms are the same in every distance and cancel: -D_ic + const is a scaled cosine.
         rows = 2.0 * self.scale_x * self.scale_p * unit_rows(embeddings)
         proxies = self.bank.by_class(novel_proxies)
         if self.assignment == "dynamic":
             labels = ops.argmax(class_logits(rows, ops.stop_gradient(proxies)), axis=1)
-        own = target_logits(rows, proxies, labels)
+        target = target_logits(rows, proxies, labels)
         if proxies.shape[0] == 1:
-            return 0.0 * ops.sum(own)
-        places = range(self.proxies_per_class)
-        of_place = [logsumexp_of_others(rows, proxies[:, place : place + 1], labels) for place in places]
-        losses = ops.logsumexp(ops.stack(of_place), axis=0) - own
+            return 0.0 * ops.sum(target)
+        others = [logsumexp_of_others(rows, proxies[:, k : k + 1], labels) for k in range(self.proxies_per_class)]
+        losses = ops.logsumexp(ops.stack(others), axis=0) - target
         if self.include_positive:
             losses = ops.softplus(losses)
         if self.label_smoothing:
-            losses = losses + self.label_smoothing * (own - mean_of_others(rows, proxies, labels))
+            losses = losses + self.label_smoothing * (target - mean_of_others(rows, proxies, labels))
         losses = losses if row_weights is None else losses * row_weights
         return reduce_costs(losses, ops.ones_like(losses, dtype="bool"), self.reducer, labels)

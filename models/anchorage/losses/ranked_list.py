@@ -9,12 +9,12 @@ from anchorage.losses.base import LossLayer
 from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 from anchorage.pairs.references import compare
 
-_FLOOR = 1e-5  # added to every weight in the denominators, as in the reference
+_EPSILON = 1e-5  # added to every weight in the denominators, as in pytorch-metric-learning
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class RankedListLoss(LossLayer):
-    """Gathers the positives of an anchor in a ball and keeps its negatives outside a larger one.
+    """Pulls positives within a radius of the anchor and pushes negatives beyond a larger radius.
 
     Formula, with distances `d`, over the positives with `d > alpha - margin` and the negatives with `d < alpha`:
 
@@ -22,28 +22,28 @@ class RankedListLoss(LossLayer):
         pull_i = sum w_ip (d_ip - (alpha - margin)) / sum (w_ip + 1e-5),   push_i = likewise with alpha - d_in
         loss_i = (1 - imbalance) pull_i + imbalance push_i
 
-    The 1e-5 is counted once for every item of the batch.
+    The 1e-5 is added once for every sample of the batch.
 
-    Defaults: imbalance, alpha and tp of `RankedListLoss` of pytorch-metric-learning 2.9, which names no place and
-    leaves `margin` and `tn` open: those are 0.4 and 10 of a later code (kanshichao/CBML, `config/defaults.py`).
+    Defaults: imbalance, alpha and tp of `RankedListLoss` of pytorch-metric-learning 2.9, which cites no source and has
+    no defaults for `margin` and `tn`: 0.4 and 10 are from later code (kanshichao/CBML, `config/defaults.py`).
 
     Args:
-        margin: width between the two balls, in (0, alpha).
-        tn: how much nearer negatives weigh more, at least 0; the paper has 10.
-        imbalance: share of the negatives, in [0, 1].
-        alpha: distance that negatives should keep; default `1 + margin / 2`.
-        tp: how much farther positives weigh more, at least 0.
-        constant_weights: no gradient through the weights, as in the paper.
-        reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
+        margin: difference of the two radii, in (0, alpha).
+        tn: inverse temperature of the negative weights, at least 0; 10 in the paper.
+        imbalance: weight of the negatives, in [0, 1].
+        alpha: desired distance of negatives; default `1 + margin / 2`.
+        tp: inverse temperature of the positive weights, at least 0.
+        constant_weights: stop gradients through the weights, as in the paper.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor, at least 0.
+        Non-negative float32 scalar.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = RankedListLoss(margin=0.4, alpha=1.2)  # half of 1.2 for each of two negatives
@@ -81,16 +81,16 @@ class RankedListLoss(LossLayer):
     def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references)
         distances = euclidean_distances(rows, columns)
-        outer = 1.0 + self.margin / 2.0 if self.alpha is None else self.alpha
-        pull = self._weighted(distances - (outer - self.margin), positives, self.tp)
-        push = self._weighted(outer - distances, negatives, self.tn)
+        alpha = 1.0 + self.margin / 2.0 if self.alpha is None else self.alpha
+        pull = self._weighted_mean(distances - (alpha - self.margin), positives, self.tp)
+        push = self._weighted_mean(alpha - distances, negatives, self.tn)
         costs = (1.0 - self.imbalance) * pull + self.imbalance * push
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
 
-    def _weighted(self, gaps, mask, sharpness):
+    def _weighted_mean(self, gaps, mask, inverse_temperature):
         mask = ops.logical_and(mask, gaps > 0)
         gaps = ops.where(mask, gaps, 0.0)
-        weights = ops.where(mask, ops.exp(sharpness * gaps), 0.0)
+        weights = ops.where(mask, ops.exp(inverse_temperature * gaps), 0.0)
         if self.constant_weights:
             weights = ops.stop_gradient(weights)
-        return ops.sum(weights * gaps, axis=1) / ops.sum(weights + _FLOOR, axis=1)
+        return ops.sum(weights * gaps, axis=1) / ops.sum(weights + _EPSILON, axis=1)

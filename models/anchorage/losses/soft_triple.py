@@ -9,50 +9,49 @@ from anchorage.geometry import unit_rows
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.reducers import Reducer, check_any_reducer
 from anchorage.proxies.bank import ProxyBank, gaps_within_classes
-from anchorage.proxies.logits import softly_nearest
+from anchorage.proxies.logits import softmax_weighted
 from anchorage.proxies.margin_softmax import softmax_with_target_logit
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class SoftTripleLoss(LossLayer):
-    """Softmax over classes that have several centres each, softly the nearest.
+    """Softmax cross-entropy over classes with several centres each.
 
-    Formula, with cosines `s_ikj` of embedding i and centre j of class k:
+    Formula, with `s_ikj` the cosine of embedding i and centre j of class k:
 
         S_ik = sum_j softmax_j(s_ikj / gamma) s_ikj
         loss_i = cross-entropy of the logits  la (S_ik - margin [k = label_i])
 
-    plus, with `tau` above 0, what draws the centres of a class together so that needless ones merge:
+    plus, with `tau` above 0, a regularizer that merges redundant centres w of a class:
 
         tau sum_k sum_{j < l} sqrt(2 - 2 w_kj.w_kl) / (K C (C - 1))
 
-    Defaults: `train.py` of the authors' code (idstcv/SoftTriple), but for the merging term, which is off; there tau is
-    0.2.
+    Defaults: `train.py` of the authors' code (idstcv/SoftTriple), except for the regularizer, which is off here; there
+    tau is 0.2.
 
     Args:
         num_classes: number of training classes K; labels lie in `0 .. num_classes - 1`.
-        centers_per_class: C, at least 1.
-        la: scale (lambda in the paper), positive.
-        gamma: how softly the nearest centre is chosen, positive.
-        margin: taken off the own class's similarity, at least 0.
-        tau: weight of the merging term, at least 0; the paper has 0.2, pytorch-metric-learning leaves it out.
-        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
+        centers_per_class: number of centres per class C, at least 1.
+        la: scale of the logits (lambda in the paper), positive.
+        gamma: temperature of the softmax over the centres of a class, positive.
+        margin: subtracted from the target similarity, at least 0.
+        tau: weight of the regularizer, at least 0; 0.2 in the paper, absent in pytorch-metric-learning.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
-        novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
-            one centre a class.
+        row_weights: `(N,)` per-sample weights, as from a miner; None weights all samples by 1.
+        novel_proxies: `(M, D)` proxies of additional classes, with labels from `num_classes` on, for this call only;
+            requires one centre per class.
 
     Returns:
-        Scalar float32 tensor, at least 0. A compiled call with a label outside the classes gives nan.
+        Non-negative float32 scalar; NaN if a compiled call receives a label out of range.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit
-            together, or (eager calls) a label outside the classes.
+        ValueError: if an argument is out of range, shapes are incompatible, or (eager calls) a label is out of range.
 
     Example:
         >>> loss = SoftTripleLoss(num_classes=1)
-        >>> float(loss(keras.ops.ones((2, 3)), keras.ops.array([0, 0])))  # nothing to confuse it with
+        >>> float(loss(keras.ops.ones((2, 3)), keras.ops.array([0, 0])))  # one class: nothing to separate
         0.0
     """
 
@@ -81,9 +80,9 @@ class SoftTripleLoss(LossLayer):
         self.margin = margin
         self.tau = tau
         self.reducer = check_any_reducer(reducer)
-        # The spread of Kaiming's uniform with a = sqrt(5) over all centres, which the reference starts from.
-        spread = math.sqrt(1.0 / (3.0 * max(num_classes * centers_per_class, 1)))
-        self.bank = ProxyBank(num_classes, centers_per_class, stddev=spread, dtype=self.dtype_policy)
+        # Standard deviation of the Kaiming uniform initializer with a = sqrt(5), used by the reference code.
+        stddev = math.sqrt(1.0 / (3.0 * max(num_classes * centers_per_class, 1)))
+        self.bank = ProxyBank(num_classes, centers_per_class, stddev=stddev, dtype=self.dtype_policy)
 
     @property
     def proxies(self):
@@ -94,11 +93,11 @@ class SoftTripleLoss(LossLayer):
         self.bank.build(embeddings_shape)
 
     def compute(self, embeddings, labels, row_weights=None, novel_proxies=None):
-        rows, shift = self.la * unit_rows(embeddings), self.la * self.margin
+        rows, margin = self.la * unit_rows(embeddings), self.la * self.margin
         proxies = self.bank.by_class(novel_proxies)
-        aggregate = softly_nearest(self.la * self.gamma)
+        aggregate = softmax_weighted(self.la * self.gamma)
         loss = softmax_with_target_logit(
-            rows, proxies, labels, lambda own: own - shift, self.reducer, row_weights, aggregate
+            rows, proxies, labels, lambda target: target - margin, self.reducer, row_weights, aggregate
         )
         if not self.tau or self.centers_per_class == 1:
             return loss

@@ -14,46 +14,44 @@ from anchorage.proxies.logits import logsumexp_of_all, mean_of_others, target_lo
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class SoftmaxLoss(LossLayer):
-    """Classifies the embeddings; the classifier is thrown away afterwards.
+    """Cross-entropy of a linear classifier on the embeddings; the classifier is discarded after training.
 
-    Formula, with logits `o_ik = (w_k.z_i + b_k) / temperature`, target `t_ik = 1 - label_smoothing` for the own
-    class and `label_smoothing / (K - 1)` for each other:
+    Formula, with logits `o_ik = (w_k.z_i + b_k) / temperature` and targets `t_ik = 1 - label_smoothing` for the
+    class of sample i, `label_smoothing / (K - 1)` for each other class:
 
-        loss = mean_i sum_k -t_ik log softmax(o_i)_k      minus the entropy of t with `kl`
+        loss = mean_i sum_k -t_ik log softmax(o_i)_k      minus the entropy of t if `kl`
 
-    With `normalize=True, normalize_weight=True, use_bias=False, temperature=0.05` it is the normalised softmax of
+    With `normalize=True, normalize_weight=True, use_bias=False, temperature=0.05` it is the normalized softmax of
     Zhai & Wu (BMVC 2019).
 
-    Defaults: plain cross-entropy; the paper's recipe smooths labels by 0.1 (`experiment.py` of
+    Defaults: plain cross-entropy; the paper's recipe uses a label smoothing of 0.1 (`experiment.py` of
     jeromerony/dml_cross_entropy).
 
     Args:
         num_classes: number of training classes K; labels lie in `0 .. num_classes - 1`.
-        label_smoothing: share of the target, in [0, 1), spread over the other classes. Keras's argument
-            of the same name spreads it over all classes.
+        label_smoothing: target mass in [0, 1) spread over the other classes. The argument of the same name in Keras
+            spreads it over all classes.
         temperature: divides the logits, positive.
-        kl: subtract the entropy of the target, so that the least value is 0; gradients stay the same.
-        normalize: bring the embeddings to unit length first.
-        normalize_weight: use the class weights at unit length.
-        use_bias: add one trainable number to the logits of each class.
-        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
-        watch: show `mi_lower_bound`, averaged over the epoch, beside the loss in training: log K less the plain
-            cross-entropy. With classes of one size it bounds the mutual information of labels and embeddings from
-            below, in nats; early on it can be negative.
+        kl: subtract the entropy of the targets, so that the minimum is 0; gradients do not change.
+        normalize: L2-normalize the embeddings first.
+        normalize_weight: L2-normalize the class weights.
+        use_bias: add a trainable bias per class.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
+        watch: log the metric `mi_lower_bound` during training, the epoch mean of log K minus the cross-entropy
+            without smoothing. For balanced classes it is a lower bound, in nats, on the mutual information of labels
+            and embeddings; early in training it can be negative.
 
     Call arguments:
-        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
-        training: `False` leaves what `watch` shows as it is.
-        novel_proxies: `(M, D)` proxies of further classes, labelled `num_classes` on, for this call only; needs
-            `use_bias=False` and `kl=False`.
+        row_weights: `(N,)` per-sample weights, as from a miner; None weights all samples by 1.
+        training: `False` does not update the metric of `watch`.
+        novel_proxies: `(M, D)` proxies of additional classes, with labels from `num_classes` on, for this call only;
+            requires `use_bias=False` and `kl=False`.
 
     Returns:
-        Scalar float32 tensor, at least 0. A compiled call with a label
-        outside the classes gives nan.
+        Non-negative float32 scalar; NaN if a compiled call receives a label out of range.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit
-            together, or (eager calls) a label outside the classes.
+        ValueError: if an argument is out of range, shapes are incompatible, or (eager calls) a label is out of range.
 
     Example:
         >>> loss = SoftmaxLoss(num_classes=4)  # the classifier starts at zero: log 4
@@ -94,7 +92,7 @@ class SoftmaxLoss(LossLayer):
         self._watched = [keras.metrics.Mean(name="mi_lower_bound")] if watch else []
 
     def build(self, embeddings_shape, labels_shape):
-        # A direction cannot start at zero; a plain classifier does, as published.
+        # A plain classifier starts at zero, as in the paper's code; a weight to be normalized cannot.
         self.proxies = self.add_weight(
             name="proxies",
             shape=(self.num_classes, embeddings_shape[-1]),
@@ -108,28 +106,28 @@ class SoftmaxLoss(LossLayer):
         if novel_proxies is not None:
             if self.use_bias or self.kl:
                 raise ValueError(
-                    "Expected a softmax with use_bias=False and kl=False where there are novel classes. "
+                    "Expected use_bias=False and kl=False with `novel_proxies`. "
                     f"Received: use_bias={self.use_bias}, kl={self.kl}"
                 )
             weights = ops.concatenate([weights, novel_proxies], axis=0)
         rows = unit_rows(embeddings) if self.normalize else embeddings
         weights = unit_rows(weights) if self.normalize_weight else weights
         rows = rows / self.temperature
-        if self.use_bias:  # one coordinate more
+        if self.use_bias:  # as one more coordinate
             weights = ops.concatenate([weights, ops.convert_to_tensor(self.bias)[:, None]], axis=1)
             rows = ops.concatenate([rows, ops.full_like(rows[:, :1], 1.0 / self.temperature)], axis=1)
         weights = weights[:, None, :]
-        own = target_logits(rows, weights, labels)
-        # The own logit is no summand to the last digit: it comes from another product.
-        costs = ops.relu(logsumexp_of_all(rows, weights) - own)
-        for sign in self._watched if training is not False and novel_proxies is None else ():
-            sign.update_state(math.log(self.num_classes) - ops.mean(costs))
+        target = target_logits(rows, weights, labels)
+        # The target logit is computed separately, so rounding can make the difference slightly negative.
+        costs = ops.relu(logsumexp_of_all(rows, weights) - target)
+        for metric in self._watched if training is not False and novel_proxies is None else ():
+            metric.update_state(math.log(self.num_classes) - ops.mean(costs))
         if self.label_smoothing and self.num_classes > 1:
-            costs = costs + self.label_smoothing * (own - mean_of_others(rows, weights, labels))
+            costs = costs + self.label_smoothing * (target - mean_of_others(rows, weights, labels))
         costs = costs - (self._target_entropy() if self.kl else 0.0)
         costs = costs if row_weights is None else costs * row_weights
         return reduce_costs(costs, ops.ones_like(costs, dtype="bool"), self.reducer, labels)
 
     def _target_entropy(self) -> float:
-        rest, eps = self.num_classes - 1, self.label_smoothing
-        return -(1 - eps) * math.log(1 - eps) - eps * math.log(eps / rest) if eps and rest else 0.0
+        others, eps = self.num_classes - 1, self.label_smoothing
+        return -(1 - eps) * math.log(1 - eps) - eps * math.log(eps / others) if eps and others else 0.0

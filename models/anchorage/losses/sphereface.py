@@ -7,47 +7,46 @@ from anchorage.checks import check_at_least_one, check_positive
 from anchorage.losses.base import LossLayer
 from anchorage.pairs.reducers import Reducer, check_any_reducer
 from anchorage.proxies.bank import ProxyBank
-from anchorage.proxies.margin_softmax import falling_cosine_of_multiple, softmax_with_target_logit
+from anchorage.proxies.margin_softmax import multiple_angle_cosine, softmax_with_target_logit
 
 _TINY = 1e-12
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class SphereFaceLoss(LossLayer):
-    """Softmax over class directions, the angle to the own one multiplied by a whole number.
+    """Softmax cross-entropy with a multiplicative angular margin on the target class.
 
-    Formula, with theta the angle between embedding x and class weight w, `k = floor(m theta / pi)`:
+    Formula, with theta the angle between an embedding x and a class weight w, and `k = floor(m theta / pi)`:
 
-        own logit:    scale |x| |w| ((-1)^k cos(m theta) - 2 k)
+        target logit: scale |x| |w| ((-1)^k cos(m theta) - 2 k)
         other logits: scale |x| |w| cos theta
         loss_i = cross-entropy of the logits
 
-    where `|w|` is taken as 1 unless `weight_lengths`, which makes it the large-margin softmax.
+    where `|w|` is 1 unless `weight_lengths=True`, which gives the large-margin softmax.
 
-    Defaults: 4 and 1, which pytorch-metric-learning 2.9 gives for the margin that works best and the scale
+    Defaults: 4 and 1, which pytorch-metric-learning 2.9 gives as the best margin and the scale
     (`docs/losses.md`, LargeMarginSoftmaxLoss).
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
-        margin: m, a whole number, at least 1.
+        margin: m, an integer, at least 1.
         scale: factor on all logits, positive.
-        weight_lengths: let the lengths of the class weights count.
-        reducer: how the costs of the rows become one, see `anchorage.pairs.reducers`.
+        weight_lengths: keep the norms of the class weights instead of normalizing them.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor; not normalised, the lengths count.
-        row_weights: `(N,)` factors on the costs of the items, as a miner gives them; None for 1.
+        embeddings: `(N, D)` float tensor, not normalized: norms enter the loss.
+        row_weights: `(N,)` per-sample weights, as from a miner; None weights all samples by 1.
 
     Returns:
-        Scalar float32 tensor, at least 0. A compiled call with a label outside the classes gives nan.
+        Non-negative float32 scalar; NaN if a compiled call receives a label out of range.
 
     Raises:
-        ValueError: on a parameter out of range, shapes that do not fit
-            together, or (eager calls) a label outside the classes.
+        ValueError: if an argument is out of range, shapes are incompatible, or (eager calls) a label is out of range.
 
     Example:
         >>> loss = SphereFaceLoss(num_classes=1)
-        >>> float(loss(keras.ops.ones((2, 3)), keras.ops.array([0, 0])))  # nothing to confuse it with
+        >>> float(loss(keras.ops.ones((2, 3)), keras.ops.array([0, 0])))  # one class: nothing to separate
         0.0
     """
 
@@ -82,25 +81,25 @@ class SphereFaceLoss(LossLayer):
         self.bank.build(embeddings_shape)
 
     def compute(self, embeddings, labels, row_weights=None):
-        lengths = self.scale * _lengths(embeddings)
+        norms = self.scale * _safe_norms(embeddings)
         if self.weight_lengths:
             proxies = ops.convert_to_tensor(self.proxies)[:, None, :]
-            lengths = lengths * ops.take(_lengths(self.proxies), labels, axis=0)
+            norms = norms * ops.take(_safe_norms(self.proxies), labels, axis=0)
         else:
             proxies = self.bank.by_class()
-        safe = ops.where(lengths > 0, lengths, 1.0)
+        divisors = ops.where(norms > 0, norms, 1.0)
         return softmax_with_target_logit(
             self.scale * embeddings,
             proxies,
             labels,
-            lambda own: lengths * falling_cosine_of_multiple(own / safe, self.margin),
+            lambda target: norms * multiple_angle_cosine(target / divisors, self.margin),
             self.reducer,
             row_weights,
         )
 
 
-def _lengths(x):
-    """Euclidean length of each row; 0 with zero gradient for a zero row."""
+def _safe_norms(x):
+    """Euclidean norm of each row; a zero row has norm 0 and zero gradient."""
     squared = ops.sum(ops.square(x), axis=1)
-    some = squared > _TINY
-    return ops.where(some, ops.sqrt(ops.where(some, squared, 1.0)), 0.0)
+    nonzero = squared > _TINY
+    return ops.where(nonzero, ops.sqrt(ops.where(nonzero, squared, 1.0)), 0.0)

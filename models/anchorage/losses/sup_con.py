@@ -1,4 +1,4 @@
-"""Supervised contrastive loss: Khosla et al., NeurIPS 2020, equation 2, the sum outside the logarithm."""
+"""Supervised contrastive loss: Khosla et al., NeurIPS 2020, equation 2, with the sum outside the logarithm."""
 
 import keras
 from keras import ops
@@ -13,33 +13,32 @@ from anchorage.pairs.references import compare
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class SupConLoss(LossLayer):
-    """Makes all positives of an anchor likely under one softmax over the rest of the batch.
+    """Maximizes the softmax probability of all positives of an anchor among the other samples of the batch.
 
-    Formula, with similarities `s`, positives `P_i` and all others `A_i = P_i + N_i` of anchor i:
+    Formula, with similarities `s`, positives `P_i` and all other samples `A_i = P_i + N_i` of anchor i:
 
         loss_i = -1/|P_i| sum_{p in P_i} ( s_ip / t - log sum_{k in A_i} exp(s_ik / t) )
 
-    Anchors without positives drop out of the average. The paper multiplies by `t`, its published code by
-    `t / 0.07`; neither is done here.
+    Anchors without positives are excluded from the reduction. The paper multiplies the loss by `t`, its code by
+    `t / 0.07`; this layer does neither.
 
-    Defaults: 0.1, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`, SupConLoss); the README of
+    Defaults: 0.1, which pytorch-metric-learning 2.9 quotes from the paper (`docs/losses.md`, SupConLoss); the README of
     the authors' code (HobbitLong/SupContrast) has it for CIFAR.
 
     Args:
         temperature: t, positive.
-        distance: `"cosine"`, or any other name of `anchorage.geometry.MEASURES`; a distance counts as a
-            negative similarity.
-        reducer: how the costs of the anchors become one, see `anchorage.pairs.reducers`.
-        normalize: bring the rows to unit length first.
+        distance: `"cosine"` or another name in `anchorage.geometry.MEASURES`; distances are negated.
+        reducer: reduction of the per-sample losses, see `anchorage.pairs.reducers`.
+        normalize: L2-normalize the embeddings first.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor, at least 0; 0 for a batch without positives or without negatives.
+        Non-negative float32 scalar; 0 for a batch without positives or without negatives.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = SupConLoss(temperature=1.0)

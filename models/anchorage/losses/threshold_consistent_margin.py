@@ -1,4 +1,4 @@
-"""Threshold-consistent margin: Zhang, Xu, Wu et al., ICLR 2024, equation 4; a regulariser beside another loss."""
+"""Threshold-consistent margin: Zhang, Xu, Wu et al., ICLR 2024, equation 4; a regularizer for another loss."""
 
 import keras
 from keras import ops
@@ -12,29 +12,29 @@ from anchorage.pairs.references import compare
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class ThresholdConsistentMarginLoss(LossLayer):
-    """Moves hard pairs only, towards one pair of cosine thresholds that all classes share.
+    """Moves hard pairs towards two cosine thresholds shared by all classes.
 
-    Formula, with cosines `s`, each mean over the pairs that fulfil its condition:
+    Formula, with cosines `s` and each mean over the pairs that satisfy its condition:
 
         lambda_plus  mean_{positives, s <= margin_plus}  (margin_plus - s)
       + lambda_minus mean_{negatives, s >= margin_minus} (s - margin_minus)
 
-    Defaults: `ThresholdConsistentMarginLoss` of pytorch-metric-learning 2.9, which names no place.
+    Defaults: `ThresholdConsistentMarginLoss` of pytorch-metric-learning 2.9, which cites no source.
 
     Args:
-        lambda_plus: weight of the positives, at least 0.
-        lambda_minus: weight of the negatives, at least 0.
+        lambda_plus: weight of the positive term, at least 0.
+        lambda_minus: weight of the negative term, at least 0.
         margin_plus: cosine that positives should exceed, in [-1, 1].
         margin_minus: cosine that negatives should stay below, in [-1, 1].
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor, at least 0; 0 where no pair is hard.
+        Non-negative float32 scalar; 0 if no pair is hard.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = ThresholdConsistentMarginLoss()
@@ -63,8 +63,8 @@ class ThresholdConsistentMarginLoss(LossLayer):
     def compute(self, embeddings, labels, references=None):
         rows, columns, positives, negatives = compare(embeddings, labels, references)
         cosines = dot_products(rows, columns)
-        far = ops.logical_and(positives, cosines <= self.margin_plus)
-        near = ops.logical_and(negatives, cosines >= self.margin_minus)
-        pull = mean_where(self.margin_plus - cosines, far)
-        push = mean_where(cosines - self.margin_minus, near)
+        hard_positives = ops.logical_and(positives, cosines <= self.margin_plus)
+        hard_negatives = ops.logical_and(negatives, cosines >= self.margin_minus)
+        pull = mean_where(self.margin_plus - cosines, hard_positives)
+        push = mean_where(cosines - self.margin_minus, hard_negatives)
         return self.lambda_plus * pull + self.lambda_minus * push

@@ -15,30 +15,30 @@ from anchorage.proxies.margin_softmax import cosine_of_sum
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class TupletMarginLoss(LossLayer):
-    """Wants the angle to each positive, less a margin, to be smaller than the angles to all negatives.
+    """Compares the angle to each positive with the angles to all negatives; a margin relaxes the positive angle.
 
-    Formula, for every ordered positive pair (a, p), with theta the angles and m the margin:
+    Formula, for every ordered positive pair (a, p), with angles theta, negatives `N_a` of a, and the margin m:
 
         loss_ap = log( 1 + sum_{n in N_a} exp( scale (cos theta_an - cos(theta_ap - m)) ) )
 
-    The paper adds the intra-pair variance loss (`anchorage.losses.intra_pair_variance`).
+    The paper combines it with the intra-pair variance loss (`anchorage.losses.intra_pair_variance`).
 
-    Defaults: 0.1 rad, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`, TupletMarginLoss), and
-    64 of its `TupletMarginLoss`, which names no place.
+    Defaults: 0.1 rad, which pytorch-metric-learning 2.9 quotes from the paper (`docs/losses.md`, TupletMarginLoss), and
+    64 of its `TupletMarginLoss`, which cites no source.
 
     Args:
         margin: m in degrees, in [0, 180); 5.73 is 0.1 rad.
-        scale: length of the embeddings, positive.
-        reducer: how the costs of the pairs become one, see `anchorage.pairs.reducers`.
+        scale: factor on the cosines, positive.
+        reducer: reduction of the per-pair losses, see `anchorage.pairs.reducers`.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: pairs and embeddings from a wrapper such as `MinedLoss`; None compares the batch with itself.
 
     Returns:
-        Scalar float32 tensor, at least 0; 0 for a batch without positives or without negatives.
+        Non-negative float32 scalar; 0 for a batch without positives or without negatives.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = TupletMarginLoss(margin=0.0)
@@ -61,8 +61,8 @@ class TupletMarginLoss(LossLayer):
         rows, columns, positives, negatives = compare(embeddings, labels, references)
         cosines = dot_products(rows, columns)
         margin = math.radians(self.margin)
-        wanted = self.scale * cosine_of_sum(cosines, math.cos(margin), -math.sin(margin))
-        against = masked_logsumexp(self.scale * cosines, negatives, axis=1)[:, None]
+        positive_logits = self.scale * cosine_of_sum(cosines, math.cos(margin), -math.sin(margin))
+        negative_total = masked_logsumexp(self.scale * cosines, negatives, axis=1)[:, None]
         counted = ops.logical_and(positives, ops.any(negatives, axis=1, keepdims=True))
-        costs = ops.where(counted, ops.softplus(ops.where(counted, against - wanted, 0.0)), 0.0)
+        costs = ops.where(counted, ops.softplus(ops.where(counted, negative_total - positive_logits, 0.0)), 0.0)
         return reduce_costs(costs, positives, self.reducer, labels)

@@ -11,33 +11,34 @@ from anchorage.pairs.walk import ClassMembers
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class VICRegLoss(LossLayer):
-    """Two views of an item fall together, while each coordinate keeps its spread and goes its own way.
+    """Pulls two views of a sample together while keeping the coordinates spread out and decorrelated.
 
-    The views a and b of an item are the first and the second row with its label; other rows are not used. Formula
-    over the n items with two views, variance and covariance unbiased:
+    Formula over the n samples with two views a and b, with unbiased variances and covariances:
 
         invariance_lambda mean_{n, D} (a - b)^2
       + variance_mu  1/2 ( mean_D max(0, 1 - std_a) + mean_D max(0, 1 - std_b) ),   std = sqrt(var + eps)
       + covariance_v 1/D ( sum_{c != d} cov_a[c, d]^2 + sum_{c != d} cov_b[c, d]^2 )
 
+    The views of a sample are the first two rows with its label; other rows are ignored.
+
     Defaults: 25, 25, 1 and 1e-4 of the authors' `main_vicreg.py` (facebookresearch/vicreg), as in
     pytorch-metric-learning 2.9.
 
     Args:
-        invariance_lambda: weight of the first term, at least 0.
-        variance_mu: weight of the second term, at least 0.
-        covariance_v: weight of the third term, at least 0.
+        invariance_lambda: weight of the invariance term, at least 0.
+        variance_mu: weight of the variance term, at least 0.
+        covariance_v: weight of the covariance term, at least 0.
         eps: added to the variances, positive.
 
     Call arguments:
-        embeddings: `(N, D)` float tensor; not normalised.
-        labels: `(N,)` integer tensor: which rows are views of one item.
+        embeddings: `(N, D)` float tensor, not normalized.
+        labels: `(N,)` integer tensor; rows with equal labels are views of one sample.
 
     Returns:
-        Scalar float32 tensor, at least 0; 0 where fewer than two items have two views.
+        Non-negative float32 scalar; 0 if fewer than two samples have two views.
 
     Raises:
-        ValueError: on a parameter out of range or shapes that do not fit together.
+        ValueError: if an argument is out of range or shapes are incompatible.
 
     Example:
         >>> loss = VICRegLoss(variance_mu=0.0, covariance_v=0.0)
@@ -65,21 +66,21 @@ class VICRegLoss(LossLayer):
     def compute(self, embeddings, labels):
         members = ClassMembers(labels)
         second, has_second = members.partner(1)
-        chosen = ops.logical_and(members.place == 0, has_second)
-        # No more classes than half of the items have two: those that have come first, the rest has no weight.
-        first = true_rows_first(chosen, (ops.shape(labels)[0] + 1) // 2)
-        chosen, second = ops.take(chosen, first, axis=0), ops.take(second, first, axis=0)
+        valid = ops.logical_and(members.place == 0, has_second)
+        # At most half of the rows are first views: these are moved to the front and the padding gets weight 0.
+        first = true_rows_first(valid, (ops.shape(labels)[0] + 1) // 2)
+        valid, second = ops.take(valid, first, axis=0), ops.take(second, first, axis=0)
         views = ops.take(embeddings, first, axis=0), ops.take(embeddings, second, axis=0)
-        count = ops.sum(ops.cast(chosen, embeddings.dtype))
-        loss = self.invariance_lambda * mean_where(ops.mean(ops.square(views[0] - views[1]), axis=1), chosen)
+        count = ops.sum(ops.cast(valid, embeddings.dtype))
+        loss = self.invariance_lambda * mean_where(ops.mean(ops.square(views[0] - views[1]), axis=1), valid)
         for view in views:
-            loss = loss + self._spread(view, ops.cast(chosen, view.dtype)[:, None], count)
+            loss = loss + self._variance_and_covariance(view, ops.cast(valid, view.dtype)[:, None], count)
         return ops.where(count > 1, loss, 0.0 * loss)
 
-    def _spread(self, view, weights, count):
-        centred = weights * (view - ops.sum(weights * view, axis=0) / ops.maximum(count, 1.0))
-        covariance = ops.matmul(ops.transpose(centred), centred) / ops.maximum(count - 1.0, 1.0)
-        variance = ops.diagonal(covariance)
-        short = ops.mean(ops.relu(1.0 - ops.sqrt(variance + self.eps)))
-        shared = ops.sum(ops.square(covariance)) - ops.sum(ops.square(variance))
-        return 0.5 * self.variance_mu * short + self.covariance_v * shared / view.shape[1]
+    def _variance_and_covariance(self, view, weights, count):
+        centered = weights * (view - ops.sum(weights * view, axis=0) / ops.maximum(count, 1.0))
+        covariances = ops.matmul(ops.transpose(centered), centered) / ops.maximum(count - 1.0, 1.0)
+        variances = ops.diagonal(covariances)
+        variance = ops.mean(ops.relu(1.0 - ops.sqrt(variances + self.eps)))
+        covariance = ops.sum(ops.square(covariances)) - ops.sum(ops.square(variances))
+        return 0.5 * self.variance_mu * variance + self.covariance_v * covariance / view.shape[1]

@@ -1,1 +1,1 @@
-"""Proxies: trainable stand-ins of the classes, and the logits of a batch against them."""
+"""Proxies, the trainable representatives of the classes, and the logits of a batch against them."""

@@ -1,4 +1,4 @@
-"""Logits of rows with the proxies of all classes, and sums over classes that do not hold all of them at once."""
+"""Logits of embeddings and class proxies, and log-sum-exps over many classes in bounded memory."""
 
 from functools import reduce
 from typing import Any
@@ -8,143 +8,152 @@ from keras import ops
 
 from anchorage.geometry import dot_products, lowest
 
-_MOST_HELD = 100_000_000  # numbers, 381 MiB; beyond, classes are taken in parts, which costs a third more time
-_HELD_IN_PARTS = 2**21  # TensorFlow's graphs have ten parts in work at once
-_LEAST_PART = 64  # classes: what is added up over all parts is as large as the rows
-_HELD_FOR_SUM = 3  # matrices, for a log-sum-exp and its gradient
+_MAX_ENTRIES = 100_000_000  # 381 MiB in float32; above it classes are split into chunks, which takes a third longer
+_MAX_CHUNK_ENTRIES = 2**21  # small, as TensorFlow runs ten chunks in parallel
+_MIN_CHUNK = 64  # classes; each chunk adds a gradient as large as the embeddings
+_LOGSUMEXP_TENSORS = 3  # (N, C) tensors alive in a log-sum-exp and its gradient
 
 
 def nearest(*logits):
-    """The largest of the logits of a class's proxies; of a single proxy its own."""
+    """Largest of the logits of the proxies of a class."""
     return reduce(ops.maximum, logits)
 
 
-def softly_nearest(gamma: float):
-    """Function of tensors x_j: `sum_j softmax_j(x_j / gamma) x_j`, entry by entry; its gradient keeps no weights."""
+def softmax_weighted(gamma: float):
+    """Make a function of tensors x_j: `sum_j softmax_j(x_j / gamma) x_j`, elementwise.
+
+    Its gradient recomputes the weights instead of storing them.
+    """
 
     def weigh(tensors):
-        top = reduce(ops.maximum, tensors)
-        weights = [ops.exp((x - top) / gamma) for x in tensors]
+        largest = reduce(ops.maximum, tensors)
+        weights = [ops.exp((x - largest) / gamma) for x in tensors]
         return weights, sum(weights[1:], weights[0])
 
     @ops.custom_gradient
-    def soft_maximum(*tensors):
+    def weighted_sum(*tensors):
         weights, total = weigh(tensors)
         result = sum(w * x for w, x in zip(weights, tensors, strict=True)) / total
 
         def gradient(*upstreams, upstream=None):
             weights, total = weigh(tensors)
-            share = (upstreams[0] if upstream is None else upstream) / total
-            return tuple(share * w * (1.0 + (x - result) / gamma) for w, x in zip(weights, tensors, strict=True))
+            scaled = (upstreams[0] if upstream is None else upstream) / total
+            return tuple(scaled * w * (1.0 + (x - result) / gamma) for w, x in zip(weights, tensors, strict=True))
 
         return result, gradient
 
-    return lambda *tensors: soft_maximum(*tensors) if len(tensors) > 1 else tensors[0]
+    return lambda *tensors: weighted_sum(*tensors) if len(tensors) > 1 else tensors[0]
 
 
 def class_logits(rows, proxies, aggregate=nearest):
-    """Logits of rows (N, D) with classes of K proxies (C, K, D): `(N, C)`.
+    """`(N, C)` logits of embeddings and classes.
 
     Args:
-        rows: `(N, D)` float tensor.
-        proxies: `(C, K, D)` float tensor.
-        aggregate: function of K tensors of inner products giving the logits.
+        rows: `(N, D)` float tensor, the scaled embeddings.
+        proxies: `(C, K, D)` float tensor, K proxies per class.
+        aggregate: function from K tensors of inner products to the logits.
     """
-    return aggregate(*[dot_products(rows, proxies[:, place]) for place in range(proxies.shape[1])])
+    return aggregate(*[dot_products(rows, proxies[:, k]) for k in range(proxies.shape[1])])
 
 
 def target_logits(rows, proxies, labels, aggregate=nearest):
-    """`(N,)` logits of the rows with their own classes; arguments as above, and `(N,)` labels.
+    """`(N,)` logits of the target classes; see `class_logits`, with `(N,)` labels.
 
-    Looked up among the proxies: the gradient of a look-up among the `(N, C)` logits is as large as these.
+    Gathers proxies rather than logits: the gradient of a gather from the `(N, C)` logits would be as large as these.
     """
-    own = ops.take(proxies, labels, axis=0)
-    return aggregate(*[ops.sum(rows * own[:, place], axis=1) for place in range(proxies.shape[1])])
+    targets = ops.take(proxies, labels, axis=0)
+    return aggregate(*[ops.sum(rows * targets[:, k], axis=1) for k in range(proxies.shape[1])])
 
 
 def sums_of_classes(x, labels, classes: int):
-    """`(C, ...)` sums of the entries `(N, ...)` of each class; Keras' own segment sum takes float32 on PyTorch."""
+    """`(C, ...)` sums of the rows `(N, ...)` of each class; `keras.ops.segment_sum` casts to float32 on PyTorch."""
     return ops.scatter_update(ops.zeros((classes, *x.shape[1:]), dtype=x.dtype), labels[:, None], x, reduction="add")
 
 
 def mean_of_others(rows, proxies, labels):
-    """`(N,)` means of the logits with the single proxies of all other classes, at least one, without any of them."""
+    """`(N,)` mean logits of the proxies of the other classes, at least one, without computing the single logits."""
     others = ops.sum(proxies, axis=(0, 1)) - ops.sum(ops.take(proxies, labels, axis=0), axis=1)
     count = (ops.shape(proxies)[0] - 1) * proxies.shape[1]
     return ops.sum(rows * others, axis=1) / ops.cast(count, rows.dtype)
 
 
 def split_target_logit(logits, ids, labels):
-    """`(N,)` own logits and log-sum-exps of the others, out of the `(N, B)` logits with classes `ids`.
+    """Split the `(N, B)` logits of the classes `ids` into `(N,)` target logits and log-sum-exps of the others.
 
-    Where the own class is not among these its logit is 0; without any other the log-sum-exp is far below 0.
+    The target logit is 0 if the target is not in `ids`; the log-sum-exp is very negative if there are no others.
     """
-    mine = ids[None, :] == labels[:, None]
-    own = ops.sum(ops.where(mine, logits, ops.zeros_like(logits)), axis=1)
-    return own, ops.logsumexp(ops.where(mine, lowest(logits), logits), axis=1)
+    is_target = ids[None, :] == labels[:, None]
+    target = ops.sum(ops.where(is_target, logits, ops.zeros_like(logits)), axis=1)
+    return target, ops.logsumexp(ops.where(is_target, lowest(logits), logits), axis=1)
 
 
 def logsumexp_of_others(rows, proxies, labels, aggregate=nearest):
-    """`(N,)` log-sum-exps of the logits of the rows with all classes but their own; far below 0 without any."""
+    """`(N,)` log-sum-exps of the logits of all non-target classes; very negative if there are none."""
 
-    def of_part(ids, proxies, rows):
+    def of_chunk(ids, proxies, rows):
         return split_target_logit(class_logits(rows, proxies, aggregate), ids, labels)[1][None, :]
 
     held = (rows.shape[0], proxies.shape[1])
-    return ops.logsumexp(over_classes(of_part, (proxies,), rows, held=held), axis=0)
+    return ops.logsumexp(over_classes(of_chunk, (proxies,), rows, held=held), axis=0)
 
 
 def target_and_others(rows, proxies, labels, aggregate=nearest):
-    """Own logits and log-sum-exps of the others; from all logits where these are fewer than what own proxies have.
+    """`(N,)` target logits and log-sum-exps of the others; arguments as in `target_logits`.
 
-    Arguments as above; both `(N,)`.
+    Splits the full matrix of logits where that is smaller than the gathered target proxies.
     """
-    classes, each, dim = proxies.shape
-    if isinstance(classes, int) and classes <= each * dim and _at_once((rows.shape[0], each), classes):
+    classes, per_class, dim = proxies.shape
+    if isinstance(classes, int) and classes <= per_class * dim and _fits((rows.shape[0], per_class), classes):
         return split_target_logit(class_logits(rows, proxies, aggregate), ops.arange(classes, dtype="int32"), labels)
     return target_logits(rows, proxies, labels, aggregate), logsumexp_of_others(rows, proxies, labels, aggregate)
 
 
 def logsumexp_of_all(rows, proxies):
-    """`(N,)` log-sum-exps of the logits of the rows with all classes of one proxy."""
+    """`(N,)` log-sum-exps of the logits of all classes, with one proxy per class."""
 
-    def of_part(_, proxies, rows):
+    def of_chunk(_, proxies, rows):
         return ops.logsumexp(class_logits(rows, proxies), axis=1)[None, :]
 
-    return ops.logsumexp(over_classes(of_part, (proxies,), rows, held=(rows.shape[0], 1)), axis=0)
+    return ops.logsumexp(over_classes(of_chunk, (proxies,), rows, held=(rows.shape[0], 1)), axis=0)
 
 
 def over_classes(function, classes, *others, held: tuple[Any, int]):
-    """What a function gives for all classes, a part of them at a time where it would hold too many numbers.
+    """Apply a function to all classes, in chunks where its tensors would need too much memory.
 
-    Parts are computed again for the gradient, so that memory stays that of one part.
+    Chunks are recomputed for the gradient, so that the peak memory is that of one chunk.
 
     Args:
-        function: of the `(B,)` ids of some classes, what there is of `classes` for them, and `others`; gradients reach
-            what it has as arguments. What it gives for the parts is put together along the first axis.
+        function: called with the `(B,)` ids of a chunk of classes, the chunk of each tensor in `classes`, and
+            `others`. Gradients flow to these arguments only, not to variables in its closure. Its results are
+            concatenated along the first axis.
         classes: tuple of `(C, ...)` float tensors.
         others: float tensors.
-        held: rows N, no number where they are not known yet, and how many `(N, C)` tensors the function holds beside
-            those of a log-sum-exp.
+        held: number of rows N, which may be unknown, and the number of `(N, C)` tensors the function keeps in
+            memory besides those of a log-sum-exp.
+
+    Returns:
+        The concatenated results.
     """
-    count, size = held[0], classes[0].shape[0]
+    rows, size = held[0], classes[0].shape[0]
     ids = ops.arange(ops.shape(classes[0])[0], dtype="int32")
-    if _at_once(held, size):
+    if _fits(held, size):
         return function(ids, *classes, *others)
 
-    def of_block(block):
-        ids, *classes = block
+    def of_chunk(chunk):
+        ids, *classes = chunk
         return keras.remat(lambda *tensors: function(ids, *tensors))(*classes, *others)
 
-    each = min(size, max(_LEAST_PART, _HELD_IN_PARTS // (count * (held[1] + _HELD_FOR_SUM))))
-    end = size // each * each
-    found = ops.map(of_block, tuple(ops.reshape(x[:end], (-1, each, *x.shape[1:])) for x in (ids, *classes)))
-    found = ops.reshape(found, (-1, *found.shape[2:]))
-    return found if end == size else ops.concatenate([found, of_block([x[end:] for x in (ids, *classes)])], axis=0)
+    length = min(size, max(_MIN_CHUNK, _MAX_CHUNK_ENTRIES // (rows * (held[1] + _LOGSUMEXP_TENSORS))))
+    end = size // length * length
+    results = ops.map(of_chunk, tuple(ops.reshape(x[:end], (-1, length, *x.shape[1:])) for x in (ids, *classes)))
+    results = ops.reshape(results, (-1, *results.shape[2:]))
+    if end == size:
+        return results
+    return ops.concatenate([results, of_chunk([x[end:] for x in (ids, *classes)])], axis=0)
 
 
-def _at_once(held, size) -> bool:
-    """Whether all classes may be taken at once, or must: a size may be None or, on JAX, a symbol."""
-    count, each = held
-    known = isinstance(count, int) and isinstance(size, int)
-    return not known or count * size * (each + _HELD_FOR_SUM) <= _MOST_HELD
+def _fits(held, size) -> bool:
+    """Whether all classes fit in memory at once; True for unknown sizes (None or, on JAX, symbolic)."""
+    rows, tensors = held
+    known = isinstance(rows, int) and isinstance(size, int)
+    return not known or rows * size * (tensors + _LOGSUMEXP_TENSORS) <= _MAX_ENTRIES

@@ -1,7 +1,7 @@
 """Writes models/anchorage/losses/README.md: every loss, its source, the source of its defaults, its measured accuracy.
 
-Run by `make conformance`, after the tests of the losses have left their figures under `.conformance`. With `--text` it
-takes the figures from the page that is there: papers, parameters, defaults and formulas are brought up to date at once.
+`make conformance` runs it after the tests of the losses have written their figures to `.conformance`. With `--text` it
+keeps the figures of the existing page and only updates papers, parameters, defaults and formulas.
 """
 
 import inspect
@@ -18,29 +18,29 @@ PAGE = ROOT / "models" / "anchorage" / "losses" / "README.md"
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 _HEAD = """\
-# The losses
+# Losses
 
-`create_loss(name, params)` or `[loss] name = "..."` in an experiment file; `anchorage losses NAME` tells all about one.
-Every loss is called `loss(embeddings, labels)` and gives one number.
+Create a loss with `create_loss(name, params)`, or with `[loss] name = "..."` in an experiment file; `anchorage losses
+NAME` prints its documentation. Every loss is called as `loss(embeddings, labels)` and returns a scalar.
 
-On a CPU Keras trains without XLA. Losses over triplets and ranks are three to six times as fast with it from 512 rows
-on: `learner.compile(optimizer, jit_compile=True)`, where the encoder is small beside the loss; convolutions are not
-quicker there. [The steps of all losses](../../tests/benchmarks/losses.md) are timed both ways.
+On a CPU, Keras trains without XLA. From 512 rows on, XLA makes losses over triplets and ranks three to six times as
+fast: use `learner.compile(optimizer, jit_compile=True)` if the encoder is small compared to the loss, as XLA does not
+speed up convolutions there. [The benchmark of all losses](../../../tests/benchmarks/losses.md) lists times with and
+without XLA.
 
-Losses over classes that would hold more than 381 MiB at once (2,048 rows, 10,000 classes with two proxies each) take
-the classes in parts, which costs a third more time.
+Losses over classes that would need more than 381 MiB (2,048 rows and 10,000 classes with two proxies each) process the
+classes in chunks, which takes a third longer.
 
 Written by `make conformance`; do not edit. It runs the tests of the losses on all three backends of Keras:
 {tests}. Versions: {versions}.
 
-The last three columns say how far a loss was, at most, from its oracle, in value and every gradient: first computed in
-float64, then, as in training, in float32. The oracle is a number of cases (column "cases"), published ones in float64
-or plain loops, whose slopes by differences are themselves right to about 1e-9. A difference is divided by the largest
-number of the case, or by 1 where that is less. Keras itself turns float64 into float32 on JAX and PyTorch; for these
-figures it was kept from that, but for the bins of histograms on PyTorch.
+The last three columns give the largest error of a loss against its oracle, over the value and all gradients: first in
+float64, then in float32 as in training. The oracle is a set of cases (column "cases"), either published float64 values
+or plain loops, whose finite-difference gradients are accurate to about 1e-9. Errors are relative to the largest number
+of the case if that exceeds 1, and absolute otherwise. On JAX and PyTorch, Keras casts float64 to float32 by default;
+this was disabled here, except for the bins of histograms on PyTorch.
 
-Of defaults it is said where they come from. Where the text of a paper was not at hand, that is the source that states
-its values.
+Each default cites its source. If we could not consult the text of a paper, that is the source that quotes its values.
 
 ## Table
 
@@ -50,13 +50,14 @@ its values.
 
 
 def parts_of(name):
-    """Of a loss's docstring: purpose, what stands before its arguments, and where the defaults come from."""
+    """Split the docstring of a loss: purpose, text up to the arguments, and the source of the defaults."""
     purpose, rest = inspect.getdoc(LOSSES[name]).split("\n\n", 1)
     text = rest.split("\nArgs:\n", 1)[0].rstrip()
-    said = re.search(r"(?:^|\n\n)Defaults: (.*?)(?=\n\n|$)", text, re.DOTALL)
-    if said is None:
-        raise SystemExit(f"The docstring of {name!r} does not say where its defaults come from (`Defaults: ...`).")
-    return " ".join(purpose.split()), (text[: said.start()] + text[said.end() :]).strip(), " ".join(said[1].split())
+    defaults = re.search(r"(?:^|\n\n)Defaults: (.*?)(?=\n\n|$)", text, re.DOTALL)
+    if defaults is None:
+        raise SystemExit(f"The docstring of {name!r} does not cite the source of its defaults (`Defaults: ...`).")
+    text = (text[: defaults.start()] + text[defaults.end() :]).strip()
+    return " ".join(purpose.split()), text, " ".join(defaults[1].split())
 
 
 def parameters_of(loss):
@@ -67,35 +68,35 @@ def parameters_of(loss):
 
 
 def front_of(loss):
-    """The part of a row that follows from the code alone."""
+    """The cells of a row that depend on the code alone."""
     return (
         f"| [`{loss.name}`](#{loss.name}) | {loss.also_known_as()} | {loss.paper.rstrip('.')} | {parameters_of(loss)} |"
     )
 
 
 def figure(found, dtype):
-    """A measured difference: `3e-16`, or a dash where it was not measured."""
+    """A measured error, such as `3e-16`, or a dash if it was not measured."""
     return f"{found[dtype]:.0e}" if dtype in found else "-"
 
 
 def render(measured):
-    """The whole page out of what each backend's run left behind."""
-    kinds = {name: value for facts in measured.values() for name, value in facts["versions"].items()}
+    """Render the page from the results of each backend."""
+    versions = {name: value for facts in measured.values() for name, value in facts["versions"].items()}
     figures = {}
     for name in LOSSES:
-        found = [facts["losses"].get(name, {}) for facts in measured.values()]
-        largest = [f"{figure(one, 'float64')}, {figure(one, 'float32')}" for one in found]
-        figures[name] = " | ".join([str(max(one.get("cases", 0) for one in found)), *largest])
+        results = [facts["losses"].get(name, {}) for facts in measured.values()]
+        errors = [f"{figure(result, 'float64')}, {figure(result, 'float32')}" for result in results]
+        figures[name] = " | ".join([str(max(result.get("cases", 0) for result in results)), *errors])
     return lay_out(
         figures,
         tests=", ".join(f"{BACKENDS[name]} {facts['tests']:,} tests" for name, facts in measured.items()),
-        versions=", ".join(f"{name} {value}" for name, value in kinds.items()),
+        versions=", ".join(f"{name} {value}" for name, value in versions.items()),
         backends=[BACKENDS[name] for name in measured],
     )
 
 
 def refresh(page):
-    """The page with what the code says today, and the figures that stand in it."""
+    """Update a page to the current docstrings, keeping its figures."""
     tests, versions = re.search(r"^(.* tests)\. Versions: (.*)\.$", page, re.MULTILINE).groups()
     backends = re.search(r"\| cases \| (.*) \|$", page, re.MULTILINE)[1].split(" | ")
     rows = [row.removesuffix(" |").rsplit(" | ", 1 + len(backends)) for row in page.splitlines() if row[:4] == "| [`"]
@@ -107,7 +108,7 @@ def refresh(page):
 
 
 def lay_out(figures, tests, versions, backends):
-    """The page; `figures` holds the last cells of each loss's row."""
+    """Assemble the page; `figures` holds the last cells of the row of each loss."""
     page = _HEAD.format(
         tests=tests, versions=versions, backends=" | ".join(backends), lines="|".join("---" for _ in backends)
     )
@@ -120,7 +121,7 @@ def lay_out(figures, tests, versions, backends):
 
 
 def main():
-    """Read the figures, check that they are whole, write the page."""
+    """Read the figures, check that they are complete, write the page."""
     if sys.argv[1:] == ["--text"]:
         write(refresh(PAGE.read_text(encoding="utf-8")))
         return
@@ -131,7 +132,7 @@ def main():
             raise SystemExit(f"Expected the figures of {backend} in {path}. Run `make conformance`.")
         measured[backend] = json.loads(path.read_text(encoding="utf-8"))
         if not measured[backend]["passed"]:
-            raise SystemExit(f"The tests failed on {backend}: no table is written.")
+            raise SystemExit(f"The tests failed on {backend}: the page is not written.")
         missing = sorted(set(LOSSES) - set(measured[backend]["losses"]))
         if missing:
             raise SystemExit(f"No case was measured on {backend} for {missing}: add one to test_oracles.py.")
@@ -139,7 +140,7 @@ def main():
 
 
 def write(page):
-    """Put the page in its place."""
+    """Write the page."""
     PAGE.write_text(page, encoding="utf-8")
     print(f"{len(LOSSES)} losses in {PAGE.relative_to(ROOT)}")
 

@@ -162,7 +162,7 @@ def test_numbers_of_numpy_and_integers_for_floats_are_taken():
             r"`nonzero_loss_cutoff` must be above `cutoff`\. Received: cutoff=0\.5",
         ),
         ("manifold", {"num_proxies": 1}, r"`num_proxies` must be at least 2\. Received: num_proxies=1"),
-        ("proxy_nca", {"reducer": "avg_non_zero"}, r"`reducer` .* costs may lie below 0.*Received: reducer='avg_non_"),
+        ("proxy_nca", {"reducer": "avg_non_zero"}, r"`reducer` .* losses can be negative.*Received: reducer='avg_non_"),
         ("softmax", {"reducer": {"name": "threshold", "low": math.nan}}, r"'threshold' takes numbers.*Received"),
         ("softmax", {"reducer": {"name": "class_weighted", "weights": [1, -1, 1]}}, r"weights not below 0\. Received"),
         ("softmax", {"reducer": {"name": "class_weighted", "weights": 1}}, r"'class_weighted' takes numbers.*Received"),

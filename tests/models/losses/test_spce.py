@@ -48,5 +48,5 @@ def test_rejects_invalid_arguments():
         SPCELoss(scale=0)
     with pytest.raises(ValueError, match=r"`classes` must be 'batch' or 'all'. Received: classes='some'"):
         SPCELoss(classes="some")
-    with pytest.raises(ValueError, match=r"`num_classes` is needed with classes='all'"):
+    with pytest.raises(ValueError, match=r"`num_classes` is required with classes='all'"):
         SPCELoss(classes="all")

@@ -1,4 +1,4 @@
-"""The published table of the losses lists what the code has."""
+"""The published table of the losses agrees with the code."""
 
 import runpy
 from pathlib import Path

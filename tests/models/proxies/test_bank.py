@@ -31,7 +31,7 @@ def test_sizes_that_are_no_counts_are_refused(size):
 
 @pytest.mark.parametrize("stddev", [-1.0, float("nan"), float("inf")])
 def test_spread_that_is_none_is_refused(stddev):
-    with pytest.raises(ValueError, match=r"`stddev` must be a number, not negative\. Received: stddev="):
+    with pytest.raises(ValueError, match=r"`stddev` must be a finite number, at least 0\. Received: stddev="):
         ProxyBank(num_classes=3, stddev=stddev)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from anchorage.losses import LOSSES, create_loss
 from anchorage.proxies import logits
-from anchorage.proxies.logits import class_logits, nearest, softly_nearest, target_and_others, target_logits
+from anchorage.proxies.logits import class_logits, nearest, softmax_weighted, target_and_others, target_logits
 
 ROWS, CLASSES, DIM = 6, 11, 4
 LABELS = np.array([0, 0, 3, 10, 9, 3])
@@ -41,9 +41,9 @@ def rows():
 @pytest.fixture
 def take_parts(monkeypatch):
     def take(held):
-        monkeypatch.setattr(logits, "_MOST_HELD", 0)
-        monkeypatch.setattr(logits, "_LEAST_PART", 1)
-        monkeypatch.setattr(logits, "_HELD_IN_PARTS", held)
+        monkeypatch.setattr(logits, "_MAX_ENTRIES", 0)
+        monkeypatch.setattr(logits, "_MIN_CHUNK", 1)
+        monkeypatch.setattr(logits, "_MAX_CHUNK_ENTRIES", held)
 
     return take
 
@@ -91,13 +91,13 @@ def test_one_class_has_nothing_to_be_told_from_in_parts_either(name, rows, take_
 
 
 @given(st.integers(1, 4), st.floats(0.01, 10.0), st.integers(0, 2**16))
-def test_softly_nearest_lies_between_farthest_and_nearest_proxy(k, gamma, seed):
+def test_softmax_weighted_lies_between_farthest_and_nearest_proxy(k, gamma, seed):
     rng = np.random.default_rng(seed)
     x, proxies = rng.normal(size=(5, DIM)), rng.normal(size=(3, k, DIM))
     logits = np.einsum("nd,ckd->nck", x, proxies)
 
     def found(gamma):
-        return np.array(class_logits(x, proxies, softly_nearest(gamma)))
+        return np.array(class_logits(x, proxies, softmax_weighted(gamma)))
 
     assert np.all(found(gamma) >= logits.min(axis=2) - 1e-12)
     assert np.all(found(gamma) <= logits.max(axis=2) + 1e-12)
@@ -105,7 +105,7 @@ def test_softly_nearest_lies_between_farthest_and_nearest_proxy(k, gamma, seed):
     np.testing.assert_allclose(found(1e9), logits.mean(axis=2), atol=1e-7)
 
 
-@pytest.mark.parametrize("join", [nearest, softly_nearest(0.3)])
+@pytest.mark.parametrize("join", [nearest, softmax_weighted(0.3)])
 def test_own_logits_are_those_among_all(join, rows):
     rows = keras.ops.convert_to_tensor(rows)
     proxies = keras.ops.convert_to_tensor(np.random.default_rng(2).normal(size=(CLASSES, 3, DIM)))
