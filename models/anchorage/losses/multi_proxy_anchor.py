@@ -126,11 +126,11 @@ class MultiProxyAnchorLoss(LossLayer):
     def _push(self, rows, proxies, labels, shift, aggregate):
         """`(C,)` second terms of the loss: `log(1 + sum exp)` over the samples of other classes."""
 
-        def of_part(ids, proxies, rows, shift):
+        def of_chunk(ids, proxies, rows, shift):
             exponents = class_logits(rows, proxies, aggregate) + shift[:, None]
             return masked_log1p_sum_exp(exponents, labels[:, None] != ids[None, :], axis=0)
 
-        return over_classes(of_part, (proxies,), rows, shift, held=(rows.shape[0], self.proxies_per_class))
+        return over_classes(of_chunk, (proxies,), rows, shift, held=(rows.shape[0], self.proxies_per_class))
 
     def _regularizer(self):
         k = self.proxies_per_class

@@ -1,4 +1,4 @@
-"""Miners: which pairs of a batch count. `MINERS` holds those that the losses `mined` and `cross_batch_memory` take."""
+"""Miners, which select the pairs of a batch that enter a loss. `mined` and `cross_batch_memory` accept `MINERS`."""
 
 from anchorage.mining.miners import (
     AngularMiner,

@@ -1,6 +1,6 @@
-"""Miners of pairs: layers that thin out the positive and negative masks of a batch.
+"""Pair miners: layers that select a subset of the positive and negative pairs of a batch.
 
-Named after pytorch-metric-learning's; angular: Wang, Zhou, Wen, Liu & Lin, ICCV 2017; multi-similarity: Wang et al.,
+Names follow pytorch-metric-learning. Angular: Wang, Zhou, Wen, Liu & Lin, ICCV 2017; multi-similarity: Wang et al.,
 CVPR 2019, eq. 11-12; batch-hard: Hermans et al., 2017; easy positives: Xuan, Stylianou & Pless, WACV 2020;
 distance-weighted: Wu et al., ICCV 2017; hdc: Yuan, Yang & Zhang, ICCV 2017; triplet margin: Schroff et al., CVPR 2015.
 """
@@ -21,21 +21,21 @@ from anchorage.seeds import SavedSeedGenerator
 
 _STRATEGIES = ("easy", "hard", "semi_hard", "all")
 _TRIPLETS = ("all", "easy", "hard", "semi_hard")
-_ROUNDING = 1e-6  # a share of a number of pairs that is a whole number must not come out above it
-_TIE = 1e-5  # a pair both ways has the same distance but for rounding
+_ROUNDING = 1e-6  # relative; keeps rounding errors from raising an integer count to the next one
+_TIE = 1e-5  # (i, j) and (j, i) have equal distances up to rounding
 
 
 class PairMiner(keras.layers.Layer):
-    """What all miners of pairs are called with, and give.
+    """Base class of the pair miners.
 
     Call arguments:
-        rows: `(N, D)` anchors of unit length.
-        columns: `(M, D)` what they are compared with, of unit length.
-        positives: `(N, M)` bool.
-        negatives: `(N, M)` bool.
+        rows: `(N, D)` anchors, L2-normalized.
+        columns: `(M, D)` embeddings to compare with, L2-normalized.
+        positives: `(N, M)` bool mask of the positive pairs.
+        negatives: `(N, M)` bool mask of the negative pairs.
 
     Returns:
-        Two `(N, M)` bool masks, subsets of `positives` and `negatives`. No gradient flows through the choice.
+        Two `(N, M)` bool masks, subsets of `positives` and `negatives`. No gradient flows through the selection.
     """
 
     def __init__(self, **kwargs):
@@ -53,9 +53,9 @@ class PairMarginMiner(PairMiner):
     """Keeps positives farther than `pos_margin` and negatives nearer than `neg_margin`, both strictly.
 
     Args:
-        pos_margin: in the units of `distance`; for a similarity, positives below it are kept.
-        neg_margin: likewise; for a similarity, negatives above it are kept.
-        distance: a name of `anchorage.geometry.MEASURES`.
+        pos_margin: in units of `distance`; for a similarity, positives below it are kept.
+        neg_margin: in units of `distance`; for a similarity, negatives above it are kept.
+        distance: a name in `anchorage.geometry.MEASURES`.
     """
 
     names = ("pos_margin", "neg_margin", "distance")
@@ -76,10 +76,12 @@ class PairMarginMiner(PairMiner):
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class MultiSimilarityMiner(PairMiner):
-    """Keeps the pairs that are hard beside the anchor's pairs of the other kind, by cosines.
+    """Keeps positives less similar than the hardest negative plus `eps`, and negatives by the mirrored rule.
+
+    Formula, with cosines `s`: positives with `s_ap < max_n s_an + eps`, negatives with `s_an > min_p s_ap - eps`.
 
     Args:
-        eps: slack, at least 0.
+        eps: tolerance on the cosines, at least 0.
     """
 
     names = ("eps",)
@@ -95,19 +97,23 @@ class MultiSimilarityMiner(PairMiner):
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class BatchEasyHardMiner(PairMiner):
-    """Keeps one positive and one negative of every anchor that has both; batch-hard with the defaults.
+    """Keeps one positive and one negative per anchor; batch-hard mining with the defaults.
 
-    - `"hard"`: the farthest positive, the nearest negative.
-    - `"easy"`: the nearest positive, the farthest negative.
-    - `"semi_hard"`: of the negatives farther than the chosen positive the nearest; of the positives nearer than the
-      chosen negative the farthest. An anchor without such is dropped.
-    - `"all"`: keeps all of the kind.
+    Strategies:
+
+    - `"hard"`: the farthest positive or the nearest negative.
+    - `"easy"`: the nearest positive or the farthest negative.
+    - `"semi_hard"`: the nearest negative that is farther than the selected positive, or the farthest positive that is
+      nearer than the selected negative. An anchor without one is dropped.
+    - `"all"`: all positives or all negatives.
+
+    Anchors without positives or without negatives are dropped.
 
     Args:
-        positive: which positive.
-        negative: which negative; not `"semi_hard"` together with a positive of `"semi_hard"` or `"all"`.
-        allowed_pos_range: least and largest Euclidean distance of the positives that count at all; None for any.
-        allowed_neg_range: likewise for negatives.
+        positive: strategy for positives.
+        negative: strategy for negatives; `"semi_hard"` requires `positive` to be `"easy"` or `"hard"`.
+        allowed_pos_range: minimum and maximum Euclidean distance of candidate positives; None for no limits.
+        allowed_neg_range: minimum and maximum Euclidean distance of candidate negatives; None for no limits.
     """
 
     names = ("positive", "negative", "allowed_pos_range", "allowed_neg_range")
@@ -128,12 +134,12 @@ class BatchEasyHardMiner(PairMiner):
             "semi_hard" in (positive, negative) and {positive, negative} & {"all"}
         ) or positive == negative == "semi_hard":
             raise ValueError(
-                "'semi_hard' needs one chosen pair of the other kind. "
+                "'semi_hard' requires 'easy' or 'hard' for the other kind of pair. "
                 f"Received: positive={positive!r}, negative={negative!r}"
             )
         for name, limits in {"allowed_pos_range": allowed_pos_range, "allowed_neg_range": allowed_neg_range}.items():
             if limits is not None and not (len(limits) == 2 and limits[0] <= limits[1]):
-                raise ValueError(f"`{name}` must be the least and the largest distance. Received: {name}={limits}")
+                raise ValueError(f"`{name}` must be the minimum and maximum distance. Received: {name}={limits}")
         self.positive = positive
         self.negative = negative
         self.allowed_pos_range = None if allowed_pos_range is None else list(allowed_pos_range)
@@ -143,8 +149,8 @@ class BatchEasyHardMiner(PairMiner):
         distances = ops.stop_gradient(euclidean_distances(rows, columns))
         positives = _within(distances, positives, self.allowed_pos_range)
         negatives = _within(distances, negatives, self.allowed_neg_range)
-        whole = ops.logical_and(ops.any(positives, axis=1), ops.any(negatives, axis=1))[:, None]
-        positives, negatives = ops.logical_and(positives, whole), ops.logical_and(negatives, whole)
+        has_both = ops.logical_and(ops.any(positives, axis=1), ops.any(negatives, axis=1))[:, None]
+        positives, negatives = ops.logical_and(positives, has_both), ops.logical_and(negatives, has_both)
         if self.positive != "semi_hard":
             positives = self._pick(distances, positives, self.positive, far=self.positive == "hard")
         if self.negative != "semi_hard":
@@ -157,27 +163,28 @@ class BatchEasyHardMiner(PairMiner):
             limit = ops.min(ops.where(negatives, distances, float("inf")), axis=1, keepdims=True)
             positives = ops.logical_and(positives, distances < limit)
             positives = self._pick(distances, positives, "hard", far=True)
-        whole = ops.logical_and(ops.any(positives, axis=1), ops.any(negatives, axis=1))[:, None]
-        return ops.logical_and(positives, whole), ops.logical_and(negatives, whole)
+        has_both = ops.logical_and(ops.any(positives, axis=1), ops.any(negatives, axis=1))[:, None]
+        return ops.logical_and(positives, has_both), ops.logical_and(negatives, has_both)
 
     def _pick(self, distances, mask, strategy, *, far):
+        """Restrict the mask to the farthest or the nearest entry of each row, unless `strategy` is `"all"`."""
         if strategy == "all":
             return mask
-        order = ops.where(mask, distances if far else -distances, lowest(distances))
-        index = ops.argmax(order, axis=1)
+        scores = ops.where(mask, distances if far else -distances, lowest(distances))
+        index = ops.argmax(scores, axis=1)
         columns = ops.arange(ops.shape(mask)[1], dtype=index.dtype)
         return ops.logical_and(mask, columns[None, :] == index[:, None])
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class AngularMiner(PairMiner):
-    """Keeps the pairs that stand in a triplet whose negative sees anchor and positive under a wide angle.
+    """Keeps the pairs of triplets with an angle above `angle` at the negative.
 
-    The angle is `atan(|a - p| / (2 |n - c|))`, with c midway between a and p. A triplet loss over the kept pairs of an
-    anchor makes up more triplets than these; `TripletLoss(mining="angular")` takes exactly these.
+    The angle is `atan(|a - p| / (2 |n - c|))`, where c is the midpoint of a and p. A triplet loss on the kept pairs
+    forms more triplets than these; `TripletLoss(mining="angular")` uses exactly these.
 
     Args:
-        angle: least angle in degrees, not counted itself; in (0, 90).
+        angle: in degrees, in (0, 90).
     """
 
     names = ("angle",)
@@ -200,21 +207,21 @@ class AngularMiner(PairMiner):
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class TripletMarginMiner(PairMiner):
-    """Keeps the pairs that stand in a triplet of a kind, by the gap `d_an - d_ap`.
+    """Keeps the pairs of triplets selected by their gap `d_an - d_ap`.
 
-    - `"all"`: a gap of at most `margin`.
-    - `"hard"`: of at most 0.
-    - `"semi_hard"`: above 0 and at most `margin`.
-    - `"easy"`: above `margin`.
+    - `"all"`: gap at most `margin`.
+    - `"hard"`: gap at most 0.
+    - `"semi_hard"`: gap above 0 and at most `margin`.
+    - `"easy"`: gap above `margin`.
 
-    A pair counts once, in however many such triplets it stands (pytorch-metric-learning repeats it in losses over
-    single pairs). A triplet loss over the kept pairs of an anchor makes up more triplets than these; `TripletLoss`
-    takes exactly these with its own `mining`, where `"all"` is called `"margin"`.
+    A pair counts once, whatever the number of its triplets (pytorch-metric-learning repeats it in pair losses). A
+    triplet loss on the kept pairs forms more triplets than these; the `mining` argument of `TripletLoss` uses exactly
+    these, with `"all"` called `"margin"`.
 
     Args:
-        margin: in the units of `distance`, at least 0.
-        type_of_triplets: see above.
-        distance: a name of `anchorage.geometry.MEASURES`; similarities are taken with the sign changed.
+        margin: in units of `distance`, at least 0.
+        type_of_triplets: `"all"`, `"hard"`, `"semi_hard"` or `"easy"`, see above.
+        distance: a name in `anchorage.geometry.MEASURES`; similarities are negated.
     """
 
     names = ("margin", "type_of_triplets", "distance")
@@ -248,13 +255,13 @@ class TripletMarginMiner(PairMiner):
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class HDCMiner(PairMiner):
-    """Keeps a share of the positives of the batch, the farthest, and the same share of the negatives, the nearest.
+    """Keeps the farthest positives and the nearest negatives of the batch, a fixed fraction of each.
 
-    Shares are rounded up to whole pairs. Pairs that tie with the last one stay too.
+    Counts are rounded up, and pairs tied with the last one are kept.
 
     Args:
-        filter_percentage: the share, in (0, 1].
-        distance: a name of `anchorage.geometry.MEASURES`; similarities are taken with the sign changed.
+        filter_percentage: fraction of the pairs to keep, in (0, 1].
+        distance: a name in `anchorage.geometry.MEASURES`; similarities are negated.
     """
 
     names = ("filter_percentage", "distance")
@@ -271,25 +278,25 @@ class HDCMiner(PairMiner):
         distances = ops.stop_gradient(self._measure.sign * self._measure.matrix(rows, columns))
         return self._hardest(-distances, positives), self._hardest(distances, negatives)
 
-    def _hardest(self, ease, mask):
-        number = ops.sum(ops.cast(mask, ease.dtype))
-        kept = ops.ceil(self.filter_percentage * number * (1.0 - _ROUNDING))
-        ordered = ops.sort(ops.reshape(ops.where(mask, ease, float("inf")), (-1,)))
+    def _hardest(self, easiness, mask):
+        count = ops.sum(ops.cast(mask, easiness.dtype))
+        kept = ops.ceil(self.filter_percentage * count * (1.0 - _ROUNDING))
+        ordered = ops.sort(ops.reshape(ops.where(mask, easiness, float("inf")), (-1,)))
         limit = ops.take(ordered, ops.maximum(ops.cast(kept, "int32") - 1, 0))
-        return ops.logical_and(mask, ease <= limit + _TIE)
+        return ops.logical_and(mask, easiness <= limit + _TIE)
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class DistanceWeightedMiner(PairMiner):
-    """Keeps all positives and draws negatives evenly over their distances, about one for each positive.
+    """Keeps all positives and samples negatives uniformly over distances, on average up to one per positive.
 
-    Each negative is kept on its own, with `min(1, |P_i| p)`, p its probability among the anchor's negatives, so that
-    the number drawn is right on average (pytorch-metric-learning draws exactly that many).
+    Each negative is kept independently with probability `min(1, |P_i| p)`, where p is its sampling probability among
+    the negatives of the anchor and `P_i` are the positives (pytorch-metric-learning draws exactly `|P_i|`).
 
     Args:
-        cutoff: distances below it count as this.
-        nonzero_loss_cutoff: distances from here on are not drawn.
-        seed: of the draws.
+        cutoff: lower bound applied to the distances, positive.
+        nonzero_loss_cutoff: negatives at this distance or farther are not sampled; positive.
+        seed: of the random sampling.
     """
 
     names = ("cutoff", "nonzero_loss_cutoff", "seed")
@@ -304,24 +311,24 @@ class DistanceWeightedMiner(PairMiner):
 
     def call(self, rows, columns, positives, negatives):
         distances = ops.stop_gradient(euclidean_distances(rows, columns))
-        shares = negative_probabilities(
+        probabilities = negative_probabilities(
             distances, negatives, rows.shape[1], self.cutoff, self.nonzero_loss_cutoff
         ) * ops.sum(ops.cast(positives, distances.dtype), axis=1, keepdims=True)
-        return positives, ops.logical_and(negatives, _drawn(shares, self._draws))
+        return positives, ops.logical_and(negatives, _bernoulli(probabilities, self._draws))
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class UniformHistogramMiner(PairMiner):
-    """Draws pairs so that every interval of distances holds about the same number.
+    """Samples pairs uniformly over the bins of a histogram of their distances.
 
-    Each pair is kept on its own, with `min(1, wanted / present)` of its interval, so that the numbers are right on
-    average.
+    Each pair is kept independently with probability `min(1, wanted / present)`, where `present` is the number of pairs
+    in its bin and `wanted` is `pos_per_bin` or `neg_per_bin`; the number of kept pairs is right on average.
 
     Args:
-        num_bins: intervals over the distances [0, 2], at least 1.
-        pos_per_bin: positive pairs wanted in each, at least 1.
-        neg_per_bin: negative pairs wanted in each, at least 1.
-        seed: of the draws.
+        num_bins: number of bins over the distances [0, 2], at least 1.
+        pos_per_bin: positive pairs to keep per bin, at least 1.
+        neg_per_bin: negative pairs to keep per bin, at least 1.
+        seed: of the random sampling.
     """
 
     names = ("num_bins", "pos_per_bin", "neg_per_bin", "seed")
@@ -342,39 +349,40 @@ class UniformHistogramMiner(PairMiner):
         counted = ops.cast(ops.logical_or(positives, negatives), distances.dtype)
         present = ops.segment_sum(ops.reshape(counted, (-1,)), ops.reshape(bins, (-1,)), 2 * self.num_bins)
         wanted = ops.where(ops.arange(2 * self.num_bins) < self.num_bins, self.pos_per_bin, self.neg_per_bin)
-        shares = ops.take(ops.cast(wanted, present.dtype) / ops.maximum(present, 1.0), bins, axis=0)
-        kept = _drawn(shares, self._draws)
+        probabilities = ops.take(ops.cast(wanted, present.dtype) / ops.maximum(present, 1.0), bins, axis=0)
+        kept = _bernoulli(probabilities, self._draws)
         return ops.logical_and(positives, kept), ops.logical_and(negatives, kept)
 
 
 def _within(distances, mask, limits):
-    """The pairs of the mask whose distances lie within the limits, both included."""
+    """Restrict the mask to distances within the limits, inclusive."""
     if limits is None:
         return mask
     return ops.logical_and(mask, ops.logical_and(distances >= limits[0], distances <= limits[1]))
 
 
 def _pairs_of_triplets(matrix, positives, negatives, choose):
-    """The pairs that stand in a chosen triplet.
+    """Masks of the positive and negative pairs that are part of a selected triplet.
 
     Args:
         matrix: `(N, M)` float tensor without gradient.
-        positives: `(N, M)` bool.
-        negatives: `(N, M)` bool.
-        choose: function of a `PositiveBlock`, one positive of every anchor, that says which columns complete a triplet.
+        positives: `(N, M)` bool mask.
+        negatives: `(N, M)` bool mask.
+        choose: function from a `PositiveBlock`, one positive per anchor, to an `(N, M)` mask of the columns that
+            complete a selected triplet.
     """
 
-    def step(shift, near, far):
+    def step(shift, kept_positives, kept_negatives):
         block = walk.positive_block(shift)
         chosen = ops.logical_and(ops.logical_and(choose(block), negatives), block.present[:, None])
-        kept = ops.logical_and(block.one_hot > 0, ops.any(chosen, axis=1, keepdims=True))
-        return shift + 1, ops.logical_or(near, kept), ops.logical_or(far, chosen)
+        in_triplet = ops.logical_and(block.one_hot > 0, ops.any(chosen, axis=1, keepdims=True))
+        return shift + 1, ops.logical_or(kept_positives, in_triplet), ops.logical_or(kept_negatives, chosen)
 
     walk = PositivesWalk(matrix, positives=positives)
     return walk.through(step, ops.zeros_like(positives), ops.zeros_like(negatives))
 
 
-def _drawn(shares, draws: SavedSeedGenerator):
-    """True with the given probabilities, each entry on its own; 1 and more is always True."""
-    numbers = keras.random.uniform(ops.shape(shares), dtype=shares.dtype, seed=draws.generator)
-    return numbers < shares
+def _bernoulli(probabilities, draws: SavedSeedGenerator):
+    """Independent draws, True with the given probabilities; always True from 1 on."""
+    uniforms = keras.random.uniform(ops.shape(probabilities), dtype=probabilities.dtype, seed=draws.generator)
+    return uniforms < probabilities

@@ -1,4 +1,4 @@
-"""The rules of miners that losses apply as well."""
+"""Mining rules shared by miners and losses."""
 
 import math
 
@@ -6,17 +6,18 @@ from keras import ops
 
 
 def mine_pairs(similarities, positives, negatives, eps: float):
-    """The pairs that are hard beside the anchor's pairs of the other kind; strict comparisons.
+    """Select the hard pairs of the multi-similarity loss (equations 11 and 12).
+
+    A positive is kept if `s_ap < max_n s_an + eps`, a negative if `s_an > min_p s_ap - eps`.
 
     Args:
-        similarities: `(N, N)` float tensor.
-        positives: `(N, N)` bool mask.
-        negatives: `(N, N)` bool mask.
-        eps: slack, at least 0.
+        similarities: `(N, M)` float tensor.
+        positives: `(N, M)` bool mask.
+        negatives: `(N, M)` bool mask.
+        eps: tolerance, at least 0.
 
     Returns:
-        Two masks, subsets of `positives` and `negatives`. An anchor keeps
-        some of the one exactly if it keeps some of the other.
+        Two masks, subsets of `positives` and `negatives`. An anchor keeps positives if and only if it keeps negatives.
     """
     hardest_positive = ops.min(ops.where(positives, similarities, float("inf")), axis=1, keepdims=True)
     hardest_negative = ops.max(ops.where(negatives, similarities, float("-inf")), axis=1, keepdims=True)
@@ -27,14 +28,14 @@ def mine_pairs(similarities, positives, negatives, eps: float):
 
 
 def wide_angles(d_ap, d_an, d_pn, angle: float):
-    """Where `atan(|a - p| / (2 |n - c|))` is above `angle`, in degrees, with c midway between a and p.
+    """Mask of triplets with `atan(|a - p| / (2 |n - c|)) > angle`, where c is the midpoint of a and p.
 
     Args:
-        d_ap: squared Euclidean distances, like the next two; any shapes that fit together.
-        d_an: see above.
-        d_pn: see above.
-        angle: in (0, 90).
+        d_ap: squared Euclidean distances of anchors and positives.
+        d_an: those of anchors and negatives.
+        d_pn: those of positives and negatives; the three shapes broadcast.
+        angle: in degrees, in (0, 90).
     """
-    square = math.tan(math.radians(angle)) ** 2
+    squared_tangent = math.tan(math.radians(angle)) ** 2
     # 4 |n - c|^2 = 2 |a - n|^2 + 2 |p - n|^2 - |a - p|^2
-    return d_ap * (1.0 + square) > 2.0 * square * (d_an + d_pn)
+    return d_ap * (1.0 + squared_tangent) > 2.0 * squared_tangent * (d_an + d_pn)

@@ -81,7 +81,7 @@ CHOICES = ["easy", "hard", "semi_hard", "all"]
 @given(st.integers(1, 10), st.integers(1, 4), st.sampled_from(CHOICES), st.sampled_from(CHOICES), st.integers(0, 2**16))
 def test_batch_easy_hard(rows, classes, positive, negative, seed):
     if "semi_hard" in (positive, negative) and (positive == negative or "all" in (positive, negative)):
-        with pytest.raises(ValueError, match="'semi_hard' needs one chosen pair of the other kind"):
+        with pytest.raises(ValueError, match="'semi_hard' requires 'easy' or 'hard' for the other kind of pair"):
             BatchEasyHardMiner(positive, negative)
         return
     x, _, d, positives, negatives = make(rows, classes, seed)
@@ -215,7 +215,7 @@ def test_unknown_names_are_told():
         AngularMiner(angle=90)
     with pytest.raises(ValueError, match=r"`positive` must be one of .* Received: positive='any'"):
         BatchEasyHardMiner(positive="any")
-    with pytest.raises(ValueError, match=r"`allowed_pos_range` must be the least and the largest distance. Received"):
+    with pytest.raises(ValueError, match=r"`allowed_pos_range` must be the minimum and maximum distance. Received"):
         BatchEasyHardMiner(allowed_pos_range=[1.0, 0.5])
     with pytest.raises(ValueError, match=r"`filter_percentage` must lie in \(0, 1\]. Received: filter_percentage=0"):
         HDCMiner(filter_percentage=0)
