@@ -1,4 +1,4 @@
-"""Training methods that wrap around a loss, by the name used in experiment files: one line each."""
+"""Training methods, which wrap a loss; `METHODS` maps the names used in experiment files to the classes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,25 +33,26 @@ METHODS: dict[str, type[Method]] = {
 
 
 def create_methods(sections: Sequence[Mapping[str, Any]], **facts: Any) -> list[Method]:
-    """Make the methods of an experiment; the first is the outermost.
+    """Create the methods of an experiment; the first is the outermost.
 
     Args:
-        sections: each `name`, a key of `METHODS` or `"package.module:ClassName"` of a `Method`, and `params`.
-        **facts: what only the training knows and a method may ask for: `num_classes`, `embedding_size`,
+        sections: mappings with `name`, a key of `METHODS` or `"package.module:ClassName"` of a `Method`, and optional
+            `params`.
+        **facts: values known at training time that a constructor may take: `num_classes`, `embedding_size`,
             `epochs`, `steps_per_epoch`, `seed`.
 
     Raises:
-        UsageError: on an unknown name or parameter, or a missing one.
-        ValueError: if a constructor refuses a value.
+        UsageError: if a name or parameter is unknown or missing.
+        ValueError: if a constructor rejects a value.
     """
     return [create(METHODS, section["name"], section.get("params"), facts, base=Method) for section in sections]
 
 
 def need_raw(sections: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether one of the methods of an experiment wants embeddings before unit length from the encoder.
+    """Whether a method of the experiment needs the embeddings before L2 normalization.
 
     Raises:
-        UsageError: on an unknown name.
+        UsageError: if a name is unknown.
     """
     return any(find_class(METHODS, section["name"], Method).needs_raw for section in sections)  # type: ignore[attr-defined]
 

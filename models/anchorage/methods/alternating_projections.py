@@ -11,28 +11,29 @@ from anchorage.methods.method import Method
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class AlternatingProjections(Method):
-    """Compares only with one chosen item a class, holds on to where it began, and goes on with other chosen items.
+    """Compares the batch with one representative per class; a penalty keeps the weights near the previous solution.
 
-    Needs the sampler `representative_batches`, whose batches begin with one item of each of their P classes, the same
-    one for `lifetime` steps. Formula in projection k, with `r` those P rows, `x` all others, and `theta_k` the
-    encoder's trainable weights at the first step of the projection:
+    Requires the sampler `representative_batches`, whose batches start with one representative of each of their P
+    classes; the representatives change every `lifetime` steps, the length of a projection. Formula in projection k,
+    with `r` the P representatives, `x` the other rows, and `theta_k` the trainable weights of the encoder at its first
+    step:
 
         loss = inner(r against x) + lam_k/2 ||theta - theta_k||^2,    lam_0 = 0,  lam_k = lam decay^k
 
-    The P rows are the anchors of the loss. Pairs among them, and among the others, do not count. A second copy of the
-    encoder's weights is kept in memory.
+    The representatives are the anchors of the loss; pairs among them and among the other rows are ignored. Needs memory
+    for a second copy of the encoder weights.
 
     Args:
-        num_representatives: P; the sampler knows it.
-        lifetime: steps of a projection; the sampler knows it.
+        num_representatives: P, at least 1; set from the sampler.
+        lifetime: steps per projection, at least 1; set from the sampler.
         lam: strength of the penalty, at least 0.
-        decay: factor on it from one projection to the next, at least 0.
-        normalizer: what is done to the embeddings: `"lipschitz"` shortens those longer than 1 to length 1,
-            `"unit"` gives all of them that length, `"none"` does nothing.
+        decay: factor on `lam` from one projection to the next, at least 0.
+        normalizer: normalization of the embeddings: `"lipschitz"` scales those of norm above 1 to norm 1, `"unit"`
+            scales all to norm 1, `"none"` keeps them.
 
     Raises:
-        ValueError: on a parameter out of range.
-        UsageError: with a loss that is not over pairs, or that normalises by itself.
+        ValueError: if an argument is out of range.
+        UsageError: if the loss is not over pairs or normalizes the embeddings itself.
     """
 
     def __init__(
@@ -71,8 +72,8 @@ class AlternatingProjections(Method):
         strength = ops.where(projection > 0, self.lam * ops.power(float(self.decay), projection), 0.0)
         self.steps.assign_add(1)
         rows = NORMALIZERS[self.normalizer](step.embeddings)
-        first, labels = self.num_representatives, step.labels
-        value = inner(compared(step, rows[:first], labels[:first], rows[first:], labels[first:]))
+        count, labels = self.num_representatives, step.labels
+        value = inner(compared(step, rows[:count], labels[:count], rows[count:], labels[count:]))
         return value + self.held.penalty(strength)
 
     def get_config(self):

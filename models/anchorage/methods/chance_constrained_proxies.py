@@ -13,48 +13,48 @@ from anchorage.methods.method import Method
 from anchorage.proxies.bank import ProxyBank
 
 _SCORE = "val_map@r"
-_STREAM = 0xCC  # tells the draws of the pool from those of the batches
+_STREAM = 0xCC  # separates the random numbers of the pool from those of the batches
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class ChanceConstrainedProxies(Method):
-    """Solves one problem with proxies after another, each near the solution of the one before.
+    """Adds proxies to a pair loss and solves a sequence of problems, each near the solution of the previous one.
 
-    Formula in problem k, for encoder weights `theta`, the weights `theta_k` that were best in problem k - 1, and
-    `proxies_per_class` trainable proxies of every class:
+    Formula in problem k, with encoder weights `theta`, the best weights `theta_k` of problem k - 1, and
+    `proxies_per_class` trainable proxies per class:
 
         loss = pair_weight inner(batch against batch) + proxy_weight inner(batch against proxies)
                + lam_k/2 ||theta - theta_k||^2,       lam_0 = 0,  lam_k = lam decay^k
 
-    A problem ends when MAP@R on the validation classes was not better by `least_gain` for `patience` epochs. Then
-    `theta_k` becomes its best weights, while training goes on from the last ones, and the proxies become embeddings
-    of training images: of `pool` drawn for each class those that, one after the other, lie farthest from the class's
-    old proxies and from each other (`pick_centers`). Proxies start that way too, from old ones at 0.
-    An epoch should be short (25 to 250 steps in the paper), and the training should end by its own patience.
+    A problem ends when MAP@R on the validation classes has not improved by `least_gain` for `patience` epochs.
+    `theta_k` is then set to its best weights, while training continues from the last ones, and the proxies are reset to
+    embeddings of training images: from `pool` random images per class, those that greedily maximize the distance to the
+    best proxies of the class and to each other (`pick_centers`). The first proxies are chosen the same way, with old
+    proxies at 0. Epochs should be short (25 to 250 steps in the paper), and early stopping should end the training.
 
-    Beside the proxies it keeps two copies of the encoder's weights and one of the proxies; a new problem costs
-    `pool` forward passes a class. Proxies are not held by the penalty and not exported.
+    Needs memory for two copies of the encoder weights and one of the proxies; a new problem takes `pool` forward passes
+    per class. The penalty excludes the proxies, which are not exported.
 
     Args:
         num_classes: number of training classes C.
         embedding_size: length D of an embedding.
-        proxies_per_class: K, at least 1.
-        pool: images drawn for each class, at least 1. Fewer than K stand for `pool * K`; a pool of 1 takes K
-            images as they are drawn.
-        pair_weight: of the batch against itself, at least 0.
-        proxy_weight: of the batch against the proxies, at least 0.
+        proxies_per_class: number of proxies per class K, at least 1.
+        pool: random images per class, at least 1; below K it stands for `pool * K`, and 1 uses K random images
+            directly as proxies.
+        pair_weight: weight of the batch against itself, at least 0.
+        proxy_weight: weight of the batch against the proxies, at least 0.
         lam: strength of the penalty from the second problem on, at least 0.
-        decay: factor on it from one problem to the next, at least 0.
-        patience: epochs without a better value after which a problem ends, at least 1.
-        least_gain: how much better a value must be, at least 0.
-        normalizer: what is done to embeddings and proxies: `"lipschitz"` shortens those longer than 1 to
-            length 1, `"unit"` gives all of them that length, `"none"` does nothing.
-        random_init: start from random proxies.
-        seed: of what is drawn.
+        decay: factor on `lam` from one problem to the next, at least 0.
+        patience: epochs without improvement that end a problem, at least 1.
+        least_gain: minimum improvement, at least 0.
+        normalizer: normalization of embeddings and proxies: `"lipschitz"` scales those of norm above 1 to norm 1,
+            `"unit"` scales all to norm 1, `"none"` keeps them.
+        random_init: initialize the first proxies randomly.
+        seed: of the random images.
 
     Raises:
-        ValueError: on a parameter out of range.
-        UsageError: with a loss that is not over pairs or that normalises by itself; E_NO_VALIDATION without
+        ValueError: if an argument is out of range.
+        UsageError: if the loss is not over pairs or normalizes the embeddings itself; E_NO_VALIDATION without
             validation classes.
     """
 
@@ -105,7 +105,7 @@ class ChanceConstrainedProxies(Method):
         self.held = WeightPenalty(learner.encoder.trainable_variables, name="held", dtype=self.dtype_policy)
         self.problem = self._state("problem", (), "int32")
         self.waited = self._state("waited", (), "int32")
-        self.best_value = self._state("best_value", ())  # -1 stands for none yet
+        self.best_value = self._state("best_value", ())  # -1 if there is none yet
         self.best_value.assign(-1.0)
         self.strength = self._state("strength", ())
 
@@ -122,14 +122,14 @@ class ChanceConstrainedProxies(Method):
 
     def start(self, context):
         if not self.random_init:
-            self._place(context)
+            self._reset_proxies(context)
 
     def after_epoch(self, context, logs):
         if _SCORE not in logs:
             raise UsageError(
                 "E_NO_VALIDATION",
-                "'chance_constrained_proxies' ends a problem by MAP@R on validation classes. Received: no validation "
-                "classes. Train with a `validation_store`.",
+                "'chance_constrained_proxies' needs MAP@R on validation classes. Received: no validation classes. "
+                "Train with a `validation_store`.",
             )
         value, best = float(logs[_SCORE]), float(ops.convert_to_numpy(self.best_value))
         if value > best + self.least_gain or best < 0:
@@ -149,14 +149,14 @@ class ChanceConstrainedProxies(Method):
         self.best_value.assign(-1.0)
         self.strength.assign(self.lam * self.decay**problem)
         self.held.take_over(self.best)
-        self._place(context)
+        self._reset_proxies(context)
 
-    def _place(self, context) -> None:
-        """Put the proxies on embeddings of training images, away from the best ones of the problem that ended."""
+    def _reset_proxies(self, context) -> None:
+        """Set the proxies to embeddings of training images, far from the best proxies of the previous problem."""
         count, pool = self.proxies_per_class, self.pool
-        drawn = count if pool == 1 else pool if pool >= count else pool * count
+        candidates = count if pool == 1 else pool if pool >= count else pool * count
         random = np.random.default_rng((_STREAM, self.seed, int(ops.convert_to_numpy(self.problem))))
-        present, rows = draw_rows(context.store.labels, drawn, random)
+        present, rows = draw_rows(context.store.labels, candidates, random)
         centers = embed_rows(context.learner.encoder, context.store, rows)
         shape = (self.num_classes, count, self.embedding_size)
         if pool > 1:
@@ -164,7 +164,7 @@ class ChanceConstrainedProxies(Method):
             picked = pick_centers(centers, old, count)
             centers = np.take_along_axis(centers, picked[:, :, None], axis=1)
         proxies = ops.convert_to_numpy(self.bank.proxies).reshape(shape).copy()
-        proxies[present] = centers  # a class without images keeps its own
+        proxies[present] = centers  # a class without images keeps its proxies
         self.bank.proxies.assign(proxies.reshape(self.bank.proxies.shape))
 
     def _proxy_labels(self):
@@ -182,49 +182,50 @@ class ChanceConstrainedProxies(Method):
 
 
 def draw_rows(labels: np.ndarray, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of each class in random order; a class that is used up starts again in another order.
+    """Draw rows of each class at random, with repetitions only once all rows of the class are drawn.
 
     Args:
         labels: `(M,)` integer class ids.
-        count: rows of each class.
-        random: what draws.
+        count: rows to draw per class.
+        random: random generator.
 
     Returns:
-        `(C,)` the classes that have rows, ascending, and `(C, count)` their rows.
+        `(C,)` classes that have rows, ascending, and `(C, count)` drawn rows.
     """
     present, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
     members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(counts)[:-1])
-    rounds = [[random.permutation(own) for _ in range(-(-count // len(own)))] for own in members]
-    return present, np.array([np.concatenate(orders)[:count] for orders in rounds], np.int64)
+    orders = [[random.permutation(rows) for _ in range(-(-count // len(rows)))] for rows in members]
+    return present, np.array([np.concatenate(order)[:count] for order in orders], np.int64)
 
 
 def pick_centers(candidates: np.ndarray, old: np.ndarray, count: int) -> np.ndarray:
-    """Greedy k-centre: of each class the candidates that cover it, seeded with its old proxies.
+    """Select candidates of each class by greedy k-centre clustering, seeded with its old proxies.
 
-    Takes `count` times the candidate farthest from the nearest of old proxies and those taken before, by Euclidean
-    distance; the first of several equally far.
+    Repeatedly selects the candidate with the largest Euclidean distance to the nearest old proxy or selected candidate;
+    the first one on ties.
 
     Args:
         candidates: `(C, b, D)` embeddings.
-        old: `(C, K, D)` embeddings; they only keep the new ones away.
-        count: how many of each class.
+        old: `(C, K, D)` old proxies, used for the distances only.
+        count: number of candidates to select per class.
 
     Returns:
-        `(C, count)` places among the candidates.
+        `(C, count)` indices of the candidates.
 
     Example:
         >>> pool = np.array([[[0.0], [1.0], [3.0]]])
         >>> pick_centers(pool, old=np.zeros((1, 1, 1)), count=2).tolist()
         [[2, 1]]
     """
-    gaps = np.stack([_squares(candidates, old[:, place, None]) for place in range(old.shape[1])]).min(axis=0)
+    distances = [_squared_distances(candidates, old[:, k, None]) for k in range(old.shape[1])]
+    nearest = np.stack(distances).min(axis=0)
     picked = np.empty((len(candidates), count), np.int64)
     classes = np.arange(len(candidates))
-    for place in range(count):
-        picked[:, place] = np.argmax(gaps, axis=1)
-        gaps = np.minimum(gaps, _squares(candidates, candidates[classes, picked[:, place], None]))
+    for k in range(count):
+        picked[:, k] = np.argmax(nearest, axis=1)
+        nearest = np.minimum(nearest, _squared_distances(candidates, candidates[classes, picked[:, k], None]))
     return picked
 
 
-def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sum(np.square(a - b), axis=-1, dtype=a.dtype)

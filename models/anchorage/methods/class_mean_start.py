@@ -1,4 +1,4 @@
-"""Proxies that start where their classes are, as in Kirchhof, Roth, Akata & Kasneci, ECCV 2022."""
+"""Initialization of proxies at the class means, as in Kirchhof, Roth, Akata & Kasneci, ECCV 2022."""
 
 import keras
 import numpy as np
@@ -10,24 +10,24 @@ from anchorage.methods.chance_constrained_proxies import draw_rows
 from anchorage.methods.method import Method
 from anchorage.proxies.bank import start_at_class_means
 
-_STREAM = 0xC3  # tells these draws from those of the batches
+_STREAM = 0xC3  # separates these random numbers from those of the batches
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class ClassMeanStart(Method):
-    """Puts the proxies of the loss on the means of their classes before the first step.
+    """Initializes the proxies of the loss to the mean embeddings of their classes.
 
-    Proxies that start at random first have to find their classes, which takes epochs, or a rate of learning a
-    thousand times that of the network. It costs one forward pass over `per_class` images of each class, and nothing
-    afterwards. See `anchorage.proxies.start_at_class_means` for several proxies a class.
+    Random proxies take epochs to move to their classes, or a learning rate a thousand times that of the network. This
+    takes one forward pass over `per_class` images of each class before training. See
+    `anchorage.proxies.bank.start_at_class_means` for several proxies per class.
 
     Args:
-        per_class: most images of a class that are embedded, at least 1.
-        seed: of what is drawn.
+        per_class: maximum number of images per class, at least 1.
+        seed: of the random images.
 
     Raises:
-        ValueError: on a parameter out of range.
-        UsageError: E_NO_PROXIES with a loss that has no proxies of the training classes.
+        ValueError: if an argument is out of range.
+        UsageError: E_NO_PROXIES if the loss has no proxies of the training classes.
     """
 
     def __init__(self, per_class: int = 100, seed: int = 0, **kwargs):
@@ -38,15 +38,15 @@ class ClassMeanStart(Method):
 
     def start(self, context):
         learner, labels = context.learner, context.store.labels
-        drawn = min(self.per_class, int(np.bincount(labels).max()))
+        count = min(self.per_class, int(np.bincount(labels).max()))
         random = np.random.default_rng((_STREAM, self.seed))
-        _, rows = draw_rows(labels, drawn, random)
-        rows = np.unique(rows)  # a small class fills its places by repeating
+        _, rows = draw_rows(labels, count, random)
+        rows = np.unique(rows)  # rows of small classes are drawn repeatedly
         embeddings = embed_rows(learner.encoder, context.store, rows)
         try:
             start_at_class_means(learner.loss_layer, embeddings, labels[rows], self.seed)
         except ValueError as error:
-            raise UsageError("E_NO_PROXIES", f"'class_mean_start' moves the proxies of a loss. {error}") from error
+            raise UsageError("E_NO_PROXIES", f"'class_mean_start' needs a loss with proxies. {error}") from error
 
     def get_config(self):
         return {**super().get_config(), "per_class": self.per_class, "seed": self.seed}

@@ -12,36 +12,37 @@ from anchorage.seeds import SavedSeedGenerator
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class DenselyAnchoredSampling(Method):
-    """Gives the loss further embeddings around each one of the batch, shaped by what its class is known for.
+    """Augments a batch with synthetic embeddings around each embedding, by feature scaling and memorized shifts.
 
-    Formula, for embedding v of class y and each of its `copies`, * by channel:
+    Formula, for each of the `copies` of an embedding v of class y, with elementwise products:
 
-        v' = (g m_y + 1 - m_y) * v + shift d,    brought to unit length with `normalize`
+        v' = (g m_y + 1 - m_y) * v + shift d,    L2-normalized if `normalize`
 
-    Feature scaling: the mask `m_y` marks the `channels` that were most often among the `channels` largest of an
-    embedding of the class so far; g is drawn from `[1 - scale_range, 1 + scale_range]` for each channel. Memorised
-    shifting: d is drawn from the last `slots` differences of two embeddings of the class, 0 while there are none.
+    Feature scaling: the mask `m_y` marks the `channels` that have most often been among the `channels` largest entries
+    of embeddings of the class; g is uniform in `[1 - scale_range, 1 + scale_range]` for each channel. Memorized
+    shifting: d is drawn from the last `slots` differences between two embeddings of the class, or is 0 if there are
+    none yet.
 
-    The loss sees the batch, then the first copy of each row, then the second, and so on. Meant for losses over
-    pairs and triplets; those that want no unit length take `normalize=False`. A pair loss costs
-    `(1 + copies)^2` as much, and the differences take `4 num_classes slots embedding_size` bytes.
+    The loss receives the batch, then the first copy of every row, then the second, and so on. Intended for losses over
+    pairs and triplets; set `normalize=False` for losses on unnormalized embeddings. A pair loss takes
+    `(1 + copies)^2` times as long, and the differences take `4 num_classes slots embedding_size` bytes.
 
     Args:
         num_classes: number of training classes C.
-        embedding_size: length D of an embedding.
-        copies: made of each embedding (T in the paper), at least 1.
-        channels: typical of a class (K), in `1 .. embedding_size`.
-        slots: differences remembered for each class (Z), at least 1; the oldest leave first.
-        scale_range: how far from 1 a channel is scaled (r_s), in [0, 1].
-        shift: factor on a difference (r_b), at least 0.
-        normalize: bring the copies to unit length.
-        detach: pass no gradient from a copy to its embedding.
-        aux_weight: None for the loss of batch and copies together; a weight w of at least 0 for the loss of the
-            batch alone plus w times the loss of all.
-        seed: of what is drawn.
+        embedding_size: embedding size D.
+        copies: synthetic embeddings per embedding (T in the paper), at least 1.
+        channels: channels marked per class (K), in `1 .. embedding_size`.
+        slots: differences stored per class (Z), first in, first out; at least 1.
+        scale_range: maximum deviation of the scale from 1 (r_s), in [0, 1].
+        shift: factor on the differences (r_b), at least 0.
+        normalize: L2-normalize the copies.
+        detach: stop gradients from the copies to their embeddings.
+        aux_weight: None for the loss on batch and copies; a weight w of at least 0 for the loss on the batch plus w
+            times that on batch and copies.
+        seed: of the random scales and shifts.
 
     Raises:
-        ValueError: on a parameter out of range, or (eager calls) a label outside the classes.
+        ValueError: if an argument is out of range or (eager calls) a label is out of range.
     """
 
     def __init__(
@@ -83,14 +84,14 @@ class DenselyAnchoredSampling(Method):
 
         # float32 counts are exact up to 16,777,216 embeddings of a class.
         self.counts = state("counts", (self.num_classes, self.embedding_size))
-        # The last row stays zero: the difference of a class that has none, and where to put what is not kept.
+        # The last row stays zero: it is read for classes without differences, and written for those to discard.
         self.differences = state("differences", (self.num_classes * self.slots + 1, self.embedding_size))
         self.pushed = state("pushed", (self.num_classes,), "int32")
 
     def loss(self, step, inner):
-        known, in_range = check_class_labels(step.labels, self.num_classes)
+        class_ids, in_range = check_class_labels(step.labels, self.num_classes)
         rows = ops.cast(step.embeddings, self.compute_dtype)
-        copies = self.copy(rows, known)
+        copies = self.copy(rows, class_ids)
         embeddings = ops.concatenate([rows, copies], axis=0)
         labels = ops.tile(step.labels, (1 + self.copies,))
         loss = inner(step.replaced(embeddings, labels))
@@ -99,7 +100,7 @@ class DenselyAnchoredSampling(Method):
         return loss * ops.cast(in_range, loss.dtype)
 
     def copy(self, embeddings, labels):
-        """Learn from a batch, then make the `(copies * N, D)` embeddings, all first copies before the second."""
+        """Update the state from a batch, then return the `(copies * N, D)` copies, the first copy of all rows first."""
         rows = ops.stop_gradient(embeddings)
         self.count(rows, labels)
         self.remember(rows, labels)
@@ -112,49 +113,52 @@ class DenselyAnchoredSampling(Method):
             dtype=rows.dtype,
             seed=self._draws.generator,
         )
-        shares = keras.random.uniform(shape, seed=self._draws.generator)
-        made = move(embeddings, marks, scales, self.shift * self.recall(labels, shares), self.normalize)
-        return ops.stop_gradient(made) if self.detach else made
+        uniforms = keras.random.uniform(shape, seed=self._draws.generator)
+        copies = move(embeddings, marks, scales, self.shift * self.recall(labels, uniforms), self.normalize)
+        return ops.stop_gradient(copies) if self.detach else copies
 
     def count(self, embeddings, labels):
-        """Count for each class which channels were among the largest."""
+        """Count how often each channel is among the largest, by class."""
         marks = mark_largest(embeddings, self.channels)
         self.counts.assign_add(ops.segment_sum(marks, labels, num_segments=self.num_classes))
 
     def remember(self, embeddings, labels):
-        """Put the differences within each class, `v_i - v_j` by i, then j, over the oldest ones; zeros are left out."""
-        same = labels[:, None] == labels[None, :]
-        equal = ops.all(embeddings[:, None, :] == embeddings[None, :, :], axis=-1)  # a row and itself among them
-        pairs = ops.cast(ops.logical_and(same, ops.logical_not(equal)), "int32")
-        of_row = ops.sum(pairs, axis=1)
-        of_class = ops.sum(ops.where(same, of_row[None, :], 0), axis=1)  # of each row's class
-        before = ops.sum(ops.tril(ops.where(same, of_row[None, :], 0), -1), axis=1)
-        place = before[:, None] + ops.cumsum(pairs, axis=1) - pairs  # among the differences of the class
-        kept = pairs * ops.cast(place >= of_class[:, None] - self.slots, "int32")
+        """Store the differences within each class, replacing the oldest.
 
-        # At most `slots` of a row are kept. The padding lets a batch have fewer rows than there are slots.
-        found, partners = ops.top_k(ops.pad(kept, ((0, 0), (0, self.slots))), self.slots)
+        These are `v_i - v_j` ordered by i, then j, without zeros.
+        """
+        same = labels[:, None] == labels[None, :]
+        equal = ops.all(embeddings[:, None, :] == embeddings[None, :, :], axis=-1)  # includes the diagonal
+        pairs = ops.cast(ops.logical_and(same, ops.logical_not(equal)), "int32")
+        row_counts = ops.sum(pairs, axis=1)
+        class_counts = ops.sum(ops.where(same, row_counts[None, :], 0), axis=1)  # of the class of each row
+        before = ops.sum(ops.tril(ops.where(same, row_counts[None, :], 0), -1), axis=1)
+        index = before[:, None] + ops.cumsum(pairs, axis=1) - pairs  # within the differences of the class
+        kept = pairs * ops.cast(index >= class_counts[:, None] - self.slots, "int32")
+
+        # At most `slots` differences of a row are kept; the padding allows batches with fewer rows than slots.
+        valid, partners = ops.top_k(ops.pad(kept, ((0, 0), (0, self.slots))), self.slots)
         partners = ops.minimum(partners, ops.shape(labels)[0] - 1)
         differences = embeddings[:, None, :] - ops.take(embeddings, partners, axis=0)
-        slot = ops.take(self.pushed, labels)[:, None] + ops.take_along_axis(place, partners, axis=1)
-        rows = ops.where(found > 0, labels[:, None] * self.slots + ops.mod(slot, self.slots), self._nowhere)
-        differences = ops.where(found[..., None] > 0, differences, ops.zeros_like(differences))
+        slot = ops.take(self.pushed, labels)[:, None] + ops.take_along_axis(index, partners, axis=1)
+        rows = ops.where(valid > 0, labels[:, None] * self.slots + ops.mod(slot, self.slots), self._zero_row)
+        differences = ops.where(valid[..., None] > 0, differences, ops.zeros_like(differences))
         size = self.embedding_size
         self.differences.assign(
             ops.scatter_update(self.differences, ops.reshape(rows, (-1, 1)), ops.reshape(differences, (-1, size)))
         )
-        pushed = self.pushed + ops.segment_sum(of_row, labels, num_segments=self.num_classes)
-        # Kept small for ever: from `slots` on only the remainder matters.
+        pushed = self.pushed + ops.segment_sum(row_counts, labels, num_segments=self.num_classes)
+        # From `slots` on only the remainder matters; this prevents overflow.
         self.pushed.assign(ops.where(pushed > self.slots, self.slots + ops.mod(pushed, self.slots), pushed))
 
-    def recall(self, labels, shares):
-        """One remembered difference for each entry of `shares` (T, N) in [0, 1), each of the class's as likely."""
+    def recall(self, labels, uniforms):
+        """Look up a stored difference of the class for each of the uniform numbers (T, N) in [0, 1)."""
         filled = ops.minimum(ops.take(self.pushed, labels), self.slots)
-        slot = ops.minimum(ops.cast(shares * ops.cast(filled, shares.dtype), "int32"), filled - 1)
-        return ops.take(self.differences, ops.where(filled > 0, labels * self.slots + slot, self._nowhere), axis=0)
+        slot = ops.minimum(ops.cast(uniforms * ops.cast(filled, uniforms.dtype), "int32"), filled - 1)
+        return ops.take(self.differences, ops.where(filled > 0, labels * self.slots + slot, self._zero_row), axis=0)
 
     @property
-    def _nowhere(self) -> int:
+    def _zero_row(self) -> int:
         return self.num_classes * self.slots
 
     def get_config(self):
@@ -175,23 +179,23 @@ class DenselyAnchoredSampling(Method):
 
 
 def mark_largest(rows, count: int):
-    """1 at the `count` largest entries of each row of `(N, D)`, 0 elsewhere; of equal ones the first win."""
+    """Mark the `count` largest entries of each row of an `(N, D)` tensor with 1, others with 0; first wins on ties."""
     order = ops.argsort(-rows, axis=1)[:, :count]
     return ops.sum(ops.one_hot(order, rows.shape[1], dtype=rows.dtype), axis=1)
 
 
 def move(embeddings, marks, scales, shifts, normalize: bool):
-    """Scale marked channels, then shift.
+    """Scale the marked channels, then add the shifts.
 
     Args:
-        embeddings: `(N, D)`.
+        embeddings: `(N, D)` float tensor.
         marks: `(N, D)`, 1 at the channels to scale.
-        scales: `(T, N, D)`.
-        shifts: `(T, N, D)`.
-        normalize: bring the result to unit length.
+        scales: `(T, N, D)` scales of T copies.
+        shifts: `(T, N, D)` shifts of T copies.
+        normalize: L2-normalize the result.
 
     Returns:
-        `(T * N, D)`, all rows of the first draw before those of the second.
+        `(T * N, D)` float tensor, the first copy of all rows first.
     """
     moved = (scales * marks + (1.0 - marks)) * embeddings + shifts
     moved = ops.reshape(moved, (-1, embeddings.shape[1]))

@@ -16,54 +16,54 @@ from anchorage.pairs.masks import pair_masks
 from anchorage.pairs.references import References
 from anchorage.seeds import SavedSeedGenerator
 
-_MANY_CLASSES = 1000  # more than these: few items in each, in the authors' code
-_SAME = 1.0 - 1e-5  # cosine from which on a positive teaches nothing
-_FACTORS = ((0.4, 1.0), (0.6, 0.9), (0.8, 0.75), (1.0, 0.6))  # up to this share of the epochs: this factor
+_MANY_CLASSES = 1000  # the authors' code treats datasets with more classes as few-sample
+_SAME = 1.0 - 1e-5  # cosine from which on positives are ignored
+_FACTORS = ((0.4, 1.0), (0.6, 0.9), (0.8, 0.75), (1.0, 0.6))  # up to this fraction of the epochs, this factor
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class IntraClassAugmentation(Method):
-    """Gives a pair loss further positives and negatives, drawn around each embedding as its class varies.
+    """Augments a batch with synthetic embeddings drawn from the estimated variance of each class.
 
-    Formula, for embedding z of class y before it is brought to unit length, S the variance of class y by channel, f
-    falling from 1 to 0.6 as the epochs go by, and e standard normal noise:
+    Formula, for an embedding z of class y before L2 normalization, with S the variances of the class by channel, f a
+    factor that decreases from 1 to 0.6 over the epochs, and e standard normal noise:
 
         z' = z + sqrt(strength f S_y) * e
 
-    The anchors of the loss are the real rows. They are compared with the real rows and all `z'`, but for themselves and
-    their own copies; positives at a cosine of 0.99999 or more are left out. A loss over proxies gets the copies
-    as further items. Gradients flow through z into its copies, none into S.
+    In a pair loss, the real embeddings are the anchors. They are compared with all real embeddings and all z', except
+    themselves and their own copies; positives with a cosine of 0.99999 or more are ignored. A proxy loss receives the
+    copies as additional samples. Gradients flow through z into its copies, but not into S.
 
-    After `start_epoch` epochs of plain training, and again every `update_every` epochs, one pass over the training
-    images measures mean and variance of each class. With few items in a class its variance is drawn towards those of
-    similar classes and of all, see `anchorage.methods._class_statistics`. The authors' code computes that and
-    does not use it; takes the root again for each further copy; and scales distances with the ones it leaves out.
-    Here all three are as in the paper.
+    After `start_epoch` epochs of plain training, and then every `update_every` epochs, a pass over the training images
+    estimates the mean and variance of each class. For datasets with few samples per class, these variances are shrunk
+    towards those of similar classes and of all classes (`anchorage.methods._class_statistics`). The authors' code
+    computes this correction without using it, takes the square root once more for every further copy, and includes
+    excluded classes when scaling distances; this implementation follows the paper in all three.
 
     Args:
         num_classes: number of training classes C.
-        embedding_size: length D of an embedding.
-        epochs: of the training, for the factor f.
-        copies: made of each embedding (M in the paper), at least 1.
+        embedding_size: embedding size D.
+        epochs: number of training epochs, for the factor f.
+        copies: synthetic embeddings per embedding (M in the paper), at least 1.
         strength: factor on the variance (lambda), at least 0; 0.5 to 0.8 in the paper.
-        start_epoch: epochs of plain training first, below `epochs`; 30 of 100 in the authors' code.
-        update_every: epochs from one measurement to the next, at least 1.
-        momentum: how much the measurements before may weigh, in [0, 1].
-        few_sample: whether to draw variances towards those of other classes; None for more than 1,000 classes.
-        neighbors: similar classes that count (K), at least 1.
-        beta: how fast a class is trusted more with each item, in [0, 1].
-        gamma: share of all classes in what is drawn towards, in [0, 1].
-        tau: items from which on a class is trusted alone, at least 0.
-        sigma_m: width of the weights by squared means, positive.
-        sigma_cv: width of the weights by variances, positive.
-        distance_norm: `"minmax"` or `"none"`.
-        fade: whether f falls, as in the authors' code alone; else it stays 1.
+        start_epoch: epochs of plain training, below `epochs`; 30 of 100 in the authors' code.
+        update_every: epochs between two estimates, at least 1.
+        momentum: maximum weight of the previous estimate, in [0, 1].
+        few_sample: whether to correct the variances of small classes; None does so for more than 1,000 classes.
+        neighbors: number of similar classes (K), at least 1.
+        beta: how fast the correction decreases with the number of samples, in [0, 1].
+        gamma: weight of the variance of all classes in the correction, in [0, 1].
+        tau: largest number of samples of a corrected class, at least 0.
+        sigma_m: width of the kernel on distances of squared means, positive.
+        sigma_cv: width of the kernel on distances of variances, positive.
+        distance_norm: scaling of these distances, `"minmax"` or `"none"`.
+        fade: whether f decreases, as in the authors' code only; otherwise it is 1.
         seed: of the noise.
 
     Raises:
-        ValueError: on a parameter out of range, or (eager calls) a label outside the classes.
-        UsageError: E_METHOD_LOSS if the loss compares with nothing but the batch; E_METHOD_ENCODER if the encoder does
-            not give embeddings as they are before unit length.
+        ValueError: if an argument is out of range or (eager calls) a label is out of range.
+        UsageError: E_METHOD_LOSS if the loss accepts neither references nor proxies; E_METHOD_ENCODER if the encoder
+            has no `raw` output.
     """
 
     needs_raw = True
@@ -126,15 +126,15 @@ class IntraClassAugmentation(Method):
         if not self._compares and not hasattr(learner.loss_layer, "proxies"):
             raise UsageError(
                 "E_METHOD_LOSS",
-                "Expected a loss over pairs that can be told what to compare with, such as multi_similarity, "
-                f"contrastive or triplet, or a loss with proxies. Received: {type(learner.loss_layer).__name__}",
+                "Expected a pair loss that accepts references, such as multi_similarity, contrastive or triplet, or a "
+                f"loss with proxies. Received: {type(learner.loss_layer).__name__}",
             )
         outputs = getattr(learner.encoder, "output", None)
         if not isinstance(outputs, dict) or "raw" not in outputs:
             raise UsageError(
                 "E_METHOD_ENCODER",
-                "Expected an encoder that gives `raw` embeddings beside those of unit length: "
-                "create_encoder(..., raw=True). Received: one that does not.",
+                "Expected an encoder with the output `raw`, the embeddings before L2 normalization: "
+                "create_encoder(..., raw=True). Received: an encoder without it.",
             )
 
         def state(name, shape, dtype=None):
@@ -154,42 +154,41 @@ class IntraClassAugmentation(Method):
         copies = unit_rows(vary(raw, ops.take(self.spread, labels, axis=0), self._strength(), noise))
         embeddings = ops.cast(step.embeddings, self.compute_dtype)
         if self._compares:
-            richer = step.replaced(
-                embeddings, references=compare_with_copies(embeddings, step.labels, copies, self.copies)
-            )
+            references = compare_with_copies(embeddings, step.labels, copies, self.copies)
+            augmented = step.replaced(embeddings, references=references)
         else:
             rows = ops.concatenate([embeddings, copies], axis=0)
-            richer = step.replaced(rows, ops.tile(step.labels, (1 + self.copies,)))
-        loss = ops.cond(self.measured > 0, lambda: inner(richer), lambda: inner(step))
+            augmented = step.replaced(rows, ops.tile(step.labels, (1 + self.copies,)))
+        loss = ops.cond(self.measured > 0, lambda: inner(augmented), lambda: inner(step))
         return loss * ops.cast(in_range, loss.dtype)
 
     def _strength(self):
         if not self.fade:
             return self.strength
-        done = ops.cast(self.epoch, self.compute_dtype) / self.epochs
+        progress = ops.cast(self.epoch, self.compute_dtype) / self.epochs
         factor = ops.convert_to_tensor(_FACTORS[-1][1], dtype=self.compute_dtype)
         for until, value in reversed(_FACTORS[:-1]):
-            factor = ops.where(done <= until, ops.cast(value, factor.dtype), factor)
+            factor = ops.where(progress <= until, ops.cast(value, factor.dtype), factor)
         return self.strength * factor
 
     def start(self, context):
         if not self.start_epoch:
-            self._measure(context)
+            self._estimate(context)
 
     def after_epoch(self, context, logs):
         self.epoch.assign_add(1)
         epoch = int(ops.convert_to_numpy(self.epoch))
-        since = epoch - self.start_epoch
-        if since >= 0 and since % self.update_every == 0 and epoch < self.epochs:
-            self._measure(context)
+        elapsed = epoch - self.start_epoch
+        if elapsed >= 0 and elapsed % self.update_every == 0 and epoch < self.epochs:
+            self._estimate(context)
 
-    def _measure(self, context):
+    def _estimate(self, context):
         store = context.store
         raw = predict_rows(context.learner.encoder, store, np.arange(len(store)))["raw"]
         self.update(raw, store.labels)
 
     def update(self, embeddings, labels) -> None:
-        """Take in the raw embeddings `(M, D)` of all training images, and from now on give the loss copies."""
+        """Update the class statistics from the raw embeddings `(M, D)` of all training images; enables the copies."""
         new = class_statistics(embeddings, labels, self.num_classes)
         before = ClassStatistics(*(ops.convert_to_numpy(v) for v in (self.mean, self.variance, self.count)))
         merged = merge_statistics(before, new, self.momentum)
@@ -198,9 +197,9 @@ class IntraClassAugmentation(Method):
         spread = merged.variance
         if self.few_sample if self.few_sample is not None else self.num_classes > _MANY_CLASSES:
             names = ("neighbors", "beta", "gamma", "tau", "sigma_m", "sigma_cv", "distance_norm")
-            # The running count grows with every pass; what tells a small class is how many items it has.
-            held = merged._replace(items_seen=new.items_seen)
-            spread = correct_variances(held, **{name: getattr(self, name) for name in names}).variance
+            # The running count grows with every pass, while the correction needs the size of the class.
+            sized = merged._replace(items_seen=new.items_seen)
+            spread = correct_variances(sized, **{name: getattr(self, name) for name in names}).variance
         self.spread.assign(np.maximum(spread, 0.0))
         self.measured.assign(1)
 
@@ -229,28 +228,31 @@ class IntraClassAugmentation(Method):
 
 
 def vary(embeddings, variances, strength, noise):
-    """Copies with the given variance around each row, all of the first draw before those of the second.
+    """Draw copies with the given variance around each row.
 
     Args:
-        embeddings: `(N, D)`.
-        variances: `(N, D)`, of each row's class; taken as constant.
+        embeddings: `(N, D)` float tensor.
+        variances: `(N, D)` variances of the class of each row; no gradient flows into them.
         strength: factor on the variances.
-        noise: `(M, N, D)`.
+        noise: `(M, N, D)` standard normal noise.
+
+    Returns:
+        `(M * N, D)` float tensor, the first copy of all rows first.
     """
-    spread = ops.sqrt(strength * ops.stop_gradient(variances))
-    return ops.reshape(embeddings + spread * noise, (-1, embeddings.shape[1]))
+    stddev = ops.sqrt(strength * ops.stop_gradient(variances))
+    return ops.reshape(embeddings + stddev * noise, (-1, embeddings.shape[1]))
 
 
 def compare_with_copies(embeddings, labels, copies, draws: int) -> References:
-    """Each row against all rows and all copies, but for itself and its own.
+    """References that compare each row with all rows and copies except itself and its own copies.
 
     Args:
-        embeddings: `(N, D)` unit rows.
-        labels: `(N,)` integers.
-        copies: `(draws * N, D)` unit rows, draw after draw.
-        draws: copies of each row.
+        embeddings: `(N, D)` unit vectors.
+        labels: `(N,)` integer tensor.
+        copies: `(draws * N, D)` unit vectors, the first copy of all rows first.
+        draws: number of copies of each row.
     """
     columns = ops.concatenate([embeddings, copies], axis=0)
     positives, negatives = (ops.tile(mask, (1, 1 + draws)) for mask in pair_masks(labels))
-    apart = dot_products(embeddings, columns) < _SAME
-    return References(ops.logical_and(positives, apart), negatives, columns, ops.tile(labels, (1 + draws,)))
+    distinct = dot_products(embeddings, columns) < _SAME
+    return References(ops.logical_and(positives, distinct), negatives, columns, ops.tile(labels, (1 + draws,)))

@@ -10,10 +10,10 @@ from anchorage.methods.method import Method
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class LearnedConcatenation(Method):
-    """Tells the encoder's concatenation of heads how much each loss of the ensemble weighs.
+    """Copies the learned weights of the ensemble loss to the encoder's concatenation of heads.
 
-    After every step and every epoch the shares of `WeightedConcatenation` are the weights that `EnsembleLoss` has
-    learned, so that what is judged and exported keeps the weighted distances. The loss stays as it is.
+    After every step and epoch, the shares of `WeightedConcatenation` equal the weights learned by `EnsembleLoss`, so
+    that validation and the exported encoder use the weighted distances. The loss does not change.
 
     Raises:
         UsageError: E_METHOD_LOSS unless the loss is `ensemble`; E_METHOD_ENCODER unless the encoder has the head
@@ -24,23 +24,23 @@ class LearnedConcatenation(Method):
         loss = learner.loss_layer
         if not isinstance(loss, EnsembleLoss):
             raise UsageError("E_METHOD_LOSS", f"Expected the loss 'ensemble'. Received: {type(loss).__name__}")
-        found = [layer for layer in learner.encoder.layers if isinstance(layer, WeightedConcatenation)]
-        if not found:
+        heads = [layer for layer in learner.encoder.layers if isinstance(layer, WeightedConcatenation)]
+        if not heads:
             raise UsageError(
                 "E_METHOD_ENCODER",
                 f"Expected an encoder with the head 'ensemble' and members = {len(loss.members)}, one for each loss. "
                 "Received: another head",
             )
-        # A layer kept here would be saved a second time.
-        self._tell = lambda: found[0].shares.assign(keras.ops.stop_gradient(loss.weights_of_members()))
+        # A closure, as Keras would save layers in an attribute a second time.
+        self._copy_weights = lambda: heads[0].shares.assign(keras.ops.stop_gradient(loss.weights_of_members()))
 
     def loss(self, step, inner):
         value = inner(step)
-        self._tell()
+        self._copy_weights()
         return value
 
     def start(self, context):
-        self._tell()
+        self._copy_weights()
 
     def after_epoch(self, context, logs):
-        self._tell()
+        self._copy_weights()

@@ -11,30 +11,29 @@ from anchorage.methods.method import Method
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class ListwiseSelfDistillation(Method):
-    """Draws every anchor's list of similarities towards the list of the network of the epoch before.
+    """Distils the similarities within a batch from the network of the previous epoch, one list per anchor.
 
-    Formula, with `S` the inner products of the batch's embeddings, `U` those of the same images under the network as
-    it was at the end of the last epoch, `e` the epoch from 0 and `E` the number of epochs:
+    Formula, with `S` the inner products of the embeddings of the batch, `U` those of the same images under the teacher,
+    the network at the end of the previous epoch, `e` the zero-based epoch and `E` the number of epochs:
 
         p_i = softmax_j(U_ij / temperature)      q_i = softmax_j(S_ij / temperature)
         loss = inner + e/E * weight * temperature^2 * mean_i sum_j p_ij (log p_ij - log q_ij)
 
-    The embeddings are taken as they are and should have unit length. The first epoch is the inner loss alone, the last
-    one has the factor (E - 1)/E, as in the code. The network of the epoch before runs as in evaluation: with frozen or
-    moving batch statistics and without dropout, on the very images that the step trains on.
+    Embeddings are not normalized here and should have unit norm. The first epoch uses the inner loss only, the last one
+    the factor (E - 1)/E, as in the code. The teacher runs in inference mode on the augmented images of the step.
 
-    It teaches one more encoder: memory for its weights, and a forward pass a step. With methods that add made-up rows
-    to the batch, only the first rows count, those that belong to the step's images.
+    Needs memory for the weights of the teacher, and one more forward pass per step. If another method appends synthetic
+    rows to the batch, only the rows of real images enter the divergence.
 
     Args:
+        epochs: number of epochs E, positive.
         weight: `a` in the paper, at least 0.
-        temperature: `tau`; positive.
-        include_self: whether an anchor stands in its own list.
-        negative_scale: factor on similarities between different classes, positive; 1 makes labels play no role.
-        epochs: of the whole training.
+        temperature: `tau` in the paper, positive.
+        include_self: include the anchor in its own list.
+        negative_scale: factor on similarities between different classes, positive; with 1, labels are not used.
 
     Raises:
-        ValueError: on a parameter out of range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -65,11 +64,11 @@ class ListwiseSelfDistillation(Method):
 
     def loss(self, step, inner):
         base = inner(step)
-        taught = embed(self.teacher, step.inputs)
-        rows = ops.shape(taught)[0]
+        teacher_embeddings = embed(self.teacher, step.inputs)
+        rows = ops.shape(teacher_embeddings)[0]
         divergence = listwise_divergence(
             step.embeddings[:rows],
-            taught,
+            teacher_embeddings,
             step.labels[:rows],
             temperature=self.temperature,
             include_self=self.include_self,
@@ -92,18 +91,18 @@ class ListwiseSelfDistillation(Method):
 def listwise_divergence(
     embeddings, teacher_embeddings, labels, *, temperature=1.0, include_self=True, negative_scale=1.0
 ):
-    """Mean over the anchors of the Kullback-Leibler divergence of their list from the teacher's.
+    """Mean over the anchors of the Kullback-Leibler divergence from the teacher's list to the student's.
 
     Args:
-        embeddings: `(N, D)` float tensor, unit rows.
-        teacher_embeddings: `(N, D')` of the same images; taken as constant.
-        labels: `(N,)` integer tensor; without effect if `negative_scale` is 1.
+        embeddings: `(N, D)` float tensor, unit vectors.
+        teacher_embeddings: `(N, D')` float tensor of the same images; no gradient flows into it.
+        labels: `(N,)` integer tensor; not used if `negative_scale` is 1.
         temperature: of both softmaxes.
-        include_self: whether an anchor stands in its own list.
+        include_self: include the anchor in its own list.
         negative_scale: factor on similarities between different classes.
 
     Returns:
-        Scalar, at least 0; 0 for a list of nothing.
+        Non-negative scalar; 0 for empty lists.
     """
     labels = ops.convert_to_tensor(labels)
     rows = ops.arange(ops.shape(labels)[0])
@@ -112,14 +111,14 @@ def listwise_divergence(
     embeddings = ops.convert_to_tensor(embeddings)
     dtype = "float64" if keras.backend.standardize_dtype(embeddings.dtype) == "float64" else "float32"
 
-    def log_shares(x):
+    def log_probabilities(x):
         x = ops.cast(x, dtype)
         logits = dot_products(x, x) / temperature
         if negative_scale != 1:
             logits = ops.where(labels[:, None] == labels[None, :], logits, negative_scale * logits)
         return ops.log_softmax(ops.where(listed, logits, lowest(logits)), axis=1)
 
-    wanted = log_shares(ops.stop_gradient(ops.convert_to_tensor(teacher_embeddings)))
-    found = log_shares(embeddings)
-    costs = ops.where(listed, ops.exp(wanted) * (wanted - found), 0.0)
-    return ops.sum(costs) / ops.cast(ops.maximum(ops.shape(labels)[0], 1), costs.dtype)
+    teacher = log_probabilities(ops.stop_gradient(ops.convert_to_tensor(teacher_embeddings)))
+    student = log_probabilities(embeddings)
+    divergences = ops.where(listed, ops.exp(teacher) * (teacher - student), 0.0)
+    return ops.sum(divergences) / ops.cast(ops.maximum(ops.shape(labels)[0], 1), divergences.dtype)

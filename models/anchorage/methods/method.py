@@ -1,4 +1,4 @@
-"""What a training method is: a layer around the loss that sees the whole step."""
+"""Base class of the training methods: a layer that wraps the loss and sees the whole training step."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """What one training step has to work with.
+    """Data of one training step.
 
     Args:
-        inputs: the batch of images, `(N, S, S, 3)`.
-        outputs: what the encoder made of them: `embeddings` (N, D) and whatever else it gives.
+        inputs: `(N, S, S, 3)` batch of images.
+        outputs: outputs of the encoder: `embeddings` (N, D) and any others.
         labels: `(N,)` integer class ids.
-        training: whether this is a step of training rather than of evaluation.
-        encoder: the network that made the outputs.
+        training: whether this is a training step rather than evaluation.
+        encoder: the network that computed the outputs.
     """
 
     inputs: Any
@@ -32,21 +32,21 @@ class Step(NamedTuple):
         return self.outputs["embeddings"]
 
     def replaced(self, embeddings, labels=None, **outputs) -> "Step":
-        """The same step with other embeddings, labels and outputs; what is not named stays."""
+        """Copy of the step with new embeddings and, if given, new labels and further outputs."""
         outputs = {**self.outputs, "embeddings": embeddings, **outputs}
         return self._replace(outputs=outputs, labels=self.labels if labels is None else labels)
 
 
 class TrainingContext(NamedTuple):
-    """The training that a method takes part in.
+    """The training run that a method is part of.
 
     Args:
-        learner: the `MetricLearner` that holds the method.
+        learner: the `MetricLearner` with the method.
         store: training images.
-        sampler: which rows a step gets.
-        steps_per_epoch: training steps in an epoch.
-        epochs: most epochs.
-        seed: of the training.
+        sampler: selects the rows of each batch.
+        steps_per_epoch: training steps per epoch.
+        epochs: maximum number of epochs.
+        seed: of the training run.
     """
 
     learner: keras.Model
@@ -58,13 +58,13 @@ class TrainingContext(NamedTuple):
 
 
 class Method(keras.layers.Layer):
-    """Base of the training methods: each part of a training that it does not care about stays as it is.
+    """Base class of the training methods; a subclass overrides the hooks it needs.
 
-    Whatever a method has to remember (teachers, banks, counters, proxies held) are its weights, so that it is saved
-    with the learner and a training that goes on finds it as it was. Nothing of it is exported.
+    The state of a method (teachers, banks, counters, reference weights) consists of Keras weights, so that it is saved
+    with the learner and restored when training resumes. It is not exported.
 
     Attributes:
-        needs_raw: whether the encoder must give its embeddings before unit length too, as `raw`.
+        needs_raw: whether the encoder must also output its embeddings before L2 normalization, as `raw`.
     """
 
     needs_raw: bool = False
@@ -73,26 +73,26 @@ class Method(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
 
     def prepare(self, learner: keras.Model) -> None:
-        """Make the weights; the encoder and the loss of the learner are built by now. Called once."""
+        """Create the weights. Called once, after the encoder and the loss of the learner are built."""
 
     def loss(self, step: Step, inner: Callable[[Step], Any]):
-        """The scalar float32 loss of a step; `inner` is the loss that the method wraps around."""
+        """Compute the scalar float32 loss of a step; `inner` is the wrapped loss, a function of a step."""
         return inner(step)
 
     def start(self, context: TrainingContext) -> None:
-        """Before the first step; not when a training goes on from a checkpoint."""
+        """Called before the first step, but not when training resumes from a checkpoint."""
 
     def judged_encoder(self, learner: keras.Model) -> keras.Model | None:
-        """The network to validate in place of the learner's own; None for that one."""
+        """The network to validate instead of the learner's encoder; None for the encoder."""
         return None
 
     def finish(self, context: TrainingContext) -> None:
-        """After the training, with the weights of the best epoch; the learner's encoder is what gets exported."""
+        """Called after training with the weights of the best epoch restored; the learner's encoder is exported."""
 
     def after_epoch(self, context: TrainingContext, logs: Mapping[str, float]) -> None:
-        """After an epoch and its validation, before the checkpoint.
+        """Called after each epoch and its validation, before the checkpoint is written.
 
         Args:
-            context: the training.
-            logs: the epoch's `loss` and, with validation, `val_recall@1` and `val_map@r`.
+            context: the training run.
+            logs: `loss` of the epoch and, with validation, `val_recall@1` and `val_map@r`.
         """

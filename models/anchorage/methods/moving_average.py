@@ -1,4 +1,4 @@
-"""Exponential moving average of weights: Polyak & Juditsky 1992, with the warm start of Tarvainen & Valpola 2017."""
+"""Exponential moving average of weights: Polyak & Juditsky 1992, with the warm-up of Tarvainen & Valpola 2017."""
 
 import keras
 from keras import ops
@@ -8,16 +8,16 @@ from anchorage.methods.method import Method
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class MovingAverage(Method):
-    """Judges and exports the average of the encoder over its last steps, which swings less than the encoder.
+    """Validates and exports an exponential moving average of the encoder weights.
 
     Formula, for every weight and running statistic `w` of the encoder, before each step `t = 0, 1, ...`:
 
         average <- d average + (1 - d) w,    d = min(momentum, (1 + t) / (10 + t))
 
-    Training itself goes on with `w`; validation sees the average, and the encoder has its values in the end.
+    Training continues with `w`; validation uses the average, which replaces the encoder weights after training.
 
     Args:
-        momentum: in [0, 1); about `1 / (1 - momentum)` steps count.
+        momentum: in [0, 1); the average covers about `1 / (1 - momentum)` steps.
 
     Raises:
         ValueError: if `momentum` lies outside [0, 1).
@@ -36,9 +36,9 @@ class MovingAverage(Method):
         self.steps = self.add_weight(name="steps", shape=(), initializer="zeros", trainable=False)
 
     def loss(self, step, inner):
-        kept = ops.minimum(self.momentum, (1.0 + self.steps) / (10.0 + self.steps))
+        decay = ops.minimum(self.momentum, (1.0 + self.steps) / (10.0 + self.steps))
         for average, weight in zip(self.average.weights, step.encoder.weights, strict=True):
-            average.assign(kept * average + (1.0 - kept) * weight)
+            average.assign(decay * average + (1.0 - decay) * weight)
         self.steps.assign_add(1.0)
         return inner(step)
 

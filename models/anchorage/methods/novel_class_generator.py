@@ -1,7 +1,7 @@
 """A generator of embeddings of novel classes, after the idea of Lee, Kim, Hong & Kwak, BMVC 2021.
 
-Only the abstract of that paper was open to us. It names a generator of embeddings, conditioned on a class and on noise,
-that gives a proxy loss classes which the data does not have. The network and its losses below are our own.
+We could consult only the abstract of the paper: a generator of embeddings, conditioned on a class and on noise, adds
+novel classes to a proxy loss. The network and its losses are our own.
 """
 
 import keras
@@ -19,21 +19,21 @@ _TINY = 1e-12  # floor under a squared distance: keeps the gradient of sqrt fini
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class EmbeddingGenerator(keras.layers.Layer):
-    """Turns class directions and noise into embeddings of unit length.
+    """Maps class vectors and noise to embeddings of unit norm.
 
     Formula:
 
         g = unit(q + ReLU([q; z] W1 + b1) W2 + b2)
 
     Args:
-        hidden: width of the hidden layer.
+        hidden: units of the hidden layer.
 
     Call arguments:
-        conditions: `(N, D)` class directions q.
+        conditions: `(N, D)` class vectors q, L2-normalized.
         noise: `(N, Z)` noise z.
 
     Returns:
-        `(N, D)` tensor with rows of unit length.
+        `(N, D)` unit vectors.
     """
 
     def __init__(self, hidden: int, **kwargs):
@@ -56,42 +56,42 @@ class EmbeddingGenerator(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class NovelClassGenerator(Method):
-    """Trains a small generator of embeddings beside the encoder, and lets it play classes the data does not have.
+    """Trains a generator of embeddings with the encoder, and adds generated novel classes to a proxy loss.
 
-    Every step the generator learns, embeddings x and proxies p held constant, from `g_i = G(p_{y_i}, z_i)` and a second
-    one `g'_i` with other noise:
+    Every step trains the generator G, with embeddings x and proxies p held constant, on `g_i = G(p_{y_i}, z_i)` and a
+    second sample `g'_i` with noise `z'_i`:
 
         L_G = L_cls + w_real L_real + w_div L_div
-        L_cls   normalised softmax of g_i against the proxies, the scale being `scale`
-        L_real  mean over classes with two rows or more of |mean x - mean g|^2 + |var x - var g|^2
+        L_cls   normalized softmax of g_i against the proxies with scale `scale`
+        L_real  mean over classes with at least two rows of |mean x - mean g|^2 + |var x - var g|^2
         L_div   mean_i max(0, delta - |g_i - g'_i| / |z_i - z'_i|)
 
-    After `warmup` epochs the loss gets novel classes: proxies `q_k = unit(l p_a + (1 - l) p_b)` of two random classes,
-    l from Beta(kappa, kappa), and `samples` embeddings `G(q_k, z)` of each. Gradients flow through q_k into the
-    proxies, none into the generator. What a step reports is the loss plus L_G.
+    After `warmup` epochs, the wrapped loss receives novel classes with proxies `q_k = unit(l p_a + (1 - l) p_b)`, for
+    two random classes a, b and l from Beta(kappa, kappa), and `samples` embeddings `G(q_k, z)` each. Gradients flow
+    through q_k into the proxies, but not into the generator. The reported loss is the wrapped loss plus L_G.
 
-    One optimizer trains both, the generator with the embeddings of the step before. Give the generator a rate of its
-    own with the optimizer's `rate_factors`, as `generator`: it wants 1e-3 with Adam.
+    A single optimizer updates encoder and generator simultaneously, in place of the alternating steps of the paper. Set
+    the learning rate of the generator with `rate_factors`, under the name `generator`; 1e-3 works well with Adam.
 
     Args:
         num_classes: number of training classes C, at least 2.
-        embedding_size: length D of an embedding.
-        steps_per_epoch: training steps in an epoch, to tell when the warm-up is over.
+        embedding_size: embedding size D.
+        steps_per_epoch: training steps per epoch.
         warmup: epochs without novel classes, at least 0.
-        classes: novel classes in a step; None for half as many as the batch has rows, at most C.
-        samples: embeddings of each novel class, at least 1.
-        noise_size: length of z, at least 1.
-        hidden: width of the generator's hidden layer, at least 1.
-        scale: of the softmax in `L_cls`, positive.
-        delta: spread below which `L_div` starts to cost, at least 0.
+        classes: novel classes per step; None for half the batch size, at most C.
+        samples: embeddings per novel class, at least 1.
+        noise_size: size of z, at least 1.
+        hidden: units of the hidden layer of the generator, at least 1.
+        scale: scale of the softmax in `L_cls`, positive.
+        delta: desired diversity in `L_div`, at least 0.
         w_real: weight of `L_real`, at least 0.
         w_div: weight of `L_div`, at least 0.
-        kappa: of the Beta distribution, positive.
-        seed: of what is drawn.
+        kappa: parameter of the Beta distribution, positive.
+        seed: of the random classes, mixing weights and noise.
 
     Raises:
-        ValueError: on a parameter out of range, or (eager calls) a label outside the classes.
-        UsageError: E_METHOD_LOSS if the loss cannot take novel classes.
+        ValueError: if an argument is out of range or (eager calls) a label is out of range.
+        UsageError: E_METHOD_LOSS if the loss does not accept novel classes.
     """
 
     def __init__(
@@ -139,12 +139,12 @@ class NovelClassGenerator(Method):
 
     def prepare(self, learner):
         check_takes_novel_classes(learner.loss_layer)
-        self._proxies = lambda: learner.loss_layer.proxies  # a layer kept here would be saved a second time
+        self._proxies = lambda: learner.loss_layer.proxies  # Keras would save a layer in an attribute a second time
         self.build_generator()
         self.steps = self.add_weight(name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False)
 
     def build_generator(self):
-        """Make the generator's weights."""
+        """Create the weights of the generator."""
         self.generator.build((None, self.embedding_size), (None, self.noise_size))
         self.generator.built = True
 
@@ -153,57 +153,55 @@ class NovelClassGenerator(Method):
         rows = ops.cast(step.embeddings, self.compute_dtype)
         proxies = ops.convert_to_tensor(self._proxies())
         noise = [self._draw_noise(ops.shape(labels)[0]) for _ in range(2)]
-        of_generator = self.generator_loss(rows, labels, proxies, *noise)
-        with_novel = with_novel_classes(step, self.num_classes, *self._draw_novel(labels, proxies))
-        # Kept small for ever: only whether the warm-up is over matters.
-        warm = self.warmup * self.steps_per_epoch
-        loss = ops.cond(self.steps >= warm, lambda: inner(with_novel), lambda: inner(step)) if warm else None
-        loss = inner(with_novel) if loss is None else loss
-        self.steps.assign(ops.minimum(self.steps + 1, warm))
-        return (loss + of_generator) * ops.cast(in_range, loss.dtype)
+        generator_loss = self.generator_loss(rows, labels, proxies, *noise)
+        extended = with_novel_classes(step, self.num_classes, *self._draw_novel(labels, proxies))
+        warmup_steps = self.warmup * self.steps_per_epoch
+        if warmup_steps:
+            loss = ops.cond(self.steps >= warmup_steps, lambda: inner(extended), lambda: inner(step))
+        else:
+            loss = inner(extended)
+        self.steps.assign(ops.minimum(self.steps + 1, warmup_steps))  # stops counting after the warm-up
+        return (loss + generator_loss) * ops.cast(in_range, loss.dtype)
 
     def generator_loss(self, embeddings, labels, proxies, noise, other_noise):
-        """What the generator is to bring down; embeddings and proxies count as constant."""
-        return sum(
-            weight * part
-            for weight, part in zip(
-                (1.0, self.w_real, self.w_div),
-                self.generator_losses(embeddings, labels, proxies, noise, other_noise),
-                strict=True,
-            )
-        )
+        """`L_G`; no gradient flows into the embeddings or proxies."""
+        classification, realism, diversity = self.generator_losses(embeddings, labels, proxies, noise, other_noise)
+        return classification + self.w_real * realism + self.w_div * diversity
 
     def generator_losses(self, embeddings, labels, proxies, noise, other_noise):
         """`L_cls`, `L_real` and `L_div`."""
         embeddings = unit_rows(ops.stop_gradient(embeddings))
         proxies = unit_rows(ops.stop_gradient(proxies))
         conditions = ops.take(proxies, labels, axis=0)
-        made, others = self.generator(conditions, noise), self.generator(conditions, other_noise)
-        logits = self.scale * dot_products(made, proxies)
-        own = ops.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-        spread = _lengths(made - others) / _lengths(noise - other_noise)
+        generated, others = self.generator(conditions, noise), self.generator(conditions, other_noise)
+        logits = self.scale * dot_products(generated, proxies)
+        target = ops.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        diversity = _norms(generated - others) / _norms(noise - other_noise)
         return (
-            ops.mean(ops.logsumexp(logits, axis=1) - own),
-            unlike_statistics(embeddings, made, labels),
-            ops.mean(ops.relu(self.delta - spread)),
+            ops.mean(ops.logsumexp(logits, axis=1) - target),
+            statistics_distance(embeddings, generated, labels),
+            ops.mean(ops.relu(self.delta - diversity)),
         )
 
     def novel(self, proxies, first, second, mixing, noise):
-        """Rows, their places, and proxies of novel classes between the classes `first` and `second`.
+        """Generate K novel classes between the classes `first` and `second`.
 
         Args:
-            proxies: `(C, D)`.
+            proxies: `(C, D)` real proxies.
             first: `(K,)` class ids.
             second: `(K,)` class ids.
-            mixing: `(K,)` shares of the first, in [0, 1].
-            noise: `(K * samples, noise_size)`, all of one class together.
+            mixing: `(K,)` weights of the first classes, in [0, 1].
+            noise: `(K * samples, noise_size)` noise, grouped by class.
+
+        Returns:
+            `(K * samples, D)` embeddings, their `(K * samples,)` novel class numbers from 0, and `(K, D)` proxies.
         """
         proxies, mixing = unit_rows(proxies), mixing[:, None]
         mixed = mixing * ops.take(proxies, first, axis=0) + (1.0 - mixing) * ops.take(proxies, second, axis=0)
         mixed = unit_rows(mixed)
-        places = ops.repeat(ops.arange(ops.shape(first)[0], dtype="int32"), self.samples)
-        rows = self.generator(ops.stop_gradient(ops.take(mixed, places, axis=0)), noise)
-        return ops.stop_gradient(rows), places, mixed
+        labels = ops.repeat(ops.arange(ops.shape(first)[0], dtype="int32"), self.samples)
+        rows = self.generator(ops.stop_gradient(ops.take(mixed, labels, axis=0)), noise)
+        return ops.stop_gradient(rows), labels, mixed
 
     def _draw_novel(self, labels, proxies):
         count = self.classes
@@ -239,13 +237,13 @@ class NovelClassGenerator(Method):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def unlike_statistics(real, made, labels):
-    """How far means and variances of two sets of rows are apart, class by class.
+def statistics_distance(real, generated, labels):
+    """Squared distance between the class means and variances of two sets of embeddings.
 
     Args:
-        real: `(N, D)`.
-        made: `(N, D)`.
-        labels: `(N,)` integers, of both.
+        real: `(N, D)` float tensor.
+        generated: `(N, D)` float tensor.
+        labels: `(N,)` integer labels of both.
 
     Returns:
         Scalar: mean over the classes with at least two rows of the squared distance of the means plus that of the
@@ -253,13 +251,14 @@ def unlike_statistics(real, made, labels):
     """
     same = ops.cast(labels[:, None] == labels[None, :], real.dtype)
     counts = ops.sum(same, axis=1)
-    share = same / counts[:, None]
-    means = [ops.matmul(share, rows) for rows in (real, made)]
-    variances = [ops.matmul(share, ops.square(rows - mean)) for rows, mean in zip((real, made), means, strict=True)]
-    apart = sum(ops.sum(ops.square(ours - theirs), axis=1) for ours, theirs in (means, variances))
+    averaging = same / counts[:, None]
+    both = (real, generated)
+    means = [ops.matmul(averaging, rows) for rows in both]
+    variances = [ops.matmul(averaging, ops.square(rows - mean)) for rows, mean in zip(both, means, strict=True)]
+    distances = sum(ops.sum(ops.square(x - y), axis=1) for x, y in (means, variances))
     weights = ops.where(counts >= 2, 1.0 / counts, 0.0)  # every class counts once
-    return ops.sum(weights * apart) / ops.maximum(ops.sum(weights), 1.0)
+    return ops.sum(weights * distances) / ops.maximum(ops.sum(weights), 1.0)
 
 
-def _lengths(rows):
+def _norms(rows):
     return ops.sqrt(ops.maximum(ops.sum(ops.square(rows), axis=1), _TINY))

@@ -10,35 +10,36 @@ from anchorage.methods._novel_classes import check_takes_novel_classes, with_nov
 from anchorage.methods.method import Method
 from anchorage.seeds import SavedSeedGenerator
 
-_SHORTEST = 1e-6  # a mix of opposite rows has no direction
+_MIN_NORM = 1e-6  # a mix of opposite vectors has no direction
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class ProxySynthesis(Method):
-    """Gives a loss with proxies further classes, each a mix of two neighbouring rows and of their proxies.
+    """Adds synthetic classes to a proxy loss by mixing pairs of embeddings and their proxies.
 
-    Formula, on unit vectors, for the first `floor(ratio N)` rows i of the shuffled batch, row 0 after the last:
+    Formula, on unit vectors, for the first `floor(ratio N)` rows i of the shuffled batch, with the last row before
+    row 0:
 
         embedding_i = l x_i + (1 - l) x_{i-1}        proxy_i = l p_{y_i} + (1 - l) p_{y_{i-1}}
 
-    with one l from Beta(alpha, alpha) for the batch; both are brought to unit length. Gradients flow into both
-    parents and both parent proxies; the proxies of the loss itself stay as many as they are.
+    with one l from Beta(alpha, alpha) per batch; both mixes are L2-normalized. Gradients flow into both parent
+    embeddings and both parent proxies. The synthetic proxies last for one step.
 
-    For losses that take `novel_proxies`, with one proxy a class; not for pairs. How many classes there will be hangs
-    on the labels, so a step is not compiled by XLA.
+    Requires a loss that takes `novel_proxies` and has one proxy per class, not a pair loss. The number of synthetic
+    classes depends on the labels, so XLA cannot compile the step.
 
     Args:
         num_classes: number of training classes.
-        alpha: of the Beta distribution, positive.
-        ratio: share of the rows that make a class (mu in the paper), in [0, 1].
-        drop_same_class: leave out rows of the same class as the one before: they would put a second proxy where
-            their class has one. The authors' code asks for batches without such neighbours instead.
-        shuffle: mix in a new order each step; batches made class by class have few neighbours of two classes.
-        seed: of what is drawn.
+        alpha: parameter of the Beta distribution, positive.
+        ratio: fraction of the rows that give a synthetic class (mu in the paper), in [0, 1].
+        drop_same_class: skip pairs of the same class, whose mix would be a second proxy of that class. The authors'
+            code expects batches without such pairs instead.
+        shuffle: shuffle the batch first; batches sorted by class have few pairs of different classes.
+        seed: of the order and the mixing weights.
 
     Raises:
-        ValueError: on a parameter out of range, or (eager calls) a label outside the classes.
-        UsageError: E_METHOD_LOSS if the loss cannot take novel classes.
+        ValueError: if an argument is out of range or (eager calls) a label is out of range.
+        UsageError: E_METHOD_LOSS if the loss does not accept novel classes.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ProxySynthesis(Method):
 
     def prepare(self, learner):
         check_takes_novel_classes(learner.loss_layer)
-        self._proxies = lambda: learner.loss_layer.proxies  # a layer kept here would be saved a second time
+        self._proxies = lambda: learner.loss_layer.proxies  # Keras would save a layer in an attribute a second time
 
     def loss(self, step, inner):
         labels, in_range = check_class_labels(step.labels, self.num_classes)
@@ -82,7 +83,7 @@ class ProxySynthesis(Method):
         return loss * ops.cast(in_range, loss.dtype)
 
     def draw_mixing(self, shape=()):
-        """Draws from the Beta distribution."""
+        """Draw mixing weights from the Beta distribution."""
         return keras.random.beta(shape, self.alpha, self.alpha, dtype=self.compute_dtype, seed=self._draws.generator)
 
     def get_config(self):
@@ -91,18 +92,18 @@ class ProxySynthesis(Method):
 
 
 def mix_neighbors(embeddings, labels, proxies, mixing, ratio: float = 1.0, drop_same_class: bool = True):
-    """Mix each row with the one before it, and their proxies alike.
+    """Mix each embedding with the previous one, and their proxies likewise.
 
     Args:
-        embeddings: `(N, D)`.
-        labels: `(N,)` integers, rows of `proxies`.
-        proxies: `(C, D)`.
-        mixing: share of the row itself, in [0, 1].
-        ratio: share of the rows that are mixed, from the first.
-        drop_same_class: leave out rows of the class of the row before.
+        embeddings: `(N, D)` float tensor.
+        labels: `(N,)` integer tensor in `0 .. C - 1`.
+        proxies: `(C, D)` float tensor.
+        mixing: weight of the row itself, in [0, 1].
+        ratio: fraction of the rows to mix, from the first on.
+        drop_same_class: skip rows with the class of the previous row.
 
     Returns:
-        Pair of `(M, D)` embeddings and `(M, D)` proxies at unit length; a mix without a direction is left out.
+        `(M, D)` embeddings and `(M, D)` proxies, L2-normalized; mixes of opposite vectors are skipped.
     """
     count = ops.shape(labels)[0]
     mixes = []
@@ -111,7 +112,7 @@ def mix_neighbors(embeddings, labels, proxies, mixing, ratio: float = 1.0, drop_
         kept = ops.logical_and(kept, labels != ops.roll(labels, 1))
     for rows in (unit_rows(embeddings), unit_rows(ops.take(proxies, labels, axis=0))):
         mixed = mixing * rows + (1.0 - mixing) * ops.roll(rows, 1, axis=0)
-        kept = ops.logical_and(kept, ops.sum(ops.square(mixed), axis=1) >= _SHORTEST**2)
+        kept = ops.logical_and(kept, ops.sum(ops.square(mixed), axis=1) >= _MIN_NORM**2)
         mixes.append(mixed)
-    places = ops.nonzero(kept)[0]
-    return tuple(unit_rows(ops.take(mixed, places, axis=0)) for mixed in mixes)
+    index = ops.nonzero(kept)[0]
+    return tuple(unit_rows(ops.take(mixed, index, axis=0)) for mixed in mixes)

@@ -1,4 +1,4 @@
-"""A projection that starts as the whitened principal components of the trunk's features."""
+"""Initialization of the projection by whitened principal components of the trunk's features."""
 
 import keras
 import numpy as np
@@ -8,29 +8,30 @@ from anchorage.errors import UsageError
 from anchorage.inference import predict_rows
 from anchorage.methods.method import Method
 
-_STREAM = 0x5A  # tells these draws from those of the batches
-_FLOOR = 0.01  # least variance of a direction, as a share of the mean of those kept
+_STREAM = 0x5A  # separates these random numbers from those of the batches
+_REGULARIZATION = 0.01  # added to the variances, relative to the mean of those kept
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class WhitenedStart(Method):
-    """Starts the projection of the head with whitened principal components of the training features.
+    """Initializes the projection of the head with whitened principal components of the training features.
 
-    A random projection of a pretrained trunk's features loses some of what they know; their whitened principal
-    components retrieve better than all of the features, before any training (Jegou & Chum, ECCV 2012). Labels are not
-    looked at. It costs one forward pass over `images` training images, and nothing afterwards.
+    A random projection of the features of a pretrained trunk loses information; their whitened principal components
+    retrieve better than the full features, before any training (Jegou & Chum, ECCV 2012). Formula for coordinate i of
+    the embedding, with features `x`, their mean `m`, principal directions `w_i` and variances `v_i`:
 
-    With features `x`, their mean `m`, principal directions `w_i` and variances `v_i`, embedding entry i starts as
-    `a w_i . (x - m) / sqrt(v_i + 0.01 mean(v))`; `a` gives the weights the size that Glorot's rule would. Directions
-    that the images do not span are any others, at right angles.
+        a w_i . (x - m) / sqrt(v_i + 0.01 mean(v))
+
+    where `a` gives the weights the scale of Glorot's initializer. Directions beyond the span of the features are random
+    and orthogonal to it. Labels are not used. Takes one forward pass over `images` training images before training.
 
     Args:
-        images: most training images that are looked at, at least 2.
-        seed: of what is drawn.
+        images: maximum number of training images, at least 2.
+        seed: of the random images and directions.
 
     Raises:
-        ValueError: on a parameter out of range.
-        UsageError: E_NO_PROJECTION with a head that has no single projection.
+        ValueError: if an argument is out of range.
+        UsageError: E_NO_PROJECTION if the head has no single projection.
     """
 
     def __init__(self, images: int = 4096, seed: int = 0, **kwargs):
@@ -56,22 +57,28 @@ class WhitenedStart(Method):
 
 
 def whitening(features: np.ndarray, size: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel `(C, size)` and bias `(size,)` of a dense layer that whitens `(M, C)` features, as `WhitenedStart` says.
+    """Kernel and bias of a dense layer that whitens features by the formula of `WhitenedStart`.
 
-    Of more than C directions the further ones are combinations of these.
+    Args:
+        features: `(M, C)` float array.
+        size: number of outputs; those beyond C get random directions.
+        random: random generator.
+
+    Returns:
+        `(C, size)` kernel and `(size,)` bias.
     """
     width = features.shape[1]
     mean = features.mean(axis=0)
-    centred = features - mean
-    _, lengths, directions = np.linalg.svd(centred, full_matrices=False)
-    variances = np.square(lengths) / len(features)
-    known = min(int(np.count_nonzero(variances > 1e-9 * variances.max(initial=0.0))), size)
-    floor = _FLOOR * (variances[:known].mean() if known else 1.0)
+    centered = features - mean
+    _, singular_values, directions = np.linalg.svd(centered, full_matrices=False)
+    variances = np.square(singular_values) / len(features)
+    rank = min(int(np.count_nonzero(variances > 1e-9 * variances.max(initial=0.0))), size)
+    regularization = _REGULARIZATION * (variances[:rank].mean() if rank else 1.0)
     basis = random.normal(size=(size, width))
-    basis[:known] = directions[:known]
+    basis[:rank] = directions[:rank]
     square = min(size, width)
     basis[:square] = np.linalg.qr(basis[:square].T)[0].T
     basis[square:] /= np.sqrt(width)
-    kernel = basis.T / np.sqrt(np.pad(variances[:known], (0, size - known)) + floor)
+    kernel = basis.T / np.sqrt(np.pad(variances[:rank], (0, size - rank)) + regularization)
     kernel *= np.sqrt(2 / (width + size)) / np.sqrt(np.mean(np.square(kernel)))
     return kernel, -mean @ kernel

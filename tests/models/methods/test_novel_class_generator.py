@@ -9,7 +9,7 @@ from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
 from anchorage.methods import create_methods
 from anchorage.methods.method import Step
-from anchorage.methods.novel_class_generator import NovelClassGenerator, unlike_statistics
+from anchorage.methods.novel_class_generator import NovelClassGenerator, statistics_distance
 from anchorage.training.optimizers import create_optimizer
 
 FILE = "16-novel-classes"
@@ -82,9 +82,9 @@ def test_statistics_by_a_loop_over_classes():
         + np.sum((real[labels == c].var(0) - made[labels == c].var(0)) ** 2)
         for c in (1, 2)
     ]
-    assert float(unlike_statistics(real, made, labels)) == pytest.approx(np.mean(costs), rel=1e-12)
-    assert float(unlike_statistics(real, real, labels)) == 0
-    assert float(unlike_statistics(real[:2], made[:2], labels[:2])) == 0
+    assert float(statistics_distance(real, made, labels)) == pytest.approx(np.mean(costs), rel=1e-12)
+    assert float(statistics_distance(real, real, labels)) == 0
+    assert float(statistics_distance(real[:2], made[:2], labels[:2])) == 0
 
 
 def learner_of(**params):
