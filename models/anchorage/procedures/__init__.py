@@ -1,4 +1,4 @@
-"""Procedures above a training, by the name used in experiment files: each makes one learner by several trainings."""
+"""Procedures, which combine several training runs into one learner; `PROCEDURES` maps names to classes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,15 +22,15 @@ PROCEDURES: dict[str, type[Procedure]] = {
 
 
 def create_procedure(section: Mapping[str, Any], **facts: Any) -> Procedure:
-    """Make the procedure of an experiment.
+    """Create the procedure of an experiment.
 
     Args:
-        section: `name`, a key of `PROCEDURES` or `"package.module:ClassName"` of a `Procedure`, and `params`.
-        **facts: what a procedure may ask for: `seed`.
+        section: `name`, a key of `PROCEDURES` or `"package.module:ClassName"` of a `Procedure`, and optional `params`.
+        **facts: values that a constructor may take: `seed`.
 
     Raises:
-        UsageError: on an unknown name or parameter, or a missing one.
-        ValueError: if the constructor refuses a value.
+        UsageError: if a name or parameter is unknown or missing.
+        ValueError: if the constructor rejects a value.
     """
     return create(PROCEDURES, section["name"], section.get("params"), facts, base=Procedure)
 
@@ -48,23 +48,24 @@ def run_training(
     log_folder: str | Path | None = None,
     verbose: int | str = "auto",
 ) -> TrainRun:
-    """Train a learner from plain settings: what the pipeline's Trainer, the tuner and the plain command all call.
+    """Train a learner from plain settings; the entry point of the Trainer, the tuner and `anchorage train`.
+
+    All arguments but `training` are those of `anchorage.training.run.train_run`.
 
     Args:
-        store: as in `anchorage.training.run.train_run`, like the other arguments.
-        validation_store: see there.
-        encoder: see there.
-        loss: see there.
-        training: what `train_run` takes and, if wanted, `procedure`: a `name` of `PROCEDURES` and its `params`. The
-            learner then comes out of several trainings.
-        seed: see there.
-        checkpoint_folder: see there.
-        run_key: see there.
-        log_folder: see there.
-        verbose: see there.
+        store: training images.
+        validation_store: validation images, or None.
+        encoder: settings of the encoder.
+        loss: settings of the loss, or None for the recipe's choice.
+        training: settings of `train_run` and, optionally, `procedure` with a `name` in `PROCEDURES` and its `params`.
+        seed: random seed.
+        checkpoint_folder: folder of the checkpoints, or None.
+        run_key: identifies the run in its checkpoints.
+        log_folder: folder of the logs, or None.
+        verbose: verbosity.
 
     Raises:
-        AnchorageError: what the parts raise on wrong settings, and while training.
+        AnchorageError: if settings are invalid or training fails.
     """
     arguments: dict[str, Any] = {
         "checkpoint_folder": checkpoint_folder and Path(checkpoint_folder),
@@ -76,7 +77,7 @@ def run_training(
         plain = {key: value for key, value in training.items() if key != "procedure"}
         return train_run(store, validation_store, encoder=encoder, loss=loss, training=plain, seed=seed, **arguments)
     settings, recipe = choose_recipe(store, {"encoder": encoder, "loss": loss, "training": training}, verbose)
-    # Each of the trainings has classes of its own and chooses the size of its batches anew.
+    # The training runs have different classes, so each of them chooses its own batch size.
     chosen = {key: value for key, value in settings["training"].items() if key != "procedure"}
     chosen |= {key: training[key] for key in ("sampler", "steps_per_epoch") if key in training}
     task = Task(store, validation_store, settings["encoder"], settings["loss"], chosen, seed, **arguments)

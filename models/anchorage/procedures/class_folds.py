@@ -20,25 +20,26 @@ COMBINATIONS = ("concatenate", "mean")
 
 
 class ClassFolds(Procedure):
-    """Trains one network for each fold of the classes, on all others, and makes one encoder of them.
+    """Cross-validation over classes: trains a network for each held-out fold and combines them into one encoder.
 
-    Each network chooses its best epoch on its own fold; the validation classes of the experiment see the whole alone.
-    The combined embedding is, from unit embeddings `z_1 .. z_F` of the networks,
+    Each network selects its best epoch on its held-out fold; the validation classes of the experiment evaluate the
+    networks and the combined encoder after training. The combined embedding of unit embeddings `z_1 .. z_F` is
 
-    - `"concatenate"`: `[z_1, ..., z_F] / sqrt(F)`, F times as long; its cosines are the mean of the networks' own.
-    - `"mean"`: the direction of their sum, as long as one. The spaces of networks that were trained apart have
-      nothing to do with each other, so this needs networks that start from the same stored weights.
+    - `"concatenate"`: `[z_1, ..., z_F] / sqrt(F)`, of F times the size; its cosines are the means of the cosines of
+      the networks.
+    - `"mean"`: their normalized sum. This requires networks initialized from the same pretrained weights, as the
+      embedding spaces of independently trained networks are unrelated.
 
-    Training costs F times as much, and so does each embedding at serving. `folds.json` beside the logs holds the values
-    of each network on its fold and on the validation classes, their mean, and the values of the whole.
+    Training and inference take F times as long. `folds.json` in the log folder has the metrics of each network on its
+    fold and on the validation classes, their mean, and the metrics of the combined encoder.
 
     Args:
-        folds: F, at least 2; each fold gets two classes at least.
-        combine: see above.
-        seed: of how classes are dealt.
+        folds: number of folds F, at least 2; each fold has at least two classes.
+        combine: `"concatenate"` or `"mean"`, see above.
+        seed: of the assignment of classes to folds.
 
     Raises:
-        ValueError: on a parameter out of range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(self, folds: int = 4, combine: str = "concatenate", seed: int = 0):
@@ -58,11 +59,11 @@ class ClassFolds(Procedure):
             )
             for number, fold in enumerate(assign_folds(names, self.folds, self.seed))
         ]
-        whole = self._whole(task, combine_encoders([run.learner.encoder for run in runs], self.combine))
+        combined = self._combined_learner(task, combine_encoders([run.learner.encoder for run in runs], self.combine))
         result = join_results([run.result for run in runs], len(runs) - 1)
         value = None
         if task.validation_store is not None:
-            values = self._judge(task, runs, whole)
+            values = self._validate(task, runs, combined)
             value = values["whole"][MONITOR]
         result = dataclasses.replace(
             result,
@@ -70,23 +71,23 @@ class ClassFolds(Procedure):
             best_value=value,
             start_weights=list(chain.from_iterable(run.result.start_weights for run in runs)),
         )
-        return TrainRun(whole, result)
+        return TrainRun(combined, result)
 
-    def _whole(self, task: Task, encoder: keras.Model) -> MetricLearner:
-        """A learner that holds the combined encoder, and a loss for it that has learned nothing yet."""
+    def _combined_learner(self, task: Task, encoder: keras.Model) -> MetricLearner:
+        """A learner with the combined encoder and an untrained loss."""
         facts = {"num_classes": len(task.store.class_names), "embedding_size": encoder.output_shape[-1]}
         learner = MetricLearner(encoder, create_loss(task.loss["name"], task.loss.get("params"), **facts))
         learner.compile("adam")
         learner.build((None, *task.store.spec.shape))
         return learner
 
-    def _judge(self, task: Task, runs: list[TrainRun], whole: MetricLearner) -> dict:
+    def _validate(self, task: Task, runs: list[TrainRun], combined: MetricLearner) -> dict:
         single = [validate(run.learner, task.validation_store) for run in runs]
         values = {
             "own_fold": [run.result.best_value for run in runs],
             "validation": single,
-            "mean": {name: sum(each[name] for each in single) / len(single) for name in single[0]},
-            "whole": validate(whole, task.validation_store),
+            "mean": {name: sum(metrics[name] for metrics in single) / len(single) for name in single[0]},
+            "whole": validate(combined, task.validation_store),
         }
         if task.log_folder is not None:
             task.log_folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ class ClassFolds(Procedure):
 
 
 def combine_encoders(encoders: list[keras.Model], combine: str) -> keras.Model:
-    """One encoder out of several with the same input, whose embeddings get unit length first; see `ClassFolds`."""
+    """Combine encoders with the same input into one; their embeddings are L2-normalized first, see `ClassFolds`."""
     images = keras.Input(encoders[0].input_shape[1:], name="images")
     parts = []
     for number, encoder in enumerate(encoders):

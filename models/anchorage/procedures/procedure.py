@@ -1,4 +1,4 @@
-"""What a procedure is: several trainings that make one learner."""
+"""Base class of the procedures, which combine several training runs into one learner."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ Settings = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a procedure is asked for: the arguments of `anchorage.training.run.train_run`, which see."""
+    """Arguments of a procedure; see `anchorage.training.run.train_run`."""
 
     store: Any
     validation_store: Any
@@ -32,16 +32,16 @@ class Task:
     verbose: int | str
 
     def train(self, name: str, *, prepare: Callable[["MetricLearner"], None] | None = None, **changes: Any) -> TrainRun:
-        """One training of the task.
+        """Run one training of the task.
 
-        It has checkpoints of its own: the second time, after an interruption, a training that was done gives its
-        result at once, and the one that was not goes on. So a procedure that is cut off is simply begun again, and
-        has nothing to remember as long as it decides the same way each time.
+        Each training has its own checkpoints. If an interrupted procedure is run again, finished trainings return their
+        results immediately and the unfinished one resumes. A procedure therefore needs no state of its own, as long as
+        its decisions are deterministic.
 
         Args:
-            name: tells it from the other trainings of this task; names its folders.
-            prepare: gets the learner before its first step.
-            **changes: other values for fields of the task; those of `training` replace single keys.
+            name: unique among the trainings of the task; names its folders.
+            prepare: called with the learner before the first step.
+            **changes: replacements for fields of the task; `training` is merged key by key.
         """
         training = {**self.training, **changes.pop("training", {})}
         task = dataclasses.replace(self, training=training, **changes)
@@ -62,7 +62,7 @@ class Task:
         )
 
     def write_table(self, name: str, columns: Mapping[str, Any]) -> None:
-        """Leave a table beside the logs, `<name>.parquet`; nothing without a log folder."""
+        """Write a table to `<name>.parquet` in the log folder, if there is one."""
         if self.log_folder is None:
             return
         import pyarrow as pa
@@ -74,15 +74,18 @@ class Task:
 
 
 class Procedure:
-    """Base of the procedures. The constructor takes what the experiment file says; anything drawn hangs on a seed."""
+    """Base class of the procedures.
+
+    The constructor takes the parameters of the experiment file, with a seed for all randomness.
+    """
 
     def run(self, task: Task) -> TrainRun:
-        """Carry the task out; a call that was cut off goes on when it is repeated."""
+        """Run the task; repeating an interrupted call resumes it."""
         raise NotImplementedError
 
 
 def continue_from(learner: "MetricLearner", *, with_loss: bool = True) -> Callable[["MetricLearner"], None]:
-    """Makes a `prepare` that starts with the encoder of another learner and, if asked, with its loss weights."""
+    """Make a `prepare` function that copies the encoder weights of a learner and, optionally, its loss weights."""
 
     def prepare(fresh: "MetricLearner") -> None:
         fresh.encoder.set_weights(learner.encoder.get_weights())
@@ -93,24 +96,24 @@ def continue_from(learner: "MetricLearner", *, with_loss: bool = True) -> Callab
 
 
 def join_results(results: list["FitResult"], best: int) -> "FitResult":
-    """The result of trainings that followed one another, of which number `best` made the learner.
+    """Join the results of consecutive trainings, the learner being that of number `best`.
 
-    Each row of the history says by `stage` which training it is of, from 0; epochs are counted through, so that the
-    network that a stage began with has a number of its own.
+    Each row of the joined history has the number of its training as `stage`, from 0; epochs are numbered consecutively,
+    including epoch 0 of each stage, the network it starts with.
     """
-    before = [sum(len(result.history) for result in results[:number]) for number in range(len(results))]
+    offsets = [sum(len(result.history) for result in results[:number]) for number in range(len(results))]
     rows = [{**row, "stage": number} for number, result in enumerate(results) for row in result.history]
     return dataclasses.replace(
         results[best],
         history=[{**row, "epoch": epoch} for epoch, row in enumerate(rows)],
-        best_epoch=before[best] + results[best].best_epoch,
+        best_epoch=offsets[best] + results[best].best_epoch,
         resumed_step=results[-1].resumed_step,
         start_weights=results[0].start_weights,
     )
 
 
 def best_result(results: list["FitResult"]) -> int:
-    """Number of the training with the highest value on the validation classes, the first of equals; else the last."""
+    """Index of the training with the best validation value, the first on ties; the last without validation values."""
     values = [result.best_value for result in results]
     known = [value for value in values if value is not None]
     return values.index(max(known)) if len(known) == len(values) else len(values) - 1

@@ -1,6 +1,6 @@
-"""Training without labels on clusters of the network's own embeddings: the pseudo-supervised mode of paper 05.
+"""Training without labels on clusters of the embeddings: the pseudo-supervised mode of Kan et al., TPAMI 2022.
 
-Kan et al., TPAMI 2022, claim it and publish no code of it; the recipe is ours, after Caron et al., ECCV 2018.
+Its code is not published; the recipe is ours, after Caron et al., ECCV 2018.
 """
 
 from functools import partial
@@ -21,22 +21,21 @@ _BLOCK = 4096  # rows compared with all centres at once
 
 
 class PseudoClusters(Procedure):
-    """Clusters the embeddings, trains some epochs on the clusters as classes, and clusters again.
+    """Alternates between clustering the embeddings and training with the clusters as classes.
 
-    The labels of the training classes are not looked at; those of the validation classes choose the best round, if
-    there are any. The first round clusters what the encoder gives before any training: with random weights that is
-    little, so start from stored ones where there are some. Each round starts from the encoder of the round before
-    with a fresh loss, since its clusters are others, and runs through the learning-rate schedule anew. A cluster
-    of a single image is left out: nothing in it is alike. Every round leaves `clusters-<round>.parquet` beside the
-    logs: id and cluster.
+    Labels of the training classes are not used; those of the validation classes, if any, select the best round. The
+    first round clusters the embeddings of the untrained encoder, so start from pretrained weights if possible. Each
+    further round starts from the previous encoder with a new loss, as the clusters change, and restarts the
+    learning-rate schedule. Clusters of a single image are dropped, as they have no positive pairs. Every round writes
+    `clusters-<round>.parquet`, with id and cluster, to the log folder.
 
     Args:
-        num_pseudo_classes: clusters wanted, at least 2.
-        refresh_every: epochs of a round; `training.epochs` is the sum over all rounds.
-        seed: of the first centres.
+        num_pseudo_classes: number of clusters, at least 2.
+        refresh_every: epochs per round, at least 1; `training.epochs` is the total over all rounds.
+        seed: of the initial centres.
 
     Raises:
-        ValueError: on a parameter out of range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(self, num_pseudo_classes: int, refresh_every: int, seed: int = 0):
@@ -47,50 +46,50 @@ class PseudoClusters(Procedure):
         keras.utils.set_random_seed(task.seed)
         encoder = create_encoder(image_size=task.store.spec.image_size, **flat_section(task.encoder))
         runs: list[TrainRun] = []
-        left = task.training["epochs"]
-        while left > 0:
-            number, epochs = len(runs), min(self.refresh_every, left)
-            store = self._clustered(task, encoder, number)
-            start = partial(_start_from, encoder.get_weights())
-            change = {"epochs": epochs, "keep_start": not runs}  # later rounds start from the result of an earlier one
+        remaining = task.training["epochs"]
+        while remaining > 0:
+            number, epochs = len(runs), min(self.refresh_every, remaining)
+            store = self._cluster(task, encoder, number)
+            prepare = partial(_set_weights, encoder.get_weights())
+            changes = {"epochs": epochs, "keep_start": not runs}  # later rounds start from a result that is kept
             runs.append(
-                task.train(f"round-{number}", store=store, prepare=start, seed=task.seed + number, training=change)
+                task.train(f"round-{number}", store=store, prepare=prepare, seed=task.seed + number, training=changes)
             )
-            encoder, left = runs[-1].learner.encoder, left - epochs
+            encoder, remaining = runs[-1].learner.encoder, remaining - epochs
         results = [run.result for run in runs]
         best = best_result(results)
         return runs[best]._replace(result=join_results(results, best))
 
-    def _clustered(self, task: Task, encoder: keras.Model, number: int) -> LabelledRows:
+    def _cluster(self, task: Task, encoder: keras.Model, number: int) -> LabelledRows:
+        """The images labelled by cluster, without clusters of a single image."""
         vectors = embed_rows(encoder, task.store, np.arange(len(task.store)))
         clusters = spherical_kmeans(vectors, self.num_pseudo_classes, seed=self.seed)
         sizes = np.bincount(clusters, minlength=self.num_pseudo_classes)
-        names = np.flatnonzero(sizes >= 2)
+        kept = np.flatnonzero(sizes >= 2)
         rows = np.flatnonzero(sizes[clusters] >= 2)
         task.write_table(f"clusters-{number}", {"id": task.store.ids[rows].astype(str), "cluster": clusters[rows]})
-        return LabelledRows(
-            task.store, rows, np.searchsorted(names, clusters[rows]), [f"cluster-{name}" for name in names]
-        )
+        names = [f"cluster-{cluster}" for cluster in kept]
+        return LabelledRows(task.store, rows, np.searchsorted(kept, clusters[rows]), names)
 
 
-def _start_from(weights: list[np.ndarray], learner: MetricLearner) -> None:
+def _set_weights(weights: list[np.ndarray], learner: MetricLearner) -> None:
     learner.encoder.set_weights(weights)
 
 
 def spherical_kmeans(vectors: np.ndarray, count: int, seed: int, rounds: int = 50) -> np.ndarray:
-    """Clusters of rows by direction: a row belongs to the centre with the largest cosine.
+    """Spherical k-means: each row belongs to the centre with the largest cosine.
 
-    A centre is the mean direction of its rows. The first centres are chosen by k-means++. A centre that loses all its
-    rows moves to the row that lies farthest from its own centre.
+    A centre is the normalized mean of its normalized rows. Initial centres are chosen by k-means++. The centre of an
+    empty cluster moves to the row with the smallest cosine to its own centre.
 
     Args:
-        vectors: `(M, D)`.
-        count: clusters, at most M.
-        seed: of the first centres.
-        rounds: most rounds; it ends earlier when no row changes its cluster.
+        vectors: `(M, D)` float array.
+        count: number of clusters, at most M.
+        seed: of the initial centres.
+        rounds: maximum number of iterations; stops earlier once no row changes its cluster.
 
     Returns:
-        `(M,)` int64 numbers below `count`.
+        `(M,)` int64 cluster numbers below `count`.
 
     Raises:
         UsageError: E_TOO_FEW_RECORDS if there are fewer rows than clusters.
@@ -113,18 +112,18 @@ def spherical_kmeans(vectors: np.ndarray, count: int, seed: int, rounds: int = 5
         empty = np.flatnonzero(np.bincount(clusters, minlength=count) == 0)
         sums[empty] = rows[np.argsort(cosines, kind="stable")[: len(empty)]]
         centers = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-        before = clusters
+        previous = clusters
         clusters, cosines = _nearest(rows, centers)
-        if np.array_equal(before, clusters):
+        if np.array_equal(previous, clusters):
             break
     return clusters
 
 
 def _nearest(rows: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The centre with the largest cosine, the first of equals, and that cosine."""
+    """The centre with the largest cosine, the first on ties, and that cosine."""
     clusters, cosines = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _BLOCK):
-        part = rows[start : start + _BLOCK] @ centers.T
-        clusters[start : start + _BLOCK] = np.argmax(part, axis=1)
-        cosines[start : start + _BLOCK] = np.max(part, axis=1)
+        block = rows[start : start + _BLOCK] @ centers.T
+        clusters[start : start + _BLOCK] = np.argmax(block, axis=1)
+        cosines[start : start + _BLOCK] = np.max(block, axis=1)
     return clusters, cosines

@@ -1,6 +1,6 @@
-"""Self-training by stages of human or pseudo-labels: GIST and RIST, Teh et al., arXiv 2103.17105, for embeddings.
+"""Iterative self-training with human and pseudo-labels: GIST and RIST, Teh et al., arXiv 2103.17105.
 
-The paper has it for segmentation; for embeddings the choice of pseudo-labels and the stages are ours.
+The paper applies them to segmentation; the selection of pseudo-labels for embeddings and the stages are ours.
 """
 
 from collections.abc import Callable
@@ -20,39 +20,38 @@ _WORDS = {HUMAN: "human", PSEUDO: "pseudo", BOTH: "both"}
 
 
 class SelfTraining(Procedure):
-    """Trains on the images with labels, then in stages on these or on others that the network has labelled itself.
+    """Trains on labelled images, then in stages on human labels or on pseudo-labels of unlabelled images.
 
-    Stage 0 trains on human labels. Before each further stage the newest network labels the images without a label
-    (`guess_labels`, `accept_labels`). The stage starts from that network, with its loss weights, and trains
+    Stage 0 trains on human labels. Before each further stage, the current network predicts labels for the unlabelled
+    images (`guess_labels`, `accept_labels`). The stage continues from that network and its loss weights, and trains
 
-    - `"gist"`: once on human and once on pseudo-labels alone; the better one on the validation classes stays, human
-      labels of equals. Two trainings a stage.
-    - `"rist"`: on human labels with `human_probability`, else on pseudo-labels.
-    - `"mixture"`: on both together; what the others are compared with.
+    - `"gist"`: on human labels and, separately, on pseudo-labels; the one with the better validation value is kept,
+      human labels on ties. This takes two trainings per stage.
+    - `"rist"`: on human labels with probability `human_probability`, else on pseudo-labels.
+    - `"mixture"`: on both together, the baseline for the other two.
 
-    A stage on pseudo-labels that are too few for a batch cannot be: then human labels are taken, and that is said. The
-    learner with the best value on the validation classes is kept. What has no label: the images of
-    `unlabelled_class`, and with `labelled_share` below 1 the rest of each class, whose label is hidden. They are taken
-    for images of known classes; new classes are not found this way. Each stage on pseudo-labels leaves
-    `labels-<stage>.parquet` beside the logs: id, label, source (human, or pseudo and the stage whose network it was)
-    and confidence.
+    If there are too few pseudo-labels for a batch, the stage uses human labels and prints a note. The learner with the
+    best value on the validation classes is kept. Unlabelled images are those of `unlabelled_class` and, with
+    `labelled_share` below 1, the rest of each class, whose labels are hidden. They are assumed to belong to known
+    classes; new classes are not discovered. Each stage with pseudo-labels writes `labels-<stage>.parquet` to the log
+    folder, with id, label, source (human, or pseudo and the stage of the network) and confidence.
 
     Args:
-        schedule: see above.
-        stages: most stages after stage 0, at least 1.
-        stage_epochs: epochs of such a stage; 0 for as many as stage 0.
-        stop_after: stages without a better value after which to stop; 0 never stops early.
+        schedule: `"gist"`, `"rist"` or `"mixture"`, see above.
+        stages: maximum number of stages after stage 0, at least 1.
+        stage_epochs: epochs per stage; 0 for those of stage 0.
+        stop_after: number of stages without improvement after which to stop; 0 for no early stopping.
         human_probability: in [0, 1].
-        threshold: least confidence of a pseudo-label.
-        cap: most pseudo-labels of a class; 0 for the median number of a class's human ones.
-        least_similarity: least cosine with the class.
-        temperature: of the confidence; positive.
-        labelled_share: of the images of a class that keep their label, in (0, 1]; two at least do.
-        unlabelled_class: name of the training class whose images have no label; "" if none is.
-        seed: of what is hidden and drawn.
+        threshold: minimum confidence of a pseudo-label, at least 0.
+        cap: maximum number of pseudo-labels per class; 0 for the median number of human labels per class.
+        least_similarity: minimum cosine with the class, in [-1, 1].
+        temperature: temperature of the confidences, positive.
+        labelled_share: fraction of the images of each class that keep their label, in (0, 1]; at least two images do.
+        unlabelled_class: name of the training class of the unlabelled images; "" for none.
+        seed: of the hidden labels and of `"rist"`.
 
     Raises:
-        ValueError: on a parameter out of range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -97,26 +96,26 @@ class SelfTraining(Procedure):
         runs = {"": task.train("stage-0-human", store=human)}
 
         def score(path: str) -> float | None:
-            """Train the last step of a path; None where there is too little to train on."""
-            before, choice, stage = runs[path[:-1]], path[-1], len(path)
+            """Train the last stage of a path and return its validation value; None with too few pseudo-labels."""
+            previous, choice, stage = runs[path[:-1]], path[-1], len(path)
             store = human
             if choice != HUMAN:
-                store = self._pseudo(task, human, pool, before.learner, stage, with_human=choice == BOTH)
+                store = self._pseudo_labelled(task, human, pool, previous.learner, stage, with_human=choice == BOTH)
             try:
                 runs[path] = task.train(
                     f"stage-{stage}-{_WORDS[choice]}",
                     store=store,
-                    prepare=continue_from(before.learner),
+                    prepare=continue_from(previous.learner),
                     seed=task.seed + stage,
                     training={"epochs": self.stage_epochs or task.training["epochs"], "keep_start": False},
                 )
             except UsageError as error:
                 if choice != PSEUDO or error.code not in ("E_TOO_FEW_CLASSES", "E_TOO_FEW_RECORDS"):
                     raise
-                print(f"stage {stage}: {len(store)} pseudo-labels are too few ({error}); human labels instead")
+                print(f"stage {stage}: too few pseudo-labels ({len(store)}): {error}; using human labels")
                 return None
             value = runs[path].result.best_value
-            return float(len(path)) if value is None else value  # unjudged, every stage counts as a gain
+            return float(len(path)) if value is None else value  # without validation, every stage is an improvement
 
         random = np.random.default_rng((self.seed, 17))
         path = follow(
@@ -127,13 +126,13 @@ class SelfTraining(Procedure):
             first=runs[""].result.best_value,
             stop_after=self.stop_after,
         )
-        kept = [path[:length] for length in range(len(path) + 1)]
-        results = [runs[each].result for each in kept]
+        prefixes = [path[:length] for length in range(len(path) + 1)]
+        results = [runs[prefix].result for prefix in prefixes]
         best = best_result(results)
-        return runs[kept[best]]._replace(result=join_results(results, best))
+        return runs[prefixes[best]]._replace(result=join_results(results, best))
 
-    def _pseudo(self, task, human, pool, learner, stage, with_human) -> LabelledRows:
-        """The images that the network labels with confidence; a table of all labels in use goes beside the logs."""
+    def _pseudo_labelled(self, task, human, pool, learner, stage, with_human) -> LabelledRows:
+        """The images with accepted pseudo-labels; writes a table of all labels to the log folder."""
         guesses = guess_labels(
             embed_rows(learner.encoder, task.store, pool), class_proxies(learner, human), self.temperature
         )
@@ -163,22 +162,22 @@ def follow(
     first: float | None = None,
     stop_after: int = 0,
 ) -> str:
-    """The path through the stages, a letter each: H for human labels, P for pseudo-labels, M for both.
+    """Select the labels of each stage: a string of H for human labels, P for pseudo-labels, M for both.
 
     Args:
-        score: trains the last step of a path and gives its value; None if it cannot be.
-        stages: most stages.
+        score: trains the last stage of a path and returns its value, or None if that is impossible.
+        stages: maximum number of stages.
         schedule: one of `SCHEDULES`.
-        draw: the choice of the next stage, for `"rist"`.
+        draw: returns the choice of the next stage, for `"rist"`.
         first: value before the first stage, if known.
-        stop_after: stages without a better value after which to stop; 0 never stops early.
+        stop_after: number of stages without improvement after which to stop; 0 for no early stopping.
 
     Example:
         >>> values = {"H": 0.6, "P": 0.7, "PH": 0.8, "PP": 0.8}
         >>> follow(values.get, stages=2, schedule="gist")
         'PH'
     """
-    path, best, without_gain = "", first, 0
+    path, best, stagnant = "", first, 0
     for _ in range(stages):
         options = [BOTH]
         if schedule != "mixture":
@@ -187,10 +186,10 @@ def follow(
         if values == {PSEUDO: None}:
             values = {HUMAN: score(path + HUMAN)}
         possible = {choice: value for choice, value in values.items() if value is not None}
-        path += max(possible, key=lambda choice: possible[choice])  # the first of equals: human labels
+        path += max(possible, key=lambda choice: possible[choice])  # the first on ties: human labels
         value = possible[path[-1]]
-        without_gain = 0 if best is None or value > best else without_gain + 1
+        stagnant = 0 if best is None or value > best else stagnant + 1
         best = value if best is None else max(best, value)
-        if 0 < stop_after <= without_gain:
+        if 0 < stop_after <= stagnant:
             break
     return path

@@ -1,4 +1,4 @@
-"""Warm start from labels that cost nothing: Teh & Taylor, ISBI 2020, arXiv 1911.12425, in our terms for embeddings."""
+"""Pretraining on weak labels: Teh & Taylor, ISBI 2020, arXiv 1911.12425, adapted to embeddings."""
 
 from anchorage.checks import check_not_negative, check_positive
 from anchorage.data.relabelled import hide_labels, labels_in_names
@@ -6,23 +6,22 @@ from anchorage.procedures.procedure import Procedure, Task, continue_from, join_
 
 
 class WeakLabels(Procedure):
-    """Trains on labels found in the images' names, then goes on with the real ones at a lower rate.
+    """Trains on weak labels taken from the image paths, then fine-tunes on human labels at a lower learning rate.
 
-    Folder, seller or series often stand in a file's name. The first training takes them for classes; the second
-    starts from its encoder with a fresh loss (proxies of other classes are of no use) and `rate_factor` times the
-    learning rate, on the human labels. To see what little expert work is worth, `labelled_share` leaves only a part of
-    the human labels; the first training uses all images.
+    Paths often contain a folder, seller or series. The first training uses these as classes. The second continues from
+    its encoder, with a new loss for the new classes and `rate_factor` times the learning rate, on the human labels.
+    With `labelled_share` below 1 it uses only some of the human labels, while the first training uses all images.
 
     Args:
-        pattern: regular expression with one group, searched in the image's id, its path in the data: the group is
-            the weak label. Images that it does not fit stay out of the first training.
-        weak_epochs: of the first training; 0 for as many as the second.
-        rate_factor: on the learning rate of the second training, positive.
-        labelled_share: of the images of a class that keep their label, in (0, 1]; two at least do.
-        seed: of what is hidden.
+        pattern: regular expression with one group, the weak label, searched in the image id (its path in the data).
+            The first training skips images without a match.
+        weak_epochs: epochs of the first training; 0 for those of the second.
+        rate_factor: factor on the learning rate of the second training, positive.
+        labelled_share: fraction of the images of each class that keep their label, in (0, 1]; at least two images do.
+        seed: of the hidden labels.
 
     Raises:
-        ValueError: on a parameter out of range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class WeakLabels(Procedure):
         weak = labels_in_names(task.store, self.pattern)
         human, _ = hide_labels(task.store, self.labelled_share, seed=self.seed)
         if task.verbose:
-            print(f"{len(weak)} images of {len(weak.class_names)} weak classes, then {len(human)} with human labels")
+            print(f"{len(weak)} images in {len(weak.class_names)} weak classes, then {len(human)} with human labels")
         epochs = self.weak_epochs or task.training["epochs"]
         first = task.train("weak-labels", store=weak, training={"epochs": epochs})
         optimizer = dict(task.training["optimizer"])

@@ -185,7 +185,7 @@ def test_only_a_plain_head_without_a_procedure_is_whitened(change):
 def test_choices_are_told_with_their_reasons():
     _, choices = choose_settings(settings(epochs=3), COUNTS["usual"])
     told = format_choices(choices, Facts.of({"weights": "imagenet"}, COUNTS["usual"]))
-    assert told.startswith("recipe for a pretrained trunk, 98 training classes of 13 images (median; least 13)")
+    assert told.startswith("recipe for a pretrained trunk, 98 training classes of 13 images (median; minimum 13)")
     assert "class_batches classes=32 per_class=4" in told
     assert "training.epochs" not in told
     assert all(choice.reason for choice in choices)
