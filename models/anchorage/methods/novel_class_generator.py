@@ -70,7 +70,7 @@ class NovelClassGenerator(Method):
     two random classes a, b and l from Beta(kappa, kappa), and `samples` embeddings `G(q_k, z)` each. Gradients flow
     through q_k into the proxies, but not into the generator. The reported loss is the wrapped loss plus L_G.
 
-    A single optimizer updates encoder and generator simultaneously, in place of the alternating steps of the paper. Set
+    A single optimizer updates encoder and generator simultaneously, instead of alternating steps. Set
     the learning rate of the generator with `rate_factors`, under the name `generator`; 1e-3 works well with Adam.
 
     Args:
