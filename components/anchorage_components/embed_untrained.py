@@ -28,7 +28,7 @@ def EmbedUntrained(
     embeddings: OutputArtifact[UntrainedEmbeddings],
     code_version: Parameter[str] = "",
 ):
-    """Embeds the test split as raw pixels, with the network before training and, if it is pretrained, with its features.
+    """Embeds the test split as raw pixels, with the network before training and with its features if it is pretrained.
 
     Args:
         store: output of PackExamples.

@@ -1,4 +1,4 @@
-"""Procedures above a training, by the name used in experiment files: each makes one learner by several trainings."""
+"""Procedures by the name used in experiment files: each makes one learner by several trainings."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anchorage.procedures.class_folds import ClassFolds
-from anchorage.procedures.procedure import Procedure, Settings, Task
+from anchorage.procedures.procedure import Procedure, Task
 from anchorage.procedures.pseudo_clusters import PseudoClusters
 from anchorage.procedures.self_training import SelfTraining
 from anchorage.procedures.weak_labels import WeakLabels
@@ -39,24 +39,24 @@ def run_training(
     store,
     validation_store,
     *,
-    encoder: Settings,
-    loss: Settings | None,
-    training: Settings,
+    encoder: Mapping[str, Any],
+    loss: Mapping[str, Any] | None,
+    training: Mapping[str, Any],
     seed: int,
     checkpoint_folder: str | Path | None = None,
     run_key: str = "",
     log_folder: str | Path | None = None,
     verbose: int | str = "auto",
 ) -> TrainRun:
-    """Train a learner from plain settings: what the pipeline's Trainer, the tuner and the plain command all call.
+    """Train a learner, by one training or by a procedure: what the Trainer, the Tuner and the plain command call.
 
     Args:
         store: as in `anchorage.training.run.train_run`, like the other arguments.
         validation_store: see there.
         encoder: see there.
         loss: see there.
-        training: what `train_run` takes and, if wanted, `procedure`: a `name` of `PROCEDURES` and its `params`. The
-            learner then comes out of several trainings.
+        training: what `train_run` takes and, if wanted, `procedure`: a `name` of `PROCEDURES` and its `params`, which
+            makes the learner by several trainings.
         seed: see there.
         checkpoint_folder: see there.
         run_key: see there.
@@ -66,22 +66,18 @@ def run_training(
     Raises:
         AnchorageError: what the parts raise on wrong settings, and while training.
     """
-    arguments: dict[str, Any] = {
-        "checkpoint_folder": checkpoint_folder and Path(checkpoint_folder),
-        "log_folder": log_folder and Path(log_folder),
-        "run_key": run_key,
-        "verbose": verbose,
-    }
+    given: dict[str, Any] = {"encoder": encoder, "loss": loss, "training": training, "seed": seed}
+    options: dict[str, Any] = {"run_key": run_key, "verbose": verbose}
+    options["checkpoint_folder"] = checkpoint_folder and Path(checkpoint_folder)
+    options["log_folder"] = log_folder and Path(log_folder)
     if not training.get("procedure"):
-        plain = {key: value for key, value in training.items() if key != "procedure"}
-        return train_run(store, validation_store, encoder=encoder, loss=loss, training=plain, seed=seed, **arguments)
-    settings, recipe = choose_recipe(store, {"encoder": encoder, "loss": loss, "training": training}, verbose)
-    # Each of the trainings has classes of its own and chooses the size of its batches anew.
-    chosen = {key: value for key, value in settings["training"].items() if key != "procedure"}
-    chosen |= {key: training[key] for key in ("sampler", "steps_per_epoch") if key in training}
-    task = Task(store, validation_store, settings["encoder"], settings["loss"], chosen, seed, **arguments)
+        return train_run(store, validation_store, **given, **options)
+    settings, recipe = choose_recipe(store, given, verbose)
+    # Each of the trainings has classes of its own: batches that were left to the recipe are chosen for these.
+    reopened = [key for key in ("sampler", "steps_per_epoch") if training.get(key, 0) is None]
+    task = Task(store, validation_store, settings, reopened, **options)
     run = create_procedure(training["procedure"], seed=seed).run(task)
-    return run._replace(result=dataclasses.replace(run.result, settings=settings, recipe=recipe))
+    return run._replace(result=dataclasses.replace(run.result, settings=settings.to_dict(), recipe=recipe))
 
 
 __all__ = ["PROCEDURES", "Procedure", "Task", "create_procedure", "run_training"]

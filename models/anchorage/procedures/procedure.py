@@ -1,60 +1,82 @@
-"""What a procedure is: several trainings that make one learner."""
+"""Procedures: several trainings that make one learner."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from anchorage.training.run import TrainRun, train_run
+from anchorage.training.settings import RunSettings
 
 if TYPE_CHECKING:
     from anchorage.learner import MetricLearner
     from anchorage.training.fit import FitResult
 
-Settings = Mapping[str, Any]
-
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a procedure is asked for: the arguments of `anchorage.training.run.train_run`, which see."""
+    """What a procedure has to do.
+
+    Args:
+        store: as in `anchorage.training.run.train_run`, like all that is not named here.
+        validation_store: see there.
+        settings: of each training, with what the recipe chose for the whole store.
+        reopened: keys of the training section that the recipe chooses anew for the classes of each training.
+        checkpoint_folder: see there.
+        run_key: see there.
+        log_folder: see there.
+        verbose: see there.
+    """
 
     store: Any
     validation_store: Any
-    encoder: Settings
-    loss: Settings
-    training: Settings
-    seed: int
+    settings: RunSettings
+    reopened: Sequence[str]
     checkpoint_folder: Path | None
     run_key: str
     log_folder: Path | None
     verbose: int | str
 
-    def train(self, name: str, *, prepare: Callable[["MetricLearner"], None] | None = None, **changes: Any) -> TrainRun:
+    def train(
+        self,
+        name: str,
+        *,
+        store: Any = None,
+        validation_store: Any = None,
+        seed: int | None = None,
+        prepare: Callable[["MetricLearner"], None] | None = None,
+        keep_start: bool = True,
+        **changes: Any,
+    ) -> TrainRun:
         """One training of the task.
 
-        It has checkpoints of its own: the second time, after an interruption, a training that was done gives its
-        result at once, and the one that was not goes on. So a procedure that is cut off is simply begun again, and
-        has nothing to remember as long as it decides the same way each time.
+        It has checkpoints of its own: when an interrupted procedure is run again, a training that was complete gives
+        its result at once, and the one that was not goes on. So a procedure needs no memory of its own as long as it
+        decides the same way each time.
 
         Args:
             name: tells it from the other trainings of this task; names its folders.
+            store: other training images.
+            validation_store: other validation images.
+            seed: another seed.
             prepare: gets the learner before its first step.
-            **changes: other values for fields of the task; those of `training` replace single keys.
+            keep_start: as in `train_run`.
+            **changes: other values for fields of `settings.training`.
         """
-        training = {**self.training, **changes.pop("training", {})}
-        task = dataclasses.replace(self, training=training, **changes)
+        training = dataclasses.replace(self.settings.training, procedure=None, **changes)
+        seed = self.settings.seed if seed is None else seed
+        settings = dataclasses.replace(self.settings, training=training, seed=seed).to_dict()
+        settings["training"] |= dict.fromkeys(self.reopened)
         if self.verbose:
             print(f"training {name}", flush=True)
         return train_run(
-            task.store,
-            task.validation_store,
-            encoder=task.encoder,
-            loss=task.loss,
-            training=task.training,
-            seed=task.seed,
+            self.store if store is None else store,
+            self.validation_store if validation_store is None else validation_store,
+            **settings,
             prepare=prepare,
+            keep_start=keep_start,
             checkpoint_folder=self.checkpoint_folder and self.checkpoint_folder / name,
             run_key=f"{self.run_key}/{name}",
             log_folder=self.log_folder and self.log_folder / name,
@@ -62,7 +84,7 @@ class Task:
         )
 
     def write_table(self, name: str, columns: Mapping[str, Any]) -> None:
-        """Leave a table beside the logs, `<name>.parquet`; nothing without a log folder."""
+        """Write a table beside the logs, `<name>.parquet`; without a log folder, do nothing."""
         if self.log_folder is None:
             return
         import pyarrow as pa
@@ -74,10 +96,10 @@ class Task:
 
 
 class Procedure:
-    """Base of the procedures. The constructor takes what the experiment file says; anything drawn hangs on a seed."""
+    """Base of the procedures. The constructor takes what the experiment file says; all draws follow from a seed."""
 
     def run(self, task: Task) -> TrainRun:
-        """Carry the task out; a call that was cut off goes on when it is repeated."""
+        """Do the task; an interrupted call goes on when it is repeated."""
         raise NotImplementedError
 
 
