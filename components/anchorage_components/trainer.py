@@ -29,8 +29,9 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Args:
         fn_args: provided by TFX. Its `custom_config` contains `settings_json`, the sections `encoder`, `loss` and
-            `training` of the experiment and its `seed`; `checkpoints`, a folder that outlives the run; and `code_version`, which is only part of the cache key. If the Tuner ran, `hyperparameters` replace
-            the ranges in the settings.
+            `training` of the experiment and its `seed`; `checkpoints`, a folder that outlives the run; and
+            `code_version`, which is only part of the cache key. If the Tuner ran, `hyperparameters` replace the ranges
+            in the settings.
     """
     config = fn_args.custom_config
     settings = json.loads(config["settings_json"])
