@@ -33,7 +33,6 @@ def EmbedExamples(
     baseline: InputArtifact[BaselineRelease] = None,
     splits_json: Parameter[str] = '["test"]',
     attributes_json: Parameter[str] = "[]",
-    batch_size: Parameter[int] = 128,
     code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
@@ -50,7 +49,6 @@ def EmbedExamples(
         baseline: output of FindRelease.
         splits_json: JSON list of splits to embed.
         attributes_json: JSON list of attributes of the examples to add as columns of the table.
-        batch_size: maximum number of images per call of the model.
         code_version: digest of the code; part of the cache key, otherwise unused.
         beam_pipeline: provided by TFX.
 
@@ -82,7 +80,7 @@ def EmbedExamples(
             | "Spread" >> beam.Reshuffle()
             | "Read" >> beam.FlatMap(functools.partial(_read_shard, examples.uri)).with_outputs(_FAULTS, main="items")
         )
-        embed_items(loaded.items, model_folder, str(folder), batch_size, json.loads(attributes_json))
+        embed_items(loaded.items, model_folder, str(folder), json.loads(attributes_json))
         _ = (
             loaded[_FAULTS]
             | "Faults" >> beam.combiners.ToList()

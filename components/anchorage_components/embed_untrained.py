@@ -17,6 +17,7 @@ from anchorage.retrieval.table import Embeddings, write_table
 from anchorage.untrained import NAMES, embed_pixels, unit_rows
 from anchorage_components.artifacts import UNTRAINED, UntrainedEmbeddings
 
+_SPLIT = "test"  # the split that is evaluated
 _BATCH = 128  # images per call of a model
 
 
@@ -25,23 +26,21 @@ def EmbedUntrained(
     store: InputArtifact[Examples],
     model_run: InputArtifact[ModelRun],
     embeddings: OutputArtifact[UntrainedEmbeddings],
-    split: Parameter[str] = "test",
     code_version: Parameter[str] = "",
 ):
-    """Embeds a split as raw pixels, with the network before training and, if it is pretrained, with its features.
+    """Embeds the test split as raw pixels, with the network before training and with its features if it is pretrained.
 
     Args:
         store: output of PackExamples.
         model_run: run folder of the Trainer, with `untrained/network` and optionally `untrained/features`.
         embeddings: output folder for `pixels.parquet`, `network.parquet` and optionally `features.parquet`; rows have
             unit length.
-        split: split to embed.
         code_version: digest of the code; part of the cache key, otherwise unused.
 
     Raises:
         DataError: `E_STORE_MISSING`, `E_STORE_DAMAGED`; `E_BASELINE_MISSING` if the Trainer wrote no network.
     """
-    records = RecordStore(get_split_uri([store], split))
+    records = RecordStore(get_split_uri([store], _SPLIT))
     models = Path(model_run.uri) / UNTRAINED
     if not (models / "network/saved_model.pb").is_file():
         raise DataError(
@@ -59,7 +58,7 @@ def EmbedUntrained(
         else:
             continue
         labels = np.array(records.class_names, object)[records.labels]
-        splits = np.full(len(records), split, object)
+        splits = np.full(len(records), _SPLIT, object)
         write_table(folder / f"{name}.parquet", Embeddings(records.ids, labels, records.roles, splits, vectors))
         logging.info("embedded %d images with %s", len(records), NAMES[name])
 

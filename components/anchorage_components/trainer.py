@@ -28,13 +28,13 @@ def run_fn(fn_args: FnArgs) -> None:
     which the gate compares the trained one with.
 
     Args:
-        fn_args: provided by TFX. Its `custom_config` contains `settings`, the keyword arguments of
-            `anchorage.procedures.run_training` except stores and folders; `checkpoints`, a folder that outlives the
-            run; and `code_version`, which is only part of the cache key. If the Tuner ran, `hyperparameters` replace
-            the ranges in the settings.
+        fn_args: provided by TFX. Its `custom_config` contains `settings_json`, the sections `encoder`, `loss` and
+            `training` of the experiment and its `seed`; `checkpoints`, a folder that outlives the run; and
+            `code_version`, which is only part of the cache key. If the Tuner ran, `hyperparameters` replace the ranges
+            in the settings.
     """
     config = fn_args.custom_config
-    settings = config["settings"]
+    settings = json.loads(config["settings_json"])
     if fn_args.hyperparameters:
         settings = apply_values(settings, fn_args.hyperparameters["values"])
     store, validation_store = open_stores(fn_args)
@@ -51,13 +51,13 @@ def run_fn(fn_args: FnArgs) -> None:
     folder = Path(fn_args.serving_model_dir)
     export_encoder(learner.encoder, folder, store.spec)
     learner.save(folder / LEARNER)
-    pretrained = bool(settings["encoder"].get("weights"))
+    pretrained = bool(result.settings["encoder"]["weights"])
     with untrained_encoders(learner.encoder, result.start_weights, pretrained=pretrained) as untrained:
         for name, encoder in untrained.items():
             target = Path(fn_args.model_run_dir) / UNTRAINED / name
             export_encoder(encoder, target, store.spec)
     history = {
-        "settings": {"seed": settings["seed"], **result.settings},
+        "settings": result.settings,
         "recipe": [choice._asdict() for choice in result.recipe],
         "best_epoch": result.best_epoch,
         "stop_reason": result.stop_reason,

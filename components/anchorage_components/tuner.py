@@ -1,5 +1,6 @@
 """The tuner function of the stock Tuner: creates a Keras Tuner that searches the ranges of an experiment."""
 
+import json
 from pathlib import Path
 
 from tfx.components.trainer.fn_args_utils import FnArgs
@@ -15,17 +16,16 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     """Prepare the search; each trial is a short training, scored by its best MAP@R on the validation classes.
 
     Args:
-        fn_args: provided by TFX. Its `custom_config` contains `settings` as for the Trainer, and `tuning` with `space`
-            (range by the path of its key), `oracle`, `trials`, and `epochs` per trial.
+        fn_args: provided by TFX. Its `custom_config` contains `settings_json` as for the Trainer, and `tuning_json`
+            with `space` (range by the path of its key), `oracle`, `trials`, and `epochs` per trial.
     """
     config = fn_args.custom_config
-    tuning = config["tuning"]
+    settings, tuning = json.loads(config["settings_json"]), json.loads(config["tuning_json"])
     store, validation_store = open_stores(fn_args)
 
     def train(values: dict) -> dict[str, float]:
-        settings = apply_values(config["settings"], values)
-        settings["training"]["epochs"] = tuning["epochs"]
-        result = run_training(store, validation_store, **settings).result
+        trial = apply_values(settings, {**values, "training.epochs": tuning["epochs"]})
+        result = run_training(store, validation_store, **trial).result
         return {"map@r": max(row["val_map@r"] for row in result.history[1:])}  # row 0 is before training
 
     tuner = create_tuner(
@@ -33,7 +33,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
         tuning["space"],
         oracle=tuning["oracle"],
         trials=tuning["trials"],
-        seed=config["settings"]["seed"],
+        seed=settings["seed"],
         directory=Path(fn_args.working_dir),
     )
     return TunerFnResult(tuner=tuner, fit_kwargs={})

@@ -48,17 +48,31 @@ class MetricLearner(keras.Model):
         self._loss_takes = call_arguments(loss_layer)
 
     def build(self, input_shape):
+        self.build_loss(input_shape)
+        for method in self.methods:
+            self.prepare(method)
+        self.built = True
+
+    def build_loss(self, input_shape) -> None:
+        """Make the weights of the loss, such as proxies: the first part of `build`.
+
+        Args:
+            input_shape: of a batch of inputs.
+        """
         synchronize_norms(self.encoder)
         # The symbolic call creates the proxies before the optimizer is built and before weights are loaded.
         inputs = keras.tree.map_shape_structure(lambda shape: keras.KerasTensor(shape), input_shape)
         outputs = self.encoder.compute_output_spec(inputs)
         labels = keras.KerasTensor((keras.tree.flatten(inputs)[0].shape[0],), dtype="int32")
-        self.plain_loss(Step(inputs, named_outputs(outputs), labels))
-        if not self.built:
-            for method in self.methods:
+        with keras.name_scope(self.name, caller=self):  # as in `build`, whoever calls
+            self.plain_loss(Step(inputs, named_outputs(outputs), labels))
+
+    def prepare(self, method: Method) -> None:
+        """Make the weights of one of the methods, once: the second part of `build`."""
+        if not method.built:
+            with keras.name_scope(self.name, caller=self):
                 method.prepare(self)
-                method.built = True
-        self.built = True
+            method.built = True
 
     def call(self, inputs, training=None):
         judged = (method.judged_encoder(self) for method in self.methods if not training)

@@ -10,7 +10,7 @@ from typing_extensions import TypeAliasType
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
 from anchorage.errors import UsageError
 from anchorage.judging.settings import JudgeSettings
-from anchorage.training.settings import Precision, Strategy, TrainingSettings
+from anchorage.training.settings import EncoderSettings, Pooling, Precision, RunSettings, Strategy, TrainingSettings
 from anchorage_pipeline.documents import read_toml
 from anchorage_pipeline.mistakes import explain
 
@@ -152,11 +152,11 @@ class Encoder(Named):
     """
 
     name: str = "efficientnet_lite0"
-    embedding_size: Annotated[int, Field(gt=0, le=16_384)] = 128
-    pooling: Literal["avg", "max", "gem"] = "gem"
-    weights: str | None = None
+    embedding_size: Annotated[int, Field(gt=0, le=16_384)] = EncoderSettings.embedding_size
+    pooling: Pooling = EncoderSettings.pooling
+    weights: str | None = EncoderSettings.weights
     frozen_norm: bool | None = None
-    head: Named = Named(name="plain")
+    head: Named = Named(name=EncoderSettings.head.name)
 
     @model_validator(mode="before")
     @classmethod
@@ -331,7 +331,7 @@ class Experiment(Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    seed: Seed = 0
+    seed: Seed = RunSettings.seed
     runs: Location = "runs"
     data: Data
     encoder: Encoder = Field(default_factory=lambda: Encoder.model_validate({}))

@@ -213,7 +213,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
 
     space = search_space(experiment)
     config = {
-        "settings": training_settings(experiment),
+        "settings_json": _json(training_settings(experiment)),
         "checkpoints": places.checkpoints,
         "code_version": _training_code(experiment, "anchorage_components.trainer"),
     }
@@ -229,7 +229,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
             examples=pack.outputs["store"],
             custom_config={
                 **config,
-                "tuning": search,
+                "tuning_json": _json(search),
                 "code_version": _training_code(experiment, "anchorage_components.tuner"),
             },
             **splits,

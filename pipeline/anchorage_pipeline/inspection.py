@@ -63,18 +63,18 @@ def inspect_data(experiment: Experiment) -> list[str]:
 
 def _check_batches(experiment: Experiment, labels: Sequence[str]) -> None:
     """Build the sampler for the training classes, unless a procedure splits the classes first."""
-    from anchorage.data.sampling import SAMPLERS
-    from anchorage.registry import create
+    from anchorage.training.building import create_sampler
     from anchorage.training.recipes import choose_settings
+    from anchorage.training.settings import RunSettings
     from anchorage.tuning.ranges import apply_values, corner_values
 
     _, classes = np.unique(labels, return_inverse=True)
     counts = np.bincount(classes)
     for values in corner_values(search_space(experiment)):
-        training = choose_settings(apply_values(training_settings(experiment), values), counts)[0]["training"]
-        if not training["procedure"]:
-            facts = {"labels": classes, "seed": experiment.seed}
-            create(SAMPLERS, training["sampler"]["name"], training["sampler"]["params"], facts)
+        chosen, _ = choose_settings(apply_values(training_settings(experiment), values), counts)
+        training = RunSettings.from_dict(chosen).training
+        if training.procedure is None:
+            create_sampler(training.sampler, classes, experiment.seed)
 
 
 def _decode_sample(root: Path, sources: Sequence[Source], max_pixels: int) -> tuple[set[str], list[Reject]]:

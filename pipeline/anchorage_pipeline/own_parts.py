@@ -1,37 +1,34 @@
 """Try user-defined samplers, losses and methods on random embeddings before a run, to report their errors early."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 from anchorage.errors import UsageError
+from anchorage.training.settings import RunSettings, Sections
 
 _BATCH = (8, 4)  # classes and rows per class of a trial batch, unless the sampler provides one
 
 
-def try_own_parts(
-    learner, settings: Mapping[str, Any], sampler: Any, at: Callable[..., AbstractContextManager]
-) -> None:
+def try_own_parts(learner, settings: RunSettings, sampler: Any, sections: Sections) -> None:
     """Draw a batch from a user-defined sampler, and compute the loss of a batch with user-defined losses and methods.
 
     Args:
         learner: a built `MetricLearner`.
         settings: the settings that the learner was built from.
         sampler: the sampler of the training, over two rows per class.
-        at: context manager that records exceptions under a path of the experiment file.
+        sections: records errors under a path of the experiment file.
     """
-    training = settings["training"]
-    own_methods = [index for index, method in enumerate(training["methods"]) if ":" in method["name"]]
+    training, loss = settings.training, settings.loss.name
+    own_methods = [index for index, method in enumerate(training.methods) if ":" in method.name]
     labels = None
-    with at("training.sampler"):
-        labels = _draw_labels(sampler, ":" in training["sampler"]["name"])
+    with sections.at("training.sampler"):
+        labels = _draw_labels(sampler, ":" in training.sampler.name)
     if labels is None:
         return
-    if ":" in settings["loss"]["name"]:
-        with at("loss"):
-            _check_loss(learner, settings["loss"]["name"], labels)
+    if ":" in loss:
+        with sections.at("loss"):
+            _check_loss(learner, loss, labels)
     for index in own_methods[:1]:
-        with at(f"training.methods.{index}"):
+        with sections.at(f"training.methods.{index}"):
             learner.training_loss(_random_step(learner, labels))
 
 

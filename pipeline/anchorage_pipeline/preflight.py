@@ -5,7 +5,8 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from anchorage.errors import UsageError
+from anchorage.training.settings import EncoderSettings, Part, RunSettings, Sections
 from anchorage.user_code import find_fault
 from anchorage_pipeline.config import Experiment, read_document, search_space
 from anchorage_pipeline.graph import locate_data, training_settings
@@ -76,11 +78,13 @@ def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str
     from anchorage.training.recipes import choose_settings
     from anchorage.tuning.ranges import apply_values, corner_values
 
-    mistakes = _Mistakes(_wrong_names(experiment))
+    found = _wrong_names(experiment)
     for values in corner_values(search_space(experiment)):
         settings, _ = choose_settings(apply_values(training_settings(experiment), values), np.full(_CLASSES, 2))
-        _make_parts(experiment, settings, load_weights, mistakes)
-    return mistakes.found
+        mistakes = _Mistakes(found)
+        _make_parts(RunSettings.from_dict(settings), experiment.data.image_size, load_weights, mistakes)
+        found = mistakes.found
+    return found
 
 
 def _wrong_names(experiment: Experiment) -> dict[str, str]:
@@ -139,93 +143,58 @@ def _take_out(document: dict[str, Any], keys: Sequence[str | int]) -> None:
     table.pop(last, None)
 
 
-def _make_parts(experiment: Experiment, settings: dict, load_weights: bool, mistakes: "_Mistakes") -> None:
+def _make_parts(settings: RunSettings, image_size: int, load_weights: bool, mistakes: "_Mistakes") -> None:
+    """Look up all names, then make what a training makes, with facts that stand in for those of the data."""
     import numpy as np
 
     from anchorage.data.batches import create_augmentation
+    from anchorage.data.store import RecordSpec
+    from anchorage.losses import create_loss
+    from anchorage.procedures import create_procedure
+    from anchorage.training.building import DataFacts, build_training
+
+    settings = mistakes.settings = _check_names(settings, load_weights, mistakes)
+    for name, value in settings.training.augmentation.items():
+        with mistakes.at(f"training.augmentation.{name}"):
+            create_augmentation({name: value})
+    if procedure := settings.training.procedure:
+        with mistakes.at("training.procedure"):
+            create_procedure(vars(procedure), seed=settings.seed)
+    # A sampler may ask for any number of classes; of the loss, each class takes memory.
+    facts = DataFacts(np.repeat(np.arange(_CLASSES), 2), [2] * _BUILT_CLASSES, RecordSpec(image_size))
+    with mistakes.at("loss"):
+        loss, size = settings.loss, settings.encoder.embedding_size
+        known = {"num_classes": facts.num_classes, "class_counts": facts.class_counts, "embedding_size": size}
+        _check_memory(create_loss(loss.name, dict(loss.params), **known), size)
+    with suppress(_MistakesFoundError):
+        built = build_training(settings, facts, mistakes)
+        try_own_parts(built.learner, settings, built.sampler, mistakes)
+
+
+def _check_names(settings: RunSettings, load_weights: bool, mistakes: "_Mistakes") -> RunSettings:
+    """Note names that lead nowhere and parameters that nobody takes; the settings without the latter."""
     from anchorage.data.sampling import SAMPLERS
     from anchorage.encoders import HEADS
     from anchorage.encoders.backbones import application_names
-    from anchorage.losses import create_loss
-    from anchorage.methods import METHODS, Method, create_methods
-    from anchorage.procedures import PROCEDURES, Procedure, create_procedure
-    from anchorage.training.run import create_network, create_sampler, make_optimizer
-    from anchorage.training.settings import OptimizerSettings
+    from anchorage.methods import METHODS, Method
+    from anchorage.procedures import PROCEDURES, Procedure
 
-    encoder, loss, training = settings["encoder"], settings["loss"], settings["training"]
-    encoder["head"] = mistakes.check_params("encoder.head", encoder["head"], HEADS) or {"name": "plain"}
-    if not load_weights and encoder["weights"] == "imagenet" and encoder["name"] in application_names():
-        encoder["weights"] = None
-    network = None
-    with mistakes.at("encoder", encoder):
-        network = create_network(encoder, experiment.data.image_size)
-    facts: dict[str, Any] = {"num_classes": _CLASSES, "class_counts": [2] * _CLASSES}
-    facts["embedding_size"] = encoder["embedding_size"]
-    if sifted := _check_loss_params("loss", loss, mistakes):
-        with mistakes.at("loss", sifted):
-            create_loss(sifted["name"], sifted["params"], **facts)
-    sampler = None
-    if sifted := mistakes.check_params("training.sampler", training["sampler"], SAMPLERS):
-        with mistakes.at("training.sampler", sifted):
-            sampler = create_sampler(sifted, np.repeat(np.arange(_CLASSES), 2), experiment.seed)
-    facts |= getattr(sampler, "facts", {})
-    facts |= {"epochs": training["epochs"], "steps_per_epoch": 1, "seed": 0}
-    for place, method in enumerate(training["methods"]):
-        path = f"training.methods.{place}"
-        if sifted := mistakes.check_params(path, method, METHODS, Method):
-            with mistakes.at(path, sifted, unless="training.sampler"):  # it may lack what the sampler would have known
-                create_methods([sifted], **facts)
-    procedure = training["procedure"]
-    if procedure and (sifted := mistakes.check_params("training.procedure", procedure, PROCEDURES, Procedure)):
-        with mistakes.at("training.procedure", sifted):
-            create_procedure(sifted, seed=0)
-    optimizer = training["optimizer"]
-    with mistakes.at("training.optimizer", optimizer):
-        asked = OptimizerSettings.from_dict(optimizer)
-        make_optimizer(asked, asked.learning_rate)
-    for name, value in training["augmentation"].items():
-        with mistakes.at(f"training.augmentation.{name}"):
-            create_augmentation({name: value})
-    if sampler is not None and not mistakes.found:
-        facts |= {"num_classes": _BUILT_CLASSES, "class_counts": [2] * _BUILT_CLASSES}
-        steps = training["steps_per_epoch"] or sampler.steps_per_round
-        learner = _fit_together(network, settings, facts, training["epochs"] * steps, mistakes)
-        if learner is not None and not mistakes.found:
-            try_own_parts(learner, settings, sampler, mistakes.at)
+    def check(path: str, part: Part, table: Mapping[str, Any], base: type = object) -> Part:
+        found = mistakes.check_params(path, vars(part), table, base)
+        return Part(**found) if found else part
 
-
-def _fit_together(network, settings: dict, facts: Mapping[str, Any], steps: int, mistakes: "_Mistakes"):
-    """Make a learner of parts that are in order one by one: do encoder, loss, methods and optimizer go together?
-
-    Returns:
-        The `MetricLearner`; None if its encoder and loss do not fit.
-    """
-    from anchorage.learner import MetricLearner
-    from anchorage.losses import create_loss
-    from anchorage.methods import create_methods, need_raw
-    from anchorage.training.run import compile_learner, create_network
-
-    encoder, loss, training = settings["encoder"], settings["loss"], settings["training"]
-    size = network.input_shape[1]
-    if need_raw(training["methods"]):
-        network = create_network({**encoder, "weights": None}, size, raw=True)
-    with mistakes.at("loss.params"):
-        _check_memory(create_loss(loss["name"], loss["params"], **facts), encoder["embedding_size"])
-    if mistakes.found:
-        return None
-    layer = create_loss(loss["name"], loss["params"], **facts)
-    with mistakes.at("loss"):
-        MetricLearner(network, layer).build((None, size, size, 3))
-    if mistakes.found:
-        return None
-    learner = MetricLearner(network, layer, create_methods(training["methods"], **facts))
-    for place, method in enumerate(learner.methods):
-        with mistakes.at(f"training.methods.{place}"):
-            method.prepare(learner)
-    if not mistakes.found:
-        with mistakes.at("training.optimizer", training["optimizer"]):
-            compile_learner(learner, training["optimizer"], steps)
-    return learner
+    encoder, training = settings.encoder, settings.training
+    head = check("encoder.head", encoder.head, HEADS)
+    encoder = replace(encoder, head=EncoderSettings.head if "encoder.head.name" in mistakes.found else head)
+    if not load_weights and encoder.weights == "imagenet" and encoder.name in application_names():
+        encoder = replace(encoder, weights=None)
+    loss = _check_loss_params("loss", vars(settings.loss), mistakes)
+    sampler = check("training.sampler", training.sampler, SAMPLERS)
+    methods = [check(f"training.methods.{i}", part, METHODS, Method) for i, part in enumerate(training.methods)]
+    if procedure := training.procedure:
+        procedure = check("training.procedure", procedure, PROCEDURES, Procedure)
+    training = replace(training, sampler=sampler, methods=methods, procedure=procedure)
+    return replace(settings, encoder=encoder, loss=Part(**loss) if loss else settings.loss, training=training)
 
 
 def _check_memory(layer, embedding_size: int) -> None:
@@ -297,11 +266,24 @@ def _is_part(value: Any) -> bool:
 _PLACES = {"E_NAME_UNKNOWN": "name", "E_PARAMETER_UNKNOWN": "params", "E_ENCODER_WEIGHTS": "weights"}
 
 
-class _Mistakes:
-    """What was found wrong so far, by its path in the file."""
+class _MistakesFoundError(Exception):
+    """Mistakes were noted, so that what comes next cannot be made."""
+
+
+class _Mistakes(Sections):
+    """What was found wrong so far, by its path in the file.
+
+    Args:
+        found: what is known already.
+
+    Attributes:
+        settings: those that parts are made of; an error that names one of them is noted at its path.
+    """
 
     def __init__(self, found: Mapping[str, str] = MappingProxyType({})):
         self.found: dict[str, str] = dict(found)
+        self.settings: RunSettings | None = None
+        self._joining = False  # every part was made, by itself
 
     def check_params(
         self, path: str, section: Mapping[str, Any], table: Mapping[str, Any], base: type = object
@@ -321,28 +303,40 @@ class _Mistakes:
         return {"name": name, "params": {key: value for key, value in section["params"].items() if key in takes}}
 
     @contextmanager
-    def at(self, path: str, section: Mapping[str, Any] | None = None, unless: str = "") -> Iterator[None]:
-        """Note what a constructor says of its arguments; nothing missing `unless` what is named was in order."""
+    def at(self, path: str) -> Iterator[None]:
+        """Note an error under the path of its section, or that of the argument that it names."""
         try:
             yield
         except UsageError as error:
-            if error.code != "E_PARAMETER_MISSING" or not self._took_out(path, unless):
-                self.found.setdefault(self._place(path, section, error.message, error.code), error.message)
+            if error.code != "E_PARAMETER_MISSING" or not self._is_consequence(path):
+                self._note(path, error.message, error.code)
         except (Exception, SystemExit) as error:
             fault = find_fault(error)
             if fault is None and not isinstance(error, ValueError | TypeError | ImportError | AttributeError):
                 raise
-            told = fault.message if fault else " ".join(str(error).split())
-            self.found.setdefault(self._place(path, section, told), told)
+            self._note(path, fault.message if fault else " ".join(str(error).split()))
 
-    def _took_out(self, path: str, unless: str) -> bool:
-        """Whether what is missing may be missing only because something else is wrong: a part inside this one, say."""
+    def require_all(self) -> None:
+        self._joining = True
+        if self.found:
+            raise _MistakesFoundError
+
+    def _note(self, path: str, told: str, code: str = "") -> None:
+        if f"{path}.name" not in self.found:  # of a part without a class everything else is a consequence
+            self.found.setdefault(self._place(path, told, code), told)
+
+    def _is_consequence(self, path: str) -> bool:
+        """Whether an argument may be missing only because something else is wrong.
+
+        That is a part inside this one, or the sampler, which some methods ask for what it knows.
+        """
         inside = re.compile(rf"{re.escape(path)}\.params\.\w+\.")
-        return any(inside.match(key) or _within(key, unless) for key in self.found)
+        needed = "training.sampler" if path.startswith("training.methods") else ""
+        return any(inside.match(key) or _within(key, needed) for key in self.found)
 
-    @staticmethod
-    def _place(path: str, section: Mapping[str, Any] | None, told: str, code: str = "") -> str:
-        if section is None:
+    def _place(self, path: str, told: str, code: str) -> str:
+        section = self._section(path)
+        if not section:
             return path
         named = re.match(r"`(\w+)`", told)  # as in "`margin` must be positive"
         params = section["params"]
@@ -352,7 +346,15 @@ class _Mistakes:
             return f"{path}.{named[1]}"
         if len(section) > 2 and code in _PLACES:  # encoder and optimizer, whose names were not looked up before
             return f"{path}.{_PLACES[code]}"
-        return f"{path}.params" if params or code == "E_PARAMETER_MISSING" else path
+        of_arguments = not self._joining and (params or code == "E_PARAMETER_MISSING")
+        return f"{path}.params" if of_arguments else path
+
+    def _section(self, path: str) -> dict[str, Any]:
+        """The settings at a path, by name; empty if it is that of no part."""
+        section: Any = self.settings
+        for key in path.split("."):
+            section = section[int(key)] if isinstance(section, list) else getattr(section, key, None)
+        return vars(section) if hasattr(section, "params") else {}
 
 
 def _within(path: str, other: str) -> bool:

@@ -17,11 +17,11 @@ import keras
 import numpy as np
 
 from anchorage.data.batches import create_augmentation
-from anchorage.data.sampling import ShuffledBatches
 from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage.encoders import create_encoder
+from anchorage.training.building import DataFacts, build_training
 from anchorage.training.fit import fit_learner
-from anchorage.training.run import build_learner
+from anchorage.training.settings import RunSettings
 
 AUGMENTATION = {"shift": 0.06, "zoom": 0.12, "rotation": 11.0}
 CLASSES = 100
@@ -84,20 +84,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = draw_store(f"{folder}/store", options.batch * options.steps, options.size)
         turns = Turns(bare_classifier(options, store))
-        learner = build_learner(
-            encoder={"name": options.encoder, "embedding_size": 128, "pooling": "gem"},
-            loss={"name": "multi_proxy_anchor", "params": {"proxies_per_class": 1}},
-            optimizer={"name": "adamw", "learning_rate": 1e-3, "rate_factors": {"proxies": 100.0}},
-            image_size=options.size,
-            num_classes=CLASSES,
-            total_steps=options.steps * (options.rounds + 1),
-        )
+        values = {
+            "encoder": {"name": options.encoder},
+            "loss": {"name": "multi_proxy_anchor", "params": {"proxies_per_class": 1}},
+            "training": {
+                "epochs": options.rounds + 1,  # the first one compiles and is excluded
+                "sampler": {"name": "shuffled_batches", "params": {"batch_size": options.batch}},
+                "optimizer": {"name": "adamw", "learning_rate": 1e-3, "rate_factors": {"proxies": 100.0}},
+            },
+        }
+        learner, sampler, _ = build_training(RunSettings.from_dict(values), DataFacts.of(store))
         fit_learner(
             learner,
             store,
             None,
-            ShuffledBatches(store.labels, options.batch, seed=0),
-            epochs=options.rounds + 1,  # the first one compiles and is excluded
+            sampler,
+            epochs=options.rounds + 1,
             augmentation=create_augmentation(AUGMENTATION),
             checkpoint_folder=f"{folder}/checkpoints",
             callbacks=[turns],

@@ -70,8 +70,10 @@ def model(tmp_path, export_encoder):
 
 def embed(tmp_path, examples, splits=("val", "test"), **inputs):
     table = artifact(EmbeddingTable, tmp_path / "embeddings")
-    settings = {"splits_json": json.dumps(splits), "batch_size": 4, "beam_pipeline": beam.Pipeline()}
-    EmbedExamples.test_call(examples=examples, embeddings=table, **inputs, **settings)
+    settings = {"splits_json": json.dumps(splits), "beam_pipeline": beam.Pipeline()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anchorage_components.beam.embedding._BATCH", 4)
+        EmbedExamples.test_call(examples=examples, embeddings=table, **inputs, **settings)
     return table
 
 

@@ -13,7 +13,7 @@ from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 VECTORS = Path(__file__).parents[1] / "data" / "vectors"
 
 SETTINGS = {
-    "encoder": {"name": "small", "embedding_size": 8, "params": {"widths": [4, 8]}},
+    "encoder": {"name": "small", "embedding_size": 8, "pooling": "avg", "params": {"widths": [4, 8]}},
     "loss": {"name": "multi_proxy_anchor", "params": {"proxies_per_class": 1}},
     "seed": 3,
     "verbose": 0,
@@ -62,6 +62,22 @@ def uneven_store(tmp_path_factory):
 def settings():
     """Makes the arguments of `train_run`, with some of the training section changed."""
     return lambda **training: {**SETTINGS, "training": {**TRAINING, **training}}
+
+
+@pytest.fixture(scope="session")
+def build(settings):
+    """Builds the learner of these settings, some of them changed, for data of eight classes."""
+    from anchorage.data.store import RecordSpec
+    from anchorage.training.building import DataFacts, build_training
+    from anchorage.training.settings import RunSettings
+
+    facts = DataFacts(np.repeat(np.arange(8), 6), [6] * 8, RecordSpec(16))
+
+    def build(sections=None, **training):
+        values = {key: value for key, value in settings(**training).items() if key != "verbose"}
+        return build_training(RunSettings.from_dict({**values, **(sections or {})}), facts).learner
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -41,6 +42,19 @@ def test_wheel_holds_the_code_and_its_types_alone(wheel):
     assert {Path(name).suffix for name in inside} == {".py", ".typed", ".j2", ".css"}
     sources = {path.relative_to(ROOT / "models").as_posix() for path in (ROOT / "models/anchorage").rglob("*.py")}
     assert {name for name in inside if name.endswith(".py")} == sources
+
+
+def test_wheel_holds_the_license(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/licenses/LICENSE")]
+        assert archive.read(name) == (ROOT / "LICENSE").read_bytes()
+
+
+@pytest.mark.parametrize("project", ["models", "components", "pipeline"])
+def test_each_package_ships_the_license_of_the_project(project):
+    facts = tomllib.loads((ROOT / project / "pyproject.toml").read_text())
+    assert facts["project"]["license-files"] == ["LICENSE"]
+    assert (ROOT / project / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 def test_wheel_asks_for_keras_and_numpy_and_for_the_rest_as_extras(wheel):

@@ -34,6 +34,7 @@ from anchorage.retrieval.table import TEXT_COLUMNS, count_rows, embedding_schema
 LOCAL_RUNNER = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
 
 _SIGNATURE = "serving_default"
+_BATCH = 128  # items in one call of the model, at most
 
 
 class Item(NamedTuple):
@@ -100,9 +101,7 @@ class SavedModelHandler(ModelHandler[Item, dict[str, Any] | Reject, Any]):
             return Reject(item.path, item.id, code, message, item.split)
 
 
-def embed_items(
-    items: beam.PCollection, model_folder: str, folder: str, batch_size: int, attributes: Sequence[str] = ()
-) -> None:
+def embed_items(items: beam.PCollection, model_folder: str, folder: str, attributes: Sequence[str] = ()) -> None:
     """Embed images or vectors, and write embeddings and rejects to a folder.
 
     Args:
@@ -110,12 +109,11 @@ def embed_items(
         model_folder: a SavedModel with the signature `serving_default`.
         folder: output folder for `vectors-*.parquet` (id, label, role, split, vector) and `rejects.jsonl` (path, id,
             code, message, split); Beam writes temporary files and renames them.
-        batch_size: maximum number of items per call of the model.
         attributes: names of attributes to write as columns; "" for an item without the attribute.
     """
     # Partition puts False into the first collection and True into the second.
     readable, unreadable = items | "ApartFromUnreadable" >> beam.Partition(_is_reject, 2)
-    results = readable | "Embed" >> RunInference(SavedModelHandler(model_folder, batch_size))
+    results = readable | "Embed" >> RunInference(SavedModelHandler(model_folder, _BATCH))
     rows, bad = results | "ApartFromBad" >> beam.Partition(_is_reject, 2)
     schema = embedding_schema(embedding_size(model_folder), attributes)
     names, blank = schema.names, dict.fromkeys(attributes, "")
@@ -165,7 +163,6 @@ def embed_files(
     model_folder: str | os.PathLike,
     output: str | os.PathLike,
     beam_args: Sequence[str] = (),
-    batch_size: int = 128,
 ) -> Embedded:
     """Embed image files into one Parquet table, sorted by id.
 
@@ -177,7 +174,6 @@ def embed_files(
         model_folder: a release, or any SavedModel with the same signature.
         output: path of the table, which is replaced atomically; its folder is created if needed.
         beam_args: options for Beam, such as `--runner=...`; empty runs one worker in this process.
-        batch_size: maximum number of images per call of the model.
 
     Raises:
         UsageError: `E_IMAGE_MISSING`, `E_BEAM_OPTION`.
@@ -198,7 +194,7 @@ def embed_files(
                 | "Spread" >> beam.Reshuffle()
                 | "Read" >> beam.Map(_read_file)
             )
-            embed_items(loaded, model_folder, str(temporary), batch_size)
+            embed_items(loaded, model_folder, str(temporary))
         rejects += read_rejects(str(temporary))
         _write_rejects(output.with_name(f"{output.name}.{REJECTS}"), rejects)
         if not count_rows(temporary):

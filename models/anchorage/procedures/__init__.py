@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anchorage.procedures.class_folds import ClassFolds
-from anchorage.procedures.procedure import Procedure, Settings, Task
+from anchorage.procedures.procedure import Procedure, Task
 from anchorage.procedures.pseudo_clusters import PseudoClusters
 from anchorage.procedures.self_training import SelfTraining
 from anchorage.procedures.weak_labels import WeakLabels
@@ -39,16 +39,16 @@ def run_training(
     store,
     validation_store,
     *,
-    encoder: Settings,
-    loss: Settings | None,
-    training: Settings,
+    encoder: Mapping[str, Any],
+    loss: Mapping[str, Any] | None,
+    training: Mapping[str, Any],
     seed: int,
     checkpoint_folder: str | Path | None = None,
     run_key: str = "",
     log_folder: str | Path | None = None,
     verbose: int | str = "auto",
 ) -> TrainRun:
-    """Train a learner from plain settings; the entry point of the Trainer, the tuner and `anchorage train`.
+    """Train a learner by one training or a procedure; the entry point of Trainer, Tuner and `anchorage train`.
 
     All arguments but `training` are those of `anchorage.training.run.train_run`.
 
@@ -67,22 +67,18 @@ def run_training(
     Raises:
         AnchorageError: if settings are invalid or training fails.
     """
-    arguments: dict[str, Any] = {
-        "checkpoint_folder": checkpoint_folder and Path(checkpoint_folder),
-        "log_folder": log_folder and Path(log_folder),
-        "run_key": run_key,
-        "verbose": verbose,
-    }
+    given: dict[str, Any] = {"encoder": encoder, "loss": loss, "training": training, "seed": seed}
+    options: dict[str, Any] = {"run_key": run_key, "verbose": verbose}
+    options["checkpoint_folder"] = checkpoint_folder and Path(checkpoint_folder)
+    options["log_folder"] = log_folder and Path(log_folder)
     if not training.get("procedure"):
-        plain = {key: value for key, value in training.items() if key != "procedure"}
-        return train_run(store, validation_store, encoder=encoder, loss=loss, training=plain, seed=seed, **arguments)
-    settings, recipe = choose_recipe(store, {"encoder": encoder, "loss": loss, "training": training}, verbose)
-    # The training runs have different classes, so each of them chooses its own batch size.
-    chosen = {key: value for key, value in settings["training"].items() if key != "procedure"}
-    chosen |= {key: training[key] for key in ("sampler", "steps_per_epoch") if key in training}
-    task = Task(store, validation_store, settings["encoder"], settings["loss"], chosen, seed, **arguments)
+        return train_run(store, validation_store, **given, **options)
+    settings, recipe = choose_recipe(store, given, verbose)
+    # The training runs have different classes: what the recipe chose of the batches is chosen anew for each of them.
+    reopened = [key for key in ("sampler", "steps_per_epoch") if training.get(key, 0) is None]
+    task = Task(store, validation_store, settings, reopened, **options)
     run = create_procedure(training["procedure"], seed=seed).run(task)
-    return run._replace(result=dataclasses.replace(run.result, settings=settings, recipe=recipe))
+    return run._replace(result=dataclasses.replace(run.result, settings=settings.to_dict(), recipe=recipe))
 
 
 __all__ = ["PROCEDURES", "Procedure", "Task", "create_procedure", "run_training"]

@@ -55,7 +55,7 @@ class ClassFolds(Procedure):
                 f"fold-{number}",
                 store=ClassSubset(task.store, set(names) - set(fold)),
                 validation_store=ClassSubset(task.store, fold),
-                seed=task.seed + number,
+                seed=task.settings.seed + number,
             )
             for number, fold in enumerate(assign_folds(names, self.folds, self.seed))
         ]
@@ -75,8 +75,9 @@ class ClassFolds(Procedure):
 
     def _combined_learner(self, task: Task, encoder: keras.Model) -> MetricLearner:
         """A learner with the combined encoder and an untrained loss."""
+        loss = task.settings.loss
         facts = {"num_classes": len(task.store.class_names), "embedding_size": encoder.output_shape[-1]}
-        learner = MetricLearner(encoder, create_loss(task.loss["name"], task.loss.get("params"), **facts))
+        learner = MetricLearner(encoder, create_loss(loss.name, dict(loss.params), **facts))
         learner.compile("adam")
         learner.build((None, *task.store.spec.shape))
         return learner

@@ -1,37 +1,55 @@
 """Base class of the procedures, which combine several training runs into one learner."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from anchorage.training.run import TrainRun, train_run
+from anchorage.training.settings import RunSettings
 
 if TYPE_CHECKING:
     from anchorage.learner import MetricLearner
     from anchorage.training.fit import FitResult
 
-Settings = Mapping[str, Any]
-
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Arguments of a procedure; see `anchorage.training.run.train_run`."""
+    """Arguments of a procedure; see `anchorage.training.run.train_run`.
+
+    Args:
+        store: training images.
+        validation_store: validation images, or None.
+        settings: of each training, with what the recipe chose for the whole store.
+        reopened: keys of the training section that the recipe chooses anew for the classes of each training.
+        checkpoint_folder: folder of the checkpoints, or None.
+        run_key: identifies the run in its checkpoints.
+        log_folder: folder of the logs, or None.
+        verbose: verbosity.
+    """
 
     store: Any
     validation_store: Any
-    encoder: Settings
-    loss: Settings
-    training: Settings
-    seed: int
+    settings: RunSettings
+    reopened: Sequence[str]
     checkpoint_folder: Path | None
     run_key: str
     log_folder: Path | None
     verbose: int | str
 
-    def train(self, name: str, *, prepare: Callable[["MetricLearner"], None] | None = None, **changes: Any) -> TrainRun:
+    def train(
+        self,
+        name: str,
+        *,
+        store: Any = None,
+        validation_store: Any = None,
+        seed: int | None = None,
+        prepare: Callable[["MetricLearner"], None] | None = None,
+        keep_start: bool = True,
+        **changes: Any,
+    ) -> TrainRun:
         """Run one training of the task.
 
         Each training has its own checkpoints. If an interrupted procedure is run again, finished trainings return their
@@ -40,21 +58,25 @@ class Task:
 
         Args:
             name: unique among the trainings of the task; names its folders.
+            store: other training images.
+            validation_store: other validation images.
+            seed: another seed.
             prepare: called with the learner before the first step.
-            **changes: replacements for fields of the task; `training` is merged key by key.
+            keep_start: as in `train_run`.
+            **changes: replacements for fields of `settings.training`.
         """
-        training = {**self.training, **changes.pop("training", {})}
-        task = dataclasses.replace(self, training=training, **changes)
+        training = dataclasses.replace(self.settings.training, procedure=None, **changes)
+        seed = self.settings.seed if seed is None else seed
+        settings = dataclasses.replace(self.settings, training=training, seed=seed).to_dict()
+        settings["training"] |= dict.fromkeys(self.reopened)
         if self.verbose:
             print(f"training {name}", flush=True)
         return train_run(
-            task.store,
-            task.validation_store,
-            encoder=task.encoder,
-            loss=task.loss,
-            training=task.training,
-            seed=task.seed,
+            self.store if store is None else store,
+            self.validation_store if validation_store is None else validation_store,
+            **settings,
             prepare=prepare,
+            keep_start=keep_start,
             checkpoint_folder=self.checkpoint_folder and self.checkpoint_folder / name,
             run_key=f"{self.run_key}/{name}",
             log_folder=self.log_folder and self.log_folder / name,

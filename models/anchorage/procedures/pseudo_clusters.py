@@ -10,12 +10,12 @@ import numpy as np
 
 from anchorage.checks import check_at_least_one
 from anchorage.data.relabelled import LabelledRows
-from anchorage.encoders import create_encoder
 from anchorage.errors import UsageError
 from anchorage.inference import embed_rows
 from anchorage.learner import MetricLearner
 from anchorage.procedures.procedure import Procedure, Task, best_result, join_results
-from anchorage.training.run import TrainRun, flat_section
+from anchorage.training.building import create_network
+from anchorage.training.run import TrainRun
 
 _BLOCK = 4096  # rows compared with all centres at once
 
@@ -43,18 +43,21 @@ class PseudoClusters(Procedure):
         self.num_pseudo_classes, self.refresh_every, self.seed = num_pseudo_classes, refresh_every, seed
 
     def run(self, task: Task):
-        keras.utils.set_random_seed(task.seed)
-        encoder = create_encoder(image_size=task.store.spec.image_size, **flat_section(task.encoder))
+        keras.utils.set_random_seed(task.settings.seed)
+        encoder = create_network(task.settings.encoder, task.store.spec.image_size)
         runs: list[TrainRun] = []
-        remaining = task.training["epochs"]
+        remaining = task.settings.training.epochs
         while remaining > 0:
             number, epochs = len(runs), min(self.refresh_every, remaining)
-            store = self._cluster(task, encoder, number)
-            prepare = partial(_set_weights, encoder.get_weights())
-            changes = {"epochs": epochs, "keep_start": not runs}  # later rounds start from a result that is kept
-            runs.append(
-                task.train(f"round-{number}", store=store, prepare=prepare, seed=task.seed + number, training=changes)
+            run = task.train(
+                f"round-{number}",
+                store=self._cluster(task, encoder, number),
+                seed=task.settings.seed + number,
+                prepare=partial(_set_weights, encoder.get_weights()),
+                keep_start=not runs,  # later rounds start from a result that is kept
+                epochs=epochs,
             )
+            runs.append(run)
             encoder, remaining = runs[-1].learner.encoder, remaining - epochs
         results = [run.result for run in runs]
         best = best_result(results)

@@ -106,8 +106,9 @@ class SelfTraining(Procedure):
                     f"stage-{stage}-{_WORDS[choice]}",
                     store=store,
                     prepare=continue_from(previous.learner),
-                    seed=task.seed + stage,
-                    training={"epochs": self.stage_epochs or task.training["epochs"], "keep_start": False},
+                    seed=task.settings.seed + stage,
+                    epochs=self.stage_epochs or task.settings.training.epochs,
+                    keep_start=False,
                 )
             except UsageError as error:
                 if choice != PSEUDO or error.code not in ("E_TOO_FEW_CLASSES", "E_TOO_FEW_RECORDS"):

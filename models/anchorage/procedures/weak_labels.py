@@ -1,5 +1,7 @@
 """Pretraining on weak labels: Teh & Taylor, ISBI 2020, arXiv 1911.12425, adapted to embeddings."""
 
+import dataclasses
+
 from anchorage.checks import check_not_negative, check_positive
 from anchorage.data.relabelled import hide_labels, labels_in_names
 from anchorage.procedures.procedure import Procedure, Task, continue_from, join_results
@@ -37,14 +39,13 @@ class WeakLabels(Procedure):
         human, _ = hide_labels(task.store, self.labelled_share, seed=self.seed)
         if task.verbose:
             print(f"{len(weak)} images in {len(weak.class_names)} weak classes, then {len(human)} with human labels")
-        epochs = self.weak_epochs or task.training["epochs"]
-        first = task.train("weak-labels", store=weak, training={"epochs": epochs})
-        optimizer = dict(task.training["optimizer"])
-        optimizer["learning_rate"] *= self.rate_factor
+        training = task.settings.training
+        first = task.train("weak-labels", store=weak, epochs=self.weak_epochs or training.epochs)
+        rate = training.optimizer.learning_rate * self.rate_factor
         second = task.train(
             "human-labels",
             store=human,
             prepare=continue_from(first.learner, with_loss=False),
-            training={"optimizer": optimizer},
+            optimizer=dataclasses.replace(training.optimizer, learning_rate=rate),
         )
         return second._replace(result=join_results([first.result, second.result], 1))

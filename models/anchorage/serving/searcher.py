@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anchorage.data.images import ImageFault, check_image, decode_checked, resize_image
+from anchorage.data.images import ImageFault, decode_checked, resize_image
 from anchorage.data.store import content_digest
 from anchorage.errors import DataError
 from anchorage.release import Release
@@ -105,8 +105,10 @@ class Searcher:
         Raises:
             UsageError: if `k < 1`.
         """
-        vectors, faults = self.embed(images)
-        own = [self._find_copies(image) for image, fault in zip(images, faults, strict=True) if not fault]
+        checked = [self._check(image) for image in images]
+        faults = [fault for _, fault in checked]
+        own = [rows for rows, fault in checked if not fault]
+        vectors = self._run([image for image, fault in zip(images, faults, strict=True) if not fault])
         voters = self.probability["neighbors"] if self.probability else 0
         rows, scores = search(self.index, vectors, max(k, voters if k > 0 else 0) + max(map(len, own), default=0))
         results = iter(zip(rows, scores, own, strict=True))
@@ -115,27 +117,23 @@ class Searcher:
             for fault in faults
         ]
 
-    def embed(self, images: Sequence[bytes]) -> tuple[np.ndarray, list[ImageFault | None]]:
-        """Embed the valid images; return `(n, D)` float32 in their order, and one fault or None per image."""
-        faults = [check_image(image) for image in images]
-        valid = [at for at, fault in enumerate(faults) if fault is None]
-        vectors = [np.empty((0, self.dimension), np.float32)]
-        for start in range(0, len(valid), _BATCH):
-            batch = valid[start : start + _BATCH]
-            vectors.append(self._run([images[at] for at in batch]))
-        return np.concatenate(vectors), faults
-
     def _run(self, images: list[bytes]) -> np.ndarray:
+        """Embed valid images, a batch at a time."""
         import tensorflow as tf
 
-        return self._embed(images=tf.constant(images, tf.string))["embeddings"].numpy()
+        vectors = [np.empty((0, self.dimension), np.float32)]
+        for start in range(0, len(images), _BATCH):
+            batch = tf.constant(images[start : start + _BATCH], tf.string)
+            vectors.append(self._embed(images=batch)["embeddings"].numpy())
+        return np.concatenate(vectors)
 
-    def _find_copies(self, image: bytes) -> list[int]:
-        """Return the gallery rows with the same pixels, decoded and resized, as the image."""
-        if not self._rows_of:
-            return []
-        facts, (pixels, _) = self.index.facts, decode_checked(image)
-        return self._rows_of.get(content_digest(resize_image(pixels, facts["image_size"], facts["fit"]).numpy()), [])
+    def _check(self, image: bytes) -> tuple[list[int], ImageFault | None]:
+        """Return the gallery rows with the same pixels, decoded and resized, as the image, or why it is invalid."""
+        pixels, fault = decode_checked(image)
+        if pixels is None or not self._rows_of:
+            return [], fault
+        resized = resize_image(pixels, self.index.facts["image_size"], self.index.facts["fit"])
+        return self._rows_of.get(content_digest(resized.numpy()), []), None
 
     def _holds(self, part: str) -> bool:
         """Return whether a part of the calibration holds on the test classes; earlier formats have no check."""

@@ -35,7 +35,7 @@ class FitResult:
         stop_reason: why the training ended before its last epoch; empty if it did not.
         resumed_step: step of the checkpoint that this call resumed from; 0 for a new training.
         start_weights: weights of the encoder before the first step, for the evaluation of the untrained network.
-        settings: settings of encoder, loss and training, with the choices of the recipe; empty from `fit_learner`.
+        settings: all settings as plain values, with the choices of the recipe; empty from `fit_learner`.
         recipe: origin of each of these settings.
     """
 
@@ -63,7 +63,7 @@ def fit_learner(
     run_key: str = "",
     log_folder: str | Path | None = None,
     patience: int = TrainingSettings.patience,
-    keep_start: bool = TrainingSettings.keep_start,
+    keep_start: bool = True,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> FitResult:

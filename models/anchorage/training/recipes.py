@@ -17,6 +17,7 @@ import numpy as np
 from anchorage.catalogue import describe_loss
 from anchorage.errors import UsageError
 from anchorage.registry import format_value
+from anchorage.training.settings import EncoderSettings
 
 LEAST_STEPS = 10  # per epoch; with few images an epoch is several passes
 BATCH = 64  # images per batch, if there are as many
@@ -203,7 +204,7 @@ def _frozen_steps(training: Settings, facts: Facts) -> int:
 
 
 def _head(encoder: Settings) -> str:
-    return (encoder.get("head") or {"name": "plain"})["name"]
+    return encoder["head"]["name"] if encoder.get("head") else EncoderSettings.head.name
 
 
 def _has_proxies(loss: Settings) -> bool:

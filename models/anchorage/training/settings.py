@@ -1,14 +1,63 @@
-"""How a learner is trained: what an experiment's `[training]` says once no value is open, with every default."""
+"""How a learner is trained: what an experiment file says about it, with every default.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+Here every value is settled. Before, a value may be None (the recipe chooses it) or a range (the tuner does): such
+settings are plain mappings of the same form, which `RunSettings.from_dict` takes once they are complete.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
 
 from anchorage.errors import UsageError
 
+Pooling = Literal["avg", "max", "gem"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 Strategy = Literal["", "mirrored"]
-Part = Mapping[str, Any]  # a building block: its `name`, and its arguments as `params`
+
+_Read = TypeVar("_Read")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A building block: its name in an experiment file, and the arguments of its constructor."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Part":
+        """A part from `name` and `params`, which may be missing."""
+        return _read(cls, "a building block", values)
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """The network from images to embeddings; the arguments of `create_encoder`.
+
+    Args:
+        name: of the trunk.
+        embedding_size: length of an embedding.
+        pooling: how the feature map becomes one row.
+        weights: None for random weights, `"imagenet"` for stored ones where the trunk has them.
+        frozen_norm: whether batch normalisation keeps its stored statistics and scales.
+        head: a part of `HEADS`.
+        params: further arguments, such as `normalize` or those of the trunk.
+    """
+
+    name: str
+    embedding_size: int = 128
+    pooling: Pooling = "gem"
+    weights: str | None = None
+    frozen_norm: bool = False
+    head: Part = Part("plain")
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "EncoderSettings":
+        """Settings from plain values."""
+        return _read(cls, "encoder", values, {"head": Part.from_dict})
 
 
 @dataclass(frozen=True)
@@ -21,8 +70,8 @@ class OptimizerSettings:
         schedule: how the rate falls, a key of `anchorage.training.schedules.SHAPES`.
         warmup_steps: steps until the full rate.
         final_share: share of the full rate at the end, in [0, 1].
-        rate_factors: factor on the rate by group of weights; 0 holds a group still for good.
-        frozen_steps: steps for which a group does not move.
+        rate_factors: factor on the rate by group of weights; 0 freezes a group for good.
+        frozen_steps: steps for which a group is frozen.
         params: further arguments of the optimizer.
     """
 
@@ -40,13 +89,13 @@ class OptimizerSettings:
         """Settings from plain values; a name that is none of its own is one of `params`."""
         own = {each.name for each in fields(cls)}
         params = {key: value for key, value in values.items() if key not in own}
-        given: dict[str, Any] = {key: value for key, value in values.items() if key in own}
-        return cls(**{**given, "params": {**params, **given.get("params", {})}})
+        given = {key: value for key, value in values.items() if key in own}
+        return _read(cls, "optimizer", {**given, "params": {**params, **given.get("params", {})}})
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """One training.
+    """How the learner is fitted.
 
     Args:
         epochs: most epochs to train.
@@ -58,8 +107,7 @@ class TrainingSettings:
         strategy: `""` for one replica, `"mirrored"` for one on each GPU of this machine.
         augmentation: what `create_augmentation` takes.
         methods: parts of `METHODS`, the first as the outermost.
-        keep_start: whether the network before the first step may be the best one; not where it was judged as the
-            result of another training.
+        procedure: a part of `PROCEDURES` that makes the learner by several trainings; None for a single one.
     """
 
     epochs: int
@@ -70,17 +118,88 @@ class TrainingSettings:
     precision: Precision = "float32"
     strategy: Strategy = ""
     augmentation: Mapping[str, Any] = field(default_factory=dict)
-    methods: Sequence[Part] = ()
-    keep_start: bool = True
+    methods: Sequence[Part] = field(default_factory=list)
+    procedure: Part | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingSettings":
+        """Settings from plain values.
+
+        Raises:
+            UsageError: E_PARAMETER_UNKNOWN, E_PARAMETER_MISSING.
+        """
+        readers: dict[str, Callable[[Any], Any]] = {
+            "sampler": Part.from_dict,
+            "optimizer": OptimizerSettings.from_dict,
+            "methods": lambda sections: [Part.from_dict(section) for section in sections],
+            "procedure": Part.from_dict,
+        }
+        return _read(cls, "training", values, readers)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that a training needs beside its data: the sections of an experiment file that shape a learner.
+
+    Args:
+        encoder: the network.
+        loss: a part of `LOSSES`.
+        training: how they are fitted.
+        seed: of weights, batches and augmentation.
+    """
+
+    encoder: EncoderSettings
+    loss: Part
+    training: TrainingSettings
+    seed: int = 0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunSettings":
         """Settings from plain values, such as those of an experiment file after the recipe.
 
         Raises:
-            UsageError: E_PARAMETER_UNKNOWN.
+            UsageError: E_PARAMETER_UNKNOWN, E_PARAMETER_MISSING.
         """
-        takes = sorted(each.name for each in fields(cls))
-        if unknown := sorted(set(values) - set(takes)):
-            raise UsageError("E_PARAMETER_UNKNOWN", f"training takes {takes}. Received unknown: {unknown}")
-        return cls(**{**values, "optimizer": OptimizerSettings.from_dict(values["optimizer"])})
+        readers = {
+            "encoder": EncoderSettings.from_dict,
+            "loss": Part.from_dict,
+            "training": TrainingSettings.from_dict,
+        }
+        return _read(cls, "a run", values, readers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, for JSON."""
+        return asdict(self)
+
+
+class Sections:
+    """What happens to an error in a section of the settings: here it is raised.
+
+    A subclass may collect errors instead, so that all of them are found at once.
+    """
+
+    def at(self, path: str) -> AbstractContextManager[None]:
+        """The context in which what a section describes is made; `path` is that of the experiment file."""
+        return nullcontext()
+
+    def require_all(self) -> None:
+        """Comes before what needs every part made so far; must raise if one of them failed."""
+
+
+def _read(
+    cls: type[_Read],
+    section: str,
+    values: Mapping[str, Any],
+    readers: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
+) -> _Read:
+    """An object of a class of settings, with each value that has a reader read by it."""
+    known: dict[str, Any] = {each.name: each for each in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(known)):
+        raise UsageError("E_PARAMETER_UNKNOWN", f"{section} takes {sorted(known)}. Received unknown: {unknown}")
+    needed = {name for name, each in known.items() if each.default is MISSING and each.default_factory is MISSING}
+    if missing := sorted(needed - set(values)):
+        raise UsageError("E_PARAMETER_MISSING", f"{section} needs {missing}. Received: {sorted(values)}")
+    read = {
+        key: readers[key](value) if key in readers and value is not None else value for key, value in values.items()
+    }
+    return cls(**read)

@@ -13,9 +13,7 @@ METRICS = ("recall@1", "map@r")
 MONITOR = "map@r"  # chooses the best epoch
 
 
-def validate(
-    model: keras.Model, store: Store, metrics: Sequence[str] = METRICS, batch_size: int = 256
-) -> dict[str, float]:
+def validate(model: keras.Model, store: Store, metrics: Sequence[str] = METRICS) -> dict[str, float]:
     """Compute retrieval metrics of a model on a store, in [0, 1].
 
     Raises:
@@ -23,5 +21,5 @@ def validate(
     """
     if not len(store):
         raise DataError("E_SPLIT_EMPTY", "Expected images to validate on. Received: an empty `validation_store`.")
-    vectors = embed_store(model, store, batch_size)
+    vectors = embed_store(model, store)
     return evaluate_retrieval(vectors, store.labels, store.roles, metrics=metrics).values

@@ -16,6 +16,8 @@ ORACLES: dict[str, type[keras_tuner.Oracle]] = {
     "random": keras_tuner.oracles.RandomSearchOracle,
 }
 
+_OBJECTIVE = "map@r"
+
 _log = logging.getLogger(__name__)
 
 Train = Callable[[dict[str, Any]], Mapping[str, float]]
@@ -82,22 +84,20 @@ def create_tuner(
     trials: int,
     seed: int,
     directory: str | Path,
-    objective: str = "map@r",
 ) -> SettingsTuner:
-    """Create a tuner that searches `space` for the values with the highest `objective`.
+    """Create a tuner that searches `space` for the values with the highest MAP@R on the validation classes.
 
     `tuner.search()` runs the search, `tuner.get_best_hyperparameters()[0].values` has the best values. Trials in
     `directory` are not repeated, so an interrupted search resumes.
 
     Args:
-        train: function from a value for each path of `space` to metrics.
+        train: function from a value for each path of `space` to metrics, `map@r` among them.
         space: by path of a setting, `{"low": ..., "high": ..., "log": ...}` (integers if both ends are) or
             `{"choices": [...]}`.
         oracle: `"random"` or `"bayesian"`.
         trials: largest number of trials.
         seed: seed of the oracle.
         directory: folder of the records of all trials.
-        objective: metric to maximize.
 
     Raises:
         UsageError: E_NAME_UNKNOWN for the oracle, E_TUNER_SPACE for an empty or invalid space.
@@ -107,7 +107,7 @@ def create_tuner(
     if not space:
         raise UsageError("E_TUNER_SPACE", "Expected at least one range to search. Received: none.")
     created = ORACLES[oracle](
-        objective=keras_tuner.Objective(objective, "max"),
+        objective=keras_tuner.Objective(_OBJECTIVE, "max"),
         max_trials=trials,
         seed=seed + 1,  # Keras Tuner treats 0 as no seed
         hyperparameters=_hyperparameters(space),

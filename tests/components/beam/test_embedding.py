@@ -58,7 +58,8 @@ def test_every_image_gets_its_own_vector(tmp_path, photos, saved_model, embed_ex
     assert [p.name for p in output.parent.iterdir()] == ["table.parquet"]
 
 
-def test_f01_bad_images_cost_the_others_nothing(tmp_path, photos, saved_model, picture):
+def test_f01_bad_images_cost_the_others_nothing(tmp_path, photos, saved_model, picture, monkeypatch):
+    monkeypatch.setattr("anchorage_components.beam.embedding._BATCH", 4)
     jpeg = picture(9, "JPEG", side=200)
     bad = {
         "cut.jpg": (jpeg[: len(jpeg) // 2], "E_IMAGE_TRUNCATED"),
@@ -69,7 +70,7 @@ def test_f01_bad_images_cost_the_others_nothing(tmp_path, photos, saved_model, p
     for name, (data, _) in bad.items():
         (photos / name).write_bytes(data)
     output = tmp_path / "table.parquet"
-    assert embed_files([photos], saved_model, output, batch_size=4) == (5, 4)
+    assert embed_files([photos], saved_model, output) == (5, 4)
     assert len(read_table(output)) == 5
     letters = {letter["path"].rsplit("/", 1)[1]: letter for letter in dead_letters(output)}
     assert {name: letter["code"] for name, letter in letters.items()} == {name: code for name, (_, code) in bad.items()}

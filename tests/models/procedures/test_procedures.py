@@ -45,7 +45,7 @@ def test_weak_labels_come_first(store, validation_store, settings, watched):
     assert list(watched) == ["weak-labels", "human-labels"]
     assert (len(weak[1]), weak[1].class_names) == (48, [str(n) for n in range(6)])
     assert (len(human[1]), len(human[1].class_names)) == (24, 8)
-    assert human[2]["training"]["optimizer"]["learning_rate"] == pytest.approx(1e-4)
+    assert human[2]["optimizer"].learning_rate == pytest.approx(1e-4)
     assert weak[0].learner.loss_layer.num_classes == 6
     assert learner.loss_layer.num_classes == 8
     assert learner is human[0].learner

@@ -14,6 +14,7 @@ from anchorage.errors import DataError, UsageError
 from anchorage.release import fingerprint_model, open_release, publish_release
 from anchorage.retrieval.index import build_index, save_index
 from anchorage.retrieval.table import Embeddings, write_ids
+from anchorage.serving import searcher as searcher_module
 from anchorage.serving.searcher import Searcher
 
 SIZE = 4
@@ -106,6 +107,14 @@ def test_query_that_is_in_the_gallery_is_left_out_of_its_answers(make_release, i
     assert (list(other.left_out), other.ids) == ([], before[1].ids[:4])
     assert list(bad.left_out) == []
     assert len(knowing.search(images[:1], k=500)[0].ids) == 11
+
+
+def test_an_image_is_decoded_once_to_check_it_and_to_find_it(make_release, images, monkeypatch):
+    knowing = Searcher(make_release(pixels=[pixels_of(image) for image in images]))
+    decoded, decode = [], searcher_module.decode_checked
+    monkeypatch.setattr(searcher_module, "decode_checked", lambda image: decoded.append(image) or decode(image))
+    assert [len(answer.left_out) for answer in knowing.search([images[2], b"x", images[5]], k=1)] == [1, 0, 1]
+    assert decoded == [images[2], b"x", images[5]]
 
 
 def test_the_same_pixels_under_two_names_are_both_the_query(make_release, images):

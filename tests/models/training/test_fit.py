@@ -12,7 +12,7 @@ from anchorage.data.sampling import ClassBatches
 from anchorage.errors import DataError, ResourceError
 from anchorage.training import monitor
 from anchorage.training.fit import fit_learner
-from anchorage.training.run import build_learner, train_run
+from anchorage.training.run import train_run
 from anchorage.training.validation import validate
 
 
@@ -44,16 +44,8 @@ def terminate():
 class Rig:
     """A training of 4 epochs of 5 steps that can be disturbed."""
 
-    def __init__(self, store, validation_store, settings):
-        self.store, self.validation_store, self.settings = store, validation_store, settings()
-
-    def learner(self):
-        keras.utils.set_random_seed(3)
-        parts = {key: self.settings[key] for key in ("encoder", "loss")}
-        optimizer = self.settings["training"]["optimizer"]
-        return build_learner(
-            **parts, optimizer=optimizer, image_size=16, num_classes=8, epochs=4, steps_per_epoch=5, seed=3
-        )
+    def __init__(self, store, validation_store, build):
+        self.store, self.validation_store, self.learner = store, validation_store, build
 
     def fit(self, learner=None, **options):
         learner = learner or self.learner()
@@ -63,8 +55,8 @@ class Rig:
 
 
 @pytest.fixture(scope="module")
-def rig(store, validation_store, settings):
-    return Rig(store, validation_store, settings)
+def rig(store, validation_store, build):
+    return Rig(store, validation_store, build)
 
 
 @pytest.fixture(scope="module")

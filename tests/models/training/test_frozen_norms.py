@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from anchorage.errors import UsageError
-from anchorage.training.run import build_learner, train_run
+from anchorage.training.run import train_run
 
 OPTIMIZER = {"name": "adamw", "learning_rate": 1e-2, "params": {"weight_decay": 0.5, "global_clipnorm": 1.0}}
 
@@ -95,21 +95,17 @@ def test_frozen_norm_keeps_statistics_and_scales_only(moved):
     assert {path for path, hit in found.items() if not hit} == {path for path in found if "_norm/" in path}
 
 
-def test_accumulated_batches_are_one_large_one(store):
+def test_accumulated_batches_are_one_large_one(store, build):
     """For a loss that is a mean over items, without batch statistics."""
+    sections = {
+        "encoder": {"name": "small", "embedding_size": 8, "params": {"widths": [4, 8]}, "frozen_norm": True},
+        "loss": {"name": "softmax", "params": {"normalize_weight": True, "use_bias": False}},
+        "seed": 5,
+    }
 
     def learner(**params):
-        keras.utils.set_random_seed(5)
-        return build_learner(
-            encoder={"name": "small", "embedding_size": 8, "params": {"widths": [4, 8]}, "frozen_norm": True},
-            loss={"name": "softmax", "params": {"normalize_weight": True, "use_bias": False}},
-            optimizer={"name": "sgd", "learning_rate": 0.1, "params": {"weight_decay": 0.1, **params}},
-            image_size=16,
-            num_classes=8,
-            epochs=1,
-            steps_per_epoch=4,
-            seed=5,
-        )
+        optimizer = {"name": "sgd", "learning_rate": 0.1, "params": {"weight_decay": 0.1, **params}}
+        return build(sections, optimizer=optimizer, epochs=1, steps_per_epoch=4)
 
     whole, halves = learner(), learner(gradient_accumulation_steps=2)
     before = [keras.ops.convert_to_numpy(w) for w in whole.trainable_variables]

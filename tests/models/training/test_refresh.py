@@ -8,7 +8,6 @@ from keras import ops
 
 from anchorage.data.sampling import HierarchicalBatches
 from anchorage.training.fit import fit_learner
-from anchorage.training.run import build_learner
 
 NEAR = {"groups": 2, "classes_per_group": 2, "per_class": 2}
 
@@ -31,10 +30,8 @@ class Watched(HierarchicalBatches):
 
 
 @pytest.fixture(scope="module")
-def trained(store, settings):
-    arguments = settings()
-    parts = {key: arguments[key] for key in ("encoder", "loss")} | {"optimizer": arguments["training"]["optimizer"]}
-    learner = build_learner(**parts, image_size=16, num_classes=8, epochs=3, steps_per_epoch=5, seed=3)
+def trained(store, build):
+    learner = build(epochs=3)
     sampler = Watched(store.labels, **NEAR, seed=3)
     result = fit_learner(learner, store, None, sampler, epochs=3, steps_per_epoch=5, seed=3, verbose=0)
     return learner, sampler, result

@@ -1,0 +1,160 @@
+"""From settings to a learner: the one place where the parts of a training are made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from anchorage.data.batches import Sampler
+from anchorage.data.sampling import SAMPLERS
+from anchorage.data.store import RecordSpec
+from anchorage.encoders import create_encoder
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods import Method, create_methods, need_raw
+from anchorage.registry import create
+from anchorage.training.optimizers import LossScaleOptimizer, RateFactors, create_optimizer
+from anchorage.training.schedules import WarmupDecay
+from anchorage.training.settings import EncoderSettings, OptimizerSettings, Part, RunSettings, Sections
+
+_MANY = 1_000_000  # steps of an epoch where there is no sampler to say
+
+
+@dataclass(frozen=True, eq=False)
+class DataFacts:
+    """What a training must know of its data.
+
+    Args:
+        labels: class of each training image, from 0.
+        class_counts: images of each class.
+        spec: what one record of the data is.
+    """
+
+    labels: np.ndarray
+    class_counts: Sequence[int]
+    spec: RecordSpec
+
+    @classmethod
+    def of(cls, store: Any) -> "DataFacts":
+        """The facts of a `RecordStore`."""
+        counts = np.bincount(store.labels, minlength=len(store.class_names)).tolist()
+        return cls(store.labels, counts, store.spec)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of training classes."""
+        return len(self.class_counts)
+
+
+class Built(NamedTuple):
+    """A compiled learner with all its weights, the sampler of its batches, and the steps of an epoch."""
+
+    learner: MetricLearner
+    sampler: Sampler
+    steps_per_epoch: int
+
+
+def build_training(settings: RunSettings, facts: DataFacts, sections: Sections | None = None) -> Built:
+    """Make sampler, encoder, loss, methods and optimizer, and the learner of them.
+
+    Sets the global seeds of Keras, NumPy and Python: the same settings and facts give the same weights. Loss and
+    methods may ask by name for `num_classes`, `class_counts`, `embedding_size` and what the sampler's `facts` hold;
+    methods for `epochs`, `steps_per_epoch` and `seed`, too.
+
+    Args:
+        settings: what to make.
+        facts: of the training images.
+        sections: gets to see errors with the path of their section.
+
+    Raises:
+        AnchorageError: what the parts raise on wrong settings.
+        ValueError: the same, of a value that a constructor refuses.
+    """
+    sections, training = sections or Sections(), settings.training
+    sampler = network = loss = optimizer = None
+    raw, methods = False, []
+    with sections.at("training.sampler"):
+        sampler = create_sampler(training.sampler, facts.labels, settings.seed)
+    steps_per_epoch = training.steps_per_epoch or (sampler.steps_per_round if sampler else _MANY)
+    known = {"class_counts": facts.class_counts, **getattr(sampler, "facts", {})}
+    known |= {"num_classes": facts.num_classes, "embedding_size": settings.encoder.embedding_size}
+    keras.utils.set_random_seed(settings.seed)
+    for place, method in enumerate(training.methods):
+        with sections.at(f"training.methods.{place}"):
+            raw |= need_raw([vars(method)])
+    with sections.at("encoder"):
+        network = create_network(settings.encoder, facts.spec.image_size, raw=raw)
+    with sections.at("loss"):
+        loss = create_loss(settings.loss.name, dict(settings.loss.params), **known)
+    known |= {"epochs": training.epochs, "steps_per_epoch": steps_per_epoch, "seed": settings.seed}
+    for place, method in enumerate(training.methods):
+        with sections.at(f"training.methods.{place}"):
+            methods += create_methods([vars(method)], **known)
+    with sections.at("training.optimizer"):
+        optimizer = _create_optimizer(training.optimizer, training.epochs * steps_per_epoch, network)
+    sections.require_all()
+    learner = _join(network, loss, methods, optimizer, sections)
+    return Built(learner, sampler, steps_per_epoch)
+
+
+def create_network(settings: EncoderSettings, image_size: int, *, raw: bool = False) -> keras.Model:
+    """The encoder of its settings; `raw` adds the embeddings before they get unit length."""
+    return create_encoder(
+        settings.name,
+        image_size=image_size,
+        embedding_size=settings.embedding_size,
+        pooling=settings.pooling,
+        weights=settings.weights,
+        frozen_norm=settings.frozen_norm,
+        head=vars(settings.head),
+        raw=raw,
+        **settings.params,
+    )
+
+
+def create_sampler(sampler: Part, labels: np.ndarray, seed: int) -> Any:
+    """The sampler of its settings, over images of these classes."""
+    return create(SAMPLERS, sampler.name, sampler.params, {"labels": labels, "seed": seed})
+
+
+def _create_optimizer(settings: OptimizerSettings, steps: int, network: keras.Model | None) -> Any:
+    rate = WarmupDecay(settings.learning_rate, steps, settings.schedule, settings.warmup_steps, settings.final_share)
+    return create_optimizer(
+        settings.name,
+        rate,
+        rate_factors=settings.rate_factors,
+        frozen_steps=settings.frozen_steps,
+        groups=_groups(network) if network else {},
+        **settings.params,
+    )
+
+
+def _groups(encoder: keras.Model) -> dict[str, list[str]]:
+    """Paths of the weights before and after the feature map, which have no part of a path in common."""
+    trunk = [weight.path for weight in encoder.get_layer("trunk").weights]
+    return {"trunk": trunk, "head": [w.path for w in encoder.weights if w.path not in trunk]}
+
+
+def _join(
+    network: Any, loss: Any, methods: Sequence[Method], optimizer: RateFactors, sections: Sections
+) -> MetricLearner:
+    """A built and compiled learner; an error is that of the part that does not go with those before it."""
+    shape = (None, *network.input_shape[1:])
+    learner = MetricLearner(network, loss, methods)
+    with sections.at("loss"):
+        learner.build_loss(shape)
+    sections.require_all()
+    for place, method in enumerate(methods):
+        with sections.at(f"training.methods.{place}"):
+            learner.prepare(method)
+    sections.require_all()
+    learner.build(shape)
+    with sections.at("training.optimizer"):
+        optimizer.check_groups([weight.path for weight in learner.trainable_variables])
+        # Keras would wrap the optimizer by itself, but not in a way that works with several replicas.
+        half = learner.dtype_policy.name == "mixed_float16"
+        learner.compile(LossScaleOptimizer(optimizer) if half else optimizer)
+    sections.require_all()
+    return learner

@@ -1,0 +1,85 @@
+"""What TFX's Trainer and Tuner run: settings as one JSON text, and ranges that the tuner settles."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from anchorage.data.store import Record, RecordSpec, write_store
+from anchorage_components import tuner as tuner_module
+from anchorage_components.artifacts import HISTORY, UNTRAINED
+from anchorage_components.trainer import LEARNER, run_fn
+from anchorage_components.tuner import tuner_fn
+
+RANGE = {"low": 0.01, "high": 0.1, "log": False}
+SETTINGS = {
+    "seed": 3,
+    "encoder": {"name": "small", "embedding_size": 4, "frozen_norm": None, "params": {"widths": [4]}},
+    "loss": {"name": "contrastive", "params": {}},
+    "training": {
+        "epochs": 1,
+        "steps_per_epoch": 2,
+        "sampler": {"name": "class_batches", "params": {"classes": 2, "per_class": 2}},
+        "optimizer": {"name": "sgd", "learning_rate": RANGE},
+        "augmentation": {},
+        "methods": None,
+        "procedure": None,
+    },
+}
+
+
+@pytest.fixture
+def fn_args(tmp_path):
+    """As TFX gives them, with the stores of four training classes and of four others."""
+    for split, seed in (("train", 0), ("eval", 1)):
+        images = np.random.default_rng(seed).integers(0, 256, (12, 8, 8, 3), np.uint8)
+        records = [Record(f"{n}.png", f"{split} {n % 4}", "both", image) for n, image in enumerate(images)]
+        write_store(tmp_path / split, records, RecordSpec(8))
+    return SimpleNamespace(
+        train_files=[str(tmp_path / "train/*")],
+        eval_files=[str(tmp_path / "eval/*")],
+        custom_config={
+            "settings_json": json.dumps(SETTINGS),
+            "checkpoints": str(tmp_path / "checkpoints"),
+            "code_version": "1",
+        },
+        hyperparameters={"values": {"training.optimizer.learning_rate": 0.05}},
+        serving_model_dir=str(tmp_path / "model"),
+        model_run_dir=str(tmp_path / "run"),
+        working_dir=str(tmp_path / "tuner"),
+    )
+
+
+def test_trains_with_what_the_tuner_found_and_records_all_settings(fn_args, tmp_path):
+    run_fn(fn_args)
+    assert (tmp_path / "model/saved_model.pb").is_file()
+    assert (tmp_path / "model" / LEARNER).is_file()
+    assert [path.name for path in (tmp_path / "run" / UNTRAINED).iterdir()] == ["network"]  # no stored weights
+    history = json.loads((tmp_path / "run" / HISTORY).read_text())
+    assert len(history["epochs"]) == 2
+    settings = history["settings"]
+    assert settings["seed"] == 3
+    assert settings["encoder"]["frozen_norm"] is False
+    assert settings["loss"] == {"name": "contrastive", "params": {}}
+    assert settings["training"]["methods"] == []
+    assert settings["training"]["optimizer"]["learning_rate"] == 0.05
+    chosen = {choice["setting"]: choice["value"] for choice in history["recipe"]}
+    assert chosen["encoder.frozen_norm"] is False
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_trial_trains_with_values_in_the_range_for_the_epochs_of_the_search(fn_args, monkeypatch):
+    search = {"space": {"training.optimizer.learning_rate": RANGE}, "oracle": "random", "trials": 1, "epochs": 2}
+    fn_args.custom_config["tuning_json"] = json.dumps(search)
+    results, train = [], tuner_module.run_training
+    monkeypatch.setattr(tuner_module, "run_training", lambda *a, **k: results.append(train(*a, **k)) or results[-1])
+    tuner = tuner_fn(fn_args).tuner
+    tuner.search()
+    [run], [trial] = results, tuner.oracle.trials.values()
+    rate = run.result.settings["training"]["optimizer"]["learning_rate"]
+    assert 0.01 <= rate <= 0.1
+    assert rate == trial.hyperparameters.values["training.optimizer.learning_rate"]
+    _, *epochs = run.result.history
+    assert len(epochs) == 2
+    assert trial.score == max(row["val_map@r"] for row in epochs)
