@@ -23,7 +23,7 @@ from anchorage.losses.fast_ap import FastAPLoss
 from anchorage.losses.general_pair_weighting import GeneralPairWeightingLoss
 from anchorage.losses.generalized_lifted_structure import GeneralizedLiftedStructureLoss
 from anchorage.losses.histogram import HistogramLoss
-from anchorage.losses.hybrid import HybridLoss
+from anchorage.losses.hybrid import HybridLoss, PrintedMultiSimilarityLoss
 from anchorage.losses.instance import InstanceLoss
 from anchorage.losses.intra_pair_variance import IntraPairVarianceLoss
 from anchorage.losses.lifted_structure import LiftedStructureLoss
@@ -227,6 +227,7 @@ __all__ = [
     "P2SGradLoss",
     "PCELoss",
     "PNPLoss",
+    "PrintedMultiSimilarityLoss",
     "ProxyNCALoss",
     "RankedListLoss",
     "RegularizedLoss",

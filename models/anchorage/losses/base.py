@@ -113,7 +113,7 @@ class LossLayer(keras.layers.Layer):
 
     def get_config(self):
         own = {name: getattr(self, name, given) for name, given in self._arguments()}
-        return {**super().get_config(), **{name: _serialized(value) for name, value in own.items()}}
+        return {**super().get_config(), **{name: serialized(value) for name, value in own.items()}}
 
     @classmethod
     def from_config(cls, config):
@@ -156,16 +156,18 @@ def call_arguments(loss: keras.layers.Layer | type[keras.layers.Layer]) -> set[s
     return set(inspect.signature(loss.call).parameters)
 
 
-def _serialized(value: Any) -> Any:
+def serialized(value: Any) -> Any:
     """Serialize a layer, or the layers in a list; return anything else unchanged."""
     if isinstance(value, keras.layers.Layer):
-        return keras.saving.serialize_keras_object(value)
+        written = keras.saving.serialize_keras_object(value)
+        written.pop("build_config", None)  # the loss that holds the layer builds it
+        return written
     some = isinstance(value, list | tuple) and any(isinstance(part, keras.layers.Layer) for part in value)
-    return [_serialized(part) for part in value] if some else value
+    return [serialized(part) for part in value] if some else value
 
 
 def _deserialized(value: Any) -> Any:
-    """Reverse `_serialized`."""
+    """Reverse `serialized`."""
     if isinstance(value, Mapping) and {"class_name", "config"} <= value.keys() and value["class_name"] != "DTypePolicy":
         return keras.saving.deserialize_keras_object(value)
     return [_deserialized(part) for part in value] if isinstance(value, list) else value

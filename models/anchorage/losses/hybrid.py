@@ -6,7 +6,7 @@ import keras
 
 from anchorage.checks import check_not_negative
 from anchorage.losses._parts import needed, with_dtype
-from anchorage.losses.base import LossLayer
+from anchorage.losses.base import LossLayer, serialized
 from anchorage.losses.multi_proxy_anchor import MultiProxyAnchorLoss
 from anchorage.losses.multi_similarity import MultiSimilarityLoss
 
@@ -97,4 +97,4 @@ class HybridLoss(LossLayer):
 
     def get_config(self):
         parts = {"pair": self.pair_loss, "proxy": self.proxy_loss}
-        return {**super().get_config(), **{k: keras.saving.serialize_keras_object(v) for k, v in parts.items()}}
+        return {**super().get_config(), **{name: serialized(part) for name, part in parts.items()}}
