@@ -255,6 +255,13 @@ def _add(verbs, name: str, run, purpose: str) -> argparse.ArgumentParser:
 
 def _add_experiment(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("experiment", metavar="FILE", help="experiment file (TOML)")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace a value of the file, such as loss.params.margin=0.2; may be repeated",
+    )
 
 
 def _add_release(verb: argparse.ArgumentParser) -> None:
@@ -287,7 +294,7 @@ def _check(options) -> None:
     from anchorage_pipeline.config import search_space
     from anchorage_pipeline.preflight import check_file
 
-    experiment = check_file(options.experiment)
+    experiment = check_file(options.experiment, options.set)
     from anchorage_pipeline.inspection import inspect_data
 
     lines = inspect_data(experiment)
@@ -308,7 +315,7 @@ def _train(options) -> None:
     from anchorage_pipeline.commands import train
     from anchorage_pipeline.config import load_experiment
 
-    train(load_experiment(options.experiment), Path(options.output) if options.output else None)
+    train(load_experiment(options.experiment, options.set), Path(options.output) if options.output else None)
 
 
 def _compare(options) -> None:
@@ -321,14 +328,14 @@ def _spread(options) -> None:
     from anchorage_pipeline.commands import spread
     from anchorage_pipeline.config import load_experiment
 
-    spread(load_experiment(options.experiment), options.seeds, options.machine)
+    spread(load_experiment(options.experiment, options.set), options.seeds, options.machine)
 
 
 def _run(options) -> None:
     from anchorage_pipeline.commands import run
     from anchorage_pipeline.config import load_experiment
 
-    run(load_experiment(options.experiment), reset_metadata=options.reset_metadata)
+    run(load_experiment(options.experiment, options.set), reset_metadata=options.reset_metadata)
 
 
 def _search(options) -> None:

@@ -1,11 +1,12 @@
 """The experiment file: a TOML document, validated as a whole before anything runs."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
-from typing_extensions import TypeAliasType
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
 from anchorage.errors import UsageError
@@ -13,87 +14,25 @@ from anchorage.judging.settings import JudgeSettings
 from anchorage.training.settings import EncoderSettings, Pooling, Precision, RunSettings, Strategy, TrainingSettings
 from anchorage_pipeline.documents import read_toml
 from anchorage_pipeline.mistakes import explain
-
-# Upper limits are above any useful value, and below what would overflow or exhaust memory.
-_COUNT = 10**9  # within 32 bits
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Fraction = Annotated[Finite, Field(ge=0, le=1)]
-Share = Annotated[Finite, Field(ge=0, lt=1)]
-Positive = Annotated[Finite, Field(gt=0)]
-NonNegative = Annotated[Finite, Field(ge=0)]
-Count = Annotated[int, Field(ge=0, le=_COUNT)]
-Epochs = Annotated[int, Field(gt=0, le=1_000_000)]
-Neighbors = Annotated[int, Field(gt=0, le=10_000)]  # kept in memory for all queries
-Seed = Annotated[int, Field(ge=0, le=2**32 - 2)]  # NumPy accepts 32 bits, and the tuner uses seed + 1
-Location = Annotated[str, Field(min_length=1, max_length=1_000, pattern=r"^[^\x00]*$")]
+from anchorage_pipeline.overrides import apply_overrides
+from anchorage_pipeline.values import (
+    Choices,
+    Count,
+    Epochs,
+    Finite,
+    Fraction,
+    Location,
+    Neighbors,
+    NonNegative,
+    Params,
+    Range,
+    Rate,
+    Section,
+    Seed,
+    Share,
+)
 
 _BUILT_IN_SLICES = ("class_size", "confused", "label")  # need no column of the data's table
-
-
-class Section(BaseModel):
-    """Base class of all sections: unknown keys are errors, and values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Range(Section):
-    """A range of numbers for the tuner to search; integers only if both ends are integers.
-
-    Attributes:
-        low: smallest value.
-        high: largest value, above `low`.
-        log: whether to search on a logarithmic scale, which requires `low` above 0; default false.
-    """
-
-    low: int | Finite
-    high: int | Finite
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _ordered(self):
-        if not self.low < self.high:
-            raise ValueError(f"`low` must be below `high`. Received: low={self.low}, high={self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a range with log = true must lie above 0. Received: low={self.low}")
-        return self
-
-
-class Choices(Section):
-    """A list of values for the tuner to try.
-
-    Attributes:
-        choices: the values, at least two.
-    """
-
-    choices: Annotated[list[bool | int | float | str], Field(min_length=2)]
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return "<tables>"
-    if isinstance(value, Choices) or (isinstance(value, dict) and "choices" in value):
-        return "<choices>"
-    if isinstance(value, Range) or (isinstance(value, dict) and {"low", "high"} & set(value) and "name" not in value):
-        return "<range>"
-    return "<table>" if isinstance(value, dict) else "<value>"
-
-
-# A plain value, a range or list of choices for the tuner, or a table, such as a nested component. The discriminator
-# tells them apart by their keys, so that a mistake is reported once instead of once per type.
-_Range = Annotated[Range, Tag("<range>")]
-_Choices = Annotated[Choices, Tag("<choices>")]
-_Table = Annotated[dict[str, "Param"], Tag("<table>")]
-_Tables = Annotated[list[dict[str, "Param"]], Tag("<tables>")]
-Scalar = bool | int | float | str
-Param = TypeAliasType(
-    "Param",
-    Annotated[
-        Annotated[Scalar | list[Scalar], Tag("<value>")] | _Range | _Choices | _Table | _Tables, Discriminator(_kind)
-    ],
-)
-Rate = Annotated[Annotated[Positive, Tag("<value>")] | _Range | _Choices, Discriminator(_kind)]
-Params = dict[str, Param]
 
 
 class Named(Section):
@@ -319,6 +258,26 @@ class Release(Section):
     folder: Annotated[str, Field(max_length=1_000, pattern=r"^[^\x00]*$")] = ""
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where the settings of an experiment come from.
+
+    Args:
+        path: the experiment file, as given on the command line.
+        text: its content.
+        overrides: the values of `--set`, such as `"loss.params.margin=0.2"`.
+    """
+
+    path: str
+    text: str
+    overrides: tuple[str, ...] = ()
+
+    def command(self, verb: str) -> str:
+        """The command line that runs this experiment, for a shell."""
+        settings = [word for override in self.overrides for word in ("--set", override)]
+        return shlex.join(["anchorage", verb, self.path, *settings])
+
+
 class Experiment(Section):
     """All settings of a run; paths are relative to the current folder.
 
@@ -341,6 +300,12 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     index: Index = Index()
     release: Release = Release()
+    _source: Source | None = PrivateAttr(None)  # no setting: not part of any cache key
+
+    @property
+    def source(self) -> Source | None:
+        """The file that the experiment was read from; None if it was made in Python."""
+        return self._source
 
     @property
     def judge_settings(self) -> JudgeSettings:
@@ -358,28 +323,36 @@ class Experiment(Section):
         return Path(self.release.folder or Path("releases") / self.name).absolute()
 
 
-def load_experiment(path: str | Path) -> Experiment:
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read and validate an experiment file.
 
+    Args:
+        path: the file.
+        overrides: values that replace those of the file, such as `"loss.params.margin=0.2"`.
+
     Raises:
-        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_EXPERIMENT_KIND, or E_EXPERIMENT with all mistakes.
+        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_EXPERIMENT_KIND, E_OVERRIDE, or E_EXPERIMENT with all
+            mistakes.
     """
+    document = read_document(path, overrides)
     try:
-        return Experiment.model_validate(read_document(path))
+        experiment = Experiment.model_validate(document)
     except ValidationError as error:
         raise UsageError("E_EXPERIMENT", f"{path} has mistakes:\n{explain(error, Experiment)}") from None
+    experiment._source = Source(str(path), Path(path).read_text(encoding="utf-8-sig"), tuple(overrides))
+    return experiment
 
 
-def read_document(path: str | Path) -> dict[str, Any]:
-    """Read the tables of an experiment file without validation.
+def read_document(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read the tables of an experiment file, with overrides and without validation.
 
     Raises:
-        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, or E_EXPERIMENT_KIND for a comparison file.
+        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_OVERRIDE, or E_EXPERIMENT_KIND for a comparison file.
     """
     document = read_toml(Path(path), "experiment")
     if {"entries", "experiment"} & set(document):
         raise UsageError("E_EXPERIMENT_KIND", f"{path} is a comparison, not an experiment: `anchorage compare {path}`")
-    return document
+    return apply_overrides(document, overrides)
 
 
 def search_space(experiment: Experiment) -> dict[str, dict[str, Any]]:

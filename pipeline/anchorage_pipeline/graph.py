@@ -315,7 +315,7 @@ def _judging_nodes(
         report=evaluate.outputs["report"],
         blessing=evaluate.outputs["blessing"],
         releases=places.releases,
-        facts_json=_json({**_facts(experiment, fingerprints), "data_root": str(place_data(experiment)[0])}),
+        facts_json=_json(_facts(experiment, fingerprints)),
         code_version=code_version("anchorage_components.publish_release"),
     )
     return {
@@ -331,10 +331,13 @@ def _judging_nodes(
 
 def _facts(experiment: Experiment, fingerprints: Fingerprints) -> dict:
     """The provenance of the candidate, for the report and the manifest."""
+    source = experiment.source
     return {
         "experiment": experiment.model_dump(mode="json", exclude={"runs", "release"}),
         "data_version": fingerprints.data,
+        "data_root": str(place_data(experiment)[0]),
         "run_key": fingerprints.run,
+        **({"command": source.command("run"), "experiment_file": source.text} if source else {}),
     }
 
 

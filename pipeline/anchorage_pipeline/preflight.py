@@ -26,8 +26,8 @@ _CLASSES = 1_000_000  # stand-in for a number that only the data knows
 _BUILT_CLASSES = 1_000  # the same where each takes memory
 
 
-def check_file(path: str | Path) -> Experiment:
-    """Read an experiment file and make its parts.
+def check_file(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file, with `overrides` as for `load_experiment`, and make its parts.
 
     What can be told without Keras is told first: it takes most of the time. Stored weights of `keras.applications`
     are left where they are: fetching them can take minutes.
@@ -37,7 +37,7 @@ def check_file(path: str | Path) -> Experiment:
             that the schema refuses, metrics and loss that there are not, and missing data, or, if there are none of
             these, every other wrong name, parameter and value, with its path in the file.
     """
-    experiment, mistakes = _drop_invalid(read_document(path))
+    experiment, mistakes = _drop_invalid(read_document(path, overrides))
     if experiment is not None:
         of_names = _wrong_names(experiment)
         # What the schema refused was taken out: that it is now missing is no mistake of its own.

@@ -1,4 +1,5 @@
 import dataclasses
+import shlex
 
 import pytest
 
@@ -220,3 +221,21 @@ def test_every_key_of_evaluation_reaches_the_judge(write):
     text = f"seed = 6\n{_LEAST}[evaluation]\nmetrics = ['recall@1', 'map@r']\nmax_drop = 0.25\nforce = 'a trial'\n"
     judged = load_experiment(write(text)).judge_settings
     assert (judged.metrics, judged.max_drop, judged.force, judged.seed) == (("recall@1", "map@r"), 0.25, "a trial", 6)
+
+
+def test_overrides_replace_values_and_the_source_tells_how_to_run_it_again(write):
+    path = write(_LEAST)
+    experiment = load_experiment(path, ["seed=5", "data.path=my photos"])
+    assert (experiment.seed, experiment.data.path) == (5, "my photos")
+    assert experiment.source.text == path.read_text()
+    told = shlex.split(experiment.source.command("run"))
+    assert told == ["anchorage", "run", str(path), "--set", "seed=5", "--set", "data.path=my photos"]
+    by_file = load_experiment(
+        write(_LEAST.replace('name = "toy"', 'name = "toy"\nseed = 5').replace("images", "my photos"))
+    )
+    assert experiment.model_dump() == by_file.model_dump()  # what the cache keys are made of
+
+
+def test_a_mistake_in_an_override_names_its_key(write):
+    with pytest.raises(UsageError, match=r"\n  data\.val_share  Expected a number below 1\. Received: 2"):
+        load_experiment(write(_LEAST), ["data.val_share=2"])

@@ -19,7 +19,7 @@ from anchorage_pipeline.lock import hold_folder
 pytestmark = pytest.mark.slow
 
 _TOY = Path(__file__).parents[2] / "pipeline/experiments/toy.toml"
-_RUN = ("run", "toy.toml")
+_RUN = ("run", "toy.toml", "--set", "data.max_rejects=9")
 
 
 def anchorage(folder, *arguments):
@@ -58,6 +58,13 @@ def test_a_run_ends_with_a_release_and_says_where(folder):
     assert (release / "manifest.json").is_file()
     assert (release / "report/report.html").is_file()
     assert not list(release.rglob("*.pkl"))
+    for record in (release / "manifest.json", release / "report/report.json"):
+        facts = json.loads(record.read_text(encoding="utf-8"))["facts"]
+        assert facts["command"] == "anchorage run toy.toml --set data.max_rejects=9"
+        assert facts["experiment_file"] == _TOY.read_text(encoding="utf-8")
+        assert facts["experiment"]["data"]["max_rejects"] == 9
+        assert facts["data_root"] == str(folder / "data/shapes")
+    assert "--set data.max_rejects=9</pre>" in (release / "report/report.html").read_text(encoding="utf-8")
     assert (folder / "releases/toy/current").read_text().strip() == "1"
 
 
