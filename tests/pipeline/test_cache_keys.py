@@ -16,7 +16,8 @@ _RELEASED = _DATA | {"anchorage.files", "anchorage.release", "anchorage.retrieva
 # Packages, and modules right below `models`, that may be part of a node's key.
 _MAY_REACH = {
     "image_example_gen": _DATA,
-    "audit_examples": _DATA,
+    "audit_examples": _DATA | {"anchorage.files"},
+    "vector_example_gen": _DATA,
     "pack_examples": _DATA | {"anchorage.files"},
     "embed_examples": _RELEASED,
     "build_index": _RELEASED,

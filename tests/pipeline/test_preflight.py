@@ -83,7 +83,13 @@ _REST = '[encoder]\nname = "small"\n[training]'
 @pytest.mark.parametrize(
     ("loss", "encoder", "training", "path", "told"),
     [
-        (_CONTRASTIVE, "", "methods = [{ name = 'proxy_synthesis' }]", "methods.0", "need a loss with one proxy"),
+        (
+            _CONTRASTIVE,
+            "",
+            "methods = [{ name = 'proxy_synthesis' }]",
+            "methods.0",
+            "Expected a loss with one proxy per class",
+        ),
         (
             _MULTI_PROXY,
             "",

@@ -115,7 +115,7 @@ def test_every_section_is_tried_before_any_error_counts():
         (
             {"loss": {"name": "contrastive"}, "training": {"methods": [{"name": "proxy_synthesis"}]}},
             "training.methods.0",
-            "need a loss with one proxy",
+            "Expected a loss with one proxy per class",
         ),
         (
             {"training": {"optimizer": {"name": "sgd", "learning_rate": 0.1, "frozen_steps": {"trunc": 1}}}},
