@@ -9,7 +9,7 @@ from anchorage.losses.base import LossLayer
 from anchorage.pairs.gaps import GapNodes
 from anchorage.pairs.masks import pair_masks
 from anchorage.pairs.positives import POSITIVES_PER_STEP, sum_over_positives
-from anchorage.pairs.walk import PositivesWalk, repeat_rows
+from anchorage.pairs.walk import PositivesWalk, repeat_rows, sum_rows
 
 _LARGEST = 2.0  # distance of two unit rows
 
@@ -87,7 +87,7 @@ class DynamicSoftMarginLoss(LossLayer):
 
         def measure(block, rows):
             weights = self._nodes.read(block, self._place(block.value * self._per_interval), rows, share_below)
-            return (0.0,), block.one_hot * block.add_up(weights)[:, None] - weights
+            return (0.0,), block.one_hot * sum_rows(weights)[:, None] - weights
 
         total = sum_over_positives(distances, labels, measure, others=others, linear=True, signed=True)[0]
         return total / ops.maximum(ops.sum(counts), 1.0)

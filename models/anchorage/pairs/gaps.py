@@ -5,6 +5,7 @@ import math
 from keras import ops
 
 from anchorage.pairs.histogram import soft_histogram
+from anchorage.pairs.walk import sum_rows
 
 _FEW = 16
 _FAR = 1e9  # intervals
@@ -50,7 +51,7 @@ class GapNodes:
         edges, nodes = self._window(value)
         # By how much the edges exceed what lies below: the smaller of both added up, an operation less an entry.
         width = ops.cast(ops.shape(rows)[1], rows.dtype)
-        below = [block.add_up(ops.minimum(edges[:, i : i + 1], rows)) for i in range(self._reach)]
+        below = [sum_rows(ops.minimum(edges[:, i : i + 1], rows)) for i in range(self._reach)]
         excess = width * edges - ops.stack(below, axis=1)
         above = ops.concatenate([number[:, None], -_differences(excess)], axis=1)
         shares = present * -_differences(above)  # what lies on a node is what lies on it or above, less what is above

@@ -23,7 +23,6 @@ class PositiveBlock(NamedTuple):
         take: function that gathers the anchors' rows of an `(N, ...)` tensor, one for each pair.
         scatter_to_positive: function that adds the rows of an `(N, N)` tensor up at the rows of the positives in
             place of the anchors; only where P is N.
-        ones: `(N,)` ones in the dtype of the matrix.
     """
 
     index: Any
@@ -32,24 +31,6 @@ class PositiveBlock(NamedTuple):
     one_hot: Any
     take: Callable[[Any], Any]
     scatter_to_positive: Callable[[Any], Any]
-    ones: Any
-
-    def add_up(self, rows):
-        """Sums the rows of a `(P, N)` tensor: `(P,)`.
-
-        XLA adds numbers that lie side by side one by one, but parts of a row one on the other many at a time.
-        """
-        rows = ops.sum(_folded(rows), axis=1)
-        return ops.matmul(rows, self.ones[: rows.shape[1]])
-
-    def add_up_logs(self, rows):
-        """Sums of the logarithms of the rows of a `(P, N)` tensor, at least 1 and at most `exp(MOST_SOFT)`: `(P,)`."""
-        rows = ops.log(ops.prod(_folded(rows), axis=1))
-        return ops.matmul(rows, self.ones[: rows.shape[1]])
-
-    def least(self, rows):
-        """Least entries of the rows of a `(P, N)` tensor, `(P,)`."""
-        return ops.min(ops.min(_folded(rows), axis=1), axis=1)
 
 
 class PositivesWalk:
@@ -67,7 +48,6 @@ class PositivesWalk:
         self.fixed = ops.stop_gradient(matrix)
         self.rows = tuple(ops.stop_gradient(x) for x in others or (matrix,))
         self._columns = ops.arange(ops.shape(matrix)[1])
-        self._ones = ops.ones_like(self._columns, dtype=self.fixed.dtype)
         self._by_class = positives is None
         self._members = ClassMembers(labels) if self._by_class else MaskMembers(positives)
         self._first = ops.cast(0 if with_self and self._by_class else 1, self._columns.dtype)
@@ -114,7 +94,6 @@ class PositivesWalk:
             one_hot=ops.cast(self._columns[None, :] == index[:, None], self.fixed.dtype),
             take=lambda x: repeat_rows(self._take(x), positives_per_step),
             scatter_to_positive=lambda rows: self._scatter_to_positive(rows, shift, index),
-            ones=self._ones,
         )
 
     def through(self, step, *start):
@@ -130,11 +109,31 @@ class PositivesWalk:
         return ops.segment_sum(rows, index, num_segments=ops.shape(rows)[0])  # two anchors may share a positive
 
 
-def _folded(rows):
+def _in_parts(rows):
     """`(P, N)` rows as `(P, parts, N / parts)`, where the number of columns is known and can be divided."""
     size = rows.shape[1]
     parts = max(part for part in range(1, _PARTS + 1) if size % part == 0) if isinstance(size, int) and size else 1
     return ops.reshape(rows, (-1, parts, size // parts)) if parts > 1 else rows[:, None, :]
+
+
+def sum_rows(rows):
+    """Sums of the rows of a `(P, N)` tensor: `(P,)`.
+
+    XLA adds numbers that lie side by side one by one, but parts of a row one on the other many at a time.
+    """
+    parts = ops.sum(_in_parts(rows), axis=1)
+    return ops.matmul(parts, ops.ones_like(parts[0]))
+
+
+def sum_logs_of_rows(rows):
+    """Sums of the logarithms of the rows of a `(P, N)` tensor, at least 1 and at most `exp(MOST_SOFT)`: `(P,)`."""
+    parts = ops.log(ops.prod(_in_parts(rows), axis=1))
+    return ops.matmul(parts, ops.ones_like(parts[0]))
+
+
+def min_of_rows(rows):
+    """Least entries of the rows of a `(P, N)` tensor: `(P,)`."""
+    return ops.min(ops.min(_in_parts(rows), axis=1), axis=1)
 
 
 def repeat_rows(x, positives_per_step: int):
