@@ -25,8 +25,8 @@ class AngularLoss(LossLayer):
 
         loss_ap = log( 1 + sum_{n in N_a} exp( 4 t (x_a + x_p).x_n - 2 (1 + t) x_a.x_p ) )
 
-    Up to 65 degrees, and with unit rows, the sum comes from products of `exp(4 t x_a.x_n)` and `exp(4 t x_p.x_n)`,
-    four times as fast as from logarithms; both are within the range of float32 there.
+    Between 20 and 65 degrees, and with unit rows, the sum comes from products of `exp(4 t x_a.x_n)` and
+    `exp(4 t x_p.x_n)`, four times as fast as from logarithms; both are within the range of float32 there.
     pytorch-metric-learning leaves x_n at its own length, as does `normalize_negatives=False`.
     Memory grows with the square of the batch, never with its cube.
 
@@ -40,8 +40,7 @@ class AngularLoss(LossLayer):
         normalize_negatives: with `normalize`, the third vector too; `False` leaves it at its own length.
 
     Call arguments:
-        references: what a wrapper hands over, positives and negatives then come from it; None compares the batch
-            with itself.
+        references: positives and negatives from a wrapper; None compares the batch with itself.
 
     Returns:
         Scalar float32 tensor, at least 0; 0 for a batch without positives.

@@ -56,7 +56,7 @@ class RoadmapLoss(LossLayer):
 
     Call arguments:
         labels: `(N,)` integer tensor of class ids; classes may differ in size.
-        references: what a wrapper hands over; None compares the batch with itself. Positives are then those of
+        references: from a wrapper; None compares the batch with itself. Positives are then those of
             the wrapper, without the query itself.
 
     Returns:
@@ -155,7 +155,7 @@ class RoadmapLoss(LossLayer):
             slopes = slope * (weight * ahead / ops.square(rank))[:, None]
             return (ops.sum(weight * wrong / rank),), slopes - block.one_hot * sum_rows(slopes)[:, None]
 
-        # Going through classes is quicker than through a mask.
+        # Looping over classes is faster than over a mask.
         where = {"with_self": self.published_code} if labels is not None else {"positives": mine}
         others = tuple(ops.where(mask, similarities, float("-inf")) for mask in (negatives, mine))
         return sum_over_positives(similarities, labels, measure, others=others, **where)[0]

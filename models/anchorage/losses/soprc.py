@@ -20,7 +20,7 @@ _SMALL_CLASS = 64  # most items of a class whose scores are sorted without those
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class SOPRCLoss(LossLayer):
-    """One minus the area under the precision-recall curve, with the class prior explicit and a remembered recall.
+    """One minus the area under the precision-recall curve, with an explicit class prior and a moving recall.
 
     Formula, for anchor a of class c, its positive scores `s_ai` and negative scores `n_aj`:
 
@@ -175,7 +175,7 @@ class SOPRCLoss(LossLayer):
         return ops.tanh(ops.relu(-gap) / (2.0 * self.tau2))
 
     def _remember(self, scores, labels, positives, old):
-        """Move the sketches of the classes present; returns the new one of each item's class."""
+        """Updates the sketches of the classes in the batch; returns the new one of each item's class."""
         fresh = self._sketch(scores, labels, positives)
         if self.published_code:
             same = ops.equal(labels[:, None], labels[None, :])
@@ -221,10 +221,10 @@ class SOPRCLoss(LossLayer):
         places = ops.arange(self.num_v, dtype="int32")[None, :]
         rank = places // spread
         along = ops.cast(places - rank * spread, scores.dtype) / ops.cast(spread, scores.dtype)
-        here = at(rank)
+        current = at(rank)
         previous = ops.where(rank == 0, before, at(rank - 1))
         following = ops.where(rank >= last, after, at(rank + 1))
-        return 0.5 * (previous + along * (here - previous) + here + along * (following - here))
+        return 0.5 * (previous + along * (current - previous) + current + along * (following - current))
 
 
 def _priors_of_counts(prior_mul: float, counts: Sequence[int] | None, num_classes: int) -> list[float]:

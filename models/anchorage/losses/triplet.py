@@ -20,7 +20,7 @@ _MINERS = {"angular": "angular", "easy": "triplet_margin", "margin": "triplet_ma
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class TripletLoss(LossLayer):
-    """Wants each anchor nearer to its own class than to any other, by a margin.
+    """Makes each anchor nearer to its own class than to any other, by a margin.
 
     Formula, over triplets (a, p, n) with p of the label of a and n of another one:
 
@@ -42,7 +42,7 @@ class TripletLoss(LossLayer):
     place; FaceNet has the margin 0.2 on squared distances (section 3.3).
 
     Args:
-        margin: least wanted difference of the two distances, in their units; at least 0.
+        margin: least difference of the two distances that costs nothing, in their units; at least 0.
         mining: see above.
         miner_margin: width of the semi-hard band, positive; for `"semi_hard"`.
         distance: `"euclidean"`, `"squared_euclidean"`, `"manhattan"`, `"snr"`, `"cosine"` or `"dot"`;
@@ -54,7 +54,7 @@ class TripletLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: from a wrapper; None compares the batch with itself.
 
     Returns:
         Scalar float32 tensor, at least 0; 0 for a batch without triplets.
@@ -150,13 +150,13 @@ class TripletLoss(LossLayer):
         return self._window(block.value, d_an)
 
     def _nearest(self, distances, negatives):
-        """Function of a block and its distances to negatives, infinite elsewhere, that marks one negative a pair."""
+        """Function of a block and its distances to negatives, infinite elsewhere, that masks one negative a pair."""
         farthest = ops.max(ops.where(negatives, distances, float("-inf")), axis=1)
         columns = ops.arange(ops.shape(distances)[1], dtype="int32")[None, :]
 
         def nearest(block, d_an):
-            beyond = min_of_rows(ops.where(d_an > block.value, d_an, float("inf")))
-            wanted = ops.where(beyond < float("inf"), beyond, block.take(farthest))[:, None]
+            farther = min_of_rows(ops.where(d_an > block.value, d_an, float("inf")))
+            wanted = ops.where(farther < float("inf"), farther, block.take(farthest))[:, None]
             return columns == min_of_rows(ops.where(d_an == wanted, columns, ops.shape(d_an)[1]))[:, None]
 
         return nearest

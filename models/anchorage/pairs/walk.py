@@ -41,7 +41,7 @@ class PositivesWalk:
         labels: `(N,)` integer tensor, or None where there is a mask.
         with_self: count an item among its own positives.
         positives: `(N, M)` bool, which entries are the positives, where labels do not say it.
-        others: tuple of `(N, M)` tensors to be seen in place of the matrix; None for the matrix itself.
+        others: tuple of `(N, M)` tensors whose rows are taken in place of the matrix's; None for the matrix itself.
     """
 
     def __init__(self, matrix, labels=None, with_self=False, positives=None, others=None):
@@ -81,8 +81,8 @@ class PositivesWalk:
 
     def positive_block(self, shift, positives_per_step: int = 1) -> PositiveBlock:
         """Gathers the next `positives_per_step` positives of every anchor, from number `shift` on."""
-        found = [self._members.partner(shift + later, self._take) for later in range(positives_per_step)]
-        index, present = (ops.stack(parts, axis=1) for parts in zip(*found, strict=True))
+        partners = [self._members.partner(shift + later, self._take) for later in range(positives_per_step)]
+        index, present = (ops.stack(parts, axis=1) for parts in zip(*partners, strict=True))
         if self._numbers is not None:
             present = ops.logical_and(present, self._real[:, None])
         value = ops.take_along_axis(self.fixed, index, axis=1)
@@ -145,14 +145,14 @@ def repeat_rows(x, positives_per_step: int):
 
 
 class ClassMembers:
-    """Finds, for every item at once, the item some places on in its class, going round.
+    """For every item at once, finds the item a number of places further in its class, cyclically.
 
     Args:
         labels: `(N,)` integer tensor.
 
     Attributes:
         size: `(N,)` number of items of the item's class.
-        place: `(N,)` how many rows of the class stand before the item.
+        place: `(N,)` number of rows of the class before the item.
         largest: scalar, size of the largest class.
     """
 
@@ -175,7 +175,7 @@ class ClassMembers:
 
         Args:
             shift: scalar.
-            take: leaves the items asked for of an `(N,)` tensor; all of them if left out.
+            take: selects items of an `(N,)` tensor; all by default.
         """
         size = take(self.size)
         place = ops.mod(take(self.place) + shift, size)
@@ -203,7 +203,7 @@ def _runs(ordered, place):
 
 
 class MaskMembers:
-    """Finds, for every row at once, the column of its first, second, ... true entry.
+    """For every row at once, finds the column of its first, second, ... true entry.
 
     Args:
         mask: `(N, M)` bool.
@@ -218,5 +218,5 @@ class MaskMembers:
 
     def partner(self, shift, take=lambda x: x):
         """Column of the true entry number `shift`, counted from 1, and whether there is one; `take` as above."""
-        found = take(self._rank) == ops.cast(shift, "int32")
-        return ops.argmax(ops.cast(found, "int32"), axis=1), ops.any(found, axis=1)
+        match = take(self._rank) == ops.cast(shift, "int32")
+        return ops.argmax(ops.cast(match, "int32"), axis=1), ops.any(match, axis=1)
