@@ -91,12 +91,12 @@ class AngularLoss(LossLayer):
                 total = positive[:, 0] ** (-pair / near) * sum_rows(rows * between)
                 return ops.log1p(total), block.present
 
-            of_negatives = ops.where(pairs.negatives, powers, 0.0)
+            fixed = ops.stop_gradient(powers)  # outside of the loop, which XLA refuses to differentiate
+            of_negatives = ops.where(pairs.negatives, fixed, 0.0)
 
             def powers_of_positives(block):
                 if flow == "symmetric":  # a positive has the negatives of its anchor
-                    return ops.take(ops.stop_gradient(of_negatives), block.index, axis=0)
-                fixed = ops.stop_gradient(powers)
+                    return ops.take(of_negatives, block.index, axis=0)
                 rows = rows_from_positives(block, fixed, pairs, lambda a, b: ops.exp(near * dot_products(a, b)))
                 return ops.where(block.take(pairs.negatives), rows, 0.0)
 
@@ -105,12 +105,14 @@ class AngularLoss(LossLayer):
                 powers, labels, cost_by_powers, self.reducer, between=powers_of_positives, **where
             )
 
+        fixed_products = ops.stop_gradient(products)
+
         def cost(block, positive, rows, between):
             logits = near * (rows + between) - pair * positive
             return masked_log1p_sum_exp(logits, block.take(pairs.negatives), axis=1), block.present
 
         def products_of_positives(block):
-            return rows_from_positives(block, ops.stop_gradient(products), pairs, measure_far)
+            return rows_from_positives(block, fixed_products, pairs, measure_far)
 
         def measure_far(a, b):
             far = b if self.normalize_negatives or not self.normalize else ops.stop_gradient(references.embeddings)

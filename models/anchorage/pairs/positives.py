@@ -169,8 +169,8 @@ def mean_of_hinges(matrix, labels, negatives, margin: float, window, positives=N
 def mean_of_softplus(matrix, labels, negatives, margin: float, positives=None):
     """Mean of `softplus(margin + value - entry)` over each anchor, its positives and its negatives.
 
-    What `reduce_over_positives` makes of them with `"mean"`. One logarithm for a product of terms and a derivative that is
-    written out take a seventh of the CPU time (158 and 1,114 ms a step; XLA, 2,048 rows, 21 of a class).
+    What `reduce_over_positives` makes of them with `"mean"`. One logarithm for a product of terms and a written-out
+    derivative take a seventh of the CPU time (158 and 1,114 ms a step; XLA, 2,048 rows, 21 of a class).
 
     Args:
         matrix: `(N, M)` float tensor, row i from anchor i; no two entries of a row and `margin` may add up to more
