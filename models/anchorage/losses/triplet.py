@@ -11,7 +11,7 @@ from anchorage.losses.base import LossLayer
 from anchorage.pairs.positives import mean_of_hinges, mean_of_softplus, reduce_over_positives, rows_from_positives
 from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 from anchorage.pairs.references import compare
-from anchorage.pairs.walk import MOST_SOFT, min_of_rows
+from anchorage.pairs.walk import MOST_SOFT, min_of_rows, sum_rows
 
 MINING = ("all", "batch_hard", "hard", "nearest_semi_hard", "semi_hard")
 WINDOWS = ("all", "hard", "semi_hard")
@@ -112,10 +112,18 @@ class TripletLoss(LossLayer):
         if self.mining == "all" and self.reducer in ("avg_non_zero", "mean") and self._soft():
             return mean_of_softplus(distances, labels, pairs.negatives, self.margin, positives)
         fixed = ops.stop_gradient(distances)
-        counts = self._nearest(fixed, pairs.negatives) if self.mining == "nearest_semi_hard" else self._within_window
+        some = ops.any(pairs.negatives, axis=1)
+        nearest = self._nearest(fixed, pairs.negatives) if self.mining == "nearest_semi_hard" else None
 
         def cost(block, d_ap, d_an, d_pn=None):
-            mask = ops.logical_and(counts(block, d_an), ops.logical_and(d_an < float("inf"), block.present[:, None]))
+            if nearest is None:
+                window = ops.logical_and(self._window(d_ap, d_an), d_an < float("inf"))
+                mask = ops.logical_and(window, block.present[:, None])
+            else:
+                chosen = nearest(block, d_an)
+                d_ap, d_an = d_ap[:, 0], sum_rows(ops.where(chosen, d_an, 0.0))
+                d_pn = None if d_pn is None else sum_rows(ops.where(chosen, d_pn, 0.0))
+                mask = ops.logical_and(block.take(some), block.present)
             nearer = d_an if d_pn is None else ops.where(d_pn < d_an, d_pn, d_an)
             gap = d_ap - nearer + self.margin
             return ops.softplus(gap) if self.smooth else ops.relu(gap), mask
@@ -145,9 +153,6 @@ class TripletLoss(LossLayer):
         if self.mining == "semi_hard":
             return ops.logical_and(d_an > d_ap, d_an - d_ap <= self.miner_margin)
         return d_an < float("inf")
-
-    def _within_window(self, block, d_an):
-        return self._window(block.value, d_an)
 
     def _nearest(self, distances, negatives):
         """Function of a block and its distances to negatives, infinite elsewhere, that masks one negative a pair."""
