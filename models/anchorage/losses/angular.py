@@ -11,8 +11,10 @@ from anchorage.losses.base import LossLayer
 from anchorage.pairs.positives import reduce_over_positives, rows_from_positives
 from anchorage.pairs.reducers import Reducer, check_any_reducer
 from anchorage.pairs.references import compare
+from anchorage.pairs.walk import sum_rows
 
 _MOST_NEAR = 20.0  # products of two powers of at most this stay far within float32
+_LEAST_NEAR = 0.5  # powers of less hold too few digits of what they are made of
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -23,8 +25,8 @@ class AngularLoss(LossLayer):
 
         loss_ap = log( 1 + sum_{n in N_a} exp( 4 t (x_a + x_p).x_n - 2 (1 + t) x_a.x_p ) )
 
-    Up to 65 degrees, and with unit rows, the sum comes from products of `exp(4 t x_a.x_n)` and `exp(4 t x_p.x_n)`,
-    four times as fast as from logarithms; both are within the range of float32 there.
+    Between 20 and 65 degrees, and with unit rows, the sum comes from products of `exp(4 t x_a.x_n)` and
+    `exp(4 t x_p.x_n)`, four times as fast as from logarithms; both are within the range of float32 there.
     pytorch-metric-learning leaves x_n at its own length, as does `normalize_negatives=False`.
     Memory grows with the square of the batch, never with its cube.
 
@@ -38,8 +40,7 @@ class AngularLoss(LossLayer):
         normalize_negatives: with `normalize`, the third vector too; `False` leaves it at its own length.
 
     Call arguments:
-        references: what a wrapper hands over, positives and negatives then come from it; None compares the batch
-            with itself.
+        references: positives and negatives from a wrapper; None compares the batch with itself.
 
     Returns:
         Scalar float32 tensor, at least 0; 0 for a batch without positives.
@@ -78,48 +79,46 @@ class AngularLoss(LossLayer):
         products = dot_products(pairs.rows, pairs.columns)
         if self.normalize and not self.normalize_negatives:
             products = self._with_long_negatives(products, pairs, embeddings, labels, references)
-        fixed = ops.stop_gradient(products)
-        mined = references is not None and pairs.columns is pairs.rows
-        small = self.normalize and self.normalize_negatives and near <= _MOST_NEAR
-        powers = ops.exp(near * fixed) if small else None
 
-        def by_powers(block, rows):
-            """Costs, the terms of the sum, and one over the whole that they are shares of."""
-            terms = rows * rows_from_positives(block, powers, pairs, lambda a, b: ops.exp(near * dot_products(a, b)))
-            far = ops.exp(-pair * block.value[:, 0])
-            total = far * block.add_up(terms)
-            return ops.log1p(total), terms, far / (1.0 + total), total / (1.0 + total)
+        # Anchor and positive of a batch can change places.
+        flow = "symmetric" if references is None else "scatter" if pairs.columns is pairs.rows else "none"
+        where = {"positives": None if references is None else pairs.positives, "flow": flow}
+        if self.normalize and self.normalize_negatives and _LEAST_NEAR <= near <= _MOST_NEAR:
+            # exp(4 t (x_a + x_p).x_n) is a product of two powers, and exp(x_a.x_p) one of a third.
+            powers = ops.exp(near * products)
+
+            def cost_by_powers(block, positive, rows, between):
+                total = positive[:, 0] ** (-pair / near) * sum_rows(rows * between)
+                return ops.log1p(total), block.present
+
+            fixed = ops.stop_gradient(powers)  # outside of the loop, which XLA refuses to differentiate
+            of_negatives = ops.where(pairs.negatives, fixed, 0.0)
+
+            def powers_of_positives(block):
+                if flow == "symmetric":  # a positive has the negatives of its anchor
+                    return ops.take(of_negatives, block.index, axis=0)
+                rows = rows_from_positives(block, fixed, pairs, lambda a, b: ops.exp(near * dot_products(a, b)))
+                return ops.where(block.take(pairs.negatives), rows, 0.0)
+
+            where["others"] = (of_negatives,)
+            return reduce_over_positives(
+                powers, labels, cost_by_powers, self.reducer, between=powers_of_positives, **where
+            )
+
+        fixed_products = ops.stop_gradient(products)
+
+        def cost(block, positive, rows, between):
+            logits = near * (rows + between) - pair * positive
+            return masked_log1p_sum_exp(logits, block.take(pairs.negatives), axis=1), block.present
+
+        def products_of_positives(block):
+            return rows_from_positives(block, fixed_products, pairs, measure_far)
 
         def measure_far(a, b):
             far = b if self.normalize_negatives or not self.normalize else ops.stop_gradient(references.embeddings)
             return dot_products(a, far)
 
-        def by_logarithms(block, rows):
-            logits = near * (rows + rows_from_positives(block, fixed, pairs, measure_far)) - pair * block.value
-            mask = block.take(pairs.negatives)
-            costs = masked_log1p_sum_exp(logits, mask, axis=1)
-            terms = ops.where(mask, ops.exp(ops.where(mask, logits, 0.0) - costs[:, None]), 0.0)
-            return costs, terms, ops.ones_like(costs), block.add_up(terms)
-
-        def measure(block, rows):
-            costs, terms, scale, share = (by_powers if small else by_logarithms)(block, rows)
-
-            def derivative(weights):
-                slope = terms * (scale * weights)[:, None]
-                both = slope
-                if mined:
-                    both = slope + block.scatter_to_positive(slope)
-                elif references is None:  # the positive has its turn as the anchor, at the same cost
-                    both = 2.0 * slope
-                return near * both - block.one_hot * (pair * share * weights)[:, None]
-
-            return costs, block.present, derivative
-
-        positives = None if references is None else pairs.positives
-        others = (ops.where(pairs.negatives, powers, 0.0),) if small else None
-        return reduce_over_positives(
-            products, labels, measure, self.reducer, positives=positives, others=others, whole=mined
-        )
+        return reduce_over_positives(products, labels, cost, self.reducer, between=products_of_positives, **where)
 
     def _with_long_negatives(self, products, pairs, embeddings, labels, references):
         """The products, but those with items of other classes at the length of these."""

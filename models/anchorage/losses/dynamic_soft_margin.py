@@ -9,7 +9,7 @@ from anchorage.losses.base import LossLayer
 from anchorage.pairs.gaps import GapNodes
 from anchorage.pairs.masks import pair_masks
 from anchorage.pairs.positives import POSITIVES_PER_STEP, sum_over_positives
-from anchorage.pairs.walk import PositivesWalk, repeat_rows
+from anchorage.pairs.walk import PositivesWalk, repeat_rows, sum_rows
 
 _LARGEST = 2.0  # distance of two unit rows
 
@@ -86,18 +86,19 @@ class DynamicSoftMarginLoss(LossLayer):
         share_below = ops.cumsum(histogram)
 
         def measure(block, rows):
+            # F is a constant, so that the loss is linear in the distances and F is its derivative.
             weights = self._nodes.read(block, self._place(block.value * self._per_interval), rows, share_below)
-            return (0.0,), block.one_hot * block.add_up(weights)[:, None] - weights
+            return (0.0,), block.one_hot * sum_rows(weights)[:, None] - weights
 
         total = sum_over_positives(distances, labels, measure, others=others, linear=True, signed=True)[0]
         return total / ops.maximum(ops.sum(counts), 1.0)
 
     def _place(self, intervals):
-        """Where a gap of so many intervals lies on the nodes."""
+        """Position of a gap, in bin widths, among the nodes."""
         return intervals + 0.5 * self.num_bins
 
     def _count(self, walk, negatives):
-        """Histogram of the gaps of this batch, from a walk over distances in intervals."""
+        """Histogram of the gaps of this batch, from a walk over distances in bin widths."""
         number = ops.sum(ops.cast(negatives, walk.fixed.dtype), axis=1)
 
         def count_rows(anchors_of_block):
@@ -119,5 +120,5 @@ class DynamicSoftMarginLoss(LossLayer):
         fresh = counts / ops.maximum(number, 1.0)
         known = ops.cast(ops.sum(held) > 0, held.dtype)
         share = 1.0 + known * (self.momentum - 1.0)
-        share = share * ops.cast(number > 0, held.dtype)  # a batch without triplets says nothing
+        share = share * ops.cast(number > 0, held.dtype)  # a batch without triplets changes nothing
         return ops.stop_gradient((1.0 - share) * held + share * fresh)

@@ -8,7 +8,7 @@ from anchorage.geometry import dot_products, masked_log1p_sum_exp, masked_logsum
 from anchorage.losses.base import LossLayer
 from anchorage.mining.rules import mine_pairs
 from anchorage.pairs.references import compare
-from anchorage.pairs.walk import PositivesWalk
+from anchorage.pairs.walk import PositivesWalk, sum_rows
 
 WEIGHTINGS = ("multi_similarity", "contrastive", "binomial_deviance", "lifted_structure", "triplet")
 
@@ -131,7 +131,7 @@ class GeneralPairWeightingLoss(LossLayer):
             block = walk.positive_block(shift)
             limit = ops.where(block.present[:, None], block.value - self.margin, float("inf"))
             found = ops.cast(others > limit, s.dtype)
-            return shift + 1, near + block.one_hot * block.add_up(found)[:, None], far + found
+            return shift + 1, near + block.one_hot * sum_rows(found)[:, None], far + found
 
         walk = PositivesWalk(s, positives=positives)
         return walk.through(step, ops.zeros_like(s), ops.zeros_like(s))

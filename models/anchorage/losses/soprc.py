@@ -1,6 +1,7 @@
 """SOPRC: Wen et al., NeurIPS 2022, eq. 7, 9, 10: stochastic optimisation of the precision-recall area."""
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import keras
 from keras import ops
@@ -8,9 +9,10 @@ from keras import ops
 from anchorage.checks import check_at_least_one, check_not_negative, check_positive
 from anchorage.geometry import dot_products, unit_rows
 from anchorage.losses.base import LossLayer
+from anchorage.pairs.derivatives import measure_of
 from anchorage.pairs.masks import mean_where, pair_masks
 from anchorage.pairs.positives import sum_over_positives
-from anchorage.pairs.walk import ClassMembers
+from anchorage.pairs.walk import ClassMembers, sum_rows
 from anchorage.proxies.logits import sums_of_classes
 
 _SMALL_CLASS = 64  # most items of a class whose scores are sorted without those of the rest of the batch
@@ -18,7 +20,7 @@ _SMALL_CLASS = 64  # most items of a class whose scores are sorted without those
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class SOPRCLoss(LossLayer):
-    """One minus the area under the precision-recall curve, with the class prior explicit and a remembered recall.
+    """One minus the area under the precision-recall curve, with an explicit class prior and a moving recall.
 
     Formula, for anchor a of class c, its positive scores `s_ai` and negative scores `n_aj`:
 
@@ -31,8 +33,9 @@ class SOPRCLoss(LossLayer):
     trained, updated before it is used unless `training=False`. `var+` is the mean squared distance below the mean
     of the positive scores that lie below it, `var-` likewise above for negatives.
 
-    Defaults: numbers of `config/SOP/soprc_sgd.yaml` in the published code (KID-7391/SOPRC). Ours are `class_update`,
-    there the last anchor's, and one prior for all classes, there 0.01 times the class's size over the largest.
+    Defaults: numbers of `config/SOP/soprc_sgd.yaml` in the published code (KID-7391/SOPRC). Ours are the mean of
+    the anchors' sketches, there the last anchor's, and one prior for all classes, there 0.01 times the class's size
+    over the largest.
 
     Args:
         num_classes: number of training classes; labels lie in `0 .. num_classes - 1`.
@@ -48,9 +51,9 @@ class SOPRCLoss(LossLayer):
         lam1: weight of the positive one.
         lam2: weight of the negative one.
         stop_gradient_through_tpr: take R as constant, as the published code does.
-        class_update: `"mean"` of the anchors' sketches, or the `"last"` anchor's, as in the published code; then
-            the order within a class matters.
         normalize: bring the rows to unit length first.
+        published_code: a class takes the sketch of its last anchor, as in the published code, so that the order within
+            a class matters; else the mean of its anchors' sketches.
 
     Call arguments:
         labels: `(N,)` integer tensor of class ids; classes may differ in size.
@@ -71,6 +74,8 @@ class SOPRCLoss(LossLayer):
     """
 
     takes = ("training",)
+    _removed = MappingProxyType({"class_update": "mean"})
+    _replaced = (({"class_update": "last"}, {"published_code": True}),)
     dense_labels = True
 
     def __init__(
@@ -85,10 +90,10 @@ class SOPRCLoss(LossLayer):
         lam1: float = 1.0,
         lam2: float = 5.0,
         stop_gradient_through_tpr: bool = True,
-        class_update: str = "mean",
         normalize: bool = True,
         prior_mul: float | None = None,
         class_counts: Sequence[int] | None = None,
+        published_code: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -97,8 +102,6 @@ class SOPRCLoss(LossLayer):
         if not 0 <= beta <= 1:
             raise ValueError(f"`beta` must lie in [0, 1]. Received: beta={beta}")
         check_not_negative(w_var=w_var, lam1=lam1, lam2=lam2)
-        if class_update not in ("mean", "last"):
-            raise ValueError(f"`class_update` must be 'mean' or 'last'. Received: class_update={class_update!r}")
         priors = list(class_prior) if isinstance(class_prior, Sequence) else [class_prior] * num_classes
         if len(priors) != num_classes or not all(0 < prior < 1 for prior in priors):
             raise ValueError(
@@ -120,8 +123,8 @@ class SOPRCLoss(LossLayer):
         self.lam1 = lam1
         self.lam2 = lam2
         self.stop_gradient_through_tpr = stop_gradient_through_tpr
-        self.class_update = class_update
         self.normalize = normalize
+        self.published_code = published_code
 
     def build(self, embeddings_shape, labels_shape):
         self.sketches = self.add_weight(
@@ -147,40 +150,34 @@ class SOPRCLoss(LossLayer):
 
     def _area(self, scores, labels, positives, negatives, sketches):
         prior = ops.take(ops.convert_to_tensor(self._priors, dtype=scores.dtype), labels, axis=0)
-        away = ops.sum(ops.cast(negatives, scores.dtype), axis=1)
-        pairs = ops.sum(ops.cast(positives, scores.dtype), axis=1) * ops.cast(away > 0, scores.dtype)
-        weight = ops.cast(away > 0, scores.dtype) / ops.maximum(ops.sum(pairs), 1.0)
+        number = ops.sum(ops.cast(negatives, scores.dtype), axis=1)
+        some = ops.cast(number > 0, scores.dtype)
+        weight = some / ops.maximum(ops.sum(some * ops.sum(ops.cast(positives, scores.dtype), axis=1)), 1.0)
 
-        def measure(block, others):
-            share_of_prior, number = block.take(prior), ops.maximum(block.take(away), 1.0)
-            short = ops.relu(1.0 - (block.value - others) / self.tau1)
-            bent = ops.minimum(short, 1.0)  # a parabola up to 1, a straight line beyond
-            cost, slope = bent * (2.0 * short - bent), -2.0 / self.tau1 * bent
-            false = (1.0 - share_of_prior) * block.add_up(cost) / number
-            recall, recall_slope = self._recall(block.value, block.take(sketches))
-            true = share_of_prior * recall
-            share = ops.where(block.present, block.take(weight), 0.0)
-            scale = share / ops.square(false + true)
-            # d(cost)/d(gap) counts for the positive, its negative for the other item.
-            slope = slope * (scale * true * (1.0 - share_of_prior) / number)[:, None]
-            slopes = block.one_hot * block.add_up(slope)[:, None] - slope
-            if not self.stop_gradient_through_tpr:
-                slopes = slopes - block.one_hot * (scale * false * share_of_prior * recall_slope)[:, None]
-            return (ops.sum(share * false / (false + true)),), slopes
+        def cost(score, others, prior, number, sketches):
+            false = sum_rows(self._l1(score - others)) / number
+            recall = (1.0 + ops.sum(self._l2(score - sketches), axis=1)) / (self.num_v + 1.0)
+            if self.stop_gradient_through_tpr:
+                recall = ops.stop_gradient(recall)
+            false, true = (1.0 - prior) * false, prior * recall
+            return false / (false + true)  # z / (1 + z)
 
         others = ops.where(negatives, scores, float("-inf"))
-        return sum_over_positives(scores, labels, measure, others=(others,))[0]
+        constants = (prior, ops.maximum(number, 1.0), sketches)
+        return sum_over_positives(scores, labels, measure_of(cost, weight, constants), others=(others,))[0]
 
-    def _recall(self, score, sketches):
-        below = ops.relu(sketches - score) / (2.0 * self.tau2)
-        height = ops.tanh(below)
-        slope = -(1.0 - ops.square(height)) * ops.cast(below > 0, height.dtype) / (2.0 * self.tau2)
-        return tuple(x / (self.num_v + 1.0) for x in (1.0 + ops.sum(height, axis=1), ops.sum(slope, axis=1)))
+    def _l1(self, gap):
+        short = ops.relu(1.0 - gap / self.tau1)
+        bent = ops.minimum(short, 1.0)
+        return bent * (2.0 * short - bent)  # a parabola up to 1, a straight line beyond
+
+    def _l2(self, gap):
+        return ops.tanh(ops.relu(-gap) / (2.0 * self.tau2))
 
     def _remember(self, scores, labels, positives, old):
-        """Move the sketches of the classes present; returns the new one of each item's class."""
+        """Updates the sketches of the classes in the batch; returns the new one of each item's class."""
         fresh = self._sketch(scores, labels, positives)
-        if self.class_update == "last":
+        if self.published_code:
             same = ops.equal(labels[:, None], labels[None, :])
             columns = ops.arange(ops.shape(labels)[0])
             fresh = ops.take(fresh, ops.max(ops.where(same, columns[None, :], 0), axis=1), axis=0)
@@ -224,10 +221,10 @@ class SOPRCLoss(LossLayer):
         places = ops.arange(self.num_v, dtype="int32")[None, :]
         rank = places // spread
         along = ops.cast(places - rank * spread, scores.dtype) / ops.cast(spread, scores.dtype)
-        here = at(rank)
+        current = at(rank)
         previous = ops.where(rank == 0, before, at(rank - 1))
         following = ops.where(rank >= last, after, at(rank + 1))
-        return 0.5 * (previous + along * (here - previous) + here + along * (following - here))
+        return 0.5 * (previous + along * (current - previous) + current + along * (following - current))
 
 
 def _priors_of_counts(prior_mul: float, counts: Sequence[int] | None, num_classes: int) -> list[float]:

@@ -1,24 +1,26 @@
 """Triplet loss: Schroff et al., CVPR 2015, eq. 1-4; batch-hard: Hermans et al., arXiv 1703.07737, 2017, eq. 5."""
 
+from types import MappingProxyType
+
 import keras
 from keras import ops
 
-from anchorage.checks import check_acute, check_not_negative, check_positive
-from anchorage.geometry import find_measure, squared_distances
+from anchorage.checks import check_not_negative, check_positive
+from anchorage.geometry import find_measure
 from anchorage.losses.base import LossLayer
-from anchorage.mining.rules import wide_angles
 from anchorage.pairs.positives import mean_of_hinges, mean_of_softplus, reduce_over_positives, rows_from_positives
 from anchorage.pairs.reducers import Reducer, check_any_reducer, reduce_costs
 from anchorage.pairs.references import compare
-from anchorage.pairs.walk import MOST_SOFT
+from anchorage.pairs.walk import MOST_SOFT, min_of_rows, sum_rows
 
-MINING = ("all", "angular", "batch_hard", "easy", "hard", "margin", "nearest_semi_hard", "semi_hard")
-WINDOWS = ("all", "easy", "hard", "margin", "semi_hard")
+MINING = ("all", "batch_hard", "hard", "nearest_semi_hard", "semi_hard")
+WINDOWS = ("all", "hard", "semi_hard")
+_MINERS = {"angular": "angular", "easy": "triplet_margin", "margin": "triplet_margin"}  # what `mining` could be once
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class TripletLoss(LossLayer):
-    """Wants each anchor nearer to its own class than to any other, by a margin.
+    """Makes each anchor nearer to its own class than to any other, by a margin.
 
     Formula, over triplets (a, p, n) with p of the label of a and n of another one:
 
@@ -29,9 +31,6 @@ class TripletLoss(LossLayer):
     - `"all"`: every one.
     - `"semi_hard"`: those with `0 < d_an - d_ap <= miner_margin`.
     - `"hard"`: those with `d_an <= d_ap`.
-    - `"margin"`: those with `d_an - d_ap <= miner_margin`, hard and semi-hard; `"easy"`: all others.
-    - `"angular"`: those where n sees a and p under a wide angle: `atan(|a - p| / (2 |n - c|)) > angle`, with c midway
-      between a and p and Euclidean lengths (pytorch-metric-learning's `AngularMiner`).
     - `"nearest_semi_hard"`: one n for each ordered pair (a, p), the nearest with `d_an > d_ap`, or else the
       farthest. With `margin=1.0`, `reducer="mean"` and `normalize=False` it is what TensorFlow Addons calls
       `TripletSemiHardLoss`.
@@ -43,10 +42,9 @@ class TripletLoss(LossLayer):
     place; FaceNet has the margin 0.2 on squared distances (section 3.3).
 
     Args:
-        margin: least wanted difference of the two distances, in their units; at least 0.
+        margin: least difference of the two distances that costs nothing, in their units; at least 0.
         mining: see above.
-        miner_margin: width of the semi-hard band, positive; for `"semi_hard"`, `"margin"` and `"easy"`.
-        angle: in degrees, in (0, 90); for `"angular"`.
+        miner_margin: width of the semi-hard band, positive; for `"semi_hard"`.
         distance: `"euclidean"`, `"squared_euclidean"`, `"manhattan"`, `"snr"`, `"cosine"` or `"dot"`;
             similarities are taken with the sign changed.
         smooth: softplus in place of the hinge.
@@ -56,7 +54,7 @@ class TripletLoss(LossLayer):
         normalize: bring the rows to unit length first.
 
     Call arguments:
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: from a wrapper; None compares the batch with itself.
 
     Returns:
         Scalar float32 tensor, at least 0; 0 for a batch without triplets.
@@ -71,13 +69,13 @@ class TripletLoss(LossLayer):
     """
 
     takes = ("references",)
+    _removed = MappingProxyType({"angle": 20.0})
 
     def __init__(
         self,
         margin: float = 0.05,
         mining: str = "all",
         miner_margin: float = 0.2,
-        angle: float = 20.0,
         distance: str = "euclidean",
         smooth: bool = False,
         swap: bool = False,
@@ -87,17 +85,16 @@ class TripletLoss(LossLayer):
     ):
         super().__init__(**kwargs)
         if mining not in MINING:
-            raise ValueError(f"`mining` must be one of {list(MINING)}. Received: mining={mining!r}")
+            remedy = f". Use the loss 'mined' with the miner {_MINERS[mining]!r}" if mining in _MINERS else ""
+            raise ValueError(f"`mining` must be one of {list(MINING)}. Received: mining={mining!r}{remedy}")
         check_not_negative(margin=margin)
         check_positive(miner_margin=miner_margin)
-        check_acute(angle=angle)
         if swap and mining == "batch_hard":
             raise ValueError("`swap` has no meaning with mining='batch_hard'. Received: swap=True")
         self._measure = find_measure(distance)
         self.margin = margin
         self.mining = mining
         self.miner_margin = miner_margin
-        self.angle = angle
         self.distance = distance
         self.smooth = smooth
         self.swap = swap
@@ -114,14 +111,32 @@ class TripletLoss(LossLayer):
             return mean_of_hinges(distances, labels, pairs.negatives, self.margin, self._window, positives)
         if self.mining == "all" and self.reducer in ("avg_non_zero", "mean") and self._soft():
             return mean_of_softplus(distances, labels, pairs.negatives, self.margin, positives)
+        fixed = ops.stop_gradient(distances)
+        some = ops.any(pairs.negatives, axis=1)
+        nearest = self._nearest(fixed, pairs.negatives) if self.mining == "nearest_semi_hard" else None
+
+        def cost(block, d_ap, d_an, d_pn=None):
+            if nearest is None:
+                window = ops.logical_and(self._window(d_ap, d_an), d_an < float("inf"))
+                mask = ops.logical_and(window, block.present[:, None])
+            else:
+                chosen = nearest(block, d_an)
+                d_ap, d_an = d_ap[:, 0], sum_rows(ops.where(chosen, d_an, 0.0))
+                d_pn = None if d_pn is None else sum_rows(ops.where(chosen, d_pn, 0.0))
+                mask = ops.logical_and(block.take(some), block.present)
+            nearer = d_an if d_pn is None else ops.where(d_pn < d_an, d_pn, d_an)
+            gap = d_ap - nearer + self.margin
+            return ops.softplus(gap) if self.smooth else ops.relu(gap), mask
+
         return reduce_over_positives(
             distances,
             labels,
-            self._triplets(ops.stop_gradient(distances), pairs),
+            cost,
             self.reducer,
             positives=positives,
             others=(ops.where(pairs.negatives, distances, float("inf")),),
-            whole=self.swap,
+            between=(lambda block: rows_from_positives(block, fixed, pairs, self._matrix)) if self.swap else None,
+            flow="scatter" if self.swap and pairs.columns is pairs.rows else "none",
         )
 
     def _matrix(self, rows, columns):
@@ -132,73 +147,24 @@ class TripletLoss(LossLayer):
         widest = {"euclidean": 2.0, "cosine": 2.0, "squared_euclidean": 4.0}.get(self.distance, float("inf"))
         return self.smooth and not self.swap and self.normalize and widest + self.margin < MOST_SOFT
 
-    def _triplets(self, matrix, pairs):
-        """For `reduce_over_positives`: costs against the negatives, which of them count, and their derivative."""
-        select = self._selection(matrix, pairs)
-
-        def measure(block, distances):
-            chosen, pick, spread = select(block, distances)
-            d_an = pick(distances)
-            counted = ops.logical_and(ops.logical_and(chosen, d_an < float("inf")), block.present[:, None])
-            d_pn = pick(rows_from_positives(block, matrix, pairs, self._matrix)) if self.swap else d_an
-            gap = block.value + self.margin - ops.minimum(d_an, d_pn)
-
-            def derivative(weights):
-                slope = weights * (ops.sigmoid(gap) if self.smooth else ops.cast(gap > 0, gap.dtype))
-                slopes = block.one_hot * block.add_up(slope)[:, None] - spread(slope)
-                if not self.swap:
-                    return slopes
-                moved = spread(ops.where(d_pn < d_an, slope, ops.zeros_like(slope)))
-                return slopes + (moved - block.scatter_to_positive(moved) if pairs.columns is pairs.rows else moved)
-
-            return ops.softplus(gap) if self.smooth else ops.relu(gap), counted, derivative
-
-        return measure
-
-    def _window(self, d_ap, distances):
+    def _window(self, d_ap, d_an):
         if self.mining == "hard":
-            return distances <= d_ap
-        if self.mining == "margin":
-            return distances - d_ap <= self.miner_margin
-        if self.mining == "easy":
-            return distances - d_ap > self.miner_margin
+            return d_an <= d_ap
         if self.mining == "semi_hard":
-            return ops.logical_and(distances > d_ap, distances - d_ap <= self.miner_margin)
-        return distances < float("inf")
+            return ops.logical_and(d_an > d_ap, d_an - d_ap <= self.miner_margin)
+        return d_an < float("inf")
 
-    def _selection(self, matrix, pairs):
-        """Function of a block and its rows, infinite where there is no negative, that says which negatives are wanted.
+    def _nearest(self, distances, negatives):
+        """Function of a block and its distances to negatives, infinite elsewhere, that masks one negative a pair."""
+        farthest = ops.max(ops.where(negatives, distances, float("-inf")), axis=1)
+        columns = ops.arange(ops.shape(distances)[1], dtype="int32")[None, :]
 
-        It gives a `(P, C)` mask of C candidates; a function that picks them out of an `(P, M)` tensor; and one that
-        puts `(P, C)` numbers back to their columns.
-        """
-        if self.mining != "nearest_semi_hard":
-            wide = self._wide_angles(pairs) if self.mining == "angular" else None
-            return lambda block, d: (wide(block) if wide else self._window(block.value, d), _same, _same)
-        farthest = ops.max(ops.where(pairs.negatives, matrix, float("-inf")), axis=1)
-        columns = ops.arange(ops.shape(matrix)[1], dtype="int32")[None, :]
-
-        def nearest(block, d):
-            beyond = block.least(ops.where(d > block.value, d, float("inf")))
-            wanted = ops.where(beyond < float("inf"), beyond, block.take(farthest))[:, None]
-            first = block.least(ops.where(d == wanted, columns, ops.shape(d)[1]))[:, None]
-            found = first < ops.shape(d)[1]
-            first = ops.where(found, first, 0)
-            here = ops.cast(columns == first, d.dtype)
-            return found, lambda x: ops.take_along_axis(x, first, axis=1), lambda x: x * here
+        def nearest(block, d_an):
+            farther = min_of_rows(ops.where(d_an > block.value, d_an, float("inf")))
+            wanted = ops.where(farther < float("inf"), farther, block.take(farthest))[:, None]
+            return columns == min_of_rows(ops.where(d_an == wanted, columns, ops.shape(d_an)[1]))[:, None]
 
         return nearest
-
-    def _wide_angles(self, pairs):
-        """Function of a block that says which negatives see anchor and positive under a wide angle."""
-        squared = ops.stop_gradient(squared_distances(pairs.rows, pairs.columns))
-
-        def wide(block):
-            d_an = block.take(squared)
-            d_ap = ops.take_along_axis(d_an, block.index[:, None], axis=1)
-            return wide_angles(d_ap, d_an, rows_from_positives(block, squared, pairs, squared_distances), self.angle)
-
-        return wide
 
     def _batch_hard(self, distances, labels, pairs):
         farthest = ops.max(ops.where(pairs.positives, distances, float("-inf")), axis=1)
@@ -206,7 +172,3 @@ class TripletLoss(LossLayer):
         whole = ops.logical_and(ops.any(pairs.positives, axis=1), ops.any(pairs.negatives, axis=1))
         gap = ops.where(whole, farthest - nearest, ops.zeros_like(farthest)) + self.margin
         return reduce_costs(ops.softplus(gap) if self.smooth else ops.relu(gap), whole, self.reducer, labels)
-
-
-def _same(x):
-    return x

@@ -181,7 +181,7 @@ class AngularMiner(PairMiner):
     """Keeps the pairs of triplets with an angle above `angle` at the negative.
 
     The angle is `atan(|a - p| / (2 |n - c|))`, where c is the midpoint of a and p. A triplet loss on the kept pairs
-    forms more triplets than these; `TripletLoss(mining="angular")` uses exactly these.
+    forms more triplets than these.
 
     Args:
         angle: in degrees, in (0, 90).
@@ -216,7 +216,7 @@ class TripletMarginMiner(PairMiner):
 
     A pair counts once, whatever the number of its triplets (pytorch-metric-learning repeats it in pair losses). A
     triplet loss on the kept pairs forms more triplets than these; the `mining` argument of `TripletLoss` uses exactly
-    these, with `"all"` called `"margin"`.
+    the hard or the semi-hard ones.
 
     Args:
         margin: in units of `distance`, at least 0.

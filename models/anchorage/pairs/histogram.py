@@ -1,16 +1,16 @@
-"""Histograms with triangular bins: each value is shared by the two nodes it lies between."""
+"""Histograms with triangular bins: each value is shared linearly between the two nodes around it."""
 
 from keras import ops
 
 
 def soft_histogram(position, weights, intervals: int, group=0, groups=1):
-    """Share every entry out to the nodes on both sides of it, in proportion to nearness.
+    """Differentiable histogram; each entry is shared linearly between the two nodes around it.
 
     Args:
-        position: `(N, M)` float tensor, where the entry lies on the nodes
-            `0, 1, ..., intervals`; values outside count as the nearest end.
-        weights: `(N, M)` float tensor of what each entry adds.
-        intervals: number of intervals between nodes, at least 1.
+        position: `(N, M)` float tensor, position among the nodes
+            `0, 1, ..., intervals`; values outside are clipped.
+        weights: `(N, M)` float tensor, weight of each entry.
+        intervals: number of bins, at least 1.
         group: `(N, M)` int32 tensor, or a number: which histogram the entry belongs to.
         groups: number of histograms.
 

@@ -1,4 +1,4 @@
-"""What every loss asks of a batch: the input checks and the pair masks."""
+"""Input checks and pair masks of a batch."""
 
 import keras
 from keras import ops

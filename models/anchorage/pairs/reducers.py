@@ -1,4 +1,4 @@
-"""How the many costs of a batch become one number; the names follow pytorch-metric-learning.
+"""Reducers: the costs of a batch become one number; the names follow pytorch-metric-learning.
 
 Of its reducers `DoNothingReducer` has no use here, where a loss is one number; `MultipleReducers` neither, since the
 terms of a loss share their reducer; and `DivisorReducer` is part of the losses whose formula has a divisor.
@@ -15,11 +15,11 @@ from anchorage.labels import concrete_values
 from anchorage.pairs.masks import mean_where
 
 REDUCERS = ("avg_non_zero", "mean", "sum")
-# Reducers for losses that hold one cost for each row, or for each pair of rows; those with parameters are mappings.
+# Reducers of losses with one cost per row or per pair of rows; those with parameters are mappings.
 ANY_REDUCERS = (*REDUCERS, "per_anchor", "threshold", "class_weighted")
-# Further ones for a loss that holds one cost for each pair; over costs of anchors they would be what is there.
+# Further ones for per-pair costs; for per-anchor costs they equal `mean` and `avg_non_zero`.
 ANCHOR_REDUCERS = (*ANY_REDUCERS, "anchor_mean", "anchor_mean_nonzero")
-# And for one that can also count what is no pair.
+# Further ones for per-pair costs that also normalize by all entries of the matrix.
 PAIR_REDUCERS = (*ANCHOR_REDUCERS, "sum_per_row", "sum_per_entry")
 _PARAMETERS = {"threshold": {"low", "high"}, "class_weighted": {"weights"}}
 

@@ -1,4 +1,4 @@
-"""What a pair loss compares with what: the batch with itself, with a memory, or the pairs a miner kept."""
+"""The pairs of a pair loss: of the batch with itself or with a memory, or those a miner keeps."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from anchorage.pairs.masks import pair_masks
 
 
 class References(NamedTuple):
-    """What a wrapper such as `CrossBatchMemoryLoss` or `MinedLoss` hands to a pair loss beside the batch.
+    """What a wrapper such as `CrossBatchMemoryLoss` or `MinedLoss` passes to a pair loss beside the batch.
 
     Attributes:
         positives: `(N, M)` bool, the positive pairs that count.
@@ -46,7 +46,7 @@ def compare(embeddings, labels, references: References | None = None, normalize:
     Args:
         embeddings: `(N, D)` float tensor.
         labels: `(N,)` integer tensor of class ids.
-        references: what a wrapper hands over; None compares the batch with itself.
+        references: from a wrapper; None compares the batch with itself.
         normalize: bring the rows to unit length first.
     """
     rows = unit_rows(embeddings) if normalize else embeddings

@@ -23,7 +23,6 @@ class PositiveBlock(NamedTuple):
         take: function that gathers the anchors' rows of an `(N, ...)` tensor, one for each pair.
         scatter_to_positive: function that adds the rows of an `(N, N)` tensor up at the rows of the positives in
             place of the anchors; only where P is N.
-        ones: `(N,)` ones in the dtype of the matrix.
     """
 
     index: Any
@@ -32,24 +31,6 @@ class PositiveBlock(NamedTuple):
     one_hot: Any
     take: Callable[[Any], Any]
     scatter_to_positive: Callable[[Any], Any]
-    ones: Any
-
-    def add_up(self, rows):
-        """Sums the rows of a `(P, N)` tensor: `(P,)`.
-
-        XLA adds numbers that lie side by side one by one, but parts of a row one on the other many at a time.
-        """
-        rows = ops.sum(_folded(rows), axis=1)
-        return ops.matmul(rows, self.ones[: rows.shape[1]])
-
-    def add_up_logs(self, rows):
-        """Sums of the logarithms of the rows of a `(P, N)` tensor, at least 1 and at most `exp(MOST_SOFT)`: `(P,)`."""
-        rows = ops.log(ops.prod(_folded(rows), axis=1))
-        return ops.matmul(rows, self.ones[: rows.shape[1]])
-
-    def least(self, rows):
-        """Least entries of the rows of a `(P, N)` tensor, `(P,)`."""
-        return ops.min(ops.min(_folded(rows), axis=1), axis=1)
 
 
 class PositivesWalk:
@@ -60,14 +41,13 @@ class PositivesWalk:
         labels: `(N,)` integer tensor, or None where there is a mask.
         with_self: count an item among its own positives.
         positives: `(N, M)` bool, which entries are the positives, where labels do not say it.
-        others: tuple of `(N, M)` tensors to be seen in place of the matrix; None for the matrix itself.
+        others: tuple of `(N, M)` tensors whose rows are taken in place of the matrix's; None for the matrix itself.
     """
 
     def __init__(self, matrix, labels=None, with_self=False, positives=None, others=None):
         self.fixed = ops.stop_gradient(matrix)
         self.rows = tuple(ops.stop_gradient(x) for x in others or (matrix,))
         self._columns = ops.arange(ops.shape(matrix)[1])
-        self._ones = ops.ones_like(self._columns, dtype=self.fixed.dtype)
         self._by_class = positives is None
         self._members = ClassMembers(labels) if self._by_class else MaskMembers(positives)
         self._first = ops.cast(0 if with_self and self._by_class else 1, self._columns.dtype)
@@ -101,8 +81,8 @@ class PositivesWalk:
 
     def positive_block(self, shift, positives_per_step: int = 1) -> PositiveBlock:
         """Gathers the next `positives_per_step` positives of every anchor, from number `shift` on."""
-        found = [self._members.partner(shift + later, self._take) for later in range(positives_per_step)]
-        index, present = (ops.stack(parts, axis=1) for parts in zip(*found, strict=True))
+        partners = [self._members.partner(shift + later, self._take) for later in range(positives_per_step)]
+        index, present = (ops.stack(parts, axis=1) for parts in zip(*partners, strict=True))
         if self._numbers is not None:
             present = ops.logical_and(present, self._real[:, None])
         value = ops.take_along_axis(self.fixed, index, axis=1)
@@ -114,7 +94,6 @@ class PositivesWalk:
             one_hot=ops.cast(self._columns[None, :] == index[:, None], self.fixed.dtype),
             take=lambda x: repeat_rows(self._take(x), positives_per_step),
             scatter_to_positive=lambda rows: self._scatter_to_positive(rows, shift, index),
-            ones=self._ones,
         )
 
     def through(self, step, *start):
@@ -130,11 +109,31 @@ class PositivesWalk:
         return ops.segment_sum(rows, index, num_segments=ops.shape(rows)[0])  # two anchors may share a positive
 
 
-def _folded(rows):
+def _in_parts(rows):
     """`(P, N)` rows as `(P, parts, N / parts)`, where the number of columns is known and can be divided."""
     size = rows.shape[1]
     parts = max(part for part in range(1, _PARTS + 1) if size % part == 0) if isinstance(size, int) and size else 1
     return ops.reshape(rows, (-1, parts, size // parts)) if parts > 1 else rows[:, None, :]
+
+
+def sum_rows(rows):
+    """Sums of the rows of a `(P, N)` tensor: `(P,)`.
+
+    XLA adds numbers that lie side by side one by one, but parts of a row one on the other many at a time.
+    """
+    parts = ops.sum(_in_parts(rows), axis=1)
+    return ops.matmul(parts, ops.ones_like(parts[0]))
+
+
+def sum_logs_of_rows(rows):
+    """Sums of the logarithms of the rows of a `(P, N)` tensor, at least 1 and at most `exp(MOST_SOFT)`: `(P,)`."""
+    parts = ops.log(ops.prod(_in_parts(rows), axis=1))
+    return ops.matmul(parts, ops.ones_like(parts[0]))
+
+
+def min_of_rows(rows):
+    """Least entries of the rows of a `(P, N)` tensor: `(P,)`."""
+    return ops.min(ops.min(_in_parts(rows), axis=1), axis=1)
 
 
 def repeat_rows(x, positives_per_step: int):
@@ -146,14 +145,14 @@ def repeat_rows(x, positives_per_step: int):
 
 
 class ClassMembers:
-    """Finds, for every item at once, the item some places on in its class, going round.
+    """For every item at once, finds the item a number of places further in its class, cyclically.
 
     Args:
         labels: `(N,)` integer tensor.
 
     Attributes:
         size: `(N,)` number of items of the item's class.
-        place: `(N,)` how many rows of the class stand before the item.
+        place: `(N,)` number of rows of the class before the item.
         largest: scalar, size of the largest class.
     """
 
@@ -176,7 +175,7 @@ class ClassMembers:
 
         Args:
             shift: scalar.
-            take: leaves the items asked for of an `(N,)` tensor; all of them if left out.
+            take: selects items of an `(N,)` tensor; all by default.
         """
         size = take(self.size)
         place = ops.mod(take(self.place) + shift, size)
@@ -204,7 +203,7 @@ def _runs(ordered, place):
 
 
 class MaskMembers:
-    """Finds, for every row at once, the column of its first, second, ... true entry.
+    """For every row at once, finds the column of its first, second, ... true entry.
 
     Args:
         mask: `(N, M)` bool.
@@ -219,5 +218,5 @@ class MaskMembers:
 
     def partner(self, shift, take=lambda x: x):
         """Column of the true entry number `shift`, counted from 1, and whether there is one; `take` as above."""
-        found = take(self._rank) == ops.cast(shift, "int32")
-        return ops.argmax(ops.cast(found, "int32"), axis=1), ops.any(found, axis=1)
+        match = take(self._rank) == ops.cast(shift, "int32")
+        return ops.argmax(ops.cast(match, "int32"), axis=1), ops.any(match, axis=1)

@@ -36,7 +36,7 @@ ORDERED = {
     "manifold": ("proxies are drawn at random", lambda params: params.get("assignment") != "labels"),
     "n_pair": ("the first two of a class are anchor and positive", always),
     "self_supervised": ("the first two of a label are the two views", always),
-    "soprc": ("the last of a class writes its sketch", lambda params: params.get("class_update") == "last"),
+    "soprc": ("the last of a class writes its sketch", lambda params: params.get("published_code")),
     "vicreg": ("the first two of a label are the two views", always),
 }
 # The draws are others in float64, in a compiled graph of another backend or under XLA.

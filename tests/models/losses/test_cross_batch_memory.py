@@ -54,7 +54,7 @@ def test_matches_a_plain_queue_over_many_batches(rows, more, classes, enqueue, s
 
 PAIR_LOSSES = sorted(name for name, loss in LOSSES.items() if "references" in call_arguments(loss))
 # Where the defaults draw at random, or count a query among its own neighbours.
-PARAMS = {"margin": {"mining": "all", "beta_per_class": False}, "roadmap": {"exclude_self": True}}
+PARAMS = {"margin": {"mining": "all", "beta_per_class": False}, "roadmap": {"published_code": False}}
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)

@@ -46,7 +46,7 @@ def test_average_precision_matches_reference(rows, classes, exclude_self, seed):
     scores = unit(x) @ unit(x).T
     # The query's own score is 1 up to rounding, which decides ties with it: take the loss's own rows.
     values = list(average_precisions(scores, labels, exclude_self, step))
-    loss = RoadmapLoss(w_cal=0.0, exclude_self=exclude_self, dtype="float64")
+    loss = RoadmapLoss(w_cal=0.0, published_code=not exclude_self, dtype="float64")
     assert float(loss(x, labels)) == pytest.approx(1 - np.mean(values) if values else 0.0, rel=1e-6, abs=1e-9)
 
 
@@ -55,23 +55,33 @@ def test_is_never_below_one_minus_average_precision(rows, seed):
     rng = np.random.default_rng(seed)
     x, labels = rng.normal(size=(rows, 3)), np.arange(rows) % 2
     true = list(average_precisions(unit(x) @ unit(x).T, labels, True, lambda u: float(u > 0)))
-    loss = RoadmapLoss(w_cal=0.0, offset=None, exclude_self=True, dtype="float64")
+    loss = RoadmapLoss(w_cal=0.0, offset=None, published_code=False, dtype="float64")
     assert float(loss(x, labels)) >= (1 - np.mean(true) if true else 0.0) - 1e-9
 
 
 @given(st.integers(2, 10), st.booleans(), st.integers(0, 2**16))
-def test_ties_count_half_or_as_ahead(rows, ties_ahead, seed):
+def test_ties_count_half_in_the_published_code_and_as_ahead_in_the_paper(rows, published, seed):
     rng = np.random.default_rng(seed)
     x, labels = rng.integers(-1, 2, (rows, 2)).astype("float64"), np.arange(rows) % 2  # whole numbers: many ties
-    values = list(average_precisions(x @ x.T, labels, True, lambda u: step(u, at_zero=1.0 if ties_ahead else 0.5)))
-    params = {"exclude_self": True, "normalize": False, "ties_ahead": ties_ahead}
-    loss = RoadmapLoss(w_cal=0.0, **params, dtype="float64")
+    tie = 0.5 if published else 1.0
+    values = list(average_precisions(x @ x.T, labels, not published, lambda u: step(u, at_zero=tie)))
+    loss = RoadmapLoss(w_cal=0.0, published_code=published, normalize=False, dtype="float64")
     assert float(loss(x, labels)) == pytest.approx(1 - np.mean(values) if values else 0.0, rel=1e-9, abs=1e-9)
+
+
+def test_configs_of_older_files_load():
+    older = RoadmapLoss().get_config()
+    del older["published_code"]
+    published, paper = {"ties_ahead": False, "exclude_self": False}, {"ties_ahead": True, "exclude_self": True}
+    assert RoadmapLoss.from_config({**older, **published}).published_code is True
+    assert RoadmapLoss.from_config({**older, **paper}).published_code is False
+    with pytest.raises(ValueError, match=r"RoadmapLoss no longer takes \['exclude_self'\]"):
+        RoadmapLoss.from_config({**older, "ties_ahead": False, "exclude_self": True})
 
 
 def test_form_of_the_paper_bounds_the_average_precision_with_ties_too():
     # One positive beside two negatives of the same score: rank 3, so that the average precision is 1/3.
-    paper = RoadmapLoss(offset=None, ties_ahead=True, exclude_self=True, reduction="all", w_ap=0.5, w_cal=0.5)
+    paper = RoadmapLoss(offset=None, published_code=False, reduction="all", w_ap=0.5, w_cal=0.5)
     scores, mine = np.array([[0.3, 0.3, 0.3]], "float32"), np.array([[True, False, False]])
     assert float(paper.sup_ap(scores, mine, ~mine)) == pytest.approx(2 / 3)
     assert float(RoadmapLoss().sup_ap(scores, mine, ~mine)) == pytest.approx(1 / 2)
@@ -100,7 +110,7 @@ def test_row_wise_form_equals_the_form_over_classes():
     x, labels = rng.normal(size=(12, 3)), rng.integers(0, 4, 12)
     same, scores = labels[:, None] == labels[None], unit(x) @ unit(x).T
     for exclude_self in (False, True):
-        loss = RoadmapLoss(w_cal=0.0, exclude_self=exclude_self, normalize=False, tau=0.1, dtype="float64")
+        loss = RoadmapLoss(w_cal=0.0, published_code=not exclude_self, normalize=False, tau=0.1, dtype="float64")
         mine = same & ~np.eye(12, dtype=bool) if exclude_self else same
         assert float(loss.sup_ap(scores, mine, ~same)) == pytest.approx(float(loss(unit(x), labels)), rel=1e-9)
 
@@ -125,11 +135,15 @@ def test_matches_reference_with_a_memory(rows, size, seed):
     assert float(loss(x, labels, references=references)) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
-def test_slope_is_that_of_the_step():
-    gaps = np.array([-0.3, -0.02, 0.004, 0.03, 0.2])
+@pytest.mark.parametrize("gap", [-0.3, -0.02, 0.004, 0.03, 0.2])
+def test_gradient_is_the_slope_of_the_loss(gap):
     loss = RoadmapLoss(dtype="float64")
-    rise = (np.array(loss.negative_step(gaps + 1e-7)[0]) - np.array(loss.negative_step(gaps - 1e-7)[0])) / 2e-7
-    np.testing.assert_allclose(loss.negative_step(gaps)[1], rise, rtol=1e-5, atol=1e-8)
+    scores, mine = tf.Variable([[0.1, 0.1 + gap]], dtype="float64"), np.array([[True, False]])
+    with tf.GradientTape() as tape:
+        value = loss.sup_ap(scores, mine, ~mine)
+    low, high = (float(loss.sup_ap(tf.constant([[0.1, 0.1 + gap + h]], "float64"), mine, ~mine)) for h in (-1e-7, 1e-7))
+    rise = (high - low) / 2e-7
+    np.testing.assert_allclose(tape.gradient(value, scores), [[-rise, rise]], rtol=1e-5, atol=1e-8)
 
 
 def scores_and_masks(seed, rows=3, columns=9):
@@ -179,11 +193,9 @@ def test_a_constant_added_to_all_scores_changes_calibration_alone():
 @pytest.mark.parametrize(("tau", "rho"), [(0.01, 100.0), (0.2, 10.0), (0.1, 0.0)])
 def test_raising_a_negative_never_lowers_the_loss(tau, rho):
     loss = RoadmapLoss(tau=tau, rho=rho, offset=None, dtype="float64")
-    heights = np.array(loss.negative_step(np.linspace(-1, 1, 2001))[0])
-    assert np.all(np.diff(heights) >= -1e-12)
     scores, same = scores_and_masks(3, rows=1)
     values = []
-    for height in np.linspace(-1, 1, 6):
+    for height in np.linspace(-1, 1, 21):
         scores[:, 1] = height  # a negative
         values.append(float(loss.sup_ap(scores, same, ~same)))
     assert np.all(np.diff(values) >= -1e-12)

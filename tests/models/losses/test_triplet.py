@@ -19,11 +19,6 @@ REDUCERS = [
 ]
 
 
-def angle(a, p, n):
-    """At the negative, over half the positive pair, in degrees."""
-    return np.degrees(np.arctan2(np.linalg.norm(a - p), 2 * np.linalg.norm(n - (a + p) / 2)))
-
-
 def mined(rows, columns, positives, negatives, mining, miner_margin):
     """Lists of (anchor, positive, negative), as the definitions read."""
     d = np.linalg.norm(rows[:, None] - columns[None], axis=2)
@@ -42,11 +37,8 @@ def mined(rows, columns, positives, negatives, mining, miner_margin):
             for x in others:
                 if {
                     "all": True,
-                    "angular": angle(rows[a], columns[p], columns[x]) > 20,
                     "hard": gap[x] <= 0,
                     "semi_hard": 0 < gap[x] <= miner_margin,
-                    "margin": gap[x] <= miner_margin,
-                    "easy": gap[x] > miner_margin,
                 }.get(mining):
                     yield a, p, x
 
@@ -125,14 +117,11 @@ def test_matches_reference(rows, classes, mining, margin, miner_margin, smooth, 
     assert value == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
-def test_angle_is_measured_at_the_negative():
-    # a and p stand one apart, the negatives 2 and 1 from between them: atan(1 / 4) is 14 degrees, atan(1 / 2) 26.6.
-    embeddings = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 2.0], [0.0, -1.0]])
-    for angle, triplets in [(14.0, 4), (14.1, 2), (26.5, 2), (26.6, 0)]:
-        loss = TripletLoss(10.0, "angular", angle=angle, normalize=False, reducer="sum", dtype="float64")
-        far = [10 + 1 - np.hypot(0.5, 1)] * 2 + [10 + 1 - np.hypot(0.5, 2)] * 2
-        wanted = sum(far[:triplets])
-        assert float(loss(embeddings, np.array([0, 0, 1, 2]))) == pytest.approx(wanted, rel=1e-9)
+def test_config_of_an_older_file_loads_without_its_angle():
+    older = {**TripletLoss(mining="hard").get_config(), "angle": 20.0}
+    assert "angle" not in TripletLoss.from_config(older).get_config()
+    with pytest.raises(ValueError, match=r"TripletLoss no longer takes \['angle'\]"):
+        TripletLoss.from_config({**older, "angle": 10.0})
 
 
 @pytest.mark.parametrize("against", ["batch", "memory", "kept pairs"])
@@ -169,7 +158,8 @@ def lengths(x, y):
     ("params", "text"),
     [
         ({"mining": "soft"}, "`mining` must be one of .*Received: mining='soft'"),
-        ({"angle": 90}, "`angle` must lie in .0, 90., in degrees. Received: angle=90"),
+        ({"mining": "easy"}, "Received: mining='easy'. Use the loss 'mined' with the miner 'triplet_margin'"),
+        ({"mining": "angular"}, "Received: mining='angular'. Use the loss 'mined' with the miner 'angular'"),
         ({"margin": -0.1}, "`margin` must not be negative. Received: margin=-0.1"),
         ({"miner_margin": 0}, "`miner_margin` must be positive. Received: miner_margin=0"),
         ({"mining": "batch_hard", "swap": True}, "`swap` has no meaning with mining='batch_hard'"),

@@ -86,8 +86,9 @@ def proxy_nca_pp(case):
 
 
 def soprc(case):
-    names = {"num_sample_per_id", "v_init"}
-    return {"w_var": 0.0, "num_v": 5, **{k: v for k, v in case["params"].items() if k not in names}}
+    names = {"num_sample_per_id", "v_init", "class_update"}
+    params = {k: v for k, v in case["params"].items() if k not in names}
+    return {"w_var": 0.0, "num_v": 5, "published_code": case["params"]["class_update"] == "last", **params}
 
 
 def manifold(case):
@@ -102,7 +103,7 @@ def manifold(case):
 NCA = pick("scale_x", "scale_p", "include_positive", "label_smoothing")
 MS = pick("alpha", "beta", "base", "eps", "mining", "normalize")
 SOFTMAX = pick("label_smoothing", "kl", "normalize", "normalize_weight")
-AP = pick("tau", "rho", "delta", "start", "offset", "alpha", "beta", "w_ap", "w_cal", "exclude_self")
+AP = pick("tau", "rho", "delta", "start", "offset", "alpha", "beta", "w_ap", "w_cal")
 SOFTMAX_FORM = pick("lam", "tau", "include_positive", "normalize", "norm_by_lambda", aggregation="log_sum_exp")
 N_PAIR = pick("reg_lambda", "variant", "symmetric", "normalize")
 
@@ -138,7 +139,7 @@ CASES = {
         "calibration": ("roadmap", pick("alpha", "beta", w_ap=0.0)),
         "roadmap_paper": (
             "roadmap",
-            lambda case: {**AP(case), "ties_ahead": True, "w_ap": 0.5, "w_cal": 0.5, "reduction": "all"},
+            lambda case: {**AP(case), "published_code": False, "w_ap": 0.5, "w_cal": 0.5, "reduction": "all"},
         ),
     },
     "11-multi-similarity": dict.fromkeys(
