@@ -109,7 +109,7 @@ _REST = '[encoder]\nname = "small"\n[training]'
             "",
             "methods = [{ name = 'intra_class_augmentation', params = { start_epoch = 2 } }]",
             "methods.0",
-            "Expected a loss over pairs",
+            "Expected a pair loss",
         ),
         (
             'name = "ensemble"',
