@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+from backends import double_precision, pytest_sessionfinish  # noqa: F401 - a hook
 
 from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 
@@ -25,6 +27,18 @@ TRAINING = {
     "optimizer": {"name": "adamw", "learning_rate": 1e-3, "schedule": "linear", "rate_factors": {"proxies": 100.0}},
     "augmentation": {"shift": 0.1, "rotation": 10.0},
 }
+
+
+# Folders whose tests compare with oracles in float64, and the files there that hold for a backend as it is by default.
+_WITH_ORACLES = ("losses", "pairs", "proxies")
+_AS_IT_IS = ("test_contract.py", "test_errors.py", "test_policies.py")
+
+
+@pytest.fixture(autouse=True)
+def _precision(request):
+    with_oracles = request.path.parent.name in _WITH_ORACLES and request.path.name not in _AS_IT_IS
+    with double_precision() if with_oracles else nullcontext():
+        yield
 
 
 def draw_store(folder, seed, classes=8, per_class=6, size=16):

@@ -14,6 +14,10 @@ _EXPERIMENT = """
 name = "toy"
 [data]
 path = "{path}"
+[encoder]
+name = "small"
+embedding_size = 8
+params = {{ widths = [4] }}
 [loss]
 name = "contrastive"
 """

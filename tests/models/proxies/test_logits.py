@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backends import slopes_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,7 +51,7 @@ def take_parts(monkeypatch):
 
 @pytest.mark.parametrize("held", [1, 15 * ROWS, 30 * ROWS, 1000 * ROWS])  # one class at a time, a few, half, all
 @pytest.mark.parametrize("name", WITH_CLASSES)
-def test_parts_give_value_and_gradients_of_the_whole(name, held, rows, take_parts, slopes_of):
+def test_parts_give_value_and_gradients_of_the_whole(name, held, rows, take_parts):
     value, gradients = slopes_of(make(name))(rows, LABELS)
     take_parts(held)
     found, found_gradients = slopes_of(make(name))(rows, LABELS)
@@ -63,7 +64,7 @@ def test_parts_give_value_and_gradients_of_the_whole(name, held, rows, take_part
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX compiles above, PyTorch runs as it is")
 @pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("name", ["arcface", "multi_proxy_anchor", "nivmf"])
-def test_parts_compile(name, xla, rows, take_parts, slopes_of):
+def test_parts_compile(name, xla, rows, take_parts):
     import tensorflow as tf
 
     value, (of_rows, *_) = slopes_of(make(name))(rows, LABELS)

@@ -20,6 +20,11 @@ name = "toy"
 seed = 1
 [data]
 path = "images"
+image_size = 16
+[encoder]
+name = "small"
+embedding_size = 8
+params = { widths = [4] }
 [loss]
 name = "contrastive"
 """
