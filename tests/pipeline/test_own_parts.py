@@ -109,7 +109,7 @@ def test_a_loss_that_fails_when_it_is_made_or_called(check, source, told):
     assert "Exception encountered" not in found["loss"]
 
 
-def test_what_a_constructor_says_of_a_parameter_stands_at_that_parameter(check):
+def test_a_constructors_message_is_reported_at_its_parameter(check):
     source = loss(init="raise ValueError(f'`weight` must be positive. Received: weight={weight}')")
     found = check(source, _OWN_LOSS + "params = { weight = -1.0 }")
     assert list(found) == ["loss.params.weight"]

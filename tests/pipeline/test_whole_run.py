@@ -64,7 +64,7 @@ def folder(first_run):
     shutil.copy(_TOY, folder / "toy.toml")
 
 
-def test_a_run_ends_with_a_release_and_says_where(first_run):
+def test_a_run_publishes_a_release_and_shows_where(first_run):
     folder, done = first_run
     assert set(states(done).values()) == {"complete"}
     assert "FIRST" in done.stdout

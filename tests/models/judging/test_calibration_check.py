@@ -54,7 +54,7 @@ def test_what_is_checked_is_the_released_gallery_on_the_test_classes(check, spli
     json.dumps(found, allow_nan=False)
 
 
-def test_a_calibration_that_holds_says_so(check, splits):
+def test_a_calibration_that_holds_is_marked_so(check, splits):
     found = check(splits, max_calibration_error=0.08, require_calibration=True)
     assert found["check"]["probability"]["holds"]
     assert found["check"]["probability"]["statement"].startswith("Holds: the calibration error is 0.0")
@@ -62,7 +62,7 @@ def test_a_calibration_that_holds_says_so(check, splits):
     assert found["faults"] == []
 
 
-def test_a_calibration_that_does_not_hold_says_so_and_is_a_fault_where_it_is_required(check, splits):
+def test_a_calibration_that_does_not_hold_is_a_fault_where_it_is_required(check, splits):
     test = clusters(0.2, 30, 8, split="test", seed=2)
     shuffled = np.random.default_rng(0).permutation(test.labels)  # no neighbour is right but by luck
     wrong = {**splits, "test": Embeddings(test.ids, shuffled, test.roles, test.splits, test.vectors)}

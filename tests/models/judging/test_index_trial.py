@@ -46,7 +46,7 @@ def test_more_leaves_find_more(tmp_path):
     assert all(entry["p50"] > 0 for entry in found["trade"])
 
 
-def test_the_query_itself_is_no_answer(saved):
+def test_the_query_itself_is_not_among_the_answers(saved):
     folder, table = saved
     products = table.vectors @ table.vectors.T
     np.fill_diagonal(products, -2)

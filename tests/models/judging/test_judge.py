@@ -75,7 +75,7 @@ def test_a_candidate_no_better_than_untrained_ones_is_held(judge):
     assert "untrained" not in judge(good)
 
 
-def test_different_images_are_said_and_only_common_ones_compared(judge):
+def test_only_images_of_both_sets_are_compared_and_a_difference_is_noted(judge):
     good, bad = clusters(0.3), clusters(3.0)
     facts = {"version": 3, "reason": "", "evaluation_set": "another"}
     report = judge(good, bad.select(range(5, 30)), baseline_facts=facts)

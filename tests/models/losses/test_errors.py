@@ -188,13 +188,13 @@ def test_class_without_weight_is_refused_or_stops_the_training(name):
 
 
 @pytest.mark.parametrize("name", [None, 3, ["softmax"]])
-def test_what_is_no_name_is_told(name):
+def test_rejects_a_name_that_is_not_a_string(name):
     with pytest.raises(UsageError, match=r"E_NAME_UNKNOWN: Expected one of \['angular'.*Received: "):
         create_loss(name)
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_unknown_parameter_is_told_with_the_known_ones(name):
+def test_an_unknown_parameter_is_named_with_the_known_ones(name):
     with pytest.raises(
         UsageError, match=rf"E_PARAMETER_UNKNOWN: '{name}' takes \[.*\]\. Received unknown: \['mragin'\]"
     ):
@@ -202,7 +202,7 @@ def test_unknown_parameter_is_told_with_the_known_ones(name):
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_missing_number_of_classes_is_told(name):
+def test_rejects_a_missing_number_of_classes(name):
     required = inspect.signature(LOSSES[name]).parameters.get("num_classes")
     if required is None or required.default is not inspect.Parameter.empty:
         pytest.skip("does not need it")
@@ -225,12 +225,12 @@ def test_missing_number_of_classes_is_told(name):
         ("self_supervised", "loss"),
     ],
 )
-def test_parts_written_wrongly_are_told(name, parameter, wrong):
+def test_rejects_malformed_parts(name, parameter, wrong):
     with pytest.raises((ValueError, UsageError), match=r"Expected `.*Received|Unknown name 'sotfmax'.*Known"):
         make(name, **{parameter: [wrong] if parameter == "members" else wrong})
 
 
-def test_what_is_refused_stays_refused_under_a_learner():
+def test_a_learner_rejects_what_its_loss_rejects():
     from anchorage.learner import MetricLearner
 
     learner = MetricLearner(keras.Sequential([keras.Input((DIM,)), keras.layers.Dense(DIM)]), make("softmax"))

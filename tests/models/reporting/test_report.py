@@ -142,7 +142,7 @@ def test_every_image_has_words_and_loads_lazily(written):
     assert all(image["alt"] and image["loading"] == "lazy" and image["decoding"] == "async" for image in images)
 
 
-def test_every_figure_says_what_to_look_for_and_gives_its_numbers(written):
+def test_every_figure_explains_itself_and_gives_its_numbers(written):
     text = written[2]
     figures = re.findall("<figure>.*?</figure>", text, re.S)
     assert len(figures) == len(FIGURES) - len(UNDRAWN)
