@@ -168,8 +168,9 @@ def test_a_training_killed_twice_goes_on_where_it_was(folder, anchorage, monkeyp
     save = Checkpoints.save
 
     def stop_after_saving(self, learner, progress):
-        save(self, learner, progress)
+        path = save(self, learner, progress)
         os.kill(os.getpid(), signal.SIGTERM)
+        return path
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", stop_after_saving)
