@@ -29,7 +29,7 @@ test: setup lint .venv-jax/installed ## install, lint, run all tests but the exh
 	@echo '== tests'
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not grid"
 
-test-all: setup lint .venv-jax/installed ## the same with the grids over loss settings and degenerate batches
+test-all: setup lint .venv-jax/installed ## the same with the tests marked grid
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: setup lint ## install, lint, run the quick tests of `models`

@@ -93,7 +93,7 @@ def test_every_record_of_the_splits_once(tmp_path, examples, model, images, embe
     assert read_rejects(table.uri) == []
 
 
-def test_no_baseline_gives_an_empty_table_that_says_so(tmp_path, examples):
+def test_without_a_baseline_the_table_is_empty_and_marked_so(tmp_path, examples):
     baseline = artifact(BaselineRelease, tmp_path / "baseline")
     (tmp_path / "baseline").mkdir()
     facts = {"version": None, "path": "", "reason": "no release was published yet"}
@@ -194,14 +194,14 @@ def test_too_many_bad_images_stop_the_run(tmp_path, examples, model, picture):
         embed(tmp_path, examples, ["test"], model=model)
 
 
-def test_same_image_twice_is_found_out(tmp_path, examples, model, picture):
+def test_rejects_an_image_that_comes_twice(tmp_path, examples, model, picture):
     replant(examples, "test", [Example("twin", "g", "both", picture(1))] * 2)
     table = embed(tmp_path, examples, ["test"], model=model)
     with pytest.raises(DataError, match=r"E_ID_DUPLICATE: .*\['twin'\]"):
         read_table(table.uri)
 
 
-def test_lost_record_is_found_out(tmp_path, examples, model, monkeypatch):
+def test_rejects_a_table_that_lacks_a_record(tmp_path, examples, model, monkeypatch):
     def all_but_one(uri, shard):
         from anchorage.data.examples import read_examples
 

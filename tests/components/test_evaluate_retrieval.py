@@ -157,7 +157,7 @@ def test_first_model_is_blessed_and_published(workshop, table, picture):
     assert answers[1].fault.code == "E_IMAGE_FORMAT"
 
 
-def test_an_unmeasured_spread_is_said_on_the_page(workshop, table):
+def test_the_page_states_that_the_spread_is_not_measured(workshop, table):
     outputs, report = workshop.evaluate(workshop.embeddings("embeddings", table))
     assert "spread" not in report
     page = (Path(outputs["report"].uri) / "report.html").read_text(encoding="utf-8")

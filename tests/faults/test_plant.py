@@ -11,7 +11,7 @@ ROOT = PLANT["ROOT"]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
-def test_stands_once_in_its_file_and_changes_what_it_says(fault):
+def test_stands_once_in_its_file_and_changes_its_meaning(fault):
     fault.plant((ROOT / fault.file).read_text(encoding="utf-8"))
     for arguments in PLANT["commands"](fault, []):
         for path in (part for part in arguments if part.startswith("tests/")):
@@ -31,7 +31,7 @@ def test_there_are_forty():
         ("a = b + c", "b +", "not valid Python"),
     ],
 )
-def test_what_cannot_be_planted_is_told(text, planted, told):
+def test_rejects_a_fault_that_cannot_be_planted(text, planted, told):
     fault = PLANT["Fault"]("name", "file.py", "b + c", planted, "what", ("tests",))
     with pytest.raises(ValueError, match=told):
         fault.plant(text)

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections import defaultdict
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,19 +30,6 @@ def double_precision():
 
             stack.enter_context(jax.enable_x64(True))
         yield
-
-
-@pytest.fixture(autouse=True)
-def _as_a_user_runs_it(request):
-    """The contract holds for every backend as it is by default; the comparisons with oracles need float64."""
-    contract = request.module.__name__.endswith(("test_contract", "test_errors", "test_policies"))
-    with nullcontext() if contract else double_precision():
-        yield
-
-
-@pytest.fixture(scope="session")
-def in_double_precision():
-    return double_precision
 
 
 def differentiate(function, *arrays, weights=(), states=()):
@@ -125,39 +112,35 @@ def stateless_slopes(loss):
 _BACKENDS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 
-@pytest.fixture(scope="session", name="differentiate")
-def _differentiate():
-    return differentiate
+def slopes_of(loss):
+    """A function of embeddings and labels: value, and gradients of the embeddings and of every weight."""
+    if BACKEND == "jax":
+        return stateless_slopes(loss)
+    states = {"weights": loss.trainable_weights, "states": loss.variables}
+    return lambda embeddings, labels: differentiate(lambda x: loss(x, labels), embeddings, **states)
 
 
-@pytest.fixture(scope="session")
-def slopes_of():
-    """Makes a function of embeddings and labels: value, and gradients of the embeddings and of every weight."""
-
-    def make(loss):
-        if BACKEND == "jax":
-            return stateless_slopes(loss)
-        states = {"weights": loss.trainable_weights, "states": loss.variables}
-        return lambda embeddings, labels: differentiate(lambda x: loss(x, labels), embeddings, **states)
-
-    return make
+# How a loss is compiled on each backend: TensorFlow's graphs and XLA, JAX's jit, PyTorch's compiler.
+COMPILERS = {"tensorflow": ("graph", "xla"), "jax": ("jit",), "torch": ("compile",)}[BACKEND]
 
 
-def compile_loss(loss, mode, dim):
-    """`loss` as a compiled function of embeddings and labels that gives the value and the gradient of the embeddings.
+def compile_loss(loss, dim):
+    """`loss` compiled in each of `COMPILERS`, by name.
 
     Args:
-        loss: a built layer; the function starts from the state it is in.
-        mode: one of `COMPILERS` of the backend.
+        loss: a built layer; the functions start from the state it is in.
         dim: size of the embeddings.
+
+    Returns:
+        Functions of embeddings and labels that give the value and the gradient of the embeddings.
     """
-    if mode == "jit":
+    if BACKEND == "jax":
         import jax
 
         start = [v.value for v in loss.trainable_variables], [v.value for v in loss.non_trainable_variables]
         pure = jax.value_and_grad(lambda embeddings, labels: loss.stateless_call(*start, embeddings, labels)[0])
-        return jax.jit(pure)
-    if mode == "compile":
+        return {"jit": jax.jit(pure)}
+    if BACKEND == "torch":
         import torch
 
         torch._dynamo.reset()  # what other losses left compiled is none of this one's business
@@ -167,28 +150,21 @@ def compile_loss(loss, mode, dim):
             value, (gradient,) = differentiate(lambda x: compiled(x, torch.as_tensor(labels)), embeddings)
             return value, gradient
 
-        return step
+        return {"compile": step}
     import tensorflow as tf
 
     signature = [tf.TensorSpec((None, dim)), tf.TensorSpec((None,), tf.int64)]
 
-    @tf.function(jit_compile=mode == "xla", input_signature=signature)
-    def step(embeddings, labels):
+    @tf.function(input_signature=signature)
+    def graph(embeddings, labels):
         with tf.GradientTape() as tape:
             tape.watch(embeddings)
             value = loss(embeddings, labels)
         return value, tape.gradient(value, embeddings)
 
-    return step
-
-
-# How a loss is compiled on each backend: TensorFlow's graphs and XLA, JAX's jit, PyTorch's compiler.
-COMPILERS = {"tensorflow": ("graph", "xla"), "jax": ("jit",), "torch": ("compile",)}
-
-
-@pytest.fixture(params=COMPILERS[BACKEND])
-def compiler(request):
-    return request.param
+    # Compiles what was traced above.
+    xla = tf.function(lambda embeddings, labels: graph(embeddings, labels), jit_compile=True, input_signature=signature)
+    return {"graph": graph, "xla": xla}
 
 
 def needs_dense_labels(loss):
@@ -201,16 +177,6 @@ def needs_dense_labels(loss):
         if not free and (getattr(part, "num_classes", None) or hasattr(part, "assignment")):
             return True
     return False
-
-
-@pytest.fixture(scope="session", name="needs_dense_labels")
-def _needs_dense_labels():
-    return needs_dense_labels
-
-
-@pytest.fixture(scope="session", name="compile_loss")
-def _compile_loss():
-    return compile_loss
 
 
 class Measured:
@@ -231,11 +197,7 @@ class Measured:
 
 
 _MEASURED = Measured()
-
-
-@pytest.fixture(scope="session")
-def agree():
-    return _MEASURED.agree
+agree = _MEASURED.agree
 
 
 def pytest_sessionfinish(session, exitstatus):

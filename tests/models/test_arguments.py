@@ -67,7 +67,7 @@ def test_what_fits_passes(arguments):
         ({"names": [1]}, "`names` must be a list, each entry a string or None. Received"),
     ],
 )
-def test_what_does_not_fit_is_told(arguments, text):
+def test_rejects_what_does_not_fit(arguments, text):
     with pytest.raises(ValueError, match=f"^{text}".replace(".", r"\.")):
         check(**arguments)
 

@@ -21,9 +21,9 @@ def encoder(**dense):
     return keras.Sequential([keras.Input((DIM,)), keras.layers.Dense(5, **dense)])
 
 
-def learner_with_proxies():
+def learner_with_proxies(**options):
     learner = MetricLearner(encoder(), create_loss("multi_proxy_anchor", num_classes=CLASSES))
-    learner.compile(create_optimizer("adamw", 1e-2, {"proxies": 10.0}, weight_decay=1e-3))
+    learner.compile(create_optimizer("adamw", 1e-2, {"proxies": 10.0}, weight_decay=1e-3), **options)
     return learner
 
 
@@ -61,7 +61,7 @@ def test_weight_regularisers_of_the_encoder_count(batch):
     plain = MetricLearner(encoder(kernel_initializer="ones"), create_loss("contrastive"))
     ruled = MetricLearner(encoder(kernel_initializer="ones", kernel_regularizer="l2"), create_loss("contrastive"))
     for learner in (plain, ruled):
-        learner.compile("sgd")
+        learner.compile("sgd", run_eagerly=True)
     difference = ruled.evaluate(*batch, verbose=0) - plain.evaluate(*batch, verbose=0)
     assert difference == pytest.approx(0.01 * DIM * 5, rel=1e-4)  # Keras's l2 is 0.01 times the sum of squares
 
@@ -79,7 +79,7 @@ def test_dict_outputs_reach_a_loss_that_names_them(batch, tmp_path):
     zeros = keras.layers.Dense(3, kernel_initializer="zeros")(inputs)
     ones = keras.layers.Lambda(lambda x: 0 * x[:, :1] + 1, output_shape=(1,))(inputs)
     learner = MetricLearner(keras.Model(inputs, {"embeddings": zeros, "local": ones, "unused": ones}), WithLocal())
-    learner.compile("sgd")
+    learner.compile("sgd", run_eagerly=True)
     assert learner.evaluate(*batch, verbose=0) == pytest.approx(10.0)
     assert learner.train_on_batch(*batch) == pytest.approx(110.0)
     assert set(learner.predict(batch[0], verbose=0)) == {"embeddings", "local", "unused"}
@@ -89,7 +89,7 @@ def test_dict_outputs_reach_a_loss_that_names_them(batch, tmp_path):
 def test_mixed_precision_keeps_the_loss_in_float32(batch, policy):
     keras.config.set_dtype_policy(policy)
     try:
-        learner = learner_with_proxies()
+        learner = learner_with_proxies(run_eagerly=True)
     finally:
         keras.config.set_dtype_policy("float32")
     assert keras.backend.standardize_dtype(learner.encoder(batch[0]).dtype) == policy.removeprefix("mixed_")
@@ -99,8 +99,8 @@ def test_mixed_precision_keeps_the_loss_in_float32(batch, policy):
 
 def test_second_source_of_loss_is_refused(batch):
     learner = learner_with_proxies()
-    learner.compile("sgd", loss="mse")
+    learner.compile("sgd", loss="mse", run_eagerly=True)
     with pytest.raises(ValueError, match="`compile` without `loss`"):
         learner.train_on_batch(*batch)
     with pytest.raises(ValueError, match="`sample_weight`"):
-        learner_with_proxies().train_on_batch(*batch, sample_weight=np.ones(ROWS))
+        learner_with_proxies(run_eagerly=True).train_on_batch(*batch, sample_weight=np.ones(ROWS))

@@ -36,7 +36,7 @@ def test_other_norms():
     assert float(LpRegularizer(power=2, dtype="float64")(ROWS)) == pytest.approx((NORMS**2).mean())
 
 
-def test_wrong_numbers_are_told():
+def test_rejects_invalid_numbers():
     with pytest.raises(ValueError, match="`p` must be at least 1"):
         LpRegularizer(p=0.5)
     with pytest.raises(ValueError, match="`centers_per_class` must be at least 2"):

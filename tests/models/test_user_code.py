@@ -55,7 +55,7 @@ def test_the_cause_of_an_error_of_a_library_is_found(own):
     assert find_fault(wrapped).message.startswith("division by zero (ZeroDivisionError in ")
 
 
-def test_an_error_of_the_project_is_no_fault_of_the_user():
+def test_an_error_of_the_project_is_not_blamed_on_the_user():
     with pytest.raises(TypeError) as caught:
         nearest(1, 2)
     assert find_fault(caught.value.with_traceback(caught.tb.tb_next)) is None

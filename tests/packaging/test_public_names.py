@@ -42,7 +42,7 @@ def test_every_class_of_a_table_can_be_imported_by_its_name(name):
         assert getattr(module, cls.__name__) is cls
 
 
-def test_what_is_no_promised_name_is_no_attribute():
+def test_other_names_are_not_exported():
     assert not hasattr(anchorage, "nothing")
     assert not hasattr(importlib.import_module("anchorage.retrieval"), "nothing")
 

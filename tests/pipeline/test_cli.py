@@ -14,6 +14,10 @@ _EXPERIMENT = """
 name = "toy"
 [data]
 path = "{path}"
+[encoder]
+name = "small"
+embedding_size = 8
+params = {{ widths = [4] }}
 [loss]
 name = "contrastive"
 """
@@ -78,7 +82,7 @@ def test_kernels_are_chosen_before_tensorflow_is_loaded_and_not_after(folder, mo
     assert "TF_ENABLE_ONEDNN_OPTS" not in os.environ
 
 
-def test_check_says_what_the_file_asks_for(folder, capsys, monkeypatch):
+def test_check_shows_what_the_file_asks_for(folder, capsys, monkeypatch):
     (folder / "toy.toml").write_text(
         _EXPERIMENT.format(path="images") + "params = {neg_margin = {low = 0.1, high = 0.5}}"
     )
@@ -149,7 +153,7 @@ def test_unknown_words_exit_with_2(folder, arguments):
         (["search", "a.png", "--", "--runner=y", "--neighbours"], "E_RELEASE_MISSING"),
     ],
 )
-def test_what_may_have_been_meant_is_told(folder, capsys, arguments, told):
+def test_a_mistyped_word_is_answered_with_the_nearest(folder, capsys, arguments, told):
     try:
         status = main(arguments)
     except SystemExit as stopped:

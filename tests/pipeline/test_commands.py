@@ -63,7 +63,7 @@ def _read(terminal):
         return b""
 
 
-def test_losses_tells_all_about_one(capsys):
+def test_losses_shows_signature_paper_and_docstring_of_one(capsys):
     show_losses("circle")
     call, paper, _, *docstring = capsys.readouterr().out.splitlines()
     assert call == "circle(m=0.4, gamma=80.0, reducer='avg_non_zero')"
@@ -71,7 +71,7 @@ def test_losses_tells_all_about_one(capsys):
     assert "\n".join(docstring) == inspect.getdoc(LOSSES["circle"])
 
 
-def test_losses_tells_of_a_loss_of_ones_own(capsys, monkeypatch, tmp_path):
+def test_losses_shows_a_loss_of_ones_own(capsys, monkeypatch, tmp_path):
     (tmp_path / "own_listed_loss.py").write_text(
         '"""Centres: nobody, nowhere, 2030."""\nimport keras\n\nclass CentreLoss(keras.layers.Layer):\n'
         '    """Draws rows to the mean."""\n\n'

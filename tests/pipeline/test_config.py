@@ -43,7 +43,7 @@ def test_a_network_that_is_named_starts_from_random_weights(write):
     assert (unnamed.name, unnamed.weights, unnamed.embedding_size) == ("efficientnet_lite0", "imagenet", 64)
 
 
-def test_every_mistake_is_told_at_once_with_its_path(write):
+def test_all_mistakes_are_reported_at_once_with_their_paths(write):
     text = _LEAST + "margin = 3\n[training]\nepochs = 0\nlearning_rat = 3\n[training.optimizer]\nlearning_rate = -1\n"
     with pytest.raises(UsageError) as caught:
         load_experiment(write(text))
@@ -97,7 +97,7 @@ def test_building_blocks_stand_inside_others(write):
         ("{ loss = { name = 'triplet', params = { margin = { low = 0.5 } } } }", "loss.params.loss.params.margin.high"),
     ],
 )
-def test_a_wrong_range_is_told_once(write, params, told):
+def test_an_invalid_range_is_reported_once(write, params, told):
     with pytest.raises(UsageError, match=told) as caught:
         load_experiment(write(_LEAST + f"params = {params}"))
     assert str(caught.value).count("\n") == 1

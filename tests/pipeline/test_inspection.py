@@ -31,7 +31,7 @@ def spoil(tmp_path, *names):
         (tmp_path / "images" / name).write_text("no image")
 
 
-def test_what_the_data_holds_is_told(classes, tmp_path):
+def test_the_contents_of_the_data_are_shown(classes, tmp_path):
     experiment = classes(10)
     spoil(tmp_path, "c000/1.png", "notes.txt")
     data, split, single, rejects = inspect_data(experiment)

@@ -67,7 +67,7 @@ def test_f24_run_train_and_compare_are_refused_where_one_is_at_work(tmp_path, ho
     assert sorted(path.name for path in (tmp_path / "runs/toy").iterdir()) == before
 
 
-def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+def test_rejects_a_file_system_without_locks(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 

@@ -34,7 +34,7 @@ def flip_pages(path):
         flip_pages,
     ],
 )
-def test_a_damaged_record_is_told_with_the_command_that_starts_a_new_one(tmp_path, damage):
+def test_a_damaged_record_is_rejected_with_the_command_that_starts_a_new_one(tmp_path, damage):
     path = tmp_path / "metadata.sqlite"
     prepare_metadata(path, tmp_path / "artifacts")
     prepare_metadata(path, tmp_path / "artifacts")

@@ -22,7 +22,7 @@ trials = true
 """
 
 
-def test_mistakes_are_told_in_plain_words_with_what_may_have_been_meant(tmp_path):
+def test_mistakes_are_reported_with_the_nearest_known_names(tmp_path):
     path = tmp_path / "experiment.toml"
     path.write_text(_WRONG)
     try:

@@ -23,6 +23,7 @@ class OwnLoss(keras.layers.Layer):
         {call}
 """
 _REST = "name = 'own'\n[data]\npath = '.'\nimage_size = 16\n"
+_SMALL = "[encoder]\nname = 'small'\nembedding_size = 8\nparams = { widths = [4] }\n"
 
 
 @pytest.fixture
@@ -34,7 +35,9 @@ def check(tmp_path, monkeypatch, request):
 
     def check(source, experiment, sound=False):
         (tmp_path / f"{module}.py").write_text(dedent(source), encoding="utf-8")
-        (tmp_path / "own.toml").write_text(_REST + experiment.replace("MODULE", module))
+        (tmp_path / "own.toml").write_text(
+            _REST + ("" if "[encoder]" in experiment else _SMALL) + experiment.replace("MODULE", module)
+        )
         if sound:
             return check_file("own.toml")
         with pytest.raises(UsageError) as caught:
@@ -106,7 +109,7 @@ def test_a_loss_that_fails_when_it_is_made_or_called(check, source, told):
     assert "Exception encountered" not in found["loss"]
 
 
-def test_what_a_constructor_says_of_a_parameter_stands_at_that_parameter(check):
+def test_a_constructors_message_is_reported_at_its_parameter(check):
     source = loss(init="raise ValueError(f'`weight` must be positive. Received: weight={weight}')")
     found = check(source, _OWN_LOSS + "params = { weight = -1.0 }")
     assert list(found) == ["loss.params.weight"]
@@ -195,7 +198,7 @@ def test_a_module_that_exits_does_not_make_a_command_succeed(verb, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "exits.py").write_text("import sys\n\nprint('hello')\nsys.exit(0)\n")
-    (tmp_path / "own.toml").write_text(f"{_REST}[loss]\nname = 'exits:OwnLoss'\n")
+    (tmp_path / "own.toml").write_text(f"{_REST}{_SMALL}[loss]\nname = 'exits:OwnLoss'\n")
     (tmp_path / "a").mkdir()
     assert main([verb, "exits:OwnLoss" if verb == "losses" else "own.toml"]) == 2
     told = capsys.readouterr().err

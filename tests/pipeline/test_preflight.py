@@ -148,7 +148,7 @@ _REST = '[encoder]\nname = "small"\n[training]'
         ),
     ],
 )
-def test_parts_that_do_not_go_together_are_told_before_anything_runs(check, loss, encoder, training, path, told):
+def test_rejects_parts_that_do_not_fit_before_anything_runs(check, loss, encoder, training, path, told):
     with pytest.raises(UsageError) as caught:
         check(f"{_MULTI_PROXY}\n{_REST}", f"{loss}\n[encoder]\nname = 'small'\n{encoder}\n[training]\n{training}")
     head, *lines = str(caught.value).splitlines()
@@ -214,7 +214,7 @@ def check_text(tmp_path, text):
     return dict(line.split(maxsplit=1) for line in lines)
 
 
-def test_what_takes_no_keras_to_tell_is_told_at_once_and_first(tmp_path):
+def test_mistakes_found_without_keras_are_reported_first(tmp_path):
     told = check_text(tmp_path, _WRONG)
     assert sorted(told) == ["data.path", "evaluation.metrics.1", "name", "sed", "training.epochs"]
 

@@ -85,7 +85,7 @@ def test_a_range_is_a_written_value():
     assert "rate_factors.proxies" in told
 
 
-def test_what_the_recipe_chooses_is_told_before_a_run():
+def test_the_choices_of_the_recipe_are_shown_before_a_run():
     told = explain_recipe(experiment(encoder={"name": "small"}), [7] * 300)
     assert told.startswith("recipe for a trunk with random weights, 300 training classes of 7 images")
     assert "multi_proxy_anchor" in told

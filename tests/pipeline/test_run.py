@@ -39,6 +39,6 @@ def test_a_run_is_whole_when_all_are_complete_or_cached():
     check_finished(RunSummary(states={"Trainer": "COMPLETE", "Pack": "CACHED"}), ["Pack", "Trainer"], Path("run.log"))
 
 
-def test_no_record_of_a_run_is_said(tmp_path):
+def test_rejects_a_folder_without_a_run(tmp_path):
     with pytest.raises(AnchorageError, match="E_NO_RUN"):
         read_latest_run(tmp_path / "metadata.sqlite")

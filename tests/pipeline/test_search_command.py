@@ -53,7 +53,7 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_search(folder, m
     assert told.count("\n") == 1
 
 
-def test_more_neighbors_than_the_gallery_holds_are_said(folder, capsys):
+def test_more_neighbors_than_the_gallery_holds_are_noted(folder, capsys):
     assert search("--neighbors", "500") == 0
     shown = capsys.readouterr().out
     assert "the gallery has only 30 images: fewer results than the requested 500" in shown

@@ -63,7 +63,7 @@ def test_the_record_of_a_release_that_another_one_took_the_place_of_goes(publish
     assert not record.parent.exists()
 
 
-def test_a_damaged_artifact_is_set_aside_and_the_message_says_what_to_do(tmp_path):
+def test_a_damaged_artifact_is_set_aside_with_a_remedy(tmp_path):
     for number in (7, 8):
         (tmp_path / f"PackExamples/store/{number}/Split-train").mkdir(parents=True)
     fault = DataError("E_STORE_DAMAGED", f"{tmp_path}/PackExamples/store/8/Split-train/shard-00000.u8 is not whole.")

@@ -1,4 +1,4 @@
-"""The whole pipeline as a user runs it: separate processes, a small real data set, faults on purpose."""
+"""The whole pipeline on a small real data set: as a command of its own, again from its cache, and after faults."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from anchorage.training.checkpoints import Checkpoints
 from anchorage_pipeline.cli import main
 from anchorage_pipeline.datasets.shapes import draw_shapes
 from anchorage_pipeline.lock import hold_folder
@@ -19,13 +20,20 @@ from anchorage_pipeline.lock import hold_folder
 pytestmark = pytest.mark.slow
 
 _TOY = Path(__file__).parents[2] / "pipeline/experiments/toy.toml"
+_COMMAND = (sys.executable, "-m", "anchorage_pipeline.cli")
 _RUN = ("run", "toy.toml", "--set", "data.max_rejects=9")
 
 
-def anchorage(folder, *arguments):
-    """Run the command to its end in a folder."""
-    command = [sys.executable, "-m", "anchorage_pipeline.cli", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+@pytest.fixture
+def anchorage(folder, monkeypatch, capsys):
+    """Runs a command in the folder; in this process, where TensorFlow and TFX are loaded already."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments):
+        capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, main(arguments), *capsys.readouterr())
+
+    return run
 
 
 def states(done):
@@ -35,21 +43,29 @@ def states(done):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A working folder, with a space and an umlaut in its name, after one run of the toy experiment."""
+def first_run(tmp_path_factory):
+    """A working folder, with a space and an umlaut in its name, and what the command said that ran the toy in it."""
     folder = tmp_path_factory.mktemp("a földer")
     draw_shapes(folder / "data/shapes")
     damaged = folder / "data/shapes/star-blue/damaged ü.png"
     damaged.write_bytes((folder / "data/shapes/star-blue/000.png").read_bytes()[:150])
     Image.open(folder / "data/shapes/star-blue/001.png").convert("CMYK").save(folder / "data/shapes/star-blue/c.jpg")
     shutil.copy(_TOY, folder / "toy.toml")
-    done = anchorage(folder, *_RUN)
+    done = subprocess.run([*_COMMAND, *_RUN], cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done
 
 
-def test_a_run_ends_with_a_release_and_says_where(folder):
-    folder, done = folder
+@pytest.fixture
+def folder(first_run):
+    """The working folder after the first run; each test leaves the experiment as it was."""
+    folder, _ = first_run
+    yield folder
+    shutil.copy(_TOY, folder / "toy.toml")
+
+
+def test_a_run_publishes_a_release_and_shows_where(first_run):
+    folder, done = first_run
     assert set(states(done).values()) == {"complete"}
     assert "FIRST" in done.stdout
     assert "release  releases/toy/1" in done.stdout
@@ -69,20 +85,17 @@ def test_a_run_ends_with_a_release_and_says_where(folder):
 
 
 def test_no_node_packs_tfx_for_workers_that_there_are_not(folder):
-    folder, _ = folder
     assert "sdist package" not in (folder / "runs/toy/run.log").read_text(encoding="utf-8")
 
 
-def test_a_second_run_takes_everything_from_the_cache(folder):
-    folder, _ = folder
-    done = anchorage(folder, *_RUN)
+def test_a_second_run_takes_everything_from_the_cache(folder, anchorage):
+    done = anchorage(*_RUN)
     assert done.returncode == 0, done.stderr
     assert set(states(done).values()) == {"cached"}
     assert (folder / "releases/toy/current").read_text().strip() == "1"
 
 
-def test_search_looks_through_the_whole_catalogue_and_leaves_out_the_query_itself(folder):
-    folder, _ = folder
+def test_search_looks_through_the_whole_catalogue_and_leaves_out_the_query_itself(folder, anchorage):
     report = json.loads((folder / "releases/toy/1/report/report.json").read_text())
     assert report["counts"]["queries"] > 50
     import pyarrow.parquet as pq
@@ -93,7 +106,7 @@ def test_search_looks_through_the_whole_catalogue_and_leaves_out_the_query_itsel
     assert report["counts"]["gallery"] == report["index"]["splits"]["test"] < gallery.num_rows
     name = gallery["id"][gallery["split"].to_pylist().index("train")].as_py()
     (folder / "not an image.jpg").write_text("hello")
-    done = anchorage(folder, "search", f"data/shapes/{name}", "not an image.jpg", "--neighbors", "3")
+    done = anchorage("search", f"data/shapes/{name}", "not an image.jpg", "--neighbors", "3")
     assert done.returncode == 0, done.stderr
     _, itself, *answers = done.stdout.splitlines()
     assert itself == f"  the query image is in the gallery and left out of its results: {name}"
@@ -104,9 +117,8 @@ def test_search_looks_through_the_whole_catalogue_and_leaves_out_the_query_itsel
     assert Image.open(folder / "search.png").width > 400
 
 
-def test_embed_writes_a_table_and_names_what_it_could_not_read(folder):
-    folder, _ = folder
-    done = anchorage(folder, "embed", "data/shapes/star-blue", "--output", "out/vectors.parquet")
+def test_embed_writes_a_table_and_names_what_it_could_not_read(folder, anchorage):
+    done = anchorage("embed", "data/shapes/star-blue", "--output", "out/vectors.parquet")
     assert done.returncode == 0, done.stderr
     import pyarrow.parquet as pq
 
@@ -117,12 +129,11 @@ def test_embed_writes_a_table_and_names_what_it_could_not_read(folder):
     assert "damaged" in reject["path"]
 
 
-def test_evaluate_gives_the_numbers_of_the_report(folder, capsys):
-    folder, _ = folder
+def test_evaluate_gives_the_numbers_of_the_report(folder, anchorage, capsys):
     [judged] = folder.glob("runs/*/artifacts/EvaluateRetrieval/report/*/report.json")
     report = json.loads(judged.read_text(encoding="utf-8"))
     table = str(judged.parent / "embeddings.parquet")
-    done = anchorage(folder, "evaluate", table, "--metrics", "map@r", "recall@1", "--output", "out/judged")
+    done = anchorage("evaluate", table, "--metrics", "map@r", "recall@1", "--output", "out/judged")
     assert done.returncode == 0, done.stderr
     told = json.loads((folder / "out/judged/metrics.json").read_text(encoding="utf-8"))
     for name, value in told["values"].items():
@@ -134,10 +145,9 @@ def test_evaluate_gives_the_numbers_of_the_report(folder, capsys):
     assert "E_TABLE_MISSING" in capsys.readouterr().err
 
 
-def test_another_index_leaves_training_and_embedding_cached_then_rolls_back(folder):
-    folder, _ = folder
+def test_another_index_leaves_training_and_embedding_cached_then_rolls_back(folder, anchorage):
     (folder / "toy.toml").write_text(_TOY.read_text() + "\n[index]\nneighbors = 5\n")
-    done = anchorage(folder, *_RUN)
+    done = anchorage(*_RUN)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = states(done)
     for node in ("ImageExampleGen", "PackExamples", "Trainer", "EmbedExamples"):
@@ -146,93 +156,88 @@ def test_another_index_leaves_training_and_embedding_cached_then_rolls_back(fold
         assert seen[node] == "complete"
     assert "SHIP" in done.stdout
     assert (folder / "releases/toy/current").read_text().strip() == "2"
-    assert anchorage(folder, "releases", "rollback").returncode == 0
+    assert anchorage("releases", "rollback").returncode == 0
     assert (folder / "releases/toy/current").read_text().strip() == "1"
-    (folder / "toy.toml").write_text(_TOY.read_text())
 
 
-def test_a_model_below_its_floor_is_not_published(folder):
-    folder, _ = folder
+def test_a_model_below_its_floor_is_not_published(folder, anchorage):
     (folder / "toy.toml").write_text(_TOY.read_text().replace('"map@r" = 0.05', '"map@r" = 0.999'))
-    done = anchorage(folder, *_RUN)
+    done = anchorage(*_RUN)
     assert done.returncode == 5, done.stdout + done.stderr
     assert "E_NOT_BLESSED" in done.stderr
     assert "HOLD" in done.stdout
     assert not (folder / "releases/toy/3").exists()
-    (folder / "toy.toml").write_text(_TOY.read_text())
 
 
-def test_a_training_killed_twice_goes_on_where_it_was(folder):
-    folder, _ = folder
+def test_a_training_killed_twice_goes_on_where_it_was(folder, anchorage, monkeypatch):
     (folder / "toy.toml").write_text(_TOY.read_text().replace("epochs = 6", "epochs = 12"))
-    assert stop_after_a_checkpoint(folder, signal.SIGKILL) == -9
-    assert stop_after_a_checkpoint(folder, signal.SIGTERM) == 4
-    assert "resuming after step" in (folder / "out.txt").read_text()
-    done = anchorage(folder, *_RUN)
+    kill_after_a_checkpoint(folder)
+    save = Checkpoints.save
+
+    def stop_after_saving(self, learner, progress):
+        path = save(self, learner, progress)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stop_after_saving)
+        stopped = anchorage(*_RUN)
+    assert stopped.returncode == 4
+    assert "resuming after step" in stopped.stdout
+    done = anchorage(*_RUN)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resuming after step" in done.stdout
     assert not list(folder.glob("runs/toy/checkpoints/*/step-*"))
-    (folder / "toy.toml").write_text(_TOY.read_text())
 
 
-def stop_after_a_checkpoint(folder, signal_number):
-    """Exit status of a run that gets a signal as soon as it has written one more checkpoint."""
-
-    def checkpoints():
-        return set(folder.glob("runs/toy/checkpoints/*/step-*"))
-
-    before = checkpoints()
-    command = [sys.executable, "-m", "anchorage_pipeline.cli", *_RUN]
+def kill_after_a_checkpoint(folder):
+    """Start a run in a process of its own, and kill it as soon as it has written a checkpoint after epoch 0."""
     with (folder / "out.txt").open("w") as out:
-        child = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
+        child = subprocess.Popen([*_COMMAND, *_RUN], cwd=folder, stdout=out, stderr=out)
         deadline = time.monotonic() + 300
-        while not checkpoints() - before:
+        while len(set(folder.glob("runs/toy/checkpoints/*/step-*"))) < 2:
             assert time.monotonic() < deadline, (folder / "out.txt").read_text()
             assert child.poll() is None, (folder / "out.txt").read_text()
             time.sleep(0.1)
-        child.send_signal(signal_number)
-        return child.wait(timeout=60)
+        child.kill()
+        assert child.wait(timeout=60) == -signal.SIGKILL
 
 
-def test_unknown_loss_and_parameter_stop_before_anything_runs(folder, tmp_path):
-    folder, _ = folder
+def test_unknown_loss_and_parameter_stop_before_anything_runs(folder, anchorage, tmp_path):
     for old, new, told in (
         ('name = "multi_proxy_anchor"', 'name = "contrastiv"', "contrastive"),
         ("proxies_per_class = 1", "proxies = 1", "proxies_per_class"),
     ):
         (folder / "wrong.toml").write_text(_TOY.read_text().replace(old, new).replace('"toy"', '"wrong"'))
-        done = anchorage(folder, "run", "wrong.toml")
+        done = anchorage("run", "wrong.toml")
         assert done.returncode == 2, done.stderr
         assert told in done.stderr
         assert done.stderr.count("\n") == 2  # what is wrong with the file, and a line for its one mistake
         assert not (folder / "runs/wrong/metadata.sqlite").exists()
 
 
-def test_a_deleted_release_is_published_again_and_a_run_names_its_own(folder):
-    folder, _ = folder
+def test_a_deleted_release_is_published_again_and_a_run_names_its_own(folder, anchorage):
     (folder / "toy.toml").write_text(_TOY.read_text() + "\n[index]\nneighbors = 7\n")
-    first = anchorage(folder, *_RUN)
+    first = anchorage(*_RUN)
     assert first.returncode == 0, first.stdout + first.stderr
     mine = int((folder / "releases/toy/current").read_text())
     shutil.rmtree(folder / f"releases/toy/{mine}")
-    again = anchorage(folder, *_RUN)
+    again = anchorage(*_RUN)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"release  releases/toy/{mine + 1}\n" in again.stdout
     assert (folder / f"releases/toy/{mine + 1}/manifest.json").is_file()
     assert states(again)["PublishRelease"] == "complete"
     assert states(again)["EvaluateRetrieval"] == "cached"
-    assert anchorage(folder, "releases", "rollback").returncode == 0
+    assert anchorage("releases", "rollback").returncode == 0
     current = (folder / "releases/toy/current").read_text().strip()
-    rolled_back = anchorage(folder, *_RUN)
+    rolled_back = anchorage(*_RUN)
     assert rolled_back.returncode == 0, rolled_back.stdout + rolled_back.stderr
     assert f"release  releases/toy/{mine + 1}\n" in rolled_back.stdout
     assert f"release {current} is the current one, not this one" in rolled_back.stdout
-    (folder / "toy.toml").write_text(_TOY.read_text())
 
 
-def test_f24_a_second_run_is_refused_while_the_first_goes_on(folder):
-    folder, _ = folder
+def test_f24_a_second_run_is_refused_while_the_first_goes_on(folder, anchorage):
     with hold_folder(folder / "runs/toy", "toy"):
-        done = anchorage(folder, *_RUN)
+        done = anchorage(*_RUN)
     assert done.returncode == 4
     assert f"E_RUN_LOCKED: Expected {folder}/runs/toy to be free. It is in use by process {os.getpid()}" in done.stderr

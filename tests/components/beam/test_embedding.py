@@ -156,7 +156,7 @@ def test_embedding_size_is_read_from_the_signature(saved_model, tmp_path):
         ({"images": ["photos"], "model_folder": "nowhere"}, DataError, "E_MODEL_SIGNATURE: .* nowhere"),
     ],
 )
-def test_wrong_use_is_told_before_anything_runs(tmp_path, photos, saved_model, monkeypatch, arguments, error, message):
+def test_rejects_wrong_use_before_anything_runs(tmp_path, photos, saved_model, monkeypatch, arguments, error, message):
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(photos.parent if arguments["images"] == ["photos"] else work)

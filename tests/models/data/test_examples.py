@@ -119,7 +119,7 @@ def test_f09_plain_and_empty_shards_are_read(tmp_path):
     assert consume(tmp_path, write_shard(str(tmp_path), "empty.gz", [])) == []
 
 
-def test_a_record_that_is_no_image_is_named(tmp_path):
+def test_a_record_that_is_not_an_image_is_named(tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "foreign")) as writer:
         writer.write(encode_example(EXAMPLES[0]))
         writer.write(tf.train.Example().SerializeToString())

@@ -315,7 +315,7 @@ def test_f03_empty_file():
     assert check_image(b"").code == "E_IMAGE_EMPTY"
 
 
-def test_damaged_png_is_told_from_a_cut_off_one():
+def test_a_damaged_png_has_another_code_than_a_cut_off_one():
     data = bytearray(GOOD["PNG"])
     data[50] ^= 0xFF
     fault = check_image(bytes(data))
@@ -355,7 +355,7 @@ def test_f04_f05_what_was_settled_is_noted():
 
 
 @pytest.mark.parametrize("magic", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF\x04\0\0\0WEBP"])
-def test_a_broken_header_is_told_without_the_names_of_python_objects(magic):
+def test_a_broken_header_is_reported_without_names_of_python_objects(magic):
     fault = check_image(magic + bytes(40))
     assert fault.code in ("E_IMAGE_TRUNCATED", "E_IMAGE_DAMAGED")
     assert "BytesIO" not in fault.message

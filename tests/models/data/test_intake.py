@@ -11,7 +11,7 @@ def rejects(*codes):
     return [Reject(f"a/{place}.png", f"a/{place}.png", code, "why", "test") for place, code in enumerate(codes)]
 
 
-def test_a_file_that_is_no_image_is_told(tmp_path):
+def test_a_file_that_is_not_an_image_is_reported(tmp_path):
     (tmp_path / "a.png").write_text("text")
     assert read_image(tmp_path / "a.png")[1].code == "E_IMAGE_FORMAT"
     assert read_image(tmp_path / "b.png")[1].code == "E_IMAGE_MISSING"
@@ -21,12 +21,12 @@ def test_a_file_that_is_no_image_is_told(tmp_path):
     ("make", "told"),
     [(os.mkfifo, "a named pipe"), (os.mkdir, "a folder"), (lambda path: path.symlink_to("/dev/zero"), "a device")],
 )
-def test_what_is_no_regular_file_is_told_and_never_opened(tmp_path, make, told):
+def test_a_special_file_is_reported_and_never_opened(tmp_path, make, told):
     make(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png")[1] == ("E_IMAGE_NO_FILE", f"expected a regular file. Received: {told}")
 
 
-def test_broken_links_are_told(tmp_path):
+def test_broken_links_are_reported(tmp_path):
     (tmp_path / "gone.png").symlink_to("nowhere.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
     assert read_image(tmp_path / "gone.png")[1] == (
@@ -55,7 +55,7 @@ def test_the_larger_of_number_and_share_may_be_bad():
         check_rejects(rejects("A", "B", "B"), 100, max_rejects=2, max_share=0)
 
 
-def test_an_empty_split_is_told_with_what_removed_its_images():
+def test_an_empty_split_is_rejected_with_what_removed_its_images():
     counts = {"train": 3, "val": 1, "test": 2}
     check_splits(counts, counts, [], 0)
     with pytest.raises(DataError, match=r"The split test has no images: all of its 2 images were rejected: 2 A"):

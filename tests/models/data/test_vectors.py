@@ -128,7 +128,7 @@ def test_an_id_that_comes_twice_is_rejected(tmp_path):
     assert [reject.code for reject in listed(VectorTable(path)).rejects] == ["E_ID_DUPLICATE"]
 
 
-def test_all_that_is_wrong_with_the_columns_is_said_at_once(tmp_path):
+def test_all_mistakes_in_the_columns_are_reported_at_once(tmp_path):
     path = tmp_path / "vectors.parquet"
     parquet.write_table(pa.table({"vector": [1.0], "text": ["a"]}), path)
     with pytest.raises(DataError, match=r"no column 'name' for the label.*no column 'camera'.*must be lists") as caught:
@@ -144,7 +144,7 @@ def test_all_that_is_wrong_with_the_columns_is_said_at_once(tmp_path):
         (lambda path: parquet.write_table(pa.table({"vector": lists([None, []])}), path), "E_DATA_EMPTY"),
     ],
 )
-def test_what_is_no_table_of_vectors_is_refused(tmp_path, write, code):
+def test_rejects_a_file_that_is_not_a_table_of_vectors(tmp_path, write, code):
     path = tmp_path / "vectors.parquet"
     write(path)
     with pytest.raises(DataError) as caught:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tables import clusters, join
 
 from anchorage.judging.calibration_check import calibrate_and_check, draw_classes
 from anchorage.judging.settings import JudgeSettings
@@ -12,19 +13,19 @@ from anchorage.retrieval.table import Embeddings
 
 
 @pytest.fixture(scope="module")
-def splits(clusters):
+def splits():
     return {split: clusters(1.1, 30, 8, split=split, seed=seed) for seed, split in enumerate(("train", "val", "test"))}
 
 
 @pytest.fixture(scope="module")
-def check(join):
+def check():
     def call(splits, **settings):
         return calibrate_and_check(splits["test"], splits["val"], join(*splits.values()), JudgeSettings(**settings))
 
     return call
 
 
-def test_what_is_checked_is_the_released_gallery_on_the_test_classes(check, join, splits):
+def test_what_is_checked_is_the_released_gallery_on_the_test_classes(check, splits):
     found = check(splits, seed=3)
     checked = found["check"]
     assert (found["split"], found["queries"], found["classes"], found["gallery"]) == ("val", 240, 30, 720)
@@ -53,7 +54,7 @@ def test_what_is_checked_is_the_released_gallery_on_the_test_classes(check, join
     json.dumps(found, allow_nan=False)
 
 
-def test_a_calibration_that_holds_says_so(check, splits):
+def test_a_calibration_that_holds_is_marked_so(check, splits):
     found = check(splits, max_calibration_error=0.08, require_calibration=True)
     assert found["check"]["probability"]["holds"]
     assert found["check"]["probability"]["statement"].startswith("Holds: the calibration error is 0.0")
@@ -61,7 +62,7 @@ def test_a_calibration_that_holds_says_so(check, splits):
     assert found["faults"] == []
 
 
-def test_a_calibration_that_does_not_hold_says_so_and_is_a_fault_where_it_is_required(check, splits, clusters):
+def test_a_calibration_that_does_not_hold_is_a_fault_where_it_is_required(check, splits):
     test = clusters(0.2, 30, 8, split="test", seed=2)
     shuffled = np.random.default_rng(0).permutation(test.labels)  # no neighbour is right but by luck
     wrong = {**splits, "test": Embeddings(test.ids, shuffled, test.roles, test.splits, test.vectors)}
@@ -75,7 +76,7 @@ def test_a_calibration_that_does_not_hold_says_so_and_is_a_fault_where_it_is_req
     assert [fault.partition(":")[0] for fault in faults] == ["Does not hold"] * 2
 
 
-def test_nothing_to_fit_or_to_check_has_a_reason(check, join, splits, clusters):
+def test_nothing_to_fit_or_to_check_has_a_reason(check, splits):
     few = {**splits, "val": clusters(0.9, 4, 8, split="val")}
     found = check(few)
     assert set(found) == {"split", "reason", "faults"}

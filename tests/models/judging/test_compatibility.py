@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tables import clusters
 
 from anchorage.judging.compatibility import compatibility
 
@@ -16,7 +17,7 @@ def ask(ours, theirs):
     return compatibility(ours, theirs, metric="map@r", max_drop=0.02, name="release 3")
 
 
-def test_the_same_space_may_be_mixed(clusters):
+def test_the_same_space_may_be_mixed():
     table = clusters(0.3)
     found = ask(table, table)
     values = {value for row in found["cells"].values() for value in row.values()}
@@ -26,7 +27,7 @@ def test_the_same_space_may_be_mixed(clusters):
     assert found["queries"] == 30
 
 
-def test_a_turned_space_must_be_embedded_anew(clusters):
+def test_a_turned_space_must_be_embedded_anew():
     table = clusters(0.3)
     found = ask(turned(table), table)
     cells = found["cells"]
@@ -36,7 +37,7 @@ def test_a_turned_space_must_be_embedded_anew(clusters):
     assert found["advice"].startswith("Re-embed the gallery before queries switch: in the gallery of release 3")
 
 
-def test_new_queries_meet_the_old_gallery(clusters):
+def test_new_queries_meet_the_old_gallery():
     # Old space: classes at right angles. New space: every query moved onto the next class.
     old = clusters(0.01, classes=3, per_class=2)
     new = replace(old, vectors=np.roll(old.vectors, 2, axis=0))
@@ -45,7 +46,7 @@ def test_new_queries_meet_the_old_gallery(clusters):
     assert found["new"]["old"] == found["old"]["new"] == 0
 
 
-def test_other_dimension(clusters):
+def test_other_dimension():
     table = clusters(0.3)
     found = ask(replace(table, vectors=table.vectors[:, :5]), table)
     assert found["cells"]["new"]["old"] is found["cells"]["old"]["new"] is None

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from tables import table_of
 
 from anchorage.judging.confusion import confused_pairs, confusion_matrix
 from anchorage.retrieval.metrics import evaluate_retrieval
 
 
 @pytest.fixture
-def circle(table_of):
+def circle():
     def make(degrees, labels):
         angles = np.radians(degrees)
         table = table_of(np.stack([np.cos(angles), np.sin(angles)], axis=1), list(labels))

@@ -165,7 +165,7 @@ def test_index_that_breaks_a_limit_holds_the_model():
     assert gate().judge(compare(0.05, index={"faults": []})).state == "SHIP"
 
 
-def test_forced_says_what_was_overruled_and_why():
+def test_forced_names_what_was_overruled_and_why():
     verdict = gate({"map@r": 0.9}, force="labels were mended").judge(compare(-0.1))
     assert (verdict.state, verdict.case, verdict.blessed) == ("FORCED", "forced", True)
     assert verdict.reasons[0] == "Published by force, against the gate: labels were mended."
@@ -182,7 +182,7 @@ def untrained(name="raw pixels", value=0.2, spread=0.0, classes=40):
     return UntrainedBaseline(name, per_query, labels)
 
 
-def test_a_model_that_is_worse_than_raw_pixels_is_no_first_release():
+def test_a_model_worse_than_raw_pixels_is_not_a_first_release():
     verdict = gate({"map@r": 0.1}).judge(first(untrained=[untrained(value=0.5), untrained("untrained network")]))
     assert (verdict.state, verdict.case, verdict.blessed) == ("HOLD", "training_does_not_help", False)
     assert verdict.reasons == (
@@ -210,7 +210,7 @@ def test_a_model_better_than_all_baselines_is_a_first_release():
     assert (entry["low"], entry["high"]) == pytest.approx((0.1 - error, 0.1 + error), abs=0.005)
 
 
-def test_an_interval_that_reaches_zero_holds_and_few_classes_are_said():
+def test_an_interval_that_reaches_zero_holds_and_few_classes_are_noted():
     # difference 1 point, spread 0.1 over 8 classes: standard error 3.5 points
     verdict = gate().judge(first(untrained=[untrained(value=0.29, spread=0.1, classes=8)]))
     assert verdict.case == "training_does_not_help"
@@ -244,7 +244,7 @@ def test_a_later_release_must_beat_the_baselines_too():
     assert "Only the floors and the baselines without training were checked." in gone.reasons[-1]
 
 
-def test_force_overrules_the_baselines_and_says_so():
+def test_force_overrules_the_baselines_and_is_noted():
     verdict = gate(force="a demonstration").judge(first(untrained=[untrained(value=0.5)]))
     assert (verdict.state, verdict.blessed) == ("FORCED", True)
     assert verdict.reasons[0] == "Published by force, against the gate: a demonstration."

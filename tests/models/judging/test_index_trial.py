@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tables import clusters
 
 from anchorage.errors import DataError
 from anchorage.judging.index_trial import judge_index
@@ -10,7 +11,7 @@ from anchorage.retrieval.index import build_index, save_index
 
 
 @pytest.fixture
-def saved(clusters, tmp_path):
+def saved(tmp_path):
     table = clusters(0.5, classes=10, per_class=6)
     save_index(build_index(table.vectors, neighbors=5), tmp_path)
     return tmp_path, table
@@ -32,7 +33,7 @@ def test_an_exact_index_loses_nothing(saved):
     assert "trade" not in found
 
 
-def test_more_leaves_find_more(clusters, tmp_path):
+def test_more_leaves_find_more(tmp_path):
     rows = 20_000  # from here on an index has leaves
     table = clusters(1.0, classes=rows // 5)
     save_index(build_index(table.vectors, neighbors=5, min_recall=0.8), tmp_path)
@@ -45,7 +46,7 @@ def test_more_leaves_find_more(clusters, tmp_path):
     assert all(entry["p50"] > 0 for entry in found["trade"])
 
 
-def test_the_query_itself_is_no_answer(saved):
+def test_the_query_itself_is_not_among_the_answers(saved):
     folder, table = saved
     products = table.vectors @ table.vectors.T
     np.fill_diagonal(products, -2)
@@ -54,7 +55,7 @@ def test_the_query_itself_is_no_answer(saved):
     assert found["metrics"]["recall@1"]["through_index"] == pytest.approx(right.mean())
 
 
-def test_what_the_index_forgets_is_held_against_it(clusters, tmp_path):
+def test_what_the_index_forgets_is_held_against_it(tmp_path):
     # The index knows the second half of the classes only by vectors of others: it finds the wrong rows.
     table = clusters(0.2, classes=10, per_class=6)
     wrong = table.vectors.copy()
@@ -79,7 +80,7 @@ def test_limits(saved):
     assert [fault.split(";")[1] for fault in found["faults"]] == [" the limit is 1e-06 ms.", " the limit is 1e-06 MiB."]
 
 
-def test_parts_that_do_not_fit(saved, clusters):
+def test_parts_that_do_not_fit(saved):
     folder, table = saved
     with pytest.raises(DataError, match=r"E_RELEASE_MIXED: .* each of the 60 rows of the index. Received: 59"):
         judge_index(folder, table.select(np.arange(59)), table, neighbors=5, settings=JudgeSettings(index_loss=0))

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from tables import clusters, join
 
 from anchorage.errors import DataError, UsageError
 from anchorage.judging.calibration_check import calibrate_and_check
@@ -33,7 +34,7 @@ def judge():
     return call
 
 
-def test_first_release(judge, clusters):
+def test_first_release(judge):
     report = judge(clusters(0.4))
     assert report["verdict"]["state"] == "FIRST"
     assert report["baseline"]["name"] is None
@@ -43,7 +44,7 @@ def test_first_release(judge, clusters):
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
-def test_better_and_worse_than_the_baseline(judge, clusters):
+def test_better_and_worse_than_the_baseline(judge):
     good, bad = clusters(0.3), clusters(3.0)
     report = judge(good, bad)
     assert report["verdict"]["state"] == "SHIP"
@@ -56,7 +57,7 @@ def test_better_and_worse_than_the_baseline(judge, clusters):
     assert judge(good, good)["verdict"]["state"] == "SHIP"
 
 
-def test_a_candidate_no_better_than_untrained_ones_is_held(judge, clusters):
+def test_a_candidate_no_better_than_untrained_ones_is_held(judge):
     good, bad = clusters(0.3), clusters(3.0)
     report = judge(good, untrained={"raw pixels": bad, "untrained network": good})
     assert (report["verdict"]["state"], report["verdict"]["case"]) == ("HOLD", "training_does_not_help")
@@ -74,7 +75,7 @@ def test_a_candidate_no_better_than_untrained_ones_is_held(judge, clusters):
     assert "untrained" not in judge(good)
 
 
-def test_different_images_are_said_and_only_common_ones_compared(judge, clusters):
+def test_only_images_of_both_sets_are_compared_and_a_difference_is_noted(judge):
     good, bad = clusters(0.3), clusters(3.0)
     facts = {"version": 3, "reason": "", "evaluation_set": "another"}
     report = judge(good, bad.select(range(5, 30)), baseline_facts=facts)
@@ -88,14 +89,14 @@ def test_different_images_are_said_and_only_common_ones_compared(judge, clusters
     assert same["verdict"]["case"] == "not_worse"
 
 
-def test_evaluation_set_depends_on_images_and_labels_not_on_order_or_vectors(clusters, table_of):
+def test_evaluation_set_depends_on_images_and_labels_not_on_order_or_vectors():
     table = clusters(0.3)
     assert identify_set(table.select(range(29, -1, -1))) == identify_set(table)
     assert identify_set(clusters(2.0)) == identify_set(table)
     assert identify_set(table.select(range(29))) != identify_set(table)
 
 
-def test_thresholds_come_from_validation_classes_or_not_at_all(judge, clusters):
+def test_thresholds_come_from_validation_classes_or_not_at_all(judge):
     with_them = judge(clusters(0.3), validation=clusters(0.3, split="val", seed=1))["thresholds"]
     assert with_them["split"] == "val"
     assert with_them["likely_match"]["false_accept"] <= 0.01
@@ -103,7 +104,7 @@ def test_thresholds_come_from_validation_classes_or_not_at_all(judge, clusters):
     assert without == {"split": "val", "reason": "there are no embeddings of split 'val' to choose them on"}
 
 
-def test_identity_card(judge, clusters):
+def test_identity_card(judge):
     report = judge(
         clusters(0.3), context={"facts": {"experiment": EXPERIMENT, "limits": ["Only icons."]}, "model": {"A": "b"}}
     )
@@ -117,7 +118,7 @@ def test_identity_card(judge, clusters):
     assert judge(clusters(0.3), context={})["experiment"] == "unnamed experiment"
 
 
-def test_the_card_tells_the_spread_over_seeds_and_what_the_intervals_cover(judge, clusters):
+def test_the_card_tells_the_spread_over_seeds_and_what_the_intervals_cover(judge):
     found = {"mean": 0.469, "deviation": 0.004, "lowest": 0.464, "highest": 0.475}
     spread = {"metrics": {"map@r": found}, "seeds": [1, 2], "machines": 1, "trainings": 2, "same_code": True}
     facts = {"experiment": EXPERIMENT}
@@ -135,7 +136,7 @@ def test_the_card_tells_the_spread_over_seeds_and_what_the_intervals_cover(judge
         assert covered in one["limits"]
 
 
-def test_split_rule_is_what_the_audit_found(judge, clusters):
+def test_split_rule_is_what_the_audit_found(judge):
     def rule(**context):
         return judge(clusters(0.3), context=context)["identity"]["data"].get("Split rule")
 
@@ -144,7 +145,7 @@ def test_split_rule_is_what_the_audit_found(judge, clusters):
     assert rule(audit={"leaks": {"count": 3}}) == "3 classes are in several splits"
 
 
-def test_settings_that_a_tuner_chose_replace_the_ranges(judge, clusters):
+def test_settings_that_a_tuner_chose_replace_the_ranges(judge):
     searched = {
         **EXPERIMENT,
         "loss": {"name": "contrastive", "params": {"margin": {"low": 0.05, "high": 0.5, "log": True}}},
@@ -157,12 +158,12 @@ def test_settings_that_a_tuner_chose_replace_the_ranges(judge, clusters):
     assert report["training"] == history
 
 
-def test_release_without_embeddings_is_not_passed_over(judge, clusters):
+def test_release_without_embeddings_is_not_passed_over(judge):
     with pytest.raises(DataError, match=r"E_BASELINE_MISSING.*release 3"):
         judge(clusters(0.3), baseline_facts={"version": 3, "reason": ""})
 
 
-def test_empty_and_hopeless_splits(judge, clusters):
+def test_empty_and_hopeless_splits(judge):
     with pytest.raises(DataError, match="E_SPLIT_EMPTY"):
         judge(clusters(0.3).select([]))
     with pytest.raises(DataError, match="E_NO_RELEVANT"):
@@ -171,7 +172,7 @@ def test_empty_and_hopeless_splits(judge, clusters):
         judge(clusters(0.3), settings={"metrics": ["recall"]})
 
 
-def test_release_with_hardly_a_common_image_holds(judge, clusters):
+def test_release_with_hardly_a_common_image_holds(judge):
     report = judge(clusters(0.3), clusters(0.3).select([0, 7, 13]))
     assert (report["verdict"]["state"], report["verdict"]["case"]) == ("HOLD", "too_few_common")
     assert "compatibility" not in report
@@ -179,18 +180,18 @@ def test_release_with_hardly_a_common_image_holds(judge, clusters):
     assert nothing["verdict"]["case"] == "too_few_common"
 
 
-def test_no_baseline_though_there_were_releases(judge, clusters):
+def test_no_baseline_though_there_were_releases(judge):
     facts = {"version": None, "first": False, "reason": "Release 1 is gone."}
     assert judge(clusters(0.3), baseline_facts=facts)["verdict"]["case"] == "no_baseline"
 
 
-def test_index_trial_is_part_of_the_verdict(judge, clusters):
+def test_index_trial_is_part_of_the_verdict(judge):
     report = judge(clusters(0.3), index_trial={"faults": ["Too slow."]})
     assert (report["verdict"]["state"], report["verdict"]["reasons"][0]) == ("HOLD", "Too slow.")
     assert report["index_trial"] == {"faults": ["Too slow."]}
 
 
-def test_a_broken_promise_of_the_calibration_holds_the_candidate(judge, clusters):
+def test_a_broken_promise_of_the_calibration_holds_the_candidate(judge):
     report = judge(clusters(0.3), calibration={"split": "val", "reason": "few", "faults": ["Does not hold."]})
     assert (report["verdict"]["state"], report["verdict"]["case"]) == ("HOLD", "calibration")
     assert report["verdict"]["reasons"][0] == "Does not hold."
@@ -198,7 +199,7 @@ def test_a_broken_promise_of_the_calibration_holds_the_candidate(judge, clusters
     assert judge(clusters(0.3))["calibration"] == {"split": "val", "reason": "no match probability was fitted"}
 
 
-def test_what_the_report_can_draw(judge, clusters, join):
+def test_what_the_report_can_draw(judge):
     good, bad = clusters(0.5, classes=12, per_class=6), clusters(1.5, classes=12, per_class=6)
     validation = clusters(0.9, 20, 8, split="val", seed=1)
     calibration = calibrate_and_check(good, validation, join(good, validation), JudgeSettings())
@@ -226,7 +227,7 @@ def test_what_the_report_can_draw(judge, clusters, join):
     assert report["calibration"] == calibration
 
 
-def test_ways_to_ask(judge, clusters):
+def test_ways_to_ask(judge):
     table = clusters(0.6, classes=6, per_class=6)
     table.columns["family"] = np.array([f"family {n % 3}" for n in range(36)], object)
     table.columns["kind"] = np.array(["low" if label[-1] in "012" else "high" for label in table.labels], object)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tables import clusters, table_of
 
 from anchorage.judging import numbers
 from anchorage.judging.gate import Comparison
@@ -17,7 +18,7 @@ def evaluate(table):
 
 
 @pytest.fixture
-def three_classes(table_of):
+def three_classes():
     """On a circle: a at 0 and 4 degrees, b at 90 and 100, c at 10 and 96; a is always right, c never."""
     angles = np.radians([0, 4, 90, 100, 10, 96])
     return table_of(np.stack([np.cos(angles), np.sin(angles)], axis=1), list("aabbcc"))
@@ -43,7 +44,7 @@ def test_recall_curve_by_hand(three_classes):
     assert curve["queries"] == 6
 
 
-def test_recall_curve_agrees_with_the_metrics(clusters):
+def test_recall_curve_agrees_with_the_metrics():
     table = clusters(1.5)
     _, pairs = evaluate(table)
     curve = numbers.recall_curve(pairs, len(table))
@@ -81,7 +82,7 @@ def test_galleries_name_queries_and_neighbours(three_classes):
     assert numbers.galleries(three_classes, *evaluate(three_classes), each=4, seed=1) == shown
 
 
-def test_baseline_on_all_images_keeps_the_candidates_numbers(clusters):
+def test_baseline_on_all_images_keeps_the_candidates_numbers():
     good, bad = clusters(0.3), clusters(3.0)
     result, _ = evaluate(good)
     ours, theirs = numbers.align(good, bad)
@@ -105,7 +106,7 @@ def test_interval_of_a_metric_knows_about_classes(three_classes):
     assert entry["interval"] == [0.0, 1.0]
 
 
-def test_baseline_in_another_order_with_other_images(clusters):
+def test_baseline_in_another_order_with_other_images():
     good = clusters(0.3)
     rows = np.random.default_rng(0).permutation(30)[:20]
     bad = clusters(3.0).select(rows)

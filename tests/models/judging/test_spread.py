@@ -20,12 +20,12 @@ BOTH = "MAP@R 46.9 ± 0.4 (46.4 to 47.5), recall@1 89.0 ± 0.3 (88.6 to 89.4)"
         ({**FIVE, "same_code": False}, "map@r", f"{BOTH} over 5 seeds on 1 machine, measured with earlier code"),
     ],
 )
-def test_a_measured_spread_is_told_in_percent(spread, primary, told):
+def test_a_measured_spread_is_shown_in_percent(spread, primary, told):
     assert format_spread(spread, primary, 1) == told
 
 
 @pytest.mark.parametrize("spread", [None, {}])
-def test_what_is_not_measured_is_said(spread):
+def test_a_spread_that_is_not_measured_is_noted(spread):
     unknown = "The spread over seeds is not measured: `anchorage spread FILE`"
     assert format_spread(spread, "map@r", 1) == f"One training, seed 1. {unknown}"
     assert format_spread(spread, "map@r", 0) == f"One training, seed 0. {unknown}"

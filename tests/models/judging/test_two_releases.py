@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tables import clusters
 
 from anchorage.errors import UsageError
 from anchorage.judging.judge import judge_candidate
@@ -15,7 +16,7 @@ EVALUATION = {"max_drop": 0.02, "slices": ["class_size"], "resamples": 500, "sli
 
 
 @pytest.fixture
-def release(clusters, tmp_path):
+def release(tmp_path):
     """Makes a release of a model with so much noise: the report and its embeddings."""
 
     def make(version, noise):

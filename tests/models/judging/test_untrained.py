@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from tables import clusters
 
 from anchorage.errors import DataError
 from anchorage.judging.numbers import evaluate
@@ -7,7 +8,7 @@ from anchorage.judging.settings import QueryProtocol
 from anchorage.judging.untrained import compare_untrained
 
 
-def test_baselines_answer_the_queries_of_the_candidate(clusters):
+def test_baselines_answer_the_queries_of_the_candidate():
     candidate, baseline = clusters(0.3), clusters(3.0)
     result = evaluate(candidate, ["map@r", "recall@1"], QueryProtocol())
     mixed = baseline.select(np.random.default_rng(0).permutation(len(baseline)))
@@ -21,7 +22,7 @@ def test_baselines_answer_the_queries_of_the_candidate(clusters):
     assert found.query_labels.tolist() == candidate.labels.tolist()
 
 
-def test_columns_and_roles_are_those_of_the_candidate(clusters):
+def test_columns_and_roles_are_those_of_the_candidate():
     """A baseline's table knows the images alone: what a query may not meet stands in the candidate's."""
     candidate, baseline = clusters(0.6, per_class=6), clusters(3.0, per_class=6)
     candidate.columns["family"] = np.array([f"family {n % 3}" for n in range(36)], object)
@@ -35,7 +36,7 @@ def test_columns_and_roles_are_those_of_the_candidate(clusters):
     np.testing.assert_array_equal(found.per_query["map@r"][1], expected)
 
 
-def test_a_baseline_without_some_image_is_refused(clusters):
+def test_a_baseline_without_some_image_is_refused():
     candidate = clusters(0.3)
     result = evaluate(candidate, ["map@r"], QueryProtocol())
     with pytest.raises(DataError, match=r"E_BASELINE_MISSING: .* by the raw pixels for all 30 .* none for 2"):

@@ -41,7 +41,7 @@ def test_what_the_user_writes_wins():
     assert create_loss("subcenter_arcface", {"sub_centers": 2}, num_classes=3).sub_centers == 2
 
 
-def test_aliases_stand_beside_the_table_and_mistakes_are_told():
+def test_aliases_stand_beside_the_table_and_mistakes_are_rejected():
     assert not ALIASES.keys() & LOSSES.keys()
     assert {name for name, _ in ALIASES.values()} <= LOSSES.keys()
     with pytest.raises(UsageError, match=r"E_PARAMETER_UNKNOWN: 'nt_xent' takes"):

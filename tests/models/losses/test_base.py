@@ -137,7 +137,7 @@ def test_layers_inside_are_built_without_a_build_of_ones_own():
         assert len(loss.weights) == 2
 
 
-def test_without_compute_there_is_no_loss():
+def test_rejects_a_loss_without_compute():
     with pytest.raises(NotImplementedError, match=r"LossLayer must define `compute\(embeddings, labels\)`"):
         LossLayer()(X, LABELS)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from backends import differentiate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,14 +69,14 @@ def test_separated_classes_cost_nothing():
 X, LABELS = np.random.default_rng(6).normal(size=(12, 3)), np.arange(12) % 4
 
 
-def test_no_pair_of_one_kind_costs_nothing(differentiate):
+def test_no_pair_of_one_kind_costs_nothing():
     for labels in (np.zeros(12, int), np.arange(12)):
         value, [gradient] = differentiate(lambda x, labels=labels: CBMLLoss(dtype="float64")(x, labels), X)
         assert value == 0
         assert not gradient.any()
 
 
-def test_directions_alone_matter_and_turns_do_not(differentiate):
+def test_directions_alone_matter_and_turns_do_not():
     loss, turn = CBMLLoss(neg_a=0.4, neg_b=0.2, dtype="float64"), np.linalg.qr(X[:3])[0]
     value, [gradient] = differentiate(lambda x: loss(x, LABELS), X)
     assert float(loss(X @ turn, LABELS)) == pytest.approx(value, rel=1e-9)

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from backends import COMPILERS, compile_loss, differentiate, double_precision, needs_dense_labels, slopes_of
 from keras import ops
 
 from anchorage.learner import MetricLearner
@@ -18,7 +19,7 @@ from anchorage.regularizers import REGULARIZERS
 
 slow = pytest.mark.slow  # minutes for the whole table; for one loss: `pytest -k <its name>` on this file
 
-ROWS, DIM, CLASSES = 12, 8, 4
+ROWS, DIM, CLASSES, MANY_CLASSES = 12, 8, 4, 30
 # Settings that take another way through the code than the defaults do: every choice of every loss is in it.
 MORE_SETTINGS = json.loads((Path(__file__).parents[2] / "data" / "loss_settings.json").read_text())
 
@@ -77,12 +78,17 @@ ORDERED_SETTINGS = [
 ]
 
 
+# Parameters that give a loss other weights to save than it has by default.
+SHAPES_OF_WEIGHTS = {"beta_per_class", "centers_per_class", "loss", "members", "memory_size", "metric", "num_bins"}
+SHAPES_OF_WEIGHTS |= {"num_proxies", "num_v", "proxies_per_class", "sub_centers", "use_bias"}
+
 # What `make test` runs of the settings that are not a loss's defaults; the defaults get every case.
 KEPT_CASES = {
     "test_finite_on_degenerate_batches": lambda case: (
         (case["batch_of"], case["points"]) in {("one class", "equal"), ("one item", "zero")}
     ),
     "test_what_is_not_finite_costs_nan_and_leaves_no_trace": lambda case: case["place"] is ...,
+    "test_learner_takes_the_same_next_step_after_loading": lambda case: case["setting"][1].keys() & SHAPES_OF_WEIGHTS,
 }
 
 
@@ -138,7 +144,7 @@ def batch():
 
 
 @pytest.fixture(scope="module")
-def slopes(loss, slopes_of):
+def slopes(loss):
     """Value from the first state, and gradients of the embeddings and of every weight."""
     measure = slopes_of(loss)
 
@@ -168,61 +174,11 @@ def test_ignores_row_order(setting, batch, slopes):
 
 
 @slow
-@pytest.mark.parametrize("setting", ORDERED_SETTINGS, ids=told, indirect=True)
-def test_ignores_order_of_whole_classes(setting, batch, slopes):
-    """Also where the order within a class, or the places of a pair, matter."""
-    embeddings, labels = batch
-    rng, layout = np.random.default_rng(2), setting[1].get("layout")
-    pairs, half = rng.permutation(ROWS // 2), ROWS // 2
-    if layout == "halves":
-        order = np.concatenate([pairs, pairs + half])
-    elif layout == "interleaved":
-        order = np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel()
-    else:
-        order = np.concatenate([np.flatnonzero(labels == label) for label in (2, 0, 3, 1)])
-    value, (gradient, *_) = slopes(embeddings, labels)
-    turned, (turned_gradient, *_) = slopes(embeddings[order], labels[order])
-    assert turned == pytest.approx(value, rel=1e-5)
-    np.testing.assert_allclose(turned_gradient, gradient[order], rtol=1e-3, atol=1e-5 * np.abs(gradient).max())
-
-
-@slow
-@DEFAULTS
-def test_ignores_row_order_of_a_large_batch(setting, slopes_of):
-    excuse(ORDERED, setting)
-    excuse(RANDOM, setting)
-    rng = np.random.default_rng(3)
-    embeddings, labels, order = rng.normal(size=(150, DIM)), np.arange(150) % 30, rng.permutation(150)
-    loss = build(create_loss(*setting, num_classes=30))
-    values, gradients, measure = [], [], slopes_of(loss)
-    for rows in (np.arange(150), order):
-        rewind(loss)
-        value, (gradient, *_) = measure(embeddings[rows].astype("float32"), labels[rows])
-        values.append(value)
-        gradients.append(gradient)
-    assert values[1] == pytest.approx(values[0], rel=1e-5)
-    np.testing.assert_allclose(gradients[1], gradients[0][order], rtol=1e-3, atol=1e-5 * np.abs(gradients[0]).max())
-
-
-@slow
-@DEFAULTS
-def test_same_value_and_gradient_compiled(setting, loss, batch, differentiate, compiler, compile_loss):
-    if compiler == "xla":
-        excuse(RANDOM, setting)
-    rewind(loss)
-    value, (gradient,) = differentiate(lambda x: loss(x, batch[1]), batch[0], states=loss.variables)
-    rewind(loss)
-    compiled, compiled_gradient = compile_loss(loss, compiler, DIM)(*batch)
-    assert float(compiled) == pytest.approx(value, rel=1e-5)
-    np.testing.assert_allclose(compiled_gradient, gradient, rtol=1e-3, atol=1e-5 * np.abs(gradient).max())
-
-
-@slow
-def test_float32_is_near_float64(setting, loss, batch, slopes, slopes_of, in_double_precision):
+def test_float32_is_near_float64(setting, loss, batch, slopes):
     excuse(RANDOM, setting)
     embeddings, labels = batch
     value, (gradient, *_) = slopes(embeddings, labels)
-    with in_double_precision():
+    with double_precision():
         exact = type(loss).from_config({**loss.get_config(), "dtype": "float64"})
         exact(embeddings.astype("float64"), labels)  # makes the weights
         exact.first_state = loss.first_state
@@ -285,7 +241,7 @@ def test_what_is_not_finite_costs_nan_and_leaves_no_trace(loss, batch, slopes, p
 
 
 @slow
-def test_class_ids_are_only_names(loss, batch, slopes, needs_dense_labels):
+def test_class_ids_are_only_names(loss, batch, slopes):
     if needs_dense_labels(loss):
         pytest.skip("its labels are rows of a weight")
     embeddings, labels = batch
@@ -319,6 +275,75 @@ def test_learner_takes_the_same_next_step_after_loading(setting, loss, batch, tm
     assert again.train_on_batch(*batch) == learner.train_on_batch(*batch)
     for ours, theirs in zip(learner.variables, again.variables, strict=True):
         np.testing.assert_array_equal(*(ops.convert_to_numpy(v.value) for v in (ours, theirs)), err_msg=ours.path)
+
+
+@slow
+@pytest.mark.parametrize("setting", ORDERED_SETTINGS, ids=told, indirect=True)
+def test_ignores_order_of_whole_classes(setting, batch, slopes):
+    """Also where the order within a class, or the places of a pair, matter."""
+    embeddings, labels = batch
+    rng, layout = np.random.default_rng(2), setting[1].get("layout")
+    pairs, half = rng.permutation(ROWS // 2), ROWS // 2
+    if layout == "halves":
+        order = np.concatenate([pairs, pairs + half])
+    elif layout == "interleaved":
+        order = np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel()
+    else:
+        order = np.concatenate([np.flatnonzero(labels == label) for label in (2, 0, 3, 1)])
+    value, (gradient, *_) = slopes(embeddings, labels)
+    turned, (turned_gradient, *_) = slopes(embeddings[order], labels[order])
+    assert turned == pytest.approx(value, rel=1e-5)
+    np.testing.assert_allclose(turned_gradient, gradient[order], rtol=1e-3, atol=1e-5 * np.abs(gradient).max())
+
+
+# The defaults, compiled. Last in the file, as they make other layers than the tests above.
+@pytest.fixture(scope="module")
+def of_many_classes(setting):
+    return build(create_loss(*setting, num_classes=MANY_CLASSES))
+
+
+@pytest.fixture(scope="module")
+def compiled(of_many_classes):
+    """Each way of the backend to compile, by name: functions of a batch that start from the first state."""
+
+    def rewound(step):
+        def run(embeddings, labels):
+            rewind(of_many_classes)
+            value, gradient = step(embeddings, labels)
+            return float(value), ops.convert_to_numpy(gradient)
+
+        return run
+
+    rewind(of_many_classes)
+    return {name: rewound(step) for name, step in compile_loss(of_many_classes, DIM).items()}
+
+
+@slow
+@DEFAULTS
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_same_value_and_gradient_compiled(setting, of_many_classes, compiled, batch, compiler):
+    if compiler == "xla":
+        excuse(RANDOM, setting)
+    rewind(of_many_classes)
+    states = of_many_classes.variables
+    value, (gradient,) = differentiate(lambda x: of_many_classes(x, batch[1]), batch[0], states=states)
+    found, found_gradient = compiled[compiler](*batch)
+    assert found == pytest.approx(value, rel=1e-5)
+    np.testing.assert_allclose(found_gradient, gradient, rtol=1e-3, atol=1e-5 * np.abs(gradient).max())
+
+
+@slow
+@DEFAULTS
+def test_ignores_row_order_of_a_large_batch(setting, compiled):
+    excuse(ORDERED, setting)
+    excuse(RANDOM, setting)
+    rng, measure = np.random.default_rng(3), compiled[COMPILERS[0]]
+    embeddings, labels = rng.normal(size=(150, DIM)).astype("float32"), np.arange(150) % MANY_CLASSES
+    order = rng.permutation(150)
+    value, gradient = measure(embeddings, labels)
+    turned, turned_gradient = measure(embeddings[order], labels[order])
+    assert turned == pytest.approx(value, rel=1e-5)
+    np.testing.assert_allclose(turned_gradient, gradient[order], rtol=1e-3, atol=1e-5 * np.abs(gradient).max())
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))

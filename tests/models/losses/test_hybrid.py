@@ -77,7 +77,7 @@ def test_heads_have_the_pair_loss_too_if_they_weigh_anything():
     assert float(loss(X, LABELS, heads=heads)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_wrong_members_are_told():
+def test_rejects_invalid_members():
     with pytest.raises(ValueError, match=r"`pair` must be a Keras layer.*Received: pair={'name': 'contrastive'}"):
         HybridLoss(num_classes=3, pair={"name": "contrastive"})
     with pytest.raises(ValueError, match=r"`num_classes` is needed for the losses inside by default"):

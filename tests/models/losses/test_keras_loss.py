@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from backends import differentiate
 
 from anchorage.errors import UsageError
 from anchorage.learner import MetricLearner
@@ -100,7 +101,7 @@ similarity = pytest.mark.skipif(not INSTALLED, reason="needs the extra `similari
 
 
 @similarity
-def test_each_loss_of_tensorflow_similarity_gives_what_it_gave_on_keras_2(differentiate):
+def test_each_loss_of_tensorflow_similarity_gives_what_it_gave_on_keras_2():
     cases = [case for case in json.loads(ORACLE.read_text()) if case["loss"] != "XBM"]
     assert len({case["loss"] for case in cases}) == 10
     for case in cases:

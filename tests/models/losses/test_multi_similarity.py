@@ -107,7 +107,7 @@ def test_reducer_takes_the_costs_of_the_anchors():
     assert float(loss(x, labels)) == pytest.approx(np.log1p(np.e), rel=1e-6)
 
 
-def test_wide_slack_is_no_mining():
+def test_a_wide_slack_keeps_all_pairs():
     rng = np.random.default_rng(3)
     batch = rng.normal(size=(10, 4)).astype("float32"), np.arange(10) % 3
     assert float(MultiSimilarityLoss(eps=2.1)(*batch)) == pytest.approx(

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backends import agree, slopes_of
 
 from anchorage.losses import create_loss
 
@@ -143,7 +144,7 @@ def slope(function, x, step=1e-5):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 2e-8), ("float32", 2e-5)])
 @pytest.mark.parametrize("name", sorted(ORACLES))
-def test_second_batch(name, dtype, tolerance, slopes_of, agree):
+def test_second_batch(name, dtype, tolerance):
     oracle, params, weights = ORACLES[name]
     loss = create_loss(name, params, num_classes=3)
     loss = type(loss).from_config({**loss.get_config(), "dtype": dtype})

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
+from backends import differentiate
 
 import anchorage.losses
 from anchorage.geometry import MEASURES
@@ -115,7 +116,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("file", "number"), CASES)
-def test_ours_agrees(file, number, differentiate):
+def test_ours_agrees(file, number):
     case = load(file)[number]
     row = row_of(file, case)
     loss, labels = create_loss(row.ours, row.params), np.array(case["labels"], "int32")

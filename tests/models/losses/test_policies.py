@@ -9,6 +9,12 @@ from anchorage.learner import MetricLearner
 from anchorage.losses import LOSSES, create_loss
 
 STEPS, ROWS, DIM, CLASSES = 200, 12, 4, 4
+# What `make test` trains in bfloat16, which has the range of float32: one of each kind. In float16 it trains them all.
+KEPT = ("contrastive", "cross_batch_memory", "multi_proxy_anchor", "nivmf", "smooth_ap", "softmax", "triplet")
+
+
+def in_grid(item):
+    return item.callspec.params["policy"] == "mixed_bfloat16" and item.callspec.params["name"] not in KEPT
 
 
 @pytest.fixture(params=["mixed_float16", "mixed_bfloat16"])

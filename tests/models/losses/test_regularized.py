@@ -89,7 +89,7 @@ def test_rejects_invalid_arguments(params, text):
         RegularizedLoss(**{"num_classes": 3, **params})
 
 
-def test_regularizer_of_proxies_that_the_loss_lacks_is_told():
+def test_rejects_a_regularizer_of_proxies_for_a_loss_without():
     loss = RegularizedLoss(ContrastiveLoss(), proxies_regularizer=LpRegularizer())
     with pytest.raises(ValueError, match=r"`proxies_regularizer` needs a loss with proxies. .*loss=ContrastiveLoss"):
         loss(ROWS, np.array([0, 0, 1, 1, 2, 2]))

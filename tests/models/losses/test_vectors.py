@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from backends import agree, slopes_of
 from keras import ops
 
 from anchorage.losses import LOSSES
@@ -293,7 +294,7 @@ def make_loss(file, case, dtype):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 2e-5)])
 @pytest.mark.parametrize(("file", "name"), ALL, ids=[f"{file}:{name}" for file, name in ALL])
-def test_value_and_gradients(file, name, dtype, tolerance, slopes_of, agree):
+def test_value_and_gradients(file, name, dtype, tolerance):
     case = load(file, name)
     loss, weights = make_loss(file, case, dtype)
     embeddings, labels = batch_of(case, dtype)

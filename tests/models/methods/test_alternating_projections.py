@@ -115,7 +115,7 @@ def test_a_strong_penalty_takes_the_weights_back():
     assert held < 0.5 * np.linalg.norm(free[12] - free[6])
 
 
-def test_the_sampler_says_who_represents(store, validation_store, settings):
+def test_the_sampler_chooses_the_representatives(store, validation_store, settings):
     sampler = {"name": "representative_batches", "params": {"classes": 4, "per_class": 2, "lifetime": 7}}
     arguments = settings(epochs=1, sampler=sampler, methods=[{"name": "alternating_projections"}])
     arguments["loss"] = {"name": "contrastive", "params": {"normalize": False}}

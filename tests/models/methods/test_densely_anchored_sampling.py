@@ -148,7 +148,7 @@ def test_remembered_differences_are_drawn_alike():
         assert stats.chisquare(counts).pvalue > 0.001
 
 
-def test_the_seed_says_what_is_drawn():
+def test_the_seed_decides_what_is_drawn():
     rows, labels = (tf.constant(values) for values in draw_batch())
     first, again, other = (method(scale_range=0.2, seed=seed).copy(rows, labels).numpy() for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)

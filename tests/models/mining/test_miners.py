@@ -206,7 +206,7 @@ def test_loss_sees_the_kept_pairs_alone():
     assert float(mined(x, labels)) == pytest.approx(float(TripletLoss(0.5, "batch_hard")(x, labels)), rel=1e-5)
 
 
-def test_unknown_names_are_told():
+def test_rejects_unknown_names():
     names = ["angular", "batch_easy_hard", "distance_weighted", "hdc", "multi_similarity", "pair_margin"]
     assert sorted(MINERS) == [*names, "triplet_margin", "uniform_histogram"]
     with pytest.raises(UsageError, match=r"pair_margins.*Did you mean 'pair_margin'"):

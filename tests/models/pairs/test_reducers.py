@@ -57,7 +57,7 @@ def test_nothing_counts(reducer):
     assert float(reduce_costs(COSTS, np.zeros_like(MASK), reducer)) == 0
 
 
-def test_class_without_a_weight_is_told():
+def test_rejects_a_class_without_a_weight():
     with pytest.raises(ValueError, match=r"Expected `labels` in 0 \.\. 0, .*Received: labels from 0 to 1\. Give"):
         reduce_costs(COSTS, MASK, {"name": "class_weighted", "weights": [3.0]}, LABELS)
 
@@ -71,6 +71,6 @@ def test_class_without_a_weight_is_told():
         ({"name": "mean", "low": 1}, r"`reducer` 'mean' takes \[\]. Received"),
     ],
 )
-def test_wrong_ones_are_told(reducer, text):
+def test_rejects_invalid_reducers(reducer, text):
     with pytest.raises(ValueError, match=text):
         check_any_reducer(reducer)

@@ -174,13 +174,13 @@ def test_joined_results():
     assert procedure.best_result(unjudged) == 2
 
 
-def test_every_procedure_says_what_it_does():
+def test_every_procedure_has_a_docstring():
     for name, cls in PROCEDURES.items():
         assert issubclass(cls, procedure.Procedure)
         assert name == cls.__module__.rpartition(".")[2]
         assert cls.__doc__
 
 
-def test_wrong_names_are_told(store, settings):
+def test_rejects_unknown_names(store, settings):
     with pytest.raises(UsageError, match=r"E_NAME_UNKNOWN.*'self_training'"):
         run_training(store, None, **settings(procedure=section("self_trainin")))

@@ -60,7 +60,7 @@ def arguments(settings):
     return make
 
 
-def test_a_killed_one_goes_on_and_the_labels_are_told(store, validation_store, arguments, monkeypatch, tmp_path):
+def test_a_killed_one_goes_on_and_its_labels_are_logged(store, validation_store, arguments, monkeypatch, tmp_path):
     settings = arguments(stop_after=0)
     straight = run_training(store, validation_store, **settings, log_folder=tmp_path / "logs")
     names, plain = [], procedure.Task.train

@@ -43,7 +43,7 @@ def test_releases_of_this_run_are_passed_over(publish, releases):
     assert found["reason"] == "Release 1 is the newest that is not from this run."
 
 
-def test_release_that_was_rolled_back_is_no_baseline(publish, releases):
+def test_release_that_was_rolled_back_is_not_a_baseline(publish, releases):
     publish("a")
     publish("b")
     roll_back(releases)
@@ -79,7 +79,7 @@ def test_damaged_current_release_gives_way_to_the_newest_intact_one_before_it(pu
     assert found["reason"].endswith("Release 1 is the newest that is intact.")
 
 
-def test_where_no_release_is_intact_it_is_said_that_there_were_some(publish, releases):
+def test_where_no_release_is_intact_the_reason_mentions_them(publish, releases):
     publish("a")
     damage(releases, 1)
     found = find_baseline(releases, "b")

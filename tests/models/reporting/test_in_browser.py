@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from tables import clusters, join
 
 from anchorage.judging.calibration_check import calibrate_and_check
 from anchorage.judging.judge import judge_candidate
@@ -108,7 +109,7 @@ def browser(tmp_path):
 
 
 @pytest.fixture
-def page(clusters, join, tmp_path):
+def page(tmp_path):
     """A report with every part that a few clusters can give, and a picture for each image."""
     candidate, validation = clusters(1.6, classes=12), clusters(1.6, classes=20, split="val", seed=1)
     settings = JudgeSettings(metrics=["recall@1"], minimum={"map@r": 0.1})

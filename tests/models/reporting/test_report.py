@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from tables import clusters, join, table_of
 
 from anchorage.judging.calibration_check import calibrate_and_check
 from anchorage.judging.judge import judge_candidate
@@ -75,7 +76,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def judged(clusters, join):
+def judged():
     def judge(candidate=None, baseline=None, untrained=None, **context):
         candidate = clusters(1.0) if candidate is None else candidate
         settings = JudgeSettings(metrics=["recall@1"], max_drop=1.0, slices=[])
@@ -95,7 +96,7 @@ def judged(clusters, join):
 
 
 @pytest.fixture(scope="module")
-def written(judged, clusters, tmp_path_factory):
+def written(judged, tmp_path_factory):
     """A report with a baseline, its folder, and its page."""
     folder = tmp_path_factory.mktemp("written") / "report"
     untrained = {"raw pixels": clusters(3.0, classes=12, seed=5), "untrained network": clusters(9.0, classes=12)}
@@ -141,7 +142,7 @@ def test_every_image_has_words_and_loads_lazily(written):
     assert all(image["alt"] and image["loading"] == "lazy" and image["decoding"] == "async" for image in images)
 
 
-def test_every_figure_says_what_to_look_for_and_gives_its_numbers(written):
+def test_every_figure_explains_itself_and_gives_its_numbers(written):
     text = written[2]
     figures = re.findall("<figure>.*?</figure>", text, re.S)
     assert len(figures) == len(FIGURES) - len(UNDRAWN)
@@ -189,7 +190,7 @@ def test_right_and_wrong_differ_by_more_than_colour(written):
     assert re.search(r"\.wrong \.picture \{ border: 3px dashed", text)
 
 
-def test_sections_without_data_stay_grey(judged, clusters):
+def test_sections_without_data_stay_grey(judged):
     def drawn(report):
         return {name: b"<svg/>" for name, drawing in FIGURES.items() if find(report, drawing.needs)}
 
@@ -216,7 +217,7 @@ def test_sections_without_data_stay_grey(judged, clusters):
     assert len(Page(page).all("section")) == len(SECTIONS)
 
 
-def test_names_from_the_data_cannot_become_markup(judged, table_of, tmp_path):
+def test_names_from_the_data_cannot_become_markup(judged, tmp_path):
     evil = ['<script>alert("x")</script>', "</script><b>", "ünï & <i>"]
     vectors = np.random.default_rng(0).normal(size=(12, 12))
     table = table_of(

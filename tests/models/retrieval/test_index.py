@@ -26,7 +26,7 @@ def tree():
     return vectors, build_index(vectors, neighbors=10, min_recall=0.95)
 
 
-def test_few_rows_are_searched_exactly_and_it_says_so():
+def test_few_rows_are_searched_exactly_and_the_index_states_it():
     vectors = clustered(400)
     index = build_index(vectors, neighbors=5, min_recall=1.0, leaves=2000)  # more leaves than rows
     assert index.facts["kind"] == "brute_force"

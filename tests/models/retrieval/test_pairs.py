@@ -69,7 +69,7 @@ def test_ties_are_ranked_by_row():
     assert pair_statistics(vectors, np.array(list("aab")), both).first_hit.tolist() == [1, 1]
 
 
-def test_sample_is_seeded_and_says_so():
+def test_sample_is_seeded_and_marked_as_a_sample():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(60, 3)).astype(np.float32)
     arguments = vectors, np.arange(60) % 4, np.array(["both"] * 60)

@@ -181,7 +181,7 @@ def calibrated(make_release, calibration):
     return Searcher(make_release(files={"calibration.json": json.dumps(calibration).encode()}))
 
 
-def test_calibrated_release_gives_probabilities_and_says_unknown(make_release, images):
+def test_calibrated_release_gives_probabilities_and_marks_unknown_queries(make_release, images):
     searcher = calibrated(make_release, CALIBRATION)
     stranger = encode(np.kron(np.eye(4, dtype=np.uint8)[:, :, None] * 255, np.ones((8, 8, 3), np.uint8)))
     known, unknown, bad = searcher.search([images[0], stranger, b"x"], k=4)

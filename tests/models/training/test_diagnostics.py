@@ -117,7 +117,7 @@ def test_sentences():
     assert "negative pairs" in found["positive_gradient_share"]
 
 
-def test_what_is_odd_for_three_epochs_is_said_once(batch, capsys):
+def test_a_sign_that_is_odd_for_three_epochs_is_noted_once(batch, capsys):
     signs, learner = signs_of(Pulls(), *batch)
     odd, well = {"dead_proxies": 1.0}, {"dead_proxies": 0.2}
     measured = iter([odd, well, odd, odd, odd, odd, well, odd, odd, odd])
@@ -155,7 +155,7 @@ def test_nothing_is_odd_while_validation_improves(batch, capsys):
     ("factor", "told"),
     [(1.0, r"E_COLLAPSED.*same embedding \(mean cosine 1.0"), (0.0, "E_COLLAPSED.*have been zero for")],
 )
-def test_a_collapsed_training_stops_and_says_why(batch, factor, told):
+def test_a_collapsed_training_stops_with_a_reason(batch, factor, told):
     signs, learner = signs_of(Pulls(), factor * np.ones((ROWS, DIM), "float32"), batch[1])
     well = {"effective_rank": 8.0, "mean_cosine": 0.1}
     first = signs.after_epoch(learner, 1, [well])
@@ -180,13 +180,13 @@ def test_two_collapsed_epochs_must_follow_each_other(batch):
     assert signs.after_epoch(learner, 3, [ill, well]) == ill
 
 
-def test_one_image_is_no_collapse():
+def test_one_image_is_not_a_collapse():
     signs, learner = signs_of(Pulls(), np.ones((1, DIM), "float32"), np.zeros(1, int))
     signs.measure = lambda learner, step: {"effective_rank": 0.0, "mean_cosine": 0.0}
     assert signs.after_epoch(learner, 2, [signs.after_epoch(learner, 1)])["mean_cosine"] == 0.0
 
 
-def test_embeddings_that_are_not_finite_are_told(batch):
+def test_rejects_embeddings_that_are_not_finite(batch):
     signs, learner = signs_of(Pulls(), np.where(np.eye(ROWS, DIM) > 0, np.nan, batch[0]), batch[1])
     with pytest.raises(FloatingPointError, match="embeddings became NaN"):
         signs.after_epoch(learner, 1)

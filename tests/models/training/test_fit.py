@@ -119,7 +119,7 @@ def test_a_training_that_does_harm_ends_early_and_keeps_the_network_before_it(ri
     assert "40.0% before the first step and at most 12.0% since" in told
 
 
-def test_a_short_training_that_does_harm_says_so_at_its_end(rig, monkeypatch, capsys):
+def test_a_short_training_that_does_harm_ends_with_a_note(rig, monkeypatch, capsys):
     values = iter([0.4, 0.1, 0.2])
     monkeypatch.setattr(monitor, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
     _, result = rig.fit(epochs=2)
@@ -255,7 +255,7 @@ def test_embeddings_that_are_not_finite_stop_the_training_though_weights_are(rig
     assert sorted(path.name for path in tmp_path.iterdir()) == ["not-finite.json", "step-00000000"]
 
 
-def test_stored_weights_that_are_not_finite_are_told_before_the_first_step(rig):
+def test_rejects_stored_weights_that_are_not_finite_before_the_first_step(rig):
     learner = rig.learner()
     learner.encoder.get_layer("projection").bias.assign([np.nan] * 8)
     with pytest.raises(DataError, match="E_LOSS_NOT_FINITE: Before the first step, embeddings became NaN"):

@@ -182,7 +182,7 @@ def test_only_a_plain_head_without_a_procedure_is_whitened(change):
     assert choose_settings(given, COUNTS["usual"])[0]["training"]["methods"] == []
 
 
-def test_choices_are_told_with_their_reasons():
+def test_choices_are_listed_with_their_reasons():
     _, choices = choose_settings(settings(epochs=3), COUNTS["usual"])
     told = format_choices(choices, Facts.of({"weights": "imagenet"}, COUNTS["usual"]))
     assert told.startswith("recipe for a pretrained trunk, 98 training classes of 13 images (median; minimum 13)")

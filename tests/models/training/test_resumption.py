@@ -20,6 +20,11 @@ CASES = {
 }
 
 
+def in_grid(item):
+    """One by one what `both` has together."""
+    return hasattr(item, "callspec") and item.callspec.params["name"] in ("accumulated gradients", "averaged weights")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_stopped_within_an_epoch(goes_on, settings, name):

@@ -205,7 +205,7 @@ def test_packages_become_a_data_set(tmp_path):
         build_glyphs(tmp_path / "other", tmp_path / "packages", say=lambda _: None)
 
 
-def test_too_few_or_missing_fonts_are_told(tmp_path):
+def test_rejects_too_few_or_missing_fonts(tmp_path):
     with pytest.raises(DataError, match=r"E_PACKAGES_MISSING: Expected 60 font packages"):
         build_glyphs(tmp_path / "glyphs", tmp_path, say=lambda _: None)
     write_package(tmp_path, "one", {65: "bar"})

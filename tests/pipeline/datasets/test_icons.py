@@ -237,7 +237,7 @@ def test_too_few_drawings_are_no_data_set(packages, tmp_path):
     assert not (tmp_path / "icons").exists()
 
 
-def test_without_a_package_index_the_error_says_what_is_needed(tmp_path, monkeypatch):
+def test_without_a_package_index_the_error_names_what_is_needed(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody listens there
     monkeypatch.setenv("PIP_RETRIES", "0")

@@ -111,7 +111,7 @@ def test_land_with_something_on_it_becomes_classes_and_the_west_is_for_training(
     assert "MIT" in (tmp_path / "places/LICENCES.md").read_text()
 
 
-def test_an_earth_without_land_and_a_missing_picture_are_told(tmp_path):
+def test_rejects_an_earth_without_land_and_a_missing_picture(tmp_path):
     folder_with(np.full((360, 720, 3), (40, 80, 200), np.uint8), tmp_path)
     with pytest.raises(DataError, match="E_PLACES_EMPTY"):
         build_places(tmp_path / "places", tmp_path, say=lambda _: None)

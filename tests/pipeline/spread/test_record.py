@@ -41,7 +41,7 @@ def test_one_seed_has_no_spread(row):
     assert summary([row(1, 0.2), row(1, 0.4, "two")]) is None
 
 
-def test_earlier_code_is_told_and_used_only_where_todays_was_not_measured(row):
+def test_earlier_code_is_marked_and_used_only_where_todays_was_not_measured(row):
     before = [row(seed, 0.1, conditions=OLDER, measured=BEFORE) for seed in (1, 2)]
     found = summary([*before, row(1, 0.9)])
     assert (found.same_code, found.metrics["map@r"].mean) == (False, pytest.approx(0.1))
@@ -91,7 +91,7 @@ def _change(path, value):
         (_change(["format"], 2), "format"),
     ],
 )
-def test_a_damaged_file_is_told(row, tmp_path, damage, told):
+def test_rejects_a_damaged_file(row, tmp_path, damage, told):
     document = Spread(rows=[row(1, 0.25)]).model_dump()
     damage(document)
     (tmp_path / "spread.json").write_text(json.dumps(document))
@@ -101,12 +101,12 @@ def test_a_damaged_file_is_told(row, tmp_path, damage, told):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\x00", b'{"rows": [NaN]}'])
-def test_what_is_no_such_file_is_told(tmp_path, content):
+def test_rejects_a_file_of_another_kind(tmp_path, content):
     (tmp_path / "spread.json").write_bytes(content)
     with pytest.raises(DataError, match="E_SPREAD_DAMAGED"):
         read_spread(tmp_path / "spread.json")
 
 
-def test_a_folder_in_its_place_is_told(tmp_path):
+def test_rejects_a_folder_in_its_place(tmp_path):
     with pytest.raises(DataError, match=r"E_SPREAD_DAMAGED.*Is a directory"):
         read_spread(tmp_path)

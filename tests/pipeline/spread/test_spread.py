@@ -20,6 +20,11 @@ name = "toy"
 seed = 1
 [data]
 path = "images"
+image_size = 16
+[encoder]
+name = "small"
+embedding_size = 8
+params = { widths = [4] }
 [loss]
 name = "contrastive"
 """
@@ -73,7 +78,7 @@ def spread(*words):
     return main(["spread", "toy.toml", *words])
 
 
-def test_each_seed_is_trained_once_and_told(folder, trainer, capsys):
+def test_each_seed_is_trained_once_and_listed(folder, trainer, capsys):
     assert spread("--seeds", "1", "2", "3", "--machine", "here") == 0
     told = capsys.readouterr().out.splitlines()
     assert trainer.trained == [1, 2, 3]
@@ -139,7 +144,7 @@ def test_other_code_is_trained_anew(folder, trainer, monkeypatch):
     assert trainer.trained == [1, 2, 1, 2]
 
 
-def test_the_results_of_another_machine_are_kept_and_told_apart(folder, trainer, capsys):
+def test_the_results_of_another_machine_are_kept_apart(folder, trainer, capsys):
     assert spread("--seeds", "1", "2", "--machine", "one") == 0
     capsys.readouterr()
     assert spread("--seeds", "1", "3", "--machine", "two") == 0
@@ -204,7 +209,7 @@ def test_seeds_that_give_no_spread_are_refused(folder, trainer, capsys, seeds, t
 
 
 @pytest.mark.parametrize("seed", ["-1", "a", "1.5", "", "1" * 300])
-def test_what_is_no_seed_is_refused(folder, seed):
+def test_rejects_a_seed_that_is_not_a_whole_number(folder, seed):
     with pytest.raises(SystemExit, match="2"):
         spread("--seeds", "1", seed)
 

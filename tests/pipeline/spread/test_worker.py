@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anchorage_pipeline.cli import main
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.datasets.shapes import draw_shapes
 from anchorage_pipeline.plain import Trained
@@ -49,7 +49,7 @@ def test_a_query_leaves_out_its_own_family(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_seed_gives_what_training_with_that_seed_gives_and_is_not_trained_twice(tmp_path):
+def test_a_seed_gives_what_training_with_that_seed_gives_and_is_not_trained_twice(tmp_path, monkeypatch, capsys):
     """`anchorage train` with the seed in the file is the oracle; the folders hold the split: no seed deals it."""
     draw_shapes(tmp_path / "drawn")
     classes = sorted((tmp_path / "drawn").iterdir())
@@ -61,7 +61,10 @@ def test_a_seed_gives_what_training_with_that_seed_gives_and_is_not_trained_twic
     text = text.replace("data/shapes", "data").replace("epochs = 6", "epochs = 2").replace("epoch = 8", "epoch = 4")
     (tmp_path / "toy.toml").write_text(text)
     (tmp_path / "second.toml").write_text(text.replace("seed = 1", "seed = 2").replace('"toy"', '"second"'))
-    told = anchorage(tmp_path, "spread", "toy.toml", "--seeds", "1", "2", "--machine", "here")
+    monkeypatch.chdir(tmp_path)
+    spread = ["spread", "toy.toml", "--seeds", "1", "2", "--machine", "here"]
+    assert main(spread) == 0
+    told = capsys.readouterr().out
     kept = json.loads((tmp_path / "runs/toy/spread.json").read_text(encoding="utf-8"))
     first, second = kept["rows"]
     assert (first["seed"], second["seed"]) == (1, 2)
@@ -70,22 +73,11 @@ def test_a_seed_gives_what_training_with_that_seed_gives_and_is_not_trained_twic
     mean = 100 * (first["values"]["map@r"] + second["values"]["map@r"]) / 2
     [line] = [line.split() for line in told.splitlines() if line.startswith("map@r")]
     assert float(line[1]) == pytest.approx(mean, abs=0.051)
-    anchorage(tmp_path, "train", "second.toml")
+    subprocess.run([sys.executable, "-m", "anchorage_pipeline.cli", "train", "second.toml"], check=True)
     metrics = json.loads((tmp_path / "runs/second/train/metrics.json").read_text(encoding="utf-8"))
     assert second["values"] == metrics["values"]
     assert second["best_epoch"] == metrics["best_epoch"]
     assert not list((tmp_path / "runs/toy/spread/work/checkpoints").iterdir())
-    again = anchorage(tmp_path, "spread", "toy.toml", "--seeds", "1", "2", "--machine", "here")
-    assert again.count("measured") == 2
+    assert main(spread) == 0
+    assert capsys.readouterr().out.count("measured") == 2
     assert json.loads((tmp_path / "runs/toy/spread.json").read_text(encoding="utf-8")) == kept
-
-
-def anchorage(folder, *arguments):
-    """What a command printed that ended well."""
-    command = [sys.executable, "-m", "anchorage_pipeline.cli", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout

@@ -1,1 +1,0 @@
-from tables import clusters, join, table_of  # noqa: F401 - fixtures
