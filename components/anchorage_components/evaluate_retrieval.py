@@ -1,7 +1,7 @@
 """EvaluateRetrieval: evaluates the candidate, writes the report, and blesses the candidate or not."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from anchorage.judging.index_trial import judge_index
 from anchorage.judging.judge import judge_candidate
 from anchorage.judging.settings import TEST, VALIDATION, JudgeSettings
 from anchorage.judging.two_releases import JUDGED
+from anchorage.judging.unmeasured import is_measurable, report_unmeasured
 from anchorage.release import fingerprint_model
 from anchorage.release.manifest import check_pair, read_index_facts
 from anchorage.reporting.report import write_report
@@ -104,6 +105,18 @@ def EvaluateRetrieval(
     if index is not None:
         context["index"] = read_index_facts(Path(index.uri))
         check_pair(fingerprint, context["index"].get("model_fingerprint"), "index")
+    if audit is not None:
+        context["audit"] = json.loads((Path(audit.uri) / AUDIT).read_text(encoding="utf-8"))
+        context["dataset"] = _count_splits(context["audit"]["splits"])
+    if model_run is not None:
+        context["training"] = json.loads((Path(model_run.uri) / HISTORY).read_text(encoding="utf-8"))
+    if tuner_results is not None:
+        context["search"] = _read_search(Path(tuner_results.uri))
+    candidate, facts = read_table(embeddings.uri, [TEST]), _read_baseline_facts(baseline)
+    if _is_untrained(context) and not is_measurable(candidate):
+        judged = report_unmeasured(candidate, settings, baseline_facts=facts, context=context)
+        _write(judged, report, blessing, model, candidate, store)
+        return
     table = read_table(embeddings.uri)
     gallery = table.select(table.roles != "query") if index is None else _select_gallery(Path(index.uri), table)
     if index is not None:
@@ -114,31 +127,39 @@ def EvaluateRetrieval(
             neighbors=context["index"]["neighbors"],
             settings=settings,
         )
-    if audit is not None:
-        context["audit"] = json.loads((Path(audit.uri) / AUDIT).read_text(encoding="utf-8"))
-        context["dataset"] = _count_splits(context["audit"]["splits"])
-    if model_run is not None:
-        context["training"] = json.loads((Path(model_run.uri) / HISTORY).read_text(encoding="utf-8"))
-    if tuner_results is not None:
-        context["search"] = _read_search(Path(tuner_results.uri))
-    candidate, validation = read_table(embeddings.uri, [TEST]), _read_validation(embeddings.uri)
+    validation = _read_validation(embeddings.uri)
     judged = judge_candidate(
         candidate,
         settings,
         baseline=None if baseline_embeddings is None else _read_baseline(baseline_embeddings.uri),
-        baseline_facts=_read_baseline_facts(baseline),
+        baseline_facts=facts,
         untrained=None if untrained is None else read_untrained(untrained.uri, TEST),
         validation=validation,
         context=context,
         index_trial=trial,
         calibration=calibrate_and_check(candidate, validation, gallery, settings),
     )
+    report.set_float_custom_property("primary", judged["metrics"][settings.primary]["value"])
+    _write(judged, report, blessing, model, candidate, store)
+
+
+def _is_untrained(context: Mapping[str, Any]) -> bool:
+    return context["facts"].get("experiment", {}).get("training", {}).get("epochs") == 0
+
+
+def _write(
+    judged: dict[str, Any],
+    report: RetrievalReport,
+    blessing: ModelBlessing,
+    model: Model,
+    candidate: Embeddings,
+    store: Examples | None,
+) -> None:
     write_report(judged, report.uri, _picture_reader(store))
     write_table(Path(report.uri) / JUDGED, candidate)
     for name, key in ((THRESHOLDS, "thresholds"), (CALIBRATION, "calibration")):
         replace_file(Path(report.uri) / name, json.dumps(judged[key], indent=1).encode())
     report.set_string_custom_property("state", judged["verdict"]["state"])
-    report.set_float_custom_property("primary", judged["metrics"][settings.primary]["value"])
     _bless(blessing, model, judged["verdict"])
     logging.info("%s: %s", judged["verdict"]["state"], " ".join(judged["verdict"]["reasons"]))
 

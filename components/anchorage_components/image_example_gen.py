@@ -42,6 +42,7 @@ def ImageExampleGen(
     val_share: Parameter[float] = 0.15,
     test_share: Parameter[float] = 0.5,
     seed: Parameter[int] = 0,
+    own_labels: Parameter[int] = 0,
     max_reject_share: Parameter[float] = MAX_REJECT_SHARE,
     max_rejects: Parameter[int] = MAX_REJECTS,
     max_pixels: Parameter[int] = 50_000_000,
@@ -65,6 +66,7 @@ def ImageExampleGen(
         val_share: share of the classes outside test that becomes val, in [0, 1).
         test_share: share of all classes that becomes test, in [0, 1); ignored if the data defines the split.
         seed: seed of the split.
+        own_labels: 1 gives an image without a label a class of its own.
         max_reject_share: share of rejected records in [0, 1) above which the run stops, ...
         max_rejects: ... if their number is also above this one.
         max_pixels: maximum number of pixels of an image.
@@ -90,6 +92,7 @@ def ImageExampleGen(
         seed=seed,
         attributes=json.loads(attributes_json),
         follow_links=bool(follow_links),
+        own_labels=bool(own_labels),
     )
     total = len(listing.sources) + len(listing.rejects)
     check = functools.partial(

@@ -11,8 +11,12 @@ from absl import logging
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from anchorage.data.store import RecordStore
+from anchorage.encoders.text import export_text_encoder, takes_text
+from anchorage.learner import MetricLearner
 from anchorage.procedures import run_training
+from anchorage.release.manifest import TEXT
 from anchorage.serving.export import export_encoder
+from anchorage.training.fit import FitResult
 from anchorage.tuning.ranges import apply_values
 from anchorage.untrained import untrained_encoders
 from anchorage_components.artifacts import HISTORY, UNTRAINED
@@ -25,7 +29,8 @@ def run_fn(fn_args: FnArgs) -> None:
 
     The export consists of the SavedModel for serving and `learner.keras` (encoder, loss with its proxies, and
     optimizer) for further training. The run folder gets the history and, in `untrained`, the network before training,
-    which the gate compares the trained one with.
+    which the gate compares the trained one with. If the embeddings of an image-text
+    encoder are still the pretrained ones, `text` in the export has the SavedModel of its text encoder.
 
     Args:
         fn_args: provided by TFX. Its `custom_config` contains `settings_json`, the sections `encoder`, `loss` and
@@ -51,11 +56,10 @@ def run_fn(fn_args: FnArgs) -> None:
     folder = Path(fn_args.serving_model_dir)
     export_encoder(learner.encoder, folder, store.spec)
     learner.save(folder / LEARNER)
-    pretrained = bool(result.settings["encoder"]["weights"])
-    with untrained_encoders(learner.encoder, result.start_weights, pretrained=pretrained) as untrained:
-        for name, encoder in untrained.items():
-            target = Path(fn_args.model_run_dir) / UNTRAINED / name
-            export_encoder(encoder, target, store.spec)
+    if result.best_epoch == 0 and takes_text(result.settings["encoder"]):
+        export_text_encoder(result.settings["encoder"], folder / TEXT)
+    if result.settings["training"]["epochs"]:
+        _export_untrained(learner, result, store, Path(fn_args.model_run_dir) / UNTRAINED)
     history = {
         "settings": result.settings,
         "recipe": [choice._asdict() for choice in result.recipe],
@@ -65,7 +69,15 @@ def run_fn(fn_args: FnArgs) -> None:
     }
     (Path(fn_args.model_run_dir) / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
     shutil.rmtree(checkpoints, ignore_errors=True)  # the export is complete, so there is nothing to resume
-    logging.info("trained %d epochs, kept epoch %d (%s)", len(result.history) - 1, result.best_epoch, result.best_value)
+    epochs = max(len(result.history) - 1, 0)
+    logging.info("trained %d epochs, kept epoch %d (%s)", epochs, result.best_epoch, result.best_value)
+
+
+def _export_untrained(learner: MetricLearner, result: FitResult, store: RecordStore, folder: Path) -> None:
+    pretrained = bool(result.settings["encoder"].get("weights"))
+    with untrained_encoders(learner.encoder, result.start_weights, pretrained=pretrained) as untrained:
+        for name, encoder in untrained.items():
+            export_encoder(encoder, folder / name, store.spec)
 
 
 def open_stores(fn_args: FnArgs) -> tuple[RecordStore, RecordStore]:

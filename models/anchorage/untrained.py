@@ -59,8 +59,8 @@ def untrained_encoders(
         pretrained: whether its trunk was initialized with pretrained weights.
 
     Yields:
-        Models by name: `network`, the encoder; if the encoder has a single pretrained trunk, also `features`, the
-        global average of its last feature map.
+        Models by name: `network`, the encoder; if the encoder has a single pretrained trunk, also `features`, its class
+        token or the global average of its last feature map.
     """
     import keras
 
@@ -69,7 +69,9 @@ def untrained_encoders(
     trunk = next((layer for layer in encoder.layers if layer.name == "trunk"), None)
     models = {"network": encoder}
     if pretrained and trunk is not None:
-        pooled = keras.layers.GlobalAveragePooling2D(dtype="float32", name="mean")(trunk.output)
+        pooled = trunk.output
+        if len(pooled.shape) == 4:
+            pooled = keras.layers.GlobalAveragePooling2D(dtype="float32", name="mean")(pooled)
         models["features"] = keras.Model(trunk.input, pooled, name="features")
     try:
         yield models

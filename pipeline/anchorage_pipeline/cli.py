@@ -128,6 +128,12 @@ def create_parser() -> argparse.ArgumentParser:
     verb = _add(verbs, "losses", _losses, "list the losses, or document one")
     verb.add_argument("name", nargs="?", metavar="NAME", help="loss to document, such as contrastive (default: list)")
 
+    verb = _add(verbs, "encoders", _encoders, "list the encoders, or download one: encoders fetch NAME")
+    verb.add_argument(
+        "words", nargs="*", metavar="PATTERN", help='part of a name, may have * and ?; or "fetch NAME" to download'
+    )
+    verb.add_argument("--output", metavar="FOLDER", help="folder of the downloaded preset (default: encoders/<name>)")
+
     verb = _add(verbs, "train", _train, "train and evaluate with plain Keras: no pipeline, no release")
     _add_experiment(verb)
     verb.add_argument("--output", metavar="FOLDER", help="folder for model and metrics (default: runs/<name>/train)")
@@ -165,8 +171,11 @@ def create_parser() -> argparse.ArgumentParser:
         help="move the metadata of earlier runs aside and start without a cache (default: reuse it)",
     )
 
-    verb = _add(verbs, "search", _search, "find the gallery images most similar to the given images")
-    verb.add_argument("images", nargs="+", metavar="IMAGE", help="query image files")
+    verb = _add(verbs, "search", _search, "find the gallery images most similar to the given images or descriptions")
+    verb.add_argument("images", nargs="*", metavar="IMAGE", help="query image files")
+    verb.add_argument(
+        "--text", nargs="+", default=[], metavar="TEXT", help="descriptions; needs a release of an image-text encoder"
+    )
     _add_release(verb)
     verb.add_argument("--neighbors", type=_positive, default=10, metavar="K", help="results per image (default: 10)")
     verb.add_argument(
@@ -300,8 +309,9 @@ def _check(options) -> None:
     lines = inspect_data(experiment)
     ranges = search_space(experiment)
     search = f", {experiment.tuning.trials} trials over {', '.join(ranges)}" if ranges else ""
-    loss = experiment.loss.name if experiment.loss else "chosen by the recipe"
-    print(f"{options.experiment}: valid (loss {loss}, encoder {experiment.encoder.name}{search})")
+    loss = f"loss {experiment.loss.name if experiment.loss else 'chosen by the recipe'}"
+    loss = "no training" if experiment.untrained else loss
+    print(f"{options.experiment}: valid ({loss}, encoder {experiment.encoder.name}{search})")
     print("\n".join(lines))
 
 
@@ -309,6 +319,20 @@ def _losses(options) -> None:
     from anchorage_pipeline.commands import show_losses
 
     show_losses(options.name)
+
+
+def _encoders(options) -> None:
+    from anchorage_pipeline.commands import fetch_encoder, show_encoders
+
+    if options.words[:1] == ["fetch"]:
+        if len(options.words) != 2:
+            raise UsageError("E_ENCODER_NAME", f"Expected `encoders fetch NAME`. Received: {' '.join(options.words)}")
+        name = options.words[1].removeprefix("hub:")
+        fetch_encoder(name, Path(options.output or Path("encoders") / name.rpartition("/")[2]))
+    elif len(options.words) > 1 or options.output:
+        raise UsageError("E_ENCODER_NAME", "Expected one pattern, or `encoders fetch NAME --output FOLDER`")
+    else:
+        show_encoders("".join(options.words))
 
 
 def _train(options) -> None:
@@ -341,7 +365,9 @@ def _run(options) -> None:
 def _search(options) -> None:
     from anchorage_pipeline.commands import search
 
-    search(options.images, find_release(options.release), options.neighbors, Path(options.picture))
+    if not options.images and not options.text:
+        raise UsageError("E_IMAGE_MISSING", "Expected images, or descriptions with --text. Received: neither")
+    search(options.images, options.text, find_release(options.release), options.neighbors, Path(options.picture))
 
 
 def _embed(options) -> None:

@@ -69,6 +69,49 @@ def show_losses(name: str | None) -> None:
         print(loss.name, *alias_lines, wrapper.fill(loss.paper), signature, sep="\n")
 
 
+def show_encoders(pattern: str) -> None:
+    """Print the encoders whose name fits the pattern.
+
+    Raises:
+        UsageError: E_NAME_UNKNOWN if there is none.
+    """
+    from anchorage.registry import nearest
+    from anchorage_pipeline.encoders import list_encoders
+
+    found = list_encoders(pattern)
+    if not found:
+        known = [encoder.name.removeprefix("hub:") for encoder in list_encoders()]
+        raise UsageError("E_NAME_UNKNOWN", f"No encoder is called {pattern!r}.{nearest(pattern, known)}")
+    rows = [(e.name, e.size, f"{e.parameters / 1e6:,.1f} M" if e.parameters else "", e.license, e.text) for e in found]
+    rows.insert(0, ("name", "image size", "parameters", "license", ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, size, parameters, license_, text in rows:
+        print(f"{name:<{widths[0]}}  {size:<{widths[1]}}  {parameters:>{widths[2]}}  {license_:<{widths[3]}}  {text}")
+    if not any(encoder.name.startswith("hub:") for encoder in list_encoders()):
+        print("More with KerasHub, the extra 'hub': `uv sync --extra cpu --extra hub`.")
+
+
+def fetch_encoder(name: str, folder: Path) -> None:
+    """Download a preset of KerasHub into a new folder, and say its license and how to use it.
+
+    Raises:
+        UsageError: E_OUTPUT_EXISTS.
+        ResourceError: E_ENCODER_WEIGHTS, E_EXTRA_MISSING.
+    """
+    from anchorage_pipeline.encoders import describe_preset
+
+    if folder.exists():
+        raise UsageError("E_OUTPUT_EXISTS", f"Expected a new folder. {folder} is there already")
+    load_tensorflow()
+    from anchorage.encoders.hub import fetch_preset
+    from anchorage_pipeline.config import Encoder
+
+    fetch_preset(name, folder)
+    told = describe_preset(Encoder.model_validate({"name": f"hub:{folder.name}", "weights": str(folder)}))
+    print(f"fetched  {shown(folder)}, license of the weights: {told['license']}")
+    print(f'use      [encoder] name = "hub:{folder.name}", weights = "{shown(folder)}"')
+
+
 def train(experiment: Experiment, output: Path | None) -> None:
     """Train with plain Keras, then print the metrics on the test split."""
     from anchorage_pipeline.plain import train_plainly
@@ -111,6 +154,7 @@ def spread(experiment: Experiment, seeds: Sequence[int], machine: str | None) ->
 def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
     """Run the pipeline, then print the state of each node, the result and the paths of report and release."""
     from anchorage.release import current_version
+    from anchorage.release.manifest import TEXT
     from anchorage_pipeline.graph import local_places
     from anchorage_pipeline.inspection import check_listing
     from anchorage_pipeline.preflight import check_parts
@@ -141,6 +185,8 @@ def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
         )
     command = shown(Path(sys.executable).absolute().parent / "anchorage")
     print(f"search   {command} search IMAGE --release {shown(releases)}")
+    if (Path(published["path"]) / TEXT).is_dir():
+        print(f'         {command} search --text "DESCRIPTION" --release {shown(releases)}')
 
 
 def print_recipe(folder: Path) -> None:
@@ -158,7 +204,8 @@ def print_result(folder: Path) -> None:
     """Print the metrics of a report, the data they were measured on, the verdict, and the path of the report."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     counts, verdict = report["counts"], report["verdict"]
-    print(f"result   {_in_percent({name: report['metrics'][name]['value'] for name in report['headline']})}  (percent)")
+    values = {name: report["metrics"][name]["value"] for name in report["headline"]}
+    print(f"result   {_in_percent(values)}  (percent)" if values else "result   nothing was measured")
     for baseline in report.get("untrained", []):
         values = {name: baseline["metrics"][name]["baseline"] for name in report["headline"]}
         print(f"baseline {_in_percent(values)}  {baseline['name']}")
@@ -190,12 +237,12 @@ def compare_releases(older: "Release", newer: "Release", folder: Path) -> Path:
     return folder / "report.html"
 
 
-def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path) -> None:
-    """Print the nearest gallery images of each image, and draw them on one sheet.
+def search(images: Sequence[str], texts: Sequence[str], releases: Path, neighbors: int, picture: Path) -> None:
+    """Print the nearest gallery images of each image and of each description, and draw them on one sheet.
 
     Raises:
         UsageError: E_IMAGE_MISSING, if an image file does not exist; E_PICTURE_PLACE, if `picture` is a folder or lies
-            in a folder that does not exist.
+            in a folder that does not exist; E_NO_TEXT, if the release has no text encoder.
         DataError: E_NO_IMAGES, if no image can be decoded.
     """
     from anchorage.release import open_release
@@ -216,10 +263,11 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
 
     searcher = Searcher(release)
     gallery = Path(release.facts.get("data_root", "."))
-    answers = searcher.search([Path(image).read_bytes() for image in images], neighbors)
+    answers = searcher.search_text(texts, neighbors) if texts else []
+    answers += searcher.search([Path(image).read_bytes() for image in images], neighbors) if images else []
     sheet: list[Answered] = []
-    for image, answer in zip(images, answers, strict=True):
-        print(image)
+    for place, (query, answer) in enumerate(zip([*texts, *images], answers, strict=True)):
+        print(query)
         if answer.fault:
             print(f"  {answer.fault.code}: {answer.fault.message}")
             continue
@@ -232,15 +280,21 @@ def search(images: Sequence[str], releases: Path, neighbors: int, picture: Path)
         if answer.unknown:
             print("  unknown: its class is probably not in the gallery; the percentages assume that it is")
         for rank, ((name, label, score), sure, percent) in enumerate(zip(results, likely, percents, strict=True), 1):
+            label = "" if label == name else label  # an image without a label has its id for one
             print(f"  {rank:>3}  {score:.4f}  {percent}  {'*' if sure else ' '} {label:<24} {name}")
         drawn = results[:_SHEET_COLUMNS] if len(sheet) < _SHEET_ROWS else []
         pictures = [Neighbor(label, score, None, read_picture(gallery / name)) for name, label, score in drawn]
-        sheet.append(Answered(Path(image).name, "query", read_picture(image), pictures))
+        if place < len(texts):
+            sheet.append(Answered(query, "query", None, pictures))
+        else:
+            sheet.append(Answered(Path(query).name, "query", read_picture(query), pictures))
     if not sheet:
         raise DataError("E_NO_IMAGES", "Expected at least one readable image. None can be read, see above")
     if min(len(answer.ids) for answer in answers if not answer.fault) < neighbors:
         print(f"the gallery has only {searcher.index.rows:,} images: fewer results than the requested {neighbors:,}")
-    if searcher.threshold is not None:
+    if texts:
+        print("descriptions have no percent and no likely match: both are calibrated between images")
+    if images and searcher.threshold is not None:
         print(f"* cosine at or above {searcher.threshold:.3f}, which few pairs of different validation classes reach")
     if searcher.probability:
         print("percent: probability of a match, for an image of a class that the model was not trained on")

@@ -81,13 +81,15 @@ class Encoder(Named):
     """The network that maps images to unit-length embeddings.
 
     Attributes:
-        name: name of the trunk; default "efficientnet_lite0".
+        name: name of the trunk, or "hub:PRESET" for a preset of KerasHub; default "efficientnet_lite0".
         params: constructor arguments of the trunk; default {}.
         embedding_size: dimension of the embeddings, 1 to 16,384; default 128.
-        pooling: pooling of the feature map: "avg", "max", or generalized mean "gem" (default).
-        weights: "imagenet" for pretrained weights; default "imagenet" if `name` is not set, else random weights.
+        pooling: pooling of the feature map: "avg", "max", or generalized mean "gem" (default); "token" takes the class
+            token, the default of a preset.
+        weights: "imagenet" for pretrained weights, or the folder of a preset; default "imagenet" if `name` is not set,
+            "encoders/PRESET" for a preset, else random weights.
         frozen_norm: whether batch normalization uses its stored statistics; default: chosen by the recipe.
-        head: layers after the trunk; default "plain", one projection.
+        head: layers after the trunk; default "plain", one projection, or "identity" if nothing is trained.
     """
 
     name: str = "efficientnet_lite0"
@@ -100,9 +102,22 @@ class Encoder(Named):
     @model_validator(mode="before")
     @classmethod
     def _default_is_pretrained(cls, section: Any) -> Any:
-        if isinstance(section, Mapping) and "name" not in section:
+        if not isinstance(section, Mapping):
+            return section
+        if "name" not in section:
             return {"weights": "imagenet", **section}
+        if preset := _preset(section["name"]):
+            return {"weights": f"encoders/{preset}", "pooling": "token", **section}
         return section
+
+    @property
+    def preset(self) -> str:
+        """Name of the preset of KerasHub; empty for other encoders."""
+        return _preset(self.name)
+
+
+def _preset(name: Any) -> str:
+    return name.removeprefix("hub:") if isinstance(name, str) and name.startswith("hub:") else ""
 
 
 class Optimizer(Section):
@@ -133,7 +148,8 @@ class Training(Section):
     """The training. Values without a default are chosen by the recipe for the encoder and the training classes.
 
     Attributes:
-        epochs: maximum number of epochs, 1 to 1,000,000.
+        epochs: maximum number of epochs, 0 to 1,000,000; 0 uses the encoder without training, so that images need no
+            labels.
         steps_per_epoch: steps per epoch; 0 takes one pass of the sampler.
         patience: epochs without improvement before training stops; default 0 never stops early.
         precision: "float32" (default), "mixed_bfloat16" or "mixed_float16".
@@ -145,7 +161,7 @@ class Training(Section):
         procedure: a training that consists of several runs, such as self-training; default: a single run.
     """
 
-    epochs: Epochs | None = None
+    epochs: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     steps_per_epoch: Count | None = None
     patience: Count = TrainingSettings.patience
     precision: Precision = TrainingSettings.precision
@@ -306,6 +322,30 @@ class Experiment(Section):
     def source(self) -> Source | None:
         """The file that the experiment was read from; None if it was made in Python."""
         return self._source
+
+    @model_validator(mode="before")
+    @classmethod
+    def _untrained_head(cls, document: Any) -> Any:
+        """Without training there is no head to learn: the features themselves are the embeddings."""
+        training = document.get("training") if isinstance(document, Mapping) else None
+        encoder = document.get("encoder", {}) if isinstance(document, Mapping) else None
+        if isinstance(training, Mapping) and training.get("epochs") == 0 and isinstance(encoder, Mapping):
+            return {**document, "encoder": {"head": {"name": "identity"}, **encoder}}
+        return document
+
+    @model_validator(mode="after")
+    def _nothing_to_train(self):
+        if self.untrained and (self.encoder.head.name != "identity" or self.training.procedure):
+            raise ValueError(
+                "`training.epochs` = 0 trains nothing: leave out `training.procedure`, and `encoder.head` or name "
+                f'it "identity". Received: head {self.encoder.head.name!r}'
+            )
+        return self
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the encoder is released as it is."""
+        return self.training.epochs == 0
 
     @property
     def judge_settings(self) -> JudgeSettings:

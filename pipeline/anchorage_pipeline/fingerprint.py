@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anchorage.data.listing import find_files
+from anchorage.files import hash_file
 
 _ROOTS = ("anchorage", "anchorage_components", "anchorage_pipeline")
 _TABLES = ("anchorage.losses", "anchorage.methods")  # packages of which a training uses what it names
@@ -63,7 +64,7 @@ def training_modules(settings: Mapping[str, Any], *core: str) -> tuple[list[str]
     from anchorage.training.recipes import LOSSES, METHODS
 
     core = (*core, "anchorage.methods.method")  # the base class, which the table hands on
-    own = {name.partition(":")[0] for name in _names(settings) if ":" in name}
+    own = {name.partition(":")[0] for name in _names(settings) if ":" in name and not name.startswith("hub:")}
     methods = settings["training"].get("methods", [])
     names = _names([settings["loss"], methods])
     names += [*(LOSSES if settings["loss"] is None else ()), *(METHODS if methods is None else ())]
@@ -99,6 +100,13 @@ def data_version(
     for path, fault in find_files(root, table, columns or {}, follow_links=follow_links):
         rows.append([path, *(fault or _state(root / path))])
     return digest([rows, hashlib.sha256(table.read_bytes()).hexdigest() if table else ""])
+
+
+def preset_version(folder: str | Path) -> str:
+    """Digest of the files of a preset; empty where there is no such folder, as on a machine that only compiles."""
+    folder = Path(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest([[path.relative_to(folder).as_posix(), hash_file(path)] for path in files]) if files else ""
 
 
 def _state(path: Path) -> tuple[Any, ...]:

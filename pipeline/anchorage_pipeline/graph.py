@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from anchorage.errors import UsageError
 from anchorage.release import find_baseline
 from anchorage_pipeline.config import Experiment, search_space
-from anchorage_pipeline.fingerprint import code_version, data_version, digest, training_modules
+from anchorage_pipeline.encoders import describe_preset
+from anchorage_pipeline.fingerprint import code_version, data_version, digest, preset_version, training_modules
 
 if TYPE_CHECKING:
     from anchorage_pipeline.spread.record import Summary
@@ -169,6 +170,7 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
         val_share=data.val_share,
         test_share=data.test_share,
         seed=experiment.seed,
+        own_labels=int(experiment.untrained),
         max_reject_share=data.max_reject_share,
         max_rejects=data.max_rejects,
         max_pixels=data.max_pixels,
@@ -185,7 +187,7 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
     validator = ExampleValidator(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
     audit = AuditExamples(
         examples=ingest.outputs["examples"],
-        block=int(data.block_on_leaks),
+        block=int(data.block_on_leaks and not experiment.untrained),  # nothing is learned that could leak
         code_version=code_version("anchorage_components.audit_examples"),
     )
     pack = PackExamples(
@@ -278,11 +280,13 @@ def _judging_nodes(
         splits_json=_json(["test"]),
         code_version=embed_code,
     ).with_id("EmbedExamples.baseline")
-    embed_untrained = EmbedUntrained(
-        store=store,
-        model_run=nodes["trainer"].outputs["model_run"],
-        code_version=code_version("anchorage_components.embed_untrained"),
-    )
+    untrained = {}  # a candidate that was not trained is its own baseline without training
+    if not experiment.untrained:
+        untrained["embed_untrained"] = EmbedUntrained(
+            store=store,
+            model_run=nodes["trainer"].outputs["model_run"],
+            code_version=code_version("anchorage_components.embed_untrained"),
+        )
     build = BuildIndex(
         embeddings=embed.outputs["embeddings"],
         store=store,
@@ -297,7 +301,7 @@ def _judging_nodes(
         embeddings=embed.outputs["embeddings"],
         baseline_embeddings=embed_baseline.outputs["embeddings"],
         baseline=find.outputs["baseline"],
-        untrained=embed_untrained.outputs["embeddings"],
+        **({"untrained": untrained["embed_untrained"].outputs["embeddings"]} if untrained else {}),
         store=store,
         index=build.outputs["index"],
         audit=nodes["audit"].outputs["audit"],
@@ -322,7 +326,7 @@ def _judging_nodes(
         "find": find,
         "embed": embed,
         "embed_baseline": embed_baseline,
-        "embed_untrained": embed_untrained,
+        **untrained,
         "index": build,
         "evaluate": evaluate,
         "publish": publish,
@@ -338,13 +342,16 @@ def _facts(experiment: Experiment, fingerprints: Fingerprints) -> dict:
         "data_root": str(place_data(experiment)[0]),
         "run_key": fingerprints.run,
         **({"command": source.command("run"), "experiment_file": source.text} if source else {}),
+        **({"preset": describe_preset(experiment.encoder)} if experiment.encoder.preset else {}),
     }
 
 
 def _training_code(experiment: Experiment, module: str) -> str:
-    """Digest of the code of a module and of the training code that this experiment uses."""
+    """Digest of the code of a module and of the training code that this experiment uses, and of its preset."""
     modules, tables = training_modules(training_settings(experiment), module)
-    return code_version(*modules, tables=tables)
+    version = code_version(*modules, tables=tables)
+    encoder = experiment.encoder
+    return digest([version, preset_version(encoder.weights or "")]) if encoder.preset else version
 
 
 def _json(value) -> str:

@@ -36,7 +36,8 @@ def check_listing(experiment: Experiment, rejects_file: str = "") -> Listing:
     )
     counts = Counter(source.split for source in listing.sources)
     check_splits(counts, counts, listing.rejects, listing.skipped, listing.unlisted)
-    _check_batches(experiment, [source.label for source in listing.sources if source.split == "train"])
+    if not experiment.untrained:
+        _check_batches(experiment, [source.label for source in listing.sources if source.split == "train"])
     return listing
 
 
@@ -122,11 +123,14 @@ def _describe(
     for split in SPLITS:
         of_split = Counter(source.label for source in good if source.split == split)
         parts.append(f"{split} {sum(of_split.values()):,} / {len(of_split):,}")
+    without = sum(source.label == source.id for source in good)
+    unlabelled = f", {without:,} of them without a label" if without else ""
     lines = [
-        f"data     {len(good):,} images of {len(sizes):,} classes in {path}{other}; {how_many} decoded",
+        f"data     {len(good):,} images of {len(sizes):,} classes{unlabelled} in {path}{other}; {how_many} decoded",
         f"split    images / classes: {', '.join(parts)}",
     ]
-    if singletons := sorted(label for label, number in sizes.items() if number == 1):
+    labels = {source.label for source in good if source.label != source.id}
+    if singletons := sorted(label for label in labels if sizes[label] == 1):
         lines.append(f"single   classes with one image: {len(singletons):,} ({_first(singletons)})")
     if rejects:
         lines.append(f"rejects  {count_by_code(rejects)}: {_first([format_reject(reject) for reject in rejects])}")

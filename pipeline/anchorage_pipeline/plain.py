@@ -63,8 +63,9 @@ def _train(experiment: Experiment, output: Path) -> dict:
     judged = evaluate(embed_store(learner, test))
     untrained = {"pixels": embed_pixels(test)}
     pretrained = bool(experiment.encoder.weights)
-    with untrained_encoders(learner.encoder, result.start_weights, pretrained=pretrained) as encoders:
-        untrained |= {name: embed_store(encoder, test) for name, encoder in encoders.items()}
+    if not experiment.untrained:
+        with untrained_encoders(learner.encoder, result.start_weights, pretrained=pretrained) as encoders:
+            untrained |= {name: embed_store(encoder, test) for name, encoder in encoders.items()}
     metrics = {
         "values": judged.values,
         "untrained": {NAMES[name]: evaluate(vectors).values for name, vectors in untrained.items()},
@@ -159,6 +160,7 @@ def list_sources(experiment: Experiment, *, val_share: float, attributes: Sequen
         test_share=experiment.data.test_share,
         seed=experiment.seed,
         follow_links=experiment.data.follow_links,
+        own_labels=experiment.untrained,
         attributes=attributes,
     )
 

@@ -168,7 +168,8 @@ def _make_parts(settings: RunSettings, image_size: int, load_weights: bool, mist
         _check_memory(create_loss(loss.name, dict(loss.params), **known), size)
     with suppress(_MistakesFoundError):
         built = build_training(settings, facts, mistakes)
-        try_own_parts(built.learner, settings, built.sampler, mistakes)
+        if built.sampler is not None:
+            try_own_parts(built.learner, settings, built.sampler, mistakes)
 
 
 def _check_names(settings: RunSettings, load_weights: bool, mistakes: "_Mistakes") -> RunSettings:

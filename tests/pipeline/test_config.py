@@ -44,7 +44,7 @@ def test_a_network_that_is_named_starts_from_random_weights(write):
 
 
 def test_all_mistakes_are_reported_at_once_with_their_paths(write):
-    text = _LEAST + "margin = 3\n[training]\nepochs = 0\nlearning_rat = 3\n[training.optimizer]\nlearning_rate = -1\n"
+    text = _LEAST + "margin = 3\n[training]\nepochs = -1\nlearning_rat = 3\n[training.optimizer]\nlearning_rate = -1\n"
     with pytest.raises(UsageError) as caught:
         load_experiment(write(text))
     told = str(caught.value)
@@ -239,3 +239,25 @@ def test_overrides_replace_values_and_the_source_tells_how_to_run_it_again(write
 def test_a_mistake_in_an_override_names_its_key(write):
     with pytest.raises(UsageError, match=r"\n  data\.val_share  Expected a number below 1\. Received: 2"):
         load_experiment(write(_LEAST), ["data.val_share=2"])
+
+
+def test_an_encoder_of_kerashub_has_its_preset_folder_and_its_class_token(write):
+    encoder = load_experiment(write(f'{_LEAST}[encoder]\nname = "hub:dinov2_small"')).encoder
+    assert (encoder.preset, encoder.weights, encoder.pooling) == ("dinov2_small", "encoders/dinov2_small", "token")
+    own = 'name = "hub:dinov2_small"\nweights = "/models/dinov2"\npooling = "gem"'
+    encoder = load_experiment(write(f"{_LEAST}[encoder]\n{own}")).encoder
+    assert (encoder.weights, encoder.pooling) == ("/models/dinov2", "gem")
+    assert load_experiment(write(_LEAST)).encoder.preset == ""
+
+
+def test_without_epochs_the_embeddings_are_the_features_of_the_encoder(write):
+    experiment = load_experiment(write(f"{_LEAST}[training]\nepochs = 0"))
+    assert experiment.untrained
+    assert (experiment.encoder.head.name, experiment.encoder.name) == ("identity", "efficientnet_lite0")
+    assert not load_experiment(write(_LEAST)).untrained
+
+
+@pytest.mark.parametrize("more", ['[encoder]\nhead = { name = "plain" }', '[training.procedure]\nname = "class_folds"'])
+def test_without_epochs_there_is_no_head_and_no_procedure_to_train(write, more):
+    with pytest.raises(UsageError, match=r"`training\.epochs` = 0 trains nothing"):
+        load_experiment(write(f"{_LEAST}[training]\nepochs = 0\n{more}"))

@@ -187,7 +187,7 @@ los = 3
 loss = { name = "tripet" }
 miner = { name = "batch_easy_hard", params = { positiv = "easy" } }
 [training]
-epochs = 0
+epochs = -1
 sampler = { name = "class_batches", params = { class = 8, per_class = 4 } }
 augmentation = { spin = 3.0, zoom = 7.0 }
 optimizer = { name = "adamm" }
@@ -221,7 +221,7 @@ def test_mistakes_found_without_keras_are_reported_first(tmp_path):
 
 def test_a_file_full_of_mistakes_tells_all_of_them_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    right = {"Toy": "toy", "sed = 1": "", "nowhere": ".", "epochs = 0": "epochs = 1", "recal@1": "recall@1"}
+    right = {"Toy": "toy", "sed = 1": "", "nowhere": ".", "epochs = -1": "epochs = 1", "recal@1": "recall@1"}
     text = _WRONG
     for wrong, mended in right.items():
         text = text.replace(wrong, mended)

@@ -84,6 +84,7 @@ def list_images(
     seed: int,
     attributes: Sequence[str] = (),
     follow_links: bool = False,
+    own_labels: bool = False,
 ) -> Listing:
     """List the images of a folder or a table, with all images of a class in one split.
 
@@ -96,6 +97,8 @@ def list_images(
         seed: seed of the assignment of classes.
         attributes: additional columns of the table to keep.
         follow_links: whether symbolic links may point outside the root.
+        own_labels: whether an image without a label gets a class of its own, labeled with its id; otherwise it is
+            rejected.
 
     Raises:
         DataError: `E_DATA_MISSING`, `E_TABLE_DAMAGED`, or `E_TABLE_COLUMNS`, also for attributes without a table;
@@ -110,7 +113,10 @@ def list_images(
             f"Expected a table with the columns {list(attributes)} that `evaluation` uses. Received: the folder {root}",
         )
     folder = DataFolder(root, follow_links=follow_links)
-    items = _from_table(folder, read_table(table, columns or {}, attributes)) if table else _from_folder(folder)
+    if table:
+        items: Iterator = _from_table(folder, read_table(table, columns or {}, attributes), own_labels)
+    else:
+        items = _from_folder(folder, own_labels)
     return assign_splits(items, val_share=val_share, test_share=test_share, seed=seed)
 
 
@@ -200,7 +206,7 @@ def find_files(
         yield path, folder.find_fault(path)
 
 
-def _from_folder(folder: DataFolder) -> Iterator[Source | Reject | None]:
+def _from_folder(folder: DataFolder, own_labels: bool) -> Iterator[Source | Reject | None]:
     names = {path.name for path in folder.root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     by_split = names <= set(_PARTS) and "train" in names and ("test" in names or {"query", "gallery"} <= names)
     depth = 2 if by_split else 1
@@ -211,6 +217,9 @@ def _from_folder(folder: DataFolder) -> Iterator[Source | Reject | None]:
         parts = path.split("/")
         if fault:
             yield _reject(path, *fault)
+        elif len(parts) <= depth and own_labels:
+            split, role = _PARTS[parts[0]] if by_split and len(parts) > 1 else ("", "both")
+            yield _source(path, path, split, role)
         elif len(parts) <= depth:
             location = f"in {'/'.join(parts[:-1]) or 'the root'}, not in the folder of a class"
             yield _reject(path, "E_LABEL_MISSING", f"the image is {location}")
@@ -219,7 +228,7 @@ def _from_folder(folder: DataFolder) -> Iterator[Source | Reject | None]:
             yield _source(path, parts[depth - 1], split, role)
 
 
-def _from_table(folder: DataFolder, rows: Iterable[Mapping[str, str]]) -> Iterator[Source | Reject]:
+def _from_table(folder: DataFolder, rows: Iterable[Mapping[str, str]], own_labels: bool) -> Iterator[Source | Reject]:
     for number, row in enumerate(rows, start=1):
         path = _normalise(row["path"])
         if not path:
@@ -227,7 +236,8 @@ def _from_table(folder: DataFolder, rows: Iterable[Mapping[str, str]]) -> Iterat
         elif fault := folder.find_fault(path):
             yield _reject(path, *fault)
         else:
-            yield source_of_row(row, path, path)
+            label = row["label"].strip() or (path if own_labels else "")
+            yield source_of_row({**row, "label": label}, path, path)
 
 
 def source_of_row(

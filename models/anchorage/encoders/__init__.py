@@ -1,4 +1,4 @@
-"""Encoders by the name an experiment file uses: images in, embeddings out."""
+"""Encoders by the name that an experiment file uses: they map images to embeddings."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -11,7 +11,8 @@ from anchorage.encoders.backbones import application_names, application_trunk, s
 from anchorage.encoders.efficientnet_lite import efficientnet_lite0
 from anchorage.encoders.ensemble_head import attach_ensemble_head
 from anchorage.encoders.global_local import attach_global_local_head
-from anchorage.encoders.heads import attach_head
+from anchorage.encoders.heads import attach_head, attach_identity_head
+from anchorage.encoders.hub import PREFIX, hub_trunk
 from anchorage.errors import UsageError
 from anchorage.registry import create, import_named, nearest
 from anchorage.user_code import user_code
@@ -23,6 +24,7 @@ ENCODERS: dict[str, Callable] = {
 HEADS: dict[str, Any] = {
     "ensemble": attach_ensemble_head,
     "global_local": attach_global_local_head,
+    "identity": attach_identity_head,
     "plain": attach_head,
 }
 
@@ -40,30 +42,32 @@ def create_encoder(
     head: Mapping[str, Any] | None = None,
     **params,
 ) -> keras.Model:
-    """Make an encoder: trunk, pooling, projection and, by default, rows of unit length.
+    """Create an encoder: trunk, pooling, projection and, by default, normalization to unit length.
 
     Args:
-        name: a key of `ENCODERS`, the name of a network in `keras.applications`, such as `"ResNet50"`, or
-            `"package.module:function"`, a function called as `function(pixels, weights=..., **params)`.
+        name: a key of `ENCODERS`; a network of `keras.applications`, such as `"ResNet50"`; a preset of KerasHub, such
+            as `"hub:dinov2_small"`; or `"package.module:function"`, for `function(pixels, weights=..., **params)`.
         image_size: height and width S of an image, in pixels.
-        embedding_size: length D of an embedding.
-        pooling: how the feature map becomes one row: `"avg"`, `"max"` or `"gem"`; `global_local` has its own way.
+        embedding_size: length D of an embedding; the head `identity` keeps the width of the features instead.
+        pooling: how a feature map becomes one vector: `"avg"`, `"max"` or `"gem"`; `"token"` for the class token of a
+            vision transformer. The head `global_local` pools in its own way.
         normalize: whether embeddings get unit length.
-        weights: None for random weights, `"imagenet"` for stored ones where the trunk has them.
-        frozen_norm: whether batch normalisation keeps its stored statistics and scales, as with stored weights and
-            small batches.
-        raw: whether embeddings come in a dict, `embeddings` as ever and `raw` before unit length.
-        head: what makes embeddings out of feature maps: `name`, a key of `HEADS`, and `params`; by default `plain`.
+        weights: None for random weights, `"imagenet"` for pretrained ones where the trunk has them, the folder of a
+            preset of KerasHub.
+        frozen_norm: whether batch normalization keeps its stored statistics and scales, as is usual with pretrained
+            weights and small batches.
+        raw: whether to return a dict with `embeddings` and, as `raw`, the embeddings before normalization.
+        head: the part between trunk and embeddings: `name`, a key of `HEADS`, and `params`; by default `plain`.
         params: arguments of the trunk, such as `widths` of `small`.
 
     Returns:
-        Model from `(N, S, S, 3)` pixels, 0 to 255, uint8 or float, to `(N, D)` float32 embeddings; all scaling
-        of pixels happens inside. Its layer `trunk` holds everything before the head. The heads `ensemble` and
-        `global_local` give a dict, with `embeddings` and what their losses ask for.
+        Model from `(N, S, S, 3)` pixels, 0 to 255, uint8 or float, to `(N, D)` float32 embeddings. It scales pixels
+        itself. Its layer `trunk` holds everything before the head. The heads `ensemble` and `global_local` return a
+        dict with `embeddings` and what their losses need.
 
     Raises:
-        UsageError: E_NAME_UNKNOWN, E_PARAMETER_UNKNOWN, E_ENCODER_WEIGHTS or E_IMAGE_SIZE; E_USER_CODE for whatever
-            a function from outside raises.
+        UsageError: E_NAME_UNKNOWN, E_PARAMETER_UNKNOWN, E_ENCODER_WEIGHTS, E_IMAGE_SIZE or E_POOLING; E_USER_CODE for
+            any error in a function of the user's.
         ValueError: if a value is out of range.
 
     Example:
@@ -71,8 +75,8 @@ def create_encoder(
         (None, 16)
     """
     pixels = keras.Input((image_size, image_size, 3), name="images")
-    make_trunk = _trunk_of(name, params)
-    with user_code(name):
+    make_trunk = _trunk_of(name, params, pooling)
+    with user_code("" if name.startswith(PREFIX) else name):
         trunk = keras.Model(pixels, make_trunk(pixels, weights=weights), name="trunk")
     if frozen_norm:
         for layer in trunk._flatten_layers():
@@ -85,11 +89,14 @@ def create_encoder(
     return keras.Model(images, create(HEADS, head["name"], head.get("params"), facts), name="encoder")
 
 
-def _trunk_of(name: str, params: dict) -> Callable:
+def _trunk_of(name: str, params: dict, pooling: str) -> Callable:
     if name in application_names():
         return partial(application_trunk, name, **params)
-    trunk = ENCODERS[name] if name in ENCODERS else _imported(name)
-    takes = [p for p in inspect.signature(trunk).parameters if p not in ("pixels", "weights")]
+    if name.startswith(PREFIX):
+        trunk: Callable = partial(hub_trunk, name.removeprefix(PREFIX), pooling=pooling)
+    else:
+        trunk = ENCODERS[name] if name in ENCODERS else _imported(name)
+    takes = [p for p in inspect.signature(trunk).parameters if p not in ("pixels", "weights", "pooling")]
     unknown = sorted(set(params) - set(takes))
     if unknown:
         raise UsageError("E_PARAMETER_UNKNOWN", f"Encoder {name!r} takes {takes}. Received unknown: {unknown}")

@@ -1,4 +1,4 @@
-"""Trunks: images with values 0 to 255 in, a feature map out."""
+"""Trunks: they map images with values 0 to 255 to a feature map."""
 
 import inspect
 import sys
@@ -13,12 +13,12 @@ from anchorage.errors import ResourceError, UsageError
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class ScalePixels(layers.Layer):
-    """Scales pixels channel by channel: `pixels * scale + offset`, first to BGR if asked.
+    """Rescales pixels: `pixels * scale + offset`, per channel, after an optional swap from RGB to BGR.
 
     Args:
-        scale: one factor, or one per channel of the result.
-        offset: one summand, or one per channel of the result.
-        reverse: whether red and blue change places, as older networks want it.
+        scale: factor, a number or one per channel of the result.
+        offset: what is added, a number or one per channel of the result.
+        reverse: whether to swap red and blue, for networks that were trained on BGR.
 
     Call arguments:
         pixels: `(N, H, W, 3)` tensor of numbers from 0 to 255.
@@ -51,16 +51,16 @@ class ScalePixels(layers.Layer):
 
 
 def small_trunk(pixels, weights: str | None = None, widths: Sequence[int] = (32, 64, 128, 256), momentum: float = 0.9):
-    """A small convolutional network for small pictures; 1.2 million weights as it stands.
+    """A small convolutional network for small images; 1.2 million weights with the default widths.
 
-    The first stage is one 3x3 convolution with batch normalisation and ReLU, every later stage is two of them,
-    and a 2x2 max pooling stands between stages.
+    The first stage has one 3x3 convolution with batch normalization and ReLU, each later stage two, with 2x2 max
+    pooling between stages.
 
     Args:
         pixels: symbolic `(N, S, S, 3)` tensor, values 0 to 255.
         weights: must be None: there are no stored weights.
         widths: channels of each stage.
-        momentum: of the running means in batch normalisation; short trainings want it well below 1.
+        momentum: of the running statistics in batch normalization; short trainings need it well below 1.
 
     Returns:
         Symbolic `(N, S / 2^(stages - 1), ..., widths[-1])` tensor.
@@ -93,14 +93,14 @@ def application_names() -> list[str]:
 
 
 def application_trunk(name: str, pixels, weights: str | None = None, **params):
-    """Any network of `keras.applications`, without its classifier.
+    """A network of `keras.applications`, without its classifier.
 
-    The scaling a network expects is put inside the model, with the numbers of Keras' own `preprocess_input`.
+    The model rescales pixels itself, with the numbers of Keras' own `preprocess_input`.
 
     Args:
         name: of the function in `keras.applications`.
         pixels: symbolic `(N, S, S, 3)` tensor, values 0 to 255.
-        weights: None, `"imagenet"` (Keras' own download or its cache) or a path to a weights file.
+        weights: None, `"imagenet"` (downloaded or cached by Keras) or the path of a weights file.
         params: further arguments of the network's function, such as `alpha` of MobileNet.
 
     Returns:
@@ -108,8 +108,8 @@ def application_trunk(name: str, pixels, weights: str | None = None, **params):
 
     Raises:
         UsageError: E_PARAMETER_UNKNOWN.
-        ValueError: if the network refuses a value or the image size.
-        ResourceError: E_ENCODER_WEIGHTS if the weights are neither in Keras' cache nor to be had from the network.
+        ValueError: if the network does not take a value or the image size.
+        ResourceError: E_ENCODER_WEIGHTS if the weights are not in Keras' cache and cannot be downloaded.
     """
     build = getattr(keras.applications, name)
     fixed = {
@@ -126,12 +126,12 @@ def application_trunk(name: str, pixels, weights: str | None = None, **params):
     unknown = sorted(set(params) - set(takes))
     if unknown:
         raise UsageError("E_PARAMETER_UNKNOWN", f"Encoder {name!r} takes {takes}. Received unknown: {unknown}")
-    scaling = _measure_scaling(sys.modules[build.__module__].preprocess_input)
+    scaling = measure_scaling(sys.modules[build.__module__].preprocess_input)
     try:
         trunk = build(include_top=False, weights=weights, input_shape=tuple(pixels.shape[1:]), **params)
     except ValueError:
         raise
-    except Exception as error:  # Keras' loader passes on whatever the socket, proxy or file raised
+    except Exception as error:  # Keras raises what the socket, the proxy or the file did
         raise ResourceError(
             "E_ENCODER_WEIGHTS",
             f"The {weights!r} weights of {name} could not be loaded: {error}. "
@@ -140,8 +140,12 @@ def application_trunk(name: str, pixels, weights: str | None = None, **params):
     return trunk(ScalePixels(**scaling, name="scale_pixels")(pixels))
 
 
-def _measure_scaling(preprocess) -> dict:
-    """Read scale, offset and channel order off a `preprocess_input`: each is a plain map of one pixel."""
+def measure_scaling(preprocess) -> dict:
+    """Read scale, offset and channel order off a function that scales pixels: arguments for `ScalePixels`.
+
+    Args:
+        preprocess: from `(1, 1, 1, 3)` pixels to the same shape, an affine function of each channel.
+    """
 
     def answer(pixel):
         return np.asarray(preprocess(np.array([[[pixel]]], "float32")), "float64").reshape(3)

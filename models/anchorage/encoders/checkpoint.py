@@ -1,8 +1,8 @@
-"""Reads weights out of a PyTorch file of the old format, without PyTorch and without running what is in it.
+"""Reads the weights of a PyTorch checkpoint of the legacy format, without PyTorch and without running code in it.
 
-The format is a row of pickles (a magic number, a version, facts about the machine, the tensors, the keys of their
-storages) and then the raw numbers of each storage. A pickle is a program: this reader knows the four names that a
-file of weights needs and refuses every other one.
+The format is a sequence of pickles (magic number, version, facts about the machine, tensors, keys of their storages)
+followed by the raw numbers of each storage. A pickle can call any function: this reader allows only those that rebuild
+tensors.
 """
 
 import hashlib
@@ -31,8 +31,8 @@ def read_torch_weights(path: str | Path, sha256: str) -> dict[str, np.ndarray]:
     """The tensors of a checkpoint by name.
 
     Args:
-        path: of a checkpoint in PyTorch's format of before version 1.6, holding one flat dictionary of tensors.
-        sha256: hash the file must have, in hex; it is compared before anything is interpreted.
+        path: checkpoint in the format of PyTorch before 1.6, with one flat dictionary of tensors.
+        sha256: expected hash of the file, in hex; compared before the file is parsed.
 
     Raises:
         DataError: E_WEIGHTS_MISSING, E_WEIGHTS_HASH, E_WEIGHTS_REFUSED if the file names anything but tensors, or
@@ -56,7 +56,7 @@ def _read(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
     magic, version = (_Reader(file, {}, size).load() for _ in range(2))
     if magic != _MAGIC or version != 1001:
         raise ValueError(f"expected magic number {_MAGIC:x} and version 1001, received {magic!r} and {version!r}")
-    _Reader(file, {}, size).load()  # sizes of C types, of no use here
+    _Reader(file, {}, size).load()  # sizes of C types, not needed
     storages: dict[str, np.ndarray] = {}
     tensors = _Reader(file, storages, size).load()
     if not isinstance(tensors, dict) or not all(isinstance(value, np.ndarray) for value in tensors.values()):
@@ -71,7 +71,7 @@ def _read(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
 
 
 class _Reader(pickle.Unpickler):
-    """An unpickler for tensors and nothing else; storages stay empty until their numbers are read."""
+    """An unpickler for tensors only; storages are filled afterwards."""
 
     def __init__(self, file: BinaryIO, storages: dict[str, np.ndarray], limit: int):
         super().__init__(file)

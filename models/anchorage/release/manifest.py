@@ -15,7 +15,8 @@ FORMAT = 1
 NAME = "manifest.json"
 REQUIRED = ("saved_model.pb", "index/index.json", "gallery.parquet")
 
-_SEARCH_PARTS = ("index", "gallery.parquet", "labels.json", "thresholds.json", "calibration.json")
+TEXT = "text"  # folder of the text encoder, where the release has one
+_SEARCH_PARTS = ("index", "gallery.parquet", "labels.json", "thresholds.json", "calibration.json", TEXT)
 _PICKLES = (".pkl", ".pickle")
 LAST_VERSION = 10**18 - 1  # TF Serving reads versions as 64-bit integers
 _FIELDS = {

@@ -20,7 +20,7 @@ def summarize(report: Mapping[str, Any]) -> str:
     untrained = report.get("untrained", [])
     headings = ["metric", "this model, %", "95 % interval", *([f"points against {against}"] if against else [])]
     headings += [f"{baseline['name']}, %" for baseline in untrained]
-    lines += [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
+    lines += [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"] if report["metrics"] else []
     for name, entry in report["metrics"].items():
         low, high = entry["interval"]
         row = [metric_name(name), f"{100 * entry['value']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
@@ -33,7 +33,7 @@ def summarize(report: Mapping[str, Any]) -> str:
             f"- {entry['name']}: {points(entry['difference'])} points ({entry['queries']:,} queries)"
             for entry in losses
         ]
-    lines += ["", "Worst classes:", ""]
+    lines += ["", "Worst classes:", ""] if report["classes"] else []
     lines += [f"- {entry['label']}: MAP@R {100 * entry['map@r']:.1f} %" for entry in report["classes"][:5]]
     lines += ["", "Known limits:", "", *(f"- {limit}" for limit in report["identity"]["limits"])]
     return "\n".join(lines) + "\n"

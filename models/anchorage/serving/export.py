@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from anchorage.data.store import RecordSpec
+from anchorage.encoders.hub import merge_lora
 from anchorage.inference import named_outputs
 from anchorage.release.fingerprint import write_identity
 
@@ -52,6 +53,7 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
         )
         return embed(pixels)
 
+    encoder = merge_lora(encoder)
     archive = keras.export.ExportArchive()
     archive.track(encoder)
     name = "vectors" if spec.dimension else "images"

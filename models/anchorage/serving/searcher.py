@@ -8,8 +8,9 @@ import numpy as np
 
 from anchorage.data.images import ImageFault, decode_checked, resize_image
 from anchorage.data.store import content_digest
-from anchorage.errors import DataError
+from anchorage.errors import DataError, UsageError
 from anchorage.release import Release
+from anchorage.release.manifest import TEXT
 from anchorage.retrieval.calibration import match_probability
 from anchorage.retrieval.index import load_index, search
 from anchorage.retrieval.table import read_ids
@@ -76,6 +77,7 @@ class Searcher:
         self.dimension = self._embed.structured_outputs["embeddings"].shape[-1]
         self.index = load_index(release.index_folder, dimension=self.dimension)
         self.gallery = read_ids(release.gallery_path)
+        self._text: tuple[Any, Any] | None = None  # tokenizer and encoder, once a text was searched with
         self.threshold: float | None = release.thresholds.get("likely_match", {}).get("threshold")
         self.calibration = release.calibration
         self.probability: dict | None = self.calibration.get("probability") if self._holds("probability") else None
@@ -116,6 +118,41 @@ class Searcher:
             Answer([], [], [], None, None, None, fault) if fault else self._answer(*next(results), k)
             for fault in faults
         ]
+
+    def search_text(self, texts: Sequence[str], k: int = 10) -> list[Answer]:
+        """The `k` gallery images nearest to each description.
+
+        What the release knows of matches and unknown queries was measured between images: these answers have none.
+
+        Raises:
+            UsageError: E_NO_TEXT if the release has no encoder for texts; if `k < 1`.
+            ResourceError: E_EXTRA_MISSING if KerasHub, which has the tokenizer, is not installed.
+        """
+        rows, scores = search(self.index, self._embed_text(texts), k)
+        ids, labels = self.gallery["id"][rows].tolist(), self.gallery["label"][rows].tolist()
+        found = zip(ids, labels, scores.tolist(), strict=True)
+        return [Answer(*answer, likely=None, probabilities=None, unknown=None, fault=None) for answer in found]
+
+    def _embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        import tensorflow as tf
+
+        folder = self.release.path / TEXT
+        if not (folder / "saved_model.pb").is_file():
+            encoder = self.release.facts.get("experiment", {}).get("encoder", {})
+            raise UsageError(
+                "E_NO_TEXT",
+                "Expected a release with an encoder for texts: one of an image-text preset such as "
+                "'hub:siglip2_base_patch16_224' with its own pooling ('token') and no training (`epochs = 0`), as "
+                "training moves images away from their descriptions. Received: release "
+                f"{self.release.version} with the encoder {encoder.get('name')!r}.",
+            )
+        from anchorage.encoders.text import load_tokenizer
+
+        if self._text is None:
+            self._text = load_tokenizer(folder), tf.saved_model.load(str(folder))
+        tokenize, model = self._text
+        tokens = tf.cast(tokenize(texts), tf.int32)
+        return model.signatures["serving_default"](token_ids=tokens)["embeddings"].numpy()
 
     def _run(self, images: list[bytes]) -> np.ndarray:
         """Embed valid images, a batch at a time."""

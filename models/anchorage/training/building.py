@@ -11,6 +11,7 @@ from anchorage.data.batches import Sampler
 from anchorage.data.sampling import SAMPLERS
 from anchorage.data.store import RecordSpec
 from anchorage.encoders import create_encoder
+from anchorage.inference import named_outputs
 from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
 from anchorage.methods import Method, create_methods, need_raw
@@ -49,10 +50,13 @@ class DataFacts:
 
 
 class Built(NamedTuple):
-    """A compiled learner with all its weights, the sampler of its batches, and the steps of an epoch."""
+    """A learner with all its weights, the sampler of its batches, and the steps of an epoch.
+
+    With no epoch to train the learner is not compiled and there is no sampler.
+    """
 
     learner: MetricLearner
-    sampler: Sampler
+    sampler: Sampler | None
     steps_per_epoch: int
 
 
@@ -75,8 +79,9 @@ def build_training(settings: RunSettings, facts: DataFacts, sections: Sections |
     sections, training = sections or Sections(), settings.training
     sampler = network = loss = optimizer = None
     raw, methods = False, []
-    with sections.at("training.sampler"):
-        sampler = create_sampler(training.sampler, facts.labels, settings.seed)
+    if training.epochs:  # without, there are no batches to draw, and no classes are needed
+        with sections.at("training.sampler"):
+            sampler = create_sampler(training.sampler, facts.labels, settings.seed)
     steps_per_epoch = training.steps_per_epoch or (sampler.steps_per_round if sampler else _MANY)
     known = {"class_counts": facts.class_counts, **getattr(sampler, "facts", {})}
     known |= {"num_classes": facts.num_classes, "embedding_size": settings.encoder.embedding_size}
@@ -86,14 +91,17 @@ def build_training(settings: RunSettings, facts: DataFacts, sections: Sections |
             raw |= need_raw([vars(method)])
     with sections.at("encoder"):
         network = create_network(settings.encoder, facts.spec.image_size, raw=raw)
+    if network is not None:
+        known["embedding_size"] = named_outputs(network.output)["embeddings"].shape[-1]  # with `identity`, the trunk's
     with sections.at("loss"):
         loss = create_loss(settings.loss.name, dict(settings.loss.params), **known)
     known |= {"epochs": training.epochs, "steps_per_epoch": steps_per_epoch, "seed": settings.seed}
     for place, method in enumerate(training.methods):
         with sections.at(f"training.methods.{place}"):
             methods += create_methods([vars(method)], **known)
-    with sections.at("training.optimizer"):
-        optimizer = _create_optimizer(training.optimizer, training.epochs * steps_per_epoch, network)
+    if training.epochs:
+        with sections.at("training.optimizer"):
+            optimizer = _create_optimizer(training.optimizer, training.epochs * steps_per_epoch, network)
     sections.require_all()
     learner = _join(network, loss, methods, optimizer, sections)
     return Built(learner, sampler, steps_per_epoch)
@@ -138,9 +146,9 @@ def _groups(encoder: keras.Model) -> dict[str, list[str]]:
 
 
 def _join(
-    network: Any, loss: Any, methods: Sequence[Method], optimizer: RateFactors, sections: Sections
+    network: Any, loss: Any, methods: Sequence[Method], optimizer: RateFactors | None, sections: Sections
 ) -> MetricLearner:
-    """A built and compiled learner; an error is that of the part that does not go with those before it."""
+    """A built learner, compiled if there is an optimizer; an error is that of the part that does not go with those before it."""
     shape = (None, *network.input_shape[1:])
     learner = MetricLearner(network, loss, methods)
     with sections.at("loss"):
@@ -151,6 +159,8 @@ def _join(
             learner.prepare(method)
     sections.require_all()
     learner.build(shape)
+    if optimizer is None:
+        return learner
     with sections.at("training.optimizer"):
         optimizer.check_groups([weight.path for weight in learner.trainable_variables])
         # Keras would wrap the optimizer by itself, but not in a way that works with several replicas.

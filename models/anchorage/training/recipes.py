@@ -181,7 +181,11 @@ def _choose_optimizer(chosen: "_Chooser", facts: Facts) -> None:
     put("learning_rate", 1e-3, "for the head; multiplied by the rate factors for other groups")
     if facts.pretrained:
         put("schedule", "cosine", "high learning rates early, low ones at the end")
-        put("rate_factors.trunk", 0.3, "preserves the features of a pretrained trunk")
+        encoder = chosen.settings["encoder"]
+        if encoder["name"].startswith("hub:") and not encoder.get("params", {}).get("lora_rank"):
+            put("rate_factors.trunk", 0.01, "pretrained transformers are usually fine-tuned at about 1e-5")
+        else:
+            put("rate_factors.trunk", 0.3, "preserves the features of a pretrained trunk")
         put("rate_factors.proxies", 10.0, "proxies keep up with the head")
         why = "the trunk stays frozen until head and proxies have adapted"
         put("frozen_steps.trunk", _frozen_steps(chosen.training, facts), why)

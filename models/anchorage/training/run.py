@@ -17,6 +17,8 @@ from anchorage.training.fit import FitResult, fit_learner
 from anchorage.training.recipes import Choice, Facts, choose_settings, format_choices
 from anchorage.training.settings import RunSettings
 
+UNTRAINED = "was left out: the encoder is used as it is"  # why a training of no epochs ended
+
 
 class TrainRun(NamedTuple):
     """The learner with its best weights, and how it got there."""
@@ -51,9 +53,9 @@ def train_run(
         encoder: what `EncoderSettings` holds, as plain values; `name` at the least.
         loss: `name` and `params`.
         training: what `TrainingSettings` holds, as plain values; `epochs`, `sampler` (`name`, `params`) and `optimizer`
-            at the least. The groups of weights that the optimizer knows are `proxies`, `trunk`, `head` and parts of a
-            weight's path. A trunk that is frozen, by `frozen_steps` or a factor of 0, keeps the statistics of its
-            batch norm, too.
+            at the least. With 0 epochs nothing is trained. The groups of weights that the optimizer knows are
+            `proxies`, `trunk`, `head` and parts of a weight's path. A trunk that is frozen, by `frozen_steps` or a
+            factor of 0, keeps the statistics of its batch norm, too.
         seed: of weights, batches and augmentation; the same seed gives the same learner on the same machine, bit for
             bit on CPUs.
         prepare: gets the built learner before its first step, to give it other weights.
@@ -81,6 +83,9 @@ def train_run(
         learner, sampler, steps_per_epoch = build_training(settings, DataFacts.of(store))
         if prepare is not None:
             prepare(learner)
+        if sampler is None:
+            untrained = FitResult([], 0, None, UNTRAINED, 0, learner.encoder.get_weights(), settings.to_dict())
+            return TrainRun(learner, untrained)
         result = fit_learner(
             learner,
             store,
@@ -111,6 +116,8 @@ def choose_recipe(store: Any, given: Mapping[str, Any], verbose: int | str) -> t
     counts = DataFacts.of(store).class_counts
     values, recipe = choose_settings(given, counts)
     settings = RunSettings.from_dict(values)
+    if not settings.training.epochs:
+        return settings, ()  # no choice mattered
     if verbose and (chosen := format_choices(recipe, Facts.of(given["encoder"], counts))):
         print(chosen, flush=True)
     return settings, recipe

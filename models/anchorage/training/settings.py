@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from anchorage.errors import UsageError
 
-Pooling = Literal["avg", "max", "gem"]
+Pooling = Literal["avg", "max", "gem", "token"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 Strategy = Literal["", "mirrored"]
 

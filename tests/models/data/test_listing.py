@@ -280,3 +280,31 @@ def test_a_split_without_a_class_has_a_reason_and_a_remedy_that_helps(tmp_path, 
     listing = list_images(tmp_path, tmp_path / "t.csv", val_share=shares[0], test_share=shares[1], seed=0)
     assert split not in {source.split for source in listing.sources}
     assert told in listing.unlisted[split]
+
+
+def test_an_image_without_a_label_can_be_the_only_one_of_its_class(tmp_path):
+    plant(tmp_path, *(f"{number}.jpg" for number in range(8)), "cat/1.jpg", "cat/2.jpg", "notes.txt")
+    listing = list_images(tmp_path, **SHARES, own_labels=True)
+    assert (listing.rejects, listing.skipped) == ([], 1)
+    labels = {source.id: source.label for source in listing.sources}
+    assert labels == {**{f"{n}.jpg": f"{n}.jpg" for n in range(8)}, "cat/1.jpg": "cat", "cat/2.jpg": "cat"}
+    assert {source.split for source in listing.sources} == {"train", "val", "test"}
+
+
+def test_an_unlabelled_image_stays_in_the_split_of_its_folder(tmp_path):
+    plant(tmp_path, "train/a.jpg", "train/b.jpg", "test/c.jpg", "test/dog/d.jpg")
+    found = list_images(tmp_path, val_share=0, test_share=0.5, seed=1, own_labels=True).sources
+    assert {source.id: (source.split, source.label) for source in found} == {
+        "train/a.jpg": ("train", "train/a.jpg"),
+        "train/b.jpg": ("train", "train/b.jpg"),
+        "test/c.jpg": ("test", "test/c.jpg"),
+        "test/dog/d.jpg": ("test", "dog"),
+    }
+
+
+def test_a_row_without_a_label_can_be_the_only_one_of_its_class(tmp_path):
+    plant(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "t.csv").write_text("path,label\na.jpg,\nb.jpg,dog\n")
+    found = list_images(tmp_path, tmp_path / "t.csv", **SHARES, own_labels=True)
+    assert [(source.id, source.label) for source in found.sources] == [("a.jpg", "a.jpg"), ("b.jpg", "dog")]
+    assert found.rejects == []

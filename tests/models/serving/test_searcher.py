@@ -241,3 +241,31 @@ def test_index_of_another_dimension_is_refused(make_release):
 def test_gallery_of_another_length_is_refused(make_release):
     with pytest.raises(DataError, match=r"E_RELEASE_MIXED.*11 ids and 12 rows"):
         Searcher(make_release(gallery=11))
+
+
+def test_a_release_without_a_text_encoder_says_which_releases_have_one(searcher):
+    with pytest.raises(UsageError, match="epochs = 0") as raised:
+        searcher.search_text(["a red umbrella"])
+    assert raised.value.code == "E_NO_TEXT"
+
+
+def test_texts_are_searched_by_what_the_text_encoder_makes_of_them(make_release, images, monkeypatch, tmp_path):
+    """Token t of this encoder stands for gallery image t."""
+    vectors = tf.constant(Shrink(SIZE).embed(tf.constant(images))["embeddings"].numpy())
+
+    class Look(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
+        def embed(self, token_ids):
+            return {"embeddings": tf.gather(vectors, token_ids[:, 0])}
+
+    text = Look()
+    tf.saved_model.save(text, str(tmp_path / "text"), signatures={"serving_default": text.embed})
+    searcher = Searcher(make_release(files={"text": tmp_path / "text"}))
+    tokenizer = "anchorage.encoders.text.load_tokenizer"
+    monkeypatch.setattr(tokenizer, lambda folder: lambda texts: np.array([[int(text)] for text in texts]))
+    seven, two = searcher.search_text(["7", "2"], k=3)
+    assert (seven.ids[0], seven.labels[0]) == ("image 7 ü", "class 7 ü")
+    assert two.ids[0] == "image 2 ü"
+    assert two.scores[0] == pytest.approx(1, abs=1e-5)
+    assert len(two.ids) == 3
+    assert (two.likely, two.probabilities, two.unknown, two.fault) == (None, None, None, None)

@@ -25,7 +25,7 @@ class Drawing(NamedTuple):
 FIGURES = {
     "untrained": Drawing("untrained", forest.draw_untrained, forest.height_untrained),
     "forest": Drawing("comparison.metrics", forest.draw, forest.height),
-    "training": Drawing("training", training.training_curve),
+    "training": Drawing("training.epochs", training.training_curve),
     "diagnostics": Drawing("training.epochs.0.effective_rank", training.diagnostics),
     "recall-curve": Drawing("recall_curve", retrieval.recall_curve),
     "growth": Drawing("growth", retrieval.growth_curve),

@@ -35,7 +35,7 @@ class Section(NamedTuple):
 # In reading order. A new section is one line here and one template.
 SECTIONS = (
     Section("identity", "Model card", "identity", "no facts about model and data."),
-    Section("training", "Training", "training", "no training history."),
+    Section("training", "Training", "training.epochs", "nothing was trained."),
     Section("untrained", "Untrained baselines", "untrained", "no untrained baselines."),
     Section("forest", "Comparison with the current release", "comparison.metrics", "no earlier release."),
     Section("metrics", "Metrics", "metrics", "no metrics."),

@@ -111,7 +111,7 @@ _MAP = {"x": "x", "y": "y", "label": "labels", "id": "ids"}
 _TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], Table]]] = {
     "untrained": ("untrained", _untrained),
     "forest": ("comparison.metrics", _forest),
-    "training": ("training", _training),
+    "training": ("training.epochs", _training),
     "diagnostics": ("training.epochs.0.effective_rank", _training),
     "recall-curve": ("recall_curve", _curve),
     "growth": ("growth", lambda r: _columns(r, "growth", {"share": "wrong_items_kept", "recall@1": "recall@1"})),
