@@ -78,17 +78,19 @@ def show_encoders(pattern: str) -> None:
     from anchorage.registry import nearest
     from anchorage_pipeline.encoders import list_encoders
 
-    found = list_encoders(pattern)
+    found, more = list_encoders(pattern), ""
+    if not list_encoders("hub:"):
+        more = " KerasHub has more: `uv sync --extra cpu --extra hub`."
     if not found:
         known = [encoder.name.removeprefix("hub:") for encoder in list_encoders()]
-        raise UsageError("E_NAME_UNKNOWN", f"No encoder is called {pattern!r}.{nearest(pattern, known)}")
+        raise UsageError("E_NAME_UNKNOWN", f"No encoder is called {pattern!r}.{nearest(pattern, known)}{more}")
     rows = [(e.name, e.size, f"{e.parameters / 1e6:,.1f} M" if e.parameters else "", e.license, e.text) for e in found]
     rows.insert(0, ("name", "image size", "parameters", "license", ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, size, parameters, license_, text in rows:
         print(f"{name:<{widths[0]}}  {size:<{widths[1]}}  {parameters:>{widths[2]}}  {license_:<{widths[3]}}  {text}")
-    if not any(encoder.name.startswith("hub:") for encoder in list_encoders()):
-        print("More with KerasHub, the extra 'hub': `uv sync --extra cpu --extra hub`.")
+    if more:
+        print(more.strip())
 
 
 def fetch_encoder(name: str, folder: Path) -> None:

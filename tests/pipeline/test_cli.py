@@ -52,6 +52,7 @@ def test_help_lists_every_command_once(capsys):
             "compare",
             "data",
             "embed",
+            "encoders",
             "evaluate",
             "losses",
             "releases",

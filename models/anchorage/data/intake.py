@@ -55,11 +55,13 @@ def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, ma
         if file:
             write_rejects(file, rejects)
         shown = "; ".join(format_reject(reject) for reject in rejects[:3])
+        unlabeled = any(reject.code == "E_LABEL_MISSING" for reject in rejects)
         raise DataError(
             "E_TOO_MANY_REJECTS",
             f"Expected at most {limit} bad records of {total}. Received: {count_by_code(rejects)}. First: {shown}. "
             + (f"All are in {file}. " if file else "")
-            + "Fix the data or raise `data.max_rejects`.",
+            + "Fix the data or raise `data.max_rejects`."
+            + (" Without training (`training.epochs = 0`) images need no labels." if unlabeled else ""),
         )
 
 
