@@ -1,5 +1,6 @@
 """EvaluateRetrieval and PublishRelease on real artifacts: a tiny exported model, its embeddings, a ScaNN index."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -373,7 +374,7 @@ def test_blessing_without_properties_is_refused(workshop, table):
 def unlabelled(noise=0.1):
     """Embeddings of images that are each the only one of its class."""
     table = table_of("test", noise)
-    return table._replace(labels=table.ids)
+    return dataclasses.replace(table, labels=table.ids)
 
 
 UNTRAINED = json.dumps({"experiment": {"name": "tiny", "training": {"epochs": 0}}, "run_key": "k"})

@@ -121,6 +121,11 @@ def test_a_comparison_is_sent_where_it_belongs(folder, capsys, verb):
     assert capsys.readouterr().err == f"anchorage: {told}"
 
 
+def test_a_search_needs_an_image_or_a_description(folder, capsys):
+    assert main(["search"]) == 2
+    assert "E_IMAGE_MISSING: Expected images, or descriptions with --text" in capsys.readouterr().err
+
+
 def test_an_experiment_is_not_compared(folder, capsys):
     (folder / "toy.toml").write_text(_EXPERIMENT.format(path="images"))
     assert main(["compare", "toy.toml"]) == 2
@@ -133,7 +138,6 @@ def test_an_experiment_is_not_compared(folder, capsys):
         [],
         ["fly"],
         ["releases", "--foo"],
-        ["search"],
         ["search", "a", "--neighbors", "0"],
         ["releases", "rollback", "--to", "1" * 300],
     ],

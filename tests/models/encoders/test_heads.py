@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from anchorage.encoders.heads import POOLINGS, GeneralizedMeanPooling, attach_head
+from anchorage.encoders.heads import POOLINGS, GeneralizedMeanPooling, attach_head, attach_identity_head
 from anchorage.errors import UsageError
 
 FEATURES = np.array([[[[1.0, 0.0], [2.0, 4.0]], [[3.0, 0.0], [6.0, 4.0]]]])  # (1, 2, 2, 2)
@@ -50,9 +50,10 @@ def test_rows_have_unit_length_in_float32(pooling, policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        features = keras.Input((4, 4, 6))
+        shape = (6,) if pooling == "token" else (4, 4, 6)
+        features = keras.Input(shape)
         model = keras.Model(features, attach_head(features, 5, pooling, normalize=True))
-        rows = model(np.random.default_rng(0).random((3, 4, 4, 6)))
+        rows = model(np.random.default_rng(0).random((3, *shape)))
     finally:
         keras.config.set_dtype_policy(before)
     assert keras.backend.standardize_dtype(rows.dtype) == "float32"
@@ -68,7 +69,7 @@ def test_unnormalised_rows_keep_their_length():
 
 def test_wrong_settings_are_named():
     features = keras.Input((4, 4, 6))
-    with pytest.raises(UsageError, match=r"Unknown pooling 'mean'\. Known: \['avg', 'gem', 'max'\]"):
+    with pytest.raises(UsageError, match=r"Unknown pooling 'mean'\. Known: \['avg', 'gem', 'max', 'token'\]"):
         attach_head(features, 5, "mean", normalize=True)
     with pytest.raises(ValueError, match="`embedding_size` must be positive"):
         attach_head(features, 0, "avg", normalize=True)
@@ -88,3 +89,18 @@ def test_the_projection_starts_at_the_scale_asked_for(scale):
 def test_the_projection_cannot_start_at_zero():
     with pytest.raises(ValueError, match="start_scale=0"):
         attach_head(keras.Input((2, 2, 3)), 5, "avg", normalize=True, start_scale=0)
+
+
+def test_the_identity_head_gives_the_pooled_features_themselves():
+    features = keras.Input((2, 2, 2))
+    rows = keras.Model(features, attach_identity_head(features, "avg", normalize=False))(FEATURES)
+    np.testing.assert_allclose(rows, [[3.0, 2.0]], rtol=1e-6)
+    both = keras.Model(features, attach_identity_head(features, "max", normalize=True, raw=True))(FEATURES)
+    np.testing.assert_allclose(both["raw"], [[6.0, 4.0]], rtol=1e-6)
+    np.testing.assert_allclose(both["embeddings"], [[6 / 52**0.5, 4 / 52**0.5]], rtol=1e-6)
+
+
+def test_a_feature_map_has_no_class_token():
+    with pytest.raises(UsageError, match="class token") as raised:
+        attach_identity_head(keras.Input((2, 2, 2)), "token", normalize=True)
+    assert raised.value.code == "E_POOLING"

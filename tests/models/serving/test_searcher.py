@@ -251,7 +251,8 @@ def test_a_release_without_a_text_encoder_says_which_releases_have_one(searcher)
 
 def test_texts_are_searched_by_what_the_text_encoder_makes_of_them(make_release, images, monkeypatch, tmp_path):
     """Token t of this encoder stands for gallery image t."""
-    vectors = tf.constant(Shrink(SIZE).embed(tf.constant(images))["embeddings"].numpy())
+    model = Shrink(SIZE)
+    vectors = tf.constant(model.embed(tf.constant(images))["embeddings"].numpy())
 
     class Look(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
