@@ -3,6 +3,7 @@
 A folder of releases is a base path for TensorFlow Serving:
 
     releases/<version>/   saved_model.pb, variables/, assets/     the model
+                          text/                                 the text encoder of an image-text preset
                           index/, gallery.parquet                 the index and its rows
                           thresholds.json, labels.json, report/   the evaluation
                           manifest.json                           hash and size of every file

@@ -148,7 +148,10 @@ def _groups(encoder: keras.Model) -> dict[str, list[str]]:
 def _join(
     network: Any, loss: Any, methods: Sequence[Method], optimizer: RateFactors | None, sections: Sections
 ) -> MetricLearner:
-    """A built learner, compiled if there is an optimizer; an error is that of the part that does not go with those before it."""
+    """A built learner, compiled if there is an optimizer.
+
+    An error is that of the part that does not go with those before it.
+    """
     shape = (None, *network.input_shape[1:])
     learner = MetricLearner(network, loss, methods)
     with sections.at("loss"):
