@@ -14,7 +14,7 @@ from tfx.types.standard_artifacts import Examples, ModelRun
 from anchorage.data.store import RecordStore
 from anchorage.errors import DataError
 from anchorage.retrieval.table import Embeddings, write_table
-from anchorage.untrained import NAMES, embed_pixels, unit_rows
+from anchorage.untrained import NAMES, embed_raw, unit_rows
 from anchorage_components.artifacts import UNTRAINED, UntrainedEmbeddings
 
 _SPLIT = "test"  # the split that is evaluated
@@ -33,8 +33,8 @@ def EmbedUntrained(
     Args:
         store: output of PackExamples.
         model_run: run folder of the Trainer, with `untrained/network` and optionally `untrained/features`.
-        embeddings: output folder for `pixels.parquet`, `network.parquet` and optionally `features.parquet`; rows have
-            unit length.
+        embeddings: output folder for `pixels.parquet` or `vectors.parquet`, `network.parquet` and optionally
+            `features.parquet`; rows have unit length.
         code_version: digest of the code; part of the cache key, otherwise unused.
 
     Raises:
@@ -50,13 +50,11 @@ def EmbedUntrained(
         )
     folder = Path(embeddings.uri)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in NAMES:
-        if name == "pixels":
-            vectors = embed_pixels(records)
-        elif (models / name).is_dir():
-            vectors = np.concatenate([unit_rows(rows) for rows in _run(models / name, records)])
-        else:
-            continue
+    embedded = dict([embed_raw(records)])
+    for name in ("network", "features"):
+        if (models / name).is_dir():
+            embedded[name] = np.concatenate([unit_rows(rows) for rows in _run(models / name, records)])
+    for name, vectors in embedded.items():
         labels = np.array(records.class_names, object)[records.labels]
         splits = np.full(len(records), _SPLIT, object)
         write_table(folder / f"{name}.parquet", Embeddings(records.ids, labels, records.roles, splits, vectors))
@@ -65,6 +63,7 @@ def EmbedUntrained(
 
 def _run(folder: Path, records: RecordStore) -> Iterator[np.ndarray]:
     model = tf.saved_model.load(str(folder))
+    signature, name = ("serving_default", "vectors") if records.spec.dimension else ("pixels", "images")
     for start in range(0, len(records), _BATCH):
-        images = records.read(np.arange(start, min(start + _BATCH, len(records))))
-        yield model.signatures["pixels"](images=tf.constant(images))["embeddings"].numpy()
+        batch = records.read(np.arange(start, min(start + _BATCH, len(records))))
+        yield model.signatures[signature](**{name: tf.constant(batch)})["embeddings"].numpy()

@@ -24,6 +24,7 @@ from anchorage.judging.two_releases import JUDGED
 from anchorage.judging.unmeasured import is_measurable, report_unmeasured
 from anchorage.release import fingerprint_model
 from anchorage.release.manifest import check_pair, read_index_facts
+from anchorage.reporting.pictures import read_picture
 from anchorage.reporting.report import write_report
 from anchorage.retrieval.table import Embeddings, read_ids, read_table, write_table
 from anchorage.untrained import read_untrained
@@ -113,9 +114,10 @@ def EvaluateRetrieval(
     if tuner_results is not None:
         context["search"] = _read_search(Path(tuner_results.uri))
     candidate, facts = read_table(embeddings.uri, [TEST]), _read_baseline_facts(baseline)
+    pictures = _picture_reader(store, context["facts"].get("data_root", ""))
     if _is_untrained(context) and not is_measurable(candidate):
         judged = report_unmeasured(candidate, settings, baseline_facts=facts, context=context)
-        _write(judged, report, blessing, model, candidate, store)
+        _write(judged, report, blessing, model, candidate, pictures)
         return
     table = read_table(embeddings.uri)
     gallery = table.select(table.roles != "query") if index is None else _select_gallery(Path(index.uri), table)
@@ -140,7 +142,7 @@ def EvaluateRetrieval(
         calibration=calibrate_and_check(candidate, validation, gallery, settings),
     )
     report.set_float_custom_property("primary", judged["metrics"][settings.primary]["value"])
-    _write(judged, report, blessing, model, candidate, store)
+    _write(judged, report, blessing, model, candidate, pictures)
 
 
 def _is_untrained(context: Mapping[str, Any]) -> bool:
@@ -153,9 +155,9 @@ def _write(
     blessing: ModelBlessing,
     model: Model,
     candidate: Embeddings,
-    store: Examples | None,
+    read_pictures: Callable[[Sequence[str]], dict[str, np.ndarray | None]],
 ) -> None:
-    write_report(judged, report.uri, _picture_reader(store))
+    write_report(judged, report.uri, read_pictures)
     write_table(Path(report.uri) / JUDGED, candidate)
     for name, key in ((THRESHOLDS, "thresholds"), (CALIBRATION, "calibration")):
         replace_file(Path(report.uri) / name, json.dumps(judged[key], indent=1).encode())
@@ -229,13 +231,18 @@ def _read_validation(uri: str) -> Embeddings | None:
         return None
 
 
-def _picture_reader(store: Examples | None) -> Callable[[Sequence[str]], dict[str, np.ndarray | None]]:
-    """A function from image ids to images; None for an image that is not in the store."""
+def _picture_reader(store: Examples | None, root: str = "") -> Callable[[Sequence[str]], dict[str, np.ndarray | None]]:
+    """A function from ids to images; None for an image that is not in the store.
+
+    For vectors the id may be the path of an image below the root.
+    """
     if store is None:
         return lambda ids: dict.fromkeys(ids)
 
     def read(ids: Sequence[str]) -> dict[str, np.ndarray | None]:
         records = RecordStore(get_split_uri([store], TEST))
+        if records.spec.dimension:
+            return {id_: read_picture(Path(root) / id_) for id_ in ids}
         rows = {id_: row for row, id_ in enumerate(records.ids)}
         return {id_: records.read([rows[id_]])[0] if id_ in rows else None for id_ in ids}
 

@@ -10,7 +10,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types.artifact_utils import get_split_uri
 from tfx.types.standard_artifacts import Examples
 
-from anchorage.data.examples import ExampleShard, list_shards, read_examples
+from anchorage.data.examples import ExampleShard, list_shards, read_counts, read_examples
 from anchorage.data.packing import decode_records
 from anchorage.data.store import RecordSpec, RecordStore, Shard, finish_store, write_shard
 from anchorage.disk import check_free_space
@@ -24,7 +24,6 @@ def PackExamples(
     store: OutputArtifact[Examples],
     image_size: Parameter[int] = 0,
     fit: Parameter[str] = "crop",
-    dimension: Parameter[int] = 0,
     code_version: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
@@ -58,7 +57,8 @@ def PackExamples(
         for split in examples.splits
         for number, shard in enumerate(list_shards(examples.uri, split))
     ]
-    spec = RecordSpec(image_size, fit, dimension)
+    dimension = (read_counts(examples.uri) or {}).get("dimension", 0)
+    spec = RecordSpec(dimension=dimension) if dimension else RecordSpec(image_size, fit)
     folders = {split: get_split_uri([examples], split).replace(examples.uri, store.uri) for split in examples.splits}
     check_free_space(Path(store.uri), sum(shard.records or 0 for _, _, shard in shards) * spec.bytes)
     run_jobs(

@@ -31,6 +31,7 @@ def VectorExampleGen(
     val_share: Parameter[float] = 0.15,
     test_share: Parameter[float] = 0.5,
     seed: Parameter[int] = 0,
+    own_labels: Parameter[int] = 0,
     max_reject_share: Parameter[float] = MAX_REJECT_SHARE,
     max_rejects: Parameter[int] = MAX_REJECTS,
     attributes_json: Parameter[str] = "[]",
@@ -64,7 +65,7 @@ def VectorExampleGen(
         ResourceError: `E_DISK_FULL` before anything is written.
     """
     vectors = VectorTable(table, json.loads(columns_json), json.loads(attributes_json))
-    listing = list_vectors(vectors, val_share=val_share, test_share=test_share, seed=seed)
+    listing = list_vectors(vectors, val_share=val_share, test_share=test_share, seed=seed, own_labels=bool(own_labels))
     total = len(listing.sources) + len(listing.rejects)
     check = functools.partial(
         check_rejects, total=total, max_rejects=max_rejects, max_share=max_reject_share, file=rejects_file

@@ -47,9 +47,11 @@ class GateError(AnchorageError):
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and its chain of causes and contexts, outermost first."""
+    """Yield the error and its chain of causes and contexts, outermost first; a chain may lead back into itself."""
     current: BaseException | None = error
-    while current is not None:
+    seen: set[int] = set()
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
         yield current
         current = current.__cause__ or current.__context__
 

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
     from anchorage.data.batches import Store
 
-NAMES = {"pixels": "raw pixels", "network": "untrained network", "features": "pretrained features"}
+NAMES = {
+    "vectors": "given vectors",
+    "pixels": "raw pixels",
+    "network": "untrained network",
+    "features": "pretrained features",
+}
 
 _SIDE = 32  # pixels
 _ROWS = 1024  # images in memory at once
@@ -45,6 +50,13 @@ def embed_pixels(store: "Store", side: int = _SIDE) -> np.ndarray:
 def unit_rows(rows: np.ndarray) -> np.ndarray:
     """Normalize the rows `(M, D)` to unit length; a row of zeros is unchanged."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _MIN_NORM)
+
+
+def embed_raw(store: "Store") -> tuple[str, np.ndarray]:
+    """Name and embeddings of the baseline that no network is needed for: the given vectors, or raw pixels."""
+    if store.spec.dimension:
+        return "vectors", unit_rows(store.read(np.arange(len(store))))
+    return "pixels", embed_pixels(store)
 
 
 @contextmanager

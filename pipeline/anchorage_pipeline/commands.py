@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from anchorage.errors import DataError, UsageError
 from anchorage_pipeline.config import Experiment
+from anchorage_pipeline.queries import read_queries
 from anchorage_pipeline.startup import load_tensorflow
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ def search(images: Sequence[str], texts: Sequence[str], releases: Path, neighbor
             + ("which is a folder." if picture.is_dir() else f"but there is no folder {picture.parent}."),
         )
     release = open_release(releases)
-    missing = [image for image in images if not Path(image).is_file()]
+    missing = [image for image in images if not Path(image).exists()]
     if missing:
         raise UsageError("E_IMAGE_MISSING", f"Expected image files. Found nothing at {', '.join(missing)}")
     load_tensorflow()
@@ -266,7 +267,8 @@ def search(images: Sequence[str], texts: Sequence[str], releases: Path, neighbor
     searcher = Searcher(release)
     gallery = Path(release.facts.get("data_root", "."))
     answers = searcher.search_text(texts, neighbors) if texts else []
-    answers += searcher.search([Path(image).read_bytes() for image in images], neighbors) if images else []
+    images, contents = read_queries(images, vectors=searcher.takes_vectors)
+    answers += searcher.search(contents, neighbors) if images else []
     sheet: list[Answered] = []
     for place, (query, answer) in enumerate(zip([*texts, *images], answers, strict=True)):
         print(query)

@@ -9,9 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
+from anchorage.data.vectors import is_vector_data
 from anchorage.errors import UsageError
 from anchorage.judging.settings import JudgeSettings
-from anchorage.training.settings import EncoderSettings, Pooling, Precision, RunSettings, Strategy, TrainingSettings
+from anchorage.training.settings import (
+    VECTOR_ENCODER,
+    EncoderSettings,
+    Pooling,
+    Precision,
+    RunSettings,
+    Strategy,
+    TrainingSettings,
+)
 from anchorage_pipeline.documents import read_toml
 from anchorage_pipeline.mistakes import explain
 from anchorage_pipeline.overrides import apply_overrides
@@ -51,8 +60,11 @@ class Data(Section):
     """The images, their split, and their size.
 
     Attributes:
-        path: folder with one subfolder per class, or a CSV, TSV or Parquet table; required.
-        columns: names of the table's columns for path, label, split and role; default {} expects these names.
+        path: folder with one subfolder per class, a CSV, TSV or Parquet table, or a table of vectors (Parquet, `.npy`,
+            or a folder of Arrow files); required.
+        input: "images" or "vectors"; default: what is found at `path`.
+        columns: names of the table's columns for path, label, split, role, and of vectors also vector and id; default
+            {} expects these names.
         val_share: share of the classes outside test for validation, in [0, 1); default 0.15; unused if data is split.
         test_share: share of all classes for test, in [0, 1); default 0.5; unused if the data is split.
         image_size: side of the square images in pixels, 1 to 2,048; default 96.
@@ -65,7 +77,8 @@ class Data(Section):
     """
 
     path: Location
-    columns: dict[Literal["path", "label", "split", "role"], str] = {}
+    input: Literal["images", "vectors"] = "images"
+    columns: dict[Literal["path", "label", "split", "role", "vector", "id"], str] = {}
     val_share: Share = 0.15
     test_share: Share = 0.5
     image_size: Annotated[int, Field(gt=0, le=2_048)] = 96  # a batch of 64 of the largest takes 3 GB
@@ -81,9 +94,10 @@ class Encoder(Named):
     """The network that maps images to unit-length embeddings.
 
     Attributes:
-        name: name of the trunk, or "hub:PRESET" for a preset of KerasHub; default "efficientnet_lite0".
+        name: name of the trunk, or "hub:PRESET" for a preset of KerasHub; default "efficientnet_lite0", or "head" for
+            vectors.
         params: constructor arguments of the trunk; default {}.
-        embedding_size: dimension of the embeddings, 1 to 16,384; default 128.
+        embedding_size: dimension of the embeddings, 1 to 16,384; default 128, or that of the vectors.
         pooling: pooling of the feature map: "avg", "max", or generalized mean "gem" (default); "token" takes the class
             token, the default of a preset.
         weights: "imagenet" for pretrained weights, or the folder of a preset; default "imagenet" if `name` is not set,
@@ -93,7 +107,7 @@ class Encoder(Named):
     """
 
     name: str = "efficientnet_lite0"
-    embedding_size: Annotated[int, Field(gt=0, le=16_384)] = EncoderSettings.embedding_size
+    embedding_size: Annotated[int, Field(gt=0, le=16_384)] | None = EncoderSettings.embedding_size
     pooling: Pooling = EncoderSettings.pooling
     weights: str | None = EncoderSettings.weights
     frozen_norm: bool | None = None
@@ -316,6 +330,17 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     index: Index = Index()
     release: Release = Release()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _head_for_vectors(cls, document: Any) -> Any:
+        """Vectors have one encoder, a head."""
+        data = document.get("data") if isinstance(document, Mapping) else None
+        encoder = document.get("encoder", {}) if isinstance(document, Mapping) else None
+        if isinstance(data, Mapping) and data.get("input") == "vectors" and isinstance(encoder, Mapping):
+            return {**document, "encoder": {"name": VECTOR_ENCODER, **encoder}}
+        return document
+
     _source: Source | None = PrivateAttr(None)  # no setting: not part of any cache key
 
     @property
@@ -392,7 +417,16 @@ def read_document(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     document = read_toml(Path(path), "experiment")
     if {"entries", "experiment"} & set(document):
         raise UsageError("E_EXPERIMENT_KIND", f"{path} is a comparison, not an experiment: `anchorage compare {path}`")
-    return apply_overrides(document, overrides)
+    document = apply_overrides(document, overrides)
+    data = document.get("data")
+    if isinstance(data, dict) and "input" not in data and _holds_vectors(data):
+        data["input"] = "vectors"
+    return document
+
+
+def _holds_vectors(data: Mapping[str, Any]) -> bool:
+    path, columns = data.get("path"), data.get("columns")
+    return isinstance(path, str) and is_vector_data(path, columns if isinstance(columns, Mapping) else {})
 
 
 def search_space(experiment: Experiment) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anchorage.data.store import RecordSpec
+from anchorage.data.vectors import VectorTable, vector_files
 from anchorage.errors import UsageError
+from anchorage.files import hash_file
 from anchorage.release import find_baseline
 from anchorage_pipeline.config import Experiment, search_space
 from anchorage_pipeline.encoders import describe_preset
@@ -73,7 +76,8 @@ def local_places(experiment: Experiment) -> Places:
 def place_data(experiment: Experiment) -> tuple[Path, Path | None]:
     """Split `data.path` by its suffix into the image folder and the table, if any; does not access the disk."""
     path = Path(experiment.data.path).absolute()
-    return (path.parent, path) if path.suffix.lower() in _TABLES else (path, None)
+    is_table = experiment.data.input == "vectors" or path.suffix.lower() in _TABLES
+    return (path.parent, path) if is_table else (path, None)
 
 
 def locate_data(experiment: Experiment) -> tuple[Path, Path | None]:
@@ -84,7 +88,7 @@ def locate_data(experiment: Experiment) -> tuple[Path, Path | None]:
     """
     root, table = place_data(experiment)
     path = table or root
-    if path.is_file() if table else path.is_dir():
+    if path.exists() if experiment.data.input == "vectors" else path.is_file() if table else path.is_dir():
         return root, table
     raise UsageError(
         "E_DATA_MISSING",
@@ -95,8 +99,26 @@ def locate_data(experiment: Experiment) -> tuple[Path, Path | None]:
 
 def fingerprint_data(experiment: Experiment) -> str:
     """Digest of the experiment's images and table."""
+    root, table = locate_data(experiment)
+    if table and experiment.data.input == "vectors":
+        return digest([[path.name, hash_file(path)] for path in vector_files(table)])
     columns = {str(name): column for name, column in experiment.data.columns.items()}
-    return data_version(*locate_data(experiment), columns, follow_links=experiment.data.follow_links)
+    return data_version(root, table, columns, follow_links=experiment.data.follow_links)
+
+
+def open_vectors(experiment: Experiment) -> VectorTable:
+    """The table of an experiment whose data are vectors."""
+    columns = {str(name): column for name, column in experiment.data.columns.items()}
+    return VectorTable(
+        locate_data(experiment)[0] / Path(experiment.data.path).name, columns, experiment.evaluation.attributes
+    )
+
+
+def record_spec(experiment: Experiment) -> RecordSpec:
+    """What one record of the data is; reads the first vector of a table."""
+    if experiment.data.input == "vectors":
+        return RecordSpec(dimension=open_vectors(experiment).dimension)
+    return RecordSpec(experiment.data.image_size, experiment.data.fit)
 
 
 def fingerprint_run(experiment: Experiment) -> Fingerprints:
@@ -158,28 +180,10 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
     from tfx.components import ExampleValidator, SchemaGen, StatisticsGen
 
     from anchorage_components.audit_examples import AuditExamples
-    from anchorage_components.image_example_gen import ImageExampleGen
     from anchorage_components.pack_examples import PackExamples
 
     data = experiment.data
-    root, table = place_data(experiment)
-    ingest = ImageExampleGen(
-        root=str(root),
-        table=str(table or ""),
-        columns_json=_json(data.columns),
-        val_share=data.val_share,
-        test_share=data.test_share,
-        seed=experiment.seed,
-        own_labels=int(experiment.untrained),
-        max_reject_share=data.max_reject_share,
-        max_rejects=data.max_rejects,
-        max_pixels=data.max_pixels,
-        attributes_json=_json(experiment.evaluation.attributes),
-        follow_links=int(data.follow_links),
-        rejects_file=places.rejects,
-        data_version=fingerprints.data,
-        code_version=code_version("anchorage_components.image_example_gen"),
-    )
+    ingest = _ingest_node(experiment, places, fingerprints)
     # Statistics of the encoded image bytes would be meaningless and slow: use the other features only.
     options = tfdv.StatsOptions(feature_allowlist=["image/id", "label", "role"])
     statistics = StatisticsGen(examples=ingest.outputs["examples"], stats_options=options)
@@ -206,6 +210,38 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
         "audit": audit,
         "pack": pack,
     }
+
+
+def _ingest_node(experiment: Experiment, places: Places, fingerprints: Fingerprints):
+    """The node that reads the data: images or vectors."""
+    data = experiment.data
+    root, table = place_data(experiment)
+    shared = {
+        "table": str(table or ""),
+        "columns_json": _json(data.columns),
+        "val_share": data.val_share,
+        "test_share": data.test_share,
+        "seed": experiment.seed,
+        "own_labels": int(experiment.untrained),
+        "max_reject_share": data.max_reject_share,
+        "max_rejects": data.max_rejects,
+        "attributes_json": _json(experiment.evaluation.attributes),
+        "rejects_file": places.rejects,
+        "data_version": fingerprints.data,
+    }
+    if data.input == "vectors":
+        from anchorage_components.vector_example_gen import VectorExampleGen
+
+        return VectorExampleGen(**shared, code_version=code_version("anchorage_components.vector_example_gen"))
+    from anchorage_components.image_example_gen import ImageExampleGen
+
+    return ImageExampleGen(
+        **shared,
+        root=str(root),
+        max_pixels=data.max_pixels,
+        follow_links=int(data.follow_links),
+        code_version=code_version("anchorage_components.image_example_gen"),
+    )
 
 
 def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:

@@ -8,9 +8,10 @@ import numpy as np
 
 from anchorage.data.intake import check_rejects, check_splits, count_by_code, format_reject, read_image, reject_limit
 from anchorage.data.listing import SPLITS, Listing, Reject, Source
+from anchorage.data.vectors import read_vectors
 from anchorage.errors import DataError
 from anchorage_pipeline.config import Experiment, search_space
-from anchorage_pipeline.graph import locate_data, training_settings
+from anchorage_pipeline.graph import locate_data, open_vectors, training_settings
 from anchorage_pipeline.plain import list_sources
 
 _SAMPLE = 200  # images decoded as a sample
@@ -51,7 +52,10 @@ def inspect_data(experiment: Experiment) -> list[str]:
     """
     listing = check_listing(experiment)
     root, table = locate_data(experiment)
-    decoded, sample_rejects = _decode_sample(root, listing.sources, experiment.data.max_pixels)
+    if experiment.data.input == "vectors":
+        decoded, sample_rejects = _check_vectors(experiment, listing.sources)
+    else:
+        decoded, sample_rejects = _decode_sample(root, listing.sources, experiment.data.max_pixels)
     rejects = [*listing.rejects, *sample_rejects]
     _predict_rejects(experiment, listing, decoded, rejects)
     bad = {reject.id for reject in sample_rejects}
@@ -59,7 +63,8 @@ def inspect_data(experiment: Experiment) -> list[str]:
     if len(decoded) == len(listing.sources):
         kept, listed = (Counter(source.split for source in part) for part in (good, listing.sources))
         check_splits(kept, listed, rejects, listing.skipped, listing.unlisted)
-    return _describe(table or root, listing, good, len(decoded), rejects)
+    kind = "vectors" if experiment.data.input == "vectors" else "images"
+    return _describe(table or root, kind, listing, good, len(decoded), rejects)
 
 
 def _check_batches(experiment: Experiment, labels: Sequence[str]) -> None:
@@ -113,12 +118,19 @@ def _predict_rejects(experiment: Experiment, listing: Listing, decoded: set[str]
         )
 
 
+def _check_vectors(experiment: Experiment, sources: Sequence[Source]) -> tuple[set[str], list[Reject]]:
+    """Read all vectors; return the ids of all rows, and the rejects among them."""
+    rows = read_vectors(open_vectors(experiment), sources)
+    return {source.id for source in sources}, [row for row in rows if isinstance(row, Reject)]
+
+
 def _describe(
-    path: Path, listing: Listing, good: Sequence[Source], decoded: int, rejects: Sequence[Reject]
+    path: Path, kind: str, listing: Listing, good: Sequence[Source], decoded: int, rejects: Sequence[Reject]
 ) -> list[str]:
     sizes = Counter(source.label for source in good)
     other = f" (other files: {listing.skipped:,})" if listing.skipped else ""
     how_many = "all" if decoded == len(listing.sources) else f"{decoded:,}"
+    verb = "decoded" if kind == "images" else "read"
     parts = []
     for split in SPLITS:
         of_split = Counter(source.label for source in good if source.split == split)
@@ -126,12 +138,12 @@ def _describe(
     without = sum(source.label == source.id for source in good)
     unlabelled = f", {without:,} of them without a label" if without else ""
     lines = [
-        f"data     {len(good):,} images of {len(sizes):,} classes{unlabelled} in {path}{other}; {how_many} decoded",
-        f"split    images / classes: {', '.join(parts)}",
+        f"data     {len(good):,} {kind} of {len(sizes):,} classes{unlabelled} in {path}{other}; {how_many} {verb}",
+        f"split    {kind} / classes: {', '.join(parts)}",
     ]
     labels = {source.label for source in good if source.label != source.id}
     if singletons := sorted(label for label in labels if sizes[label] == 1):
-        lines.append(f"single   classes with one image: {len(singletons):,} ({_first(singletons)})")
+        lines.append(f"single   classes with one {kind[:-1]}: {len(singletons):,} ({_first(singletons)})")
     if rejects:
         lines.append(f"rejects  {count_by_code(rejects)}: {_first([format_reject(reject) for reject in rejects])}")
     return lines

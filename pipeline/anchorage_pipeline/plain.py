@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anchorage.data.listing import SPLITS, Listing, Reject, Source, list_images
+from anchorage.data.vectors import list_vectors, read_vectors
 from anchorage.disk import check_free_space, disk_trouble
 from anchorage.errors import DataError, UsageError
 from anchorage_pipeline.config import Experiment, search_space
 from anchorage_pipeline.fingerprint import code_version, digest
-from anchorage_pipeline.graph import fingerprint_data, locate_data, training_settings
+from anchorage_pipeline.graph import fingerprint_data, locate_data, open_vectors, record_spec, training_settings
 from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.upkeep import rename_damaged, with_advice
 
@@ -54,14 +55,14 @@ def _train(experiment: Experiment, output: Path) -> dict:
     from anchorage.inference import embed_store
     from anchorage.retrieval.metrics import evaluate_retrieval
     from anchorage.serving.export import export_encoder
-    from anchorage.untrained import NAMES, embed_pixels, untrained_encoders
+    from anchorage.untrained import NAMES, embed_raw, untrained_encoders
 
     learner, result, train, test, checkpoints = train_splits(
         experiment, output, experiment.seed, log_folder=output / "tensorboard"
     )
     evaluate = partial(evaluate_retrieval, labels=test.labels, roles=test.roles, metrics=experiment.evaluation.metrics)
     judged = evaluate(embed_store(learner, test))
-    untrained = {"pixels": embed_pixels(test)}
+    untrained = dict([embed_raw(test)])
     pretrained = bool(experiment.encoder.weights)
     if not experiment.untrained:
         with untrained_encoders(learner.encoder, result.start_weights, pretrained=pretrained) as encoders:
@@ -151,6 +152,15 @@ def list_sources(experiment: Experiment, *, val_share: float, attributes: Sequen
         attributes: further columns of the table to keep with each image.
     """
     root, table = locate_data(experiment)
+    if experiment.data.input == "vectors":
+        data = experiment.data
+        return list_vectors(
+            open_vectors(experiment),
+            val_share=val_share,
+            test_share=data.test_share,
+            seed=experiment.seed,
+            own_labels=experiment.untrained,
+        )
     columns = {str(name): column for name, column in experiment.data.columns.items()}
     return list_images(
         root,
@@ -176,22 +186,25 @@ def pack_parts(
     """
     from anchorage.data.intake import check_rejects, format_reject
     from anchorage.data.packing import decode_records
-    from anchorage.data.store import RecordSpec, write_store
+    from anchorage.data.store import write_store
 
     data = experiment.data
     root, _ = locate_data(experiment)
     rejects, total = list(rejects), sum(map(len, parts.values())) + len(rejects)
     temporary = folder.with_name(f".{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    spec = RecordSpec(data.image_size, data.fit)
+    spec = record_spec(experiment)
     needed = sum(map(len, parts.values())) * spec.bytes
     check_free_space(folder, needed)
     for part, sources in parts.items():
         if not sources:
             raise DataError("E_SPLIT_EMPTY", f"Expected images in the split {part}. Found none in {root}")
         with disk_trouble(folder, needed):
-            images = _read(root, sources, data.max_pixels, rejects)
-            write_store(temporary / part, decode_records(images, spec), spec)
+            if spec.dimension:
+                examples = _read_vectors(experiment, sources, rejects)
+            else:
+                examples = _read(root, sources, data.max_pixels, rejects)
+            write_store(temporary / part, decode_records(examples, spec), spec)
     for reject in rejects[:20]:
         print(f"rejected  {reject.code}  {format_reject(reject)}")
     file = str(folder.parent / "rejects.jsonl")
@@ -210,3 +223,14 @@ def _read(root: Path, sources: Sequence[Source], max_pixels: int, rejects: list[
             rejects.append(Reject(source.path, source.id, *fault, source.split))
             continue
         yield Example(source.id, source.label, source.role, image)
+
+
+def _read_vectors(experiment: Experiment, sources: Sequence[Source], rejects: list[Reject]) -> Iterator["Example"]:
+    """Yield the usable rows of a table of vectors, and append the others to `rejects`."""
+    from anchorage.data.examples import Example
+
+    for row in read_vectors(open_vectors(experiment), sources):
+        if isinstance(row, Reject):
+            rejects.append(row)
+        else:
+            yield Example(row.source.id, row.source.label, row.source.role, row.values)

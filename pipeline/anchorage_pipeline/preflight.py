@@ -13,11 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from anchorage.data.store import RecordSpec
 from anchorage.errors import UsageError
-from anchorage.training.settings import EncoderSettings, Part, RunSettings, Sections
+from anchorage.training.settings import DEFAULT_EMBEDDING_SIZE, EncoderSettings, Part, RunSettings, Sections
 from anchorage.user_code import find_fault
 from anchorage_pipeline.config import Experiment, read_document, search_space
-from anchorage_pipeline.graph import locate_data, training_settings
+from anchorage_pipeline.graph import locate_data, record_spec, training_settings
 from anchorage_pipeline.mistakes import format_mistakes, keys_of, mistakes_in
 from anchorage_pipeline.own_parts import try_own_parts
 from anchorage_pipeline.startup import load_keras
@@ -82,7 +83,7 @@ def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str
     for values in corner_values(search_space(experiment)):
         settings, _ = choose_settings(apply_values(training_settings(experiment), values), np.full(_CLASSES, 2))
         mistakes = _Mistakes(found)
-        _make_parts(RunSettings.from_dict(settings), experiment.data.image_size, load_weights, mistakes)
+        _make_parts(RunSettings.from_dict(settings), record_spec(experiment), load_weights, mistakes)
         found = mistakes.found
     return found
 
@@ -143,12 +144,11 @@ def _take_out(document: dict[str, Any], keys: Sequence[str | int]) -> None:
     table.pop(last, None)
 
 
-def _make_parts(settings: RunSettings, image_size: int, load_weights: bool, mistakes: "_Mistakes") -> None:
+def _make_parts(settings: RunSettings, spec: RecordSpec, load_weights: bool, mistakes: "_Mistakes") -> None:
     """Look up all names, then make what a training makes, with facts that stand in for those of the data."""
     import numpy as np
 
     from anchorage.data.batches import create_augmentation
-    from anchorage.data.store import RecordSpec
     from anchorage.losses import create_loss
     from anchorage.procedures import create_procedure
     from anchorage.training.building import DataFacts, build_training
@@ -161,9 +161,9 @@ def _make_parts(settings: RunSettings, image_size: int, load_weights: bool, mist
         with mistakes.at("training.procedure"):
             create_procedure(vars(procedure), seed=settings.seed)
     # A sampler may ask for any number of classes; of the loss, each class takes memory.
-    facts = DataFacts(np.repeat(np.arange(_CLASSES), 2), [2] * _BUILT_CLASSES, RecordSpec(image_size))
+    facts = DataFacts(np.repeat(np.arange(_CLASSES), 2), [2] * _BUILT_CLASSES, spec)
     with mistakes.at("loss"):
-        loss, size = settings.loss, settings.encoder.embedding_size
+        loss, size = settings.loss, settings.encoder.embedding_size or spec.dimension or DEFAULT_EMBEDDING_SIZE
         known = {"num_classes": facts.num_classes, "class_counts": facts.class_counts, "embedding_size": size}
         _check_memory(create_loss(loss.name, dict(loss.params), **known), size)
     with suppress(_MistakesFoundError):

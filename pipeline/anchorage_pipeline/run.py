@@ -77,6 +77,8 @@ def _run(experiment: Experiment) -> RunSummary:
             fault = find_cause(error, experiment.run_folder)
             if isinstance(fault, DataError):
                 fault = rename_damaged_artifact(artifacts, fault)
+            if fault is error:
+                raise
             if not isinstance(fault, GateError):
                 raise fault from error
             refused = fault

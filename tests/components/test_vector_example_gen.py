@@ -83,7 +83,7 @@ def test_copies_in_several_splits_are_a_leak(tmp_path):
 def test_packed_rows_are_the_vectors(tmp_path):
     examples, store = ingest(write(tmp_path), tmp_path), Examples()
     store.uri = str(tmp_path / "store")
-    PackExamples.test_call(examples=examples, store=store, dimension=DIM, beam_pipeline=beam.Pipeline())
+    PackExamples.test_call(examples=examples, store=store, beam_pipeline=beam.Pipeline())
     packed = RecordStore(f"{store.uri}/Split-test")
     assert packed.spec == RecordSpec(dimension=DIM)
     expected = VECTORS[[int(id_[1:]) for id_ in packed.ids]]

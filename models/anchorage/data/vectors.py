@@ -124,7 +124,17 @@ def is_vector_data(path: str | os.PathLike, columns: Mapping[str, str] | None = 
     return any(name in schema.names and _is_list(schema.field(name).type) for name in names)
 
 
-def list_vectors(table: VectorTable, *, val_share: float, test_share: float, seed: int) -> Listing:
+def vector_files(path: Path) -> list[Path]:
+    """All files that a table of vectors consists of."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.suffix in {".arrow", ".json"})
+    beside = _table_beside(path) if path.suffix.lower() == ".npy" else None
+    return [path, *([beside] if beside else [])]
+
+
+def list_vectors(
+    table: VectorTable, *, val_share: float, test_share: float, seed: int, own_labels: bool = False
+) -> Listing:
     """List the rows of a table, with all rows of a class in one split; `path` of a `Source` is the row number.
 
     Args:
@@ -136,6 +146,8 @@ def list_vectors(table: VectorTable, *, val_share: float, test_share: float, see
 
     def items() -> Iterator[Source | Reject]:
         for number, row in enumerate(table.rows()):
+            if own_labels and not row.get("label", "").strip():
+                row["label"] = row["id"]
             yield source_of_row(row, row["id"], str(number), f"row {number + 1}", needs_label=table.has_labels)
 
     return assign_splits(items(), val_share=val_share, test_share=test_share, seed=seed)
@@ -195,7 +207,7 @@ def _open_numpy(path: Path) -> "tuple[Callable[[list[str]], Iterator[pa.RecordBa
     matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     if matrix.ndim != 2 or matrix.dtype.kind != "f":
         raise ValueError(f"expected floats of shape (M, D). Received: {matrix.dtype} {matrix.shape}")
-    beside = next((table for end in (".parquet", *_DELIMITERS) if (table := path.with_suffix(end)).is_file()), None)
+    beside = _table_beside(path)
     texts = None
     if beside is not None:
         texts = parquet.read_table(beside) if beside.suffix == ".parquet" else _read_text(beside)
@@ -213,6 +225,11 @@ def _open_numpy(path: Path) -> "tuple[Callable[[list[str]], Iterator[pa.RecordBa
             yield pa.record_batch(arrays).select(columns) if columns else _no_columns(len(part))
 
     return batches, pa.schema([vector, *(texts.schema if texts is not None else [])])
+
+
+def _table_beside(path: Path) -> Path | None:
+    """The table with the other columns of a `.npy` file."""
+    return next((table for end in (".parquet", *_DELIMITERS) if (table := path.with_suffix(end)).is_file()), None)
 
 
 def _read_text(path: Path) -> "pa.Table":

@@ -44,7 +44,7 @@ class PseudoClusters(Procedure):
 
     def run(self, task: Task):
         keras.utils.set_random_seed(task.settings.seed)
-        encoder = create_network(task.settings.encoder, task.store.spec.image_size)
+        encoder = create_network(task.settings.encoder, task.store.spec)
         runs: list[TrainRun] = []
         remaining = task.settings.training.epochs
         while remaining > 0:

@@ -93,11 +93,17 @@ class Searcher:
                 f"{self.index.rows} rows in {release.path}.",
             )
 
-    def search(self, images: Sequence[bytes], k: int = 10) -> list[Answer]:
+    @property
+    def takes_vectors(self) -> bool:
+        """Whether the release embeds given vectors instead of images."""
+        return "vectors" in self._embed.structured_input_signature[1]
+
+    def search(self, images: Sequence[bytes | np.ndarray], k: int = 10) -> list[Answer]:
         """Search the `k` nearest gallery images of each image, without the image itself.
 
         Args:
-            images: encoded images (JPEG, PNG, GIF, BMP, WebP).
+            images: encoded images (JPEG, PNG, GIF, BMP, WebP); for a
+                release of vectors `(V,)` float arrays.
             k: number of results per image, limited by the size of the gallery.
 
         Returns:
@@ -154,23 +160,37 @@ class Searcher:
         tokens = tf.cast(tokenize(texts), tf.int32)
         return model.signatures["serving_default"](token_ids=tokens)["embeddings"].numpy()
 
-    def _run(self, images: list[bytes]) -> np.ndarray:
-        """Embed valid images, a batch at a time."""
+    def _run(self, images: list[bytes | np.ndarray]) -> np.ndarray:
+        """Embed valid images or vectors, a batch at a time."""
         import tensorflow as tf
 
         vectors = [np.empty((0, self.dimension), np.float32)]
         for start in range(0, len(images), _BATCH):
-            batch = tf.constant(images[start : start + _BATCH], tf.string)
-            vectors.append(self._embed(images=batch)["embeddings"].numpy())
+            batch = images[start : start + _BATCH]
+            if self.takes_vectors:
+                embedded = self._embed(vectors=tf.constant(np.stack(batch), tf.float32))
+            else:
+                embedded = self._embed(images=tf.constant(batch, tf.string))
+            vectors.append(embedded["embeddings"].numpy())
         return np.concatenate(vectors)
 
-    def _check(self, image: bytes) -> tuple[list[int], ImageFault | None]:
-        """Return the gallery rows with the same pixels, decoded and resized, as the image, or why it is invalid."""
-        pixels, fault = decode_checked(image)
+    def _check(self, image: bytes | np.ndarray) -> tuple[list[int], ImageFault | None]:
+        """Return the gallery rows with the same pixels or numbers, or why the query is invalid."""
+        if self.takes_vectors:
+            return self._check_vector(np.asarray(image))
+        pixels, fault = decode_checked(bytes(image))
         if pixels is None or not self._rows_of:
             return [], fault
         resized = resize_image(pixels, self.index.facts["image_size"], self.index.facts["fit"])
         return self._rows_of.get(content_digest(resized.numpy()), []), None
+
+    def _check_vector(self, vector: np.ndarray) -> tuple[list[int], ImageFault | None]:
+        (_, dimension) = self._embed.structured_input_signature[1]["vectors"].shape
+        if vector.shape != (dimension,):
+            return [], ImageFault("E_QUERY_SHAPE", f"Expected {dimension} numbers. Received: shape {vector.shape}")
+        if not np.isfinite(vector).all() or not vector.any():
+            return [], ImageFault("E_VECTOR_UNUSABLE", "Expected finite numbers that are not all zero")
+        return self._rows_of.get(content_digest(vector.astype(np.float32)), []), None
 
     def _holds(self, part: str) -> bool:
         """Return whether a part of the calibration holds on the test classes; earlier formats have no check."""

@@ -11,6 +11,8 @@ from anchorage.data.batches import Sampler
 from anchorage.data.sampling import SAMPLERS
 from anchorage.data.store import RecordSpec
 from anchorage.encoders import create_encoder
+from anchorage.encoders.vector_head import create_vector_encoder
+from anchorage.errors import UsageError
 from anchorage.inference import named_outputs
 from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
@@ -18,7 +20,15 @@ from anchorage.methods import Method, create_methods, need_raw
 from anchorage.registry import create
 from anchorage.training.optimizers import LossScaleOptimizer, RateFactors, create_optimizer
 from anchorage.training.schedules import WarmupDecay
-from anchorage.training.settings import EncoderSettings, OptimizerSettings, Part, RunSettings, Sections
+from anchorage.training.settings import (
+    DEFAULT_EMBEDDING_SIZE,
+    VECTOR_ENCODER,
+    EncoderSettings,
+    OptimizerSettings,
+    Part,
+    RunSettings,
+    Sections,
+)
 
 _MANY = 1_000_000  # steps of an epoch where there is no sampler to say
 
@@ -84,13 +94,16 @@ def build_training(settings: RunSettings, facts: DataFacts, sections: Sections |
             sampler = create_sampler(training.sampler, facts.labels, settings.seed)
     steps_per_epoch = training.steps_per_epoch or (sampler.steps_per_round if sampler else _MANY)
     known = {"class_counts": facts.class_counts, **getattr(sampler, "facts", {})}
-    known |= {"num_classes": facts.num_classes, "embedding_size": settings.encoder.embedding_size}
+    known |= {
+        "num_classes": facts.num_classes,
+        "embedding_size": settings.encoder.embedding_size or facts.spec.dimension,
+    }
     keras.utils.set_random_seed(settings.seed)
     for place, method in enumerate(training.methods):
         with sections.at(f"training.methods.{place}"):
             raw |= need_raw([vars(method)])
     with sections.at("encoder"):
-        network = create_network(settings.encoder, facts.spec.image_size, raw=raw)
+        network = create_network(settings.encoder, facts.spec, raw=raw)
     if network is not None:
         known["embedding_size"] = named_outputs(network.output)["embeddings"].shape[-1]  # with `identity`, the trunk's
     with sections.at("loss"):
@@ -107,12 +120,24 @@ def build_training(settings: RunSettings, facts: DataFacts, sections: Sections |
     return Built(learner, sampler, steps_per_epoch)
 
 
-def create_network(settings: EncoderSettings, image_size: int, *, raw: bool = False) -> keras.Model:
-    """The encoder of its settings; `raw` adds the embeddings before they get unit length."""
+def create_network(settings: EncoderSettings, spec: RecordSpec, *, raw: bool = False) -> keras.Model:
+    """The encoder of its settings; `raw` adds the embeddings before they get unit length.
+
+    Raises:
+        UsageError: E_ENCODER_INPUT if the encoder takes images and the data are vectors, or the other way round.
+    """
+    takes_vectors = settings.name == VECTOR_ENCODER
+    if takes_vectors != bool(spec.dimension):
+        kind = "vectors" if spec.dimension else "images"
+        raise UsageError(
+            "E_ENCODER_INPUT", f"Expected an encoder of {kind}, as the data are. Received: {settings.name!r}"
+        )
+    if takes_vectors:
+        return create_vector_encoder(spec.dimension, embedding_size=settings.embedding_size, raw=raw, **settings.params)
     return create_encoder(
         settings.name,
-        image_size=image_size,
-        embedding_size=settings.embedding_size,
+        image_size=spec.image_size,
+        embedding_size=settings.embedding_size or DEFAULT_EMBEDDING_SIZE,
         pooling=settings.pooling,
         weights=settings.weights,
         frozen_norm=settings.frozen_norm,
@@ -141,7 +166,8 @@ def _create_optimizer(settings: OptimizerSettings, steps: int, network: keras.Mo
 
 def _groups(encoder: keras.Model) -> dict[str, list[str]]:
     """Paths of the weights before and after the feature map, which have no part of a path in common."""
-    trunk = [weight.path for weight in encoder.get_layer("trunk").weights]
+    layers = [layer for layer in encoder.layers if layer.name == "trunk"]  # an encoder of vectors has none
+    trunk = [weight.path for layer in layers for weight in layer.weights]
     return {"trunk": trunk, "head": [w.path for w in encoder.weights if w.path not in trunk]}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from anchorage.catalogue import describe_loss
 from anchorage.errors import UsageError
 from anchorage.registry import format_value
-from anchorage.training.settings import EncoderSettings
+from anchorage.training.settings import VECTOR_ENCODER, EncoderSettings
 
 LEAST_STEPS = 10  # per epoch; with few images an epoch is several passes
 BATCH = 64  # images per batch, if there are as many
@@ -50,6 +50,7 @@ class Facts:
     """Properties of the encoder and the data that determine the recipe.
 
     Args:
+        vectors: whether the encoder is a head over given vectors.
         pretrained: whether the trunk has pretrained weights.
         classes: number of training classes.
         images: number of training images, counting at most four times the median per class.
@@ -59,6 +60,7 @@ class Facts:
     """
 
     pretrained: bool
+    vectors: bool
     classes: int
     images: int
     all_images: int
@@ -72,11 +74,14 @@ class Facts:
         sizes = sizes[sizes > 0] if np.any(sizes > 0) else np.ones(1, int)
         typical = max(int(np.median(sizes)), 1)
         usable = int(np.minimum(sizes, 4 * typical).sum())
-        return cls(encoder.get("weights") is not None, len(sizes), usable, int(sizes.sum()), typical, int(sizes.min()))
+        pretrained, vectors = encoder.get("weights") is not None, encoder.get("name") == VECTOR_ENCODER
+        return cls(pretrained, vectors, len(sizes), usable, int(sizes.sum()), typical, int(sizes.min()))
 
     def describe(self) -> str:
         """Describe the facts, as in "a pretrained trunk, 98 training classes of 13 images (median; minimum 2)"."""
         trunk = "a pretrained trunk" if self.pretrained else "a trunk with random weights"
+        if self.vectors:
+            return f"a head over vectors, {self.classes} training classes of {self.typical} vectors (median)"
         return f"{trunk}, {self.classes} training classes of {self.typical} images (median; minimum {self.smallest})"
 
 
@@ -92,6 +97,8 @@ def choose_settings(settings: Settings, counts: Sequence[int] | np.ndarray) -> t
     """
     chosen = _Chooser(settings)
     facts = Facts.of(chosen.settings["encoder"], counts)
+    if facts.vectors:
+        _choose_for_vectors(chosen, facts)
     _choose_loss(chosen, facts)
     _choose_batches(chosen, facts)
     _choose_optimizer(chosen, facts)
@@ -133,6 +140,21 @@ def _choose_loss(chosen: "_Chooser", facts: Facts) -> None:
             methods.append("class_mean_start")
             why += ", the proxies from the class means"
     chosen.put("training.methods", [{"name": name, "params": {}} for name in methods], why)
+
+
+def _choose_for_vectors(chosen: "_Chooser", facts: Facts) -> None:
+    """What differs from images: nothing to augment, no trunk, a head that starts as the identity where it can."""
+    chosen.put("encoder.frozen_norm", False, "a head has no batch norm")
+    why = "compares the vectors of a batch, which are as good as they were given from the first step on"
+    chosen.put("loss", {"name": "multi_similarity", "params": {}}, why)
+    chosen.put("training.methods", [], "the head needs no initialization")
+    chosen.put("training.sampler", _class_batches(facts), "every vector has positives in its batch")
+    chosen.put("training.epochs", 20, "an epoch takes seconds")
+    chosen.put("training.augmentation", {}, "vectors are not augmented")
+    for group, key in (("trunk", "rate_factors"), ("trunk", "frozen_steps")):
+        chosen.drop(f"training.optimizer.{key}.{group}")
+    chosen.put("training.optimizer.schedule", "cosine", "high learning rates early, low ones at the end")
+    chosen.put("training.optimizer.rate_factors.proxies", 10.0, "proxies keep up with the head")
 
 
 def _choose_proxies(chosen: "_Chooser", facts: Facts, loss: dict[str, Any]) -> None:

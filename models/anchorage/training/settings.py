@@ -16,6 +16,9 @@ Pooling = Literal["avg", "max", "gem", "token"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 Strategy = Literal["", "mirrored"]
 
+DEFAULT_EMBEDDING_SIZE = 128  # of an encoder of images
+VECTOR_ENCODER = "head"  # the name of the encoder of vectors
+
 _Read = TypeVar("_Read")
 
 
@@ -38,7 +41,7 @@ class EncoderSettings:
 
     Args:
         name: of the trunk.
-        embedding_size: length of an embedding.
+        embedding_size: length of an embedding; None for 128, or for the length of the vectors that are the input.
         pooling: how the feature map becomes one row.
         weights: None for random weights, `"imagenet"` for stored ones where the trunk has them.
         frozen_norm: whether batch normalisation keeps its stored statistics and scales.
@@ -47,7 +50,7 @@ class EncoderSettings:
     """
 
     name: str
-    embedding_size: int = 128
+    embedding_size: int | None = None
     pooling: Pooling = "gem"
     weights: str | None = None
     frozen_norm: bool = False
