@@ -52,6 +52,7 @@ def VectorExampleGen(
         val_share: share of the classes outside test that becomes val, in [0, 1).
         test_share: share of all classes that becomes test, in [0, 1); ignored if the table defines the split.
         seed: seed of the split.
+        own_labels: 1 gives a vector without a label a class of its own.
         max_reject_share: share of rejected rows in [0, 1) above which the run stops, ...
         max_rejects: ... if their number is also above this one.
         attributes_json: JSON list of further columns of the table to keep with each vector.

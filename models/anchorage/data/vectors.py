@@ -142,13 +142,15 @@ def list_vectors(
         val_share: share in [0, 1) of the classes outside test that become val.
         test_share: share in [0, 1) of all classes that become test, unless the table has splits.
         seed: seed of the assignment of classes.
+        own_labels: whether a vector without a label gets a class of its own, named after its id.
     """
 
     def items() -> Iterator[Source | Reject]:
         for number, row in enumerate(table.rows()):
             if own_labels and not row.get("label", "").strip():
                 row["label"] = row["id"]
-            yield source_of_row(row, row["id"], str(number), f"row {number + 1}", needs_label=table.has_labels)
+            shown = f"row {number + 1}"
+            yield source_of_row(row, row["id"], str(number), shown, needs_label=table.has_labels and not own_labels)
 
     return assign_splits(items(), val_share=val_share, test_share=test_share, seed=seed)
 
