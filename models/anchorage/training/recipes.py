@@ -148,7 +148,12 @@ def _choose_for_vectors(chosen: "_Chooser", facts: Facts) -> None:
     why = "compares the vectors of a batch, which are as good as they were given from the first step on"
     chosen.put("loss", {"name": "multi_similarity", "params": {}}, why)
     chosen.put("training.methods", [], "the head needs no initialization")
-    chosen.put("training.sampler", _class_batches(facts), "every vector has positives in its batch")
+    sampler = _class_batches(facts)
+    if chosen.put("training.sampler", sampler, "every vector has positives in its batch"):
+        size = math.prod(sampler["params"].values())
+        steps = max(-(-facts.images // size), LEAST_STEPS)
+        why = f"{facts.images} vectors in batches of {size}, at least {LEAST_STEPS} steps"
+        chosen.put("training.steps_per_epoch", steps, why)
     chosen.put("training.epochs", 20, "an epoch takes seconds")
     chosen.put("training.augmentation", {}, "vectors are not augmented")
     for group, key in (("trunk", "rate_factors"), ("trunk", "frozen_steps")):
