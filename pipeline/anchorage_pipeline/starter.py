@@ -7,12 +7,11 @@ import shutil
 import tomllib
 import unicodedata
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from anchorage.data.intake import count_by_code, format_reject
 from anchorage.data.listing import MAX_REJECTS
 from anchorage.data.store import RecordSpec
 from anchorage.disk import disk_trouble
@@ -20,11 +19,13 @@ from anchorage.errors import UsageError
 from anchorage.training.recipes import choose_settings
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import training_settings
-from anchorage_pipeline.inspection import check_listing
 from anchorage_pipeline.mistakes import explain
 from anchorage_pipeline.starting_file import Line, format_file
+from anchorage_pipeline.startup import load_keras
 from anchorage_pipeline.step_time import measure_step
-from anchorage_pipeline.survey import Survey, survey_data
+
+if TYPE_CHECKING:
+    from anchorage_pipeline.survey import Survey
 
 _SIZES, _GPU_SIZES = (32, 64, 96), (160, 224)
 _TRAINING_SHARE = 0.6  # of the minutes; the others are for packing, validation, evaluation and the index
@@ -58,28 +59,22 @@ def start_experiment(
     _check_paths(path, target)
     tables: Tables = {"": [Line("name", name)], "data": [Line("path", path)]}
     _experiment(tables)  # raises for an invalid name before anything is read
-    found, gpus = survey_data(path), count_gpus()
+    load_keras()
+    from anchorage_pipeline.survey import survey_data
+
+    found, gpus = survey_data(path), _count_gpus()
     tables["data"] = _data_lines(found, gpus)
     tables["encoder"] = _encoder_lines(found)
     plan = _add_training(tables, found, minutes, measure)
     with disk_trouble(target.parent), target.open("x", encoding="utf-8") as file:
-        file.write(format_file(tables, _head(target, minutes)))
+        file.write(format_file(tables, _head(path, target, minutes)))
     return [
         *found.describe(),
-        _describe_machine(tables, found, gpus),
+        _describe_machine(found, gpus),
         f"plan     {plan}",
         f"written  {target}, with the reason for each choice",
         f"next     {shlex.join(['anchorage', 'check', str(target)])}",
     ]
-
-
-def count_gpus() -> int:
-    """Number of NVIDIA GPUs that the installed TensorFlow can use; TensorFlow is not imported."""
-    try:
-        metadata.distribution("tensorflow-cpu")
-        return 0
-    except metadata.PackageNotFoundError:
-        return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def choose_size(side: int, gpus: int) -> int:
@@ -91,6 +86,12 @@ def choose_size(side: int, gpus: int) -> int:
 def fit_epochs(seconds: float, minutes: int, most: int) -> int:
     """Number of epochs of so many seconds that fit into the training's share of the minutes, from 1 to `most`."""
     return min(max(int(_TRAINING_SHARE * minutes * 60 / max(seconds, 1e-6)), 1), most)
+
+
+def _count_gpus() -> int:
+    import tensorflow as tf
+
+    return len(tf.config.list_physical_devices("GPU"))
 
 
 def _name_after(path: str) -> str:
@@ -118,19 +119,19 @@ def _experiment(tables: Tables) -> Experiment:
         raise UsageError("E_EXPERIMENT", f"these values cannot be used:\n{explain(error, Experiment)}") from None
 
 
-def _head(target: Path, minutes: int) -> str:
-    commands = {verb: shlex.join(["anchorage", verb, str(target)]) for verb in ("check", "run")}
-    return "\n".join(
-        [
-            f"Written by `anchorage init` for a run of about {minutes} minutes on this machine; every value may be "
-            "changed.",
-            f"  {commands['check']}   # checks file and data",
-            f"  {commands['run']}     # runs the whole pipeline",
-        ]
+def _head(path: str, target: Path, minutes: int) -> str:
+    command = shlex.join(["anchorage", "init", path, "--minutes", str(minutes)])
+    check, run = (shlex.join(["anchorage", verb, str(target)]) for verb in ("check", "run"))
+    return (
+        f"Written by `{command}`. Every value may be changed; a missing one has a default.\n"
+        f"  {check}   # checks file and data\n"
+        f"  {run}     # runs the whole pipeline"
     )
 
 
-def _data_lines(found: Survey, gpus: int) -> list[Line]:
+def _data_lines(found: "Survey", gpus: int) -> list[Line]:
+    from anchorage.data.intake import count_by_code, format_reject
+
     what = f"{found.layout[0].upper()}{found.layout[1:]}: {found.amount}."
     relative = "" if Path(found.path).is_absolute() else " The path is relative to the current folder."
     lines = [Line("path", found.path, what + relative)]
@@ -159,7 +160,7 @@ def _data_lines(found: Survey, gpus: int) -> list[Line]:
     return lines
 
 
-def _explain_size(found: Survey, gpus: int) -> str:
+def _explain_size(found: "Survey", gpus: int) -> str:
     why = "Images are cropped to a square and resized to this side in pixels. Their shorter side is "
     why += f"{found.side} pixels (median of {len(found.sides)} images)."
     if not gpus and found.side > _SIZES[-1]:
@@ -167,7 +168,7 @@ def _explain_size(found: Survey, gpus: int) -> str:
     return why
 
 
-def _encoder_lines(found: Survey) -> list[Line]:
+def _encoder_lines(found: "Survey") -> list[Line]:
     if found.dimension:
         why = "Only a head on the given vectors is trained. A residual head starts with the vectors as they are."
         return [
@@ -179,7 +180,7 @@ def _encoder_lines(found: Survey) -> list[Line]:
     return [Line("name", "efficientnet_lite0", why), Line("weights", "imagenet")]
 
 
-def _add_training(tables: Tables, found: Survey, minutes: int, measure: Measure) -> str:
+def _add_training(tables: Tables, found: "Survey", minutes: int, measure: Measure) -> str:
     """Add the tables of loss and training; return the plan in words."""
     if reason := _why_untrained(tables, found):
         uses = "the vectors as they are" if found.dimension else "the pretrained encoder as it is"
@@ -196,12 +197,16 @@ def _add_training(tables: Tables, found: Survey, minutes: int, measure: Measure)
     step = measure(experiment, found.train_counts)
     epochs = fit_epochs(step * steps.value, minutes, most.value)
     duration = _duration(epochs * steps.value * step)
-    why = f"A step took {step:.2g} s on this machine, so training takes {duration} of the {minutes} minutes. Packing, "
-    why += "validation after each epoch, evaluation and the index come on top. "
-    if epochs < most.value:
-        why += f"The recipe would train {most.value} epochs: raise the value if there is more time."
-    else:
+    why = (
+        f"A step took {step:.2g} s on this machine, so training takes {duration} of the budget (--minutes {minutes}). "
+    )
+    why += "Packing, validation after each epoch, evaluation and the index come on top. "
+    if epochs == most.value:
         why += f"The recipe trains no longer: {most.reason}."
+    elif epochs == 1:
+        why += f"The recipe would train {most.value} epochs; fewer `steps_per_epoch` shorten the only one."
+    else:
+        why += f"The recipe would train {most.value} epochs: raise the value if there is more time."
     loss = settings["loss"]["name"]
     tables["loss"] = [Line("name", loss, _sentence(chosen["loss"].reason))]
     tables["training"] = [
@@ -214,11 +219,13 @@ def _add_training(tables: Tables, found: Survey, minutes: int, measure: Measure)
     return f"{plan} steps of {step:.2g} s (measured): {duration}"
 
 
-def _why_untrained(tables: Tables, found: Survey) -> str:
+def _why_untrained(tables: Tables, found: "Survey") -> str:
     """Why the data cannot be trained on; empty if it can."""
+    from anchorage_pipeline.inspection import check_listing
+
     kind = "vectors" if found.dimension else "images"
     if not found.labelled:
-        return f"the {kind} have no labels, that is, no folder per class and no column of a table"
+        return f"the {kind} have no labels (neither a folder per class nor a column of a table)"
     if (paired := sum(count > 1 for count in found.train_counts)) < 2:
         return f"a loss needs two training classes of two or more {kind}. Received: {paired}"
     if not found.dimension:
@@ -231,8 +238,8 @@ def _why_untrained(tables: Tables, found: Survey) -> str:
     return ""
 
 
-def _describe_machine(tables: Tables, found: Survey, gpus: int) -> str:
-    spec = RecordSpec(dimension=found.dimension) if found.dimension else RecordSpec(_experiment(tables).data.image_size)
+def _describe_machine(found: "Survey", gpus: int) -> str:
+    spec = RecordSpec(choose_size(found.side, gpus), dimension=found.dimension)
     free, needed = shutil.disk_usage(Path.cwd()).free / 1e9, found.records * spec.bytes / 1e9
     gpu = f"{gpus} GPU" if gpus else "no GPU"
     return f"machine  {os.cpu_count()} cores, {gpu}; {free:,.1f} GB free, packed data takes {needed:.2g} GB"

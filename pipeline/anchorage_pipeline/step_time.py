@@ -9,7 +9,6 @@ from anchorage.data.store import RecordSpec
 from anchorage.training.recipes import choose_settings
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import training_settings
-from anchorage_pipeline.startup import load_keras
 
 _WARM_UP, _TIMED = 2, 8  # steps
 _SECONDS = 10.0  # after which no further step is timed
@@ -25,7 +24,6 @@ def measure_step(experiment: Experiment, counts: Sequence[int]) -> float:
     Returns:
         The median of the seconds per step, with augmentation and without validation.
     """
-    load_keras()
     from anchorage.data.batches import create_augmentation, training_batches
     from anchorage.training.building import DataFacts, build_training
     from anchorage.training.settings import RunSettings

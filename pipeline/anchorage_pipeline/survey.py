@@ -1,7 +1,6 @@
 """What `anchorage init` finds in a folder or table of images, or in a table of vectors, before there is a file."""
 
 import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from anchorage.data.vectors import VectorTable, is_vector_data, list_vectors
 from anchorage.errors import DataError, UsageError
 from anchorage_pipeline.config import Data, Experiment
 from anchorage_pipeline.graph import locate_data
+from anchorage_pipeline.inspection import shorter_side
 from anchorage_pipeline.plain import list_sources
 
 _OPENED = 100  # images opened, spread evenly over all
@@ -128,6 +128,12 @@ def survey_data(path: str) -> Survey:
         UsageError: E_DATA_MISSING, E_DATA_LAYOUT, E_TOO_FEW_CLASSES.
         DataError: E_DATA_EMPTY, E_TABLE_DAMAGED, E_TABLE_COLUMNS, E_SPLIT_EMPTY.
     """
+    if not Path(path).exists():
+        raise UsageError(
+            "E_DATA_MISSING",
+            f"Expected a folder of images, a table of images or a table of vectors. Received: {path}, which does not "
+            "exist. Paths are relative to the current folder.",
+        )
     found = _survey_vectors(path) if is_vector_data(path) else _survey_images(path)
     if found.labelled:
         _check_classes(found)
@@ -218,16 +224,13 @@ def _check_classes(found: Survey) -> None:
 
 def _open_some(root: Path, images: Sequence[Source | Reject]) -> tuple[list[int], list[Reject]]:
     """The shorter sides of an evenly spaced sample, and those of it that cannot be decoded."""
-    from PIL import Image
-
     sides, broken = [], []
     for row in np.unique(np.linspace(0, len(images) - 1, _OPENED).astype(int)):
         data, fault = read_image(root / images[row].path, _default("max_pixels"))
         if fault:
             broken.append(Reject(images[row].path, images[row].id, *fault))
         else:
-            with Image.open(io.BytesIO(data)) as image:
-                sides.append(min(image.size))
+            sides.append(shorter_side(data))
     if not sides:
         raise DataError("E_NO_IMAGES", f"None of {len(broken)} images can be read. First: {format_reject(broken[0])}")
     return sides, broken
