@@ -153,6 +153,9 @@ def _data_lines(found: "Survey", gpus: int) -> list[Line]:
         why += "on classes of the training are better than those on new classes. To measure search on new classes, put "
         why += "all classes into one folder without splits, and write a new file."
         lines.append(Line("block_on_leaks", False, why))
+    if not found.labelled:
+        why = "Copies of an image would stop a run, lest a network is tested on images of its training."
+        lines.append(Line("block_on_leaks", False, f"{why} Here nothing is trained."))
     rejects = [reject for reject in found.listing.rejects if found.labelled or reject.code != "E_LABEL_MISSING"]
     if len(rejects) > MAX_REJECTS:
         why = f"{count_by_code(rejects)}: these records are left out. First: {format_reject(rejects[0])}."

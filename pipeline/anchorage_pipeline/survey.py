@@ -37,6 +37,7 @@ class Survey:
         listing: the labelled images or vectors, each with its split.
         labelled: whether there are classes to train on.
         given: whether the data defines the split.
+        test_share: share of the classes in the test split, unless the split is given.
         columns: columns of the table for path and label, where they have unusual names.
         dimension: length of a vector; 0 for images.
         sides: shorter side in pixels of each image that was opened.
@@ -50,6 +51,7 @@ class Survey:
     labelled: bool
     records: int
     given: bool = False
+    test_share: float = 0.5
     columns: tuple[tuple[str, str], ...] = ()
     dimension: int = 0
     sides: tuple[int, ...] = ()
@@ -115,11 +117,6 @@ class Survey:
             lines.append(f"rejects  {len(self.broken)} of {opened} opened images: {format_reject(self.broken[0])}")
         return lines
 
-    @property
-    def test_share(self) -> float:
-        """Share of the classes for the test split: the default, or a third of three classes."""
-        return 0.3 if self.labelled and not self.given and len(self.sizes) == _FEWEST else _default("test_share")
-
 
 def survey_data(path: str) -> Survey:
     """Inspect data whose form is not known.
@@ -155,10 +152,10 @@ def _survey_vectors(path: str) -> Survey:
 
 
 def _survey_images(path: str) -> Survey:
-    root, table = locate_data(_experiment(path, {}))
+    root, table = locate_data(Experiment.model_validate({"name": "unnamed", "data": {"path": path}}))
     columns = _choose_columns(table) if table else {}
     no_labels = columns.get("label") == columns.get("path", "path")
-    listing = list_sources(_experiment(path, columns), val_share=_default("val_share"))
+    listing = _list(path, columns, _default("test_share"))
     without = [reject for reject in listing.rejects if reject.code == "E_LABEL_MISSING"]
     labelled = not no_labels and len(listing.sources) >= len(without) and bool(listing.sources)
     images: list[Source | Reject] = [*listing.sources, *without]
@@ -171,6 +168,10 @@ def _survey_images(path: str) -> Survey:
     layout, given = _layout(table, listing, labelled)
     if labelled and not given and not table:
         _check_names(path, {source.label for source in listing.sources})
+    test_share = _default("test_share")
+    if labelled and not given and len({source.label for source in listing.sources}) == _FEWEST:
+        test_share = 0.3  # one class for each split, where the default share would take two
+        listing = _list(path, columns, test_share)
     sides, broken = _open_some(root, sorted(images, key=lambda image: image.id))
     return Survey(
         path,
@@ -179,6 +180,7 @@ def _survey_images(path: str) -> Survey:
         labelled,
         len(images),
         given,
+        test_share,
         tuple(columns.items()),
         sides=tuple(sides),
         broken=tuple(broken),
@@ -265,8 +267,10 @@ def _header(table: Path) -> list[str]:
         return []
 
 
-def _experiment(path: str, columns: dict[str, str]) -> Experiment:
-    return Experiment.model_validate({"name": "unnamed", "data": {"path": path, "columns": columns}})
+def _list(path: str, columns: dict[str, str], test_share: float) -> Listing:
+    data = {"path": path, "columns": columns, "test_share": test_share}
+    experiment = Experiment.model_validate({"name": "unnamed", "data": data})
+    return list_sources(experiment, val_share=experiment.data.val_share)
 
 
 def _default(key: str):

@@ -141,7 +141,12 @@ def test_images_without_labels_are_not_trained_on(folder):
     write_table(folder / "list.csv", [("path",), *rows])
     document, _ = start("list.csv")
     assert document["training"] == {"epochs": 0}
-    assert document["data"]["columns"] == {"label": "path"}
+    assert document["data"] == {
+        "path": "list.csv",
+        "columns": {"label": "path"},
+        "image_size": 64,
+        "block_on_leaks": False,
+    }
 
 
 @pytest.mark.parametrize(("classes", "images"), [(3, 4), (5, 4), (12, 1)])
@@ -149,6 +154,7 @@ def test_too_few_images_to_train_on(folder, classes, images):
     write_images(folder / "photos", classes, images)
     document, summary = start("photos")
     assert document["training"] == {"epochs": 0}
+    assert "val 0" not in (folder / "photos.toml").read_text()
     assert summary[-3].startswith("plan     no training: a loss needs two training classes of two or more images")
 
 
