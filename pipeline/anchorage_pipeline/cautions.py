@@ -40,7 +40,7 @@ def find_cautions(experiment: Experiment, root: Path, sources: Sequence[Source],
 def _in_classes(experiment: Experiment, sources: Sequence[Source]) -> list[str]:
     found = []
     classes = {split: Counter(s.label for s in sources if s.split == split) for split in ("train", "val", "test")}
-    if len(classes["train"]) < _FEW_TRAINING and experiment.training.epochs != 0:
+    if len(classes["train"]) < _FEW_TRAINING and not experiment.untrained:
         found.append(
             f"few training classes, {len(classes['train'])}: embeddings learned on them may not tell new classes apart"
         )

@@ -137,6 +137,7 @@ def test_images_without_labels_are_not_trained_on(folder):
     document, summary = start("photos/c00", name="mine")
     assert document["training"] == {"epochs": 0}
     assert summary[0] == "data     folder of images without labels in photos/c00: 12 images"
+    assert "12 of them without a label" in inspect_data(check_file("mine.toml"))[0]
     rows = [(f"photos/c00/{place}.png",) for place in range(12)]
     write_table(folder / "list.csv", [("path",), *rows])
     document, _ = start("list.csv")
@@ -147,6 +148,7 @@ def test_images_without_labels_are_not_trained_on(folder):
         "image_size": 64,
         "block_on_leaks": False,
     }
+    assert "12 of them without a label" in inspect_data(check_file("list.toml"))[0]
 
 
 @pytest.mark.parametrize(("classes", "images"), [(3, 4), (5, 4), (12, 1)])
@@ -156,6 +158,7 @@ def test_too_few_images_to_train_on(folder, classes, images):
     assert document["training"] == {"epochs": 0}
     assert "val 0" not in (folder / "photos.toml").read_text()
     assert summary[-3].startswith("plan     no training: a loss needs two training classes of two or more images")
+    assert inspect_data(check_file("photos.toml"))[0].startswith(f"data     {classes * images} images")
 
 
 def test_vectors_get_a_head(folder):
