@@ -17,7 +17,7 @@ from anchorage_pipeline.progress import silence_tensorflow
 
 _DESCRIPTION = "Train, evaluate and publish an image search engine from labelled images."
 _GROUPS = {
-    "experiments": ("data", "check", "train", "run", "spread", "compare"),
+    "experiments": ("data", "init", "check", "train", "run", "spread", "compare"),
     "releases": ("search", "embed", "report", "releases"),
     "reference and evaluation": ("losses", "evaluate"),
 }
@@ -121,6 +121,14 @@ def create_parser() -> argparse.ArgumentParser:
     sets = "icons, characters (glyphs), map views (places), or simple shapes, which take a second and no download"
     verb.add_argument("set", choices=["icons", "glyphs", "places", "shapes"], help=sets)
     verb.add_argument("--output", metavar="FOLDER", help="folder to create (default: data/<set>)")
+
+    verb = _add(verbs, "init", _init, "inspect images and write an experiment file for them")
+    verb.add_argument("photos", metavar="PHOTOS", help="folder or table of images, or a table of vectors")
+    verb.add_argument("--output", metavar="FILE.toml", help="file to write (default: <name>.toml)")
+    verb.add_argument("--name", metavar="NAME", help="name of the experiment (default: that of PHOTOS)")
+    verb.add_argument(
+        "--minutes", type=_positive, default=10, metavar="N", help="time for a run on this machine (default: 10)"
+    )
 
     verb = _add(verbs, "check", _check, "validate an experiment file and its data without running anything")
     _add_experiment(verb)
@@ -297,6 +305,15 @@ def _data(options) -> None:
     from anchorage_pipeline.commands import build_data
 
     build_data(options.set, Path(options.output or Path("data") / options.set))
+
+
+def _init(options) -> None:
+    from anchorage_pipeline.starter import start_experiment
+
+    lines = start_experiment(
+        options.photos, output=options.output or "", name=options.name or "", minutes=options.minutes
+    )
+    print("\n".join(lines))
 
 
 def _check(options) -> None:

@@ -1,15 +1,18 @@
 """Check and summarize the data of an experiment before anything runs."""
 
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from anchorage.data.intake import check_rejects, check_splits, count_by_code, format_reject, read_image, reject_limit
 from anchorage.data.listing import SPLITS, Listing, Reject, Source
 from anchorage.data.vectors import read_vectors
 from anchorage.errors import DataError
+from anchorage_pipeline.cautions import find_cautions
 from anchorage_pipeline.config import Experiment, search_space
 from anchorage_pipeline.graph import locate_data, open_vectors, training_settings
 from anchorage_pipeline.plain import list_sources
@@ -43,7 +46,7 @@ def check_listing(experiment: Experiment, rejects_file: str = "") -> Listing:
 
 
 def inspect_data(experiment: Experiment) -> list[str]:
-    """Summarize the data of an experiment in a few lines.
+    """Summarize the data of an experiment in a few lines, with a warning for what will limit its results.
 
     Every file must exist and a sample of them is decoded, where a run decodes them all.
 
@@ -52,10 +55,11 @@ def inspect_data(experiment: Experiment) -> list[str]:
     """
     listing = check_listing(experiment)
     root, table = locate_data(experiment)
+    sides: list[int] = []
     if experiment.data.input == "vectors":
         decoded, sample_rejects = _check_vectors(experiment, listing.sources)
     else:
-        decoded, sample_rejects = _decode_sample(root, listing.sources, experiment.data.max_pixels)
+        decoded, sample_rejects, sides = _decode_sample(root, listing.sources, experiment.data.max_pixels)
     rejects = [*listing.rejects, *sample_rejects]
     _predict_rejects(experiment, listing, decoded, rejects)
     bad = {reject.id for reject in sample_rejects}
@@ -64,7 +68,14 @@ def inspect_data(experiment: Experiment) -> list[str]:
         kept, listed = (Counter(source.split for source in part) for part in (good, listing.sources))
         check_splits(kept, listed, rejects, listing.skipped, listing.unlisted)
     kind = "vectors" if experiment.data.input == "vectors" else "images"
-    return _describe(table or root, kind, listing, good, len(decoded), rejects)
+    lines = _describe(table or root, kind, listing, good, len(decoded), rejects)
+    return [*lines, *(f"warning  {caution}" for caution in find_cautions(experiment, root, good, sides))]
+
+
+def shorter_side(data: bytes) -> int:
+    """The shorter side in pixels of an image file that can be decoded."""
+    with Image.open(io.BytesIO(data)) as image:
+        return min(image.size)
 
 
 def _check_batches(experiment: Experiment, labels: Sequence[str]) -> None:
@@ -83,23 +94,25 @@ def _check_batches(experiment: Experiment, labels: Sequence[str]) -> None:
             create_sampler(training.sampler, classes, experiment.seed)
 
 
-def _decode_sample(root: Path, sources: Sequence[Source], max_pixels: int) -> tuple[set[str], list[Reject]]:
-    """Decode an evenly spaced sample; return the sampled ids, and the rejects among all sources.
+def _decode_sample(root: Path, sources: Sequence[Source], max_pixels: int) -> tuple[set[str], list[Reject], list[int]]:
+    """Decode an evenly spaced sample; return the sampled ids, the rejects among all sources, and shorter sides.
 
     A missing or empty file outside the sample is rejected, too.
     """
     step = -(-len(sources) // _SAMPLE) or 1
-    decoded, rejects = set(), []
+    decoded, rejects, sides = set(), [], []
     for row, source in enumerate(sources):
         path = root / source.path
         if row % step == 0:
             decoded.add(source.id)
         elif path.exists() and path.stat().st_size:
             continue
-        _, fault = read_image(path, max_pixels)
+        data, fault = read_image(path, max_pixels)
         if fault:
             rejects.append(Reject(source.path, source.id, *fault, source.split))
-    return decoded, rejects
+        else:
+            sides.append(shorter_side(data))
+    return decoded, rejects, sides
 
 
 def _predict_rejects(experiment: Experiment, listing: Listing, decoded: set[str], rejects: list[Reject]) -> None:

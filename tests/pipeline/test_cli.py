@@ -54,6 +54,7 @@ def test_help_lists_every_command_once(capsys):
             "embed",
             "encoders",
             "evaluate",
+            "init",
             "losses",
             "releases",
             "report",

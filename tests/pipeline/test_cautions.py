@@ -1,0 +1,82 @@
+import shutil
+
+import pytest
+from PIL import Image
+
+from anchorage_pipeline.config import Experiment
+from anchorage_pipeline.inspection import inspect_data
+
+
+@pytest.fixture
+def cautions(tmp_path):
+    """Writes images, all different, and gives the warnings of `anchorage check` about them."""
+    drawn = 0
+
+    def write(sizes, copies=(), side=96, **data):
+        nonlocal drawn
+        for label, number in sizes.items():
+            folder = tmp_path / "images" / label
+            folder.mkdir(parents=True)
+            for place in range(number):
+                drawn += 1
+                Image.new("RGB", (side, side + 9), (drawn % 256, drawn // 256, 0)).save(folder / f"{place}.png")
+        for source, target in copies:
+            shutil.copy(tmp_path / "images" / source, tmp_path / "images" / target)
+        sampler = {"name": "class_batches", "params": {"classes": 2, "per_class": 2}}
+        document = {"name": "toy", "data": {"path": str(tmp_path / "images"), **data}, "loss": {"name": "contrastive"}}
+        lines = inspect_data(Experiment.model_validate(document | {"training": {"sampler": sampler}}))
+        return [line.removeprefix("warning  ") for line in lines if line.startswith("warning")]
+
+    return write
+
+
+def even(classes, images=2):
+    return {f"c{label:03}": images for label in range(classes)}
+
+
+def test_enough_classes_of_good_images_have_no_warning(cautions):
+    # Of 60 classes 20 are tested; of the other 40, 20 validate.
+    assert cautions(even(60), test_share=1 / 3, val_share=0.5) == []
+
+
+def test_few_classes(cautions):
+    training, test, validation = cautions(even(8))
+    assert training.startswith("few training classes, 3")
+    assert test.startswith("4 test classes: the gate needs at least 5")
+    assert validation.startswith("1 validation classes with several images: no match probabilities, which need 15")
+
+
+@pytest.mark.parametrize(
+    ("val_share", "expected"),
+    [
+        (14 / 40, "14 validation classes with several images: no match probabilities, which need 15, and no report of"),
+        (16 / 40, "16 validation classes with several images: no report of unknown classes, which needs 19;"),
+    ],
+)
+def test_few_validation_classes(cautions, val_share, expected):
+    (told,) = cautions(even(60), test_share=1 / 3, val_share=val_share)
+    assert told.startswith(expected)
+
+
+def test_images_much_smaller_than_the_network_wants(cautions):
+    (told,) = cautions(even(60), side=47, test_share=1 / 3, val_share=0.5)
+    assert told.startswith("the shorter side of the images is 47 pixels (median), much smaller than")
+
+
+def test_a_class_that_dominates(cautions):
+    split = {f"train/{name}": number for name, number in even(12).items()}
+    split |= {f"val/v{name}": number for name, number in even(20).items()}
+    split |= {f"test/t{name}": number for name, number in even(6).items()} | {"test/most": 13}
+    (told,) = cautions(split)  # 13 of 25 test images
+    assert told.startswith("class 'most' has 52 % of the test images")
+
+
+def test_copies_and_shared_classes(cautions):
+    split = {f"train/{name}": number for name, number in even(12).items()}
+    split |= {f"val/v{name}": number for name, number in even(20).items()}
+    split |= {f"test/t{name}": number for name, number in even(6).items()} | {"test/c000": 2}
+    copies = [("train/c001/0.png", "train/c001/2.png"), ("train/c002/0.png", "test/tc002/2.png")]
+    shared, copied = cautions(split, copies)
+    assert shared == "1 classes in several splits, such as 'c000': this stops a run"
+    assert copied.startswith("2 files are copies of others, such as train/c002/0.png of test/tc002/2.png; 1 of them in")
+    assert copied.endswith("several splits, which stops a run")

@@ -1,0 +1,235 @@
+import csv
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from PIL import Image
+
+from anchorage.errors import AnchorageError
+from anchorage_pipeline import step_time
+from anchorage_pipeline.cli import main
+from anchorage_pipeline.config import load_experiment
+from anchorage_pipeline.inspection import inspect_data
+from anchorage_pipeline.preflight import check_file
+from anchorage_pipeline.starter import choose_size, fit_epochs, start_experiment
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_images(folder, classes, images=4, side=48, start=0):
+    for label in range(start, start + classes):
+        (folder / f"c{label:02}").mkdir(parents=True, exist_ok=True)
+        for place in range(images):
+            pixel = (label, place, len(str(folder)))
+            Image.new("RGB", (side, side + 20), pixel).save(folder / f"c{label:02}" / f"{place}.png")
+
+
+def start(path, seconds=1.0, **options):
+    """The document that is written, with a stub for the measured step."""
+    summary = start_experiment(str(path), measure=lambda experiment, counts: seconds, **options)
+    assert len(summary) <= 10
+    file = summary[-2].removeprefix("written  ").removesuffix(", with the reason for each choice")
+    return tomllib.loads(Path(file).read_text(encoding="utf-8")), summary
+
+
+def test_a_folder_per_class_is_trained_on(folder):
+    write_images(folder / "My photos", 12)
+    document, summary = start("My photos")
+    assert document["name"] == "my-photos"
+    assert document["data"] == {"path": "My photos", "image_size": 64, "test_share": 0.5}
+    assert document["encoder"] == {"name": "efficientnet_lite0", "weights": "imagenet"}
+    assert document["loss"] == {"name": "multi_similarity"}
+    # Of 12 classes, 6 are tested and 1 validates; 5 classes of 4 images are left to train on.
+    assert document["training"] == {
+        "sampler": {"name": "class_batches", "params": {"classes": 5, "per_class": 4}},
+        "steps_per_epoch": 10,
+        "epochs": 10,
+    }
+    assert summary[0] == "data     one folder per class in My photos: 48 images of 12 classes, 4 per class (median)"
+    assert summary[-1] == "next     anchorage check my-photos.toml"
+
+
+def test_the_file_passes_the_check_and_explains_each_value(folder):
+    write_images(folder / "photos", 12)
+    start("photos")
+    assert load_experiment("photos.toml").loss.name == "multi_similarity"
+    lines = inspect_data(check_file("photos.toml"))
+    assert lines[0].startswith("data     48 images of 12 classes")
+    rows = (folder / "photos.toml").read_text().splitlines()
+    for key in ("path", "image_size", "test_share", 'name = "eff', 'name = "multi', "sampler", "steps_per", "epochs"):
+        place = next(place for place, row in enumerate(rows) if row.startswith(key))
+        assert rows[place - 1].startswith("# "), key
+    assert all(len(row) <= 100 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "minutes", "epochs"),
+    [
+        (2.0, 3, 5),  # 108 s for training, 20 s an epoch of ten steps
+        (2.0, 10, 10),  # 18 would fit; the recipe trains 10
+        (100.0, 1, 1),
+    ],
+)
+def test_epochs_follow_the_measured_step_and_the_minutes(folder, seconds, minutes, epochs):
+    write_images(folder / "photos", 12)
+    assert start("photos", seconds, minutes=minutes)[0]["training"]["epochs"] == epochs
+    assert fit_epochs(seconds * 10, minutes, 10) == epochs
+
+
+def test_a_step_is_measured(folder, monkeypatch):
+    monkeypatch.setattr(step_time, "_TIMED", 2)
+    write_images(folder / "photos", 8, side=20)
+    assert main(["init", "photos", "--minutes", "1"]) == 0
+    assert load_experiment("photos.toml").data.image_size == 32
+
+
+@pytest.mark.parametrize(
+    ("side", "gpus", "size"),
+    [(8, 0, 32), (32, 0, 32), (33, 0, 64), (96, 0, 96), (500, 0, 96), (96, 1, 96), (150, 1, 160), (500, 1, 224)],
+)
+def test_image_size_follows_the_images_and_the_gpu(side, gpus, size):
+    assert choose_size(side, gpus) == size
+
+
+def test_folders_of_splits_are_kept(folder):
+    write_images(folder / "photos/train", 6)
+    write_images(folder / "photos/test", 4, start=6)
+    document, summary = start("photos")
+    assert document["data"] == {"path": "photos", "image_size": 64}
+    # One of the six classes in train validates.
+    assert "split    images / classes: train 20 / 5, val 4 / 1, test 16 / 4" in summary
+    check_file("photos.toml")
+
+
+def test_classes_in_several_splits_do_not_stop_a_run(folder):
+    write_images(folder / "photos/train", 6)
+    write_images(folder / "photos/test", 6)
+    document, _ = start("photos")
+    assert document["data"]["block_on_leaks"] is False
+    assert "6 classes have images in several splits" in (folder / "photos.toml").read_text()
+    assert any("6 classes in several splits" in line for line in inspect_data(check_file("photos.toml")))
+
+
+def write_table(path, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def test_a_table_may_name_its_columns_otherwise(folder):
+    write_images(folder / "photos", 8)
+    rows = [(f"photos/c{label:02}/{place}.png", f"c{label}") for label in range(8) for place in range(4)]
+    write_table(folder / "list.csv", [("filename", "category"), *rows])
+    document, summary = start("list.csv")
+    assert document["data"]["columns"] == {"path": "filename", "label": "category"}
+    assert summary[0].startswith("data     table of images with labels in list.csv: 32 images of 8 classes")
+    check_file("list.toml")
+
+
+def test_images_without_labels_are_not_trained_on(folder):
+    write_images(folder / "photos", 1, images=12)
+    document, summary = start("photos/c00", name="mine")
+    assert document["training"] == {"epochs": 0}
+    assert summary[0] == "data     folder of images without labels in photos/c00: 12 images"
+    assert "12 of them without a label" in inspect_data(check_file("mine.toml"))[0]
+    rows = [(f"photos/c00/{place}.png",) for place in range(12)]
+    write_table(folder / "list.csv", [("path",), *rows])
+    document, _ = start("list.csv")
+    assert document["training"] == {"epochs": 0}
+    assert document["data"] == {
+        "path": "list.csv",
+        "columns": {"label": "path"},
+        "image_size": 64,
+        "block_on_leaks": False,
+    }
+    assert "12 of them without a label" in inspect_data(check_file("list.toml"))[0]
+
+
+@pytest.mark.parametrize(("classes", "images"), [(3, 4), (5, 4), (12, 1)])
+def test_too_few_images_to_train_on(folder, classes, images):
+    write_images(folder / "photos", classes, images)
+    document, summary = start("photos")
+    assert document["training"] == {"epochs": 0}
+    assert "val 0" not in (folder / "photos.toml").read_text()
+    assert summary[-3].startswith("plan     no training: a loss needs two training classes of two or more images")
+    assert inspect_data(check_file("photos.toml"))[0].startswith(f"data     {classes * images} images")
+
+
+def test_vectors_get_a_head(folder):
+    vectors = np.random.default_rng(0).normal(size=(24, 5)).astype("float32")
+    np.save(folder / "unlabelled.npy", vectors)
+    table = {"embedding": list(vectors), "label": [str(row % 8) for row in range(24)]}
+    parquet.write_table(pa.table(table), folder / "vectors.parquet")
+    document, summary = start("vectors.parquet")
+    assert document["data"] == {"path": "vectors.parquet", "test_share": 0.5}
+    assert document["encoder"] == {"name": "head", "params": {"kind": "residual"}, "embedding_size": 5}
+    assert document["training"] == {}
+    assert summary[0].startswith("data     table of vectors with 5 numbers each in vectors.parquet: 24 vectors of 8 cl")
+    assert start("unlabelled.npy")[0]["training"] == {"epochs": 0}
+
+
+def test_images_outside_the_folders_of_classes_are_left_out(folder):
+    write_images(folder / "photos", 8)
+    for place in range(20):
+        Image.new("RGB", (48, 48)).save(folder / f"photos/{place}.png")
+    assert start("photos")[0]["data"]["max_rejects"] == 30
+    check_file("photos.toml")
+
+
+@pytest.mark.parametrize("name", ['a "quoted" \\ name', "ünï\tcode", "line\nbreak", "-dash", "100%"])
+def test_odd_names_and_absolute_paths(folder, name):
+    write_images(folder / name, 8)
+    document, _ = start(folder / name, output="given.toml", name="odd")
+    assert document["data"]["path"] == str(folder / name)
+    assert load_experiment("given.toml").data.path == str(folder / name)
+
+
+def test_no_file_is_overwritten(folder):
+    write_images(folder / "photos", 8)
+    (folder / "photos.toml").write_text("mine")
+    with pytest.raises(AnchorageError, match=r"E_OUTPUT_EXISTS.*photos\.toml.*--output"):
+        start("photos")
+    assert (folder / "photos.toml").read_text() == "mine"
+    start("photos", output="other.toml")
+    assert load_experiment("other.toml").name == "photos"
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "code"),
+    [
+        ("nowhere", {}, "E_DATA_MISSING"),
+        ("notes.txt", {}, "E_DATA_MISSING"),
+        ("empty", {}, "E_DATA_EMPTY"),
+        ("two", {}, "E_TOO_FEW_CLASSES"),
+        ("broken", {}, "E_NO_IMAGES"),
+        ("columns.csv", {}, "E_TABLE_COLUMNS"),
+        ("parts", {}, "E_DATA_LAYOUT"),
+        ("two", {"name": "No Name"}, "E_EXPERIMENT"),
+        ("two", {"output": "no/folder.toml"}, "E_OUTPUT_PLACE"),
+        ("\udcff", {}, "E_PATH_ENCODING"),
+    ],
+)
+def test_what_cannot_be_used_is_told(folder, path, options, code):
+    (folder / "notes.txt").write_text("no images")
+    (folder / "empty").mkdir()
+    (folder / "broken").mkdir()
+    (folder / "broken/1.png").write_text("no image")
+    (folder / "columns.csv").write_text("a,b\n1,2\n")
+    write_images(folder / "two", 2)
+    write_images(folder / "parts/train", 2)
+    write_images(folder / "parts/valid", 2)
+    with pytest.raises(AnchorageError, match=code):
+        start(path, **options)
+    assert not list(folder.glob("*.toml"))
+
+
+def test_a_folder_above_the_folders_of_classes_is_told(folder):
+    write_images(folder / "download/images", 8)
+    with pytest.raises(AnchorageError, match="give download/images"):
+        start("download")
