@@ -79,7 +79,7 @@ class Encoder(Named):
     embedding_size: Annotated[int, Field(gt=0, le=16_384)] = EncoderSettings.embedding_size
     """Dimension of the embeddings."""
     pooling: Pooling = EncoderSettings.pooling
-    """Pooling of the feature map: "avg", "max" or "gem", the generalized mean; "token" takes the class token of a preset."""
+    """Pooling of the feature map: "avg", "max" or "gem" (generalized mean); "token" is the class token of a preset."""
     weights: str | None = EncoderSettings.weights
     """Pretrained weights: "imagenet", or the folder of a preset; random weights if `name` is set to another encoder."""
     frozen_norm: bool | None = None
