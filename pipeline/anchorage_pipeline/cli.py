@@ -1,25 +1,27 @@
 """The `anchorage` command line: one function per command, which imports heavy libraries only when called."""
 
 import argparse
-import re
+import json
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
 
 from anchorage.disk import disk_fault
 from anchorage.errors import AnchorageError, ResourceError, UsageError
 from anchorage.user_code import find_fault
+from anchorage_pipeline.console import answer, console, progress
+from anchorage_pipeline.options import BEAM_COMMANDS, Parser, add_experiment, add_release, find_release, positive, whole
 from anchorage_pipeline.progress import silence_tensorflow
 
 _DESCRIPTION = "Train, evaluate and publish an image search engine from labelled images."
 _GROUPS = {
     "experiments": ("data", "init", "check", "train", "run", "spread", "compare"),
     "releases": ("search", "embed", "report", "releases"),
-    "reference and evaluation": ("losses", "evaluate"),
+    "reference and evaluation": ("losses", "encoders", "schema", "evaluate"),
+    "shell": ("completion",),
 }
 _EXIT_STATUSES = """\
 exit status:
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     beam_arguments: list[str] = []
-    if arguments[:1] in (["embed"], ["evaluate"]) and "--" in arguments:
+    if arguments[:1] and arguments[0] in BEAM_COMMANDS and "--" in arguments:
         separator = arguments.index("--")
         arguments, beam_arguments = arguments[:separator], arguments[separator + 1 :]
     options = create_parser().parse_args(arguments, argparse.Namespace(beam_arguments=beam_arguments))
@@ -47,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     silence_tensorflow()
     signal.signal(signal.SIGTERM, _stop)
     try:
-        options.run(options)
+        with console(as_json=options.json, quiet=options.quiet):
+            options.run(options)
     except AnchorageError as error:
         print(f"anchorage: {error}", file=sys.stderr)
         return error.exit_status
@@ -73,25 +76,6 @@ def _stop(signum, frame):
     raise ResourceError("E_INTERRUPTED", "stopped by SIGTERM; run the same command again to resume")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Suggests the closest known command or option for an unknown one."""
-
-    def parse_known_args(self, args=None, namespace=None):
-        """Reject unknown options in the subparser, which knows the options of its command."""
-        options, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            known = [option for action in self._actions for option in action.option_strings]
-            beam = " Put options for Beam after --." if self.get_default("run") in (_embed, _evaluate) else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown)}.{_nearest(unknown[0], known)}{beam}")
-        return options, unknown
-
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and the message, then exit with status 2."""
-        if choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
-            message += _nearest(choice[1], choice[2].replace("'", "").split(", "))
-        super().error(message)
-
-
 def _version() -> str:
     try:
         return metadata.version("anchorage")
@@ -99,15 +83,9 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    from anchorage.registry import nearest
-
-    return nearest(word, known)
-
-
 def create_parser() -> argparse.ArgumentParser:
     """The parser of the command line, with one subparser per command."""
-    parser = _Parser(
+    parser = Parser(
         prog="anchorage",
         usage="anchorage [-h] [--version] COMMAND ...",
         description=_DESCRIPTION,
@@ -127,11 +105,11 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", metavar="FILE.toml", help="file to write (default: <name>.toml)")
     verb.add_argument("--name", metavar="NAME", help="name of the experiment (default: that of PHOTOS)")
     verb.add_argument(
-        "--minutes", type=_positive, default=10, metavar="N", help="time for a run on this machine (default: 10)"
+        "--minutes", type=positive, default=10, metavar="N", help="time for a run on this machine (default: 10)"
     )
 
     verb = _add(verbs, "check", _check, "validate an experiment file and its data without running anything")
-    _add_experiment(verb)
+    add_experiment(verb)
 
     verb = _add(verbs, "losses", _losses, "list the losses, or document one")
     verb.add_argument("name", nargs="?", metavar="NAME", help="loss to document, such as contrastive (default: list)")
@@ -143,12 +121,12 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", metavar="FOLDER", help="folder of the downloaded preset (default: encoders/<name>)")
 
     verb = _add(verbs, "train", _train, "train and evaluate with plain Keras: no pipeline, no release")
-    _add_experiment(verb)
+    add_experiment(verb)
     verb.add_argument("--output", metavar="FOLDER", help="folder for model and metrics (default: runs/<name>/train)")
 
     verb = _add(verbs, "compare", _compare, "compare losses over seeds and class folds; resumes if stopped")
     verb.add_argument("comparison", metavar="FILE", help="comparison file (TOML)")
-    verb.add_argument("--jobs", type=_positive, default=1, metavar="N", help="parallel processes (default: 1)")
+    verb.add_argument("--jobs", type=positive, default=1, metavar="N", help="parallel processes (default: 1)")
     verb.add_argument(
         "--only",
         nargs="+",
@@ -160,11 +138,11 @@ def create_parser() -> argparse.ArgumentParser:
     verb = _add(
         verbs, "spread", _spread, "train with several seeds and report the spread of the metrics; resumes if stopped"
     )
-    _add_experiment(verb)
+    add_experiment(verb)
     verb.add_argument(
         "--seeds",
         nargs="+",
-        type=_whole,
+        type=whole,
         default=[1, 2, 3, 4, 5],
         metavar="SEED",
         help="training seeds, one training each (default: 1 2 3 4 5)",
@@ -172,7 +150,7 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument("--machine", metavar="NAME", help="name to record for this machine (default: its host name)")
 
     verb = _add(verbs, "run", _run, "run the whole pipeline, from images to an evaluated release")
-    _add_experiment(verb)
+    add_experiment(verb)
     verb.add_argument(
         "--reset-metadata",
         action="store_true",
@@ -184,15 +162,13 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--text", nargs="+", default=[], metavar="TEXT", help="descriptions; needs a release of an image-text encoder"
     )
-    _add_release(verb)
-    verb.add_argument("--neighbors", type=_positive, default=10, metavar="K", help="results per image (default: 10)")
-    verb.add_argument(
-        "--picture", default="search.png", metavar="FILE", help="contact sheet of the results (default: %(default)s)"
-    )
+    add_release(verb)
+    verb.add_argument("--neighbors", type=positive, default=10, metavar="K", help="results per image (default: 10)")
+    verb.add_argument("--picture", metavar="FILE", help="draw a contact sheet of the results (default: none)")
 
     verb = _add(verbs, "embed", _embed, "embed images into a Parquet table; options after -- go to Beam")
     verb.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders of images")
-    _add_release(verb)
+    add_release(verb)
     verb.add_argument("--output", required=True, metavar="TABLE.parquet", help="table to write (required)")
 
     verb = _add(
@@ -211,13 +187,13 @@ def create_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument(
         "--sample",
-        type=_positive,
+        type=positive,
         default=10_000,
         metavar="N",
         help="number of queries to sample, if there are more (default: %(default)s)",
     )
     verb.add_argument(
-        "--neighbors", type=_positive, default=10, metavar="K", help="neighbors to write per query (default: 10)"
+        "--neighbors", type=positive, default=10, metavar="K", help="neighbors to write per query (default: 10)"
     )
     verb.add_argument("--seed", type=int, default=0, help="seed of the query sample (default: 0)")
     verb.add_argument(
@@ -235,7 +211,7 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--output", metavar="FOLDER", help="folder for the comparison of two (default: report-<first>-<second>)"
     )
-    _add_release(verb)
+    add_release(verb)
 
     verb = _add(verbs, "releases", _releases, "list the releases, or roll back to an earlier one")
     verb.add_argument(
@@ -247,11 +223,18 @@ def create_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument(
         "--to",
-        type=_positive,
+        type=positive,
         metavar="VERSION",
         help="version to roll back to (default: the newest intact one that differs from the current)",
     )
-    _add_release(verb)
+    add_release(verb)
+
+    verb = _add(verbs, "schema", _schema, "print the JSON Schema of the experiment file")
+    verb.add_argument("--markdown", action="store_true", help="print a page that lists every key instead")
+    verb.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
+
+    verb = _add(verbs, "completion", _completion, "print a completion script for the shell")
+    verb.add_argument("shell", choices=["bash", "zsh"], help='kind of shell: eval "$(anchorage completion bash)"')
     parser.epilog = _list_commands(verbs.choices)
     return parser
 
@@ -260,45 +243,16 @@ def _list_commands(verbs: Mapping[str, argparse.ArgumentParser]) -> str:
     """The commands by group, with one line each, and the exit statuses."""
     lines = []
     for group, names in _GROUPS.items():
-        lines += [f"{group}:", *(f"  {name:<10}{verbs[name].description}" for name in names), ""]
+        lines += [f"{group}:", *(f"  {name:<12}{verbs[name].description}" for name in names), ""]
     return "\n".join([*lines, "`anchorage COMMAND --help` lists the options of a command.", "", _EXIT_STATUSES])
 
 
 def _add(verbs, name: str, run, purpose: str) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, description=purpose[0].upper() + purpose[1:] + ".", allow_abbrev=False)
+    verb = verbs.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.", allow_abbrev=False)
     verb.set_defaults(run=run)
+    verb.add_argument("--json", action="store_true", help="write the result as JSON, the progress to standard error")
+    verb.add_argument("--quiet", action="store_true", help="write the result and errors only, no progress")
     return verb
-
-
-def _add_experiment(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("experiment", metavar="FILE", help="experiment file (TOML)")
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace a value of the file, such as loss.params.margin=0.2; may be repeated",
-    )
-
-
-def _add_release(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--release",
-        metavar="FOLDER",
-        help="folder of releases, or of one version in it (default: the only one below releases/)",
-    )
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, received {text!r:.60}")
-    return int(text)
-
-
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise argparse.ArgumentTypeError(f"expected a non-negative integer, received {text!r:.60}")
-    return int(text)
 
 
 def _data(options) -> None:
@@ -320,14 +274,22 @@ def _check(options) -> None:
     from anchorage_pipeline.config import search_space
     from anchorage_pipeline.preflight import check_file
 
-    experiment = check_file(options.experiment, options.set)
-    from anchorage_pipeline.inspection import inspect_data
+    with progress():
+        experiment = check_file(options.experiment, options.set)
+        from anchorage_pipeline.inspection import inspect_data
 
-    lines = inspect_data(experiment)
+        lines = inspect_data(experiment)
     ranges = search_space(experiment)
     search = f", {experiment.tuning.trials} trials over {', '.join(ranges)}" if ranges else ""
     loss = f"loss {experiment.loss.name if experiment.loss else 'chosen by the recipe'}"
     loss = "no training" if experiment.untrained else loss
+    answer(
+        {
+            "experiment": experiment.model_dump(mode="json"),
+            "ranges": ranges,
+            "data": dict(line.split(maxsplit=1) for line in lines),
+        }
+    )
     print(f"{options.experiment}: valid ({loss}, encoder {experiment.encoder.name}{search})")
     print("\n".join(lines))
 
@@ -384,7 +346,8 @@ def _search(options) -> None:
 
     if not options.images and not options.text:
         raise UsageError("E_IMAGE_MISSING", "Expected images, or descriptions with --text. Received: neither")
-    search(options.images, options.text, find_release(options.release), options.neighbors, Path(options.picture))
+    picture = Path(options.picture) if options.picture else None
+    search(options.images, options.text, find_release(options.release), options.neighbors, picture)
 
 
 def _embed(options) -> None:
@@ -427,8 +390,10 @@ def _report(options) -> None:
         page = compare_releases(older, newer, folder.absolute())
     else:
         page = (releases or [open_release(find_release(options.release))])[0].path / "report" / "report.html"
+        answer({"report": page})
     print(page)
-    webbrowser.open(page.as_uri())
+    if not options.json:
+        webbrowser.open(page.as_uri())
 
 
 def _releases(options) -> None:
@@ -436,10 +401,13 @@ def _releases(options) -> None:
 
     folder = find_release(options.release)
     if options.action == "rollback":
-        print(f"current release: {roll_back(folder, options.to)} (in {folder})")
+        current = roll_back(folder, options.to)
+        answer({"folder": folder, "current": current})
+        print(f"current release: {current} (in {folder})")
         return
     print(f"releases in {folder}")
     releases = list_releases(folder)
+    answer({"folder": folder, "releases": [release._asdict() for release in releases]})
     for release in releases:
         mark = "->" if release.current else "  "
         metrics = release.facts.get("metrics", {})
@@ -449,25 +417,24 @@ def _releases(options) -> None:
         open_release(folder)  # raises an error that names the missing version
 
 
-def find_release(folder: str | None) -> Path:
-    """Return the given folder, or else the only folder of releases below `releases/`.
+def _schema(options) -> None:
+    from anchorage_pipeline.schema import experiment_schema, reference_page
 
-    Raises:
-        UsageError: E_RELEASE_MISSING, if there is no release; E_RELEASE_UNCLEAR, if there are several folders.
-    """
-    if folder:
-        return Path(folder)
-    folders = sorted(pointer.parent for pointer in Path("releases").glob("*/current"))
-    if not folders:
-        raise UsageError(
-            "E_RELEASE_MISSING",
-            "Expected a release below ./releases. Found none: publish one with `anchorage run`, "
-            "or name a folder with --release",
-        )
-    if len(folders) > 1:
-        names = ", ".join(map(str, folders))
-        raise UsageError("E_RELEASE_UNCLEAR", f"Expected one folder of releases. Found {names}: choose with --release")
-    return folders[0]
+    schema = experiment_schema()
+    text = reference_page() if options.markdown else json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+    answer({"page": text} if options.markdown else schema)
+    if options.output:
+        Path(options.output).write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+def _completion(options) -> None:
+    from anchorage_pipeline.completion import completion_script
+
+    script = completion_script(create_parser(), options.shell)
+    answer({"script": script})
+    print(script)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def measure_step(experiment: Experiment, counts: Sequence[int]) -> float:
     settings = RunSettings.from_dict(choose_settings(training_settings(experiment), counts)[0])
     images = _RandomImages(counts, RecordSpec(experiment.data.image_size))
     learner, sampler, _ = build_training(settings, DataFacts(images.labels, counts, images.spec))
-    assert sampler is not None  # of settings that train
+    if sampler is None:
+        raise ValueError("Expected settings that train. Received: epochs = 0")
     augmentation = create_augmentation(settings.training.augmentation)
     ends: list[float] = []
     for batch, labels in training_batches(images, sampler, 0, _WARM_UP + _TIMED, augmentation, settings.seed):
