@@ -13,6 +13,7 @@ from typing import NoReturn
 from anchorage.disk import disk_fault
 from anchorage.errors import AnchorageError, ResourceError, UsageError
 from anchorage.user_code import find_fault
+from anchorage_pipeline.console import answer, console, progress
 from anchorage_pipeline.progress import silence_tensorflow
 
 _DESCRIPTION = "Train, evaluate and publish an image search engine from labelled images."
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     silence_tensorflow()
     signal.signal(signal.SIGTERM, _stop)
     try:
-        options.run(options)
+        with console(as_json=options.json, quiet=options.quiet):
+            options.run(options)
     except AnchorageError as error:
         print(f"anchorage: {error}", file=sys.stderr)
         return error.exit_status
@@ -186,9 +188,7 @@ def create_parser() -> argparse.ArgumentParser:
     )
     _add_release(verb)
     verb.add_argument("--neighbors", type=_positive, default=10, metavar="K", help="results per image (default: 10)")
-    verb.add_argument(
-        "--picture", default="search.png", metavar="FILE", help="contact sheet of the results (default: %(default)s)"
-    )
+    verb.add_argument("--picture", metavar="FILE", help="draw a contact sheet of the results (default: none)")
 
     verb = _add(verbs, "embed", _embed, "embed images into a Parquet table; options after -- go to Beam")
     verb.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders of images")
@@ -267,6 +267,8 @@ def _list_commands(verbs: Mapping[str, argparse.ArgumentParser]) -> str:
 def _add(verbs, name: str, run, purpose: str) -> argparse.ArgumentParser:
     verb = verbs.add_parser(name, description=purpose[0].upper() + purpose[1:] + ".", allow_abbrev=False)
     verb.set_defaults(run=run)
+    verb.add_argument("--json", action="store_true", help="write the result as JSON, the progress to standard error")
+    verb.add_argument("--quiet", action="store_true", help="write the result and errors only, no progress")
     return verb
 
 
@@ -320,14 +322,22 @@ def _check(options) -> None:
     from anchorage_pipeline.config import search_space
     from anchorage_pipeline.preflight import check_file
 
-    experiment = check_file(options.experiment, options.set)
-    from anchorage_pipeline.inspection import inspect_data
+    with progress():
+        experiment = check_file(options.experiment, options.set)
+        from anchorage_pipeline.inspection import inspect_data
 
-    lines = inspect_data(experiment)
+        lines = inspect_data(experiment)
     ranges = search_space(experiment)
     search = f", {experiment.tuning.trials} trials over {', '.join(ranges)}" if ranges else ""
     loss = f"loss {experiment.loss.name if experiment.loss else 'chosen by the recipe'}"
     loss = "no training" if experiment.untrained else loss
+    answer(
+        {
+            "experiment": experiment.model_dump(mode="json"),
+            "ranges": ranges,
+            "data": dict(line.split(maxsplit=1) for line in lines),
+        }
+    )
     print(f"{options.experiment}: valid ({loss}, encoder {experiment.encoder.name}{search})")
     print("\n".join(lines))
 
@@ -384,7 +394,8 @@ def _search(options) -> None:
 
     if not options.images and not options.text:
         raise UsageError("E_IMAGE_MISSING", "Expected images, or descriptions with --text. Received: neither")
-    search(options.images, options.text, find_release(options.release), options.neighbors, Path(options.picture))
+    picture = Path(options.picture) if options.picture else None
+    search(options.images, options.text, find_release(options.release), options.neighbors, picture)
 
 
 def _embed(options) -> None:
@@ -427,8 +438,10 @@ def _report(options) -> None:
         page = compare_releases(older, newer, folder.absolute())
     else:
         page = (releases or [open_release(find_release(options.release))])[0].path / "report" / "report.html"
+        answer({"report": page})
     print(page)
-    webbrowser.open(page.as_uri())
+    if not options.json:
+        webbrowser.open(page.as_uri())
 
 
 def _releases(options) -> None:
@@ -436,10 +449,13 @@ def _releases(options) -> None:
 
     folder = find_release(options.release)
     if options.action == "rollback":
-        print(f"current release: {roll_back(folder, options.to)} (in {folder})")
+        current = roll_back(folder, options.to)
+        answer({"folder": folder, "current": current})
+        print(f"current release: {current} (in {folder})")
         return
     print(f"releases in {folder}")
     releases = list_releases(folder)
+    answer({"folder": folder, "releases": [release._asdict() for release in releases]})
     for release in releases:
         mark = "->" if release.current else "  "
         metrics = release.facts.get("metrics", {})

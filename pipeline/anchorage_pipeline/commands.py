@@ -8,33 +8,42 @@ from typing import TYPE_CHECKING, Any
 
 from anchorage.errors import DataError, UsageError
 from anchorage_pipeline.config import Experiment
+from anchorage_pipeline.console import answer, progress
 from anchorage_pipeline.queries import read_queries
 from anchorage_pipeline.startup import load_tensorflow
 
 if TYPE_CHECKING:
+    from anchorage.catalogue import LossDescription
     from anchorage.release import Release
+    from anchorage.serving.searcher import Answer
 
 _SHEET_ROWS, _SHEET_COLUMNS = 100, 20  # limits of the sheet that `search` draws, which would else take gigabytes
 
 
 def build_data(name: str, output: Path) -> None:
     """Build one of the sample data sets."""
+    with progress():
+        summary = _build(name, output)
+    print(summary)
+    answer({"folder": output})
+
+
+def _build(name: str, output: Path) -> str:
     if name == "shapes":
         from anchorage_pipeline.datasets.shapes import draw_shapes
 
-        print(f"{draw_shapes(output)} images in {output}")
-    elif name == "icons":
+        return f"{draw_shapes(output)} images in {output}"
+    if name == "icons":
         from anchorage_pipeline.datasets.icons import build_icons
 
-        print(build_icons(output))
-    elif name == "glyphs":
+        return str(build_icons(output))
+    if name == "glyphs":
         from anchorage_pipeline.datasets.glyphs import build_glyphs
 
-        print(build_glyphs(output))
-    else:
-        from anchorage_pipeline.datasets.places import build_places
+        return str(build_glyphs(output))
+    from anchorage_pipeline.datasets.places import build_places
 
-        print(build_places(output))
+    return str(build_places(output))
 
 
 def show_losses(name: str | None) -> None:
@@ -51,10 +60,13 @@ def show_losses(name: str | None) -> None:
 
     if name is not None:
         loss = describe_loss(name)
+        answer(_loss_document(loss))
         text = loss.text or "This loss has no docstring."
         aliases = f"Also known as: {loss.also_known_as()}" if loss.aliases else ""
         print("\n".join([f"{name}({', '.join(parameters(loss))})", *filter(None, [loss.paper, aliases]), "", text]))
         return
+    losses = describe_losses()
+    answer([_loss_document(loss) for loss in losses])
     wrapper = textwrap.TextWrapper(
         width=get_terminal_size().columns,
         initial_indent="    ",
@@ -62,7 +74,7 @@ def show_losses(name: str | None) -> None:
         break_long_words=False,
         break_on_hyphens=False,
     )
-    for loss in describe_losses():
+    for loss in losses:
         # Keep a parameter and its default on one line.
         signature = ", ".join(parameter.replace(" ", "\N{NO-BREAK SPACE}") for parameter in parameters(loss))
         alias_lines = [wrapper.fill(f"also known as: {loss.also_known_as()}")] if loss.aliases else []
@@ -87,6 +99,7 @@ def show_encoders(pattern: str) -> None:
         raise UsageError("E_NAME_UNKNOWN", f"No encoder is called {pattern!r}.{nearest(pattern, known)}{more}")
     rows = [(e.name, e.size, f"{e.parameters / 1e6:,.1f} M" if e.parameters else "", e.license, e.text) for e in found]
     rows.insert(0, ("name", "image size", "parameters", "license", ""))
+    answer([encoder._asdict() for encoder in found])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, size, parameters, license_, text in rows:
         print(f"{name:<{widths[0]}}  {size:<{widths[1]}}  {parameters:>{widths[2]}}  {license_:<{widths[3]}}  {text}")
@@ -111,8 +124,18 @@ def fetch_encoder(name: str, folder: Path) -> None:
 
     fetch_preset(name, folder)
     told = describe_preset(Encoder.model_validate({"name": f"hub:{folder.name}", "weights": str(folder)}))
+    answer({"folder": folder, "license": told["license"]})
     print(f"fetched  {shown(folder)}, license of the weights: {told['license']}")
     print(f'use      [encoder] name = "hub:{folder.name}", weights = "{shown(folder)}"')
+
+
+def _loss_document(loss: "LossDescription") -> dict[str, Any]:
+    import inspect
+
+    required = inspect.Parameter.empty
+    defaults = {key: value for key, value in loss.parameters.items() if value is not required}
+    needed = [key for key in loss.parameters if key not in defaults]
+    return {**loss._asdict(), "parameters": defaults, "required": needed}
 
 
 def train(experiment: Experiment, output: Path | None) -> None:
@@ -120,9 +143,11 @@ def train(experiment: Experiment, output: Path | None) -> None:
     from anchorage_pipeline.plain import train_plainly
     from anchorage_pipeline.preflight import check_parts
 
-    check_parts(experiment)
     output = output or experiment.run_folder / "train"
-    metrics = train_plainly(experiment, output)
+    with progress():
+        check_parts(experiment)
+        metrics = train_plainly(experiment, output)
+    answer({**metrics, "model": output / "learner.keras", "saved_model": output / "saved_model"})
     print(f"result   {_in_percent(metrics['values'])}  (percent)")
     for name, values in metrics["untrained"].items():
         print(f"baseline {_in_percent(values)}  {name}")
@@ -137,8 +162,11 @@ def compare(path: Path, side_by_side: int, only: Sequence[str]) -> None:
     """Run the missing runs of a comparison file, then print the table and the paths of table and figures."""
     from anchorage_pipeline.comparison import compare as run_comparison
 
-    outcome = run_comparison(path, side_by_side, only)
+    with progress():
+        outcome = run_comparison(path, side_by_side, only)
     folder = outcome.comparison.folder
+    rows = {row.entry.name: {name: value._asdict() for name, value in row.values.items()} for row in outcome.rows}
+    answer({"entries": rows, "table": folder / "table.md", "pictures": outcome.pictures})
     print((folder / "table.md").read_text(encoding="utf-8").partition("\n## ")[0])
     print(f"table    {shown(folder / 'table.md')}")
     for picture in outcome.pictures:
@@ -149,9 +177,14 @@ def spread(experiment: Experiment, seeds: Sequence[int], machine: str | None) ->
     """Measure the spread of the metrics over seeds, then print it and the path of its file."""
     from anchorage_pipeline.spread import measure_spread
     from anchorage_pipeline.spread.conditions import spread_file
+    from anchorage_pipeline.spread.record import read_spread
 
-    print(f"\n{measure_spread(experiment, seeds, machine)}\n")
-    print(f"spread   {shown(spread_file(experiment))}: `anchorage run` includes it in the report")
+    with progress():
+        table = measure_spread(experiment, seeds, machine)
+    file = spread_file(experiment)
+    answer({**read_spread(file).model_dump(mode="json"), "file": file})
+    print(f"\n{table}\n")
+    print(f"spread   {shown(file)}: `anchorage run` includes it in the report")
 
 
 def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
@@ -163,23 +196,29 @@ def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
     from anchorage_pipeline.preflight import check_parts
     from anchorage_pipeline.run import run_experiment
 
-    check_parts(experiment)
-    check_listing(experiment, local_places(experiment).rejects)
-    print(f"running {experiment.name}; log file: {shown(experiment.run_folder / 'run.log')}")
-    summary = run_experiment(experiment, reset_metadata=reset_metadata)
+    with progress():
+        check_parts(experiment)
+        check_listing(experiment, local_places(experiment).rejects)
+        print(f"running {experiment.name}; log file: {shown(experiment.run_folder / 'run.log')}")
+        summary = run_experiment(experiment, reset_metadata=reset_metadata)
+    folder = summary.outputs["EvaluateRetrieval.report"]
+    nodes = {node: {"state": state, "seconds": summary.seconds.get(node)} for node, state in summary.states.items()}
+    document = {"nodes": nodes, **_result_document(folder)}
     if summary.refused is not None:
-        print_recipe(summary.outputs["EvaluateRetrieval.report"])
-        print_result(summary.outputs["EvaluateRetrieval.report"])
+        answer({**document, "release": None})
+        print_recipe(folder)
+        print_result(folder)
         raise summary.refused
+    releases = experiment.release_folder
+    published = json.loads((summary.outputs["PublishRelease.release"] / "release.json").read_text(encoding="utf-8"))
+    current, version = current_version(releases), published["version"]
+    answer({**document, "release": {"path": published["path"], "version": version, "current": current == version}})
     print()
     for node, state in summary.states.items():
         print(f"  {node:<24} {state.lower():<9} {summary.seconds.get(node, 0.0):7.1f} s")
     print()
-    print_recipe(summary.outputs["EvaluateRetrieval.report"])
-    print_result(summary.outputs["EvaluateRetrieval.report"])
-    releases = experiment.release_folder
-    published = json.loads((summary.outputs["PublishRelease.release"] / "release.json").read_text(encoding="utf-8"))
-    current, version = current_version(releases), published["version"]
+    print_recipe(folder)
+    print_result(folder)
     print(f"release  {shown(Path(published['path']))}")
     if current != version:
         print(
@@ -190,6 +229,12 @@ def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
     print(f"search   {command} search IMAGE --release {shown(releases)}")
     if (Path(published["path"]) / TEXT).is_dir():
         print(f'         {command} search --text "DESCRIPTION" --release {shown(releases)}')
+
+
+def _result_document(folder: Path) -> dict[str, Any]:
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    metrics = {name: metric["value"] for name, metric in report["metrics"].items()}
+    return {"metrics": metrics, "verdict": report["verdict"], "report": folder / "report.html"}
 
 
 def print_recipe(folder: Path) -> None:
@@ -236,12 +281,15 @@ def compare_releases(older: "Release", newer: "Release", folder: Path) -> Path:
     images = Path(newer.facts.get("data_root", "."))
     write_report(report, folder, lambda ids: {id_: read_picture(images / id_) for id_ in ids})
     verdict = report["verdict"]
+    answer({"report": folder / "report.html", "verdict": verdict})
     print(f"verdict  {verdict['state']}: {' '.join(verdict['reasons'])}")
     return folder / "report.html"
 
 
-def search(images: Sequence[str], texts: Sequence[str], releases: Path, neighbors: int, picture: Path) -> None:
-    """Print the nearest gallery images of each image and of each description, and draw them on one sheet.
+def search(
+    images: Sequence[str], texts: Sequence[str], releases: Path, neighbors: int, picture: Path | None = None
+) -> None:
+    """Print the nearest gallery images of each image and description, and draw them if `picture` names a file.
 
     Raises:
         UsageError: E_IMAGE_MISSING, if an image file does not exist; E_PICTURE_PLACE, if `picture` is a folder or lies
@@ -250,7 +298,7 @@ def search(images: Sequence[str], texts: Sequence[str], releases: Path, neighbor
     """
     from anchorage.release import open_release
 
-    if picture.is_dir() or not picture.parent.is_dir():
+    if picture and (picture.is_dir() or not picture.parent.is_dir()):
         raise UsageError(
             "E_PICTURE_PLACE",
             f"`--picture` must name a file in an existing folder. Received: {picture}, "
@@ -270,31 +318,31 @@ def search(images: Sequence[str], texts: Sequence[str], releases: Path, neighbor
     images, contents = read_queries(images, vectors=searcher.takes_vectors)
     answers += searcher.search(contents, neighbors) if images else []
     sheet: list[Answered] = []
-    for place, (query, answer) in enumerate(zip([*texts, *images], answers, strict=True)):
+    for place, (query, found) in enumerate(zip([*texts, *images], answers, strict=True)):
         print(query)
-        if answer.fault:
-            print(f"  {answer.fault.code}: {answer.fault.message}")
+        if found.fault:
+            print(f"  {found.fault.code}: {found.fault.message}")
             continue
-        results = list(zip(answer.ids, answer.labels, answer.scores, strict=True))
-        likely = answer.likely or [False] * len(results)
-        probabilities = answer.probabilities or [None] * len(results)
+        results = list(zip(found.ids, found.labels, found.scores, strict=True))
+        likely = found.likely or [False] * len(results)
+        probabilities = found.probabilities or [None] * len(results)
         percents = ["     " if value is None else f"{100 * value:3.0f} %" for value in probabilities]
-        if answer.left_out:
-            print(f"  the query image is in the gallery and left out of its results: {', '.join(answer.left_out)}")
-        if answer.unknown:
+        if found.left_out:
+            print(f"  the query image is in the gallery and left out of its results: {', '.join(found.left_out)}")
+        if found.unknown:
             print("  unknown: its class is probably not in the gallery; the percentages assume that it is")
         for rank, ((name, label, score), sure, percent) in enumerate(zip(results, likely, percents, strict=True), 1):
             label = "" if label == name else label  # an image without a label has its id for one
             print(f"  {rank:>3}  {score:.4f}  {percent}  {'*' if sure else ' '} {label:<24} {name}")
-        drawn = results[:_SHEET_COLUMNS] if len(sheet) < _SHEET_ROWS else []
+        drawn = results[:_SHEET_COLUMNS] if picture and len(sheet) < _SHEET_ROWS else []
         pictures = [Neighbor(label, score, None, read_picture(gallery / name)) for name, label, score in drawn]
         if place < len(texts):
             sheet.append(Answered(query, "query", None, pictures))
         else:
-            sheet.append(Answered(Path(query).name, "query", read_picture(query), pictures))
+            sheet.append(Answered(Path(query).name, "query", read_picture(query) if picture else None, pictures))
     if not sheet:
         raise DataError("E_NO_IMAGES", "Expected at least one readable image. None can be read, see above")
-    if min(len(answer.ids) for answer in answers if not answer.fault) < neighbors:
+    if min(len(found.ids) for found in answers if not found.fault) < neighbors:
         print(f"the gallery has only {searcher.index.rows:,} images: fewer results than the requested {neighbors:,}")
     if texts:
         print("descriptions have no percent and no likely match: both are calibrated between images")
@@ -304,10 +352,27 @@ def search(images: Sequence[str], texts: Sequence[str], releases: Path, neighbor
         print("percent: probability of a match, for an image of a class that the model was not trained on")
     for doubt in searcher.doubts:
         print(doubt)
-    draw_sheet(sheet[:_SHEET_ROWS], picture)
-    print(f"picture  {picture}   (release {release.version} of {releases})")
-    if len(sheet) > _SHEET_ROWS or neighbors > _SHEET_COLUMNS:
-        print(f"         limited to {_SHEET_ROWS} images and {_SHEET_COLUMNS} results each")
+    if picture:
+        draw_sheet(sheet[:_SHEET_ROWS], picture)
+        print(f"picture  {picture}   (release {release.version} of {releases})")
+        if len(sheet) > _SHEET_ROWS or neighbors > _SHEET_COLUMNS:
+            print(f"         limited to {_SHEET_ROWS} images and {_SHEET_COLUMNS} results each")
+    kinds = [*({"text": text} for text in texts), *({"image": image} for image in images)]
+    queries = [{**kind, **_answer_document(found)} for kind, found in zip(kinds, answers, strict=True)]
+    notes = {"likely_from": searcher.threshold, "unknown_below": searcher.unknown_below, "doubts": searcher.doubts}
+    answer({"release": release.path, "version": release.version, "queries": queries, **notes})
+
+
+def _answer_document(found: "Answer") -> dict[str, Any]:
+    none = [None] * len(found.ids)
+    columns = (found.ids, found.labels, found.scores, found.likely or none, found.probabilities or none)
+    keys = ("id", "label", "score", "likely", "probability")
+    return {
+        "fault": found.fault._asdict() if found.fault else None,
+        "unknown": found.unknown,
+        "left_out": found.left_out,
+        "results": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)],
+    }
 
 
 def embed(images: Sequence[str], releases: Path, output: Path, beam_arguments: Sequence[str]) -> None:
@@ -317,7 +382,9 @@ def embed(images: Sequence[str], releases: Path, output: Path, beam_arguments: S
     release = open_release(releases)
     from anchorage_components.beam.embedding import embed_files
 
-    counts = embed_files(images, release.path, output, beam_arguments)
+    with progress():
+        counts = embed_files(images, release.path, output, beam_arguments)
+    answer({"table": output, "release": release.path, "embedded": counts.embedded, "rejected": counts.rejected})
     print(f"{counts.embedded} images embedded into {output} with release {release.version} of {releases}")
     if counts.rejected:
         print(f"{counts.rejected} rejected, listed in {output}.rejects.jsonl")
@@ -327,7 +394,9 @@ def evaluate(table: Path, output: Path, beam_arguments: Sequence[str], *, seed: 
     """Compute retrieval metrics of an embedding table with Beam; `options` are those of `evaluate_at_scale`."""
     from anchorage_components.beam.evaluation import NEIGHBORS, evaluate_at_scale
 
-    result = evaluate_at_scale(table, output, seed=seed, beam_args=beam_arguments, **options)
+    with progress():
+        result = evaluate_at_scale(table, output, seed=seed, beam_args=beam_arguments, **options)
+    answer({**result, "neighbors": output / NEIGHBORS})
     print(f"result   {_in_percent(result['values'])}  (percent)")
     print(
         f"         {table}: {result['queries']:,} of {result['all_queries']:,} queries, gallery {result['gallery']:,}, "

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -226,6 +227,13 @@ def test_releases_are_listed_beside_one_whose_manifest_is_a_folder(releases, cap
     assert one.split() == ["1", "2026-01-01", "map@r", "0.2500"]
     assert "E_RELEASE_DAMAGED" in two
     assert three.split() == ["->", "3", "2026-01-01", "map@r", "0.2500"]
+    assert main(["releases", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["releases"]
+    assert [(release["version"], release["current"], bool(release["fault"])) for release in listed] == [
+        (1, False, False),
+        (2, False, True),
+        (3, True, False),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`anchorage search` with a stand-in for the model and its index."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +54,24 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_search(folder, m
     assert told.count("\n") == 1
 
 
+def test_no_picture_is_drawn_unless_asked_for(folder):
+    assert search() == 0
+    assert [path.name for path in folder.iterdir()] == ["query.png"]
+
+
+def test_results_as_json_are_the_only_output(folder, capsys):
+    (folder / "query 2.png").write_bytes((folder / "query.png").read_bytes())
+    assert main(["search", "query.png", "query 2.png", "--release", "releases", "--neighbors", "2", "--json"]) == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    assert (told["version"], [query["image"] for query in told["queries"]]) == (3, ["query.png", "query 2.png"])
+    assert told["queries"][0]["left_out"] == ["images/0.png"]
+    assert told["queries"][0]["results"] == [
+        {"id": f"images/{n}.png", "label": "a", "score": 0.5, "likely": None, "probability": None} for n in (1, 2)
+    ]
+    assert shown.err == ""
+
+
 def test_more_neighbors_than_the_gallery_holds_are_noted(folder, capsys):
     assert search("--neighbors", "500") == 0
     shown = capsys.readouterr().out
@@ -65,10 +84,11 @@ def test_more_neighbors_than_the_gallery_holds_are_noted(folder, capsys):
 def test_the_sheet_stays_of_a_size_that_fits_in_memory(folder, capsys, monkeypatch):
     monkeypatch.setattr(commands, "_SHEET_ROWS", 2)
     monkeypatch.setattr(commands, "_SHEET_COLUMNS", 3)
-    assert main(["search", *["query.png"] * 3, "--release", "releases", "--neighbors", "3"]) == 0
+    drawn = ("--release", "releases", "--picture", "search.png")
+    assert main(["search", *["query.png"] * 3, *drawn, "--neighbors", "3"]) == 0
     assert "limited to 2 images" in capsys.readouterr().out
     two_lines = Image.open(folder / "search.png").size
-    assert main(["search", *["query.png"] * 2, "--release", "releases", "--neighbors", "3"]) == 0
+    assert main(["search", *["query.png"] * 2, *drawn, "--neighbors", "3"]) == 0
     assert Image.open(folder / "search.png").size == two_lines
-    assert main(["search", *["query.png"] * 2, "--release", "releases", "--neighbors", "9"]) == 0
+    assert main(["search", *["query.png"] * 2, *drawn, "--neighbors", "9"]) == 0
     assert Image.open(folder / "search.png").size == two_lines

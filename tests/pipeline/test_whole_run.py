@@ -93,6 +93,16 @@ def test_a_second_run_takes_everything_from_the_cache(folder, anchorage):
     assert done.returncode == 0, done.stderr
     assert set(states(done).values()) == {"cached"}
     assert (folder / "releases/toy/current").read_text().strip() == "1"
+    done = anchorage(*_RUN, "--json")
+    told = json.loads(done.stdout)
+    assert {node["state"] for node in told["nodes"].values()} == {"CACHED"}
+    assert told["release"] == {"path": str(folder / "releases/toy/1"), "version": 1, "current": True}
+    assert told["verdict"]["state"] == "FIRST"
+    assert "[ 1/" in done.stderr
+    done = anchorage(*_RUN, "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[ 1/" not in done.stdout
+    assert "release  releases/toy/1" in done.stdout
 
 
 def test_search_looks_through_the_whole_catalogue_and_leaves_out_the_query_itself(folder, anchorage):
@@ -106,7 +116,8 @@ def test_search_looks_through_the_whole_catalogue_and_leaves_out_the_query_itsel
     assert report["counts"]["gallery"] == report["index"]["splits"]["test"] < gallery.num_rows
     name = gallery["id"][gallery["split"].to_pylist().index("train")].as_py()
     (folder / "not an image.jpg").write_text("hello")
-    done = anchorage("search", f"data/shapes/{name}", "not an image.jpg", "--neighbors", "3")
+    queries = (f"data/shapes/{name}", "not an image.jpg")
+    done = anchorage("search", *queries, "--neighbors", "3", "--picture", "s.png")
     assert done.returncode == 0, done.stderr
     _, itself, *answers = done.stdout.splitlines()
     assert itself == f"  the query image is in the gallery and left out of its results: {name}"
@@ -114,7 +125,7 @@ def test_search_looks_through_the_whole_catalogue_and_leaves_out_the_query_itsel
     assert [answer.split()[0] for answer in answers[:3]] == ["1", "2", "3"]
     assert "E_IMAGE_FORMAT" in done.stdout
     assert "no match probability and no unknown queries: split 'val': " in done.stdout  # of eight classes
-    assert Image.open(folder / "search.png").width > 400
+    assert Image.open(folder / "s.png").width > 400
 
 
 def test_embed_writes_a_table_and_names_what_it_could_not_read(folder, anchorage):
