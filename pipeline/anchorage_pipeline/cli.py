@@ -21,6 +21,7 @@ _GROUPS = {
     "experiments": ("data", "init", "check", "train", "run", "spread", "compare"),
     "releases": ("search", "embed", "report", "releases"),
     "reference and evaluation": ("losses", "evaluate"),
+    "shell": ("completion",),
 }
 _EXIT_STATUSES = """\
 exit status:
@@ -252,6 +253,9 @@ def create_parser() -> argparse.ArgumentParser:
         help="version to roll back to (default: the newest intact one that differs from the current)",
     )
     _add_release(verb)
+
+    verb = _add(verbs, "completion", _completion, "print a completion script for the shell")
+    verb.add_argument("shell", choices=["bash", "zsh"], help='kind of shell: eval "$(anchorage completion bash)"')
     parser.epilog = _list_commands(verbs.choices)
     return parser
 
@@ -260,12 +264,12 @@ def _list_commands(verbs: Mapping[str, argparse.ArgumentParser]) -> str:
     """The commands by group, with one line each, and the exit statuses."""
     lines = []
     for group, names in _GROUPS.items():
-        lines += [f"{group}:", *(f"  {name:<10}{verbs[name].description}" for name in names), ""]
+        lines += [f"{group}:", *(f"  {name:<12}{verbs[name].description}" for name in names), ""]
     return "\n".join([*lines, "`anchorage COMMAND --help` lists the options of a command.", "", _EXIT_STATUSES])
 
 
 def _add(verbs, name: str, run, purpose: str) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, description=purpose[0].upper() + purpose[1:] + ".", allow_abbrev=False)
+    verb = verbs.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.", allow_abbrev=False)
     verb.set_defaults(run=run)
     verb.add_argument("--json", action="store_true", help="write the result as JSON, the progress to standard error")
     verb.add_argument("--quiet", action="store_true", help="write the result and errors only, no progress")
@@ -463,6 +467,14 @@ def _releases(options) -> None:
         print(f"{mark} {release.version:>4}  {release.created}  {details}")
     if current_version(folder) not in (None, *(release.version for release in releases)):
         open_release(folder)  # raises an error that names the missing version
+
+
+def _completion(options) -> None:
+    from anchorage_pipeline.completion import completion_script
+
+    script = completion_script(create_parser(), options.shell)
+    answer({"script": script})
+    print(script)
 
 
 def find_release(folder: str | None) -> Path:

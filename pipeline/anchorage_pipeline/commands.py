@@ -3,10 +3,11 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anchorage.errors import DataError, UsageError
+from anchorage.errors import DataError, ResourceError, UsageError
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.console import answer, progress
 from anchorage_pipeline.queries import read_queries
@@ -33,6 +34,12 @@ def _build(name: str, output: Path) -> str:
         from anchorage_pipeline.datasets.shapes import draw_shapes
 
         return f"{draw_shapes(output)} images in {output}"
+    if missing := [module for module in ("fontTools", "pip", "resvg_py") if find_spec(module) is None]:
+        raise ResourceError(
+            "E_EXTRA_MISSING",
+            f"Expected the packages of the extra 'icons'. Missing: {', '.join(missing)}. "
+            "Install them: `uv sync --extra cpu --extra icons`",
+        )
     if name == "icons":
         from anchorage_pipeline.datasets.icons import build_icons
 

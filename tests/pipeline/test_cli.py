@@ -51,6 +51,7 @@ def test_help_lists_every_command_once(capsys):
         [
             "check",
             "compare",
+            "completion",
             "data",
             "embed",
             "encoders",
