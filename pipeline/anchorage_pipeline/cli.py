@@ -1,6 +1,7 @@
 """The `anchorage` command line: one function per command, which imports heavy libraries only when called."""
 
 import argparse
+import json
 import re
 import signal
 import sys
@@ -20,7 +21,7 @@ _DESCRIPTION = "Train, evaluate and publish an image search engine from labelled
 _GROUPS = {
     "experiments": ("data", "init", "check", "train", "run", "spread", "compare"),
     "releases": ("search", "embed", "report", "releases"),
-    "reference and evaluation": ("losses", "evaluate"),
+    "reference and evaluation": ("losses", "schema", "evaluate"),
     "shell": ("completion",),
 }
 _EXIT_STATUSES = """\
@@ -254,6 +255,10 @@ def create_parser() -> argparse.ArgumentParser:
     )
     _add_release(verb)
 
+    verb = _add(verbs, "schema", _schema, "print the JSON Schema of the experiment file")
+    verb.add_argument("--markdown", action="store_true", help="print a page that lists every key instead")
+    verb.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
+
     verb = _add(verbs, "completion", _completion, "print a completion script for the shell")
     verb.add_argument("shell", choices=["bash", "zsh"], help='kind of shell: eval "$(anchorage completion bash)"')
     parser.epilog = _list_commands(verbs.choices)
@@ -467,6 +472,18 @@ def _releases(options) -> None:
         print(f"{mark} {release.version:>4}  {release.created}  {details}")
     if current_version(folder) not in (None, *(release.version for release in releases)):
         open_release(folder)  # raises an error that names the missing version
+
+
+def _schema(options) -> None:
+    from anchorage_pipeline.schema import experiment_schema, reference_page
+
+    schema = experiment_schema()
+    text = reference_page() if options.markdown else json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+    answer({"page": text} if options.markdown else schema)
+    if options.output:
+        Path(options.output).write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
 
 
 def _completion(options) -> None:

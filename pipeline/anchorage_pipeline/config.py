@@ -45,73 +45,58 @@ _BUILT_IN_SLICES = ("class_size", "confused", "label")  # need no column of the 
 
 
 class Named(Section):
-    """A component chosen by name, with its constructor arguments.
-
-    Attributes:
-        name: name in the table of components, or `"module:ClassName"` for a user-defined one.
-        params: constructor arguments, which may be ranges; default {}.
-    """
+    """A component chosen by name, with its constructor arguments."""
 
     name: str
+    """Name in the table of components, or `"module:ClassName"` for a user-defined one."""
     params: Params = {}
+    """Constructor arguments, which may be ranges."""
 
 
 class Data(Section):
-    """The images, their split, and their size.
-
-    Attributes:
-        path: folder with one subfolder per class, a CSV, TSV or Parquet table, or a table of vectors (Parquet, `.npy`,
-            or a folder of Arrow files); required.
-        input: "images" or "vectors"; default: what is found at `path`.
-        columns: names of the table's columns for path, label, split, role, and of vectors also vector and id; default
-            {} expects these names.
-        val_share: share of the classes outside test for validation, in [0, 1); default 0.15; unused if data is split.
-        test_share: share of all classes for test, in [0, 1); default 0.5; unused if the data is split.
-        image_size: side of the square images in pixels, 1 to 2,048; default 96.
-        fit: how to make an image square: "crop" (default) its center, "pad" it, or "squash" it.
-        max_pixels: images with more pixels are rejected, 1 to 10**9; default 50 million.
-        max_reject_share: share of rejected records, in [0, 1), above which a run stops; default 0.001.
-        max_rejects: number of rejected records that is accepted whatever their share; default 10.
-        block_on_leaks: whether a class or identical image in several splits stops a run; default true.
-        follow_links: whether symbolic links may lead out of the folder; default false.
-    """
+    """The images, their split, and their size."""
 
     path: Location
+    """Folder with one subfolder per class, a table (CSV, TSV, Parquet), or vectors (Parquet, `.npy`, Arrow folder)."""
     input: Literal["images", "vectors"] = "images"
+    """Kind of data; if not set, what is found at `path`."""
     columns: dict[Literal["path", "label", "split", "role", "vector", "id"], str] = {}
+    """Names of the table's columns for path, label, split, role, vector and id; these names if not set."""
     val_share: Share = 0.15
+    """Share of the classes outside test for validation; unused if the data is split."""
     test_share: Share = 0.5
+    """Share of all classes for test; unused if the data is split."""
     image_size: Annotated[int, Field(gt=0, le=2_048)] = 96  # a batch of 64 of the largest takes 3 GB
+    """Side of the square images in pixels."""
     fit: Literal["crop", "pad", "squash"] = "crop"
+    """How to make an image square: "crop" its center, "pad" it, or "squash" it."""
     max_pixels: Annotated[int, Field(gt=0, le=10**9)] = 50_000_000  # an image of 10**9 takes 3 GB
+    """Images with more pixels are rejected."""
     max_reject_share: Share = MAX_REJECT_SHARE
+    """Share of rejected records above which a run stops."""
     max_rejects: Count = MAX_REJECTS
+    """Number of rejected records that are accepted whatever their share."""
     block_on_leaks: bool = True
+    """Whether a class or identical image in several splits stops a run."""
     follow_links: bool = False
+    """Whether symbolic links may lead out of the folder."""
 
 
 class Encoder(Named):
-    """The network that maps images to unit-length embeddings.
-
-    Attributes:
-        name: name of the trunk, or "hub:PRESET" for a preset of KerasHub; default "efficientnet_lite0", or "head" for
-            vectors.
-        params: constructor arguments of the trunk; default {}.
-        embedding_size: dimension of the embeddings, 1 to 16,384; default 128, or that of the vectors.
-        pooling: pooling of the feature map: "avg", "max", or generalized mean "gem" (default); "token" takes the class
-            token, the default of a preset.
-        weights: "imagenet" for pretrained weights, or the folder of a preset; default "imagenet" if `name` is not set,
-            "encoders/PRESET" for a preset, else random weights.
-        frozen_norm: whether batch normalization uses its stored statistics; default: chosen by the recipe.
-        head: layers after the trunk; default "plain", one projection, or "identity" if nothing is trained.
-    """
+    """The network that maps images to unit-length embeddings."""
 
     name: str = "efficientnet_lite0"
+    """Name of the trunk, "hub:PRESET" for a preset of KerasHub, or "head" for vectors."""
     embedding_size: Annotated[int, Field(gt=0, le=16_384)] | None = EncoderSettings.embedding_size
+    """Dimension of the embeddings; that of the vectors if these are the data and it is not set."""
     pooling: Pooling = EncoderSettings.pooling
+    """Pooling of the feature map: "avg", "max" or "gem" (generalized mean); "token" is the class token of a preset."""
     weights: str | None = EncoderSettings.weights
+    """Pretrained weights: "imagenet", or the folder of a preset; random weights if `name` is set to another encoder."""
     frozen_norm: bool | None = None
+    """Whether batch normalization uses its stored statistics; chosen by the recipe if not set."""
     head: Named = Named(name=EncoderSettings.head.name)
+    """Layers after the trunk; "plain" is one projection, "identity" none, which is used if nothing is trained."""
 
     @model_validator(mode="before")
     @classmethod
@@ -135,117 +120,104 @@ def _preset(name: Any) -> str:
 
 
 class Optimizer(Section):
-    """The optimizer and the learning rates. Values that are not set are chosen by the recipe, also single table keys.
-
-    Attributes:
-        name: name of the optimizer, such as "adamw".
-        params: further arguments of the optimizer, such as `weight_decay`.
-        learning_rate: peak learning rate, above 0.
-        schedule: decay of the learning rate after warm-up: "constant", "linear" or "cosine".
-        warmup_steps: steps of linear warm-up; 0 starts at the peak.
-        final_share: share of the peak learning rate at the last step, in [0, 1].
-        rate_factors: factor on the learning rate by group of weights ("trunk", "head", "proxies"); 1 has no effect.
-        frozen_steps: number of first steps in which a group is not trained, by group; 0 has no effect.
-    """
+    """The optimizer and the learning rates. The recipe chooses values that are not set, also single keys of tables."""
 
     name: str | None = None
+    """Name of the optimizer, such as "adamw"."""
     params: Params = {}
+    """Further arguments of the optimizer, such as `weight_decay`."""
     learning_rate: Rate | None = None
+    """Peak learning rate, above 0."""
     schedule: Literal["constant", "linear", "cosine"] | None = None
+    """Decay of the learning rate after warm-up: "constant", "linear" or "cosine"."""
     warmup_steps: Count | None = None
+    """Steps of linear warm-up; 0 starts at the peak."""
     final_share: Fraction | None = None
+    """Share of the peak learning rate at the last step."""
     rate_factors: dict[str, Rate] = {}
+    """Factor on the learning rate by group of weights ("trunk", "head", "proxies"); 1 has no effect."""
     frozen_steps: dict[str, Count] = {}
+    """Number of first steps in which a group is not trained, by group; 0 has no effect."""
 
 
 class Training(Section):
-    """The training. Values without a default are chosen by the recipe for the encoder and the training classes.
-
-    Attributes:
-        epochs: maximum number of epochs, 0 to 1,000,000; 0 uses the encoder without training, so that images need no
-            labels.
-        steps_per_epoch: steps per epoch; 0 takes one pass of the sampler.
-        patience: epochs without improvement before training stops; default 0 never stops early.
-        precision: "float32" (default), "mixed_bfloat16" or "mixed_float16".
-        strategy: "" (default) trains on one device, "mirrored" on all GPUs of this machine.
-        sampler: sampler of the batches.
-        optimizer: the optimizer and the learning rates.
-        augmentation: augmentations of the training images; {} uses none.
-        methods: training methods around the loss, the first one outermost; [] uses none.
-        procedure: a training that consists of several runs, such as self-training; default: a single run.
-    """
+    """The training. Values without a default are chosen by the recipe for the encoder and the training classes."""
 
     epochs: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Maximum number of epochs; 0 uses the encoder without training, so that images need no labels."""
     steps_per_epoch: Count | None = None
+    """Steps per epoch; 0 takes one pass of the sampler."""
     patience: Count = TrainingSettings.patience
+    """Epochs without improvement before training stops; 0 never stops early."""
     precision: Precision = TrainingSettings.precision
+    """Numbers of the training: "float32", "mixed_bfloat16" or "mixed_float16"."""
     strategy: Strategy = TrainingSettings.strategy
+    """Devices: "" trains on one, "mirrored" on all GPUs of this machine."""
     sampler: Named | None = None
+    """Sampler of the batches."""
     optimizer: Optimizer = Optimizer()
+    """The optimizer and the learning rates."""
     augmentation: dict[str, Finite | bool] | None = None
+    """Augmentations of the training images; {} uses none."""
     methods: list[Named] | None = None
+    """Training methods around the loss, the first one outermost; [] uses none."""
     procedure: Named | None = None
+    """A training that consists of several runs, such as self-training; a single run if not set."""
 
 
 class Tuning(Section):
-    """The hyperparameter search, which runs if the file contains ranges or choices.
-
-    Attributes:
-        oracle: search algorithm: "random" (default) or "bayesian".
-        trials: number of trials, 1 to 100,000; default 8.
-        epochs: epochs per trial, 1 to 1,000,000; default 5.
-    """
+    """The hyperparameter search, which runs if the file contains ranges or choices."""
 
     oracle: Literal["random", "bayesian"] = "random"
+    """Search algorithm: "random" or "bayesian"."""
     trials: Annotated[int, Field(gt=0, le=100_000)] = 8
+    """Number of trials."""
     epochs: Epochs = 5
+    """Epochs per trial."""
 
 
 _JUDGED = JudgeSettings()  # for its defaults
 
 
 class Evaluation(Section):
-    """The evaluation on the test split, and the gate that decides whether the candidate is published.
-
-    Attributes:
-        metrics: metrics of the report; default recall@1, 2, 4, 8, map@r, r_precision and ndcg@10.
-        primary: metric, one of `metrics`, that decides; default "map@r".
-        minimum: minimum values in [0, 1] by metric; default {}.
-        leave_out: column of the table, such as the camera: a query ignores gallery images with its own value; "" none.
-        parents: column of the table with coarser classes, for `graded_ndcg@k`; default "" none.
-        max_drop: accepted loss of the primary metric against the last release, in [0, 1]; default 0.02.
-        confidence: confidence of the bound on this loss, in [0.5, 1); default 0.95.
-        resamples: number of bootstrap samples, 100 to 1,000,000; default 2,000.
-        slices: columns to slice queries by, or "class_size", "confused" or "label"; default the first two of these.
-        slice_drops: accepted loss in [0, 1] by slice ("family=lucide"), column ("family") or "" (others); default 0.05.
-        index_loss: accepted loss of recall@1 by search through the index, in [0, 1]; default 0.02.
-        index_p99_ms: limit on the 99th percentile of the query time in milliseconds; default 0, no limit.
-        index_memory_mib: limit on the memory of the index in MiB; default 0, no limit.
-        false_accepts: target share of queries of unknown classes that search answers, in (0, 1); default 0.05.
-        max_calibration_error: calibration error in [0, 1] above which search shows no probabilities; default 0.05.
-        require_calibration: whether the gate rejects a candidate whose calibration does not hold; default false.
-        clustering: whether to compute clustering metrics, which is slow; default false.
-        force: reason to publish a candidate that the gate rejects; default "" does not publish it.
-    """
+    """The evaluation on the test split, and the gate that decides whether the candidate is published."""
 
     metrics: list[str] = [*_JUDGED.metrics]
+    """Metrics of the report."""
     primary: str = _JUDGED.primary
+    """The one of `metrics` that decides."""
     minimum: dict[str, Fraction] = {**_JUDGED.minimum}
+    """Minimum values by metric."""
     leave_out: str = _JUDGED.leave_out
+    """Column of the table, such as the camera: a query ignores gallery images with its own value; "" none."""
     parents: str = _JUDGED.parents
+    """Column of the table with coarser classes, for `graded_ndcg@k`; "" none."""
     max_drop: Fraction = _JUDGED.max_drop
+    """Accepted loss of the primary metric against the last release."""
     confidence: Annotated[Finite, Field(ge=0.5, lt=1)] = _JUDGED.confidence
+    """Confidence of the bound on this loss."""
     resamples: Annotated[int, Field(ge=100, le=1_000_000)] = _JUDGED.resamples
+    """Number of bootstrap samples."""
     slices: list[str] = [*_JUDGED.slices]
+    """Columns to slice queries by, or "class_size", "confused" or "label"."""
     slice_drops: dict[str, Fraction] = {**_JUDGED.slice_drops}
+    """Accepted loss by slice ("family=lucide"), column ("family") or "" (others)."""
     index_loss: Fraction = _JUDGED.index_loss
+    """Accepted loss of recall@1 by search through the index."""
     index_p99_ms: NonNegative = _JUDGED.index_p99_ms
+    """Limit on the 99th percentile of the query time in milliseconds; 0 is no limit."""
     index_memory_mib: NonNegative = _JUDGED.index_memory_mib
+    """Limit on the memory of the index in MiB; 0 is no limit."""
     false_accepts: Annotated[Finite, Field(gt=0, lt=1)] = _JUDGED.false_accepts
+    """Target share of queries of unknown classes that search answers."""
     max_calibration_error: Fraction = _JUDGED.max_calibration_error
+    """Calibration error above which search shows no probabilities."""
     require_calibration: bool = _JUDGED.require_calibration
+    """Whether the gate rejects a candidate whose calibration does not hold."""
     clustering: bool = _JUDGED.clustering
+    """Whether to compute clustering metrics, which is slow."""
     force: str = _JUDGED.force
+    """Reason to publish a candidate that the gate rejects; "" does not publish it."""
 
     @property
     def attributes(self) -> list[str]:
@@ -263,29 +235,23 @@ class Evaluation(Section):
 
 
 class Index(Section):
-    """The search index of a release. The evaluation uses the test split alone, whatever the index contains.
-
-    Attributes:
-        splits: splits whose images are searchable, among "train", "val" and "test"; default all.
-        neighbors: neighbors per query for which recall is measured, 1 to 10,000; default 10.
-        leaves: partitions of the index; default 0 chooses it by the number of images.
-        min_recall: minimum share of true neighbors that the index finds, in [0, 1]; default 0.95.
-    """
+    """The search index of a release. The evaluation uses the test split alone, whatever the index contains."""
 
     splits: Annotated[list[Literal["train", "val", "test"]], Field(min_length=1)] = ["train", "val", "test"]
+    """Splits whose images are searchable, among "train", "val" and "test"."""
     neighbors: Neighbors = 10
+    """Neighbors per query for which recall is measured."""
     leaves: Count = 0
+    """Partitions of the index; 0 chooses them by the number of images."""
     min_recall: Fraction = 0.95
+    """Minimum share of true neighbors that the index finds."""
 
 
 class Release(Section):
-    """The publication of releases.
-
-    Attributes:
-        folder: folder of releases; default "", which is `releases/<name>`.
-    """
+    """The publication of releases."""
 
     folder: Annotated[str, Field(max_length=1_000, pattern=r"^[^\x00]*$")] = ""
+    """Folder of releases; "" is `releases/<name>`."""
 
 
 @dataclass(frozen=True)
@@ -309,27 +275,31 @@ class Source:
 
 
 class Experiment(Section):
-    """All settings of a run; paths are relative to the current folder.
-
-    Attributes:
-        name: name of the experiment, 1 to 63 of the characters a-z, 0-9 and -; required.
-        seed: seed of the split, the training and the evaluation, 0 to 2**32 - 2; default 0.
-        runs: folder that holds the run folder of the experiment; default "runs".
-        loss: the loss; default: chosen by the recipe.
-        data, encoder, training, tuning, evaluation, index, release: the sections above; only `data` is required.
-    """
+    """All settings of a run; paths are relative to the current folder."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    """Name of the experiment, 1 to 63 of the characters a-z, 0-9 and -."""
     seed: Seed = RunSettings.seed
+    """Seed of the split, the training and the evaluation."""
     runs: Location = "runs"
+    """Folder that holds the run folder of the experiment."""
     data: Data
+    """The images."""
     encoder: Encoder = Field(default_factory=lambda: Encoder.model_validate({}))
+    """The network."""
     loss: Named | None = None
+    """The loss; chosen by the recipe if not set."""
     training: Training = Training()
+    """The training."""
     tuning: Tuning = Tuning()
+    """The hyperparameter search."""
     evaluation: Evaluation = Evaluation()
+    """The evaluation and the gate."""
     index: Index = Index()
+    """The search index."""
     release: Release = Release()
+    """The publication."""
+    _source: Source | None = PrivateAttr(None)  # no setting: not part of any cache key
 
     @model_validator(mode="before")
     @classmethod
@@ -340,8 +310,6 @@ class Experiment(Section):
         if isinstance(data, Mapping) and data.get("input") == "vectors" and isinstance(encoder, Mapping):
             return {**document, "encoder": {"name": VECTOR_ENCODER, **encoder}}
         return document
-
-    _source: Source | None = PrivateAttr(None)  # no setting: not part of any cache key
 
     @property
     def source(self) -> Source | None:

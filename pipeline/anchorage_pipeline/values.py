@@ -23,21 +23,18 @@ Location = Annotated[str, Field(min_length=1, max_length=1_000, pattern=r"^[^\x0
 class Section(BaseModel):
     """Base class of all sections: unknown keys are errors, and values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class Range(Section):
-    """A range of numbers for the tuner to search; integers only if both ends are integers.
-
-    Attributes:
-        low: smallest value.
-        high: largest value, above `low`.
-        log: whether to search on a logarithmic scale, which requires `low` above 0; default false.
-    """
+    """A range of numbers for the tuner to search; integers only if both ends are integers."""
 
     low: int | Finite
+    """Smallest value."""
     high: int | Finite
+    """Largest value, above `low`."""
     log: bool = False
+    """Whether to search on a logarithmic scale, which requires `low` above 0."""
 
     @model_validator(mode="after")
     def _ordered(self):
@@ -49,13 +46,10 @@ class Range(Section):
 
 
 class Choices(Section):
-    """A list of values for the tuner to try.
-
-    Attributes:
-        choices: the values, at least two.
-    """
+    """A list of values for the tuner to try."""
 
     choices: Annotated[list[bool | int | float | str], Field(min_length=2)]
+    """The values, at least two."""
 
 
 def _kind(value: Any) -> str:

@@ -61,6 +61,7 @@ def test_help_lists_every_command_once(capsys):
             "releases",
             "report",
             "run",
+            "schema",
             "search",
             "spread",
             "train",

@@ -10,7 +10,7 @@ from anchorage_pipeline.cli import main
 _COMPLETE = """
 source script.bash
 function=$(complete -p anchorage | sed 's/.*-F \\([^ ]*\\).*/\\1/')
-COMP_WORDS=(WORDS)
+COMP_WORDS=(TYPED)
 COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
 $function anchorage "${COMP_WORDS[-1]}" "${COMP_WORDS[-2]}"
 printf '%s\\n' "${COMPREPLY[@]}"
@@ -31,7 +31,7 @@ def test_bash_completes_commands_options_and_files(tmp_path, capsys, words, comp
     assert main(["completion", "bash"]) == 0
     (tmp_path / "script.bash").write_text(capsys.readouterr().out)
     (tmp_path / "toy.toml").touch()
-    command = _COMPLETE.replace("WORDS", shlex.join(words))
+    command = _COMPLETE.replace("TYPED", shlex.join(words))
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == completions
 

@@ -15,5 +15,5 @@ FILES = sorted(path for path in FOLDER.glob("*.toml") if not path.name.startswit
 def test_is_whole(path):
     experiment = load_experiment(path)
     assert experiment.name == path.stem
-    assert path.read_text(encoding="utf-8").startswith("# ")
+    assert path.read_text(encoding="utf-8").startswith("#:schema experiment.schema.json\n# ")
     check_parts(experiment)
