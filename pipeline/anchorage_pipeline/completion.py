@@ -15,7 +15,7 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
     for verb in verbs.choices.values():
         for action in verb._actions:
             if action.metavar in _FILES:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks for it
+                action.complete = shtab.FILE
             elif action.metavar == "FOLDER":
-                action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+                action.complete = shtab.DIRECTORY
     return shtab.complete(parser, shell=shell)
