@@ -1,5 +1,6 @@
-"""The three scripts in pipeline/examples run as a reader would run them, and do what they say."""
+"""The scripts and the notebook in pipeline/examples run as a reader would run them, and do what they say."""
 
+import json
 import os
 import re
 import subprocess
@@ -49,6 +50,20 @@ def test_own_data(tmp_path):
     assert len(re.findall(r"^\S+ -> \S+ \(\d\.\d\d\)$", told, re.MULTILINE)) == 3
     assert (tmp_path / "out" / "saved_model").is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path):
+    cells = json.loads((FOLDER / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell.get("outputs", []) == [] for cell in cells)  # stored without results, which would become old
+    (tmp_path / "cells.py").write_text("\n".join("".join(source) for source in code) + "\nprint(repr(run), answers)\n")
+    done = subprocess.run([sys.executable, "cells.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"<Run [A-Z]+: recall@1 [\d.]+, .*; release .*/releases/quickstart/1, report .*report.html>", done.stdout
+    )
+    assert len(re.findall(r"^  +[123]  \d\.\d{4}  ", done.stdout, re.MULTILINE)) == 9
 
 
 def test_scripts_are_short_and_all_tried():

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from anchorage.training.checkpoints import Checkpoints
+from anchorage_pipeline import api
 from anchorage_pipeline.cli import main
 from anchorage_pipeline.datasets.shapes import draw_shapes
 from anchorage_pipeline.lock import hold_folder
@@ -103,6 +104,18 @@ def test_a_second_run_takes_everything_from_the_cache(folder, anchorage):
     assert (done.returncode, done.stderr) == (0, "")
     assert "[ 1/" not in done.stdout
     assert "release  releases/toy/1" in done.stdout
+
+
+def test_python_returns_what_the_command_prints(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    run = api.run("toy.toml", ["data.max_rejects=9"])
+    assert (run.verdict, run.release, set(run.nodes.values())) == ("FIRST", folder / "releases/toy/1", {"CACHED"})
+    report = api.report(run.release)
+    assert run.metrics == {name: metric["value"] for name, metric in report["metrics"].items()}
+    assert run.report.is_file()
+    queries = sorted((folder / "data/shapes").glob("*/003.png"))[:2]
+    answers = api.open_release(folder / "releases/toy").search([queries[0], Image.open(queries[1])], k=2)
+    assert [answer.left_out for answer in answers] == [[f"{q.parent.name}/{q.name}"] for q in queries]
 
 
 def test_search_looks_through_the_whole_catalogue_and_leaves_out_the_query_itself(folder, anchorage):

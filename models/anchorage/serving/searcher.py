@@ -1,6 +1,8 @@
 """Image search in a release: image bytes in, ids of the nearest gallery images out."""
 
+import html
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,11 +11,12 @@ import numpy as np
 from anchorage.data.images import ImageFault, decode_checked, resize_image
 from anchorage.data.store import content_digest
 from anchorage.errors import DataError, UsageError
-from anchorage.release import Release
+from anchorage.release import Release, open_release
 from anchorage.release.manifest import TEXT
 from anchorage.retrieval.calibration import match_probability
 from anchorage.retrieval.index import load_index, search
 from anchorage.retrieval.table import read_ids
+from anchorage.serving.queries import Query, encode_query
 
 _BATCH = 64  # images per batch
 
@@ -50,11 +53,45 @@ class Answer(NamedTuple):
     left_out: Sequence[str] = ()
 
 
+class Answers(list[Answer]):
+    """The answers to several queries, shown as a table."""
+
+    def __repr__(self) -> str:
+        lines = []
+        for number, answer in enumerate(self):
+            lines.append(f"query {number}: {_remark(answer)}".rstrip(": "))
+            lines += [f"  {rank:>3}  {score:.4f}  {label:<24} {id_}" for rank, id_, label, score in _rows(answer)]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook."""
+        cells = [
+            [str(number), str(rank), f"{score:.4f}", label, id_]
+            for number, answer in enumerate(self)
+            for rank, id_, label, score in _rows(answer)
+        ]
+        head = "".join(f"<th>{name}</th>" for name in ("query", "rank", "score", "label", "id"))
+        rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in cells]
+        return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+
+def _rows(answer: Answer) -> list[tuple[int, str, str, float]]:
+    found = zip(answer.ids, answer.labels, answer.scores, strict=True)
+    return [(rank, id_, label, score) for rank, (id_, label, score) in enumerate(found, 1)]
+
+
+def _remark(answer: Answer) -> str:
+    if answer.fault:
+        return f"{answer.fault.code}: {answer.fault.message}"
+    return "unknown: its class is probably not in the gallery" if answer.unknown else ""
+
+
 class Searcher:
     """Loads model, index and gallery of a release, and searches them.
 
     Args:
-        release: from `open_release`, which verifies all files.
+        release: a release from `open_release`, which verifies all files, or
+            the path of a release or of a folder of releases.
 
     Attributes:
         probability: parameters of the match probability; None if the release
@@ -68,7 +105,9 @@ class Searcher:
             `E_QUERY_SHAPE` if their dimensions differ.
     """
 
-    def __init__(self, release: Release):
+    def __init__(self, release: Release | str | os.PathLike):
+        if isinstance(release, str | os.PathLike):
+            release = open_release(os.fspath(release))
         import tensorflow as tf
 
         self.release = release
@@ -93,17 +132,21 @@ class Searcher:
                 f"{self.index.rows} rows in {release.path}.",
             )
 
+    def __repr__(self) -> str:
+        return f"<Searcher of release {self.release.version} in {self.release.path}: {self.index.rows:,} images>"
+
     @property
     def takes_vectors(self) -> bool:
         """Whether the release embeds given vectors instead of images."""
         return "vectors" in self._embed.structured_input_signature[1]
 
-    def search(self, images: Sequence[bytes | np.ndarray], k: int = 10) -> list[Answer]:
+    def search(self, images: Sequence[Query] | Query, k: int = 10) -> Answers:
         """Search the `k` nearest gallery images of each image, without the image itself.
 
         Args:
-            images: encoded images (JPEG, PNG, GIF, BMP, WebP); for a
-                release of vectors `(V,)` float arrays.
+            images: paths, encoded images (JPEG, PNG, GIF, BMP, WebP), Pillow
+                images or `(H, W, 3)` uint8 pixels; or a single one of these.
+                For a release of vectors, `(V,)` float arrays.
             k: number of results per image, limited by the size of the gallery.
 
         Returns:
@@ -111,8 +154,17 @@ class Searcher:
             invalid image has a fault, and the others are not affected.
 
         Raises:
-            UsageError: if `k < 1`.
+            UsageError: if `k < 1`; `E_IMAGE_MISSING`, `E_QUERY_KIND`.
         """
+        if self.takes_vectors:
+            return Answers(self._search(images, k))
+        queries: Any = images
+        batch = isinstance(images, np.ndarray) and images.ndim == 4
+        if not batch and (isinstance(images, str | bytes) or not isinstance(images, Sequence)):
+            queries = [images]
+        return Answers(self._search([encode_query(query) for query in queries], k))
+
+    def _search(self, images: Any, k: int) -> list[Answer]:
         checked = [self._check(image) for image in images]
         faults = [fault for _, fault in checked]
         own = [rows for rows, fault in checked if not fault]

@@ -151,6 +151,50 @@ def test_only_bad_images_and_none_at_all(searcher):
     assert searcher.search([], k=2) == []
 
 
+def test_a_query_is_a_path_bytes_a_picture_or_pixels(searcher, images, tmp_path):
+    (tmp_path / "query.png").write_bytes(images[6])
+    picture = Image.open(io.BytesIO(images[6]))
+    forms = [tmp_path / "query.png", str(tmp_path / "query.png"), images[6], picture, np.asarray(picture)]
+    expected = searcher.search([images[6]], k=3)
+    assert searcher.search(forms, k=3) == expected * 5
+    for single in forms:
+        assert searcher.search(single, k=3) == expected
+    assert searcher.search(np.stack([picture, picture]), k=3) == expected * 2
+    rotated = picture.transpose(Image.Transpose.ROTATE_90)
+    rotated.getexif()[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    assert searcher.search(rotated, k=3) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("nowhere.png", "E_IMAGE_MISSING"),
+        (3, "E_QUERY_KIND"),
+        (np.zeros((4, 4, 3)), "E_QUERY_KIND"),
+        (np.zeros((4, 4), np.uint8), "E_QUERY_KIND"),
+    ],
+)
+def test_other_queries_are_refused(searcher, query, code):
+    with pytest.raises(UsageError) as caught:
+        searcher.search(query)
+    assert caught.value.code == code
+
+
+def test_answers_are_shown_as_a_table(searcher, images):
+    answers = searcher.search([images[2], b"<html>"], k=2)
+    first, nearest, *_, fault = repr(answers).splitlines()
+    assert first == "query 0"
+    assert nearest.split()[:2] == ["1", "1.0000"]
+    assert nearest.endswith("image 2 ü")
+    assert fault.startswith("query 1: E_IMAGE_FORMAT: ")
+    assert answers._repr_html_().count("<tr>") == 3
+    assert f"release {searcher.release.version} " in repr(searcher)
+
+
+def test_a_searcher_opens_the_release_of_a_path(searcher, images):
+    assert Searcher(searcher.release.path).search(images[:2], k=2) == searcher.search(images[:2], k=2)
+
+
 def test_more_than_one_batch(searcher, images):
     answers = searcher.search(images * 11, k=1)
     assert [answer.ids[0] for answer in answers] == [f"image {n} ü" for n in range(12)] * 11

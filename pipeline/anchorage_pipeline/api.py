@@ -1,0 +1,152 @@
+"""The commands as Python functions, which return what the commands print.
+
+    from anchorage_pipeline import api
+
+    run = api.run("catalogue.toml", ["loss.params.margin=0.2"])  # as `anchorage run FILE --set ...`
+    run.metrics, run.verdict, run.report
+    searcher = api.open_release(run.release)
+    searcher.search(["photo.jpg", pixels], k=5)
+
+An experiment is the path of a file, or an `Experiment`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anchorage.errors import GateError
+from anchorage_pipeline.config import Experiment, load_experiment
+
+if TYPE_CHECKING:
+    from anchorage.serving.searcher import Searcher
+
+__all__ = ["Run", "evaluate", "open_release", "report", "run", "train"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Outcome of a run.
+
+    Args:
+        metrics: metrics of the candidate on the test split, in [0, 1].
+        verdict: state of the gate, such as `"FIRST"`, `"BETTER"` or `"HOLD"`.
+        reasons: reasons of the verdict.
+        report: the page of the report.
+        release: folder of the release; None if the gate rejected the candidate.
+        nodes: state of each node, such as `"COMPLETE"` or `"CACHED"`.
+    """
+
+    metrics: dict[str, float]
+    verdict: str
+    reasons: tuple[str, ...]
+    report: Path
+    release: Path | None
+    nodes: dict[str, str]
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in self.metrics.items())
+        return f"<Run {self.verdict}: {metrics} (percent); release {self.release}, report {self.report}>"
+
+
+def run(experiment: Experiment | str | PathLike, overrides: Sequence[str] = (), *, reset_metadata: bool = False) -> Run:
+    """Run the pipeline, as `anchorage run`.
+
+    Args:
+        experiment: the experiment, or the path of its file.
+        overrides: values that replace those of the file, such as `"seed=2"`.
+        reset_metadata: whether to start without the cache of earlier runs.
+
+    Returns:
+        The outcome; its `release` is None if the gate rejected the candidate.
+
+    Raises:
+        AnchorageError: as the command; not for a rejected candidate.
+    """
+    from anchorage_pipeline.graph import local_places
+    from anchorage_pipeline.inspection import check_listing
+    from anchorage_pipeline.preflight import check_parts
+    from anchorage_pipeline.run import run_experiment
+
+    experiment = _experiment(experiment, overrides)
+    check_parts(experiment)
+    check_listing(experiment, local_places(experiment).rejects)
+    summary = run_experiment(experiment, reset_metadata=reset_metadata)
+    folder = summary.outputs["EvaluateRetrieval.report"]
+    told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    release = None
+    if not isinstance(summary.refused, GateError):
+        published = (summary.outputs["PublishRelease.release"] / "release.json").read_text(encoding="utf-8")
+        release = Path(json.loads(published)["path"])
+    return Run(
+        metrics={name: metric["value"] for name, metric in told["metrics"].items()},
+        verdict=told["verdict"]["state"],
+        reasons=tuple(told["verdict"]["reasons"]),
+        report=folder / "report.html",
+        release=release,
+        nodes=summary.states,
+    )
+
+
+def train(
+    experiment: Experiment | str | PathLike, overrides: Sequence[str] = (), *, output: str | PathLike | None = None
+) -> dict[str, Any]:
+    """Train with plain Keras, as `anchorage train`.
+
+    Args:
+        experiment: the experiment, or the path of its file.
+        overrides: values that replace those of the file.
+        output: folder for `learner.keras`, `saved_model/` and the metrics; default `runs/<name>/train`.
+
+    Returns:
+        The content of `metrics.json`: `values` in [0, 1], those of the untrained baselines, and the evaluation set.
+    """
+    from anchorage_pipeline.plain import train_plainly
+    from anchorage_pipeline.preflight import check_parts
+
+    experiment = _experiment(experiment, overrides)
+    check_parts(experiment)
+    return train_plainly(experiment, Path(output) if output else experiment.run_folder / "train")
+
+
+def evaluate(
+    table: str | PathLike, output: str | PathLike, metrics: Sequence[str] = ("recall@1", "map@r"), **options: Any
+) -> dict[str, Any]:
+    """Compute metrics of an embedding table of any size, as `anchorage evaluate`.
+
+    Args:
+        table: embeddings with labels: a Parquet file, or a folder of them.
+        output: folder for the metrics and the neighbors.
+        metrics: the metrics to compute.
+        **options: further arguments of `anchorage_components.beam.evaluation.evaluate_at_scale`.
+
+    Returns:
+        The metrics in `values`, in [0, 1], and the numbers of queries and gallery items.
+    """
+    from anchorage_components.beam.evaluation import evaluate_at_scale
+
+    return evaluate_at_scale(Path(table), Path(output), metrics=metrics, **options)
+
+
+def open_release(path: str | PathLike) -> "Searcher":
+    """Open a release, or the current one in a folder of releases, to search it."""
+    from anchorage.serving.searcher import Searcher
+
+    return Searcher(path)
+
+
+def report(path: str | PathLike) -> dict[str, Any]:
+    """The report of a release, or of the current one in a folder of releases: the content of its `report.json`."""
+    from anchorage.release import open_release as verify
+
+    return json.loads((verify(Path(path)).path / "report/report.json").read_text(encoding="utf-8"))
+
+
+def _experiment(experiment: Experiment | str | PathLike, overrides: Sequence[str]) -> Experiment:
+    if not isinstance(experiment, Experiment):
+        return load_experiment(Path(experiment), overrides)
+    if overrides:
+        raise ValueError(f"`overrides` change a file. Received: an Experiment and {list(overrides)}")
+    return experiment
