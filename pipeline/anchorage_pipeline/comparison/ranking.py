@@ -103,21 +103,6 @@ def unit_means(values: Sequence[float], units: Sequence[Hashable]) -> np.ndarray
     return np.array([np.mean(group) for group in groups.values()])
 
 
-def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Adjust p-values for multiple comparisons: Holm, Scandinavian Journal of Statistics 6, 1979.
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03]).tolist()
-        [0.03, 0.06, 0.06]
-    """
-    values = np.asarray(p_values, float)
-    order = np.argsort(values)
-    adjusted = np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1))
-    result = np.empty(len(order))
-    result[order] = np.minimum(adjusted, 1.0)
-    return result
-
-
 def rank_settings(values: np.ndarray) -> Ranks:
     """Rank the columns of `values` (n units, k settings); higher values are better.
 

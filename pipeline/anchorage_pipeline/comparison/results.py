@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anchorage.judging.bootstrap import holm
 from anchorage_pipeline.comparison.plan import Block, Candidate
 from anchorage_pipeline.comparison.ranking import (
     Difference,
     Estimate,
     Ranks,
     estimate,
-    holm,
     paired_difference,
     rank_settings,
     unit_means,

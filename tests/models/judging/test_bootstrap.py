@@ -79,5 +79,7 @@ def test_seeded():
 def test_holm_by_hand():
     # 4 x 0.01, 3 x 0.02, 2 x 0.03 raised to the one before it, 1 x 0.2
     assert holm([0.2, 0.01, 0.03, 0.02]) == pytest.approx([0.2, 0.04, 0.06, 0.06])
+    # 4 x 0.005, 3 x 0.01, 2 x 0.03, 1 x 0.04 raised to the one before it
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.6]) == pytest.approx([1.0, 1.0])
     assert holm([]) == []

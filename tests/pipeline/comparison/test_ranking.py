@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from anchorage_pipeline.comparison.ranking import estimate, holm, paired_difference, rank_settings
+from anchorage_pipeline.comparison.ranking import estimate, paired_difference, rank_settings
 
 
 def test_runs_of_one_unit_are_averaged_first():
@@ -44,12 +44,6 @@ def test_one_unit_measures_nothing():
 def test_equal_differences(offset, measured, p):
     difference = paired_difference([0.5 + offset, 0.25 + offset], [0.5, 0.25], ["f", "g"])
     assert (difference.measured, difference.p) == (measured, p)
-
-
-def test_holm_by_hand():
-    """Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04, which must not fall back."""
-    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]).tolist() == [1.0, 1.0]
 
 
 # Demsar 2006, table 5a: q(0.05) for 2 to 10 classifiers.
