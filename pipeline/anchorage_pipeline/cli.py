@@ -2,19 +2,18 @@
 
 import argparse
 import json
-import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
 
 from anchorage.disk import disk_fault
 from anchorage.errors import AnchorageError, ResourceError, UsageError
 from anchorage.user_code import find_fault
 from anchorage_pipeline.console import answer, console, progress
+from anchorage_pipeline.options import BEAM_COMMANDS, Parser, add_experiment, add_release, find_release, positive, whole
 from anchorage_pipeline.progress import silence_tensorflow
 
 _DESCRIPTION = "Train, evaluate and publish an image search engine from labelled images."
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     beam_arguments: list[str] = []
-    if arguments[:1] in (["embed"], ["evaluate"]) and "--" in arguments:
+    if arguments[:1] and arguments[0] in BEAM_COMMANDS and "--" in arguments:
         separator = arguments.index("--")
         arguments, beam_arguments = arguments[:separator], arguments[separator + 1 :]
     options = create_parser().parse_args(arguments, argparse.Namespace(beam_arguments=beam_arguments))
@@ -77,25 +76,6 @@ def _stop(signum, frame):
     raise ResourceError("E_INTERRUPTED", "stopped by SIGTERM; run the same command again to resume")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Suggests the closest known command or option for an unknown one."""
-
-    def parse_known_args(self, args=None, namespace=None):
-        """Reject unknown options in the subparser, which knows the options of its command."""
-        options, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            known = [option for action in self._actions for option in action.option_strings]
-            beam = " Put options for Beam after --." if self.get_default("run") in (_embed, _evaluate) else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown)}.{_nearest(unknown[0], known)}{beam}")
-        return options, unknown
-
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and the message, then exit with status 2."""
-        if choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
-            message += _nearest(choice[1], choice[2].replace("'", "").split(", "))
-        super().error(message)
-
-
 def _version() -> str:
     try:
         return metadata.version("anchorage")
@@ -103,15 +83,9 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    from anchorage.registry import nearest
-
-    return nearest(word, known)
-
-
 def create_parser() -> argparse.ArgumentParser:
     """The parser of the command line, with one subparser per command."""
-    parser = _Parser(
+    parser = Parser(
         prog="anchorage",
         usage="anchorage [-h] [--version] COMMAND ...",
         description=_DESCRIPTION,
@@ -135,7 +109,7 @@ def create_parser() -> argparse.ArgumentParser:
     )
 
     verb = _add(verbs, "check", _check, "validate an experiment file and its data without running anything")
-    _add_experiment(verb)
+    add_experiment(verb)
 
     verb = _add(verbs, "losses", _losses, "list the losses, or document one")
     verb.add_argument("name", nargs="?", metavar="NAME", help="loss to document, such as contrastive (default: list)")
@@ -147,12 +121,12 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", metavar="FOLDER", help="folder of the downloaded preset (default: encoders/<name>)")
 
     verb = _add(verbs, "train", _train, "train and evaluate with plain Keras: no pipeline, no release")
-    _add_experiment(verb)
+    add_experiment(verb)
     verb.add_argument("--output", metavar="FOLDER", help="folder for model and metrics (default: runs/<name>/train)")
 
     verb = _add(verbs, "compare", _compare, "compare losses over seeds and class folds; resumes if stopped")
     verb.add_argument("comparison", metavar="FILE", help="comparison file (TOML)")
-    verb.add_argument("--jobs", type=_positive, default=1, metavar="N", help="parallel processes (default: 1)")
+    verb.add_argument("--jobs", type=positive, default=1, metavar="N", help="parallel processes (default: 1)")
     verb.add_argument(
         "--only",
         nargs="+",
@@ -164,11 +138,11 @@ def create_parser() -> argparse.ArgumentParser:
     verb = _add(
         verbs, "spread", _spread, "train with several seeds and report the spread of the metrics; resumes if stopped"
     )
-    _add_experiment(verb)
+    add_experiment(verb)
     verb.add_argument(
         "--seeds",
         nargs="+",
-        type=_whole,
+        type=whole,
         default=[1, 2, 3, 4, 5],
         metavar="SEED",
         help="training seeds, one training each (default: 1 2 3 4 5)",
@@ -176,7 +150,7 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument("--machine", metavar="NAME", help="name to record for this machine (default: its host name)")
 
     verb = _add(verbs, "run", _run, "run the whole pipeline, from images to an evaluated release")
-    _add_experiment(verb)
+    add_experiment(verb)
     verb.add_argument(
         "--reset-metadata",
         action="store_true",
@@ -188,13 +162,13 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--text", nargs="+", default=[], metavar="TEXT", help="descriptions; needs a release of an image-text encoder"
     )
-    _add_release(verb)
-    verb.add_argument("--neighbors", type=_positive, default=10, metavar="K", help="results per image (default: 10)")
+    add_release(verb)
+    verb.add_argument("--neighbors", type=positive, default=10, metavar="K", help="results per image (default: 10)")
     verb.add_argument("--picture", metavar="FILE", help="draw a contact sheet of the results (default: none)")
 
     verb = _add(verbs, "embed", _embed, "embed images into a Parquet table; options after -- go to Beam")
     verb.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders of images")
-    _add_release(verb)
+    add_release(verb)
     verb.add_argument("--output", required=True, metavar="TABLE.parquet", help="table to write (required)")
 
     verb = _add(
@@ -213,13 +187,13 @@ def create_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument(
         "--sample",
-        type=_positive,
+        type=positive,
         default=10_000,
         metavar="N",
         help="number of queries to sample, if there are more (default: %(default)s)",
     )
     verb.add_argument(
-        "--neighbors", type=_positive, default=10, metavar="K", help="neighbors to write per query (default: 10)"
+        "--neighbors", type=positive, default=10, metavar="K", help="neighbors to write per query (default: 10)"
     )
     verb.add_argument("--seed", type=int, default=0, help="seed of the query sample (default: 0)")
     verb.add_argument(
@@ -237,7 +211,7 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--output", metavar="FOLDER", help="folder for the comparison of two (default: report-<first>-<second>)"
     )
-    _add_release(verb)
+    add_release(verb)
 
     verb = _add(verbs, "releases", _releases, "list the releases, or roll back to an earlier one")
     verb.add_argument(
@@ -249,11 +223,11 @@ def create_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument(
         "--to",
-        type=_positive,
+        type=positive,
         metavar="VERSION",
         help="version to roll back to (default: the newest intact one that differs from the current)",
     )
-    _add_release(verb)
+    add_release(verb)
 
     verb = _add(verbs, "schema", _schema, "print the JSON Schema of the experiment file")
     verb.add_argument("--markdown", action="store_true", help="print a page that lists every key instead")
@@ -279,37 +253,6 @@ def _add(verbs, name: str, run, purpose: str) -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="write the result as JSON, the progress to standard error")
     verb.add_argument("--quiet", action="store_true", help="write the result and errors only, no progress")
     return verb
-
-
-def _add_experiment(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("experiment", metavar="FILE", help="experiment file (TOML)")
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace a value of the file, such as loss.params.margin=0.2; may be repeated",
-    )
-
-
-def _add_release(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--release",
-        metavar="FOLDER",
-        help="folder of releases, or of one version in it (default: the only one below releases/)",
-    )
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, received {text!r:.60}")
-    return int(text)
-
-
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise argparse.ArgumentTypeError(f"expected a non-negative integer, received {text!r:.60}")
-    return int(text)
 
 
 def _data(options) -> None:
@@ -492,27 +435,6 @@ def _completion(options) -> None:
     script = completion_script(create_parser(), options.shell)
     answer({"script": script})
     print(script)
-
-
-def find_release(folder: str | None) -> Path:
-    """Return the given folder, or else the only folder of releases below `releases/`.
-
-    Raises:
-        UsageError: E_RELEASE_MISSING, if there is no release; E_RELEASE_UNCLEAR, if there are several folders.
-    """
-    if folder:
-        return Path(folder)
-    folders = sorted(pointer.parent for pointer in Path("releases").glob("*/current"))
-    if not folders:
-        raise UsageError(
-            "E_RELEASE_MISSING",
-            "Expected a release below ./releases. Found none: publish one with `anchorage run`, "
-            "or name a folder with --release",
-        )
-    if len(folders) > 1:
-        names = ", ".join(map(str, folders))
-        raise UsageError("E_RELEASE_UNCLEAR", f"Expected one folder of releases. Found {names}: choose with --release")
-    return folders[0]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from anchorage.release.manifest import seal
-from anchorage_pipeline.cli import create_parser, find_release, main
+from anchorage_pipeline.cli import create_parser, main
+from anchorage_pipeline.options import find_release
 
 _EXPERIMENT = """
 name = "toy"

@@ -177,7 +177,7 @@ class Searcher:
             for fault in faults
         ]
 
-    def search_text(self, texts: Sequence[str], k: int = 10) -> list[Answer]:
+    def search_text(self, texts: Sequence[str], k: int = 10) -> Answers:
         """The `k` gallery images nearest to each description.
 
         What the release knows of matches and unknown queries was measured between images: these answers have none.
@@ -189,7 +189,8 @@ class Searcher:
         rows, scores = search(self.index, self._embed_text(texts), k)
         ids, labels = self.gallery["id"][rows].tolist(), self.gallery["label"][rows].tolist()
         found = zip(ids, labels, scores.tolist(), strict=True)
-        return [Answer(*answer, likely=None, probabilities=None, unknown=None, fault=None) for answer in found]
+        answers = [Answer(*answer, likely=None, probabilities=None, unknown=None, fault=None) for answer in found]
+        return Answers(answers)
 
     def _embed_text(self, texts: Sequence[str]) -> np.ndarray:
         import tensorflow as tf

@@ -1,0 +1,92 @@
+"""The parts of the command line's parser that several commands share."""
+
+import argparse
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+from anchorage.errors import UsageError
+
+BEAM_COMMANDS = ("embed", "evaluate")  # pass options after -- to Beam
+
+
+class Parser(argparse.ArgumentParser):
+    """Suggests the closest known command or option for an unknown one."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Reject unknown options in the subparser, which knows the options of its command."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            beam = " Put options for Beam after --." if self.prog.split()[-1] in BEAM_COMMANDS else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{_nearest(unknown[0], known)}{beam}")
+        return options, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, then exit with status 2."""
+        if choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += _nearest(choice[1], choice[2].replace("'", "").split(", "))
+        super().error(message)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    from anchorage.registry import nearest
+
+    return nearest(word, known)
+
+
+def add_experiment(verb: argparse.ArgumentParser) -> None:
+    """Add the experiment file and the values that replace its own."""
+    verb.add_argument("experiment", metavar="FILE", help="experiment file (TOML)")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace a value of the file, such as loss.params.margin=0.2; may be repeated",
+    )
+
+
+def add_release(verb: argparse.ArgumentParser) -> None:
+    """Add the release, which need not be named if there is only one."""
+    verb.add_argument(
+        "--release",
+        metavar="FOLDER",
+        help="folder of releases, or of one version in it (default: the only one below releases/)",
+    )
+
+
+def find_release(folder: str | None) -> Path:
+    """Return the given folder, or else the only folder of releases below `releases/`.
+
+    Raises:
+        UsageError: E_RELEASE_MISSING, if there is no release; E_RELEASE_UNCLEAR, if there are several folders.
+    """
+    if folder:
+        return Path(folder)
+    folders = sorted(pointer.parent for pointer in Path("releases").glob("*/current"))
+    if not folders:
+        raise UsageError(
+            "E_RELEASE_MISSING",
+            "Expected a release below ./releases. Found none: publish one with `anchorage run`, "
+            "or name a folder with --release",
+        )
+    if len(folders) > 1:
+        names = ", ".join(map(str, folders))
+        raise UsageError("E_RELEASE_UNCLEAR", f"Expected one folder of releases. Found {names}: choose with --release")
+    return folders[0]
+
+
+def positive(text: str) -> int:
+    """Read a positive integer."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, received {text!r:.60}")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """Read a non-negative integer."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise argparse.ArgumentTypeError(f"expected a non-negative integer, received {text!r:.60}")
+    return int(text)
