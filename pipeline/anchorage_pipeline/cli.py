@@ -20,7 +20,7 @@ _DESCRIPTION = "Train, evaluate and publish an image search engine from labelled
 _GROUPS = {
     "experiments": ("data", "init", "check", "train", "run", "spread", "compare"),
     "releases": ("search", "embed", "report", "releases"),
-    "reference and evaluation": ("losses", "schema", "evaluate"),
+    "reference and evaluation": ("losses", "encoders", "schema", "evaluate"),
     "shell": ("completion",),
 }
 _EXIT_STATUSES = """\

@@ -55,7 +55,7 @@ def test_parameters_ranges_and_parts_are_valid(validator, loss):
         {**LEAST, "data": {"path": "images", "val_share": 1.0}},
         {**LEAST, "data": {"path": "images", "fit": "stretch"}},
         {**LEAST, "training": {"epochs": None}},
-        {**LEAST, "training": {"epochs": 0}},
+        {**LEAST, "training": {"epochs": -1}},
         {**LEAST, "loss": "margin"},
     ],
 )
