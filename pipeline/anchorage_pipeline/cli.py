@@ -19,7 +19,7 @@ _DESCRIPTION = "Train, evaluate and publish an image search engine from labelled
 _GROUPS = {
     "experiments": ("data", "init", "check", "train", "run", "spread", "compare"),
     "releases": ("search", "embed", "report", "releases"),
-    "reference and evaluation": ("losses", "evaluate"),
+    "reference and evaluation": ("losses", "encoders", "evaluate"),
 }
 _EXIT_STATUSES = """\
 exit status:
