@@ -34,9 +34,7 @@ def find_cautions(experiment: Experiment, root: Path, sources: Sequence[Source],
             f"the shorter side of the images is {side} pixels (median), much smaller than `data.image_size` = {size}: "
             "a smaller value trains faster, at about the same quality"
         )
-    if experiment.data.input == "vectors":
-        return found  # the audit of a run finds copies of vectors
-    return [*found, *_copies(experiment, root, sources)]
+    return found if experiment.data.input == "vectors" else [*found, *_copies(experiment, root, sources)]
 
 
 def _in_classes(experiment: Experiment, sources: Sequence[Source]) -> list[str]:

@@ -135,6 +135,8 @@ def _data_lines(found: "Survey", gpus: int) -> list[Line]:
     what = f"{found.layout[0].upper()}{found.layout[1:]}: {found.amount}."
     relative = "" if Path(found.path).is_absolute() else " The path is relative to the current folder."
     lines = [Line("path", found.path, what + relative)]
+    if found.dimension:
+        lines.append(Line("input", found.input))
     if found.columns:
         why = "Columns of the table with other names than path and label."
         if not found.has_label_column:
@@ -189,10 +191,6 @@ def _add_training(tables: Tables, found: "Survey", minutes: int, measure: Measur
         uses = "the vectors as they are" if found.dimension else "the pretrained encoder as it is"
         tables["training"] = [Line("epochs", 0, f"No training: {reason}. Search uses {uses}.")]
         return f"no training: {reason}"
-    if found.dimension:
-        why = "The recipe chooses loss, batches, optimizer and epochs; a run prints them with the reasons."
-        tables["training"] = [Line("", None, why)]
-        return "a residual head on the vectors, trained as the recipe chooses"
     experiment = _experiment(tables)
     settings, choices = choose_settings(training_settings(experiment), found.train_counts)
     chosen = {choice.setting: choice for choice in choices}
@@ -218,26 +216,25 @@ def _add_training(tables: Tables, found: "Survey", minutes: int, measure: Measur
         Line("epochs", epochs, why),
         Line("", None, "The recipe chooses optimizer, learning rates, augmentation and methods; a run prints them."),
     ]
-    plan = f"{experiment.encoder.name} at {experiment.data.image_size} pixels, {loss}, {epochs} epochs of {steps.value}"
-    return f"{plan} steps of {step:.2g} s (measured): {duration}"
+    size = "a residual head" if found.dimension else f"{experiment.encoder.name} at {experiment.data.image_size} pixels"
+    return f"{size}, {loss}, {epochs} epochs of {steps.value} steps of {step:.2g} s (measured): {duration}"
 
 
 def _why_untrained(tables: Tables, found: "Survey") -> str:
     """Why the data cannot be trained on; empty if it can."""
     from anchorage_pipeline.inspection import check_listing
 
-    kind = "vectors" if found.dimension else "images"
+    kind = found.input
     if not found.labelled:
         return f"the {kind} have no labels (neither a folder per class nor a column of a table)"
     if (paired := sum(count > 1 for count in found.train_counts)) < 2:
         return f"a loss needs two training classes of two or more {kind}. Received: {paired}"
-    if not found.dimension:
-        try:
-            check_listing(_experiment(tables))
-        except UsageError as error:
-            if not error.code.startswith("E_TOO_FEW"):
-                raise
-            return error.message.rstrip(".")
+    try:
+        check_listing(_experiment(tables))
+    except UsageError as error:
+        if not error.code.startswith("E_TOO_FEW"):
+            raise
+        return error.message.rstrip(".")
     return ""
 
 

@@ -8,14 +8,14 @@ import numpy as np
 from anchorage.data.store import RecordSpec
 from anchorage.training.recipes import choose_settings
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.graph import training_settings
+from anchorage_pipeline.graph import record_spec, training_settings
 
 _WARM_UP, _TIMED = 2, 8  # steps
 _SECONDS = 10.0  # after which no further step is timed
 
 
 def measure_step(experiment: Experiment, counts: Sequence[int]) -> float:
-    """Time training steps on random images.
+    """Time training steps on random images or vectors.
 
     Args:
         experiment: the experiment without ranges.
@@ -25,14 +25,13 @@ def measure_step(experiment: Experiment, counts: Sequence[int]) -> float:
         The median of the seconds per step, with augmentation and without validation.
     """
     from anchorage.data.batches import create_augmentation, training_batches
-    from anchorage.training.building import DataFacts, build_training
+    from anchorage.training.building import DataFacts, build_training, create_sampler
     from anchorage.training.settings import RunSettings
 
     settings = RunSettings.from_dict(choose_settings(training_settings(experiment), counts)[0])
-    images = _RandomImages(counts, RecordSpec(experiment.data.image_size))
-    learner, sampler, _ = build_training(settings, DataFacts(images.labels, counts, images.spec))
-    if sampler is None:
-        raise ValueError("Expected settings that train. Received: epochs = 0")
+    images = _RandomImages(counts, record_spec(experiment))
+    learner = build_training(settings, DataFacts(images.labels, counts, images.spec)).learner
+    sampler = create_sampler(settings.training.sampler, images.labels, settings.seed)
     augmentation = create_augmentation(settings.training.augmentation)
     ends: list[float] = []
     for batch, labels in training_batches(images, sampler, 0, _WARM_UP + _TIMED, augmentation, settings.seed):
@@ -44,7 +43,7 @@ def measure_step(experiment: Experiment, counts: Sequence[int]) -> float:
 
 
 class _RandomImages:
-    """Random pixels in place of a `RecordStore`."""
+    """Random pixels, or vectors, in place of a `RecordStore`."""
 
     def __init__(self, counts: Sequence[int], spec: RecordSpec):
         self.spec = spec
@@ -57,4 +56,4 @@ class _RandomImages:
         return len(self.labels)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        return self._random.integers(0, 256, (len(rows), *self.spec.shape), dtype=np.uint8)
+        return self._random.integers(0, 256, (len(rows), *self.spec.shape)).astype(self.spec.dtype)

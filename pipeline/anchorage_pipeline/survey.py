@@ -2,15 +2,16 @@
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from anchorage.data.intake import count_by_code, format_reject, read_image
 from anchorage.data.listing import SPLITS, SUFFIXES, Listing, Reject, Source
-from anchorage.data.vectors import VectorTable, is_vector_data, list_vectors
+from anchorage.data.vectors import VectorTable, is_vector_data
 from anchorage.errors import DataError, UsageError
 from anchorage_pipeline.config import Data, Experiment
 from anchorage_pipeline.graph import locate_data
@@ -58,6 +59,11 @@ class Survey:
     broken: tuple[Reject, ...] = ()
 
     @property
+    def input(self) -> str:
+        """What `data.input` calls the records."""
+        return "vectors" if self.dimension else "images"
+
+    @property
     def sizes(self) -> Counter[str]:
         """Number of images of each class."""
         return Counter(source.label for source in self.listing.sources)
@@ -87,11 +93,12 @@ class Survey:
     @property
     def amount(self) -> str:
         """How much there is, in words."""
-        kind = "vectors" if self.dimension else "images"
         if not self.labelled:
-            return f"{self.records:,} {kind}"
+            return f"{self.records:,} {self.input}"
         median = int(np.median(list(self.sizes.values())))
-        return f"{len(self.listing.sources):,} {kind} of {len(self.sizes):,} classes, {median:,} per class (median)"
+        return (
+            f"{len(self.listing.sources):,} {self.input} of {len(self.sizes):,} classes, {median:,} per class (median)"
+        )
 
     @property
     def splits(self) -> str:
@@ -109,9 +116,10 @@ class Survey:
             lines.append(f"sizes    shorter side {self.side} pixels ({of}), {least} to {most}")
         if self.labelled:
             sizes = list(self.sizes.values())
-            kind = "vectors" if self.dimension else "images"
-            lines.append(f"split    {kind} / classes: {self.splits}")
-            lines.append(f"classes  {min(sizes):,} to {max(sizes):,} {kind}; with a single one: {sizes.count(1):,}")
+            lines.append(f"split    {self.input} / classes: {self.splits}")
+            lines.append(
+                f"classes  {min(sizes):,} to {max(sizes):,} {self.input}; with a single one: {sizes.count(1):,}"
+            )
         if self.broken:
             opened = len(self.sides) + len(self.broken)
             lines.append(f"rejects  {len(self.broken)} of {opened} opened images: {format_reject(self.broken[0])}")
@@ -134,12 +142,15 @@ def survey_data(path: str) -> Survey:
     found = _survey_vectors(path) if is_vector_data(path) else _survey_images(path)
     if found.labelled:
         _check_classes(found)
+    if found.labelled and not found.given and len(found.sizes) == _FEWEST:
+        share = 0.3  # one class for each split, where the default share would take two
+        found = replace(found, test_share=share, listing=_list(path, dict(found.columns), found.input, share))
     return found
 
 
 def _survey_vectors(path: str) -> Survey:
     table = VectorTable(path)
-    listing = list_vectors(table, val_share=_default("val_share"), test_share=_default("test_share"), seed=0)
+    listing = _list(path, {}, "vectors")
     return Survey(
         path,
         f"table of vectors with {table.dimension:,} numbers each",
@@ -155,7 +166,7 @@ def _survey_images(path: str) -> Survey:
     root, table = locate_data(Experiment.model_validate({"name": "unnamed", "data": {"path": path}}))
     columns = _choose_columns(table) if table else {}
     no_labels = columns.get("label") == columns.get("path", "path")
-    listing = _list(path, columns, _default("test_share"))
+    listing = _list(path, columns, "images")
     without = [reject for reject in listing.rejects if reject.code == "E_LABEL_MISSING"]
     labelled = not no_labels and len(listing.sources) >= len(without) and bool(listing.sources)
     images: list[Source | Reject] = [*listing.sources, *without]
@@ -168,10 +179,6 @@ def _survey_images(path: str) -> Survey:
     layout, given = _layout(table, listing, labelled)
     if labelled and not given and not table:
         _check_names(path, {source.label for source in listing.sources})
-    test_share = _default("test_share")
-    if labelled and not given and len({source.label for source in listing.sources}) == _FEWEST:
-        test_share = 0.3  # one class for each split, where the default share would take two
-        listing = _list(path, columns, test_share)
     sides, broken = _open_some(root, sorted(images, key=lambda image: image.id))
     return Survey(
         path,
@@ -180,8 +187,7 @@ def _survey_images(path: str) -> Survey:
         labelled,
         len(images),
         given,
-        test_share,
-        tuple(columns.items()),
+        columns=tuple(columns.items()),
         sides=tuple(sides),
         broken=tuple(broken),
     )
@@ -267,8 +273,9 @@ def _header(table: Path) -> list[str]:
         return []
 
 
-def _list(path: str, columns: dict[str, str], test_share: float) -> Listing:
-    data = {"path": path, "columns": columns, "test_share": test_share}
+def _list(path: str, columns: Mapping[str, str], input_: str, test_share: float | None = None) -> Listing:
+    data: dict[str, Any] = {"path": path, "columns": columns, "input": input_}
+    data |= {} if test_share is None else {"test_share": test_share}
     experiment = Experiment.model_validate({"name": "unnamed", "data": data})
     return list_sources(experiment, val_share=experiment.data.val_share)
 

@@ -167,11 +167,14 @@ def test_vectors_get_a_head(folder):
     table = {"embedding": list(vectors), "label": [str(row % 8) for row in range(24)]}
     parquet.write_table(pa.table(table), folder / "vectors.parquet")
     document, summary = start("vectors.parquet")
-    assert document["data"] == {"path": "vectors.parquet", "test_share": 0.5}
+    assert document["data"] == {"path": "vectors.parquet", "input": "vectors", "test_share": 0.5}
     assert document["encoder"] == {"name": "head", "params": {"kind": "residual"}, "embedding_size": 5}
-    assert document["training"] == {}
+    # Of 8 classes 4 are tested and 1 validates; 3 classes of 3 vectors are left to train on.
+    assert document["training"]["sampler"]["params"] == {"classes": 3, "per_class": 3}
+    assert inspect_data(check_file("vectors.toml"))[0].startswith("data     24 vectors of 8 classes")
     assert summary[0].startswith("data     table of vectors with 5 numbers each in vectors.parquet: 24 vectors of 8 cl")
     assert start("unlabelled.npy")[0]["training"] == {"epochs": 0}
+    assert inspect_data(check_file("unlabelled.toml"))[0].startswith("data     24 vectors")
 
 
 def test_images_outside_the_folders_of_classes_are_left_out(folder):
