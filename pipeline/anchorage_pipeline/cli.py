@@ -105,7 +105,7 @@ def create_parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", metavar="FILE.toml", help="file to write (default: <name>.toml)")
     verb.add_argument("--name", metavar="NAME", help="name of the experiment (default: that of PHOTOS)")
     verb.add_argument(
-        "--minutes", type=_positive, default=10, metavar="N", help="time for a run on this machine (default: 10)"
+        "--minutes", type=positive, default=10, metavar="N", help="time for a run on this machine (default: 10)"
     )
 
     verb = _add(verbs, "check", _check, "validate an experiment file and its data without running anything")
@@ -264,9 +264,11 @@ def _data(options) -> None:
 def _init(options) -> None:
     from anchorage_pipeline.starter import start_experiment
 
-    lines = start_experiment(
-        options.photos, output=options.output or "", name=options.name or "", minutes=options.minutes
-    )
+    with progress():
+        lines = start_experiment(
+            options.photos, output=options.output or "", name=options.name or "", minutes=options.minutes
+        )
+    answer({"lines": lines})
     print("\n".join(lines))
 
 
