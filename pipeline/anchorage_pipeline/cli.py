@@ -264,9 +264,11 @@ def _data(options) -> None:
 def _init(options) -> None:
     from anchorage_pipeline.starter import start_experiment
 
-    lines = start_experiment(
-        options.photos, output=options.output or "", name=options.name or "", minutes=options.minutes
-    )
+    with progress():
+        lines = start_experiment(
+            options.photos, output=options.output or "", name=options.name or "", minutes=options.minutes
+        )
+    answer({"lines": lines})
     print("\n".join(lines))
 
 

@@ -19,6 +19,7 @@ class StandIn:
     """Answers with the first images of a gallery of 30, or of 29 besides the query."""
 
     threshold, calibration, probability, unknown_below, doubts = None, {}, None, None, ()
+    takes_vectors = False
     index = SimpleNamespace(rows=len(GALLERY))
 
     def __init__(self, release):
