@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
 from anchorage.data.vectors import is_vector_data
@@ -51,6 +51,13 @@ class Named(Section):
     """Name in the table of components, or `"module:ClassName"` for a user-defined one."""
     params: Params = {}
     """Constructor arguments, which may be ranges."""
+
+
+def _as_table(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+NameOrTable = Annotated[Named, BeforeValidator(_as_table, json_schema_input_type=str | Named)]
 
 
 class Data(Section):
@@ -163,6 +170,8 @@ class Training(Section):
     """Training methods around the loss, the first one outermost; [] uses none."""
     procedure: Named | None = None
     """A training that consists of several runs, such as self-training; a single run if not set."""
+    loggers: list[NameOrTable] = [Named(name="tensorboard")]
+    """What logs the metrics: "tensorboard", "mlflow", "wandb" or a Keras callback, by name or as table with `params`."""
 
 
 class Tuning(Section):
