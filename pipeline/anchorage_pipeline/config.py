@@ -171,7 +171,7 @@ class Training(Section):
     procedure: Named | None = None
     """A training that consists of several runs, such as self-training; a single run if not set."""
     loggers: list[NameOrTable] = [Named(name="tensorboard")]
-    """What logs the metrics: "tensorboard", "mlflow", "wandb" or a Keras callback, by name or as table with `params`."""
+    """What logs the metrics: "tensorboard", "mlflow", "wandb" or a Keras callback; names, or tables with `params`."""
 
 
 class Tuning(Section):
@@ -263,6 +263,17 @@ class Release(Section):
     """Folder of releases; "" is `releases/<name>`."""
 
 
+class Card(Section):
+    """What the report and the model card of a release say beside what was measured."""
+
+    intended_use: str = ""
+    """What the model is for; "" is finding images of the same class among images like these."""
+    limitations: list[str] = []
+    """Known limits, one sentence each, added to those of the evaluation."""
+    license: str = ""
+    """Identifier of the model's license, such as "apache-2.0"; "" names none."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the settings of an experiment come from.
@@ -308,6 +319,8 @@ class Experiment(Section):
     """The search index."""
     release: Release = Release()
     """The publication."""
+    card: Card = Card()
+    """What the report and the model card say beside what was measured."""
 
     @model_validator(mode="before")
     @classmethod
