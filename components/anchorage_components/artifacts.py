@@ -20,6 +20,7 @@ AUDIT = "audit.json"
 TABLE, NO_BASELINE = "table.json", "none.json"
 IDS = "ids.parquet"
 THRESHOLDS, CALIBRATION = "thresholds.json", "calibration.json"
+CARD = "MODEL_CARD.md"
 BASELINE = "baseline.json"
 HISTORY = "history.json"  # in the Trainer's ModelRun
 TRIALS = "tuner_results.json"  # in the Tuner's TunerResults

@@ -24,6 +24,7 @@ from anchorage.judging.two_releases import JUDGED
 from anchorage.judging.unmeasured import is_measurable, report_unmeasured
 from anchorage.release import fingerprint_model
 from anchorage.release.manifest import check_pair, read_index_facts
+from anchorage.reporting.card import write_card
 from anchorage.reporting.pictures import read_picture
 from anchorage.reporting.report import write_report
 from anchorage.retrieval.table import Embeddings, read_ids, read_table, write_table
@@ -32,6 +33,7 @@ from anchorage_components.artifacts import (
     AUDIT,
     BASELINE,
     CALIBRATION,
+    CARD,
     HISTORY,
     IDS,
     THRESHOLDS,
@@ -90,7 +92,7 @@ def EvaluateRetrieval(
         tuner_results: trials of the Tuner, for the report.
         settings_json: JSON object with the fields of `JudgeSettings`.
         facts_json: JSON object with `experiment` (the whole experiment file), `data_version` and `run_key`; optionally
-            `command`, `intended_use` and `limits` (a list of sentences).
+            `command`, `intended_use`, `limits` (a list of sentences) and `license`.
         spread_json: JSON object with the spread of the metrics over seeds, see `format_spread`; empty if not measured.
         code_version: digest of the code; part of the cache key, otherwise unused.
 
@@ -161,6 +163,7 @@ def _write(
     write_table(Path(report.uri) / JUDGED, candidate)
     for name, key in ((THRESHOLDS, "thresholds"), (CALIBRATION, "calibration")):
         replace_file(Path(report.uri) / name, json.dumps(judged[key], indent=1).encode())
+    replace_file(Path(report.uri) / CARD, write_card(judged).encode())
     report.set_string_custom_property("state", judged["verdict"]["state"])
     _bless(blessing, model, judged["verdict"])
     logging.info("%s: %s", judged["verdict"]["state"], " ".join(judged["verdict"]["reasons"]))

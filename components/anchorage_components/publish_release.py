@@ -15,7 +15,7 @@ from anchorage.files import replace_file
 from anchorage.release import publish_release
 from anchorage.release.manifest import read_manifest
 from anchorage.retrieval.table import read_ids
-from anchorage_components.artifacts import CALIBRATION, IDS, THRESHOLDS, Release, RetrievalIndex, RetrievalReport
+from anchorage_components.artifacts import CALIBRATION, CARD, IDS, THRESHOLDS, Release, RetrievalIndex, RetrievalReport
 
 
 @component
@@ -36,7 +36,7 @@ def PublishRelease(
     Args:
         model: the candidate, whose serving model is published.
         index: index built with this model.
-        report: report and thresholds, published with the model.
+        report: report, thresholds and model card, published with the model.
         blessing: blessing of this model.
         release: output folder for `release.json` with `version`, `path` and `bundle`, the identity of the manifest;
             gets the custom property `version`.
@@ -62,6 +62,7 @@ def PublishRelease(
             THRESHOLDS: Path(report.uri) / THRESHOLDS,
             CALIBRATION: Path(report.uri) / CALIBRATION,
             "report": Path(report.uri),
+            CARD: Path(report.uri) / CARD,
         },
         facts={**json.loads(facts_json), **_read_results(report)},
     )

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -153,6 +154,23 @@ def import_named(name: str) -> Any:
         if not hasattr(module, attribute):
             raise _not_importable(name, f"{module_name} has no {attribute!r}")
         return getattr(module, attribute)
+
+
+def require_package(module: str, extra: str = "") -> None:
+    """Raise unless an optional package is installed; it is not imported.
+
+    Args:
+        module: its top-level module.
+        extra: extra of `anchorage` that installs it; default: that of the module's name.
+
+    Raises:
+        UsageError: E_PACKAGE_MISSING.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise UsageError(
+            "E_PACKAGE_MISSING",
+            f"Expected the package {module}. It is not installed: `pip install 'anchorage[{extra or module}]'`",
+        )
 
 
 def _not_importable(name: str, why: str, missing: str = "") -> UsageError:

@@ -163,6 +163,9 @@ def train(experiment: Experiment, output: Path | None) -> None:
         f"{metrics['classes']} classes, seed {metrics['seed']}, epoch {metrics['best_epoch']}"
     )
     print(f"model    {shown(output / 'learner.keras')}, for serving: {shown(output / 'saved_model')}")
+    if experiment.training.loggers:
+        names = ", ".join(logger.name for logger in experiment.training.loggers)
+        print(f"logs     {shown(output / 'logs')} ({names})")
 
 
 def compare(path: Path, side_by_side: int, only: Sequence[str]) -> None:

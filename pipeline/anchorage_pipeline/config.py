@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
 from anchorage.data.vectors import is_vector_data
@@ -51,6 +51,13 @@ class Named(Section):
     """Name in the table of components, or `"module:ClassName"` for a user-defined one."""
     params: Params = {}
     """Constructor arguments, which may be ranges."""
+
+
+def _as_table(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+NameOrTable = Annotated[Named, BeforeValidator(_as_table, json_schema_input_type=str | Named)]
 
 
 class Data(Section):
@@ -163,6 +170,8 @@ class Training(Section):
     """Training methods around the loss, the first one outermost; [] uses none."""
     procedure: Named | None = None
     """A training that consists of several runs, such as self-training; a single run if not set."""
+    loggers: list[NameOrTable] = [Named(name="tensorboard")]
+    """What logs the metrics: "tensorboard", "mlflow", "wandb" or a Keras callback; names, or tables with `params`."""
 
 
 class Tuning(Section):
@@ -254,6 +263,17 @@ class Release(Section):
     """Folder of releases; "" is `releases/<name>`."""
 
 
+class Card(Section):
+    """What the report and the model card of a release say beside what was measured."""
+
+    intended_use: str = ""
+    """What the model is for; "" is finding images of the same class among images like these."""
+    limitations: list[str] = []
+    """Known limits, one sentence each, added to those of the evaluation."""
+    license: str = ""
+    """Identifier of the model's license, such as "apache-2.0"; "" names none."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the settings of an experiment come from.
@@ -299,6 +319,8 @@ class Experiment(Section):
     """The search index."""
     release: Release = Release()
     """The publication."""
+    card: Card = Card()
+    """What the report and the model card say beside what was measured."""
 
     @model_validator(mode="before")
     @classmethod

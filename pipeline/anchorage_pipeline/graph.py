@@ -371,8 +371,10 @@ def _judging_nodes(
 
 def _facts(experiment: Experiment, fingerprints: Fingerprints) -> dict:
     """The provenance of the candidate, for the report and the manifest."""
-    source = experiment.source
+    source, card = experiment.source, experiment.card
+    told = {"intended_use": card.intended_use, "limits": card.limitations, "license": card.license}
     return {
+        **{name: value for name, value in told.items() if value},
         "experiment": experiment.model_dump(mode="json", exclude={"runs", "release"}),
         "data_version": fingerprints.data,
         "data_root": str(place_data(experiment)[0]),

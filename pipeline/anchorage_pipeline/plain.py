@@ -58,7 +58,7 @@ def _train(experiment: Experiment, output: Path) -> dict:
     from anchorage.untrained import NAMES, embed_raw, untrained_encoders
 
     learner, result, train, test, checkpoints = train_splits(
-        experiment, output, experiment.seed, log_folder=output / "tensorboard"
+        experiment, output, experiment.seed, log_folder=output / "logs"
     )
     evaluate = partial(evaluate_retrieval, labels=test.labels, roles=test.roles, metrics=experiment.evaluation.metrics)
     judged = evaluate(embed_store(learner, test))

@@ -167,18 +167,21 @@ def _make_parts(settings: RunSettings, spec: RecordSpec, load_weights: bool, mis
         known = {"num_classes": facts.num_classes, "class_counts": facts.class_counts, "embedding_size": size}
         _check_memory(create_loss(loss.name, dict(loss.params), **known), size)
     with suppress(_MistakesFoundError):
-        built = build_training(settings, facts, mistakes)
+        built = build_training(settings, facts, mistakes, log_folder=Path("logs"))
         if built.sampler is not None:
             try_own_parts(built.learner, settings, built.sampler, mistakes)
 
 
 def _check_names(settings: RunSettings, load_weights: bool, mistakes: "_Mistakes") -> RunSettings:
     """Note names that lead nowhere and parameters that nobody takes; the settings without the latter."""
+    import keras
+
     from anchorage.data.sampling import SAMPLERS
     from anchorage.encoders import HEADS
     from anchorage.encoders.backbones import application_names
     from anchorage.methods import METHODS, Method
     from anchorage.procedures import PROCEDURES, Procedure
+    from anchorage.training.loggers import LOGGERS
 
     def check(path: str, part: Part, table: Mapping[str, Any], base: type = object) -> Part:
         found = mistakes.check_params(path, vars(part), table, base)
@@ -194,7 +197,9 @@ def _check_names(settings: RunSettings, load_weights: bool, mistakes: "_Mistakes
     methods = [check(f"training.methods.{i}", part, METHODS, Method) for i, part in enumerate(training.methods)]
     if procedure := training.procedure:
         procedure = check("training.procedure", procedure, PROCEDURES, Procedure)
-    training = replace(training, sampler=sampler, methods=methods, procedure=procedure)
+    callback = keras.callbacks.Callback
+    loggers = [check(f"training.loggers.{i}", part, LOGGERS, callback) for i, part in enumerate(training.loggers)]
+    training = replace(training, sampler=sampler, methods=methods, procedure=procedure, loggers=loggers)
     return replace(settings, encoder=encoder, loss=Part(**loss) if loss else settings.loss, training=training)
 
 

@@ -93,7 +93,7 @@ def main() -> None:
                 "optimizer": {"name": "adamw", "learning_rate": 1e-3, "rate_factors": {"proxies": 100.0}},
             },
         }
-        learner, sampler, _ = build_training(RunSettings.from_dict(values), DataFacts.of(store))
+        learner, sampler, *_ = build_training(RunSettings.from_dict(values), DataFacts.of(store))
         fit_learner(
             learner,
             store,

@@ -152,6 +152,9 @@ def test_first_model_is_blessed_and_published(workshop, table, picture):
     assert release.thresholds == report["thresholds"]
     assert release.calibration == report["calibration"]
     assert (release.path / "report/report.html").is_file()
+    card = (release.path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert card.startswith('---\nlibrary_name: "keras"\n')
+    assert f"| MAP@R | {100 * report['metrics']['map@r']['value']:.1f} |" in card
     assert json.loads((release.path / "labels.json").read_text()) == [f"test-{number}" for number in range(CLASSES)]
     answers = Searcher(release).search([picture(1), b"no image"], k=3)
     assert len(answers[0].ids) == 3

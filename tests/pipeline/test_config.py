@@ -43,6 +43,16 @@ def test_a_network_that_is_named_starts_from_random_weights(write):
     assert (unnamed.name, unnamed.weights, unnamed.embedding_size) == ("efficientnet_lite0", "imagenet", 64)
 
 
+def test_the_card_reaches_report_and_manifest(write):
+    from anchorage_pipeline.graph import Fingerprints, _facts
+
+    keys = {"intended_use", "limits", "license"}
+    path = write(f"{_LEAST}[card]\nintended_use = 'Icons.'\nlimitations = ['No photos.']\nlicense = 'mit'")
+    facts = _facts(load_experiment(path), Fingerprints("data", "run"))
+    assert {key: facts[key] for key in keys} == {"intended_use": "Icons.", "limits": ["No photos."], "license": "mit"}
+    assert not keys & set(_facts(load_experiment(write(_LEAST)), Fingerprints("data", "run")))
+
+
 def test_all_mistakes_are_reported_at_once_with_their_paths(write):
     text = _LEAST + "margin = 3\n[training]\nepochs = -1\nlearning_rat = 3\n[training.optimizer]\nlearning_rate = -1\n"
     with pytest.raises(UsageError) as caught:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib.util import find_spec
 from textwrap import dedent
 
 import pytest
@@ -36,6 +37,12 @@ def check(tmp_path):
     return check
 
 
+def test_a_logger_whose_package_is_missing_names_the_extra(check, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "mlflow" else find_spec(name))
+    with pytest.raises(UsageError, match=r"training.loggers.0.*pip install 'anchorage\[mlflow\]'"):
+        check("[training]", "[training]\nloggers = ['mlflow']")
+
+
 def test_a_sound_experiment_passes(check):
     check()
     check('"multi_proxy_anchor"\nparams = { alpha = 16.0 }', '"soprc"\nparams = { prior_mul = 0.1 }')
@@ -62,6 +69,18 @@ def test_a_sound_experiment_passes(check):
         ("[training]", "[training]\noptimizer = { params = { momentm = 1 } }", "training.optimizer.params", "beta_1"),
         ("[training]", "[training]\nprocedure = { name = 'class_fold' }", "training.procedure.name", "class_folds"),
         ("[training]", "[training]\nmethods = [{ name = 'moving' }]", "training.methods.0.name", "moving_average"),
+        (
+            "[training]",
+            "[training]\nloggers = ['tensorbord']",
+            "training.loggers.0.name",
+            "mean 'tensorboard'?",
+        ),
+        (
+            "[training]",
+            "[training]\nloggers = ['tensorboard', {name = 'wandb', params = {projet = 'a'}}]",
+            "training.loggers.1.params.projet",
+            "Did you mean 'project'?",
+        ),
         ("[training]", "[evaluation]\nmetrics = ['map@r', 'recal@1']\n[training]", "evaluation.metrics.1", "recall@k"),
     ],
 )

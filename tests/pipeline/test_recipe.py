@@ -27,6 +27,7 @@ IMPLIED = {
     "training.optimizer.frozen_steps.trunk": 0,
     "training.optimizer.params.weight_decay": 0.004,  # of Keras' AdamW
     "loss.params.proxies_per_class": 1,  # of `proxy_nca`
+    "training.loggers": [{"name": "tensorboard", "params": {}}],
     "data.follow_links": False,  # how data was listed that holds no links
 }
 

@@ -6,6 +6,7 @@ A folder of releases is a base path for TensorFlow Serving:
                           text/                                 the text encoder of an image-text preset
                           index/, gallery.parquet                 the index and its rows
                           thresholds.json, labels.json, report/   the evaluation
+                          MODEL_CARD.md                           what the model is for, its metrics and limits
                           manifest.json                           hash and size of every file
     releases/current      the current version; a rollback rewrites this line
 

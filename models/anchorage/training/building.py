@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -18,6 +19,7 @@ from anchorage.learner import MetricLearner
 from anchorage.losses import create_loss
 from anchorage.methods import Method, create_methods, need_raw
 from anchorage.registry import create
+from anchorage.training.loggers import create_logger
 from anchorage.training.optimizers import LossScaleOptimizer, RateFactors, create_optimizer
 from anchorage.training.schedules import WarmupDecay
 from anchorage.training.settings import (
@@ -60,7 +62,7 @@ class DataFacts:
 
 
 class Built(NamedTuple):
-    """A learner with all its weights, the sampler of its batches, and the steps of an epoch.
+    """A learner with all its weights, the sampler of its batches, the steps of an epoch, and the loggers.
 
     With no epoch to train the learner is not compiled and there is no sampler.
     """
@@ -68,10 +70,17 @@ class Built(NamedTuple):
     learner: MetricLearner
     sampler: Sampler | None
     steps_per_epoch: int
+    loggers: Sequence[keras.callbacks.Callback] = ()
 
 
-def build_training(settings: RunSettings, facts: DataFacts, sections: Sections | None = None) -> Built:
-    """Make sampler, encoder, loss, methods and optimizer, and the learner of them.
+def build_training(
+    settings: RunSettings,
+    facts: DataFacts,
+    sections: Sections | None = None,
+    *,
+    log_folder: str | Path | None = None,
+) -> Built:
+    """Make sampler, encoder, loss, methods and optimizer, the learner of them, and the loggers.
 
     Sets the global seeds of Keras, NumPy and Python: the same settings and facts give the same weights. Loss and
     methods may ask by name for `num_classes`, `class_counts`, `embedding_size` and what the sampler's `facts` hold;
@@ -81,6 +90,7 @@ def build_training(settings: RunSettings, facts: DataFacts, sections: Sections |
         settings: what to make.
         facts: of the training images.
         sections: gets to see errors with the path of their section.
+        log_folder: of the loggers, which write nothing before the training; None for no loggers.
 
     Raises:
         AnchorageError: what the parts raise on wrong settings.
@@ -112,12 +122,17 @@ def build_training(settings: RunSettings, facts: DataFacts, sections: Sections |
     for place, method in enumerate(training.methods):
         with sections.at(f"training.methods.{place}"):
             methods += create_methods([vars(method)], **known)
+    loggers = []
+    if log_folder is not None:
+        for place, logger in enumerate(training.loggers):
+            with sections.at(f"training.loggers.{place}"):
+                loggers.append(create_logger(logger, log_folder, settings.to_dict()))
     if training.epochs:
         with sections.at("training.optimizer"):
             optimizer = _create_optimizer(training.optimizer, training.epochs * steps_per_epoch, network)
     sections.require_all()
     learner = _join(network, loss, methods, optimizer, sections)
-    return Built(learner, sampler, steps_per_epoch)
+    return Built(learner, sampler, steps_per_epoch, loggers)
 
 
 def create_network(settings: EncoderSettings, spec: RecordSpec, *, raw: bool = False) -> keras.Model:

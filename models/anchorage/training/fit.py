@@ -1,7 +1,8 @@
 """The training loop: Keras' `fit` with callbacks for validation, checkpoints, resumption and early stopping."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from anchorage.methods import TrainingContext
 from anchorage.replicas import replicas
 from anchorage.training.checkpoints import Checkpoints
 from anchorage.training.frozen_norms import FrozenNorms
+from anchorage.training.loggers import Logger
 from anchorage.training.monitor import SigtermGuard, TrainingMonitor
 from anchorage.training.recipes import Choice
 from anchorage.training.refresh import refresh_sampler
@@ -61,10 +63,10 @@ def fit_learner(
     seed: int = 0,
     checkpoint_folder: str | Path | None = None,
     run_key: str = "",
-    log_folder: str | Path | None = None,
     patience: int = TrainingSettings.patience,
     keep_start: bool = True,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    loggers: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> FitResult:
     """Train a compiled learner and restore the weights of its best epoch.
@@ -86,11 +88,11 @@ def fit_learner(
         seed: seed of the augmentation.
         checkpoint_folder: folder of the checkpoints; None deletes them at the end of the call.
         run_key: identifies the training, such as a hash of its settings.
-        log_folder: folder of TensorBoard logs; None for no logs.
         patience: epochs without improvement after which to stop; 0 for no limit.
         keep_start: whether the network before the first step can be the best one; False if it is the result of another
             training.
         callbacks: additional Keras callbacks.
+        loggers: callbacks that get all metrics of the history, such as those of `anchorage.training.loggers`.
         verbose: as in Keras: 0 silent, 1 progress bar, 2 one line per epoch; `"auto"` for a progress bar on a terminal
             and lines elsewhere.
 
@@ -111,7 +113,7 @@ def fit_learner(
     steps = steps_per_epoch or sampler.steps_per_round
     _build(learner, store.spec.shape)
     context = TrainingContext(learner, store, sampler, steps, epochs, seed)
-    with TemporaryDirectory() as scratch, SigtermGuard() as guard, FrozenNorms() as norms:
+    with TemporaryDirectory() as scratch, SigtermGuard() as guard, FrozenNorms() as norms, ExitStack() as stack:
         checkpoints = Checkpoints(checkpoint_folder or scratch, run_key, sampler)
         progress = checkpoints.resume(learner)
         resumed_step = progress.step
@@ -126,7 +128,6 @@ def fit_learner(
             keep=checkpoint_folder is not None,
         )
         verbose = verbose if verbose != "auto" else 1 if sys.stdout.isatty() else 2
-        boards = [EpochBoard(str(log_folder), write_graph=False)] if log_folder else []
         if progress.history:
             print(f"resuming after step {resumed_step} of {epochs * steps}, from {checkpoints.folder}", flush=True)
         else:
@@ -134,8 +135,9 @@ def fit_learner(
                 method.start(context)
             refresh_sampler(context, step=0)
             monitor.judge_start(learner)
-            _print_start(progress.history[0], learner, boards, verbose)
-        callbacks = [*callbacks, norms, monitor, *boards]
+            _print_start(progress.history[0], verbose)
+        stack.enter_context(_logging(loggers, learner, progress.history))
+        callbacks = [*callbacks, norms, monitor, *loggers]
         while progress.epoch < epochs and not monitor.stop_reason:
             remaining = steps - progress.step % steps  # less than an epoch after an interruption within an epoch
             last = progress.epoch + 1 if remaining < steps else epochs
@@ -168,23 +170,27 @@ def _build(learner: MetricLearner, shape: tuple[int, ...]) -> None:
         learner.optimizer.build(learner.trainable_variables)
 
 
-class EpochBoard(keras.callbacks.TensorBoard):
-    """TensorBoard callback that numbers epochs as the history does: the first trained epoch is 1."""
+@contextmanager
+def _logging(
+    loggers: Sequence[keras.callbacks.Callback], learner: MetricLearner, history: Sequence[Mapping[str, float]]
+) -> Iterator[None]:
+    """Start the loggers with the history so far, and close those that were started."""
+    started: list[Logger] = []
+    failed = True
+    try:
+        for logger in loggers:
+            if isinstance(logger, Logger):
+                logger.set_model(learner)
+                logger.start(history)
+                started.append(logger)
+        yield
+        failed = False
+    finally:
+        for logger in started:
+            logger.close(failed)
 
-    def log_start(self, learner: MetricLearner, row: Mapping[str, float]) -> None:
-        """Log epoch 0."""
-        self.set_model(learner)
-        self._log_epoch_metrics(0, dict(row))
 
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch + 1, logs)
-
-
-def _print_start(
-    row: Mapping[str, float], learner: MetricLearner, boards: Sequence[EpochBoard], verbose: int | str
-) -> None:
+def _print_start(row: Mapping[str, float], verbose: int | str) -> None:
     metrics = " - ".join(f"{name}: {value:.4f}" for name, value in row.items() if name != "epoch")
     if verbose:
         print(f"Epoch 0, before the first step - {metrics}", flush=True)
-    for board in boards:
-        board.log_start(learner, row)

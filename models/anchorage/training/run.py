@@ -62,7 +62,7 @@ def train_run(
         keep_start: as in `fit_learner`, like the arguments below.
         checkpoint_folder: see there.
         run_key: see there.
-        log_folder: see there.
+        log_folder: folder for the files of `training.loggers`; None for no logs.
         verbose: see there.
 
     Raises:
@@ -80,7 +80,8 @@ def train_run(
     augmentation = create_augmentation(chosen.augmentation)
     with _precision(chosen.precision), strategy_scope(chosen.strategy):
         _keep_order()
-        learner, sampler, steps_per_epoch = build_training(settings, DataFacts.of(store))
+        facts = DataFacts.of(store)
+        learner, sampler, steps_per_epoch, loggers = build_training(settings, facts, log_folder=log_folder)
         if prepare is not None:
             prepare(learner)
         if sampler is None:
@@ -94,7 +95,7 @@ def train_run(
             augmentation=augmentation,
             seed=seed,
             checkpoint_folder=checkpoint_folder,
-            log_folder=log_folder,
+            loggers=loggers,
             run_key=run_key,
             verbose=verbose,
             epochs=chosen.epochs,

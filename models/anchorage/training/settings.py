@@ -111,6 +111,7 @@ class TrainingSettings:
         augmentation: what `create_augmentation` takes.
         methods: parts of `METHODS`, the first as the outermost.
         procedure: a part of `PROCEDURES` that makes the learner by several trainings; None for a single one.
+        loggers: parts of `LOGGERS`, used where there is a log folder.
     """
 
     epochs: int
@@ -123,6 +124,7 @@ class TrainingSettings:
     augmentation: Mapping[str, Any] = field(default_factory=dict)
     methods: Sequence[Part] = field(default_factory=list)
     procedure: Part | None = None
+    loggers: Sequence[Part] = field(default_factory=lambda: [Part("tensorboard")])
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingSettings":
@@ -136,6 +138,7 @@ class TrainingSettings:
             "optimizer": OptimizerSettings.from_dict,
             "methods": lambda sections: [Part.from_dict(section) for section in sections],
             "procedure": Part.from_dict,
+            "loggers": lambda sections: [Part.from_dict(section) for section in sections],
         }
         return _read(cls, "training", values, readers)
 

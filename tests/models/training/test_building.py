@@ -54,11 +54,12 @@ def failures(**changes):
 
 
 def test_settings_and_facts_reach_the_parts():
-    learner, sampler, steps_per_epoch = build()
+    learner, sampler, steps_per_epoch, loggers = build()
     assert learner.encoder.output_shape == (None, 8)
     assert learner.loss_layer.num_classes == 8
     assert learner.loss_layer.class_counts == [3] * 8
     assert [type(method).__name__ for method in learner.methods] == ["MovingAverage"]
+    assert loggers == []  # there is no log folder
     assert (sampler.batch_size, steps_per_epoch) == (8, 2)  # 8 classes, 4 a batch
     schedule = learner.optimizer.get_config()["learning_rate"]["config"]
     assert (schedule["total_steps"], schedule["learning_rate"]) == (8, 0.1)

@@ -12,6 +12,7 @@ from anchorage.data.sampling import ClassBatches
 from anchorage.errors import DataError, ResourceError
 from anchorage.training import monitor
 from anchorage.training.fit import fit_learner
+from anchorage.training.loggers import TensorBoard
 from anchorage.training.run import train_run
 from anchorage.training.validation import validate
 
@@ -62,7 +63,7 @@ def rig(store, validation_store, build):
 @pytest.fixture(scope="module")
 def undisturbed(rig, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    learner, result = rig.fit(checkpoint_folder=folder, log_folder=folder / "logs")
+    learner, result = rig.fit(checkpoint_folder=folder, loggers=[TensorBoard(str(folder / "logs"))])
     return learner.get_weights(), result, folder
 
 
@@ -89,7 +90,7 @@ def test_tensorboard_counts_epochs_as_the_history_does(undisturbed):
     tf = pytest.importorskip("tensorflow")
     _, result, folder = undisturbed
     logged = {}
-    for path in sorted((folder / "logs").rglob("events.out.tfevents.*")):
+    for path in sorted((folder / "logs" / "tensorboard").rglob("events.out.tfevents.*")):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 if value.tag in ("epoch_map@r", "epoch_loss"):
