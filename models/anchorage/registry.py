@@ -164,11 +164,11 @@ def require_package(module: str, extra: str = "") -> None:
         extra: extra of `anchorage` that installs it; default: that of the module's name.
 
     Raises:
-        UsageError: E_PACKAGE_MISSING.
+        UsageError: E_EXTRA_MISSING.
     """
     if importlib.util.find_spec(module) is None:
         raise UsageError(
-            "E_PACKAGE_MISSING",
+            "E_EXTRA_MISSING",
             f"Expected the package {module}. It is not installed: `pip install 'anchorage[{extra or module}]'`",
         )
 

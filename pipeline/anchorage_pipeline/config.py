@@ -95,7 +95,7 @@ class Encoder(Named):
     name: str = "efficientnet_lite0"
     """Name of the trunk, or "hub:PRESET" for a preset of KerasHub, or "head" for vectors."""
     embedding_size: Annotated[int, Field(gt=0, le=16_384)] | None = EncoderSettings.embedding_size
-    """Dimension of the embeddings; 128 if not set, or that of the vectors."""
+    """Dimension of the embeddings; if not set and the data are vectors, that of the vectors."""
     pooling: Pooling = EncoderSettings.pooling
     """Pooling of the feature map: "avg", "max" or "gem" (generalized mean); "token" is the class token of a preset."""
     weights: str | None = EncoderSettings.weights
@@ -329,7 +329,7 @@ class Experiment(Section):
         data = document.get("data") if isinstance(document, Mapping) else None
         encoder = document.get("encoder", {}) if isinstance(document, Mapping) else None
         if isinstance(data, Mapping) and data.get("input") == "vectors" and isinstance(encoder, Mapping):
-            return {**document, "encoder": {"name": VECTOR_ENCODER, **encoder}}
+            return {**document, "encoder": {"name": VECTOR_ENCODER, "embedding_size": None, **encoder}}
         return document
 
     _source: Source | None = PrivateAttr(None)  # no setting: not part of any cache key

@@ -108,17 +108,17 @@ class VectorTable:
 
 def is_vector_data(path: str | os.PathLike, columns: Mapping[str, str] | None = None) -> bool:
     """Return whether a path is data of vectors, not images: by its suffix, its files, or a Parquet column of lists."""
-    path = Path(path)
-    if path.is_dir():
-        return (path / "dataset_dict.json").is_file() or any(path.glob("*.arrow"))
-    if path.suffix.lower() != ".parquet" or not path.is_file():
-        return path.suffix.lower() == ".npy"
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
+    path = Path(path)
     try:
+        if path.is_dir():
+            return (path / "dataset_dict.json").is_file() or any(path.glob("*.arrow"))
+        if path.suffix.lower() != ".parquet" or not path.is_file():
+            return path.suffix.lower() == ".npy"
         schema = parquet.read_schema(path)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         return False  # reading the table raises the error
     names = [(columns or {}).get("vector")] if (columns or {}).get("vector") else _NAMES["vector"]
     return any(name in schema.names and _is_list(schema.field(name).type) for name in names)

@@ -160,7 +160,7 @@ def create_logger(part: Part, folder: str | Path, settings: Mapping[str, Any]) -
         settings: settings of the training as plain values.
 
     Raises:
-        UsageError: E_NAME_UNKNOWN, E_PARAMETER_UNKNOWN; E_PACKAGE_MISSING with the extra to install.
+        UsageError: E_NAME_UNKNOWN, E_PARAMETER_UNKNOWN; E_EXTRA_MISSING with the extra to install.
     """
     facts = {"folder": str(folder), "settings": settings}
     return create(LOGGERS, part.name, part.params, facts, base=keras.callbacks.Callback)

@@ -41,7 +41,7 @@ class EncoderSettings:
 
     Args:
         name: of the trunk.
-        embedding_size: length of an embedding; None for 128, or for the length of the vectors that are the input.
+        embedding_size: length of an embedding; None for that of the vectors that are the input.
         pooling: how the feature map becomes one row.
         weights: None for random weights, `"imagenet"` for stored ones where the trunk has them.
         frozen_norm: whether batch normalisation keeps its stored statistics and scales.
@@ -50,7 +50,7 @@ class EncoderSettings:
     """
 
     name: str
-    embedding_size: int | None = None
+    embedding_size: int | None = DEFAULT_EMBEDDING_SIZE
     pooling: Pooling = "gem"
     weights: str | None = None
     frozen_norm: bool = False
