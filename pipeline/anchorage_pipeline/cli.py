@@ -273,27 +273,9 @@ def _init(options) -> None:
 
 
 def _check(options) -> None:
-    from anchorage_pipeline.config import search_space
-    from anchorage_pipeline.preflight import check_file
+    from anchorage_pipeline.commands import check
 
-    with progress():
-        experiment = check_file(options.experiment, options.set)
-        from anchorage_pipeline.inspection import inspect_data
-
-        lines = inspect_data(experiment)
-    ranges = search_space(experiment)
-    search = f", {experiment.tuning.trials} trials over {', '.join(ranges)}" if ranges else ""
-    loss = f"loss {experiment.loss.name if experiment.loss else 'chosen by the recipe'}"
-    loss = "no training" if experiment.untrained else loss
-    answer(
-        {
-            "experiment": experiment.model_dump(mode="json"),
-            "ranges": ranges,
-            "data": dict(line.split(maxsplit=1) for line in lines),
-        }
-    )
-    print(f"{options.experiment}: valid ({loss}, encoder {experiment.encoder.name}{search})")
-    print("\n".join(lines))
+    check(options.experiment, options.set)
 
 
 def _losses(options) -> None:
@@ -344,7 +326,7 @@ def _run(options) -> None:
 
 
 def _search(options) -> None:
-    from anchorage_pipeline.commands import search
+    from anchorage_pipeline.searching import search
 
     if not options.images and not options.text:
         raise UsageError("E_IMAGE_MISSING", "Expected images, or descriptions with --text. Received: neither")
@@ -376,47 +358,17 @@ def _evaluate(options) -> None:
 def _report(options) -> None:
     import webbrowser
 
-    from anchorage.release import open_release
+    from anchorage_pipeline.commands import report
 
-    if len(options.which) > 2:
-        raise UsageError("E_RELEASE_UNCLEAR", f"Expected at most two releases. Received: {' '.join(options.which)}")
-    releases = [
-        open_release(find_release(options.release), int(which)) if which.isdecimal() else open_release(which)
-        for which in options.which
-    ]
-    if len(releases) == 2:
-        from anchorage_pipeline.commands import compare_releases
-
-        older, newer = releases
-        folder = Path(options.output or f"report-{older.version}-{newer.version}")
-        page = compare_releases(older, newer, folder.absolute())
-    else:
-        page = (releases or [open_release(find_release(options.release))])[0].path / "report" / "report.html"
-        answer({"report": page})
-    print(page)
+    page = report(options.which, options.release, options.output)
     if not options.json:
         webbrowser.open(page.as_uri())
 
 
 def _releases(options) -> None:
-    from anchorage.release import current_version, list_releases, open_release, roll_back
+    from anchorage_pipeline.commands import releases
 
-    folder = find_release(options.release)
-    if options.action == "rollback":
-        current = roll_back(folder, options.to)
-        answer({"folder": folder, "current": current})
-        print(f"current release: {current} (in {folder})")
-        return
-    print(f"releases in {folder}")
-    releases = list_releases(folder)
-    answer({"folder": folder, "releases": [release._asdict() for release in releases]})
-    for release in releases:
-        mark = "->" if release.current else "  "
-        metrics = release.facts.get("metrics", {})
-        details = release.fault or "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        print(f"{mark} {release.version:>4}  {release.created}  {details}")
-    if current_version(folder) not in (None, *(release.version for release in releases)):
-        open_release(folder)  # raises an error that names the missing version
+    releases(find_release(options.release), rollback=options.action == "rollback", to=options.to)
 
 
 def _schema(options) -> None:

@@ -7,18 +7,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anchorage.errors import DataError, ResourceError, UsageError
+from anchorage.errors import ResourceError, UsageError
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.console import answer, progress
-from anchorage_pipeline.queries import read_queries
+from anchorage_pipeline.options import find_release
 from anchorage_pipeline.startup import load_tensorflow
 
 if TYPE_CHECKING:
     from anchorage.catalogue import LossDescription
     from anchorage.release import Release
-    from anchorage.serving.searcher import Answer
-
-_SHEET_ROWS, _SHEET_COLUMNS = 100, 20  # limits of the sheet that `search` draws, which would else take gigabytes
 
 
 def build_data(name: str, output: Path) -> None:
@@ -143,6 +140,26 @@ def _loss_document(loss: "LossDescription") -> dict[str, Any]:
     defaults = {key: value for key, value in loss.parameters.items() if value is not required}
     needed = [key for key in loss.parameters if key not in defaults]
     return {**loss._asdict(), "parameters": defaults, "required": needed}
+
+
+def check(path: str, overrides: Sequence[str]) -> None:
+    """Validate an experiment file and its data, and print what a run will make of them."""
+    from anchorage_pipeline.preflight import check_file
+    from anchorage_pipeline.values import search_space
+
+    with progress():
+        experiment = check_file(path, overrides)
+        from anchorage_pipeline.inspection import inspect_data
+
+        lines = inspect_data(experiment)
+    ranges = search_space(experiment)
+    search = f", {experiment.tuning.trials} trials over {', '.join(ranges)}" if ranges else ""
+    loss = experiment.loss.name if experiment.loss else "chosen by the recipe"
+    loss = "no training" if experiment.untrained else f"loss {loss}"
+    data = dict(line.split(maxsplit=1) for line in lines)
+    answer({"experiment": experiment.model_dump(mode="json"), "ranges": ranges, "data": data})
+    print(f"{path}: valid ({loss}, encoder {experiment.encoder.name}{search})")
+    print("\n".join(lines))
 
 
 def train(experiment: Experiment, output: Path | None) -> None:
@@ -296,93 +313,57 @@ def compare_releases(older: "Release", newer: "Release", folder: Path) -> Path:
     return folder / "report.html"
 
 
-def search(
-    images: Sequence[str], texts: Sequence[str], releases: Path, neighbors: int, picture: Path | None = None
-) -> None:
-    """Print the nearest gallery images of each image and description, and draw them if `picture` names a file.
+def report(which: Sequence[str], named: str | None, output: str | None) -> Path:
+    """Print the page of a release's report, or of a new one that compares two releases.
+
+    Args:
+        which: versions or folders of releases, two at most; none for the current release.
+        named: the folder of releases; None for the only one.
+        output: folder of the comparison.
 
     Raises:
-        UsageError: E_IMAGE_MISSING, if an image file does not exist; E_PICTURE_PLACE, if `picture` is a folder or lies
-            in a folder that does not exist; E_NO_TEXT, if the release has no text encoder.
-        DataError: E_NO_IMAGES, if no image can be decoded.
+        UsageError: E_RELEASE_UNCLEAR for more than two releases.
     """
     from anchorage.release import open_release
 
-    if picture and (picture.is_dir() or not picture.parent.is_dir()):
-        raise UsageError(
-            "E_PICTURE_PLACE",
-            f"`--picture` must name a file in an existing folder. Received: {picture}, "
-            + ("which is a folder." if picture.is_dir() else f"but there is no folder {picture.parent}."),
-        )
-    release = open_release(releases)
-    missing = [image for image in images if not Path(image).exists()]
-    if missing:
-        raise UsageError("E_IMAGE_MISSING", f"Expected image files. Found nothing at {', '.join(missing)}")
-    load_tensorflow()
-    from anchorage.reporting.pictures import Answered, Neighbor, draw_sheet, read_picture
-    from anchorage.serving.searcher import Searcher
-
-    searcher = Searcher(release)
-    gallery = Path(release.facts.get("data_root", "."))
-    answers = searcher.search_text(texts, neighbors) if texts else []
-    images, contents = read_queries(images, vectors=searcher.takes_vectors)
-    answers += searcher.search(contents, neighbors) if images else []
-    sheet: list[Answered] = []
-    for place, (query, found) in enumerate(zip([*texts, *images], answers, strict=True)):
-        print(query)
-        if found.fault:
-            print(f"  {found.fault.code}: {found.fault.message}")
-            continue
-        results = list(zip(found.ids, found.labels, found.scores, strict=True))
-        likely = found.likely or [False] * len(results)
-        probabilities = found.probabilities or [None] * len(results)
-        percents = ["     " if value is None else f"{100 * value:3.0f} %" for value in probabilities]
-        if found.left_out:
-            print(f"  the query image is in the gallery and left out of its results: {', '.join(found.left_out)}")
-        if found.unknown:
-            print("  unknown: its class is probably not in the gallery; the percentages assume that it is")
-        for rank, ((name, label, score), sure, percent) in enumerate(zip(results, likely, percents, strict=True), 1):
-            label = "" if label == name else label  # an image without a label has its id for one
-            print(f"  {rank:>3}  {score:.4f}  {percent}  {'*' if sure else ' '} {label:<24} {name}")
-        drawn = results[:_SHEET_COLUMNS] if picture and len(sheet) < _SHEET_ROWS else []
-        pictures = [Neighbor(label, score, None, read_picture(gallery / name)) for name, label, score in drawn]
-        if place < len(texts):
-            sheet.append(Answered(query, "query", None, pictures))
-        else:
-            sheet.append(Answered(Path(query).name, "query", read_picture(query) if picture else None, pictures))
-    if not sheet:
-        raise DataError("E_NO_IMAGES", "Expected at least one readable image. None can be read, see above")
-    if min(len(found.ids) for found in answers if not found.fault) < neighbors:
-        print(f"the gallery has only {searcher.index.rows:,} images: fewer results than the requested {neighbors:,}")
-    if texts:
-        print("descriptions have no percent and no likely match: both are calibrated between images")
-    if images and searcher.threshold is not None:
-        print(f"* cosine at or above {searcher.threshold:.3f}, which few pairs of different validation classes reach")
-    if searcher.probability:
-        print("percent: probability of a match, for an image of a class that the model was not trained on")
-    for doubt in searcher.doubts:
-        print(doubt)
-    if picture:
-        draw_sheet(sheet[:_SHEET_ROWS], picture)
-        print(f"picture  {picture}   (release {release.version} of {releases})")
-        if len(sheet) > _SHEET_ROWS or neighbors > _SHEET_COLUMNS:
-            print(f"         limited to {_SHEET_ROWS} images and {_SHEET_COLUMNS} results each")
-    kinds = [*({"text": text} for text in texts), *({"image": image} for image in images)]
-    queries = [{**kind, **_answer_document(found)} for kind, found in zip(kinds, answers, strict=True)]
-    notes = {"likely_from": searcher.threshold, "unknown_below": searcher.unknown_below, "doubts": searcher.doubts}
-    answer({"release": release.path, "version": release.version, "queries": queries, **notes})
+    if len(which) > 2:
+        raise UsageError("E_RELEASE_UNCLEAR", f"Expected at most two releases. Received: {' '.join(which)}")
+    opened = [open_release(find_release(named), int(one)) if one.isdecimal() else open_release(one) for one in which]
+    if len(opened) == 2:
+        older, newer = opened
+        page = compare_releases(older, newer, Path(output or f"report-{older.version}-{newer.version}").absolute())
+    else:
+        page = (opened or [open_release(find_release(named))])[0].path / "report" / "report.html"
+        answer({"report": page})
+    print(page)
+    return page
 
 
-def _answer_document(found: "Answer") -> dict[str, Any]:
-    none = [None] * len(found.ids)
-    columns = (found.ids, found.labels, found.scores, found.likely or none, found.probabilities or none)
-    keys = ("id", "label", "score", "likely", "probability")
-    return {
-        "fault": found.fault._asdict() if found.fault else None,
-        "unknown": found.unknown,
-        "left_out": found.left_out,
-        "results": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)],
-    }
+def releases(folder: Path, *, rollback: bool = False, to: int | None = None) -> None:
+    """List the releases in a folder, or make an earlier one the current one.
+
+    Args:
+        folder: the folder of releases.
+        rollback: whether to go back instead of listing.
+        to: version to go back to; None for the one before.
+    """
+    from anchorage.release import current_version, list_releases, open_release, roll_back
+
+    if rollback:
+        current = roll_back(folder, to)
+        answer({"folder": folder, "current": current})
+        print(f"current release: {current} (in {folder})")
+        return
+    print(f"releases in {folder}")
+    listed = list_releases(folder)
+    answer({"folder": folder, "releases": [release._asdict() for release in listed]})
+    for release in listed:
+        mark = "->" if release.current else "  "
+        metrics = release.facts.get("metrics", {})
+        details = release.fault or "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        print(f"{mark} {release.version:>4}  {release.created}  {details}")
+    if current_version(folder) not in (None, *(release.version for release in listed)):
+        open_release(folder)  # raises an error that names the missing version
 
 
 def embed(images: Sequence[str], releases: Path, output: Path, beam_arguments: Sequence[str]) -> None:

@@ -1,8 +1,6 @@
 """The experiment file: a TOML document, validated as a whole before anything runs."""
 
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,11 +19,10 @@ from anchorage.training.settings import (
     Strategy,
     TrainingSettings,
 )
-from anchorage_pipeline.documents import read_toml
+from anchorage_pipeline.documents import Source, read_toml
 from anchorage_pipeline.mistakes import explain
 from anchorage_pipeline.overrides import apply_overrides
 from anchorage_pipeline.values import (
-    Choices,
     Count,
     Epochs,
     Finite,
@@ -34,7 +31,6 @@ from anchorage_pipeline.values import (
     Neighbors,
     NonNegative,
     Params,
-    Range,
     Rate,
     Section,
     Seed,
@@ -274,26 +270,6 @@ class Card(Section):
     """Identifier of the model's license, such as "apache-2.0"; "" names none."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the settings of an experiment come from.
-
-    Args:
-        path: the experiment file, as given on the command line.
-        text: its content.
-        overrides: the values of `--set`, such as `"loss.params.margin=0.2"`.
-    """
-
-    path: str
-    text: str
-    overrides: tuple[str, ...] = ()
-
-    def command(self, verb: str) -> str:
-        """The command line that runs this experiment, for a shell."""
-        settings = [word for override in self.overrides for word in ("--set", override)]
-        return shlex.join(["anchorage", verb, self.path, *settings])
-
-
 class Experiment(Section):
     """All settings of a run; paths are relative to the current folder."""
 
@@ -418,21 +394,3 @@ def read_document(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
 def _holds_vectors(data: Mapping[str, Any]) -> bool:
     path, columns = data.get("path"), data.get("columns")
     return isinstance(path, str) and is_vector_data(path, columns if isinstance(columns, Mapping) else {})
-
-
-def search_space(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """The ranges of an experiment by the path of their key: `{"loss.params.margin": {"low": ..., "high": ...}}`."""
-
-    def walk(value: Any, path: str):
-        if isinstance(value, Range | Choices):
-            yield path, value.model_dump()
-        elif isinstance(value, Section):
-            for key in type(value).model_fields:
-                yield from walk(getattr(value, key), f"{path}.{key}" if path else key)
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                yield from walk(item, f"{path}.{key}")
-        elif isinstance(value, list):
-            yield from walk({str(index): item for index, item in enumerate(value)}, path)
-
-    return dict(walk(experiment, ""))

@@ -1,12 +1,34 @@
 """Read the TOML files of experiments and comparisons."""
 
+import shlex
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anchorage.errors import UsageError
 
 _DEPTH = 20  # nesting limit for tables and lists; an experiment needs seven levels
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the settings of an experiment come from.
+
+    Args:
+        path: the experiment file, as given on the command line.
+        text: its content.
+        overrides: the values of `--set`, such as `"loss.params.margin=0.2"`.
+    """
+
+    path: str
+    text: str
+    overrides: tuple[str, ...] = ()
+
+    def command(self, verb: str) -> str:
+        """The command line that runs this experiment, for a shell."""
+        settings = [word for override in self.overrides for word in ("--set", override)]
+        return shlex.join(["anchorage", verb, self.path, *settings])
 
 
 def read_toml(path: Path, kind: str) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from anchorage.data.vectors import VectorTable, vector_files
 from anchorage.errors import UsageError
 from anchorage.files import hash_file
 from anchorage.release import find_baseline
-from anchorage_pipeline.config import Experiment, search_space
+from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.encoders import describe_preset
 from anchorage_pipeline.fingerprint import code_version, data_version, digest, preset_version, training_modules
+from anchorage_pipeline.values import search_space
 
 if TYPE_CHECKING:
     from anchorage_pipeline.spread.record import Summary

@@ -13,9 +13,10 @@ from anchorage.data.listing import SPLITS, Listing, Reject, Source
 from anchorage.data.vectors import read_vectors
 from anchorage.errors import DataError
 from anchorage_pipeline.cautions import find_cautions
-from anchorage_pipeline.config import Experiment, search_space
+from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import locate_data, open_vectors, training_settings
 from anchorage_pipeline.plain import list_sources
+from anchorage_pipeline.values import search_space
 
 _SAMPLE = 200  # images decoded as a sample
 _MIN_REJECTS = 5  # rejects in the sample above which the number of rejects in all data is extrapolated

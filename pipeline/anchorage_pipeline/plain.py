@@ -11,11 +11,12 @@ from anchorage.data.listing import SPLITS, Listing, Reject, Source, list_images
 from anchorage.data.vectors import list_vectors, read_vectors
 from anchorage.disk import check_free_space, disk_trouble
 from anchorage.errors import DataError, UsageError
-from anchorage_pipeline.config import Experiment, search_space
+from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.fingerprint import code_version, digest
 from anchorage_pipeline.graph import fingerprint_data, locate_data, open_vectors, record_spec, training_settings
 from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.upkeep import rename_damaged, with_advice
+from anchorage_pipeline.values import search_space
 
 if TYPE_CHECKING:
     from anchorage.data.examples import Example

@@ -17,11 +17,12 @@ from anchorage.data.store import RecordSpec
 from anchorage.errors import UsageError
 from anchorage.training.settings import DEFAULT_EMBEDDING_SIZE, EncoderSettings, Part, RunSettings, Sections
 from anchorage.user_code import find_fault
-from anchorage_pipeline.config import Experiment, read_document, search_space
+from anchorage_pipeline.config import Experiment, read_document
 from anchorage_pipeline.graph import locate_data, record_spec, training_settings
 from anchorage_pipeline.mistakes import format_mistakes, keys_of, mistakes_in
 from anchorage_pipeline.own_parts import try_own_parts
 from anchorage_pipeline.startup import load_keras
+from anchorage_pipeline.values import search_space
 
 _CLASSES = 1_000_000  # stand-in for a number that only the data knows
 _BUILT_CLASSES = 1_000  # the same where each takes memory

@@ -77,3 +77,21 @@ Param = TypeAliasType(
 )
 Rate = Annotated[Annotated[Positive, Tag("<value>")] | _Range | _Choices, Discriminator(_kind)]
 Params = dict[str, Param]
+
+
+def search_space(experiment: Section) -> dict[str, dict[str, Any]]:
+    """The ranges of an experiment by the path of their key: `{"loss.params.margin": {"low": ..., "high": ...}}`."""
+
+    def walk(value: Any, path: str):
+        if isinstance(value, Range | Choices):
+            yield path, value.model_dump()
+        elif isinstance(value, Section):
+            for key in type(value).model_fields:
+                yield from walk(getattr(value, key), f"{path}.{key}" if path else key)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                yield from walk(item, f"{path}.{key}")
+        elif isinstance(value, list):
+            yield from walk({str(index): item for index, item in enumerate(value)}, path)
+
+    return dict(walk(experiment, ""))

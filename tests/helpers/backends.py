@@ -155,16 +155,19 @@ def compile_loss(loss, dim):
 
     signature = [tf.TensorSpec((None, dim)), tf.TensorSpec((None,), tf.int64)]
 
-    @tf.function(input_signature=signature)
-    def graph(embeddings, labels):
+    def measure(embeddings, labels):
         with tf.GradientTape() as tape:
             tape.watch(embeddings)
             value = loss(embeddings, labels)
         return value, tape.gradient(value, embeddings)
 
-    # Compiles what was traced above.
-    xla = tf.function(lambda embeddings, labels: graph(embeddings, labels), jit_compile=True, input_signature=signature)
-    return {"graph": graph, "xla": xla}
+    graph = tf.function(measure, input_signature=signature)
+    # XLA compiles the trace of the graph, unless that has branches, whose gradients TensorFlow traces anew for it.
+    traced = graph.get_concrete_function().graph.as_graph_def()
+    nodes = [*traced.node, *(node for function in traced.library.function for node in function.node_def)]
+    branches = any(node.op in ("If", "StatelessIf") for node in nodes)
+    compiled = measure if branches else lambda embeddings, labels: graph(embeddings, labels)
+    return {"graph": graph, "xla": tf.function(compiled, jit_compile=True, input_signature=signature)}
 
 
 def needs_dense_labels(loss):

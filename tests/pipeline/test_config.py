@@ -5,7 +5,8 @@ import pytest
 
 from anchorage.errors import UsageError
 from anchorage.judging.settings import JudgeSettings
-from anchorage_pipeline.config import Evaluation, load_experiment, search_space
+from anchorage_pipeline.config import Evaluation, load_experiment
+from anchorage_pipeline.values import search_space
 
 _LEAST = """
 name = "toy"

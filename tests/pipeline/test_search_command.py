@@ -9,7 +9,7 @@ from PIL import Image
 import anchorage.release
 import anchorage.serving.searcher
 from anchorage.serving.searcher import Answer
-from anchorage_pipeline import commands
+from anchorage_pipeline import searching
 from anchorage_pipeline.cli import main
 
 GALLERY = [f"images/{n}.png" for n in range(30)]
@@ -38,7 +38,7 @@ def folder(tmp_path, monkeypatch):
     release = SimpleNamespace(facts={"data_root": str(tmp_path)}, version=3, path=tmp_path)
     monkeypatch.setattr(anchorage.release, "open_release", lambda path: release)
     monkeypatch.setattr(anchorage.serving.searcher, "Searcher", StandIn)
-    monkeypatch.setattr(commands, "load_tensorflow", lambda: None)
+    monkeypatch.setattr(searching, "load_tensorflow", lambda: None)
     return tmp_path
 
 
@@ -83,8 +83,8 @@ def test_more_neighbors_than_the_gallery_holds_are_noted(folder, capsys):
 
 
 def test_the_sheet_stays_of_a_size_that_fits_in_memory(folder, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "_SHEET_ROWS", 2)
-    monkeypatch.setattr(commands, "_SHEET_COLUMNS", 3)
+    monkeypatch.setattr(searching, "_SHEET_ROWS", 2)
+    monkeypatch.setattr(searching, "_SHEET_COLUMNS", 3)
     drawn = ("--release", "releases", "--picture", "search.png")
     assert main(["search", *["query.png"] * 3, *drawn, "--neighbors", "3"]) == 0
     assert "limited to 2 images" in capsys.readouterr().out

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from anchorage.errors import UsageError
 from anchorage_pipeline.comparison.settings import Comparison, Entry, merge
-from anchorage_pipeline.config import Experiment, explain, search_space
+from anchorage_pipeline.config import Experiment, explain
 from anchorage_pipeline.recipe import write_out
+from anchorage_pipeline.values import search_space
 
 
 class Block(NamedTuple):

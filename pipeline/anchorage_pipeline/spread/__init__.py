@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anchorage.errors import AnchorageError, DataError, ResourceError, UsageError
 from anchorage.files import remove_leftovers
-from anchorage_pipeline.config import Experiment, search_space
+from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import fingerprint_data
 from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.spread.conditions import (
@@ -24,6 +24,7 @@ from anchorage_pipeline.spread.conditions import (
 from anchorage_pipeline.spread.record import MIN_SEEDS, Conditions, Machine, Row, Spread, read_spread, write_spread
 from anchorage_pipeline.spread.table import format_row, format_table
 from anchorage_pipeline.spread.worker import ERROR
+from anchorage_pipeline.values import search_space
 
 _MAX_SEED = 2**32 - 2  # NumPy accepts 32 bits
 _FAULTS = {kind.exit_status: kind for kind in (UsageError, DataError, ResourceError)}

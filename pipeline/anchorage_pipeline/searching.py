@@ -1,0 +1,131 @@
+"""`anchorage search`: queries in, a printed list of the nearest gallery items out, and on request a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anchorage.errors import DataError, UsageError
+from anchorage_pipeline.console import answer
+from anchorage_pipeline.queries import read_queries
+from anchorage_pipeline.startup import load_tensorflow
+
+if TYPE_CHECKING:
+    from anchorage.serving.searcher import Answer, Searcher
+
+_SHEET_ROWS, _SHEET_COLUMNS = 100, 20  # limits of the picture, which would else take gigabytes
+
+
+def search(
+    images: Sequence[str], texts: Sequence[str], releases: Path, neighbors: int, picture: Path | None = None
+) -> None:
+    """Print the nearest gallery items of each image, vector and description, and draw them if `picture` names a file.
+
+    Args:
+        images: image files, or for a release of vectors tables of vectors.
+        texts: descriptions, for a release with a text encoder.
+        releases: a release, or a folder of releases.
+        neighbors: number of results per query.
+        picture: the picture to write.
+
+    Raises:
+        UsageError: E_IMAGE_MISSING, if a file does not exist; E_PICTURE_PLACE, if `picture` is a folder or lies in a
+            folder that does not exist; E_NO_TEXT, if the release has no text encoder.
+        DataError: E_NO_IMAGES, if no query can be used.
+    """
+    from anchorage.release import open_release
+
+    if picture and (picture.is_dir() or not picture.parent.is_dir()):
+        raise UsageError(
+            "E_PICTURE_PLACE",
+            f"`--picture` must name a file in an existing folder. Received: {picture}, "
+            + ("which is a folder." if picture.is_dir() else f"but there is no folder {picture.parent}."),
+        )
+    release = open_release(releases)
+    if missing := [image for image in images if not Path(image).exists()]:
+        raise UsageError("E_IMAGE_MISSING", f"Expected image files. Found nothing at {', '.join(missing)}")
+    load_tensorflow()
+    from anchorage.serving.searcher import Searcher
+
+    searcher = Searcher(release)
+    names, contents = read_queries(images, vectors=searcher.takes_vectors)
+    answers = [
+        *(searcher.search_text(texts, neighbors) if texts else []),
+        *(searcher.search(contents, neighbors) if names else []),
+    ]
+    queries = [*texts, *names]
+    for query, found in zip(queries, answers, strict=True):
+        print(query)
+        _print_answer(found)
+    if all(found.fault for found in answers):
+        raise DataError("E_NO_IMAGES", "Expected at least one readable query. None can be used, see above")
+    _print_notes(searcher, answers, neighbors, has_texts=bool(texts), has_images=bool(names))
+    if picture:
+        _draw(searcher, queries, answers, len(texts), picture)
+        print(f"picture  {picture}   (release {release.version} of {releases})")
+        if len(answers) > _SHEET_ROWS or neighbors > _SHEET_COLUMNS:
+            print(f"         limited to {_SHEET_ROWS} images and {_SHEET_COLUMNS} results each")
+    kinds = [*({"text": text} for text in texts), *({"image": name} for name in names)]
+    documents = [{**kind, **_document(found)} for kind, found in zip(kinds, answers, strict=True)]
+    notes = {"likely_from": searcher.threshold, "unknown_below": searcher.unknown_below, "doubts": searcher.doubts}
+    answer({"release": release.path, "version": release.version, "queries": documents, **notes})
+
+
+def _print_answer(found: "Answer") -> None:
+    if found.fault:
+        print(f"  {found.fault.code}: {found.fault.message}")
+        return
+    if found.left_out:
+        print(f"  the query image is in the gallery and left out of its results: {', '.join(found.left_out)}")
+    if found.unknown:
+        print("  unknown: its class is probably not in the gallery; the percentages assume that it is")
+    for rank, row in enumerate(_document(found)["results"], 1):
+        percent = "     " if row["probability"] is None else f"{100 * row['probability']:3.0f} %"
+        label = "" if row["label"] == row["id"] else row["label"]  # an image without a label has its id for one
+        print(f"  {rank:>3}  {row['score']:.4f}  {percent}  {'*' if row['likely'] else ' '} {label:<24} {row['id']}")
+
+
+def _print_notes(
+    searcher: "Searcher", answers: Sequence["Answer"], neighbors: int, *, has_texts: bool, has_images: bool
+) -> None:
+    if min(len(found.ids) for found in answers if not found.fault) < neighbors:
+        print(f"the gallery has only {searcher.index.rows:,} images: fewer results than the requested {neighbors:,}")
+    if has_texts:
+        print("descriptions have no percent and no likely match: both are calibrated between images")
+    if has_images and searcher.threshold is not None:
+        print(f"* cosine at or above {searcher.threshold:.3f}, which few pairs of different validation classes reach")
+    if searcher.probability:
+        print("percent: probability of a match, for an image of a class that the model was not trained on")
+    for doubt in searcher.doubts:
+        print(doubt)
+
+
+def _draw(searcher: "Searcher", queries: Sequence[str], answers: Sequence["Answer"], texts: int, picture: Path) -> None:
+    """Draw the queries that can be used, the first `texts` of which are descriptions."""
+    from anchorage.reporting.pictures import Answered, Neighbor, draw_sheet, read_picture
+
+    gallery = Path(searcher.release.facts.get("data_root", "."))
+    sheet: list[Answered] = []
+    for place, (query, found) in enumerate(zip(queries, answers, strict=True)):
+        if found.fault or len(sheet) == _SHEET_ROWS:
+            continue
+        results = list(zip(found.ids, found.labels, found.scores, strict=True))[:_SHEET_COLUMNS]
+        pictures = [Neighbor(label, score, None, read_picture(gallery / name)) for name, label, score in results]
+        is_text = place < texts
+        sheet.append(
+            Answered(
+                query if is_text else Path(query).name, "query", None if is_text else read_picture(query), pictures
+            )
+        )
+    draw_sheet(sheet, picture)
+
+
+def _document(found: "Answer") -> dict[str, Any]:
+    none = [None] * len(found.ids)
+    columns = (found.ids, found.labels, found.scores, found.likely or none, found.probabilities or none)
+    keys = ("id", "label", "score", "likely", "probability")
+    return {
+        "fault": found.fault._asdict() if found.fault else None,
+        "unknown": found.unknown,
+        "left_out": found.left_out,
+        "results": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)],
+    }
