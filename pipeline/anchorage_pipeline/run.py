@@ -77,10 +77,8 @@ def _run(experiment: Experiment) -> RunSummary:
             fault = find_cause(error, experiment.run_folder)
             if isinstance(fault, DataError):
                 fault = rename_damaged_artifact(artifacts, fault)
-            if fault is error:
-                raise
             if not isinstance(fault, GateError):
-                raise fault from error
+                raise fault from (None if fault is error else error)
             refused = fault
         summary = read_latest_run(metadata)
     summary.seconds, summary.refused = progress.seconds, refused
