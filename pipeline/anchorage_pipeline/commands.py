@@ -240,10 +240,9 @@ def run(experiment: Experiment, *, reset_metadata: bool = False) -> None:
     published = json.loads((summary.outputs["PublishRelease.release"] / "release.json").read_text(encoding="utf-8"))
     current, version = current_version(releases), published["version"]
     answer({**document, "release": {"path": published["path"], "version": version, "current": current == version}})
-    print()
-    for node, state in summary.states.items():
-        print(f"  {node:<24} {state.lower():<9} {summary.seconds.get(node, 0.0):7.1f} s")
-    print()
+    states = summary.states.items()
+    rows = [f"  {node:<24} {state.lower():<9} {summary.seconds.get(node, 0.0):7.1f} s" for node, state in states]
+    print("", *rows, "", sep="\n")
     print_recipe(folder)
     print_result(folder)
     print(f"release  {shown(Path(published['path']))}")

@@ -145,8 +145,8 @@ class RoadmapLoss(LossLayer):
         share = queries / (ops.maximum(count, 1.0) * ops.maximum(ops.sum(queries), 1.0))
 
         def measure(block, others, own):
-            # Differentiated by hand: the backend's derivative of the three pieces takes 1.4 to 1.5 times the CPU time
-            # (XLA, 2,048 rows, 21 of a class).
+            # Differentiated by hand: with the backend's derivative of the three pieces a step takes 1.6 to 2.4 times
+            # the CPU time (three paired runs; XLA, 2,048 rows, 21 of a class).
             height, slope = self._negative_step(others - block.value)
             ahead = sum_rows(ops.cast(own >= block.value, own.dtype))  # rank+, which counts the positive itself
             wrong = sum_rows(height)  # rank-
