@@ -160,7 +160,8 @@ class SOPRCLoss(LossLayer):
             if self.stop_gradient_through_tpr:
                 recall = ops.stop_gradient(recall)
             false, true = (1.0 - prior) * false, prior * recall
-            return false / (false + true)  # z / (1 + z)
+            # z / (1 + z) with z = false / true, as 1 / (1 + 1/z): its derivative does not cancel where z is large.
+            return ops.where(false > 0, 1.0 / (1.0 + true / ops.where(false > 0, false, 1.0)), 0.0)
 
         others = ops.where(negatives, scores, float("-inf"))
         constants = (prior, ops.maximum(number, 1.0), sketches)
