@@ -246,7 +246,8 @@ def both(store, uneven_store, tmp_path_factory, settings, request):
             training["methods"] = [{"name": name, "params": case.get("params", {})}]
         cases[name] = settings(epochs=2, steps_per_epoch=4, **training)
         cases[name]["loss"] = case.get("loss", cases[name]["loss"])
-        cases[name]["encoder"] = {"name": "__main__:trunk", "embedding_size": 8, **case.get("encoder", {})}
+        encoder = {"name": "__main__:trunk", "embedding_size": 8, "pooling": "avg", **case.get("encoder", {})}
+        cases[name]["encoder"] = encoder
     answers = tmp_path_factory.mktemp("answers") / "answers"
     arguments = [str(store.folder), str(uneven_store.folder), str(answers), json.dumps(cases)]
     done = subprocess.run([sys.executable, "-c", TRAIN_CASES, *arguments], capture_output=True, text=True, check=False)
