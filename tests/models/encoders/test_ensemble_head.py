@@ -83,7 +83,7 @@ def test_sizes_that_do_not_fit_are_refused(head, size):
 
 
 def test_an_unknown_head_or_parameter_is_refused():
-    with pytest.raises(UsageError, match=r"Known: \['ensemble', 'global_local', 'plain'\]"):
+    with pytest.raises(UsageError, match=r"Known: \['ensemble', 'global_local', 'identity', 'plain'\]"):
         create_encoder("small", image_size=8, embedding_size=4, widths=[4], head={"name": "ensmble"})
     with pytest.raises(UsageError, match="E_PARAMETER_UNKNOWN"):
         encoder_with(head={"member": 3})
