@@ -39,7 +39,7 @@ def test_wheel_holds_the_code_and_its_types_alone(wheel):
     inside = [name for name in names if not name.split("/")[0].endswith(".dist-info")]
     assert "anchorage/py.typed" in inside
     assert {name.split("/")[0] for name in inside} == {"anchorage"}
-    assert {Path(name).suffix for name in inside} == {".py", ".typed", ".j2", ".css"}
+    assert {Path(name).suffix for name in inside} == {".py", ".typed", ".j2", ".css", ".js"}
     sources = {path.relative_to(ROOT / "models").as_posix() for path in (ROOT / "models/anchorage").rglob("*.py")}
     assert {name for name in inside if name.endswith(".py")} == sources
 

@@ -35,7 +35,7 @@ def test_mistakes_are_reported_with_the_nearest_known_names(tmp_path):
         "data.image_sise": "unknown key. Did you mean 'image_size'?",
         "data.fit": "Expected 'crop', 'pad' or 'squash'. Received: \"cro\". Did you mean 'crop'?",
         "data.columns.lable": (
-            "Expected 'path', 'label', 'split' or 'role'. Received: \"lable\". Did you mean 'label'?"
+            "Expected 'path', 'label', 'split', 'role', 'vector' or 'id'. Received: \"lable\". Did you mean 'label'?"
         ),
         "data.val_share": "Expected a number below 1. Received: 1.5.",
         "loss.params.margin.low": "is missing",

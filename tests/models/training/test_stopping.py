@@ -35,7 +35,7 @@ def test_a_short_training_gets_three_epochs():
 def test_the_reason_names_epoch_and_cause():
     told = stops([0.36, 0.05, 0.07, 0.06], epochs=5)
     assert told.startswith("stopped after epoch 3 of 5: map@r on the validation classes was 36.0% before the first")
-    assert "7.0% at best since" in told
+    assert "at most 7.0% since" in told
 
 
 def test_the_warm_up_does_not_count():
