@@ -77,9 +77,9 @@ def test_a_sound_experiment_passes(check):
         ),
         (
             "[training]",
-            "[training]\nloggers = ['tensorboard', {name = 'wandb', params = {projet = 'a'}}]",
-            "training.loggers.1.params.projet",
-            "Did you mean 'project'?",
+            "[training]\nloggers = [{name = 'tensorboard', params = {histogram_fre = 1}}]",
+            "training.loggers.0.params.histogram_fre",
+            "Did you mean 'histogram_freq'?",
         ),
         ("[training]", "[evaluation]\nmetrics = ['map@r', 'recal@1']\n[training]", "evaluation.metrics.1", "recall@k"),
     ],
