@@ -20,7 +20,8 @@ def read_queries(paths: Sequence[str], *, vectors: bool) -> tuple[list[str], lis
         UsageError: E_IMAGE_MISSING, if a file does not exist.
         DataError: what `VectorTable` raises.
     """
-    if missing := [path for path in paths if not Path(path).exists()]:
+    exists = Path.exists if vectors else Path.is_file  # vectors may be a folder of Arrow files
+    if missing := [path for path in paths if not exists(Path(path))]:
         kind = "tables of vectors" if vectors else "image files"
         raise UsageError("E_IMAGE_MISSING", f"Expected {kind}. Found nothing at {', '.join(missing)}")
     if not vectors:

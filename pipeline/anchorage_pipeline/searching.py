@@ -41,13 +41,12 @@ def search(
             + ("which is a folder." if picture.is_dir() else f"but there is no folder {picture.parent}."),
         )
     release = open_release(releases)
-    if missing := [image for image in images if not Path(image).exists()]:
-        raise UsageError("E_IMAGE_MISSING", f"Expected image files. Found nothing at {', '.join(missing)}")
+    data = release.facts.get("experiment", {}).get("data", {})
+    names, contents = read_queries(images, vectors=data.get("input") == "vectors")
     load_tensorflow()
     from anchorage.serving.searcher import Searcher
 
     searcher = Searcher(release)
-    names, contents = read_queries(images, vectors=searcher.takes_vectors)
     answers = [
         *(searcher.search_text(texts, neighbors) if texts else []),
         *(searcher.search(contents, neighbors) if names else []),

@@ -55,6 +55,14 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_search(folder, m
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize("query", ["absent.png", "photos"])
+def test_what_is_no_image_file_is_refused_before_anything_is_loaded(folder, monkeypatch, capsys, query):
+    (folder / "photos").mkdir()
+    monkeypatch.setattr(searching, "load_tensorflow", lambda: pytest.fail("loaded"))
+    assert main(["search", query, "--release", "releases"]) == 2
+    assert f"E_IMAGE_MISSING: Expected image files. Found nothing at {query}" in capsys.readouterr().err
+
+
 def test_no_picture_is_drawn_unless_asked_for(folder):
     assert search() == 0
     assert [path.name for path in folder.iterdir()] == ["query.png"]
