@@ -25,7 +25,7 @@ from anchorage.data.examples import (
     write_shard,
 )
 from anchorage.data.images import MAX_BYTES, ImageFault, decode_checked, hash_pixels, image_notes
-from anchorage.data.intake import check_rejects, check_splits, log_rejects, read_file
+from anchorage.data.intake import check_intake, read_file
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Listing, Reject, Source, list_images
 from anchorage.disk import check_free_space
 from anchorage_components.beam.jobs import run_jobs
@@ -94,14 +94,10 @@ def ImageExampleGen(
         follow_links=bool(follow_links),
         own_labels=bool(own_labels),
     )
-    total = len(listing.sources) + len(listing.rejects)
     check = functools.partial(
-        check_rejects, total=total, max_rejects=max_rejects, max_share=max_reject_share, file=rejects_file
+        check_intake, listing, max_rejects=max_rejects, max_share=max_reject_share, file=rejects_file
     )
-    log_rejects(listing.rejects)
     check(listing.rejects)
-    listed = Counter(source.split for source in listing.sources)
-    check_splits(listed, listed, listing.rejects, listing.skipped, listing.unlisted)
 
     if "://" not in examples.uri:
         check_free_space(Path(examples.uri), _total_size(Path(root), listing.sources))
@@ -114,10 +110,8 @@ def ImageExampleGen(
     )
     counts = read_counts(examples.uri) or {}
     rejects = read_rejects(examples.uri)
-    log_rejects(rejects)
-    check(rejects)
     kept = Counter({split: facts["records"] for split, facts in counts["splits"].items()})
-    check_splits(kept, listed, rejects, listing.skipped, listing.unlisted)
+    check(rejects, kept)
 
     examples.splits = list(SPLITS)
     examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)

@@ -15,7 +15,7 @@ from tfx.proto import example_gen_pb2
 from tfx.types.standard_artifacts import Examples
 
 from anchorage.data.examples import Example, ExampleShard, shard_file, write_counts, write_shard
-from anchorage.data.intake import check_rejects, check_splits, log_rejects
+from anchorage.data.intake import check_intake
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Reject, Source
 from anchorage.data.vectors import VectorTable, list_vectors, read_vectors
 from anchorage.disk import check_free_space
@@ -67,14 +67,10 @@ def VectorExampleGen(
     """
     vectors = VectorTable(table, json.loads(columns_json), json.loads(attributes_json))
     listing = list_vectors(vectors, val_share=val_share, test_share=test_share, seed=seed, own_labels=bool(own_labels))
-    total = len(listing.sources) + len(listing.rejects)
     check = functools.partial(
-        check_rejects, total=total, max_rejects=max_rejects, max_share=max_reject_share, file=rejects_file
+        check_intake, listing, max_rejects=max_rejects, max_share=max_reject_share, file=rejects_file
     )
-    log_rejects(listing.rejects)
     check(listing.rejects)
-    listed = Counter(source.split for source in listing.sources)
-    check_splits(listed, listed, listing.rejects, listing.skipped, listing.unlisted)
     if "://" not in examples.uri:
         check_free_space(Path(examples.uri), len(listing.sources) * vectors.dimension * 4)
 
@@ -83,12 +79,10 @@ def VectorExampleGen(
         members = [source for source in listing.sources if source.split == split]
         shards += _write_split(examples.uri, split, vectors, members, rejects)
     write_counts(examples.uri, shards, rejects, dimension=vectors.dimension)
-    log_rejects(rejects)
-    check(rejects)
     kept: Counter[str] = Counter()
     for shard, _ in shards:
         kept[shard.file.split("/")[0].removeprefix("Split-")] += shard.records or 0
-    check_splits(kept, listed, rejects, listing.skipped, listing.unlisted)
+    check(rejects, kept)
 
     examples.splits = list(SPLITS)
     examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)

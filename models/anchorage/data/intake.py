@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from anchorage.data.examples import write_rejects
 from anchorage.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, check_image
-from anchorage.data.listing import SPLITS, Reject
+from anchorage.data.listing import SPLITS, Listing, Reject
 from anchorage.errors import DataError
 
 
@@ -63,6 +63,35 @@ def check_rejects(rejects: Sequence[Reject], total: int, *, max_rejects: int, ma
             + "Fix the data or raise `data.max_rejects`."
             + (" Without training (`training.epochs = 0`) images need no labels." if unlabeled else ""),
         )
+
+
+def check_intake(
+    listing: Listing,
+    rejects: Sequence[Reject],
+    kept: Mapping[str, int] | None = None,
+    *,
+    max_rejects: int,
+    max_share: float,
+    file: str = "",
+) -> None:
+    """Log the rejected records, and raise if there are too many of them or a split is empty.
+
+    Args:
+        listing: all records of the data.
+        rejects: those rejected so far.
+        kept: number of usable records of each split; None for all that are listed.
+        max_rejects: as in `check_rejects`, like the arguments below.
+        max_share: see there.
+        file: see there.
+
+    Raises:
+        DataError: `E_TOO_MANY_REJECTS`, `E_SPLIT_EMPTY`.
+    """
+    log_rejects(rejects)
+    total = len(listing.sources) + len(listing.rejects)
+    check_rejects(rejects, total, max_rejects=max_rejects, max_share=max_share, file=file)
+    listed = Counter(source.split for source in listing.sources)
+    check_splits(listed if kept is None else kept, listed, rejects, listing.skipped, listing.unlisted)
 
 
 def log_rejects(rejects: Sequence[Reject]) -> None:
