@@ -16,9 +16,8 @@ from anchorage.release.manifest import TEXT
 from anchorage.retrieval.calibration import match_probability
 from anchorage.retrieval.index import load_index, search
 from anchorage.retrieval.table import read_ids
+from anchorage.serving.embedders import LocalEmbedder
 from anchorage.serving.queries import Query, encode_query
-
-_BATCH = 64  # images per batch
 
 
 class Answer(NamedTuple):
@@ -108,12 +107,9 @@ class Searcher:
     def __init__(self, release: Release | str | os.PathLike):
         if isinstance(release, str | os.PathLike):
             release = open_release(os.fspath(release))
-        import tensorflow as tf
-
         self.release = release
-        self._model = tf.saved_model.load(str(release.path))  # a signature holds no reference to the model
-        self._embed = self._model.signatures["serving_default"]
-        self.dimension = self._embed.structured_outputs["embeddings"].shape[-1]
+        self.embedder = LocalEmbedder(release)
+        self.dimension = self.embedder.dimension
         self.index = load_index(release.index_folder, dimension=self.dimension)
         self.gallery = read_ids(release.gallery_path)
         self._text: tuple[Any, Any] | None = None  # tokenizer and encoder, once a text was searched with
@@ -138,7 +134,7 @@ class Searcher:
     @property
     def takes_vectors(self) -> bool:
         """Whether the release embeds given vectors instead of images."""
-        return "vectors" in self._embed.structured_input_signature[1]
+        return self.embedder.takes_vectors
 
     def search(self, images: Sequence[Query] | Query, k: int = 10) -> Answers:
         """Search the `k` nearest gallery images of each image, without the image itself.
@@ -169,7 +165,7 @@ class Searcher:
         checked = [self._check(image) for image in images]
         faults = [fault for _, fault in checked]
         own = [rows for rows, fault in checked if not fault]
-        vectors = self._run([image for image, fault in zip(images, faults, strict=True) if not fault])
+        vectors = self.embedder.embed([image for image, fault in zip(images, faults, strict=True) if not fault])
         voters = self.probability["neighbors"] if self.probability else 0
         rows, scores = search(self.index, vectors, max(k, voters if k > 0 else 0) + max(map(len, own), default=0))
         results = iter(zip(rows, scores, own, strict=True))
@@ -214,20 +210,6 @@ class Searcher:
         tokens = tf.cast(tokenize(texts), tf.int32)
         return model.signatures["serving_default"](token_ids=tokens)["embeddings"].numpy()
 
-    def _run(self, images: list[bytes | np.ndarray]) -> np.ndarray:
-        """Embed valid images or vectors, a batch at a time."""
-        import tensorflow as tf
-
-        vectors = [np.empty((0, self.dimension), np.float32)]
-        for start in range(0, len(images), _BATCH):
-            batch = images[start : start + _BATCH]
-            if self.takes_vectors:
-                embedded = self._embed(vectors=tf.constant(np.stack(batch), tf.float32))
-            else:
-                embedded = self._embed(images=tf.constant(batch, tf.string))
-            vectors.append(embedded["embeddings"].numpy())
-        return np.concatenate(vectors)
-
     def _check(self, image: bytes | np.ndarray) -> tuple[list[int], ImageFault | None]:
         """Return the gallery rows with the same pixels or numbers, or why the query is invalid."""
         if self.takes_vectors:
@@ -239,7 +221,7 @@ class Searcher:
         return self._rows_of.get(content_digest(resized.numpy()), []), None
 
     def _check_vector(self, vector: np.ndarray) -> tuple[list[int], ImageFault | None]:
-        (_, dimension) = self._embed.structured_input_signature[1]["vectors"].shape
+        dimension = self.embedder.input_dimension
         if vector.shape != (dimension,):
             return [], ImageFault("E_QUERY_SHAPE", f"Expected {dimension} numbers. Received: shape {vector.shape}")
         if not np.isfinite(vector).all() or not vector.any():

@@ -1,0 +1,76 @@
+"""What turns checked records into embeddings: the model of a release, in this process or on a model server."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from anchorage.release import Release
+
+_BATCH = 64  # records per call of the model
+
+
+class Embedder(Protocol):
+    """Embeds records that have been checked: encoded images, or vectors.
+
+    Attributes:
+        dimension: dimension of the embeddings.
+        fingerprint: fingerprint of the model, as in the manifest of its release.
+        input_dimension: numbers per record, if records are vectors; 0 if they are encoded images.
+    """
+
+    dimension: int
+    fingerprint: str
+    input_dimension: int
+
+    @property
+    def takes_vectors(self) -> bool:
+        """Whether records are `(V,)` vectors instead of encoded images."""
+        ...
+
+    def embed(self, records: Sequence[bytes | np.ndarray] | np.ndarray) -> np.ndarray:
+        """Embed a batch.
+
+        Args:
+            records: `N` encoded images, or `N` float vectors of `input_dimension` numbers.
+
+        Returns:
+            `(N, dimension)` float32.
+        """
+        ...
+
+
+class LocalEmbedder:
+    """Runs the SavedModel of a release in this process.
+
+    Args:
+        release: a verified release, from `open_release`.
+    """
+
+    def __init__(self, release: Release):
+        import tensorflow as tf
+
+        self._model = tf.saved_model.load(str(release.path))  # a signature holds no reference to the model
+        self._embed = self._model.signatures["serving_default"]
+        self.dimension: int = self._embed.structured_outputs["embeddings"].shape[-1]
+        self.fingerprint = release.model_fingerprint
+        inputs: dict[str, Any] = self._embed.structured_input_signature[1]
+        self.input_dimension: int = inputs["vectors"].shape[-1] if "vectors" in inputs else 0
+
+    @property
+    def takes_vectors(self) -> bool:
+        return self.input_dimension > 0
+
+    def embed(self, records: Sequence[bytes | np.ndarray] | np.ndarray) -> np.ndarray:
+        """Embed records, at most 64 at a time; see `Embedder.embed`."""
+        import tensorflow as tf
+
+        embeddings = [np.empty((0, self.dimension), np.float32)]
+        for start in range(0, len(records), _BATCH):
+            batch: Any = records[start : start + _BATCH]
+            if self.takes_vectors:
+                outputs = self._embed(vectors=tf.constant(np.stack(batch), tf.float32))
+            else:
+                outputs = self._embed(images=tf.constant(batch, tf.string))
+            embeddings.append(outputs["embeddings"].numpy())
+        return np.concatenate(embeddings)
