@@ -12,7 +12,7 @@ An experiment is the path of a file, or an `Experiment`.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,8 @@ class Run:
         report: the page of the report.
         release: folder of the release; None if the gate rejected the candidate.
         nodes: state of each node, such as `"COMPLETE"` or `"CACHED"`.
+        seconds: wall time of each node that ran, in seconds.
+        refused: the error of the gate if it rejected the candidate, else None.
     """
 
     metrics: dict[str, float]
@@ -45,6 +47,8 @@ class Run:
     report: Path
     release: Path | None
     nodes: dict[str, str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    refused: GateError | None = None
 
     def __repr__(self) -> str:
         metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in self.metrics.items())
@@ -75,18 +79,20 @@ def run(experiment: Experiment | str | PathLike, overrides: Sequence[str] = (), 
     check_listing(experiment, local_places(experiment).rejects)
     summary = run_experiment(experiment, reset_metadata=reset_metadata)
     folder = summary.outputs["EvaluateRetrieval.report"]
-    told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    document = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     release = None
-    if not isinstance(summary.refused, GateError):
+    if summary.refused is None:
         published = (summary.outputs["PublishRelease.release"] / "release.json").read_text(encoding="utf-8")
         release = Path(json.loads(published)["path"])
     return Run(
-        metrics={name: metric["value"] for name, metric in told["metrics"].items()},
-        verdict=told["verdict"]["state"],
-        reasons=tuple(told["verdict"]["reasons"]),
+        metrics={name: metric["value"] for name, metric in document["metrics"].items()},
+        verdict=document["verdict"]["state"],
+        reasons=tuple(document["verdict"]["reasons"]),
         report=folder / "report.html",
         release=release,
         nodes=summary.states,
+        seconds=summary.seconds,
+        refused=summary.refused,
     )
 
 

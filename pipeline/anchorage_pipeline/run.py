@@ -11,6 +11,7 @@ from anchorage_pipeline.graph import create_pipeline, fingerprint_run, local_pla
 from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.metadata import open_metadata, prepare_metadata, rename_metadata
 from anchorage_pipeline.progress import NodeProgress, log_to
+from anchorage_pipeline.results import shown
 from anchorage_pipeline.spread.conditions import measured_spread
 from anchorage_pipeline.upkeep import forget_lost_releases, rename_damaged_artifact
 
@@ -55,6 +56,7 @@ def _run(experiment: Experiment) -> RunSummary:
     places = local_places(experiment)
     artifacts, metadata = Path(places.pipeline_root), Path(str(places.metadata))
     log_file = experiment.run_folder / "run.log"
+    print(f"running {experiment.name}; log file: {shown(log_file)}")
     for folder in (artifacts, experiment.release_folder):
         make_folder(folder)
     check_free_space(experiment.run_folder, 0)

