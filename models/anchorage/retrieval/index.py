@@ -26,7 +26,7 @@ from anchorage.errors import DataError, GateError, UsageError
 from anchorage.files import replace_file
 from anchorage.retrieval.neighbors import check_vectors, nearest_neighbors
 
-__all__ = ["Index", "build_index", "check_vectors", "load_index", "save_index", "search"]
+__all__ = ["Index", "build_index", "check_vectors", "load_index", "load_vectors", "save_index", "search"]
 
 FORMAT = 1
 BRUTE_FORCE_ROWS = 20_000  # below this number exact search is as fast
@@ -113,13 +113,15 @@ def build_index(
     return _tune(Index(searcher, facts), _Probes(vectors, probes, neighbors, seed))
 
 
-def search(index: Index, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def search(index: Index, queries: np.ndarray, k: int, leaves: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Search the index for the approximate `k` nearest gallery rows of each query.
 
     Args:
         index: from `build_index` or `load_index`.
         queries: `(N, D)` floats, rows of unit length.
         k: number of neighbors; at most the number of rows are returned.
+        leaves: least number of leaves to search; the number that was tuned for the recall at `neighbors` if that is
+            greater. An exact index has none.
 
     Returns:
         Rows `(N, min(k, rows))` int64 and their similarities, float32 of the same shape, nearest first.
@@ -137,7 +139,8 @@ def search(index: Index, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.nd
     if index.facts["kind"] == "brute_force":
         return _search_batch(index, queries, k)
     reorder = max(index.facts["reorder"], _REORDER_FACTORS[0] * k)
-    rows, similarities = _search_batch(index, queries, k, reorder, index.facts["leaves_to_search"])
+    leaves = min(index.facts["leaves"], max(leaves, index.facts["leaves_to_search"]))
+    rows, similarities = _search_batch(index, queries, k, reorder, leaves)
     short = np.flatnonzero(np.isnan(similarities).any(axis=1))
     if len(short):  # the searched leaves have fewer than k rows
         rows[short], similarities[short] = _search_batch(index, queries[short], k, reorder, index.facts["leaves"])
@@ -202,6 +205,23 @@ def load_index(folder: str | os.PathLike, dimension: int | None = None) -> Index
     if searcher.size() != facts["rows"]:
         raise _damaged(folder, f"{searcher.size()} rows in scann/, {facts['rows']} in index.json")
     return Index(searcher, facts)
+
+
+def load_vectors(folder: str | os.PathLike) -> np.ndarray:
+    """Map the vectors of a saved index into memory: `(M, D)` float32, read-only, in the order of its rows.
+
+    Raises:
+        DataError: `E_INDEX_DAMAGED`.
+    """
+    path = Path(folder) / "scann" / "dataset.npy"
+    facts = _read_facts(Path(folder))
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise _damaged(Path(folder), f"scann/dataset.npy: {error}") from error
+    if vectors.shape != (facts["rows"], facts["dimension"]) or vectors.dtype != np.float32:
+        raise _damaged(Path(folder), f"vectors of shape {vectors.shape}, {vectors.dtype}, in scann/dataset.npy")
+    return vectors
 
 
 class _Probes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anchorage.data.tables import ATTRIBUTE
 from anchorage.errors import DataError
 from anchorage.files import TEMPORARY, flush_folder
 
@@ -135,7 +136,7 @@ def count_rows(path: str | os.PathLike) -> dict[str, int]:
 
 
 def write_ids(path: str | os.PathLike, embeddings: Embeddings, pixels: Sequence[str] | None = None) -> None:
-    """Write id, label, role and split of each row of an index, in row order.
+    """Write id, label, role and split of each row of an index, and its additional columns, in row order.
 
     Args:
         path: Parquet file.
@@ -147,13 +148,15 @@ def write_ids(path: str | os.PathLike, embeddings: Embeddings, pixels: Sequence[
     columns = {"id": embeddings.ids, "label": embeddings.labels, "role": embeddings.roles, "split": embeddings.splits}
     if pixels is not None:
         columns["pixels"] = np.asarray(pixels, object)
+    columns |= {f"{ATTRIBUTE}{name}": values for name, values in embeddings.columns.items()}
     _write(path, pa.table({name: pa.array(list(column), pa.string()) for name, column in columns.items()}))
 
 
 def read_ids(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Read the columns of a file written by `write_ids` as object arrays, in row order.
 
-    They are `id`, `label` and `role`, and, except in earlier releases, `split` and `pixels`.
+    They are `id`, `label` and `role`, and, except in earlier releases, `split`, `pixels`, and `attribute/<name>` for
+    each additional column of the data.
     """
     table = read_columns(Path(path), ("id", "label", "role"), further=True)
     # Not `to_numpy`: for strings it imports pandas, which takes longer than everything else here.

@@ -1,0 +1,231 @@
+"""Items that were added, changed or deleted since a release was made, in SQLite or PostgreSQL.
+
+Each item is one row with its latest state and the number of its last change. A write is one transaction: it takes its
+change numbers from a counter whose row it locks until the commit. So change numbers become visible in their own order,
+also with several writers, and whoever reads on from the last number seen misses nothing.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from anchorage.errors import ResourceError, UsageError
+from anchorage.items import Item, check_items
+
+__all__ = ["Item", "ItemStore", "default_store"]
+
+FILE = "items.sqlite"
+_WAIT_SECONDS = 30.0  # for another writer
+_ROWS = 500  # per statement
+_CREATION = 0x616E63686F72  # key of the lock under which tables are created
+
+
+def default_store(releases: Any) -> str:
+    """Return the URL of the store beside a folder of releases: one SQLite file for all versions."""
+    from pathlib import Path
+
+    return f"sqlite:///{Path(releases).absolute() / FILE}"
+
+
+class ItemStore:
+    """A durable table of items, which several processes can read and write at once.
+
+    A write that returned survives a crash of the process at any moment, and of the machine: SQLite runs in WAL mode
+    with full synchronous commits, and PostgreSQL with `synchronous_commit` at least "on".
+
+    Args:
+        url: `sqlite:///PATH`, created if missing, or `postgresql://USER:PASSWORD@HOST/DATABASE`.
+
+    Raises:
+        UsageError: `E_STORE_URL` for another kind of URL, `E_EXTRA_MISSING` without the packages for it.
+        ResourceError: `E_STORE_UNAVAILABLE` if the database cannot be opened, here or by any method.
+    """
+
+    def __init__(self, url: str):
+        self._engine, self._items, self._counter, self.name = _open(url)
+        with self._connect(writes=True) as connection:
+            if connection.dialect.name == "postgresql":  # others may create the tables at the same time
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION})")
+            self._items.metadata.create_all(connection)
+            values = {"name": "change", "value": 0}
+            connection.execute(self._insert(self._counter).values(values).on_conflict_do_nothing())
+
+    def write(self, items: Sequence[Item]) -> int:
+        """Store a batch in one transaction; when this returns, it is durable.
+
+        Args:
+            items: latest states; with `deleted`, only id and attributes of the deletion are kept. Their `change` is
+                ignored.
+
+        Returns:
+            The change number of the last item; those before it have the numbers before it.
+
+        Raises:
+            DataError: `E_ITEMS_EMPTY`, `E_ITEMS_REFUSED`; nothing is stored.
+        """
+        import sqlalchemy as sa
+
+        check_items(items)
+        table = self._items
+        with self._connect(writes=True) as connection:
+            step = sa.update(self._counter).values(value=self._counter.c.value + len(items))
+            last = connection.execute(step.returning(self._counter.c.value)).scalar_one()
+            rows = [_row(item, last - len(items) + place) for place, item in enumerate(items, 1)]
+            for start in range(0, len(rows), _ROWS):
+                insert = self._insert(table).values(rows[start : start + _ROWS])
+                latest = {column.name: insert.excluded[column.name] for column in table.c if column.name != "id"}
+                connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=latest))
+        return last
+
+    def changes(self, after: int, limit: int = 10_000) -> list[Item]:
+        """Read items changed after a change number, in the order of change numbers, each in its latest state.
+
+        Args:
+            after: last change number already seen; 0 for all items.
+            limit: number of items; read on from the change number of the last one.
+
+        Returns:
+            The items, deleted ones included, without their images.
+        """
+        import sqlalchemy as sa
+
+        columns = [column for column in self._items.c if column.name != "image"]
+        query = sa.select(*columns).where(self._items.c.change > after).order_by(self._items.c.change).limit(limit)
+        with self._connect() as connection:
+            return [_item(row) for row in connection.execute(query).mappings()]
+
+    def get(self, id: str) -> Item | None:
+        """Read one item with its image; None if it was never written. A deleted item is returned as such."""
+        import sqlalchemy as sa
+
+        with self._connect() as connection:
+            row = connection.execute(sa.select(self._items).where(self._items.c.id == id)).mappings().first()
+        return None if row is None else _item(row)
+
+    def last_change(self) -> int:
+        """Return the number of the last change; 0 if nothing was ever written."""
+        import sqlalchemy as sa
+
+        with self._connect() as connection:
+            return connection.execute(sa.select(self._counter.c.value)).scalar_one()
+
+    def close(self) -> None:
+        """Close the connections; the store opens new ones when it is used again."""
+        self._engine.dispose()
+
+    def _insert(self, table: Any) -> Any:
+        from sqlalchemy.dialects import postgresql, sqlite
+
+        return (sqlite if self._engine.dialect.name == "sqlite" else postgresql).insert(table)
+
+    @contextmanager
+    def _connect(self, writes: bool = False) -> Iterator[Any]:
+        from sqlalchemy.exc import DBAPIError
+
+        try:
+            with self._engine.execution_options(writes=writes).begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise ResourceError(
+                "E_STORE_UNAVAILABLE", f"Expected to read and write the items in {self.name}. Received: {error.orig}"
+            ) from error
+
+
+def _open(url: str) -> tuple[Any, Any, Any, str]:
+    """Return engine, table of items, counter, and the URL without password."""
+    try:
+        import sqlalchemy as sa
+    except ModuleNotFoundError as error:
+        raise _missing("SQLAlchemy", "serve", error) from error
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        parsed = None
+    kind = parsed.get_backend_name() if parsed is not None else ""
+    if parsed is None or kind not in ("sqlite", "postgresql") or not parsed.database or parsed.database == ":memory:":
+        shown = parsed.render_as_string(hide_password=True) if parsed is not None else url.partition(":")[0]
+        raise UsageError(
+            "E_STORE_URL", f"Expected `sqlite:///PATH` or `postgresql://USER@HOST/DATABASE`. Received: {shown}"
+        )
+    try:
+        if kind == "sqlite":
+            engine = sa.create_engine(parsed.set(drivername="sqlite"), connect_args={"timeout": _WAIT_SECONDS})
+        else:
+            engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise _missing("psycopg", "postgresql", error) from error
+    sa.event.listen(engine, "connect", _prepare_sqlite if kind == "sqlite" else _prepare_postgresql)
+    if kind == "sqlite":
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    metadata = sa.MetaData()
+    items = sa.Table(
+        "items",
+        metadata,
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("label", sa.Text, nullable=False),
+        sa.Column("attributes", sa.Text, nullable=False),
+        sa.Column("vector", sa.LargeBinary),
+        sa.Column("change", sa.BigInteger, nullable=False, unique=True),
+        sa.Column("fingerprint", sa.Text, nullable=False),
+        sa.Column("deleted", sa.Boolean, nullable=False),
+        sa.Column("image", sa.LargeBinary),  # last, so that a row is read without the pages of its image
+    )
+    counter = sa.Table(
+        "counters",
+        metadata,
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("value", sa.BigInteger, nullable=False),
+    )
+    return engine, items, counter, parsed.render_as_string(hide_password=True)
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin in `_begin_sqlite`, not before the first write
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise ResourceError(
+            "E_STORE_UNAVAILABLE", f"Expected a file system on which SQLite can use WAL. Received: mode {mode}"
+        )
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin_sqlite(connection: Any) -> None:
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('synchronous_commit')")
+        if cursor.fetchone() in (("off",), ("local",)):
+            cursor.execute("SET synchronous_commit TO on")
+    connection.commit()
+
+
+def _row(item: Item, change: int) -> dict[str, Any]:
+    kept = item if not item.deleted else Item(item.id, deleted=True, fingerprint=item.fingerprint)
+    vector = None if kept.vector is None else np.asarray(kept.vector, "<f4").tobytes()
+    attributes = json.dumps(dict(kept.attributes), ensure_ascii=False, sort_keys=True)
+    return {**_fields(kept), "attributes": attributes, "vector": vector, "change": change}
+
+
+def _fields(item: Item) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in ("id", "label", "fingerprint", "deleted", "image")}
+
+
+def _item(row: Any) -> Item:
+    vector = None if row["vector"] is None else np.frombuffer(row["vector"], "<f4")
+    item = Item(row["id"], row["label"], json.loads(row["attributes"]), vector, row["change"], row["fingerprint"])
+    return replace(item, image=row.get("image"), deleted=bool(row["deleted"]))
+
+
+def _missing(package: str, extra: str, error: Exception) -> UsageError:
+    return UsageError(
+        "E_EXTRA_MISSING",
+        f"Stored items need {package}, which is not installed ({error}). It comes with the extra {extra!r}: "
+        f"`uv sync --extra cpu --extra {extra}`",
+    )

@@ -1,0 +1,125 @@
+"""The changed rows of a live index, as states that searches can go on using while later changes are applied."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from anchorage.items import Item
+from anchorage.retrieval.filters import Filter
+
+_CAPACITY = 256  # rows at first
+
+
+@dataclass(frozen=True)
+class Added:
+    """Rows added since a release, oldest first.
+
+    Later states share the lists and see a longer prefix of them; a row that was written is never overwritten.
+
+    Args:
+        vectors: `(capacity, D)` float32.
+        ids, labels, attributes: of each row.
+    """
+
+    vectors: np.ndarray
+    ids: list[str]
+    labels: list[str]
+    attributes: list[Mapping[str, str]]
+
+    @classmethod
+    def empty(cls, dimension: int, capacity: int = _CAPACITY) -> "Added":
+        return cls(np.empty((capacity, dimension), np.float32), [], [], [])
+
+
+@dataclass(frozen=True)
+class State:
+    """What one search sees; never changed once it is shown.
+
+    Args:
+        change: number of the last change.
+        alive: `(M,)` whether a row of the release is still valid.
+        dead: rows of the release that are not.
+        added: rows added since, of which the first `len(alive_added)` belong to this state.
+        alive_added: whether an added row is still valid.
+    """
+
+    change: int
+    alive: np.ndarray
+    dead: int
+    added: Added
+    alive_added: np.ndarray
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """`(n, D)` vectors of the added rows, valid or not."""
+        return self.added.vectors[: len(self.alive_added)]
+
+    @property
+    def rows(self) -> int:
+        """Number of valid rows."""
+        return len(self.alive) - self.dead + self.rows_added
+
+    @property
+    def rows_added(self) -> int:
+        """Number of added rows that are valid."""
+        return int(np.count_nonzero(self.alive_added))
+
+    def matching_added(self, where: Filter | None) -> np.ndarray:
+        """Return the added rows that are valid and meet the conditions, ascending."""
+        rows = np.flatnonzero(self.alive_added)
+        if where is None:
+            return rows
+        added = self.added
+        kept = [row for row in rows.tolist() if where.accepts(added.ids[row], added.labels[row], added.attributes[row])]
+        return np.array(kept, np.int64)
+
+    def item(self, row: int) -> Item:
+        """Return an added row as an item."""
+        added = self.added
+        return Item(added.ids[row], added.labels[row], dict(added.attributes[row]), np.array(added.vectors[row]))
+
+    def with_changes(
+        self, items: Sequence[Item], row_of: Mapping[str, int], added_row: dict[str, int]
+    ) -> "tuple[State, dict[str, int]]":
+        """Return the state after a batch of changes.
+
+        Args:
+            items: valid items, each id once.
+            row_of: rows of the release by id.
+            added_row: rows added by id.
+
+        Returns:
+            The state, and the rows added by id that belong to it: `added_row`, updated, or a new dict if rows that are
+            not valid any more were dropped.
+        """
+        puts = [item for item in items if not item.deleted]
+        state, added_row = self._with_room(len(puts), added_row)
+        count, added = len(state.alive_added), state.added
+        alive, alive_added = state.alive.copy(), np.concatenate([state.alive_added, np.ones(len(puts), bool)])
+        for item in items:
+            if (row := row_of.get(item.id)) is not None:
+                alive[row] = False
+            if (row := added_row.pop(item.id, None)) is not None:
+                alive_added[row] = False
+        for place, item in enumerate(puts, count):
+            added.vectors[place] = item.vector
+            added_row[item.id] = place
+        added.ids.extend(item.id for item in puts)
+        added.labels.extend(item.label for item in puts)
+        added.attributes.extend(item.attributes for item in puts)
+        change = max(state.change, *(item.change for item in items))
+        return State(change, alive, len(alive) - int(np.count_nonzero(alive)), added, alive_added), added_row
+
+    def _with_room(self, more: int, added_row: dict[str, int]) -> "tuple[State, dict[str, int]]":
+        """Return an equal state with space for more rows; where it needs a new array, invalid rows are dropped."""
+        if len(self.alive_added) + more <= len(self.added.vectors):
+            return self, added_row
+        valid = np.flatnonzero(self.alive_added).tolist()
+        old, added = self.added, Added.empty(self.added.vectors.shape[1], 2 * (len(valid) + more))
+        added.vectors[: len(valid)] = old.vectors[valid]
+        added.ids.extend(old.ids[row] for row in valid)
+        added.labels.extend(old.labels[row] for row in valid)
+        added.attributes.extend(old.attributes[row] for row in valid)
+        rows = {id_: row for row, id_ in enumerate(added.ids)}
+        return State(self.change, self.alive, self.dead, added, np.ones(len(valid), bool)), rows
