@@ -106,6 +106,17 @@ class ItemStore:
             row = connection.execute(sa.select(self._items).where(self._items.c.id == id)).mappings().first()
         return None if row is None else _item(row)
 
+    def images(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """Read the stored images of some items; those without an image are left out."""
+        import sqlalchemy as sa
+
+        found: dict[str, bytes] = {}
+        with self._connect() as connection:
+            for start in range(0, len(ids), _ROWS):
+                some = self._items.c.id.in_(ids[start : start + _ROWS]) & self._items.c.image.is_not(None)
+                found |= dict(connection.execute(sa.select(self._items.c.id, self._items.c.image).where(some)).all())
+        return found
+
     def last_change(self) -> int:
         """Return the number of the last change; 0 if nothing was ever written."""
         import sqlalchemy as sa

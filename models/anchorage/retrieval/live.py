@@ -169,6 +169,14 @@ class LiveIndex:
         for row in state.matching_added(where).tolist():
             yield state.item(row)
 
+    def sample(self, count: int, seed: int) -> list[Item]:
+        """Return at most `count` items, drawn at random without repetition."""
+        state = self._state
+        base, added = np.flatnonzero(state.alive), np.flatnonzero(state.alive_added)
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(base) + len(added))[:count])
+        from_base = [self._item(row) for row in base[drawn[drawn < len(base)]].tolist()]
+        return from_base + [state.item(row) for row in added[drawn[drawn >= len(base)] - len(base)].tolist()]
+
     def attribute_values(self, most: int = 20) -> dict[str, list[tuple[str, int]]]:
         """Return the most frequent values of each attribute with their numbers of items, most frequent first."""
         state = self._state
