@@ -1,14 +1,94 @@
 """Create, check and reset the ML Metadata store of an experiment, which is one SQLite file."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from anchorage.disk import disk_fault
 from anchorage.errors import DataError
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore
+
+_CHANGES = slice(24, 28)  # the counter in SQLite's file header that each transaction increments
+_LATEST_RUN = """
+SELECT max(Context.id) FROM Context JOIN Type ON Type.id = Context.type_id WHERE Type.name = 'pipeline_run'
+"""
+_STATES = """
+SELECT Context.name, Execution.last_known_state, Execution.create_time_since_epoch,
+       Execution.last_update_time_since_epoch
+FROM Association AS InRun
+JOIN Execution ON Execution.id = InRun.execution_id
+JOIN Association AS OfNode ON OfNode.execution_id = Execution.id
+JOIN Context ON Context.id = OfNode.context_id
+JOIN Type ON Type.id = Context.type_id
+WHERE InRun.context_id = ? AND Type.name = 'node'
+ORDER BY Execution.id
+"""
+
+
+class NodeState(NamedTuple):
+    """State of a node in a run.
+
+    Args:
+        state: name of the last known state of its execution, such as `"RUNNING"`, `"COMPLETE"` or `"CACHED"`.
+        seconds: time from the start of the execution to its last change.
+    """
+
+    state: str
+    seconds: float
+
+
+class RunStates(NamedTuple):
+    """States of the nodes of the latest run.
+
+    Args:
+        run: id of the run's context; 0 if there is no run.
+        nodes: state of each node that has started, in the order of the starts.
+    """
+
+    run: int
+    nodes: dict[str, NodeState]
+
+
+def read_states(path: Path) -> RunStates | None:
+    """Read the states of the latest run while another connection may write; takes no lock, so no writer ever waits.
+
+    Args:
+        path: the SQLite file; it need not exist yet.
+
+    Returns:
+        The states; None if the file changed while it was read, or has no tables yet: try again later.
+    """
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
+    journal = path.with_name(f"{path.name}-journal")
+    try:
+        before = _changes(path)
+        if journal.exists():  # a transaction may be writing
+            return None
+        # An immutable file is read without locks. What was read counts only if nothing was written meanwhile.
+        with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as connection:
+            run = connection.execute(_LATEST_RUN).fetchone()[0] or 0
+            rows = connection.execute(_STATES, (run,)).fetchall()
+        if journal.exists() or _changes(path) != before:
+            return None
+    except (OSError, sqlite3.Error):
+        return None
+    # A context of a node is named "<pipeline>.<node>".
+    return RunStates(
+        run,
+        {
+            name.partition(".")[2]: NodeState(pb.Execution.State.Name(state or 0), (changed - created) / 1000)
+            for name, state, created, changed in rows
+        },
+    )
+
+
+def _changes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(100)[_CHANGES]
 
 
 def prepare_metadata(path: Path, artifacts: Path) -> None:

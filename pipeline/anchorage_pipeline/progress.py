@@ -1,54 +1,14 @@
-"""Progress of the pipeline on the terminal, one line per node; everything else goes to a log file."""
+"""What the libraries would print on the terminal: it goes to a log file, or nowhere."""
 
 import logging
 import os
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _REDIRECTED = ("absl", "apache_beam", "tensorflow", "tfx", "py.warnings", "kfp", "google")
-
-
-class NodeProgress(logging.Handler):
-    """Prints a line when the runner logs "Component X is running." or "Component X is finished.".
-
-    Args:
-        nodes: ids of all nodes in execution order.
-    """
-
-    def __init__(self, nodes: list[str]):
-        super().__init__(logging.INFO)
-        self.seconds: dict[str, float] = {}
-        self._nodes = nodes
-        self._node = ""
-        self._started = 0.0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        words = record.getMessage().rstrip(".").split()
-        if len(words) == 4 and words[0] == "Component" and words[1] in self._nodes:
-            if words[3] == "running":
-                self._start(words[1])
-            elif words[3] == "finished":
-                self.finish("done")
-
-    def _start(self, node: str) -> None:
-        self._node, self._started = node, time.monotonic()
-        print(f"{self._position(node)} {node}", flush=True)
-
-    def finish(self, state: str) -> None:
-        """Print the state and duration of the running node, if there is one."""
-        if self._node:
-            seconds = self.seconds[self._node] = time.monotonic() - self._started
-            if seconds >= 1 or state != "done":
-                indent = " " * len(self._position(self._node))
-                print(f"{indent} {self._node}: {state} after {seconds:.0f} s", flush=True)
-            self._node = ""
-
-    def _position(self, node: str) -> str:
-        return f"[{self._nodes.index(node) + 1:>2}/{len(self._nodes)}]"
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Run the whole pipeline on this machine, and raise if any node did not finish."""
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import create_pipeline, fingerprint_run, local_places
 from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.metadata import open_metadata, prepare_metadata, rename_metadata
-from anchorage_pipeline.progress import NodeProgress, log_to
+from anchorage_pipeline.nodes import watch_nodes
+from anchorage_pipeline.progress import log_to
 from anchorage_pipeline.results import shown
 from anchorage_pipeline.spread.conditions import measured_spread
 from anchorage_pipeline.upkeep import forget_lost_releases, rename_damaged_artifact
@@ -25,7 +25,7 @@ class RunSummary:
     Args:
         states: state of each node by its id, such as `"COMPLETE"` or `"CACHED"`.
         outputs: folder of each output artifact by `"node.key"`.
-        seconds: wall time of each node in seconds.
+        seconds: wall time of each node in seconds; that of a cached one is the time of the look-up.
         refused: error of the gate if it rejected the candidate, in which case later nodes did not run; else None.
     """
 
@@ -70,12 +70,10 @@ def _run(experiment: Experiment) -> RunSummary:
 
         pipeline = create_pipeline(experiment, places, fingerprints, spread)
         nodes = [component.id for component in pipeline.components]
-        progress = NodeProgress(nodes)
-        logging.getLogger().addHandler(progress)
         try:
-            LocalDagRunner().run(pipeline)
+            with watch_nodes(metadata, nodes):
+                LocalDagRunner().run(pipeline)
         except BaseException as error:
-            progress.finish("stopped")
             fault = find_cause(error, experiment.run_folder)
             if isinstance(fault, DataError):
                 fault = rename_damaged_artifact(artifacts, fault)
@@ -83,7 +81,7 @@ def _run(experiment: Experiment) -> RunSummary:
                 raise fault from (None if fault is error else error)
             refused = fault
         summary = read_latest_run(metadata)
-    summary.seconds, summary.refused = progress.seconds, refused
+    summary.refused = refused
     if refused is None:
         check_finished(summary, nodes, log_file)
         summary.states = {node: summary.states[node] for node in nodes}
@@ -131,6 +129,8 @@ def read_latest_run(metadata: Path) -> RunSummary:
     for execution in store.get_executions_by_context(latest.id):
         node = execution.properties["pipeline_node"].string_value or _node_of(store, execution)
         summary.states[node] = pb.Execution.State.Name(execution.last_known_state)
+        duration = execution.last_update_time_since_epoch - execution.create_time_since_epoch
+        summary.seconds[node] = duration / 1000
         for event in store.get_events_by_execution_ids([execution.id]):
             if event.type == pb.Event.OUTPUT:
                 [artifact] = store.get_artifacts_by_id([event.artifact_id])
