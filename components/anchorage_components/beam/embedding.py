@@ -76,10 +76,10 @@ class SavedModelHandler(ModelHandler[Item, dict[str, Any] | Reject, Any]):
     ) -> Iterable[dict[str, Any] | Reject]:
         """A table row for each embedded image and a `Reject` for each failed one, in the order of the batch."""
         try:
-            vectors = _call(model, batch)
-        except tf.errors.OpError:
+            results = zip(batch, *_call(model, batch), strict=True)
+        except tf.errors.OpError:  # a model of an earlier version, in which a bad image fails the batch
             return [self._embed_one(item, model) for item in batch]
-        return [_row(item, vector) for item, vector in zip(batch, vectors, strict=True)]
+        return [_row(item, vector) if valid else _reject(item) for item, vector, valid in results]
 
     def get_num_bytes(self, batch: Sequence[Item]) -> int:
         return sum(len(item.content) for item in batch)
@@ -89,16 +89,14 @@ class SavedModelHandler(ModelHandler[Item, dict[str, Any] | Reject, Any]):
 
     def _embed_one(self, item: Item, model: Any) -> dict[str, Any] | Reject:
         try:
-            return _row(item, _call(model, [item])[0])
+            return _row(item, _call(model, [item])[0][0])
         except tf.errors.OpError as error:
             if not isinstance(item.content, bytes):
                 raise
-            fault = check_image(item.content)
-            if fault is None and not isinstance(error, tf.errors.InvalidArgumentError):
+            if check_image(item.content) is None and not isinstance(error, tf.errors.InvalidArgumentError):
                 raise  # not an error of the image, such as out of memory
             reason = error.message.partition("}} ")[2] or error.message
-            code, message = fault or ("E_IMAGE_DAMAGED", reason.strip().splitlines()[0])
-            return Reject(item.path, item.id, code, message, item.split)
+            return _reject(item, reason.strip().splitlines()[0])
 
 
 def embed_items(items: beam.PCollection, model_folder: str, folder: str, attributes: Sequence[str] = ()) -> None:
@@ -213,13 +211,24 @@ def format_rejects(rejects: Sequence[Reject]) -> str:
     return ", ".join(f"{number} {code}" for code, number in counts.most_common()) + first
 
 
-def _call(model: Any, batch: Sequence[Item]) -> np.ndarray:
+def _call(model: Any, batch: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings, and whether each is valid."""
     signature = model.signatures[_SIGNATURE]
     if isinstance(batch[0].content, bytes):
         inputs = {"images": tf.constant([item.content for item in batch], tf.string)}
     else:
         inputs = {"vectors": tf.constant(np.stack([item.content for item in batch]), tf.float32)}
-    return signature(**inputs)["embeddings"].numpy()
+    outputs = signature(**inputs)
+    valid = outputs["valid"].numpy() if "valid" in outputs else np.ones(len(batch), bool)
+    return outputs["embeddings"].numpy(), valid
+
+
+def _reject(item: Item, reason: str = "Expected an image. Received: bytes that the model cannot decode") -> Reject:
+    if isinstance(item.content, bytes):
+        code, message = check_image(item.content) or ("E_IMAGE_DAMAGED", reason)
+    else:
+        code, message = "E_VECTOR_UNUSABLE", "Expected finite numbers that are not all zero"
+    return Reject(item.path, item.id, code, message, item.split)
 
 
 def _row(item: Item, vector: np.ndarray) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from anchorage.errors import DataError
 COUNTS, REJECTS = "counts.json", "rejects.jsonl"
 FEATURES = ("image/id", "label", "role")
 
-_IMAGE, _VECTOR, _PIXELS = "image/encoded", "vector", "image/pixels"
+IMAGE, VECTOR, _PIXELS = "image/encoded", "vector", "image/pixels"
 _BLOCK = 1 << 20
 
 
@@ -58,13 +58,13 @@ def encode_example(example: Example) -> bytes:
     values = (example.id.encode(), example.label.encode(), example.role.encode())
     named = dict(zip(FEATURES, values, strict=True))
     if isinstance(example.content, bytes):
-        named[_IMAGE] = example.content
+        named[IMAGE] = example.content
     if example.pixels:
         named[_PIXELS] = example.pixels.encode()
     named |= {f"{ATTRIBUTE}{name}": value.encode() for name, value in example.attributes}
     features = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in named.items()}
     if not isinstance(example.content, bytes):
-        features[_VECTOR] = tf.train.Feature(float_list=tf.train.FloatList(value=example.content))
+        features[VECTOR] = tf.train.Feature(float_list=tf.train.FloatList(value=example.content))
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
 
@@ -82,8 +82,8 @@ def decode_example(data: bytes) -> Example:
     except DecodeError as error:
         raise ValueError(f"Expected a tf.Example. Received: {len(data)} bytes; {error}") from None
     values = {}
-    vector = np.array(features[_VECTOR].float_list.value, np.float32) if _VECTOR in features else None
-    for name in FEATURES if vector is not None else (*FEATURES, _IMAGE):
+    vector = np.array(features[VECTOR].float_list.value, np.float32) if VECTOR in features else None
+    for name in FEATURES if vector is not None else (*FEATURES, IMAGE):
         strings = features[name].bytes_list.value if name in features else []
         if name == "role" and name not in features:
             strings = [b"both"]
@@ -91,7 +91,7 @@ def decode_example(data: bytes) -> Example:
             raise ValueError(f"Expected one byte string as `{name}`. Received: {len(strings)} of {sorted(features)}")
         values[name] = strings[0]
     key, label, role = (values[name].decode() for name in FEATURES)
-    content = values[_IMAGE] if vector is None else vector
+    content = values[IMAGE] if vector is None else vector
     columns = [name for name in sorted(features) if name.startswith(ATTRIBUTE)]
     attributes = tuple(
         (name.removeprefix(ATTRIBUTE), b"".join(features[name].bytes_list.value).decode()) for name in columns

@@ -27,7 +27,7 @@ MAX_PIXELS = 50_000_000
 
 _MAGICS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "BMP": b"BM", "WebP": b"RIFF"}
 _READERS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # Pillow's names
-_HEAD = 32  # bytes that determine the format and its variant
+HEAD_BYTES = 32  # bytes that determine the format and its variant
 _ORIENTATION = 0x0112
 
 
@@ -93,14 +93,19 @@ def decode_image(data: tf.Tensor) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: if the bytes are not an image, or the image is damaged.
     """
-    head = _bytes(data, 0, _HEAD)
-    matches = [tf.reduce_all(head[: len(magic)] == list(magic)) for magic in _MAGICS.values()]
-    matches[-1] &= tf.reduce_all(head[8:12] == list(b"WEBP"))  # RIFF files can also be audio or video
-    known = tf.cast(tf.stack(matches), tf.int32)
+    head = read_bytes(data, 0, HEAD_BYTES)
+    flags = format_flags(head)
     branches = [partial(decode, data, head) for decode in _decoders().values()]
     branches.append(partial(_decode_gif, data, head))  # unknown format: raises with the reason
-    number = tf.where(tf.reduce_any(known > 0), tf.argmax(known, output_type=tf.int32), len(branches) - 1)
-    return tf.ensure_shape(tf.switch_case(number, branches), (None, None, 3))
+    branch = tf.where(tf.reduce_any(flags > 0), tf.argmax(flags, output_type=tf.int32), len(branches) - 1)
+    return tf.ensure_shape(tf.switch_case(branch, branches), (None, None, 3))
+
+
+def format_flags(head: tf.Tensor) -> tf.Tensor:
+    """Return, for each known format in the order JPEG, PNG, GIF, BMP, WebP, 1 if the first bytes are of it."""
+    matches = [tf.reduce_all(head[: len(magic)] == list(magic)) for magic in _MAGICS.values()]
+    matches[-1] &= tf.reduce_all(head[8:12] == list(b"WEBP"))  # RIFF files can also be audio or video
+    return tf.cast(tf.stack(matches), tf.int32)
 
 
 @cache
@@ -109,7 +114,7 @@ def _decoder(kind: str) -> Callable[[bytes], tf.Tensor]:
     decode = _decoders()[kind]
 
     def decode_kind(data: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(decode(data, _bytes(data, 0, _HEAD)), (None, None, 3))
+        return tf.ensure_shape(decode(data, read_bytes(data, 0, HEAD_BYTES)), (None, None, 3))
 
     return tf.function(decode_kind, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 
@@ -194,7 +199,7 @@ def image_notes(data: bytes) -> tuple[str, ...]:
     return tuple(name for name, applies in notes.items() if applies)
 
 
-def _bytes(data: tf.Tensor, position, count) -> tf.Tensor:
+def read_bytes(data: tf.Tensor, position, count) -> tf.Tensor:
     """Return `count` bytes from `position` as int32, with zeros past the end."""
     part = tf.strings.substr(data, tf.minimum(position, tf.strings.length(data)), count)
     return tf.cast(tf.io.decode_raw(part, tf.uint8, fixed_length=count), tf.int32)
@@ -230,13 +235,13 @@ def _decode_gif(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
 
 def _decode_bmp(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
     def expand_palette() -> tf.Tensor:  # TensorFlow decodes palette indices as grayscale
-        start = 14 + _number(head[14:18])
-        colors = tf.clip_by_value((_number(head[10:14]) - start) // 4, 1, 256)
-        palette = tf.reshape(_bytes(data, start, 4 * colors), (-1, 4))
+        start = 14 + to_number(head[14:18])
+        colors = tf.clip_by_value((to_number(head[10:14]) - start) // 4, 1, 256)
+        palette = tf.reshape(read_bytes(data, start, 4 * colors), (-1, 4))
         indices = tf.cast(tf.io.decode_bmp(data)[..., 0], tf.int32)
         return tf.cast(tf.gather(palette, tf.minimum(indices, colors - 1))[..., 2::-1], tf.uint8)
 
-    return tf.cond(_number(head[28:30]) == 8, expand_palette, lambda: tf.io.decode_bmp(data, channels=3))
+    return tf.cond(to_number(head[28:30]) == 8, expand_palette, lambda: tf.io.decode_bmp(data, channels=3))
 
 
 def _decode_webp(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
@@ -252,7 +257,7 @@ def _decode_webp(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
     return _over_white(tf.io.decode_image(data, expand_animations=False))
 
 
-def _number(digits: tf.Tensor, big_endian=False) -> tf.Tensor:
+def to_number(digits: tf.Tensor, big_endian=False) -> tf.Tensor:
     """Convert the last axis of bytes to an unsigned number, limited to below 2^31."""
     digits = tf.where(big_endian, tf.reverse(digits, [-1]), digits)
     factors = [256**place for place in range(digits.shape[-1])]
@@ -287,9 +292,9 @@ def _exif_orientation(data: tf.Tensor) -> tf.Tensor:
 
     def step(position, head) -> tuple[tf.Tensor, tf.Tensor]:
         position += tf.where(head[1] == 0xFF, 1, 2 + 256 * head[2] + head[3])
-        return position, _bytes(data, position, 10)
+        return position, read_bytes(data, position, 10)
 
-    position, head = tf.while_loop(is_skippable, step, (tf.constant(2), _bytes(data, 2, 10)))
+    position, head = tf.while_loop(is_skippable, step, (tf.constant(2), read_bytes(data, 2, 10)))
 
     def read() -> tf.Tensor:
         return _tiff_orientation(tf.strings.substr(data, position + 10, tf.maximum(0, 256 * head[2] + head[3] - 8)))
@@ -299,16 +304,18 @@ def _exif_orientation(data: tf.Tensor) -> tf.Tensor:
 
 def _tiff_orientation(tiff: tf.Tensor) -> tf.Tensor:
     """Return the orientation in the first directory of a TIFF structure of either byte order."""
-    head, length = _bytes(tiff, 0, 8), tf.strings.length(tiff)
+    head, length = read_bytes(tiff, 0, 8), tf.strings.length(tiff)
     big = tf.reduce_all(head[:4] == list(b"MM\x00*"))
     valid = tf.logical_or(big, tf.reduce_all(head[:4] == list(b"II*\x00")))
-    start = tf.minimum(_number(head[4:8], big), length)
-    count = tf.minimum(_number(_bytes(tiff, start, 2), big), tf.maximum(0, length - start - 2) // 12)
+    start = tf.minimum(to_number(head[4:8], big), length)
+    count = tf.minimum(to_number(read_bytes(tiff, start, 2), big), tf.maximum(0, length - start - 2) // 12)
     table = tf.io.decode_raw(tf.strings.substr(tiff, tf.minimum(start + 2, length), 12 * count), tf.uint8)
     entries = tf.reshape(tf.cast(table, tf.int32), (-1, 12))
-    short = _number(entries[:, 8:10], big)
-    value = tf.where(_number(entries[:, 2:4], big) == 4, tf.where(big, _number(entries[:, 10:12], big), short), short)
-    matches = tf.reduce_all([_number(entries[:, :2], big) == _ORIENTATION, value >= 1, value <= 8], 0)
+    short = to_number(entries[:, 8:10], big)
+    value = tf.where(
+        to_number(entries[:, 2:4], big) == 4, tf.where(big, to_number(entries[:, 10:12], big), short), short
+    )
+    matches = tf.reduce_all([to_number(entries[:, :2], big) == _ORIENTATION, value >= 1, value <= 8], 0)
     orientations = tf.concat([tf.boolean_mask(value, tf.logical_and(matches, valid)), [1]], 0)
     return orientations[0]
 

@@ -1,10 +1,11 @@
 """What turns checked records into embeddings: the model of a release, in this process or on a model server."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from anchorage.errors import DataError
 from anchorage.release import Release
 
 _BATCH = 64  # records per call of the model
@@ -72,5 +73,21 @@ class LocalEmbedder:
                 outputs = self._embed(vectors=tf.constant(np.stack(batch), tf.float32))
             else:
                 outputs = self._embed(images=tf.constant(batch, tf.string))
-            embeddings.append(outputs["embeddings"].numpy())
+            embeddings.append(accepted({name: value.numpy() for name, value in outputs.items()}))
         return np.concatenate(embeddings)
+
+
+def accepted(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the embeddings of records that have been checked, from the outputs of a model.
+
+    Raises:
+        DataError: `E_RECORD_REFUSED` if the model marks a record as not valid.
+    """
+    valid = outputs.get("valid")  # models of earlier releases raise an error instead
+    if valid is not None and not valid.all():
+        raise DataError(
+            "E_RECORD_REFUSED",
+            f"Expected a model that embeds all of {len(valid)} records, which were found to be intact. Received: no "
+            f"embedding of {np.count_nonzero(~valid)} of them.",
+        )
+    return outputs["embeddings"]

@@ -14,6 +14,7 @@ from anchorage.data.store import RecordSpec
 from anchorage.encoders.hub import merge_lora
 from anchorage.inference import named_outputs
 from anchorage.release.fingerprint import write_identity
+from anchorage.serving.warmup import write_warmup
 
 _COUNTED = re.compile(r'_\d+"')
 
@@ -24,18 +25,25 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
     Signatures, all with the output `embeddings` `(N, D)` float32:
 
         serving_default   images: (N,) strings, encoded images; for an encoder of vectors, vectors: (N, V) float32
+        examples          examples: (N,) strings, serialized tf.Examples with `image/encoded` or `vector`
         pixels            images: (N, S, S, 3) uint8, decoded and resized; not for vectors
+
+    The first two also have the output `valid` `(N,)` bool. It is False, and the embedding is zero, for an image that is
+    empty, damaged, cut off, too large (see `anchorage.data.images`) or of no known format, for a vector with NaN,
+    infinity or zeros only, and for an example without image or vector. The other rows of the batch are not affected.
 
     Args:
         encoder: model from `(N, S, S, 3)` pixels in 0..255, or from `(N, V)` vectors, to `(N, D)` embeddings, or to a
             dict with `"embeddings"`.
         folder: target folder, which must be empty. `identity.json` is also written to it: two exports of one encoder
-            have the same fingerprint although their files differ.
+            have the same fingerprint although their files differ; and the requests that TensorFlow Serving warms up
+            with, see `anchorage.serving.warmup`.
         spec: shape and type of the training records.
     """
     import tensorflow as tf
 
-    from anchorage.data.images import load_image
+    from anchorage.data.examples import IMAGE, VECTOR
+    from anchorage.data.tolerant import load_valid, try_each
 
     def embed(records):
         rows = tf.shape(records)[0]
@@ -45,25 +53,44 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
         embeddings = named_outputs(outputs)["embeddings"]
         return {"embeddings": tf.cast(embeddings, tf.float32)[:rows]}
 
-    def embed_bytes(images):
-        pixels = tf.map_fn(
-            lambda image: load_image(image, spec.image_size, spec.fit),
-            images,
-            fn_output_signature=tf.TensorSpec(spec.shape, tf.uint8),
+    def embed_valid(records, valid):
+        embeddings = embed(records)["embeddings"]
+        return {"embeddings": tf.where(valid[:, None], embeddings, 0.0), "valid": valid}
+
+    def embed_images(images):
+        return embed_valid(*load_valid(images, spec.image_size, spec.fit))
+
+    def embed_vectors(vectors):
+        finite = tf.reduce_all(tf.math.is_finite(vectors), 1)
+        return embed_valid(vectors, tf.logical_and(finite, tf.reduce_any(vectors != 0, 1)))
+
+    def embed_examples(examples):
+        name, content = (VECTOR, records) if spec.dimension else (IMAGE, images)
+        features = {name: tf.io.FixedLenFeature(content.shape[1:], content.dtype)}
+        contents, _ = try_each(
+            lambda example: tf.io.parse_single_example(example, features)[name],
+            examples,
+            content.shape[1:],
+            content.dtype,
         )
-        return embed(pixels)
+        return embed_vectors(contents) if spec.dimension else embed_images(contents)
 
     encoder = merge_lora(encoder)
+    records = tf.TensorSpec((None, *spec.shape), spec.dtype, name="vectors" if spec.dimension else "images")
+    images = tf.TensorSpec((None,), tf.string, name="images")
+    examples = tf.TensorSpec((None,), tf.string, name="examples")
+    endpoints = {
+        "serving_default": (embed_vectors, records) if spec.dimension else (embed_images, images),
+        "examples": (embed_examples, examples),
+        **({} if spec.dimension else {"pixels": (embed, records)}),
+    }
     archive = keras.export.ExportArchive()
     archive.track(encoder)
-    name = "vectors" if spec.dimension else "images"
-    records = tf.TensorSpec((None, *spec.shape), spec.dtype, name=name)
-    if spec.dimension:
-        archive.add_endpoint("serving_default", embed, [records])
-    else:
-        archive.add_endpoint("serving_default", embed_bytes, [tf.TensorSpec((None,), tf.string, name=name)])
-        archive.add_endpoint("pixels", embed, [records])
+    signatures = {
+        name: archive.add_endpoint(name, function, [inputs]) for name, (function, inputs) in endpoints.items()
+    }
     archive.write_out(os.fspath(folder), verbose=False)
+    write_warmup(folder, signatures, spec)
     write_identity(os.fspath(folder), {**_content(encoder, spec), "operations": _count_operations(folder)})
 
 

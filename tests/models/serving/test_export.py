@@ -1,13 +1,20 @@
 """The exported model answers for bytes as the encoder does for the pixels that training reads."""
 
+import base64
 import io
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
+from anchorage.data.examples import Example, encode_example
 from anchorage.data.images import load_image
 from anchorage.data.store import RecordSpec
 from anchorage.encoders import create_encoder
@@ -32,7 +39,9 @@ def exported(request, tmp_path_factory):
     encoder = create_encoder("small", image_size=SIZE, embedding_size=6, widths=(4, 8), pooling="gem")
     folder = tmp_path_factory.mktemp("export") / "1"
     export_encoder(encoder, folder, RecordSpec(SIZE, request.param))
-    return encoder, tf.saved_model.load(str(folder)), request.param
+    model = tf.saved_model.load(str(folder))
+    model.anchorage_test_folder = str(folder)
+    return encoder, model, request.param
 
 
 def test_bytes_and_pixels_agree_with_the_encoder(exported):
@@ -42,7 +51,6 @@ def test_bytes_and_pixels_agree_with_the_encoder(exported):
     from_bytes = model.signatures["serving_default"](images=tf.constant(IMAGES))
     from_pixels = model.signatures["pixels"](images=tf.constant(pixels))
     for outputs in (from_bytes, from_pixels):
-        assert list(outputs) == ["embeddings"]
         assert outputs["embeddings"].dtype == tf.float32
         np.testing.assert_allclose(outputs["embeddings"], wanted, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(wanted, axis=1), 1, atol=1e-6)
@@ -53,8 +61,112 @@ def test_signatures_are_strict(exported):
     signature = model.signatures["pixels"].structured_input_signature[1]["images"]
     assert (signature.shape.as_list(), signature.dtype) == ([None, SIZE, SIZE, 3], tf.uint8)
     assert model.signatures["serving_default"](images=tf.constant([], tf.string))["embeddings"].shape == (0, 6)
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        model.signatures["serving_default"](images=tf.constant([b"no image"]))
+    outputs = {name: sorted(signature.structured_outputs) for name, signature in model.signatures.items()}
+    both = ["embeddings", "valid"]
+    assert outputs == {"serving_default": both, "examples": both, "pixels": ["embeddings"]}
+
+
+def bomb():
+    """16,000 x 16,000 pixels in 30 kB."""
+    buffer = io.BytesIO()
+    Image.new("1", (16_000, 16_000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+BAD = {
+    "empty": b"",
+    "no image": b"<html>not found</html>",
+    "cut JPEG": encoded(60, 50, "JPEG")[:900],
+    "cut PNG": encoded(60, 50, "PNG")[:900],
+    "JPEG without its end": encoded(60, 50, "JPEG")[:-400],
+    "bomb": bomb(),
+}
+
+
+def as_example(value, name="image/encoded"):
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+    return tf.train.Example(features=tf.train.Features(feature={name: feature})).SerializeToString()
+
+
+def test_bad_images_get_zeros_in_their_own_rows(exported):
+    _, model, _ = exported
+    batch = [IMAGES[0], *BAD.values(), IMAGES[1]]
+    outputs = model.signatures["serving_default"](images=tf.constant(batch))
+    assert outputs["valid"].numpy().tolist() == [True] + [False] * len(BAD) + [True]
+    assert not outputs["embeddings"][1:-1].numpy().any()
+    alone = model.signatures["serving_default"](images=tf.constant(IMAGES[:2]))["embeddings"]
+    np.testing.assert_allclose(outputs["embeddings"].numpy()[[0, -1]], alone, atol=1e-6)
+    none_is_valid = model.signatures["serving_default"](images=tf.constant([b"", b"x"]))
+    assert not none_is_valid["valid"].numpy().any()
+
+
+def test_examples_answer_as_their_images_do(exported):
+    _, model, _ = exported
+    from_bytes = model.signatures["serving_default"](images=tf.constant(IMAGES))["embeddings"]
+    examples = [
+        *map(as_example, IMAGES),
+        as_example(BAD["cut JPEG"]),
+        as_example(IMAGES[0], "another feature"),
+        b"\xff no example",
+        b"",
+    ]
+    outputs = model.signatures["examples"](examples=tf.constant(examples))
+    assert outputs["valid"].numpy().tolist() == [True] * 3 + [False] * 4
+    np.testing.assert_allclose(outputs["embeddings"][:3], from_bytes, atol=1e-6)
+    assert not outputs["embeddings"][3:].numpy().any()
+
+
+def test_answers_are_the_same_in_a_process_without_this_package(exported):
+    _, model, _ = exported
+    program = (
+        "import sys, json, base64, tensorflow as tf; model = tf.saved_model.load(sys.argv[1]); "
+        "images = [base64.b64decode(text) for text in json.load(sys.stdin)]; "
+        "outputs = model.signatures['serving_default'](images=tf.constant(images)); "
+        "assert not [name for name in sys.modules if name.startswith('anchorage')]; "
+        "print(json.dumps({name: value.numpy().tolist() for name, value in outputs.items()}))"
+    )
+    batch = [IMAGES[0], BAD["cut JPEG"], IMAGES[1]]
+    folder = Path(model.anchorage_test_folder)
+    sent = json.dumps([base64.b64encode(image).decode() for image in batch])
+    ran = subprocess.run([sys.executable, "-c", program, str(folder)], input=sent, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    answer = json.loads(ran.stdout)
+    assert answer["valid"] == [True, False, True]
+    here = model.signatures["serving_default"](images=tf.constant(batch))["embeddings"]
+    np.testing.assert_allclose(answer["embeddings"], here, atol=1e-6)
+
+
+def test_warm_up_requests_are_those_of_tensorflow_serving_with_their_answers(exported):
+    _, model, _ = exported
+    path = Path(model.anchorage_test_folder) / "assets.extra/tf_serving_warmup_requests"
+    logs = [PredictionLog.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
+    assert [log.WhichOneof("log_type") for log in logs] == ["predict_log"] * 6
+    names = []
+    for log in logs:
+        request, response = log.predict_log.request, log.predict_log.response
+        ((argument, batch),) = request.inputs.items()
+        names.append((request.model_spec.signature_name, tf.make_ndarray(batch).shape[0]))
+        outputs = model.signatures[names[-1][0]](**{argument: tf.make_ndarray(batch)})
+        assert set(response.outputs) == set(outputs)
+        for name, value in outputs.items():
+            np.testing.assert_allclose(tf.make_ndarray(response.outputs[name]), value, atol=1e-5)
+        assert np.linalg.norm(tf.make_ndarray(response.outputs["embeddings"]), axis=1) == pytest.approx(1, abs=1e-5)
+    assert names == [(name, n) for name in ("serving_default", "examples", "pixels") for n in (1, 4)]
+
+
+def test_vectors_that_cannot_be_embedded_are_marked(tmp_path):
+    encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, use_bias=True, bias_initializer="ones")])
+    export_encoder(encoder, tmp_path, RecordSpec(dimension=3))
+    model = tf.saved_model.load(str(tmp_path))
+    vectors = np.array([[1, 2, 3], [np.nan, 0, 1], [0, 0, 0], [np.inf, 1, 1], [3, 2, 1]], np.float32)
+    outputs = model.signatures["serving_default"](vectors=tf.constant(vectors))
+    assert outputs["valid"].numpy().tolist() == [True, False, False, False, True]
+    np.testing.assert_allclose(outputs["embeddings"].numpy()[[0, 4]], np.asarray(encoder(vectors[[0, 4]])), atol=1e-6)
+    assert not outputs["embeddings"].numpy()[1:4].any()
+    examples = [encode_example(Example("", "", "query", vector)) for vector in (vectors[4], vectors[0][:2])]
+    from_examples = model.signatures["examples"](examples=tf.constant(examples))
+    assert from_examples["valid"].numpy().tolist() == [True, False]
+    np.testing.assert_allclose(from_examples["embeddings"][0], outputs["embeddings"][4], atol=1e-6)
 
 
 def test_a_trained_bfloat16_encoder_answers_in_float32(tmp_path):
