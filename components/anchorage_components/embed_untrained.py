@@ -14,7 +14,8 @@ from tfx.types.standard_artifacts import Examples, ModelRun
 from anchorage.data.store import RecordStore
 from anchorage.errors import DataError
 from anchorage.retrieval.table import Embeddings, write_table
-from anchorage.untrained import NAMES, embed_raw, unit_rows
+from anchorage.untrained import NAMES, embed_raw
+from anchorage.vectors import unit_vectors
 from anchorage_components.artifacts import UNTRAINED, UntrainedEmbeddings
 
 _SPLIT = "test"  # the split that is evaluated
@@ -53,7 +54,7 @@ def EmbedUntrained(
     embedded = dict([embed_raw(records)])
     for name in ("network", "features"):
         if (models / name).is_dir():
-            embedded[name] = np.concatenate([unit_rows(rows) for rows in _run(models / name, records)])
+            embedded[name] = np.concatenate([unit_vectors(rows) for rows in _run(models / name, records)])
     for name, vectors in embedded.items():
         labels = np.array(records.class_names, object)[records.labels]
         splits = np.full(len(records), _SPLIT, object)

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 
 from anchorage.data.batches import Store, evaluation_batches
-
-_MIN_NORM = 1e-12  # avoids a division by zero
+from anchorage.vectors import unit_vectors
 
 
 def named_outputs(outputs) -> dict:
@@ -64,5 +63,4 @@ def embed_store(model: keras.Model, store: Store, batch_size: int = 256) -> np.n
     Retrieval uses the cosine similarity, even if the loss uses the norms of the embeddings.
     """
     outputs = predict_rows(model, store, np.arange(len(store)), batch_size)
-    vectors = np.asarray(named_outputs(outputs)["embeddings"], np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _MIN_NORM)
+    return unit_vectors(np.asarray(named_outputs(outputs)["embeddings"], np.float32))

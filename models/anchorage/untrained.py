@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anchorage.retrieval.table import Embeddings, read_table
+from anchorage.vectors import unit_vectors
 
 if TYPE_CHECKING:
     import keras
@@ -26,7 +27,6 @@ NAMES = {
 
 _SIDE = 32  # pixels
 _ROWS = 1024  # images in memory at once
-_MIN_NORM = 1e-12  # avoids a division by zero
 
 
 def embed_pixels(store: "Store", side: int = _SIDE) -> np.ndarray:
@@ -44,18 +44,13 @@ def embed_pixels(store: "Store", side: int = _SIDE) -> np.ndarray:
             grey = Image.fromarray(image).convert("L").resize((side, side), Image.Resampling.BOX)
             row[:] = np.asarray(grey, np.float32).ravel()
     rows -= rows.mean(axis=1, keepdims=True)
-    return unit_rows(rows)
-
-
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Normalize the rows `(M, D)` to unit length; a row of zeros is unchanged."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _MIN_NORM)
+    return unit_vectors(rows)
 
 
 def embed_raw(store: "Store") -> tuple[str, np.ndarray]:
     """Name and embeddings of the baseline that no network is needed for: the given vectors, or raw pixels."""
     if store.spec.dimension:
-        return "vectors", unit_rows(store.read(np.arange(len(store))))
+        return "vectors", unit_vectors(store.read(np.arange(len(store))))
     return "pixels", embed_pixels(store)
 
 

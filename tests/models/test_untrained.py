@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from anchorage.encoders import create_encoder
-from anchorage.untrained import embed_pixels, unit_rows, untrained_encoders
+from anchorage.untrained import embed_pixels, untrained_encoders
 
 
 class Images:
@@ -44,10 +44,6 @@ def test_a_picture_of_one_colour_has_no_direction():
     rows = embed_pixels(Images([np.full((16, 16, 3), 200), np.eye(16)[..., None].repeat(3, axis=2) * 255]))
     assert not rows[0].any()
     assert np.linalg.norm(rows[1]) == pytest.approx(1)
-
-
-def test_rows_get_unit_length():
-    np.testing.assert_allclose(unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0.0, 0.0]])
 
 
 def encoder(seed):

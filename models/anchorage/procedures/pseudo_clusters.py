@@ -16,6 +16,7 @@ from anchorage.learner import MetricLearner
 from anchorage.procedures.procedure import Procedure, Task, best_result, join_results
 from anchorage.training.building import create_network
 from anchorage.training.run import TrainRun
+from anchorage.vectors import unit_vectors
 
 _BLOCK = 4096  # rows compared with all centres at once
 
@@ -105,8 +106,7 @@ def spherical_kmeans(vectors: np.ndarray, count: int, seed: int, rounds: int = 5
             f"Expected at least as many images as clusters. Received: {len(vectors)} images, "
             f"num_pseudo_classes={count}",
         )
-    rows = np.asarray(vectors, np.float32)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    rows = unit_vectors(np.asarray(vectors, np.float32))
     centers, _ = kmeans_plusplus(rows, count, random_state=seed)
     clusters, cosines = _nearest(rows, centers)
     for _ in range(rounds):
@@ -114,7 +114,7 @@ def spherical_kmeans(vectors: np.ndarray, count: int, seed: int, rounds: int = 5
         np.add.at(sums, clusters, rows)
         empty = np.flatnonzero(np.bincount(clusters, minlength=count) == 0)
         sums[empty] = rows[np.argsort(cosines, kind="stable")[: len(empty)]]
-        centers = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+        centers = unit_vectors(sums)
         previous = clusters
         clusters, cosines = _nearest(rows, centers)
         if np.array_equal(previous, clusters):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from anchorage.inference import embed_rows
+from anchorage.vectors import unit_vectors
 
 if TYPE_CHECKING:
     from anchorage.data.relabelled import LabelledRows
@@ -37,10 +38,10 @@ def guess_labels(embeddings: np.ndarray, proxies: np.ndarray, temperature: float
         proxies: `(C, D)` float array.
         temperature: positive.
     """
-    proxies = _unit(np.asarray(proxies, np.float64))
+    proxies = unit_vectors(np.asarray(proxies, np.float64))
     blocks = [np.empty((0, 3))]
     for start in range(0, len(embeddings), _BLOCK):
-        cosines = _unit(np.asarray(embeddings[start : start + _BLOCK], np.float64)) @ proxies.T
+        cosines = unit_vectors(np.asarray(embeddings[start : start + _BLOCK], np.float64)) @ proxies.T
         logits = (2.0 * cosines - 2.0) / temperature
         label = np.argmax(logits, axis=1)
         largest = np.take_along_axis(logits, label[:, None], axis=1)
@@ -85,11 +86,7 @@ def class_proxies(learner: keras.Model, labelled: "LabelledRows") -> np.ndarray:
     classes = len(labelled.class_names)
     if proxies is not None and len(proxies.shape) == 2 and proxies.shape[0] == classes:
         return keras.ops.convert_to_numpy(proxies)
-    vectors = _unit(embed_rows(learner.encoder, labelled, np.arange(len(labelled))))
+    vectors = unit_vectors(embed_rows(learner.encoder, labelled, np.arange(len(labelled))))
     sums = np.zeros((classes, vectors.shape[1]))
     np.add.at(sums, labelled.labels, vectors)
     return sums
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

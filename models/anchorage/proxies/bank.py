@@ -8,6 +8,7 @@ from keras import ops
 
 from anchorage.geometry import cosine_similarities, unit_rows
 from anchorage.labels import check_class_labels
+from anchorage.vectors import unit_vectors
 
 
 @keras.saving.register_keras_serializable(package="anchorage")
@@ -133,11 +134,8 @@ def start_at_class_means(loss: keras.layers.Layer, embeddings, labels, seed: int
     order = order[np.argsort(labels[order], kind="stable")]
     sorted_labels = labels[order]
     position = np.arange(len(order)) - np.searchsorted(sorted_labels, sorted_labels)  # within the class
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    units = embeddings / np.where(norms > 0, norms, 1.0)
     sums = np.zeros((classes * per_class, dim))
-    np.add.at(sums, sorted_labels * per_class + position % per_class, units[order])
-    sum_norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    np.add.at(sums, sorted_labels * per_class + position % per_class, unit_vectors(embeddings)[order])
     initial = ops.convert_to_numpy(loss.proxies)
     scale = np.mean(np.linalg.norm(initial, axis=1)) or 1.0
-    loss.proxies.assign(np.where(sum_norms > 0, sums / np.where(sum_norms > 0, sum_norms, 1.0) * scale, initial))
+    loss.proxies.assign(np.where(np.any(sums, axis=1, keepdims=True), scale * unit_vectors(sums), initial))

@@ -16,6 +16,7 @@ from anchorage.inference import embed_rows, named_outputs
 from anchorage.learner import MetricLearner
 from anchorage.methods.method import Step
 from anchorage.retrieval.health import effective_rank
+from anchorage.vectors import unit_vectors
 
 _ROWS = 256  # items to embed, at most 16 per class
 _PROXIES = 64  # proxies whose gradient is decomposed
@@ -78,7 +79,7 @@ class TrainingDiagnostics:
         Raises:
             FloatingPointError: if an embedding is not finite.
         """
-        vectors = _unit_rows(embed_rows(learner, self.store, self.rows).astype(np.float64))
+        vectors = unit_vectors(embed_rows(learner, self.store, self.rows).astype(np.float64))
         if not np.isfinite(vectors).all():
             raise FloatingPointError("embeddings became NaN or infinite, although all weights are finite")
         sums, count = vectors.sum(0), len(vectors)
@@ -187,13 +188,13 @@ def proxy_diagnostics(
         [0, 2]; `dead_proxies`, the share of the proxies of these classes that are not the nearest proxy of any item of
         their class.
     """
-    proxies = _unit_rows(proxies)
+    proxies = unit_vectors(proxies)
     nearest = np.argmax(vectors @ proxies.T, axis=1)
     alive = np.unique(nearest[classes[nearest] == labels])
     seen, codes = np.unique(labels, return_inverse=True)
     means = np.zeros((len(seen), vectors.shape[1]))
     np.add.at(means, codes, vectors)
-    near = np.where(classes[None, :] == seen[:, None], _unit_rows(means) @ proxies.T, -np.inf).max(axis=1)
+    near = np.where(classes[None, :] == seen[:, None], unit_vectors(means) @ proxies.T, -np.inf).max(axis=1)
     return {
         "proxy_distance": float(np.mean(1.0 - near)),
         "dead_proxies": float(1.0 - len(alive) / max(np.isin(classes, seen).sum(), 1)),
@@ -206,7 +207,7 @@ def _weights(learner: MetricLearner, images: np.ndarray, labels: np.ndarray) -> 
 
     loss = learner.loss_layer
     outputs = named_outputs(learner.encoder(images, training=False))
-    vectors = _unit_rows(keras.ops.convert_to_numpy(outputs["embeddings"]))
+    vectors = unit_vectors(keras.ops.convert_to_numpy(outputs["embeddings"]))
     proxies = _class_proxies(loss)
     embeddings = tf.constant(vectors, tf.float32)
     values = [] if proxies is None else [(loss.proxies, tf.constant(proxies[0]))]
@@ -251,7 +252,3 @@ def _class_proxies(loss: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray] | 
     if not count or proxies is None or len(proxies.shape) != 2 or proxies.shape[0] % count:
         return None
     return keras.ops.convert_to_numpy(proxies), np.repeat(np.arange(count), proxies.shape[0] // count)
-
-
-def _unit_rows(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -6,8 +6,7 @@ import numpy as np
 
 from anchorage.data.sampling._class_rows import PROBES, ClassRows
 from anchorage.errors import DataError
-
-_MIN_NORM = 1e-12  # avoids a division by zero
+from anchorage.vectors import unit_vectors
 
 
 class CentredSampler:
@@ -63,7 +62,7 @@ class CentredSampler:
 
     def _to_centres(self, grouped: np.ndarray) -> np.ndarray:
         """Compute the mean of the normalized embeddings `(C, probes_per_class, D)` of each class."""
-        return (grouped / np.maximum(np.linalg.norm(grouped, axis=2, keepdims=True), _MIN_NORM)).mean(axis=1)
+        return unit_vectors(grouped).mean(axis=1)
 
     def _set_centres(self, centres: np.ndarray) -> None:
         if self._wanted_neighbors:
