@@ -1,21 +1,39 @@
 """The store of items: durable, ordered, all or nothing; on SQLite and on a real PostgreSQL."""
 
 import sqlite3
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from random import Random
+from subprocess import PIPE, Popen
+from threading import Event, Thread
 
 import numpy as np
+import psycopg
 import pytest
+from databases import fresh_database, running_postgresql
 
 from anchorage.errors import DataError, ResourceError, UsageError
 from anchorage.release.items import Item, ItemStore, default_store
+
+_NUMBERS = count(1)
 
 
 def item(id_, first=1.0, **more):
     return Item(id_, "label", vector=np.array([first, 2.0], np.float32), **more)
 
 
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/items.sqlite"
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running_postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/items.sqlite"
+    return fresh_database(request.getfixturevalue("server"), f"items {next(_NUMBERS)}")
 
 
 def test_items_come_back_as_they_were_written(url):
@@ -92,11 +110,86 @@ def test_large_batches(url):
     assert [each.id for each in store.changes(0)] == [f"{number}" for number in range(1201)]
 
 
-def test_every_commit_is_flushed_to_the_disk(url, tmp_path):
-    store = ItemStore(url)
+def test_every_commit_of_sqlite_is_flushed_to_the_disk(tmp_path):
+    store = ItemStore(f"sqlite:///{tmp_path}/items.sqlite")
     with store._engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
     assert sqlite3.connect(tmp_path / "items.sqlite").execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_server_that_does_not_wait_for_its_disk_is_told_to(server):
+    url = fresh_database(server, "careless")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER DATABASE careless SET synchronous_commit TO off")
+    store = ItemStore(url)
+    with store._engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+
+
+def test_stores_on_one_database_follow_each_other(url):
+    """Four writers at once: whoever reads on from the last number seen gets every change once, and in order."""
+    rounds, writers = 15, 4
+    stores, seen, finished = [ItemStore(url) for _ in range(writers)], [], Event()
+
+    def write(writer):
+        for number in range(rounds):
+            stores[writer].write([item(f"{writer}-{number}-{part}") for part in range(3)])
+
+    def follow():
+        reader = ItemStore(url)
+        while True:
+            last_round = finished.is_set()
+            seen.extend(reader.changes(seen[-1].change if seen else 0, limit=7))
+            if last_round and seen[-1].change == reader.last_change():
+                return
+
+    follower = Thread(target=follow)
+    follower.start()
+    with ThreadPoolExecutor(writers) as pool:
+        list(pool.map(write, range(writers)))
+    finished.set()
+    follower.join()
+    assert [each.change for each in seen] == list(range(1, 3 * rounds * writers + 1))
+    assert len({each.id for each in seen}) == len(seen)
+
+
+WRITER = """
+import sys
+import numpy as np
+from anchorage.release.items import Item, ItemStore
+store, name, number = ItemStore(sys.argv[1]), sys.argv[2], 0
+while True:
+    batch = [Item(f"{name}-{number}-{part}", f"{number}", {"a": "b"}, np.full(32, number + 1.0, np.float32),
+                  image=bytes(1000)) for part in range(3)]
+    store.write([*batch, Item("counter", f"{number}", vector=np.ones(32, np.float32))])
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_no_acknowledged_write_is_lost_by_kill_9(url):
+    random, store = Random(0), ItemStore(url)
+    for life in range(4):
+        with Popen([sys.executable, "-c", WRITER, url, f"life{life}"], stdout=PIPE, text=True) as child:
+            acknowledged = [int(child.stdout.readline())]  # it is at work
+            Event().wait(random.uniform(0, 0.3))
+            child.kill()
+            acknowledged += map(int, child.stdout.read().split())
+        assert acknowledged == list(range(len(acknowledged)))
+        for number in acknowledged:
+            for part in range(3):
+                stored = store.get(f"life{life}-{number}-{part}")
+                assert (stored.label, stored.attributes, stored.image) == (f"{number}", {"a": "b"}, bytes(1000))
+                np.testing.assert_array_equal(stored.vector, np.full(32, number + 1.0, np.float32))
+        # The batch in flight is there as a whole or not at all.
+        number = len(acknowledged)
+        parts = [store.get(f"life{life}-{number}-{part}") is not None for part in range(3)]
+        assert parts in ([True] * 3, [False] * 3)
+        assert store.get("counter").label == f"{number if parts[0] else number - 1}"
+        assert store.get(f"life{life}-{number + 1}-0") is None
+    changes = [each.change for each in store.changes(0, limit=100_000)]
+    assert changes == sorted(set(changes))
+    assert changes[-1] == store.last_change()
 
 
 @pytest.mark.parametrize("url", ["mysql://me:secret@host/x", "items.sqlite", "sqlite://", "sqlite:///:memory:"])
