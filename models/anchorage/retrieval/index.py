@@ -120,8 +120,8 @@ def search(index: Index, queries: np.ndarray, k: int, leaves: int = 0) -> tuple[
         index: from `build_index` or `load_index`.
         queries: `(N, D)` floats, rows of unit length.
         k: number of neighbors; at most the number of rows are returned.
-        leaves: least number of leaves to search; the number that was tuned for the recall at `neighbors` if that is
-            greater. An exact index has none.
+        leaves: for results of which some are dropped afterwards: least number of leaves to search, if it is greater
+            than the tuned one; twice as many candidates as tuned are reordered. 0 searches as tuned.
 
     Returns:
         Rows `(N, min(k, rows))` int64 and their similarities, float32 of the same shape, nearest first.
@@ -138,7 +138,7 @@ def search(index: Index, queries: np.ndarray, k: int, leaves: int = 0) -> tuple[
         return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
     if index.facts["kind"] == "brute_force":
         return _search_batch(index, queries, k)
-    reorder = max(index.facts["reorder"], _REORDER_FACTORS[0] * k)
+    reorder = max((2 if leaves else 1) * index.facts["reorder"], _REORDER_FACTORS[0] * k)
     leaves = min(index.facts["leaves"], max(leaves, index.facts["leaves_to_search"]))
     rows, similarities = _search_batch(index, queries, k, reorder, leaves)
     short = np.flatnonzero(np.isnan(similarities).any(axis=1))

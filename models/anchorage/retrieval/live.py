@@ -23,6 +23,7 @@ from anchorage.retrieval.index import Index, build_index, check_vectors, search
 
 _EXACT_ROWS = 2_000  # matching rows up to which a filtered search compares all of them
 _MARGIN = 1.5  # rows fetched for each that a filtered search needs on average
+_LEAVES = 3  # leaves searched for a filter, per leaf that the index was tuned for and per leaf full of rows fetched
 _SPARE = 16  # rows fetched for ones that may be deleted or filtered out
 
 
@@ -275,10 +276,10 @@ class LiveIndex:
         )
 
     def _leaves(self, width: int) -> int:
-        """Leaves that hold the `width` nearest rows as surely as the tuned number holds those it was tuned for."""
+        """Leaves to search for a filter, which leaves results further away than those that the index was tuned for."""
         facts = self.index.facts
         per_leaf = facts["rows"] / max(1, facts["leaves"])
-        return facts["leaves_to_search"] + math.ceil(4 * width / per_leaf)
+        return _LEAVES * (facts["leaves_to_search"] + math.ceil(width / per_leaf))
 
     def _search_added(
         self, state: State, queries: np.ndarray, k: int, where: Filter | None, names: Sequence[Sequence[str]]

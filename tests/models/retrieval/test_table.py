@@ -1,5 +1,7 @@
 """Embedding tables come back as they went, or say what is wrong with them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -137,6 +139,16 @@ def test_ids_keep_their_order(tmp_path):
     assert {name: column.tolist() for name, column in again.items()} == {
         "id": list("cab"), "label": list("zxy"), "role": ["both", "gallery", "both"], "split": ["test"] * 3,
     }  # fmt: skip
+
+
+def test_additional_columns_become_attributes_of_an_index(tmp_path):
+    columns = {"color": np.array(["red", ""], object), "role": np.array(["no", "role"], object)}
+    rows = table(["a", "b"], ["x", "x"], ["test"] * 2)
+    write_ids(tmp_path / "ids.parquet", replace(rows, columns=columns))
+    again = read_ids(tmp_path / "ids.parquet")
+    assert again["attribute/color"].tolist() == ["red", ""]
+    assert again["attribute/role"].tolist() == ["no", "role"]
+    assert again["role"].tolist() == rows.roles.tolist()
 
 
 def test_columns_must_have_one_length():
