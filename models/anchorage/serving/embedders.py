@@ -5,8 +5,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from anchorage.errors import DataError
+from anchorage.errors import DataError, UsageError
 from anchorage.release import Release
+from anchorage.release.manifest import TEXT
 
 _BATCH = 64  # records per call of the model
 
@@ -91,3 +92,39 @@ def accepted(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
             f"embedding of {np.count_nonzero(~valid)} of them.",
         )
     return outputs["embeddings"]
+
+
+class TextEmbedder:
+    """Embeds descriptions with the text encoder of a release of an image-text preset.
+
+    Args:
+        release: a verified release.
+
+    Raises:
+        UsageError: E_NO_TEXT if the release has no encoder for texts.
+        ResourceError: E_EXTRA_MISSING if KerasHub, which has the tokenizer, is not installed.
+    """
+
+    def __init__(self, release: Release):
+        folder = release.path / TEXT
+        if not (folder / "saved_model.pb").is_file():
+            encoder = release.facts.get("experiment", {}).get("encoder", {})
+            raise UsageError(
+                "E_NO_TEXT",
+                "Expected a release with an encoder for texts: one of an image-text preset such as "
+                "'hub:siglip2_base_patch16_224' with its own pooling ('token') and no training (`epochs = 0`), as "
+                "training moves images away from their descriptions. Received: release "
+                f"{release.version} with the encoder {encoder.get('name')!r}.",
+            )
+        import tensorflow as tf
+
+        from anchorage.encoders.text import load_tokenizer
+
+        self._tokenize, self._model = load_tokenizer(folder), tf.saved_model.load(str(folder))
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts: `(N, dimension)` float32."""
+        import tensorflow as tf
+
+        tokens = tf.cast(self._tokenize(texts), tf.int32)
+        return self._model.signatures["serving_default"](token_ids=tokens)["embeddings"].numpy()

@@ -14,7 +14,7 @@ from anchorage.errors import DataError, UsageError
 from anchorage.release import fingerprint_model, open_release, publish_release
 from anchorage.retrieval.index import build_index, save_index
 from anchorage.retrieval.table import Embeddings, write_ids
-from anchorage.serving import searcher as searcher_module
+from anchorage.serving import queries
 from anchorage.serving.searcher import Searcher
 
 SIZE = 4
@@ -111,8 +111,10 @@ def test_query_that_is_in_the_gallery_is_left_out_of_its_answers(make_release, i
 
 def test_an_image_is_decoded_once_to_check_it_and_to_find_it(make_release, images, monkeypatch):
     knowing = Searcher(make_release(pixels=[pixels_of(image) for image in images]))
-    decoded, decode = [], searcher_module.decode_checked
-    monkeypatch.setattr(searcher_module, "decode_checked", lambda image: decoded.append(image) or decode(image))
+    decoded, decode = [], queries.decode_checked
+    monkeypatch.setattr(
+        queries, "decode_checked", lambda image, *limits: decoded.append(image) or decode(image, *limits)
+    )
     assert [len(answer.left_out) for answer in knowing.search([images[2], b"x", images[5]], k=1)] == [1, 0, 1]
     assert decoded == [images[2], b"x", images[5]]
 
