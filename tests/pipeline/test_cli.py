@@ -65,6 +65,7 @@ def test_help_lists_every_command_once(capsys):
             "run",
             "schema",
             "search",
+            "serve",
             "spread",
             "train",
         ]

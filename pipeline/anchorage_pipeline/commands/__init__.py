@@ -15,6 +15,7 @@ COMMANDS = {
         "compare": "compare losses over seeds and class folds; resumes if stopped",
     },
     "releases": {
+        "serve": "serve searches and changes of the gallery over HTTP",
         "search": "find the gallery images most similar to the given images or descriptions",
         "embed": "embed images into a Parquet table; options after -- go to Beam",
         "report": "open the report of a release, or compare two releases",

@@ -1,0 +1,204 @@
+"""One release in memory: its model, its index and the changes since; a service has one, and two while it switches."""
+
+import gc
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+
+from anchorage.release import Release, open_release
+from anchorage.release.items import ItemStore
+from anchorage.release.manifest import check_pair
+from anchorage.retrieval.index import load_index, load_vectors
+from anchorage.retrieval.live import LiveIndex
+from anchorage.retrieval.table import read_ids
+from anchorage.serving.answers import Judgement
+from anchorage.serving.embedders import Embedder, LocalEmbedder, TextEmbedder
+from anchorage.serving.follower import Follower
+from anchorage.serving.queries import QueryCheck
+from anchorage_pipeline.serving.batching import Batcher
+from anchorage_pipeline.serving.settings import ServeSettings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a request needs of a release; all parts are of the same one.
+
+    Args:
+        release: the verified release.
+        embedder: its model.
+        check: the check of its queries.
+        judgement: its thresholds and match probability.
+        gallery: columns of the rows of its index, among them `id`.
+    """
+
+    release: Release
+    embedder: Embedder
+    check: QueryCheck
+    judgement: Judgement
+    gallery: Mapping[str, np.ndarray]
+
+    @cached_property
+    def text(self) -> TextEmbedder:
+        """The encoder of descriptions; `E_NO_TEXT` if the release has none."""
+        return TextEmbedder(self.release)
+
+    @cached_property
+    def published_ids(self) -> frozenset[str]:
+        """The ids of the release's gallery."""
+        return frozenset(self.gallery["id"].tolist())
+
+
+class Deployment:
+    """A release that is served; all methods are called on the event loop's thread.
+
+    Args:
+        engine: the parts of the release.
+        follower: its index, which follows the store of items.
+        batcher: batches of its model.
+    """
+
+    def __init__(self, engine: Engine, follower: Follower, batcher: Batcher):
+        self.version = engine.release.version
+        self.fingerprint = engine.release.model_fingerprint
+        self._parts: tuple[Engine, Follower, Batcher] | None = engine, follower, batcher
+        self._users = 0
+        self._retired = False
+
+    def _open(self) -> tuple[Engine, Follower, Batcher]:
+        if self._parts is None:
+            raise RuntimeError(f"release {self.version} was freed")
+        return self._parts
+
+    @property
+    def engine(self) -> Engine:
+        return self._open()[0]
+
+    @property
+    def follower(self) -> Follower:
+        return self._open()[1]
+
+    @property
+    def batcher(self) -> Batcher:
+        return self._open()[2]
+
+    @property
+    def live(self) -> LiveIndex:
+        """The index of this moment: a request takes it once."""
+        return self.follower.live
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether items are embedded from images."""
+        return not self.engine.embedder.takes_vectors
+
+    @property
+    def freed(self) -> bool:
+        """Whether the release is no longer in memory."""
+        return self._parts is None
+
+    @contextmanager
+    def lease(self) -> Iterator["Deployment"]:
+        """Keep the release in memory for the time of a request."""
+        self._users += 1
+        try:
+            yield self
+        finally:
+            self._users -= 1
+            self._free_if_idle()
+
+    def retire(self) -> None:
+        """Free the release when its last request ends."""
+        self._retired = True
+        self._free_if_idle()
+
+    def _free_if_idle(self) -> None:
+        if self._retired and not self._users and self._parts is not None:
+            follower, self._parts = self.follower, None
+            Thread(target=_stop_and_collect, args=(follower, self.version)).start()
+
+
+def _stop_and_collect(follower: Follower, version: int) -> None:
+    follower.stop()
+    del follower
+    gc.collect()  # TensorFlow's functions refer to one another
+    _log.info("release %d is freed", version)
+
+
+def load_deployment(
+    settings: ServeSettings, version: int | None, store: ItemStore, batcher: Callable[[Embedder], Batcher]
+) -> Deployment:
+    """Verify a release, load it, apply the changes since, warm it up, and begin to follow the store; blocks.
+
+    Args:
+        settings: the settings of the service.
+        version: a version in the folder of releases; None for the current one, or the release that was named.
+        store: the items written since.
+        batcher: makes the batches of a model.
+
+    Raises:
+        UsageError: `E_RELEASE_MISSING`.
+        DataError: `E_RELEASE_DAMAGED`, `E_RELEASE_MIXED`, or another fault of the release's files.
+    """
+    release = open_release(settings.release, version)
+    embedder = connect_embedder(settings, release)
+    check_pair(release.model_fingerprint, embedder.fingerprint, "the embedder")
+    index = load_index(release.index_folder, dimension=embedder.dimension)
+    gallery = read_ids(release.gallery_path)
+    live = LiveIndex(index, gallery, load_vectors(release.index_folder))
+    limits = settings.limits
+    check = QueryCheck(gallery, index.facts, embedder.input_dimension, limits.image_bytes, limits.image_pixels)
+    engine = Engine(release, embedder, check, Judgement(release), gallery)
+    _warm_up(engine, live, limits.batch)
+    follower = Follower(live, store, fingerprint=release.model_fingerprint, embedder=embedder)
+    follower.catch_up()
+    if follower.left_out:
+        _log.warning(
+            "%d added items are left out: another model made their vectors, and their images are not kept",
+            len(follower.left_out),
+        )
+    follower.start(settings.follow_seconds)
+    return Deployment(engine, follower, batcher(embedder))
+
+
+def connect_embedder(settings: ServeSettings, release: Release) -> Embedder:
+    """Return the model of a release: in this process, or on the model server of the settings."""
+    return LocalEmbedder(release)
+
+
+def _warm_up(engine: Engine, live: LiveIndex, batch: int) -> None:
+    """Run the check, the model and the index on a single query and on a full batch."""
+    record = np.ones(engine.embedder.input_dimension, np.float32) if engine.embedder.takes_vectors else _picture()
+    engine.check(record)
+    for size in (1, batch):
+        vectors = engine.embedder.embed([record] * size)
+        live.search(vectors, 1)
+
+
+def _picture() -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (90, 120, 150)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def image_file(engine: Engine, id: str) -> Path | None:
+    """Return the file of a picture of the release's gallery: ids of other items name no file.
+
+    The file lies in the folder of the release's data, whose paths the gallery has as ids.
+    """
+    root = engine.release.facts.get("data_root")
+    if not root or id not in engine.published_ids:
+        return None
+    folder = Path(root).resolve()
+    path = (folder / id).resolve()
+    return path if path.is_relative_to(folder) and path.is_file() else None

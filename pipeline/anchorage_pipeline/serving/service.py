@@ -1,0 +1,229 @@
+"""The service without its transport: searches in a release that can be switched meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anchorage.errors import AnchorageError, DataError, UsageError
+from anchorage.retrieval.filters import Filter
+from anchorage.serving.answers import Answer
+from anchorage.vectors import unit_vectors
+from anchorage_pipeline.serving.batching import Admission
+from anchorage_pipeline.serving.deployment import Deployment, Engine
+from anchorage_pipeline.serving.metrics import Metrics
+from anchorage_pipeline.serving.releases import Releases
+from anchorage_pipeline.serving.settings import ServeSettings
+from anchorage_pipeline.serving.threads import Threads
+
+
+@dataclass(frozen=True, eq=False)  # arrays do not compare to one truth value
+class Query:
+    """What to search for: exactly one of the first four.
+
+    Args:
+        image: an encoded image.
+        vector: an embedding of the release's dimension or, for a release of vectors, a vector to embed.
+        id: id of an item, which is left out of its own results.
+        text: a description, for a release with an encoder for texts.
+        k: number of results.
+        where: conditions on the results.
+        min_score: least similarity of a result.
+    """
+
+    image: bytes | None = None
+    vector: np.ndarray | None = None
+    id: str | None = None
+    text: str | None = None
+    k: int = 10
+    where: Filter | None = None
+    min_score: float | None = None
+
+
+class Found(NamedTuple):
+    """The answer to a query; `limited` if fewer than `k` items match it, whatever their score."""
+
+    answer: Answer
+    limited: bool
+
+
+class Served(NamedTuple):
+    """The release that answered."""
+
+    version: int
+    fingerprint: str
+
+
+class Service:
+    """Serves the current release of a folder, and switches when another one becomes current.
+
+    All methods are called on the thread of one event loop.
+
+    Args:
+        settings: what to serve, and the limits.
+
+    Attributes:
+        metrics: what the service measures of itself.
+        admission: the bound on work, which transports enter before they read a request.
+        releases: the releases in memory.
+    """
+
+    def __init__(self, settings: ServeSettings):
+        self.settings = settings
+        self.metrics = Metrics()
+        self.threads = Threads(self.metrics)
+        self.admission = Admission(settings.limits.pending)
+        self.releases = Releases(settings, self.metrics, self.threads)
+        self.stopping = False
+
+    async def start(self) -> None:
+        """Load the release and begin to follow the pointer and the items.
+
+        Raises:
+            AnchorageError: if the release or the store cannot be used.
+        """
+        await self.releases.start()
+
+    async def stop(self) -> None:
+        """Free everything; open requests have been answered."""
+        self.stopping = True
+        await self.releases.stop()
+        self.threads.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return self.releases.current is not None and not self.stopping
+
+    def measure(self) -> None:
+        """Set the gauges."""
+        self.metrics.pending.set(self.admission.pending)
+        self.releases.measure()
+
+    @asynccontextmanager
+    async def admitted(self, count: int = 1) -> AsyncIterator[None]:
+        """Do `count` pieces of work within the bound, or raise `E_OVERLOADED`."""
+        self.admission.enter(count)
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.admission.leave(count, perf_counter() - started)
+
+    async def search(
+        self, queries: Sequence[Query], version: int | None = None
+    ) -> tuple[Served, list[Found | AnchorageError]]:
+        """Answer queries in one release.
+
+        Args:
+            queries: the queries.
+            version: version of a loaded release; None for the current one.
+
+        Returns:
+            The release, and for each query its answer, or the error of one that cannot be used.
+        """
+        with self.releases.pick(version).lease() as deployment:
+            found = await asyncio.gather(
+                *(self._search(deployment, query) for query in queries), return_exceptions=True
+            )
+        results: list[Found | AnchorageError] = []
+        for each in found:
+            if not isinstance(each, Found | AnchorageError):
+                raise each
+            results.append(each)
+        answers = [each.answer for each in results if isinstance(each, Found)]
+        self.metrics.queries.inc(len(answers))
+        self.metrics.unknown.inc(sum(bool(answer.unknown) for answer in answers))
+        return Served(deployment.version, deployment.fingerprint), results
+
+    async def _search(self, deployment: Deployment, query: Query) -> Found:
+        vector, own = await self._vector(deployment, query)
+        return await self.threads.timed(
+            "search", self.threads.work, _look_up, deployment.engine, deployment.live, query, vector, own
+        )
+
+    async def _vector(self, deployment: Deployment, query: Query) -> tuple[np.ndarray, list[str]]:
+        """Return the embedding of a query, and the ids of items with the same pixels or numbers."""
+        engine = deployment.engine
+        if query.id is not None:
+            vector = deployment.live.vector(query.id)
+            if vector is None:
+                raise UsageError("E_ITEM_UNKNOWN", f"Expected the id of an item. Received: {query.id[:200]!r}")
+            return vector, [query.id]
+        if query.text is not None:
+            texts = [query.text]
+            return (await self.threads.timed("embed", self.threads.model, lambda: engine.text.embed(texts)))[0], []
+        return await self.embed(deployment, query.image, query.vector)
+
+    async def embed(
+        self, deployment: Deployment, image: bytes | None, vector: np.ndarray | None
+    ) -> tuple[np.ndarray, list[str]]:
+        """Check an image or a vector and embed it.
+
+        Returns:
+            The `(D,)` embedding of unit length, and the ids of the gallery's items with the same pixels or numbers.
+
+        Raises:
+            UsageError: `E_QUERY_KIND` for an image, where the release takes vectors.
+            DataError: a fault of the image or the vector.
+        """
+        engine = deployment.engine
+        if vector is not None and not engine.embedder.takes_vectors:
+            return _embedding(vector, deployment.live.dimension), []
+        if (image is not None) == engine.embedder.takes_vectors:
+            kind = "a vector, since this release embeds vectors" if engine.embedder.takes_vectors else "an image"
+            raise UsageError("E_QUERY_KIND", f"Expected {kind}. Received: {'an image' if image else 'nothing'}")
+        record = image if image is not None else np.asarray(vector, np.float32)
+        rows, fault = await self.threads.timed("check", self.threads.work, engine.check, record)
+        if fault:
+            raise DataError(fault.code, fault.message)
+        embedding = await deployment.batcher.submit(record)
+        return embedding, engine.gallery["id"][rows].tolist()
+
+
+def _look_up(engine: Engine, live: Any, query: Query, vector: np.ndarray, own: list[str]) -> Found:
+    """Search the items nearest to a vector and judge them."""
+    judgement, k, vectors = engine.judgement, query.k, vector[None]
+    if query.text is not None:  # matches and unknown queries were measured between images
+        (hits,) = live.search(vectors, k, query.where)
+        columns = hits.ids.tolist(), hits.labels.tolist(), hits.scores.tolist()
+        answer = Answer(*columns, likely=None, probabilities=None, unknown=None, fault=None, attributes=hits.attributes)
+    else:
+        reach = judgement.reach(k)
+        (hits,) = live.search(vectors, reach, None, [own])
+        kept = k if query.where is None else reach
+        answer = judgement.answer(
+            hits.ids.tolist(), hits.labels.tolist(), hits.scores, kept, left_out=own, attributes=hits.attributes
+        )
+        if query.where is not None:
+            (hits,) = live.search(vectors, k, query.where, [own])
+            answer = judgement.narrow(
+                answer, hits.ids.tolist(), hits.labels.tolist(), hits.scores, attributes=hits.attributes
+            )
+    limited = len(answer.ids) < k
+    return Found(_cut(answer, query.min_score), limited)
+
+
+def _cut(answer: Answer, min_score: float | None) -> Answer:
+    """Drop the results below a score."""
+    if min_score is None:
+        return answer
+    kept = sum(score >= min_score for score in answer.scores)
+    columns = ("ids", "labels", "scores", "likely", "probabilities", "attributes")
+    values = {name: getattr(answer, name) for name in columns}
+    return answer._replace(**{name: value[:kept] for name, value in values.items() if value is not None})
+
+
+def _embedding(vector: np.ndarray, dimension: int) -> np.ndarray:
+    """Return an embedding that was given as such, at unit length."""
+    vector = np.asarray(vector, np.float32)
+    if vector.shape != (dimension,):
+        raise DataError("E_QUERY_SHAPE", f"Expected {dimension} numbers. Received: shape {vector.shape}")
+    if not np.isfinite(vector).all() or not vector.any():
+        raise DataError("E_VECTOR_UNUSABLE", "Expected finite numbers that are not all zero")
+    scaled = vector / np.abs(vector).max()  # first, so that the squares of large numbers do not overflow
+    return unit_vectors(scaled)

@@ -1,0 +1,92 @@
+"""Tiny releases, made without a run of the pipeline: the model shrinks an image to 4 x 4 pixels, centred."""
+
+import hashlib
+import io
+import json
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from anchorage.data.images import load_image
+from anchorage.release import fingerprint_model, publish_release
+from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.table import Embeddings, write_ids
+
+SIZE = 4
+COLORS = ("red", "blue")
+
+
+class Shrink(tf.Module):
+    """Images to unit vectors of `rows * 4 * 3` numbers; `gain` makes a model of another fingerprint, not of others."""
+
+    def __init__(self, rows=SIZE, gain=1.0):
+        super().__init__()
+        self.rows = rows
+        self.gain = tf.Variable(gain)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="images")])
+    def embed(self, images):
+        pixels = tf.map_fn(lambda data: load_image(data, SIZE, "squash"), images, fn_output_signature=tf.uint8)
+        flat = tf.reshape(tf.cast(pixels[:, : self.rows], tf.float32), (-1, self.rows * SIZE * 3)) - 127.5
+        return {"embeddings": tf.linalg.l2_normalize(self.gain * flat, axis=1)}
+
+
+def draw_images(count=12, seed=3):
+    """Random pictures of 4 x 4 pixels, which the model takes as they are."""
+    return [encode(pixels) for pixels in np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)]
+
+
+def encode(pixels, kind="PNG", **options):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def publish_tiny(folder, images, *, gain=1.0, calibration=None, data_root=None, report=True):
+    """Publish a release of these images in `folder/releases`: ids are `class-N/N.png`, three classes, two colours.
+
+    Returns:
+        The version.
+    """
+    work = folder / f"made-{gain}-{len(list(folder.glob('made-*')))}"
+    work.mkdir(parents=True)
+    model = Shrink(gain=gain)
+    tf.saved_model.save(model, str(work / "model"), signatures={"serving_default": model.embed})
+    vectors = model.embed(tf.constant(images))["embeddings"].numpy()
+    fingerprint = fingerprint_model(work / "model")
+    index = build_index(vectors, neighbors=3)
+    save_index(index, work / "index", model_fingerprint=fingerprint, image_size=SIZE, fit="squash")
+    labels = [f"class-{number % 3}" for number in range(len(images))]
+    ids = [f"{label}/{number}.png" for number, label in enumerate(labels)]
+    if data_root is not None:
+        for name, image in zip(ids, images, strict=True):
+            (data_root / name).parent.mkdir(parents=True, exist_ok=True)
+            (data_root / name).write_bytes(image)
+    texts = {"id": ids, "label": labels, "role": ["both"] * len(ids), "split": ["test"] * len(ids)}
+    columns = {name: np.array(values, object) for name, values in texts.items()}
+    colors = np.array([COLORS[number % 2] for number in range(len(ids))], object)
+    digests = [hashlib.sha256(load_image(image, SIZE, "squash").numpy().tobytes()).hexdigest() for image in images]
+    write_ids(work / "ids", Embeddings(*columns.values(), vectors, {"color": colors}), digests)
+    files = {"gallery.parquet": work / "ids", "thresholds.json": b'{"likely_match": {"threshold": 0.9}}'}
+    if calibration is not None:
+        files["calibration.json"] = json.dumps(calibration).encode()
+    if report:
+        files["report/report.html"] = b"<!doctype html><title>Report</title>"
+    return publish_release(
+        folder / "releases",
+        model_folder=work / "model",
+        index_folder=work / "index",
+        files=files,
+        facts={"name": "tiny", "metrics": {"recall@1": 0.9}, "data_root": str(data_root or "")},
+    )
+
+
+CALIBRATION = {
+    "probability": {"neighbors": 3, "temperature": 0.1, "intercept": -1.0, "similarity": 2.0, "agreement": 0.0},
+    "unknown": {"threshold": 0.5},
+    "check": {
+        "probability": {"holds": True, "statement": "Holds: so well."},
+        "unknown": {"holds": True, "statement": "Holds: as well."},
+    },
+}
