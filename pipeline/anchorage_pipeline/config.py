@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
 from anchorage.data.vectors import is_vector_data
@@ -28,6 +28,8 @@ from anchorage_pipeline.values import (
     Finite,
     Fraction,
     Location,
+    Named,
+    NameOrTable,
     Neighbors,
     NonNegative,
     Params,
@@ -37,23 +39,8 @@ from anchorage_pipeline.values import (
     Share,
 )
 
+_RESERVED = {"id", "role", "split", "vector"}  # columns of an embedding table
 _BUILT_IN_SLICES = ("class_size", "confused", "label")  # need no column of the data's table
-
-
-class Named(Section):
-    """A component chosen by name, with its constructor arguments."""
-
-    name: str
-    """Name in the table of components, or `"module:ClassName"` for a user-defined one."""
-    params: Params = {}
-    """Constructor arguments, which may be ranges."""
-
-
-def _as_table(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-NameOrTable = Annotated[Named, BeforeValidator(_as_table, json_schema_input_type=str | Named)]
 
 
 class Data(Section):
@@ -65,6 +52,8 @@ class Data(Section):
     """What the data are; found out from `path` if not set."""
     columns: dict[Literal["path", "label", "split", "role", "vector", "id"], str] = {}
     """Names of the table's columns for path, label, split and role, of vectors also vector and id; these if not set."""
+    attributes: list[str] = []
+    """Columns of the table by whose values a search in the release can be filtered."""
     val_share: Share = 0.15
     """Share of the classes outside test for validation; unused if the data is split."""
     test_share: Share = 0.5
@@ -83,6 +72,12 @@ class Data(Section):
     """Whether a class or identical image in several splits stops a run."""
     follow_links: bool = False
     """Whether symbolic links may lead out of the folder."""
+
+    @model_validator(mode="after")
+    def _attributes_are_further_columns(self):
+        if reserved := sorted(_RESERVED & set(self.attributes)):
+            raise ValueError(f"`attributes` names other columns than {reserved}")
+        return self
 
 
 class Encoder(Named):
@@ -234,7 +229,7 @@ class Evaluation(Section):
         missing = sorted({self.primary, *self.minimum} - set(self.metrics))
         if missing:
             raise ValueError(f"`primary` and `minimum` may only name entries of `metrics`. Not among them: {missing}")
-        if reserved := sorted({"id", "role", "split", "vector"} & set(self.attributes)):
+        if reserved := sorted(_RESERVED & set(self.attributes)):
             raise ValueError(f"`leave_out`, `parents` and `slices` name other columns than {reserved}")
         return self
 
@@ -333,6 +328,11 @@ class Experiment(Section):
                 f'it "identity". Received: head {self.encoder.head.name!r}'
             )
         return self
+
+    @property
+    def attributes(self) -> list[str]:
+        """Columns of the data's table to keep with each item: for filters, and for the evaluation."""
+        return sorted({*self.data.attributes, *self.evaluation.attributes})
 
     @property
     def untrained(self) -> bool:

@@ -110,9 +110,7 @@ def fingerprint_data(experiment: Experiment) -> str:
 def open_vectors(experiment: Experiment) -> VectorTable:
     """The table of an experiment whose data are vectors."""
     columns = {str(name): column for name, column in experiment.data.columns.items()}
-    return VectorTable(
-        locate_data(experiment)[0] / Path(experiment.data.path).name, columns, experiment.evaluation.attributes
-    )
+    return VectorTable(locate_data(experiment)[0] / Path(experiment.data.path).name, columns, experiment.attributes)
 
 
 def record_spec(experiment: Experiment) -> RecordSpec:
@@ -226,7 +224,7 @@ def _ingest_node(experiment: Experiment, places: Places, fingerprints: Fingerpri
         "own_labels": int(experiment.untrained),
         "max_reject_share": data.max_reject_share,
         "max_rejects": data.max_rejects,
-        "attributes_json": _json(experiment.evaluation.attributes),
+        "attributes_json": _json(experiment.attributes),
         "rejects_file": places.rejects,
         "data_version": fingerprints.data,
     }
@@ -308,7 +306,7 @@ def _judging_nodes(
         examples=examples,
         model=model,
         splits_json=_json(sorted({"val", "test", *index.splits})),
-        attributes_json=_json(experiment.evaluation.attributes),
+        attributes_json=_json(experiment.attributes),
         code_version=embed_code,
     )
     embed_baseline = EmbedExamples(

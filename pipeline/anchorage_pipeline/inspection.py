@@ -34,7 +34,7 @@ def check_listing(experiment: Experiment, rejects_file: str = "") -> Listing:
         UsageError: E_DATA_MISSING, E_TOO_FEW_CLASSES, E_TOO_FEW_RECORDS.
     """
     data = experiment.data
-    listing = list_sources(experiment, val_share=data.val_share, attributes=experiment.evaluation.attributes)
+    listing = list_sources(experiment, val_share=data.val_share, attributes=experiment.attributes)
     total = len(listing.sources) + len(listing.rejects)
     check_rejects(
         listing.rejects, total, max_rejects=data.max_rejects, max_share=data.max_reject_share, file=rejects_file

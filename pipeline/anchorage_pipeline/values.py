@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from typing_extensions import TypeAliasType
 
 # Upper limits are above any useful value, and below what would overflow or exhaust memory.
@@ -77,6 +77,22 @@ Param = TypeAliasType(
 )
 Rate = Annotated[Annotated[Positive, Tag("<value>")] | _Range | _Choices, Discriminator(_kind)]
 Params = dict[str, Param]
+
+
+class Named(Section):
+    """A component chosen by name, with its constructor arguments."""
+
+    name: str
+    """Name in the table of components, or `"module:ClassName"` for a user-defined one."""
+    params: Params = {}
+    """Constructor arguments, which may be ranges."""
+
+
+def _as_table(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+NameOrTable = Annotated[Named, BeforeValidator(_as_table, json_schema_input_type=str | Named)]
 
 
 def search_space(experiment: Section) -> dict[str, dict[str, Any]]:

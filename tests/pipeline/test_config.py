@@ -272,3 +272,12 @@ def test_without_epochs_the_embeddings_are_the_features_of_the_encoder(write):
 def test_without_epochs_there_is_no_head_and_no_procedure_to_train(write, more):
     with pytest.raises(UsageError, match=r"`training\.epochs` = 0 trains nothing"):
         load_experiment(write(f"{_LEAST}[training]\nepochs = 0\n{more}"))
+
+
+def test_columns_are_kept_for_filters_and_for_the_evaluation(write):
+    data = 'path = "images"\nattributes = '
+    least = _LEAST.replace('path = "images"', f'{data}["color", "brand"]')
+    experiment = load_experiment(write(f'{least}[evaluation]\nslices = ["brand", "size", "label"]'))
+    assert experiment.attributes == ["brand", "color", "size"]
+    with pytest.raises(UsageError, match=r"`attributes` names other columns than \['role'\]"):
+        load_experiment(write(_LEAST.replace('path = "images"', f'{data}["role"]')))

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anchorage.data.tables import ATTRIBUTE
 from anchorage.errors import DataError, UsageError
 from anchorage.items import Item, check_items
 from anchorage.retrieval.changes import Added, State
 from anchorage.retrieval.exact import best_rows
 from anchorage.retrieval.filters import Column, Filter, Keys, matching_rows
 from anchorage.retrieval.index import Index, build_index, check_vectors, search
+from anchorage.retrieval.table import ATTRIBUTE
 
 _EXACT_ROWS = 2_000  # matching rows up to which a filtered search compares all of them
 _MARGIN = 1.5  # rows fetched for each that a filtered search needs on average
