@@ -14,6 +14,7 @@ from tfx.types.standard_artifacts import Examples
 
 from anchorage.data.store import RecordStore, content_digest
 from anchorage.errors import DataError
+from anchorage.progress import task, track
 from anchorage.retrieval.index import build_index, save_index
 from anchorage.retrieval.table import Embeddings, read_table, write_ids
 from anchorage_components.artifacts import IDS, EmbeddingTable, RetrievalIndex, read_table_facts
@@ -59,15 +60,16 @@ def BuildIndex(
         raise DataError("E_TABLE_MISSING", f"Expected embeddings in {embeddings.uri}. Received: an empty table")
     table = read_table(embeddings.uri, json.loads(splits_json))
     gallery, queries = table.select(table.roles != "query"), table.select(table.roles == "query")
-    built = build_index(
-        gallery.vectors,
-        ids=gallery.ids,
-        neighbors=neighbors,
-        min_recall=min_recall,
-        leaves=leaves,
-        probes=queries.vectors if len(queries) else None,
-        seed=seed,
-    )
+    with task("building the index"):
+        built = build_index(
+            gallery.vectors,
+            ids=gallery.ids,
+            neighbors=neighbors,
+            min_recall=min_recall,
+            leaves=leaves,
+            probes=queries.vectors if len(queries) else None,
+            seed=seed,
+        )
 
     folder = Path(index.uri)
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,7 @@ def _read_digests(store: Examples, gallery: Embeddings) -> tuple[list[str], dict
     for split in np.unique(gallery.splits).tolist():
         records = RecordStore(get_split_uri([store], split))
         packed = records.spec.to_dict()
-        for start in range(0, len(records), _CHUNK):
+        for start in track(range(0, len(records), _CHUNK), "hashing images"):
             rows = np.arange(start, min(start + _CHUNK, len(records)))
             images = records.read(rows)
             digests |= zip(records.ids[rows].tolist(), map(content_digest, images), strict=True)

@@ -17,10 +17,11 @@ from anchorage.data.intake import reject_limit
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
 from anchorage.errors import DataError
 from anchorage.files import replace_file
+from anchorage.progress import task
 from anchorage.release import fingerprint_model, open_release
 from anchorage.retrieval.table import count_rows
 from anchorage_components.artifacts import BASELINE, NO_BASELINE, TABLE, BaselineRelease, EmbeddingTable
-from anchorage_components.beam.embedding import Item, embed_items, embedding_size, format_rejects
+from anchorage_components.beam.embedding import EMBEDDING, Item, embed_items, embedding_size, format_rejects
 
 _FAULTS, _FAULT_FILE = "faults", "fault.json"
 
@@ -73,7 +74,8 @@ def EmbedExamples(
 
     splits = json.loads(splits_json)
     shards = {split: list_shards(examples.uri, split) for split in splits}
-    with beam_pipeline as pipeline:
+    total = sum(shard.records or 0 for part in shards.values() for shard in part)
+    with task(EMBEDDING, total or None), beam_pipeline as pipeline:
         loaded = (
             pipeline
             | "Shards" >> beam.Create([(split, tuple(shard)) for split in splits for shard in shards[split]])

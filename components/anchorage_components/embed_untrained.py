@@ -13,6 +13,7 @@ from tfx.types.standard_artifacts import Examples, ModelRun
 
 from anchorage.data.store import RecordStore
 from anchorage.errors import DataError
+from anchorage.progress import track
 from anchorage.retrieval.table import Embeddings, write_table
 from anchorage.untrained import NAMES, embed_raw
 from anchorage.vectors import unit_vectors
@@ -65,6 +66,6 @@ def EmbedUntrained(
 def _run(folder: Path, records: RecordStore) -> Iterator[np.ndarray]:
     model = tf.saved_model.load(str(folder))
     signature, name = ("serving_default", "vectors") if records.spec.dimension else ("pixels", "images")
-    for start in range(0, len(records), _BATCH):
+    for start in track(range(0, len(records), _BATCH), f"batches, {NAMES[folder.name]}"):
         batch = records.read(np.arange(start, min(start + _BATCH, len(records))))
         yield model.signatures[signature](**{name: tf.constant(batch)})["embeddings"].numpy()

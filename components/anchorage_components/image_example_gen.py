@@ -28,8 +28,10 @@ from anchorage.data.images import MAX_BYTES, ImageFault, decode_checked, hash_pi
 from anchorage.data.intake import check_intake, read_file
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Listing, Reject, Source, list_images
 from anchorage.disk import check_free_space
+from anchorage.progress import advance, task
 from anchorage_components.beam.jobs import run_jobs
 
+_TASK = "reading images"
 _SHARD_IMAGES = 512  # images per TFRecord file; each file is one Beam job
 
 
@@ -101,13 +103,14 @@ def ImageExampleGen(
 
     if "://" not in examples.uri:
         check_free_space(Path(examples.uri), _total_size(Path(root), listing.sources))
-    run_jobs(
-        beam_pipeline,
-        _jobs(listing.sources),
-        functools.partial(_write_images, root, examples.uri, max_pixels),
-        functools.partial(_write_report, examples.uri, listing._replace(sources=[])),
-        examples.uri,
-    )
+    with task(_TASK, len(listing.sources)):
+        run_jobs(
+            beam_pipeline,
+            _jobs(listing.sources),
+            functools.partial(_write_images, root, examples.uri, max_pixels),
+            functools.partial(_write_report, examples.uri, listing._replace(sources=[])),
+            examples.uri,
+        )
     counts = read_counts(examples.uri) or {}
     rejects = read_rejects(examples.uri)
     kept = Counter({split: facts["records"] for split, facts in counts["splits"].items()})
@@ -149,6 +152,7 @@ def _write_images(root: str, uri: str, max_pixels: int, job: tuple[str, list[tup
 
     def good_images() -> Iterator[Example]:
         for source in map(Source._make, members):
+            advance(_TASK)
             data, pixels, fault = _read_image(Path(root) / source.path, max_pixels)
             if fault is not None:
                 rejects.append((source.path, source.id, *fault, source.split))

@@ -1,6 +1,7 @@
 """PackExamples: decodes and packs the images or vectors of tf.Examples into one record store per split."""
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
@@ -12,10 +13,13 @@ from tfx.types.standard_artifacts import Examples
 
 from anchorage.data.examples import ExampleShard, list_shards, read_counts, read_examples
 from anchorage.data.packing import decode_records
-from anchorage.data.store import RecordSpec, RecordStore, Shard, finish_store, write_shard
+from anchorage.data.store import Record, RecordSpec, RecordStore, Shard, finish_store, write_shard
 from anchorage.disk import check_free_space
 from anchorage.errors import DataError, UsageError
+from anchorage.progress import advance, task
 from anchorage_components.beam.jobs import run_jobs
+
+_TASK = "packing"
 
 
 @component(use_beam=True)
@@ -61,13 +65,14 @@ def PackExamples(
     spec = RecordSpec(dimension=dimension) if dimension else RecordSpec(image_size, fit)
     folders = {split: get_split_uri([examples], split).replace(examples.uri, store.uri) for split in examples.splits}
     check_free_space(Path(store.uri), sum(shard.records or 0 for _, _, shard in shards) * spec.bytes)
-    run_jobs(
-        beam_pipeline,
-        [(split, number, tuple(shard)) for split, number, shard in shards],
-        functools.partial(_pack_shard, examples.uri, folders, spec),
-        functools.partial(_finish_stores, folders, spec),
-        store.uri,
-    )
+    with task(_TASK, sum(shard.records or 0 for _, _, shard in shards) or None):
+        run_jobs(
+            beam_pipeline,
+            [(split, number, tuple(shard)) for split, number, shard in shards],
+            functools.partial(_pack_shard, examples.uri, folders, spec),
+            functools.partial(_finish_stores, folders, spec),
+            store.uri,
+        )
     for split, folder in folders.items():
         if not len(RecordStore(folder)):
             raise DataError("E_SPLIT_EMPTY", f"Expected images in the split {split} of {examples.uri}. Found none.")
@@ -78,7 +83,13 @@ def PackExamples(
 def _pack_shard(uri: str, folders: dict[str, str], spec: RecordSpec, job: tuple) -> tuple[str, Shard]:
     split, number, facts = job
     examples = read_examples(uri, ExampleShard(*facts))
-    return split, write_shard(folders[split], number, decode_records(examples, spec))
+    return split, write_shard(folders[split], number, _count(decode_records(examples, spec)))
+
+
+def _count(records: Iterator[Record]) -> Iterator[Record]:
+    for record in records:
+        advance(_TASK)
+        yield record
 
 
 def _finish_stores(folders: dict[str, str], spec: RecordSpec, results: list[tuple[str, Shard]]) -> None:

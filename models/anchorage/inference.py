@@ -6,7 +6,10 @@ import keras
 import numpy as np
 
 from anchorage.data.batches import Store, evaluation_batches
+from anchorage.progress import advance, task
 from anchorage.vectors import unit_vectors
+
+_TASK = "embedding"
 
 
 def named_outputs(outputs) -> dict:
@@ -35,7 +38,10 @@ def predict_rows(model: keras.Model, store: Store, rows: np.ndarray, batch_size:
     count = 1 if strategy is None else strategy.num_replicas_in_sync
     # Pad to a multiple of the replicas: one without rows fails, and `predict_on_batch` gives all rows to each of them.
     padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % count)])
-    outputs = model.predict(evaluation_batches(store, batch_size + -batch_size % count, padded), verbose=0)
+    batch_size += -batch_size % count
+    report = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs: advance(_TASK, batch_size))
+    with task(_TASK, len(padded)):
+        outputs = model.predict(evaluation_batches(store, batch_size, padded), callbacks=[report], verbose=0)
     return keras.tree.map_structure(lambda output: np.asarray(output)[: len(rows)], outputs)
 
 

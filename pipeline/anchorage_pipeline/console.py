@@ -10,6 +10,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
+from anchorage.progress import shown_on
+from anchorage_pipeline.bars import create_display
+
 _PROGRESS: ContextVar[IO[str] | None] = ContextVar("progress", default=None)  # None: standard output
 _DOCUMENT: ContextVar[IO[str] | None] = ContextVar("document", default=None)  # None: the result is for people
 
@@ -30,8 +33,9 @@ def console(*, as_json: bool = False, quiet: bool = False) -> Iterator[None]:
 
 @contextmanager
 def progress() -> Iterator[None]:
-    """Treat what is printed inside as progress, which is no part of the result."""
-    with redirect_stdout(_PROGRESS.get() or sys.stdout):
+    """Treat what is printed inside as progress, which is no part of the result, and show bars of long work."""
+    stream = _PROGRESS.get() or sys.stdout
+    with redirect_stdout(stream), shown_on(create_display(stream)):
         yield
 
 

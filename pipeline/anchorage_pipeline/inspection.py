@@ -12,6 +12,7 @@ from anchorage.data.intake import check_rejects, check_splits, count_by_code, fo
 from anchorage.data.listing import SPLITS, Listing, Reject, Source
 from anchorage.data.vectors import read_vectors
 from anchorage.errors import DataError
+from anchorage.progress import track
 from anchorage_pipeline.cautions import find_cautions
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import locate_data, open_vectors, training_settings
@@ -102,7 +103,7 @@ def _decode_sample(root: Path, sources: Sequence[Source], max_pixels: int) -> tu
     """
     step = -(-len(sources) // _SAMPLE) or 1
     decoded, rejects, sides = set(), [], []
-    for row, source in enumerate(sources):
+    for row, source in enumerate(track(sources, "reading images")):
         path = root / source.path
         if row % step == 0:
             decoded.add(source.id)

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from anchorage.progress import advance, task
 from anchorage_pipeline.metadata import NodeState, read_states
 
+_TASK = "nodes"
 _INTERVAL = 0.5  # seconds between two looks at the store
 _UNFINISHED = ("NEW", "RUNNING")
 
@@ -32,14 +34,15 @@ def watch_nodes(metadata: Path, nodes: Sequence[str]) -> Iterator[None]:
             look()
 
     thread = threading.Thread(target=watch, name="nodes", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        look()
-        printer.finish()
+    with task(_TASK, len(nodes)):
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            look()
+            printer.finish()
 
 
 class NodePrinter:
@@ -64,7 +67,9 @@ class NodePrinter:
             if state in _UNFINISHED:
                 if before is None:
                     print(f"{position} {node}", flush=True)
+                    advance(_TASK, 0, node)
                 continue
+            advance(_TASK)
             text = "cached" if state == "CACHED" else f"{state.lower()} after {seconds:.0f} s"
             print(f"{position if before is None else ' ' * len(position)} {node}: {text}", flush=True)
 

@@ -11,6 +11,7 @@ from anchorage.data.listing import SPLITS, Listing, Reject, Source, list_images
 from anchorage.data.vectors import list_vectors, read_vectors
 from anchorage.disk import check_free_space, disk_trouble
 from anchorage.errors import DataError, UsageError
+from anchorage.progress import track
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.fingerprint import code_version, digest
 from anchorage_pipeline.graph import fingerprint_data, locate_data, open_vectors, record_spec, training_settings
@@ -218,7 +219,7 @@ def _read(root: Path, sources: Sequence[Source], max_pixels: int, rejects: list[
     from anchorage.data.examples import Example
     from anchorage.data.intake import read_image
 
-    for source in sources:
+    for source in track(sources, "packing"):
         image, fault = read_image(root / source.path, max_pixels)
         if fault:
             rejects.append(Reject(source.path, source.id, *fault, source.split))

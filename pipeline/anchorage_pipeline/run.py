@@ -84,7 +84,7 @@ def _run(experiment: Experiment) -> RunSummary:
     summary.refused = refused
     if refused is None:
         check_finished(summary, nodes, log_file)
-        summary.states = {node: summary.states[node] for node in nodes}
+    summary.states = {node: summary.states[node] for node in nodes if node in summary.states}
     return summary
 
 

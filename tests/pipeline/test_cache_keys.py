@@ -11,7 +11,7 @@ from anchorage_pipeline.fingerprint import code_version, reached_modules, traini
 
 _ROOT = Path(__file__).parents[2]
 _PACKAGES = {"anchorage": "models", "anchorage_components": "components", "anchorage_pipeline": "pipeline"}
-_DATA = {"anchorage", "anchorage.data", "anchorage.disk", "anchorage.errors"}
+_DATA = {"anchorage", "anchorage.data", "anchorage.disk", "anchorage.errors", "anchorage.progress"}
 _RELEASED = _DATA | {"anchorage.files", "anchorage.release", "anchorage.retrieval"}
 # Packages, and modules right below `models`, that may be part of a node's key.
 _MAY_REACH = {
@@ -24,7 +24,7 @@ _MAY_REACH = {
     "find_release": _RELEASED - {"anchorage.data", "anchorage.retrieval"},
     "evaluate_retrieval": _RELEASED
     | {f"anchorage.{name}" for name in ("arguments", "judging", "registry", "reporting", "untrained", "user_code")},
-    "publish_release": _RELEASED - {"anchorage.data"},
+    "publish_release": _RELEASED,
 }
 _SHARED = {
     "anchorage_components",

@@ -29,11 +29,13 @@ from anchorage.data.intake import read_file
 from anchorage.data.listing import SUFFIXES, Reject
 from anchorage.errors import DataError, UsageError
 from anchorage.files import TEMPORARY, replace_file
+from anchorage.progress import advance, task
 from anchorage.retrieval.table import TEXT_COLUMNS, count_rows, embedding_schema, read_table, write_table
 
 LOCAL_RUNNER = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
 
 _SIGNATURE = "serving_default"
+EMBEDDING = "embedding"  # title of the task in `anchorage.progress`
 _BATCH = 128  # items in one call of the model, at most
 
 
@@ -75,6 +77,7 @@ class SavedModelHandler(ModelHandler[Item, dict[str, Any] | Reject, Any]):
         self, batch: Sequence[Item], model: Any, inference_args: Mapping[str, Any] | None = None
     ) -> Iterable[dict[str, Any] | Reject]:
         """A table row for each embedded image and a `Reject` for each failed one, in the order of the batch."""
+        advance(EMBEDDING, len(batch))
         try:
             results = zip(batch, *_call(model, batch), strict=True)
         except tf.errors.OpError:  # a model of an earlier version, in which a bad image fails the batch
@@ -185,7 +188,7 @@ def embed_files(
     # Next to the output, so that all workers that can access the output can access it.
     temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{output.name}-", dir=output.parent))
     try:
-        with beam.Pipeline(options=options) as pipeline:
+        with task(EMBEDDING, len(sources)), beam.Pipeline(options=options) as pipeline:
             loaded = (
                 pipeline
                 | "Files" >> beam.Create(sources)

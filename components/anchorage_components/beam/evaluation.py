@@ -23,6 +23,7 @@ import pyarrow.parquet as parquet
 
 from anchorage.errors import DataError, UsageError
 from anchorage.files import replace_file
+from anchorage.progress import advance, task
 from anchorage.retrieval.metrics import parse_metric
 from anchorage.retrieval.neighbors import Exclusions, Ranking, Space, rank_block
 from anchorage.retrieval.relevance import ClassRelevance
@@ -33,6 +34,7 @@ from anchorage_components.beam.embedding import beam_options
 QUERIES, METRICS, NEIGHBORS = "queries.parquet", "metrics.json", "neighbors.parquet"
 
 # Functions that Beam runs have no NamedTuple type hints, since Beam would convert these tuples into rows.
+_TASK = "shards"
 _BLOCK = 256  # queries per merge
 _TO_R = {"map@r", "r_precision"}
 
@@ -131,7 +133,7 @@ def evaluate_at_scale(
         )
     counts = json.loads((output / "counts.json").read_text(encoding="utf-8"))
     plan, skipped = _plan(sampled, counts, cutoffs, keep_neighbors, output)
-    with beam.Pipeline(options=options) as pipeline:
+    with task(_TASK, len(shards)), beam.Pipeline(options=options) as pipeline:
         search = "Search" >> beam.FlatMap(_search, plan).with_outputs("relevant", main="lists")
         results = _spread(pipeline, shards) | search
         merged = results.lists | "Merge" >> beam.CombinePerKey(functools.partial(_merge, plan))
@@ -290,6 +292,7 @@ def _search(file: str, plan: Plan) -> Iterator[Any]:
             yield number, lists.select(rows // _BLOCK == number)
     if plan.whole:
         yield from _relevant(queries, shard, space)
+    advance(_TASK)
 
 
 def _relevant(queries: Embeddings, shard: Embeddings, space: Space) -> Iterator[Any]:

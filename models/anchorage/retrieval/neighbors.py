@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anchorage.errors import DataError, UsageError
+from anchorage.progress import advance, task
 
 _GROUP = 32  # gallery rows per bound: faster than 64 for 60,502 rows
 _BLOCK_ROWS = 1024  # the sort key has 10 bits for the query
@@ -28,6 +29,7 @@ _PAIRS = 16_384  # similarities recomputed at once
 _ROUNDING = 2e-7  # over ten times the usual error of a float32 product of unit rows, per square root of D
 _SMALL = 1_000_000  # elements of a gallery; below, threads do not pay off
 _SHOWN = 5  # ids in an error message
+_TASK = "searching neighbors"
 
 
 class Exclusions(NamedTuple):
@@ -154,18 +156,20 @@ class Space:
         most = min(_BLOCK_ROWS, max(1, len(depths)), in_memory)
         buffer, scratch = (np.empty((most, len(self.gallery)), kind) for kind in (np.float32, np.bool_))
         members, multiply = self._group_members(), _multiplier(self.gallery)
-        while done < len(order):
-            block = order[done : done + most]
-            block = block[: max(1, _FLAT_ITEMS // int(depths[block[-1]]))]
-            fits = depths[block] <= np.minimum.accumulate(self.available[block])  # no list longer than the gallery
-            block = block[: len(block) if fits.all() else int(fits.argmin())]
-            similarities = multiply(self.queries[block], buffer[: len(block)])
-            own = self.exclusions.own[block]
-            similarities[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
-            for place, rows in enumerate(members(block)):
-                similarities[place, rows] = -np.inf
-            yield Block(block, int(depths[block[-1]]), similarities, scratch[: len(block)])
-            done += len(block)
+        with task(_TASK, len(order)):
+            while done < len(order):
+                block = order[done : done + most]
+                block = block[: max(1, _FLAT_ITEMS // int(depths[block[-1]]))]
+                fits = depths[block] <= np.minimum.accumulate(self.available[block])  # no list longer than the gallery
+                block = block[: len(block) if fits.all() else int(fits.argmin())]
+                similarities = multiply(self.queries[block], buffer[: len(block)])
+                own = self.exclusions.own[block]
+                similarities[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
+                for place, rows in enumerate(members(block)):
+                    similarities[place, rows] = -np.inf
+                yield Block(block, int(depths[block[-1]]), similarities, scratch[: len(block)])
+                done += len(block)
+                advance(_TASK, len(block))
 
     def exact(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Compute the similarities `(n,)` of pairs in float64; the result does not depend on the other pairs."""

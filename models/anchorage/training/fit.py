@@ -15,6 +15,7 @@ from anchorage.data.batches import Sampler, Store, is_refreshed, training_batche
 from anchorage.errors import DataError, UsageError
 from anchorage.learner import MetricLearner
 from anchorage.methods import TrainingContext
+from anchorage.progress import is_shown, task
 from anchorage.replicas import replicas
 from anchorage.training.checkpoints import Checkpoints
 from anchorage.training.frozen_norms import FrozenNorms
@@ -22,6 +23,7 @@ from anchorage.training.loggers import Logger
 from anchorage.training.monitor import SigtermGuard, TrainingMonitor
 from anchorage.training.recipes import Choice
 from anchorage.training.refresh import refresh_sampler
+from anchorage.training.reports import TRAINING, ProgressReport, format_epoch
 from anchorage.training.settings import TrainingSettings
 
 
@@ -93,8 +95,8 @@ def fit_learner(
             training.
         callbacks: additional Keras callbacks.
         loggers: callbacks that get all metrics of the history, such as those of `anchorage.training.loggers`.
-        verbose: as in Keras: 0 silent, 1 progress bar, 2 one line per epoch; `"auto"` for a progress bar on a terminal
-            and lines elsewhere.
+        verbose: as in Keras: 0 silent, 1 progress bar, 2 one line per epoch; `"auto"` for the display of
+            `anchorage.progress` if there is one, else for Keras' bar on a terminal and its lines elsewhere.
 
     Raises:
         DataError: E_LOSS_NOT_FINITE as soon as the loss is NaN or infinite, E_SPLIT_EMPTY, E_NO_RELEVANT.
@@ -127,7 +129,12 @@ def fit_learner(
             keep_start=keep_start,
             keep=checkpoint_folder is not None,
         )
-        verbose = verbose if verbose != "auto" else 1 if sys.stdout.isatty() else 2
+        reports: list[keras.callbacks.Callback] = []
+        if verbose == "auto":
+            verbose = 0 if is_shown() else 1 if sys.stdout.isatty() else 2
+            if is_shown():
+                reports.append(ProgressReport(epochs, steps))
+                stack.enter_context(task(TRAINING, epochs * steps, resumed_step))
         if progress.history:
             print(f"resuming after step {resumed_step} of {epochs * steps}, from {checkpoints.folder}", flush=True)
         else:
@@ -135,9 +142,10 @@ def fit_learner(
                 method.start(context)
             refresh_sampler(context, step=0)
             monitor.judge_start(learner)
-            _print_start(progress.history[0], verbose)
+            if verbose or reports:
+                print(format_epoch(progress.history[0], epochs), flush=True)
         stack.enter_context(_logging(loggers, learner, progress.history))
-        callbacks = [*callbacks, norms, monitor, *loggers]
+        callbacks = [*callbacks, norms, monitor, *loggers, *reports]
         while progress.epoch < epochs and not monitor.stop_reason:
             remaining = steps - progress.step % steps  # less than an epoch after an interruption within an epoch
             last = progress.epoch + 1 if remaining < steps else epochs
@@ -188,9 +196,3 @@ def _logging(
     finally:
         for logger in started:
             logger.close(failed)
-
-
-def _print_start(row: Mapping[str, float], verbose: int | str) -> None:
-    metrics = " - ".join(f"{name}: {value:.4f}" for name, value in row.items() if name != "epoch")
-    if verbose:
-        print(f"Epoch 0, before the first step - {metrics}", flush=True)

@@ -5,7 +5,6 @@ import errno
 import hashlib
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -122,18 +121,6 @@ def build_set(recipe: Recipe, out: Path, packages: Path | None = None, say: Say 
             )
         (temporary / marker).write_text(json.dumps({**settings, **facts}, indent=1) + "\n", encoding="utf-8")
     return _summarise(recipe, out, facts, built=True)
-
-
-@contextmanager
-def show_progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar if standard error is a terminal; yields `advance(done, total)`."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _write(recipe: Recipe, pictures: Iterable[Picture], out: Path) -> dict:

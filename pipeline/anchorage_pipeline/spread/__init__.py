@@ -10,6 +10,7 @@ from pathlib import Path
 
 from anchorage.errors import AnchorageError, DataError, ResourceError, UsageError
 from anchorage.files import remove_leftovers
+from anchorage.progress import track
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import fingerprint_data
 from anchorage_pipeline.lock import hold_folder
@@ -62,7 +63,7 @@ def measure_spread(experiment: Experiment, seeds: Sequence[int], machine: str | 
         missing = [seed for seed in seeds if seed not in measured]
         if missing:
             print(f"training {len(missing)} of {len(seeds)} seeds; logs: {folder}", flush=True)
-        for seed in seeds:
+        for seed in track(seeds, "seeds"):
             if seed in measured:
                 print(f"{format_row(measured[seed])}, measured {measured[seed].measured[:10]}", flush=True)
                 continue

@@ -114,19 +114,19 @@ def test_names_and_scripts_come_from_unicode():
 def test_classes_need_families_and_different_drawings():
     shapes = list(SHAPES)
     six = {f"f{number}": {"A": shapes[number], "B": shapes[number % 5]} for number in range(6)}
-    drawings, twins = draw_characters(faces_of(**six), lambda *_: None)
+    drawings, twins = draw_characters(faces_of(**six))
     assert list(drawings) == [ord("A")]
     assert sorted(glyph.cut.family for glyph in drawings[ord("A")]) == sorted(six)
     assert twins == 1  # the second B of the first shape, so that five are left
     four = {f"f{number}": {"A": shapes[number]} for number in range(4)}
-    assert draw_characters(faces_of(**four), lambda *_: None) == ({}, 0)
+    assert draw_characters(faces_of(**four)) == ({}, 0)
 
 
 def test_no_class_gets_more_than_eight_drawings():
     shapes = list(SHAPES)
     assert len(shapes) == 8
     many = {f"f{number}": {"A": shapes[number % 8]} for number in range(12)}
-    drawings, _ = draw_characters(faces_of(**many), lambda *_: None)
+    drawings, _ = draw_characters(faces_of(**many))
     assert 6 <= len(drawings[ord("A")]) <= 8
 
 
@@ -134,7 +134,7 @@ def test_of_characters_of_one_shape_the_first_is_kept():
     shapes = list(SHAPES)
     apart = {f"f{n}": {"A": shapes[n], ALPHA: shapes[n], "Ж": shapes[(n + 1) % 6]} for n in range(6)}
     faces = faces_of(**apart)
-    drawings, _ = draw_characters(faces, lambda *_: None)
+    drawings, _ = draw_characters(faces)
     # each Zhe is some A's drawing in another font, and Alpha is A
     assert list(map(chr, drawings)) == ["A", ALPHA, "Ж"]
     assert list(map(chr, drop_lookalikes(drawings, faces))) == ["A"]
@@ -143,7 +143,7 @@ def test_of_characters_of_one_shape_the_first_is_kept():
 def test_a_font_of_many_scripts_tells_that_two_characters_are_one_shape():
     characters = {"A": "wedge", ALPHA: "wedge", "Ж": "bar"}
     shapes = list(SHAPES)
-    own, _ = draw_characters(faces_of(**{f"f{n}": {"A": shapes[n]} for n in range(6)}), lambda *_: None)
+    own, _ = draw_characters(faces_of(**{f"f{n}": {"A": shapes[n]} for n in range(6)}))
     glyphs = own[ord("A")]
     drawings = {ord("A"): glyphs[:2], ord(ALPHA): glyphs[2:4], ord("Ж"): glyphs[4:]}
     assert len(drop_lookalikes(drawings, [])) == 3
@@ -153,7 +153,7 @@ def test_a_font_of_many_scripts_tells_that_two_characters_are_one_shape():
 
 def test_upper_and_lower_case_stay_on_one_side():
     shapes = list(SHAPES)
-    own, _ = draw_characters(faces_of(**{f"f{n}": {"A": shapes[n]} for n in range(6)}), lambda *_: None)
+    own, _ = draw_characters(faces_of(**{f"f{n}": {"A": shapes[n]} for n in range(6)}))
     glyphs = own[ord("A")]
     drawings = dict(zip(map(ord, "ABXab"), ([glyph] for glyph in glyphs), strict=False))
     sides = {chr(character): side for character, side in split_into_halves(drawings).items()}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anchorage.errors import DataError
-from anchorage_pipeline.datasets.building import Picture, Recipe, Say, Summary, build_set, show_progress
+from anchorage_pipeline.datasets.building import Picture, Recipe, Say, Summary, build_set
 
 PIXELS = "8f3a0e8362fd01d052e156c381875dc5fcb0ab7328503e5ed2756939bd0bfa02"
 
@@ -52,8 +52,7 @@ def _draw(packages: Path, say: Say) -> Iterator[Picture]:
     say("reading the fonts")
     faces = [(cut, Face(cut)) for cut in list_cuts(packages)]
     say("drawing the characters, about two minutes")
-    with show_progress("characters") as advance:
-        drawings, twins = draw_characters(faces, advance)
+    drawings, twins = draw_characters(faces)
     if not drawings:
         raise DataError("E_GLYPHS_EMPTY", f"No character has enough different drawings in the fonts of {packages}")
     classes = drop_lookalikes(drawings, faces)

@@ -4,12 +4,13 @@ import hashlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from anchorage.progress import track
 from anchorage_pipeline.datasets.drawing import draw, signature
 from anchorage_pipeline.datasets.glyphs.fonts import Cut, Face
 
@@ -67,14 +68,11 @@ def script(character: int) -> str:
     return word if unicodedata.category(chr(character))[0] == "L" else "other"
 
 
-def draw_characters(
-    faces: Sequence[tuple[Cut, Face]], advance: Callable[[int, int], None]
-) -> tuple[dict[int, list[Glyph]], int]:
+def draw_characters(faces: Sequence[tuple[Cut, Face]]) -> tuple[dict[int, list[Glyph]], int]:
     """Draw every character that enough families have, each in its own selection of fonts.
 
     Args:
         faces: all cuts.
-        advance: called with the number of finished characters and their total number.
 
     Returns:
         The drawings of each character, and the number of near-duplicates dropped.
@@ -89,8 +87,7 @@ def draw_characters(
         if is_candidate(character) and len({cut.family for cut, _ in cuts}) >= MIN_FAMILIES
     ]
     kept, twins = {}, 0
-    for number, character in enumerate(wanted):
-        advance(number, len(wanted))
+    for character in track(wanted, "characters"):
         glyphs, dropped = _draw_one(character, owners[character])
         twins += dropped
         if len(glyphs) >= MIN_PER_CLASS and len({glyph.cut.family for glyph in glyphs}) >= MIN_FAMILIES:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from anchorage.errors import DataError, UsageError
-from anchorage_pipeline.datasets.building import Picture, Recipe, Say, Summary, build_set, show_progress
+from anchorage_pipeline.datasets.building import Picture, Recipe, Say, Summary, build_set
 
 MIN_PER_CLASS = 8
 SIZE = 96
@@ -57,8 +57,7 @@ def _draw(packages: Path, say: Say, min_per_class: int, size: int) -> Iterator[P
     say("reading the icon packages")
     drawings = collect_drawings(icon_families(packages))
     say("drawing the icons, about a minute")
-    with show_progress("concepts") as advance:
-        selection = select_pictures(drawings, size, min_per_class, advance)
+    selection = select_pictures(drawings, size, min_per_class)
     if not selection.classes:
         raise DataError("E_ICONS_EMPTY", f"No concept has {min_per_class} different drawings. Lower `min_per_class`")
     say(f"dropped {selection.twins:,} near-duplicate drawings and {selection.shared} that two classes share")

