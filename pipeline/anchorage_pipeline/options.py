@@ -39,13 +39,13 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 def add_experiment(verb: argparse.ArgumentParser) -> None:
     """Add the experiment file and the values that replace its own."""
     verb.add_argument("experiment", metavar="FILE", help="experiment file (TOML)")
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace a value of the file, such as loss.params.margin=0.2; may be repeated",
-    )
+    add_overrides(verb, "a value of the file, such as loss.params.margin=0.2")
+
+
+def add_overrides(verb: argparse.ArgumentParser, what: str) -> None:
+    """Add the values that replace those of a file; `what` says which."""
+    text = f"replace {what}; may be repeated"
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
 def add_release(verb: argparse.ArgumentParser) -> None:

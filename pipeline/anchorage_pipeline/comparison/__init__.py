@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from anchorage.errors import UsageError
+from anchorage.progress import task
 from anchorage_pipeline.comparison.data import prepare_images
 from anchorage_pipeline.comparison.jobs import Job, Jobs
 from anchorage_pipeline.comparison.plan import Block, Candidate, check_alike, expand, report_blocks, write_plan
 from anchorage_pipeline.comparison.plot import draw_comparison
 from anchorage_pipeline.comparison.pool import run_all
+from anchorage_pipeline.comparison.progress import Progress
 from anchorage_pipeline.comparison.results import Chosen, Outcome, Row, choose, summarize
 from anchorage_pipeline.comparison.settings import Comparison, load_comparison
 from anchorage_pipeline.comparison.table import write_table
@@ -18,19 +20,22 @@ from anchorage_pipeline.lock import hold_folder
 __all__ = ["Comparison", "Outcome", "compare"]
 
 
-def compare(path: str | Path, side_by_side: int = 1, only: Sequence[str] = ()) -> Outcome:
+def compare(
+    path: str | Path, side_by_side: int = 1, only: Sequence[str] = (), overrides: Sequence[str] = ()
+) -> Outcome:
     """Run all jobs without a record, then write the table and the figures from all records.
 
     Args:
         path: the comparison file.
         side_by_side: number of parallel processes.
         only: names of the entries to run, together with those they are compared against; empty runs all.
+        overrides: values that replace those of the file or of its experiment, see `load_comparison`.
 
     Raises:
         UsageError: E_ENTRY_UNKNOWN, and the errors of `load_comparison`, `expand` and `check_alike`.
         ResourceError: E_RUN_LOCKED, if the comparison is already running.
     """
-    comparison, document = load_comparison(path)
+    comparison, document = load_comparison(path, overrides)
     plan, wanted = expand(comparison, document), _wanted(comparison, only)
     with hold_folder(comparison.folder, comparison.name):
         return _compare(comparison, plan, wanted, side_by_side)
@@ -94,9 +99,8 @@ def _runs(jobs: Jobs, candidate: Candidate | None, blocks: Sequence[Block], name
 
 
 def _run(jobs: Sequence[Job], side_by_side: int, comparison: Comparison, phase: str) -> None:
-    from anchorage_pipeline.comparison.progress import Progress
-
     pending = list({job.key: job for job in jobs if not job.done}.values())
     if pending:
-        with Progress(phase, len(pending), comparison.primary) as progress:
+        progress = Progress(phase, len(pending), comparison.primary)
+        with task(phase, len(pending)):
             run_all(pending, side_by_side, comparison.folder / "logs", progress.start, progress.finish)

@@ -1,14 +1,15 @@
 """The comparison file: a TOML document with the settings of an experiment to compare."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from anchorage.errors import UsageError
 from anchorage_pipeline.config import Location, Section, Seed, explain
 from anchorage_pipeline.documents import read_toml
+from anchorage_pipeline.overrides import apply_overrides
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
@@ -74,6 +75,7 @@ class Comparison(Section):
     set: dict[str, Any] = Field(default_factory=dict)
     tune: Grid = Field(default_factory=dict)
     entries: Annotated[list[Entry], Field(min_length=1)]
+    _overrides: tuple[str, ...] = PrivateAttr(())
 
     @model_validator(mode="after")
     def _check_names(self):
@@ -97,19 +99,30 @@ class Comparison(Section):
         """Folder for records, logs, table and figures."""
         return Path(self.runs).absolute() / self.name
 
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Values that replace those of the files, such as `"seeds=[1]"`."""
+        return self._overrides
 
-def load_comparison(path: str | Path) -> tuple[Comparison, dict[str, Any]]:
+
+def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Comparison, dict[str, Any]]:
     """Read and validate a comparison file.
+
+    Args:
+        path: the file.
+        overrides: values that replace those of the files, as for `apply_overrides`. If the first key is one of a
+            comparison, such as `seeds`, the value belongs to this file, else to the experiment of all entries.
 
     Returns:
         The comparison, and the tables of its experiment file with the comparison's `set` merged in.
 
     Raises:
-        UsageError: E_COMPARISON_MISSING, E_COMPARISON_SYNTAX, E_COMPARISON_KIND for an experiment file, or E_COMPARISON
-            with every mistake.
+        UsageError: E_COMPARISON_MISSING, E_COMPARISON_SYNTAX, E_COMPARISON_KIND for an experiment file, E_OVERRIDE, or
+            E_COMPARISON with every mistake.
     """
     path = Path(path)
-    document = read_toml(path, "comparison")
+    own = [text for text in overrides if text.partition("=")[0].strip().split(".")[0] in Comparison.model_fields]
+    document = apply_overrides(read_toml(path, "comparison"), own)
     if {"data", "loss"} & set(document):
         advice = f"use `anchorage check {path}`, or `run` or `train` instead of `check`"
         raise UsageError("E_COMPARISON_KIND", f"{path} is an experiment, not a comparison: {advice}")
@@ -117,7 +130,9 @@ def load_comparison(path: str | Path) -> tuple[Comparison, dict[str, Any]]:
         comparison = Comparison.model_validate(document)
     except ValidationError as error:
         raise UsageError("E_COMPARISON", f"{path} has mistakes:\n{explain(error, Comparison)}") from None
-    return comparison, merge(read_toml(path.parent / comparison.experiment, "comparison"), comparison.set)
+    comparison._overrides = tuple(overrides)
+    experiment = merge(read_toml(path.parent / comparison.experiment, "comparison"), comparison.set)
+    return comparison, apply_overrides(experiment, [text for text in overrides if text not in own])
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -203,6 +203,8 @@ def _conditions(outcome: Outcome, images: Images) -> list[str]:
         return []
     sizes = [len(names) for names in images.folds]
     lines = ["## Conditions", ""]
+    if comparison.overrides:
+        lines.append(f"- Set on the command line: {', '.join(f'`{text}`' for text in comparison.overrides)}.")
     lines.append(
         f"- {sum(sizes)} classes outside the test half, split into {len(sizes)} folds of {min(sizes)} to {max(sizes)}."
     )

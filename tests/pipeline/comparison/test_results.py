@@ -177,8 +177,11 @@ def test_a_table_of_trials_tells_each_and_no_verdict(make, document, tmp_path, m
 def test_ranks_are_drawn(make, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     comparison = make(*({"name": name} for name in "abc"))
+    comparison._overrides = ("training.epochs=3", "seeds=[1, 2]")
     values = {"a": [0.1, 0.2, 0.3], "b": [0.2, 0.3, 0.4], "c": [0.3, 0.4, 0.5]}
     outcome = summarize(comparison, BLOCKS[:3], rows_of(comparison, values))
     write_table(outcome, Images(tmp_path, None, [["a", "b"]], ""), tmp_path / "table.md")
-    assert "Mean ranks by MAP@R over 3 folds: c 1.0, b 2.0, a 3.0." in (tmp_path / "table.md").read_text()
+    text = (tmp_path / "table.md").read_text()
+    assert "Mean ranks by MAP@R over 3 folds: c 1.0, b 2.0, a 3.0." in text
+    assert "- Set on the command line: `training.epochs=3`, `seeds=[1, 2]`." in text
     assert [picture.name for picture in draw_comparison(outcome, tmp_path)] == ["comparison.png", "ranks.png"]

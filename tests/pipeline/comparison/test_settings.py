@@ -31,6 +31,18 @@ def test_the_experiment_lies_beside_the_file_and_gets_what_all_share(tmp_path):
     assert [entry.name for entry in comparison.entries] == ["a"]
 
 
+def test_overrides_belong_to_the_comparison_or_to_its_experiment(tmp_path):
+    path = write(tmp_path, "seeds = [1, 2]\n[set.data]\nimage_size = 16\n[[entries]]\nname = 'a'\n")
+    given = ["seeds=[7]", "entries.0.note=first", "data.image_size=32", "training.epochs=3"]
+    comparison, document = load_comparison(path, given)
+    assert (comparison.seeds, comparison.entries[0].note) == ([7], "first")
+    assert document["data"] == {"path": "images", "image_size": 32}
+    assert document["training"] == {"epochs": 3}
+    assert comparison.overrides == tuple(given)
+    with pytest.raises(UsageError, match="E_OVERRIDE"):
+        load_comparison(path, ["training"])
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
