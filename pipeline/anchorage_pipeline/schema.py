@@ -6,6 +6,7 @@ from typing import Any
 
 from anchorage_pipeline.config import Experiment
 
+SCHEMA_FILE = "experiment.schema.json"  # the file that the first line of an experiment file names
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PLURALS = {"object": "tables", "boolean": "booleans", "integer": "integers", "number": "numbers", "string": "strings"}
 

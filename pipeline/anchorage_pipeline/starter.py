@@ -1,5 +1,6 @@
 """`anchorage init`: choose settings for data, measure a training step, and write an experiment file."""
 
+import json
 import os
 import re
 import shlex
@@ -8,7 +9,7 @@ import tomllib
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -16,10 +17,12 @@ from anchorage.data.listing import MAX_REJECTS
 from anchorage.data.store import RecordSpec
 from anchorage.disk import disk_trouble
 from anchorage.errors import UsageError
+from anchorage.progress import task
 from anchorage.training.recipes import choose_settings
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import training_settings
 from anchorage_pipeline.mistakes import explain
+from anchorage_pipeline.schema import SCHEMA_FILE, experiment_schema
 from anchorage_pipeline.starting_file import Line, format_file
 from anchorage_pipeline.startup import load_keras
 from anchorage_pipeline.step_time import measure_step
@@ -34,10 +37,22 @@ Tables = dict[str, list[Line]]
 Measure = Callable[[Experiment, Sequence[int]], float]
 
 
+class Start(NamedTuple):
+    """What was found and chosen.
+
+    Args:
+        lines: a summary for the user, at most ten lines.
+        document: the same as plain values: `file`, `schema`, `data`, `machine`, `plan` and the `next` command.
+    """
+
+    lines: list[str]
+    document: dict[str, Any]
+
+
 def start_experiment(
     path: str, *, output: str = "", name: str = "", minutes: int = 10, measure: Measure = measure_step
-) -> list[str]:
-    """Inspect data and write an experiment file for it.
+) -> Start:
+    """Inspect data and write an experiment file for it, and the JSON Schema beside it unless there is one.
 
     Args:
         path: folder or table of images, or table of vectors.
@@ -45,9 +60,6 @@ def start_experiment(
         name: name of the experiment; default that of the data.
         minutes: time for a run on this machine, 1 or more.
         measure: function from the experiment and the sizes of its training classes to the seconds of a training step.
-
-    Returns:
-        A summary, at most ten lines.
 
     Raises:
         UsageError: E_OUTPUT_EXISTS, E_OUTPUT_PLACE, E_PATH_ENCODING, E_EXPERIMENT for an invalid name, and those of
@@ -66,15 +78,23 @@ def start_experiment(
     tables["data"] = _data_lines(found, gpus)
     tables["encoder"] = _encoder_lines(found)
     plan = _add_training(tables, found, minutes, measure)
-    with disk_trouble(target.parent), target.open("x", encoding="utf-8") as file:
-        file.write(format_file(tables, _head(path, target, minutes)))
-    return [
+    machine = _inspect_machine(found, gpus)
+    schema = target.with_name(SCHEMA_FILE)
+    with disk_trouble(target.parent):
+        if not schema.exists():
+            schema.write_text(json.dumps(experiment_schema(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with target.open("x", encoding="utf-8") as file:
+            file.write(format_file(tables, _head(path, target, minutes), SCHEMA_FILE))
+    command = shlex.join(["anchorage", "check", str(target)])
+    lines = [
         *found.describe(),
-        _describe_machine(found, gpus),
-        f"plan     {plan}",
+        _describe_machine(machine),
+        f"plan     {plan.text}",
         f"written  {target}, with the reason for each choice",
-        f"next     {shlex.join(['anchorage', 'check', str(target)])}",
+        f"next     {command}",
     ]
+    paths = {"file": target, "schema": schema, "next": command}
+    return Start(lines, {**paths, "data": found.document(), "machine": machine, "plan": plan.values})
 
 
 def choose_size(side: int, gpus: int) -> int:
@@ -185,17 +205,23 @@ def _encoder_lines(found: "Survey") -> list[Line]:
     return [Line("name", "efficientnet_lite0", why), Line("weights", "imagenet")]
 
 
-def _add_training(tables: Tables, found: "Survey", minutes: int, measure: Measure) -> str:
-    """Add the tables of loss and training; return the plan in words."""
+class _Plan(NamedTuple):
+    text: str
+    values: dict[str, Any]
+
+
+def _add_training(tables: Tables, found: "Survey", minutes: int, measure: Measure) -> _Plan:
+    """Add the tables of loss and training; return the plan."""
     if reason := _why_untrained(tables, found):
         uses = "the vectors as they are" if found.dimension else "the pretrained encoder as it is"
         tables["training"] = [Line("epochs", 0, f"No training: {reason}. Search uses {uses}.")]
-        return f"no training: {reason}"
+        return _Plan(f"no training: {reason}", {"epochs": 0, "reason": reason})
     experiment = _experiment(tables)
     settings, choices = choose_settings(training_settings(experiment), found.train_counts)
     chosen = {choice.setting: choice for choice in choices}
     sampler, steps, most = (chosen[f"training.{key}"] for key in ("sampler", "steps_per_epoch", "epochs"))
-    step = measure(experiment, found.train_counts)
+    with task("measuring a training step"):
+        step = measure(experiment, found.train_counts)
     epochs = fit_epochs(step * steps.value, minutes, most.value)
     duration = _duration(epochs * steps.value * step)
     why = (
@@ -217,7 +243,18 @@ def _add_training(tables: Tables, found: "Survey", minutes: int, measure: Measur
         Line("", None, "The recipe chooses optimizer, learning rates, augmentation and methods; a run prints them."),
     ]
     size = "a residual head" if found.dimension else f"{experiment.encoder.name} at {experiment.data.image_size} pixels"
-    return f"{size}, {loss}, {epochs} epochs of {steps.value} steps of {step:.2g} s (measured): {duration}"
+    return _Plan(
+        f"{size}, {loss}, {epochs} epochs of {steps.value} steps of {step:.2g} s (measured): {duration}",
+        {
+            "encoder": experiment.encoder.name,
+            "image_size": experiment.data.image_size,
+            "loss": loss,
+            "epochs": epochs,
+            "steps_per_epoch": steps.value,
+            "step_seconds": step,
+            "training_seconds": epochs * steps.value * step,
+        },
+    )
 
 
 def _why_untrained(tables: Tables, found: "Survey") -> str:
@@ -238,11 +275,16 @@ def _why_untrained(tables: Tables, found: "Survey") -> str:
     return ""
 
 
-def _describe_machine(found: "Survey", gpus: int) -> str:
+def _inspect_machine(found: "Survey", gpus: int) -> dict[str, Any]:
     spec = RecordSpec(choose_size(found.side, gpus), dimension=found.dimension)
-    free, needed = shutil.disk_usage(Path.cwd()).free / 1e9, found.records * spec.bytes / 1e9
-    gpu = f"{gpus} GPU" if gpus else "no GPU"
-    return f"machine  {os.cpu_count()} cores, {gpu}; {free:,.1f} GB free, packed data takes {needed:.2g} GB"
+    free = shutil.disk_usage(Path.cwd()).free
+    return {"cores": os.cpu_count(), "gpus": gpus, "free_bytes": free, "packed_bytes": found.records * spec.bytes}
+
+
+def _describe_machine(machine: dict[str, Any]) -> str:
+    gpu = f"{machine['gpus']} GPU" if machine["gpus"] else "no GPU"
+    free, needed = machine["free_bytes"] / 1e9, machine["packed_bytes"] / 1e9
+    return f"machine  {machine['cores']} cores, {gpu}; {free:,.1f} GB free, packed data takes {needed:.2g} GB"
 
 
 def _duration(seconds: float) -> str:

@@ -16,14 +16,16 @@ class Line(NamedTuple):
     comment: str = ""
 
 
-def format_file(tables: Mapping[str, Sequence[Line]], head: str = "") -> str:
+def format_file(tables: Mapping[str, Sequence[Line]], head: str = "", schema: str = "") -> str:
     """The text of a TOML file.
 
     Args:
         tables: the lines of each table by its name; "" is the top of the file.
         head: comment at the top.
+        schema: JSON Schema beside the file, which editors find by the first line; "" for none.
     """
-    blocks = [_comment(head)] if head else []
+    top = "\n".join(filter(None, [f"#:schema {schema}" if schema else "", _comment(head) if head else ""]))
+    blocks = [top] if top else []
     for name, lines in tables.items():
         rows = [f"[{name}]"] if name else []
         for line in lines:

@@ -13,6 +13,7 @@ from anchorage.data.intake import count_by_code, format_reject, read_image
 from anchorage.data.listing import SPLITS, SUFFIXES, Listing, Reject, Source
 from anchorage.data.vectors import VectorTable, is_vector_data
 from anchorage.errors import DataError, UsageError
+from anchorage.progress import track
 from anchorage_pipeline.config import Data, Experiment
 from anchorage_pipeline.graph import locate_data
 from anchorage_pipeline.inspection import shorter_side
@@ -103,8 +104,8 @@ class Survey:
     @property
     def splits(self) -> str:
         """Images and classes of each split, as in "train 120 / 10, val 24 / 2, test 144 / 12"."""
-        parts = {split: [s.label for s in self.listing.sources if s.split == split] for split in SPLITS}
-        return ", ".join(f"{split} {len(labels):,} / {len(set(labels)):,}" for split, labels in parts.items())
+        counts = self._count_splits().items()
+        return ", ".join(f"{split} {count[self.input]:,} / {count['classes']:,}" for split, count in counts)
 
     def describe(self) -> list[str]:
         """Two to five lines for the user."""
@@ -124,6 +125,32 @@ class Survey:
             opened = len(self.sides) + len(self.broken)
             lines.append(f"rejects  {len(self.broken)} of {opened} opened images: {format_reject(self.broken[0])}")
         return lines
+
+    def document(self) -> dict[str, Any]:
+        """The same as plain values."""
+        sizes, sides = list(self.sizes.values()) if self.labelled else [], self.sides
+        return {
+            "path": self.path,
+            "layout": self.layout,
+            "input": self.input,
+            "records": self.records,
+            "labelled": self.labelled,
+            "split_given": self.given,
+            "classes": len(sizes),
+            "class_sizes": _spread(sizes) | {"single": sizes.count(1)} if sizes else None,
+            "splits": self._count_splits() if self.labelled else None,
+            "shorter_sides": _spread(sides) | {"opened": len(sides)} if sides else None,
+            "rejects": [reject._asdict() for reject in self.broken],
+            "other_files": self.listing.skipped,
+        }
+
+    def _count_splits(self) -> dict[str, dict[str, int]]:
+        parts = {split: [s.label for s in self.listing.sources if s.split == split] for split in SPLITS}
+        return {split: {self.input: len(labels), "classes": len(set(labels))} for split, labels in parts.items()}
+
+
+def _spread(values: Sequence[int]) -> dict[str, int]:
+    return {"min": min(values), "median": int(np.median(values)), "max": max(values)}
 
 
 def survey_data(path: str) -> Survey:
@@ -233,7 +260,7 @@ def _check_classes(found: Survey) -> None:
 def _open_some(root: Path, images: Sequence[Source | Reject]) -> tuple[list[int], list[Reject]]:
     """The shorter sides of an evenly spaced sample, and those of it that cannot be decoded."""
     sides, broken = [], []
-    for row in np.unique(np.linspace(0, len(images) - 1, _OPENED).astype(int)):
+    for row in track(np.unique(np.linspace(0, len(images) - 1, _OPENED).astype(int)), "opening images"):
         data, fault = read_image(root / images[row].path, _default("max_pixels"))
         if fault:
             broken.append(Reject(images[row].path, images[row].id, *fault))

@@ -1,7 +1,9 @@
 import csv
+import json
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -14,6 +16,7 @@ from anchorage_pipeline.cli import main
 from anchorage_pipeline.config import load_experiment
 from anchorage_pipeline.inspection import inspect_data
 from anchorage_pipeline.preflight import check_file
+from anchorage_pipeline.schema import experiment_schema
 from anchorage_pipeline.starter import choose_size, fit_epochs, start_experiment
 
 
@@ -33,7 +36,7 @@ def write_images(folder, classes, images=4, side=48, start=0):
 
 def start(path, seconds=1.0, **options):
     """The document that is written, with a stub for the measured step."""
-    summary = start_experiment(str(path), measure=lambda experiment, counts: seconds, **options)
+    summary = start_experiment(str(path), measure=lambda experiment, counts: seconds, **options).lines
     assert len(summary) <= 10
     file = summary[-2].removeprefix("written  ").removesuffix(", with the reason for each choice")
     return tomllib.loads(Path(file).read_text(encoding="utf-8")), summary
@@ -63,6 +66,10 @@ def test_the_file_passes_the_check_and_explains_each_value(folder):
     lines = inspect_data(check_file("photos.toml"))
     assert lines[0].startswith("data     48 images of 12 classes")
     rows = (folder / "photos.toml").read_text().splitlines()
+    assert rows[0] == "#:schema experiment.schema.json"
+    schema = json.loads((folder / "experiment.schema.json").read_text(encoding="utf-8"))
+    assert schema == experiment_schema()
+    jsonschema.validate(tomllib.loads("\n".join(rows)), schema)
     for key in ("path", "image_size", "test_share", 'name = "eff', 'name = "multi', "sampler", "steps_per", "epochs"):
         place = next(place for place, row in enumerate(rows) if row.startswith(key))
         assert rows[place - 1].startswith("# "), key
@@ -83,11 +90,24 @@ def test_epochs_follow_the_measured_step_and_the_minutes(folder, seconds, minute
     assert fit_epochs(seconds * 10, minutes, 10) == epochs
 
 
-def test_a_step_is_measured(folder, monkeypatch):
+def test_a_step_is_measured_and_all_is_told_as_json(folder, monkeypatch, capsys):
     monkeypatch.setattr(step_time, "_TIMED", 2)
     write_images(folder / "photos", 8, side=20)
-    assert main(["init", "photos", "--minutes", "1"]) == 0
+    assert main(["init", "photos", "--minutes", "1", "--json"]) == 0
     assert load_experiment("photos.toml").data.image_size == 32
+    told = json.loads(capsys.readouterr().out)
+    assert (told["file"], told["next"]) == ("photos.toml", "anchorage check photos.toml")
+    assert told["data"]["splits"] == {
+        "train": {"images": 12, "classes": 3},
+        "val": {"images": 4, "classes": 1},
+        "test": {"images": 16, "classes": 4},
+    }
+    assert told["data"]["class_sizes"] == {"min": 4, "median": 4, "max": 4, "single": 0}
+    assert told["data"]["shorter_sides"] == {"min": 20, "median": 20, "max": 20, "opened": 32}
+    assert told["machine"]["packed_bytes"] == 32 * 32 * 32 * 3
+    plan = told["plan"]
+    assert (plan["encoder"], plan["image_size"], plan["loss"]) == ("efficientnet_lite0", 32, "multi_similarity")
+    assert plan["training_seconds"] == pytest.approx(plan["epochs"] * plan["steps_per_epoch"] * plan["step_seconds"])
 
 
 @pytest.mark.parametrize(

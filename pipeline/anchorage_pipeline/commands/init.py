@@ -21,8 +21,8 @@ def run(options: argparse.Namespace) -> None:
     from anchorage_pipeline.starter import start_experiment
 
     with progress():
-        lines = start_experiment(
+        start = start_experiment(
             options.photos, output=options.output or "", name=options.name or "", minutes=options.minutes
         )
-    answer({"lines": lines})
-    print("\n".join(lines))
+    answer(start.document)
+    print("\n".join(start.lines))
