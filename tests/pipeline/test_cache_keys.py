@@ -23,7 +23,10 @@ _MAY_REACH = {
     "build_index": _RELEASED,
     "find_release": _RELEASED - {"anchorage.data", "anchorage.retrieval"},
     "evaluate_retrieval": _RELEASED
-    | {f"anchorage.{name}" for name in ("arguments", "judging", "registry", "reporting", "untrained", "user_code")},
+    | {
+        f"anchorage.{name}"
+        for name in ("arguments", "judging", "registry", "reporting", "untrained", "user_code", "vectors")
+    },
     "publish_release": _RELEASED,
 }
 _SHARED = {
