@@ -169,8 +169,9 @@ class SOPRCLoss(LossLayer):
 
     def _l1(self, gap):
         short = ops.relu(1.0 - gap / self.tau1)
-        bent = ops.minimum(short, 1.0)
-        return bent * (2.0 * short - bent)  # a parabola up to 1, a straight line beyond
+        # A parabola up to 1, a straight line beyond: the largest over `bent` <= 1, whose derivative has `bent` fixed.
+        bent = ops.stop_gradient(ops.minimum(short, 1.0))
+        return bent * (2.0 * short - bent)
 
     def _l2(self, gap):
         return ops.tanh(ops.relu(-gap) / (2.0 * self.tau2))
