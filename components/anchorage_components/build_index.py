@@ -15,7 +15,9 @@ from tfx.types.standard_artifacts import Examples
 from anchorage.data.store import RecordStore, content_digest
 from anchorage.errors import DataError
 from anchorage.progress import task, track
-from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.index import save_index
+from anchorage.retrieval.index_building import build_index
+from anchorage.retrieval.index_tuning import IndexLimits
 from anchorage.retrieval.table import Embeddings, read_table, write_ids
 from anchorage_components.artifacts import IDS, EmbeddingTable, RetrievalIndex, read_table_facts
 
@@ -30,11 +32,13 @@ def BuildIndex(
     splits_json: Parameter[str] = '["test"]',
     neighbors: Parameter[int] = 10,
     min_recall: Parameter[float] = 0.95,
+    max_p99_ms: Parameter[float] = 0.0,
+    max_memory_mib: Parameter[float] = 0.0,
     leaves: Parameter[int] = 0,
     seed: Parameter[int] = 0,
     code_version: Parameter[str] = "",
 ):
-    """Builds the index of the gallery, and rejects an index with too low a recall.
+    """Builds the fastest index of the gallery that keeps to limits of recall, time and memory.
 
     The gallery consists of the rows with role "gallery" or "both". Recall is measured with the rows with role "query"
     or, if there are none, with gallery rows, each excluded from its own results.
@@ -47,13 +51,15 @@ def BuildIndex(
         splits_json: JSON list of the splits that make up the gallery.
         neighbors: number of neighbors per query.
         min_recall: minimum share of true neighbors found, in [0, 1].
+        max_p99_ms: limit on the 99th percentile of the time of a query; 0 for none.
+        max_memory_mib: limit on the memory of the index; 0 for none.
         leaves: number of partitions of the index; 0 chooses it by the number of rows.
         seed: seed for the sample of probe queries.
         code_version: digest of the code; part of the cache key, otherwise unused.
 
     Raises:
         DataError: `E_SPLIT_EMPTY`, `E_VECTOR_NOT_FINITE`, `E_VECTOR_ZERO`, `E_INDEX_EMPTY`.
-        GateError: `E_INDEX_RECALL` if the measured recall is below `min_recall`.
+        GateError: `E_INDEX_RECALL`, `E_INDEX_LIMITS` if no parameters of the index keep to the limits.
     """
     facts = read_table_facts(embeddings.uri)
     if facts is None:
@@ -65,7 +71,8 @@ def BuildIndex(
             gallery.vectors,
             ids=gallery.ids,
             neighbors=neighbors,
-            min_recall=min_recall,
+            labels=gallery.labels,
+            limits=IndexLimits(min_recall, max_p99_ms, max_memory_mib),
             leaves=leaves,
             probes=queries.vectors if len(queries) else None,
             seed=seed,
@@ -78,6 +85,7 @@ def BuildIndex(
     save_index(
         built,
         folder,
+        gallery.vectors,
         model_fingerprint=facts["model_fingerprint"],
         classes=len(np.unique(gallery.labels)),
         splits=dict(Counter(gallery.splits.tolist())),
@@ -86,7 +94,7 @@ def BuildIndex(
     index.set_float_custom_property("recall", built.facts["recall"])
     index.set_int_custom_property("rows", len(gallery))
     index.set_string_custom_property("kind", built.facts["kind"])
-    logging.info("index: %s", built.facts)
+    logging.info("index: %s", {name: value for name, value in built.facts.items() if name != "trials"})
 
 
 def _read_digests(store: Examples, gallery: Embeddings) -> tuple[list[str], dict[str, Any]]:

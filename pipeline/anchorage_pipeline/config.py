@@ -205,9 +205,9 @@ class Evaluation(Section):
     index_loss: Fraction = _JUDGED.index_loss
     """Accepted loss of recall@1 by search through the index."""
     index_p99_ms: NonNegative = _JUDGED.index_p99_ms
-    """Limit on the 99th percentile of the query time in milliseconds; 0 is no limit."""
+    """Limit on the 99th percentile of the query time in milliseconds, for the choice of the index too; 0 is none."""
     index_memory_mib: NonNegative = _JUDGED.index_memory_mib
-    """Limit on the memory of the index in MiB; 0 is no limit."""
+    """Limit on the memory of the index in MiB, for the choice of the index too; 0 is none."""
     false_accepts: Annotated[Finite, Field(gt=0, lt=1)] = _JUDGED.false_accepts
     """Target share of queries of unknown classes that search answers."""
     max_calibration_error: Fraction = _JUDGED.max_calibration_error

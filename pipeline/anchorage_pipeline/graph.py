@@ -328,6 +328,8 @@ def _judging_nodes(
         splits_json=_json(index.splits),
         neighbors=index.neighbors,
         min_recall=index.min_recall,
+        max_p99_ms=float(experiment.evaluation.index_p99_ms),
+        max_memory_mib=float(experiment.evaluation.index_memory_mib),
         leaves=index.leaves,
         seed=experiment.seed,
         code_version=code_version("anchorage_components.build_index"),

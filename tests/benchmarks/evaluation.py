@@ -20,7 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from workers.memory import resident_peak
 
-from anchorage.retrieval.index import build_index, search
+from anchorage.retrieval.index import search
+from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.metrics import evaluate_retrieval
 
 METRICS = ("recall@1", "recall@10", "recall@100", "precision@10", "map@r", "r_precision", "ndcg@10", "map", "mrr")

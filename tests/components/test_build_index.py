@@ -60,7 +60,7 @@ def test_facts_travel_with_the_index(artifacts):
     facts = json.loads((folder / "index.json").read_text())
     assert facts["model_fingerprint"] == "f" * 64
     assert (facts["kind"], facts["rows"], facts["dimension"], facts["neighbors"]) == ("brute_force", 60, 8, 5)
-    assert (facts["recall"], facts["probes"]) == (1.0, 7)  # the queries of the table serve as probes
+    assert (facts["recall"], facts["probes"]) == (1.0, 3)  # half of the 7 queries of the table check the choice
     _, index = artifacts
     assert index.get_float_custom_property("recall") == 1.0
     assert index.get_int_custom_property("rows") == 60
@@ -102,7 +102,7 @@ def test_image_without_packed_pixels_is_refused(artifacts, tmp_path):
 
 
 def test_forgetful_index_is_not_published(artifacts, monkeypatch):
-    monkeypatch.setattr("anchorage.retrieval.index._Probes.recall", lambda self, index: 0.4)
+    monkeypatch.setattr("anchorage.retrieval.index_tuning.Probes.search", lambda self, index: (0.4, 0.1))
     with pytest.raises(GateError, match="E_INDEX_RECALL"):
         build(artifacts)
     assert not Path(artifacts[1].uri).exists()

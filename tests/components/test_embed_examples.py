@@ -12,7 +12,8 @@ from tfx.types.standard_artifacts import Examples, Model
 from anchorage.data.examples import COUNTS, Example, list_shards, read_counts, read_rejects, write_shard
 from anchorage.errors import DataError
 from anchorage.release import fingerprint_model, publish_release
-from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.index import save_index
+from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.table import read_table
 from anchorage_components.artifacts import BaselineRelease, EmbeddingTable, read_table_facts
 from anchorage_components.embed_examples import EmbedExamples

@@ -11,7 +11,8 @@ from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelRu
 from anchorage.data.store import Record, RecordSpec, write_store
 from anchorage.errors import DataError, GateError
 from anchorage.release import current_version, fingerprint_model, open_release
-from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.index import save_index
+from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.table import Embeddings, read_table, write_ids, write_table
 from anchorage.serving.searcher import Searcher
 from anchorage_components.artifacts import (

@@ -10,7 +10,8 @@ from PIL import Image
 
 from anchorage.data.images import load_image
 from anchorage.release import fingerprint_model, publish_release
-from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.index import save_index
+from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.table import Embeddings, write_ids
 
 SIZE = 4

@@ -35,3 +35,11 @@ def clustered(rng, rows, classes, dim=12):
     labels = rng.integers(0, classes, rows)
     vectors = rng.normal(size=(classes, dim))[labels] + 0.9 * rng.normal(size=(rows, dim))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("float32"), labels
+
+
+def clustered_rows(rows, dim=16, seed=0):
+    """Unit vectors, ten around each of many centres."""
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(max(1, rows // 10), dim))
+    vectors = centers[rng.integers(0, len(centers), rows)] + 0.4 * rng.normal(size=(rows, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("float32")

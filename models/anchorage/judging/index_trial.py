@@ -45,7 +45,8 @@ def judge_index(
         (share of the true neighbors found), `latency_ms` (`p50`, `p95`, `p99` of `queries` searched one at a time),
         `memory_mib` (`files`, and `resident`, the growth of the process), `limits`, `queries`, `kind`, and `faults`,
         one sentence per exceeded limit. For an index with leaves also `trade`: for several numbers of leaves to search,
-        fewest first, `neighbor_recall`, `p50` in ms, and which is `chosen`.
+        fewest first, `neighbor_recall`, `p50` in ms, and which is `chosen`. `trials` are the parameters that were
+        measured when the index was built, `chosen` those of the index, and `rare` has the recall of rare classes.
 
     Raises:
         DataError: `E_RELEASE_MIXED` if index and gallery differ in rows, `E_NO_RELEVANT` if no query has a relevant
@@ -91,11 +92,18 @@ def judge_index(
         },
         "latency_ms": _time(index, queries.vectors[:_TIMED], k),
         "memory_mib": {
-            "files": sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / _MIB,
+            "files": sum(path.stat().st_size for path in Path(folder, "scann").rglob("*") if path.is_file()) / _MIB,
             "resident": growth,
         },
         "limits": limits,
     }
+    facts = index.facts
+    if len(facts.get("trials", ())) > 2:
+        parameters = ("leaves", "soar", "stored", "leaves_to_search", "reorder")
+        report |= {name: facts[name] for name in ("trials", "min_recall")}
+        report["chosen"] = {name: facts[name] for name in parameters}
+    if "rare" in facts:
+        report["rare"] = facts["rare"]
     if index.facts["leaves"] > 1:
         report["trade"] = [
             {

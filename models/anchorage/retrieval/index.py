@@ -1,9 +1,4 @@
-"""A ScaNN index over gallery embeddings: built, tuned on probes, and measured against exact search.
-
-Below 20,000 rows search is brute force. Above, rows are partitioned by a tree of about sqrt(rows) leaves, scored by
-asymmetric hashing with an anisotropic threshold of 0.2, and the best candidates are reordered by exact similarity: Guo
-et al., "Accelerating Large-Scale Inference with Anisotropic Vector Quantization", ICML 2020. Two parameters are tuned,
-in this order: the number of candidates to reorder, and the number of leaves to search.
+"""A ScaNN index over gallery embeddings: searched, saved, loaded; `index_building` builds one.
 
 Three pitfalls of ScaNN are avoided: it aborts the process on NaN rows, executes the code of a pickled ids file, and
 pads short results with row 0. So vectors are checked first, ids are not passed to it, and short results are repeated
@@ -11,33 +6,23 @@ with all leaves.
 """
 
 import json
-import logging
-import math
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anchorage.errors import DataError, GateError, UsageError
+from anchorage.errors import DataError, UsageError
 from anchorage.files import replace_file
-from anchorage.retrieval.neighbors import check_vectors, nearest_neighbors
-
-__all__ = ["Index", "build_index", "check_vectors", "load_index", "load_vectors", "save_index", "search"]
+from anchorage.retrieval.neighbors import check_vectors
 
 FORMAT = 1
-BRUTE_FORCE_ROWS = 20_000  # below this number exact search is as fast
 
-_PROBES = 512
-_REORDER_FACTORS = (6, 12, 25, 50)  # candidates to reorder, per neighbor
-_TRAINING_ROWS = 250_000  # rows to train the partitioning on; more only take longer
-_NEAR = 1e-5  # a row within this distance of the last true neighbor counts as a true neighbor
+_REORDER_WIDE = 6  # candidates to reorder, per neighbor, where more leaves are searched
+_VECTORS = "vectors.npy"
 _PICKLES = {".pkl", ".pickle"}
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,8 +32,9 @@ class Index:
     Args:
         searcher: ScaNN searcher; it identifies rows by number.
         facts: content of `index.json`: `kind` ("brute_force" or "tree_ah") with its `reason`, `rows`, `dimension`,
-            `distance`, `normalized`, `neighbors`, `leaves`, `leaves_to_search`, `reorder`, `recall`, `probes`,
-            `min_recall`.
+            `distance`, `normalized`, `neighbors`, `leaves`, `leaves_to_search`, `reorder` (candidates whose exact
+            similarity is computed, for `neighbors` results), `stored` (type of the vectors), `soar` (its lambda, 0
+            without), `recall`, `probes`, `min_recall`, and `trials`: the parameters that were measured.
     """
 
     searcher: Any
@@ -62,55 +48,9 @@ class Index:
     def dimension(self) -> int:
         return self.facts["dimension"]
 
-
-def build_index(
-    vectors: np.ndarray,
-    *,
-    ids: Sequence[str] | np.ndarray | None = None,
-    neighbors: int = 10,
-    min_recall: float = 0.95,
-    leaves: int = 0,
-    probes: np.ndarray | None = None,
-    seed: int = 0,
-) -> Index:
-    """Build an inner-product index of the gallery and measure its recall of the true nearest neighbors.
-
-    Args:
-        vectors: `(M, D)` float32, rows of unit length.
-        ids: `(M,)` names of the rows, for error messages only.
-        neighbors: number of neighbors per query; at most the number of rows that a probe can find.
-        min_recall: lowest accepted recall, in [0, 1].
-        leaves: partitions of the tree; 0 for about the square root of the rows. Below 20,000 rows there is no tree.
-        probes: `(N, D)` queries to measure the recall with; None for gallery rows, which are excluded from their own
-            results.
-        seed: samples the probes from the gallery. ScaNN's own training has no seed.
-
-    Raises:
-        DataError: `E_VECTOR_NOT_FINITE`, `E_VECTOR_ZERO`, `E_VECTOR_SHAPE`, `E_INDEX_EMPTY`.
-        UsageError: if `neighbors`, `min_recall` or `leaves` is out of range.
-        GateError: `E_INDEX_RECALL` if no parameters reach `min_recall`.
-    """
-    _check_settings(neighbors, min_recall, leaves)
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if vectors.ndim != 2:
-        raise DataError("E_VECTOR_SHAPE", f"Expected vectors of shape (rows, dimension). Received: {vectors.shape}")
-    if not len(vectors):
-        raise DataError("E_INDEX_EMPTY", "Expected at least one gallery vector to index. Received: none")
-    check_vectors(vectors, ids)  # before any native code: ScaNN aborts the process on NaN
-
-    facts = _plan(len(vectors), leaves)
-    _log.info("index of %d rows: %s (%s)", len(vectors), facts["kind"], facts["reason"])
-    searcher = _build(vectors, neighbors, facts)
-    lengths = np.sqrt(np.einsum("md,md->m", vectors, vectors))
-    facts |= {
-        "rows": len(vectors),
-        "dimension": vectors.shape[1],
-        "distance": "dot_product",
-        "normalized": bool(np.all(np.abs(lengths - 1) < 1e-3)),
-        "neighbors": neighbors,
-        "min_recall": min_recall,
-    }
-    return _tune(Index(searcher, facts), _Probes(vectors, probes, neighbors, seed))
+    def with_facts(self, **facts: Any) -> "Index":
+        """Return the same searcher with other facts, such as the number of leaves to search."""
+        return Index(self.searcher, {**self.facts, **facts})
 
 
 def search(index: Index, queries: np.ndarray, k: int, leaves: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +70,7 @@ def search(index: Index, queries: np.ndarray, k: int, leaves: int = 0) -> tuple[
         DataError: `E_QUERY_SHAPE` for a wrong shape or dtype, `E_VECTOR_NOT_FINITE`.
         UsageError: if `k < 1`.
     """
-    queries = _check_queries(queries, index.dimension)
+    queries = check_queries(queries, index.dimension)
     if k < 1:
         raise UsageError("E_NEIGHBORS", f"Expected `k` of at least 1. Received: k={k}")
     k = min(k, index.rows)
@@ -138,7 +78,9 @@ def search(index: Index, queries: np.ndarray, k: int, leaves: int = 0) -> tuple[
         return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
     if index.facts["kind"] == "brute_force":
         return _search_batch(index, queries, k)
-    reorder = max((2 if leaves else 1) * index.facts["reorder"], _REORDER_FACTORS[0] * k)
+    reorder = -(-index.facts["reorder"] * max(k, index.facts["neighbors"]) // index.facts["neighbors"])
+    if leaves:  # results beyond those that it was tuned for
+        reorder = max(2 * reorder, _REORDER_WIDE * k)
     leaves = min(index.facts["leaves"], max(leaves, index.facts["leaves_to_search"]))
     rows, similarities = _search_batch(index, queries, k, reorder, leaves)
     short = np.flatnonzero(np.isnan(similarities).any(axis=1))
@@ -147,12 +89,13 @@ def search(index: Index, queries: np.ndarray, k: int, leaves: int = 0) -> tuple[
     return rows, similarities
 
 
-def save_index(index: Index, folder: str | os.PathLike, **facts: Any) -> None:
+def save_index(index: Index, folder: str | os.PathLike, vectors: np.ndarray | None = None, **facts: Any) -> None:
     """Write `scann/` and then `index.json` to `folder`, which can be moved afterwards.
 
     Args:
         index: the index to save.
         folder: created if missing; must not contain an index, since ScaNN does not remove the files of an older one.
+        vectors: `(M, D)` float32 rows, for an index that stores others: written to `vectors.npy`.
         facts: additional JSON values for `index.json`, such as `model_fingerprint`.
 
     Raises:
@@ -164,6 +107,8 @@ def save_index(index: Index, folder: str | os.PathLike, **facts: Any) -> None:
         raise UsageError("E_FOLDER_NOT_EMPTY", f"Expected a fresh folder for the index. Received: one in {folder}")
     files.mkdir(parents=True)
     index.searcher.serialize(str(files), relative_path=True)
+    if vectors is not None and index.facts["stored"] != "float32":
+        np.save(folder / _VECTORS, np.asarray(vectors, np.float32))
     content = {"format": FORMAT, **index.facts, **facts}
     replace_file(folder / "index.json", json.dumps(content, indent=1, sort_keys=True).encode())
 
@@ -213,97 +158,16 @@ def load_vectors(folder: str | os.PathLike) -> np.ndarray:
     Raises:
         DataError: `E_INDEX_DAMAGED`.
     """
-    path = Path(folder) / "scann" / "dataset.npy"
-    facts = _read_facts(Path(folder))
+    folder = Path(folder)
+    facts = _read_facts(folder)
+    path = folder / _VECTORS if facts.get("stored", "float32") != "float32" else folder / "scann" / "dataset.npy"
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise _damaged(Path(folder), f"scann/dataset.npy: {error}") from error
+        raise _damaged(folder, f"{path.relative_to(folder)}: {error}") from error
     if vectors.shape != (facts["rows"], facts["dimension"]) or vectors.dtype != np.float32:
-        raise _damaged(Path(folder), f"vectors of shape {vectors.shape}, {vectors.dtype}, in scann/dataset.npy")
+        raise _damaged(folder, f"vectors of shape {vectors.shape}, {vectors.dtype}, in {path.relative_to(folder)}")
     return vectors
-
-
-class _Probes:
-    """Queries with their true nearest neighbors, to measure the recall of an index."""
-
-    def __init__(self, gallery: np.ndarray, queries: np.ndarray | None, neighbors: int, seed: int):
-        self.gallery = gallery
-        source = gallery if queries is None else queries
-        chosen = np.random.default_rng(seed).permutation(len(source))[:_PROBES]
-        self.own = chosen if queries is None else None  # gallery rows are excluded from their own results
-        self.queries = _check_queries(source[chosen], gallery.shape[1])
-        self.neighbors = min(neighbors, len(gallery) - (queries is None))
-        if self.neighbors:
-            _, similarities = nearest_neighbors(self.queries, gallery, self.neighbors, self.own)
-            last = similarities[:, -1]
-            self.least = last - _NEAR * np.maximum(1, np.abs(last))
-
-    def recall(self, index: Index) -> float:
-        """Compute the share of true neighbors that the index finds: the lower value of two halves of the probes."""
-        if not self.neighbors or not len(self.queries):  # a gallery of one row
-            return 1.0
-        rows, _ = search(index, self.queries, self.neighbors + (self.own is not None))
-        similarities = np.einsum("nkd,nd->nk", self.gallery[rows], self.queries)
-        if self.own is not None:
-            similarities[rows == self.own[:, None]] = -np.inf
-        hits = (similarities >= self.least[:, None]).sum(axis=1)
-        recalls = np.minimum(hits, self.neighbors) / self.neighbors
-        return float(min(recalls[::2].mean(), recalls[1::2].mean() if len(recalls) > 1 else 1.0))
-
-
-def _plan(rows: int, leaves: int) -> dict[str, Any]:
-    """Choose the kind of index for a number of rows, with the reason as a text."""
-    if rows < BRUTE_FORCE_ROWS:
-        reason = f"{rows:,} rows are fewer than {BRUTE_FORCE_ROWS:,}: brute force, which is exact"
-        return {"kind": "brute_force", "reason": reason, "leaves": 0, "leaves_to_search": 0, "reorder": 0}
-    leaves = min(leaves or round(math.sqrt(rows)), rows // 2)
-    reason = f"{rows:,} rows: a tree of {leaves:,} leaves, asymmetric hashing, the best candidates reordered exactly"
-    return {"kind": "tree_ah", "reason": reason, "leaves": leaves}
-
-
-def _build(vectors: np.ndarray, neighbors: int, facts: dict[str, Any]):
-    from scann.scann_ops.py import scann_ops_pybind
-
-    builder = scann_ops_pybind.builder(vectors, min(neighbors, len(vectors)), "dot_product")
-    if facts["kind"] == "brute_force":
-        return builder.score_brute_force().build()
-    sample = min(len(vectors), _TRAINING_ROWS)
-    tree = builder.tree(facts["leaves"], max(1, facts["leaves"] // 8), training_sample_size=sample)
-    scored = tree.score_ah(2, anisotropic_quantization_threshold=0.2)
-    return scored.reorder(_REORDER_FACTORS[0] * neighbors).build()
-
-
-def _tune(index: Index, probes: _Probes) -> Index:
-    """Find the cheapest parameters that reach the recall, in the order of ScaNN's tuning guide."""
-    least, leaves = index.facts["min_recall"], index.facts["leaves"]
-    if index.facts["kind"] == "brute_force":
-        tuned = index
-        recall = probes.recall(tuned)
-    else:
-        # Reordering may lose half of the allowed recall, skipped leaves the other half.
-        for factor in _REORDER_FACTORS:
-            tuned = _update_facts(index, reorder=factor * index.facts["neighbors"], leaves_to_search=leaves)
-            recall = probes.recall(tuned)
-            if recall >= (1 + least) / 2:
-                break
-        for searched in sorted({-(-leaves // 2**halvings) for halvings in range(8)}):
-            tuned = _update_facts(tuned, leaves_to_search=searched)
-            recall = probes.recall(tuned)
-            if recall >= least:
-                break
-    if recall < least:
-        raise GateError(
-            "E_INDEX_RECALL",
-            f"Expected an index that finds at least {least} of the true {probes.neighbors} nearest rows. Received: "
-            f"{recall:.4f} with all {leaves} leaves searched. Lower `min_recall`",
-        )
-    _log.info("index recall@%d = %.4f over %d probes", probes.neighbors, recall, len(probes.queries))
-    return _update_facts(tuned, recall=recall, probes=len(probes.queries))
-
-
-def _update_facts(index: Index, **facts: Any) -> Index:
-    return Index(index.searcher, {**index.facts, **facts})
 
 
 def _search_batch(
@@ -315,18 +179,8 @@ def _search_batch(
     return rows.astype(np.int64), similarities
 
 
-def _check_settings(neighbors: int, min_recall: float, leaves: int) -> None:
-    checks = {
-        "neighbors": (neighbors, "at least 1", neighbors >= 1),
-        "min_recall": (min_recall, "a share from 0 to 1", 0 <= min_recall <= 1),
-        "leaves": (leaves, "0 (chosen by the number of rows) or more", leaves >= 0),
-    }
-    for name, (value, expected, valid) in checks.items():
-        if not valid:
-            raise UsageError("E_INDEX_SETTING", f"Expected `{name}` to be {expected}. Received: {value}")
-
-
-def _check_queries(queries: np.ndarray, dimension: int) -> np.ndarray:
+def check_queries(queries: np.ndarray, dimension: int) -> np.ndarray:
+    """Return the queries as float32; raise `DataError` `E_QUERY_SHAPE` or `E_VECTOR_NOT_FINITE` for invalid ones."""
     queries = np.asarray(queries)
     if queries.ndim != 2 or queries.shape[1] != dimension or queries.dtype.kind != "f":
         raise DataError(

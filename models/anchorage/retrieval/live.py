@@ -18,7 +18,10 @@ from anchorage.items import Item, check_items
 from anchorage.retrieval.changes import Added, State
 from anchorage.retrieval.exact import best_rows
 from anchorage.retrieval.filters import Column, Filter, Keys, matching_rows
-from anchorage.retrieval.index import Index, build_index, check_vectors, search
+from anchorage.retrieval.index import Index, search
+from anchorage.retrieval.index_building import build_index
+from anchorage.retrieval.index_tuning import IndexLimits
+from anchorage.retrieval.neighbors import check_vectors
 from anchorage.retrieval.table import ATTRIBUTE
 
 _EXACT_ROWS = 2_000  # matching rows up to which a filtered search compares all of them
@@ -212,9 +215,8 @@ class LiveIndex:
             old = self._attributes.get(name, self._blank).values[base]
             gallery[f"{ATTRIBUTE}{name}"] = np.concatenate([old, _texts([each.get(name, "") for each in attributes])])
         facts = self.index.facts
-        built = build_index(
-            vectors, ids=gallery["id"], neighbors=facts.get("neighbors", 10), min_recall=facts.get("min_recall", 0.95)
-        )
+        limits = IndexLimits(facts.get("min_recall", 0.95))
+        built = build_index(vectors, ids=gallery["id"], neighbors=facts.get("neighbors", 10), limits=limits)
         return LiveIndex(Index(built.searcher, {**facts, **built.facts}), gallery, vectors, state.change)
 
     def exact(self, vectors: np.ndarray, k: int, leave_out: Sequence[Sequence[str]] | None = None) -> list[Hits]:

@@ -1,4 +1,4 @@
-"""Limits that the exported model reads from headers: the numbers of Pillow, which reads the same headers."""
+"""IndexLimits that the exported model reads from headers: the numbers of Pillow, which reads the same headers."""
 
 import io
 

@@ -7,7 +7,9 @@ from tables import clusters
 from anchorage.errors import DataError
 from anchorage.judging.index_trial import judge_index
 from anchorage.judging.settings import JudgeSettings
-from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.index import save_index
+from anchorage.retrieval.index_building import build_index
+from anchorage.retrieval.index_tuning import IndexLimits
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def test_an_exact_index_loses_nothing(saved):
 def test_more_leaves_find_more(tmp_path):
     rows = 20_000  # from here on an index has leaves
     table = clusters(1.0, classes=rows // 5)
-    save_index(build_index(table.vectors, neighbors=5, min_recall=0.8), tmp_path)
+    save_index(build_index(table.vectors, neighbors=5, limits=IndexLimits(0.8)), tmp_path)
     found = judge_index(tmp_path, table, table, neighbors=5, settings=JudgeSettings(index_loss=1.0))
     leaves, recalls = ([entry[key] for entry in found["trade"]] for key in ("leaves", "neighbor_recall"))
     assert leaves == sorted(set(leaves))

@@ -71,7 +71,12 @@ REPORT = {
         "trade": [
             {"leaves": 4, "neighbor_recall": 0.9, "p50": 0.2, "chosen": False},
             {"leaves": 8, "neighbor_recall": 1.0, "p50": 0.4, "chosen": True},
-        ]
+        ],
+        "trials": [
+            {"leaves": 8, "leaves_to_search": n, "reorder": 20, "recall": 0.8 + n / 20, "ms": n / 50} for n in (1, 2, 3)
+        ],
+        "chosen": {"leaves_to_search": 2, "reorder": 20},
+        "min_recall": 0.9,
     },
     "baseline": {"name": "release 1"},
     "untrained": [{"name": "raw pixels", "better": False, "metrics": {"map@r": ENTRY}}],

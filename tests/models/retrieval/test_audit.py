@@ -6,7 +6,8 @@ import pytest
 from anchorage.errors import DataError
 from anchorage.items import Item
 from anchorage.retrieval.audit import audit, wilson_interval
-from anchorage.retrieval.index import build_index
+from anchorage.retrieval.index_building import build_index
+from anchorage.retrieval.index_tuning import IndexLimits
 from anchorage.retrieval.live import LiveIndex
 
 BASE = np.eye(12, dtype=np.float32) + 0.1 * np.random.default_rng(0).random((12, 12)).astype(np.float32)
@@ -15,7 +16,7 @@ BASE /= np.linalg.norm(BASE, axis=1, keepdims=True)
 
 def live_index(vectors=BASE):
     names = np.array([f"base-{row}" for row in range(len(BASE))], object)
-    return LiveIndex(build_index(BASE, min_recall=0.9), {"id": names, "label": names}, vectors)
+    return LiveIndex(build_index(BASE, limits=IndexLimits(0.9)), {"id": names, "label": names}, vectors)
 
 
 def test_an_exact_index_misses_nothing():

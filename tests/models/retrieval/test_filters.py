@@ -8,7 +8,7 @@ import pytest
 from anchorage.errors import UsageError
 from anchorage.items import Item
 from anchorage.retrieval.filters import Filter
-from anchorage.retrieval.index import build_index
+from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.live import LiveIndex
 
 ROWS, NEIGHBORS = 21_000, 10

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from anchorage.errors import DataError, UsageError
 from anchorage.items import Item
 from anchorage.retrieval.filters import Filter
-from anchorage.retrieval.index import build_index
+from anchorage.retrieval.index_building import build_index
+from anchorage.retrieval.index_tuning import IndexLimits
 from anchorage.retrieval.live import LiveIndex
 
 DIMENSION = 8
@@ -33,7 +34,7 @@ def gallery_of(rows):
 
 
 BASE = unit(60, 0)
-INDEX = build_index(BASE, min_recall=0.9)
+INDEX = build_index(BASE, limits=IndexLimits(0.9))
 QUERIES = unit(4, 1)
 
 

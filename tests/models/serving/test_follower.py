@@ -6,7 +6,8 @@ import pytest
 from anchorage.errors import DataError, GateError
 from anchorage.items import Item
 from anchorage.release.items import ItemStore
-from anchorage.retrieval.index import build_index
+from anchorage.retrieval.index_building import build_index
+from anchorage.retrieval.index_tuning import IndexLimits
 from anchorage.retrieval.live import LiveIndex
 from anchorage.serving.follower import Follower, Limits
 
@@ -18,7 +19,7 @@ def unit(rows, seed):
 
 BASE = unit(30, 0)
 NEW = unit(20, 1)
-INDEX = build_index(BASE, min_recall=0.9)
+INDEX = build_index(BASE, limits=IndexLimits(0.9))
 
 
 class Embedder:

@@ -12,7 +12,8 @@ from PIL import Image
 from anchorage.data.images import load_image
 from anchorage.errors import DataError, UsageError
 from anchorage.release import fingerprint_model, open_release, publish_release
-from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.index import save_index
+from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.table import Embeddings, write_ids
 from anchorage.serving import queries
 from anchorage.serving.searcher import Searcher

@@ -40,6 +40,7 @@ FIGURES = {
     "hubs": Drawing("space.hubness", space.hubs),
     "map": Drawing("map", space.flat_map, lambda report: _WIDTH),
     "index": Drawing("index_trial.trade", index.trade),
+    "index-trials": Drawing("index_trial.trials", index.trials),
     "class-sizes": Drawing("classes", retrieval.class_sizes),
     "trials": Drawing("search", training.trials, lambda report: 5.0),
 }

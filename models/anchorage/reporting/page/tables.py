@@ -137,5 +137,9 @@ _TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], Table]]] = {
         "index_trial.trade",
         lambda r: _entries(r, "index_trial.trade", ("leaves", "neighbor_recall", "p50", "chosen")),
     ),
+    "index-trials": (
+        "index_trial.trials",
+        lambda r: _entries(r, "index_trial.trials", tuple(r["index_trial"]["trials"][0])),
+    ),
     "trials": ("search", _trials),
 }
