@@ -110,7 +110,7 @@ def list_images(
     if attributes and not table:
         raise DataError(
             "E_TABLE_COLUMNS",
-            f"Expected a table with the columns {list(attributes)} that the experiment names. Received: the folder {root}",
+            f"Expected a table with the columns {list(attributes)} of the experiment. Received: the folder {root}",
         )
     folder = DataFolder(root, follow_links=follow_links)
     if table:
