@@ -1,18 +1,10 @@
-"""Services of tiny releases, called in this process."""
+"""Releases to serve, and services of them."""
 
 import shutil
-from contextlib import contextmanager
 
 import pytest
 from releases import CALIBRATION, draw_images, publish_tiny
-from starlette.testclient import TestClient
-
-from anchorage_pipeline.serving.http.app import create_app
-from anchorage_pipeline.serving.service import Service
-from anchorage_pipeline.serving.settings import ServeSettings
-
-KEY = "a key of the tests"
-WITH_KEY = {"Authorization": f"Bearer {KEY}"}
+from services import running
 
 
 @pytest.fixture(scope="session")
@@ -33,19 +25,6 @@ def published(tmp_path_factory, images):
 def releases(published, tmp_path):
     """A copy of this folder that a test may change."""
     return shutil.copytree(published, tmp_path / "releases")
-
-
-@contextmanager
-def running(releases, **settings):
-    """A client of a service that has started; its `service` is the service."""
-    service = Service(ServeSettings(release=releases, **{"api_key": KEY, "host": "0.0.0.0", **settings}))
-    with TestClient(create_app(service), raise_server_exceptions=False) as client:
-        client.portal.call(service.start)
-        client.service = service
-        try:
-            yield client
-        finally:
-            client.portal.call(service.stop)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,155 @@
+"""Switches of the release: by request, by the pointer on disk, under load, and refused ones."""
+
+import json
+import threading
+import time
+
+import pytest
+from releases import draw_images
+from services import WITH_KEY, running
+
+from anchorage.release import current_version, roll_back
+
+PNG = {"Content-Type": "image/png"}
+
+
+def version_of(client):
+    return client.get("/v1/release").json()["version"]
+
+
+def switch(client, version, path="current"):
+    return client.post(f"/v1/releases/{path}", json={"version": version}, headers=WITH_KEY)
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not within the time"
+        time.sleep(0.02)
+
+
+def damage(releases, version):
+    file = releases / str(version) / "index/scann/dataset.npy"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_switch_and_a_rollback_move_the_pointer(client, releases, images):
+    assert version_of(client) == 2
+    answer = switch(client, 1)
+    assert (answer.status_code, answer.json()["version"]) == (200, 1)
+    assert (version_of(client), current_version(releases)) == (1, 1)
+    found = client.post("/v1/search?k=1", content=images[0], headers=PNG).json()
+    assert found["release"] == {"version": 1, "fingerprint": answer.json()["fingerprint"]}
+    lines = client.get("/v1/releases").json()["releases"]
+    assert [(line["version"], line["current"], line["loaded"]) for line in lines] == [
+        (1, True, True),
+        (2, False, False),
+    ]
+    assert switch(client, 2).json()["version"] == 2
+
+
+def test_the_pointer_on_disk_is_followed(client, releases):
+    roll_back(releases, 1)
+    wait_for(lambda: version_of(client) == 1)
+    assert 'anchorage_switches_total{result="done"} 1.0' in client.get("/metrics").text
+
+
+def test_f22_a_damaged_release_is_refused_and_the_old_one_goes_on(client, releases, images):
+    damage(releases, 1)
+    answer = switch(client, 1)
+    assert (answer.status_code, answer.json()["code"]) == (409, "E_RELEASE_DAMAGED")
+    (releases / "current").write_text("1\n")
+    wait_for(lambda: client.get("/v1/release").json()["warnings"])
+    assert "E_RELEASE_DAMAGED" in client.get("/v1/release").json()["warnings"][0]
+    assert version_of(client) == 2
+    assert client.post("/v1/search", content=images[0], headers=PNG).status_code == 200
+    assert 'anchorage_switches_total{result="refused"} 1.0' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("index/docids.pkl", "E_RELEASE_DAMAGED"), ("extra.txt", "E_RELEASE_DAMAGED")]
+)
+def test_f23_a_release_with_a_foreign_file_is_refused(client, releases, name, code):
+    (releases / "1" / name).write_bytes(b"x")
+    assert switch(client, 1).json()["code"] == code
+    assert version_of(client) == 2
+
+
+def test_f20_an_index_of_another_model_is_refused(client, releases):
+    facts = releases / "1/index/index.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "model_fingerprint": "0" * 64}))
+    assert switch(client, 1).json()["code"] in ("E_RELEASE_DAMAGED", "E_RELEASE_MIXED")
+
+
+def test_f21_a_moved_release_is_served(releases, tmp_path, images):
+    moved = (releases / "1").rename(tmp_path / "elsewhere")
+    with running(moved) as client:
+        assert client.post("/v1/search", content=images[0], headers=PNG).json()["release"]["version"] == 1
+        answer = switch(client, 2)
+        assert (answer.status_code, answer.json()["code"]) == (409, "E_RELEASE_SINGLE")
+
+
+def test_a_version_that_is_not_there(client):
+    assert (switch(client, 7).status_code, switch(client, 7).json()["code"]) == (404, "E_RELEASE_MISSING")
+    assert switch(client, 0).json()["code"] == "E_REQUEST_FIELDS"
+
+
+def test_another_release_is_compared_and_freed(client, images):
+    assert switch(client, 1, "compared").status_code == 200
+    first, second = (client.post(f"/v1/search?release={n}", content=images[0], headers=PNG).json() for n in (1, 2))
+    assert (first["release"]["version"], second["release"]["version"]) == (1, 2)
+    assert version_of(client) == 2
+    other = client.service.releases.compared
+    client.delete("/v1/releases/compared", headers=WITH_KEY)
+    assert other.freed
+    assert client.post("/v1/search?release=1", content=images[0], headers=PNG).status_code == 409
+
+
+def test_no_request_fails_while_the_release_is_switched(client, images):
+    statuses, versions, stop = [], set(), threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            answer = client.post("/v1/search?k=3", content=images[3], headers=PNG)
+            statuses.append(answer.status_code)
+            versions.add(answer.json()["release"]["version"])
+
+    old = client.service.releases.current
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    for version in (1, 2, 1):
+        assert switch(client, version).status_code == 200
+    stop.set()
+    for asker in askers:
+        asker.join()
+    assert set(statuses) == {200}
+    assert versions == {1, 2}
+    assert old.freed
+
+
+def test_items_of_another_model_are_embedded_again_or_left_out(releases):
+    kept, lost = draw_images(2, seed=31)
+    with running(releases, keep_images=True) as client:
+        client.put("/v1/items/kept", content=kept, headers={**PNG, **WITH_KEY})
+    with running(releases) as client:
+        client.put("/v1/items/lost", content=lost, headers={**PNG, **WITH_KEY})
+        switch(client, 1)
+        found = client.post("/v1/search?k=1", content=kept, headers=PNG).json()["results"][0]
+        assert (found["id"], found["score"]) == ("kept", pytest.approx(1, abs=1e-5))
+        release = client.get("/v1/release").json()
+        assert (release["left_out"], release["rows"]) == (["lost"], 13)
+        assert "another model" in release["warnings"][0]
+        assert client.get("/v1/items/lost").json()["searchable"] is False
+        switch(client, 2)
+        assert client.post("/v1/search?k=1", content=lost, headers=PNG).json()["results"][0]["id"] == "lost"
+
+
+def test_the_report_is_served_apart(shared):
+    answer = shared.get("/report/")
+    assert "<title>Report</title>" in answer.text
+    assert "sandbox" in answer.headers["content-security-policy"]
+    assert shared.get("/report/../manifest.json").status_code == 404
+    assert shared.get("/report/%2e%2e/manifest.json").status_code == 404
