@@ -8,7 +8,8 @@ The folder of a split has
 
 `store.json` is written last: a folder without it is unfinished. Opening a store verifies all hashes, once per process.
 Rows are read by `preadv`: access is random, only the requested rows are in memory, and a truncated file raises an
-error, where a memory map would kill the process.
+error, where a memory map would kill the process. Vectors of up to 2 GiB are kept in memory once they are read, since a
+call of the system for each would take longer than a training step.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ ROLES = ("query", "gallery", "both")
 
 _INDEX = "index.parquet"
 _FACTS = "store.json"
+_IN_MEMORY = 2 << 30  # bytes of vectors
 
 # Hash of each file that this process has verified, by path, size, modification time and inode.
 _verified: dict[tuple[str, int, int, int], str] = {}
@@ -121,6 +123,7 @@ class RecordStore:
         self.class_names: list[str] = names.dictionary.to_pylist()
         self._check(facts)
         self._files: dict[int, int] = {}
+        self._vectors: np.ndarray | None = None  # all of them, if they are kept in memory
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -143,6 +146,25 @@ class RecordStore:
         rows = np.asarray(rows, np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"Expected rows in [0, {len(self)}). Received: {rows.min()} to {rows.max()}")
+        if self.spec.dimension and len(self) * self.spec.bytes <= _IN_MEMORY:
+            if self._vectors is None:
+                self._vectors = self._read_all()
+            return self._vectors[rows]
+        return self._read_each(rows)
+
+    def _read_all(self) -> np.ndarray:
+        """All vectors in the order of the index, read shard by shard."""
+        vectors = np.empty((len(self), *self.spec.shape), self.spec.dtype)
+        for shard in np.unique(self._shards).tolist():
+            of_shard = np.flatnonzero(self._shards == shard)
+            content = np.fromfile(self._path(shard), self.spec.dtype)
+            whole = content.size // self.spec.dimension
+            if whole <= self._rows[of_shard].max():
+                raise DataError("E_STORE_DAMAGED", f"{self._path(shard)} ends inside row {whole}.")
+            vectors[of_shard] = content[: whole * self.spec.dimension].reshape(whole, -1)[self._rows[of_shard]]
+        return vectors
+
+    def _read_each(self, rows: np.ndarray) -> np.ndarray:
         records = np.empty((len(rows), *self.spec.shape), self.spec.dtype)
         for record, shard, row in zip(records, self._shards[rows].tolist(), self._rows[rows].tolist(), strict=True):
             count = os.preadv(self._file(shard), [record.data], row * self.spec.bytes)
@@ -178,7 +200,7 @@ class RecordStore:
             raise DataError("E_STORE_DAMAGED", f"{self.folder / _INDEX} points past the end of a shard.")
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_files": {}}  # file descriptors cannot be pickled
+        return {**self.__dict__, "_files": {}, "_vectors": None}  # file descriptors cannot be pickled
 
     def __del__(self):
         for descriptor in getattr(self, "_files", {}).values():
