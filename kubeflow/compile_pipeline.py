@@ -21,7 +21,7 @@ def compile_experiment(experiment: Experiment, output: Path, *, image: str, volu
         experiment: the experiment to run; its data path is a path inside the containers.
         output: the `.yaml` file to write.
         image: container image of every node, such as `"registry/anchorage:1"`.
-        volume: folder shared by all containers, for releases and checkpoints.
+        volume: folder shared by all containers, for releases, checkpoints and cached features.
         pipeline_root: folder for artifacts: a path on the volume, or in a store that TensorFlow can open (`gs://`).
 
     Raises:
@@ -35,6 +35,7 @@ def compile_experiment(experiment: Experiment, output: Path, *, image: str, volu
         pipeline_root=pipeline_root,
         releases=f"{volume}/releases/{experiment.name}",
         checkpoints=f"{volume}/checkpoints/{experiment.name}",
+        features=f"{volume}/features/{experiment.name}",
     )
     # Empty fingerprints: each scheduled run uses the data and the releases at its start, not at compile time.
     pipeline = create_pipeline(experiment, places, Fingerprints(data="", run=""))

@@ -34,7 +34,7 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Args:
         fn_args: provided by TFX. Its `custom_config` contains `settings_json`, the sections `encoder`, `loss` and
-            `training` of the experiment and its `seed`; `checkpoints`, a folder that outlives the run; and
+            `training` of the experiment and its `seed`; `checkpoints` and `features`, folders that outlive the run; and
             `code_version`, which is only part of the cache key. If the Tuner ran, `hyperparameters` replace the ranges
             in the settings.
     """
@@ -50,6 +50,7 @@ def run_fn(fn_args: FnArgs) -> None:
         validation_store,
         **settings,
         checkpoint_folder=checkpoints,
+        cache_folder=config["features"],
         run_key=run_key,
         log_folder=fn_args.model_run_dir,
     )

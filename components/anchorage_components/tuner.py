@@ -16,8 +16,8 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     """Prepare the search; each trial is a short training, scored by its best MAP@R on the validation classes.
 
     Args:
-        fn_args: provided by TFX. Its `custom_config` contains `settings_json` as for the Trainer, and `tuning_json`
-            with `space` (range by the path of its key), `oracle`, `trials`, and `epochs` per trial.
+        fn_args: provided by TFX. Its `custom_config` contains `settings_json` and `features` as for the Trainer, and
+            `tuning_json` with `space` (range by the path of its key), `oracle`, `trials`, and `epochs` per trial.
     """
     config = fn_args.custom_config
     settings, tuning = json.loads(config["settings_json"]), json.loads(config["tuning_json"])
@@ -25,7 +25,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
 
     def train(values: dict) -> dict[str, float]:
         trial = apply_values(settings, {**values, "training.epochs": tuning["epochs"]})
-        result = run_training(store, validation_store, **trial).result
+        result = run_training(store, validation_store, **trial, cache_folder=config["features"]).result
         return {"map@r": max(row["val_map@r"] for row in result.history[1:])}  # row 0 is before training
 
     tuner = create_tuner(

@@ -95,6 +95,10 @@ class Encoder(Named):
     """Whether batch normalization uses its stored statistics; chosen by the recipe if not set."""
     head: Named = Named(name=EncoderSettings.head.name)
     """Layers after the trunk; "plain" is one projection, "identity" none, which is used if nothing is trained."""
+    cache: bool = EncoderSettings.cache
+    """Whether a pretrained trunk stays as it is and embeds every image once, so that only the head is trained."""
+    cached_copies: Count = EncoderSettings.cached_copies
+    """Augmented copies of each training image in the cache; 0 trains without augmentation."""
 
     @model_validator(mode="before")
     @classmethod
@@ -295,13 +299,18 @@ class Experiment(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _head_for_vectors(cls, document: Any) -> Any:
-        """Vectors have one encoder, a head."""
-        data = document.get("data") if isinstance(document, Mapping) else None
-        encoder = document.get("encoder", {}) if isinstance(document, Mapping) else None
-        if isinstance(data, Mapping) and data.get("input") == "vectors" and isinstance(encoder, Mapping):
-            return {**document, "encoder": {"name": VECTOR_ENCODER, "embedding_size": None, **encoder}}
-        return document
+    def _usual_encoder(cls, document: Any) -> Any:
+        """Vectors have one encoder, a head. Without training there is no head to learn: features are the embeddings."""
+        sections = (
+            [document.get(key, {}) for key in ("encoder", "data", "training")] if isinstance(document, dict) else []
+        )
+        if not sections or not all(isinstance(section, Mapping) for section in sections):
+            return document
+        encoder, data, training = sections
+        usual: dict[str, Any] = {"head": {"name": "identity"}} if training.get("epochs") == 0 else {}
+        if data.get("input") == "vectors":
+            usual |= {"name": VECTOR_ENCODER, "embedding_size": None}
+        return {**document, "encoder": {**usual, **encoder}} if usual else document
 
     _source: Source | None = PrivateAttr(None)  # no setting: not part of any cache key
 
@@ -309,16 +318,6 @@ class Experiment(Section):
     def source(self) -> Source | None:
         """The file that the experiment was read from; None if it was made in Python."""
         return self._source
-
-    @model_validator(mode="before")
-    @classmethod
-    def _untrained_head(cls, document: Any) -> Any:
-        """Without training there is no head to learn: the features themselves are the embeddings."""
-        training = document.get("training") if isinstance(document, Mapping) else None
-        encoder = document.get("encoder", {}) if isinstance(document, Mapping) else None
-        if isinstance(training, Mapping) and training.get("epochs") == 0 and isinstance(encoder, Mapping):
-            return {**document, "encoder": {"head": {"name": "identity"}, **encoder}}
-        return document
 
     @model_validator(mode="after")
     def _nothing_to_train(self):

@@ -32,12 +32,14 @@ class Places:
         pipeline_root: folder for the artifacts of all runs of this experiment.
         releases: base path of the published versions.
         checkpoints: folder of the checkpoints from which an interrupted training resumes.
+        features: folder of cached features, which later runs reuse.
         metadata: SQLite file of ML Metadata; None if the platform has its own store.
     """
 
     pipeline_root: str
     releases: str
     checkpoints: str
+    features: str
     metadata: str | None = None
 
     @property
@@ -70,6 +72,7 @@ def local_places(experiment: Experiment) -> Places:
         pipeline_root=str(base / "artifacts"),
         releases=str(experiment.release_folder),
         checkpoints=str(base / "checkpoints"),
+        features=str(base / "features"),
         metadata=str(base / "metadata.sqlite"),
     )
 
@@ -252,6 +255,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
     config = {
         "settings_json": _json(training_settings(experiment)),
         "checkpoints": places.checkpoints,
+        "features": places.features,
         "code_version": _training_code(experiment, "anchorage_components.trainer"),
     }
     splits = {
@@ -388,8 +392,7 @@ def _facts(experiment: Experiment, fingerprints: Fingerprints) -> dict:
 def _training_code(experiment: Experiment, module: str) -> str:
     """Digest of the code of a module and of the training code that this experiment uses, and of its preset."""
     modules, tables = training_modules(training_settings(experiment), module)
-    version = code_version(*modules, tables=tables)
-    encoder = experiment.encoder
+    version, encoder = code_version(*modules, tables=tables), experiment.encoder
     return digest([version, preset_version(encoder.weights or "")]) if encoder.preset else version
 
 

@@ -115,7 +115,8 @@ def train_splits(experiment: Experiment, folder: Path, seed: int, **options: Any
     train, val, test = open_packed(stores, SPLITS)
     key = digest([settings, data, code_version("anchorage.procedures")])
     checkpoints = folder / "checkpoints" / key
-    learner, result = run_training(train, val, **settings, checkpoint_folder=checkpoints, run_key=key, **options)
+    options |= {"checkpoint_folder": checkpoints, "cache_folder": folder / "features", "run_key": key}
+    learner, result = run_training(train, val, **settings, **options)
     return Trained(learner, result, train, test, checkpoints)
 
 

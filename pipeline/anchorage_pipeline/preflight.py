@@ -154,6 +154,7 @@ def _make_parts(settings: RunSettings, spec: RecordSpec, load_weights: bool, mis
     from anchorage.procedures import create_procedure
     from anchorage.training.building import DataFacts, build_training
 
+    settings, spec = _check_cache(settings, spec, load_weights, mistakes)
     settings = mistakes.settings = _check_names(settings, load_weights, mistakes)
     for name, value in settings.training.augmentation.items():
         with mistakes.at(f"training.augmentation.{name}"):
@@ -171,6 +172,24 @@ def _make_parts(settings: RunSettings, spec: RecordSpec, load_weights: bool, mis
         built = build_training(settings, facts, mistakes, log_folder=Path("logs"))
         if built.sampler is not None:
             try_own_parts(built.learner, settings, built.sampler, mistakes)
+
+
+def _check_cache(
+    settings: RunSettings, spec: RecordSpec, load_weights: bool, mistakes: "_Mistakes"
+) -> tuple[RunSettings, RecordSpec]:
+    """Note settings that do not go with cached features; otherwise the records are the features of the trunk."""
+    from anchorage.encoders.backbones import application_names
+    from anchorage.training.features import check_cache, create_trunk
+
+    encoder, mistakes.settings = settings.encoder, settings
+    if not (encoder.cache or encoder.cached_copies):
+        return settings, spec
+    if not load_weights and encoder.weights == "imagenet" and encoder.name in application_names():
+        encoder = replace(encoder, weights=None)
+    with mistakes.at("encoder"):
+        check_cache(settings)
+        return settings, RecordSpec(dimension=create_trunk(encoder, spec).output_shape[-1])
+    return replace(settings, encoder=replace(settings.encoder, cache=False, cached_copies=0)), spec
 
 
 def _check_names(settings: RunSettings, load_weights: bool, mistakes: "_Mistakes") -> RunSettings:

@@ -3,10 +3,12 @@
 import json
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from anchorage.data.store import Record, RecordSpec, write_store
+from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage_components import tuner as tuner_module
 from anchorage_components.artifacts import HISTORY, UNTRAINED
 from anchorage_components.trainer import LEARNER, run_fn
@@ -42,6 +44,7 @@ def fn_args(tmp_path):
         custom_config={
             "settings_json": json.dumps(SETTINGS),
             "checkpoints": str(tmp_path / "checkpoints"),
+            "features": str(tmp_path / "features"),
             "code_version": "1",
         },
         hyperparameters={"values": {"training.optimizer.learning_rate": 0.05}},
@@ -67,6 +70,24 @@ def test_trains_with_what_the_tuner_found_and_records_all_settings(fn_args, tmp_
     chosen = {choice["setting"]: choice["value"] for choice in history["recipe"]}
     assert chosen["encoder.frozen_norm"] is False
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_head_on_cached_features_is_exported_with_its_trunk(fn_args, tmp_path):
+    encoder = {"name": "trunks:convolution", "weights": "own", "embedding_size": 4, "pooling": "avg", "cache": True}
+    settings = {**SETTINGS, "encoder": {**encoder, "frozen_norm": None, "head": {"name": "plain"}}}
+    fn_args.custom_config["settings_json"] = json.dumps(settings)
+    run_fn(fn_args)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+    pixels = RecordStore(tmp_path / "train").read(np.arange(12))
+    model = tf.saved_model.load(str(tmp_path / "model"))
+    served = model.signatures["pixels"](images=tf.constant(pixels))["embeddings"].numpy()
+    learner = keras.models.load_model(tmp_path / "model" / LEARNER)
+    np.testing.assert_allclose(served, learner.predict(pixels, verbose=0), atol=1e-5)
+    assert served.shape == (12, 4)
+    encoded = tf.constant([tf.io.encode_png(image).numpy() for image in pixels])
+    from_bytes = model.signatures["serving_default"](images=encoded)["embeddings"].numpy()
+    np.testing.assert_allclose(from_bytes, served, atol=1e-5)
+    assert sorted(path.name for path in (tmp_path / "run" / UNTRAINED).iterdir()) == ["features", "network"]
 
 
 def test_a_trial_trains_with_values_in_the_range_for_the_epochs_of_the_search(fn_args, monkeypatch):

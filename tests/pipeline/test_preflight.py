@@ -46,11 +46,20 @@ def test_a_logger_whose_package_is_missing_names_the_extra(check, monkeypatch):
 def test_a_sound_experiment_passes(check):
     check()
     check('"multi_proxy_anchor"\nparams = { alpha = 16.0 }', '"soprc"\nparams = { prior_mul = 0.1 }')
+    check('name = "small"', "cache = true\ncached_copies = 2")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "path", "told"),
     [
+        ('name = "small"', 'name = "small"\ncache = true', "encoder.cache", "random features"),
+        ('name = "small"', 'name = "small"\ncached_copies = 2', "encoder.cached_copies", "needs `cache` = true"),
+        (
+            'name = "small"\n[training]',
+            "cache = true\n[training]\noptimizer = { rate_factors = { trunk = 0.1 } }",
+            "encoder.cache",
+            "`rate_factors` that train the trunk",
+        ),
         ('"multi_proxy_anchor"', '"multi_proxy_anchr"', "loss.name", "Did you mean 'multi_proxy_anchor'?"),
         ("alpha = 16.0", "alpa = 16.0", "loss.params.alpa", "Did you mean 'alpha'?"),
         ("alpha = 16.0", "alpha = -1.0", "loss.params.alpha", "must be positive"),

@@ -18,7 +18,9 @@ from anchorage.errors import UsageError
 if TYPE_CHECKING:
     import tensorflow as tf
 
+_COPIES = 0xC0  # separates these random numbers from those of the samplers
 _DRAWS = 64  # random tensors per step, an upper limit for all augmentations together
+_CHUNK = 8 << 20  # bytes of the batches that are read at once: each call of Python from `tf.data` takes a millisecond
 
 
 class Sampler(Protocol):
@@ -62,6 +64,23 @@ class Store(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray: ...
+
+
+def read_for_training(store: Store, rows: np.ndarray, seed: int, steps: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Read the records of some steps; of a store with augmented copies each row is one of its copies, by chance.
+
+    Args:
+        store: a store or a view of one; those with copies have `copies`, their number, and `read_copies`.
+        rows: `(n,)` rows of the steps, equally many of each.
+        seed: of the choice of copies, which is a pure function of seed and step.
+        steps: numbers of the steps.
+    """
+    copies = getattr(store, "copies", 0)
+    if not copies:
+        return store.read(rows)
+    count = len(rows) // len(steps)
+    drawn = [np.random.default_rng((_COPIES, seed, int(step))).integers(copies + 1, size=count) for step in steps]
+    return store.read_copies(rows, np.concatenate(drawn))  # type: ignore[attr-defined]
 
 
 def _layer(cls: type, *args, **kwargs) -> keras.layers.Layer:
@@ -125,18 +144,22 @@ def training_batches(
     """
     import tensorflow as tf
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-        for step in range(first_step, first_step + steps):
-            rows = sampler.batch(step)
-            yield store.read(rows), store.labels[rows], step
-
     count, spec = sampler.batch_size, store.spec
+    chunk = max(1, min(_CHUNK // (count * spec.bytes), 16))
+
+    def chunks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for first in range(first_step, first_step + steps, chunk):
+            numbers = np.arange(first, min(first + chunk, first_step + steps))
+            rows = np.concatenate([sampler.batch(step) for step in numbers.tolist()])
+            records = read_for_training(store, rows, seed, numbers).reshape(len(numbers), count, *spec.shape)
+            yield records, store.labels[rows].reshape(len(numbers), count), numbers
+
     signature = (
-        tf.TensorSpec((count, *spec.shape), spec.dtype),
-        tf.TensorSpec((count,), tf.int32),
-        tf.TensorSpec((), tf.int64),
+        tf.TensorSpec((None, count, *spec.shape), spec.dtype),
+        tf.TensorSpec((None, count), tf.int32),
+        tf.TensorSpec((None,), tf.int64),
     )
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    dataset = tf.data.Dataset.from_generator(chunks, output_signature=signature).unbatch()
     dataset = dataset.map(_augmenter(augmentation, seed), num_parallel_calls=2, deterministic=True)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
 
@@ -155,6 +178,18 @@ def evaluation_batches(store: Store, batch_size: int, rows: np.ndarray | None = 
     signature = tf.TensorSpec((None, *empty.shape[1:]), empty.dtype)
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(chosen) // batch_size))).prefetch(2)
+
+
+def augmented_batches(
+    store: Store, batch_size: int, augmentation: Sequence[keras.layers.Layer], seed: int, copy: int
+) -> "tf.data.Dataset":
+    """Create a dataset of all images of a store in row order, augmented; another `copy` gets other random numbers."""
+    import tensorflow as tf
+
+    augment, starts = _augmenter(augmentation, seed), range(0, len(store), batch_size)
+    images = evaluation_batches(store, batch_size)
+    steps = tf.data.Dataset.range(copy * len(starts), (copy + 1) * len(starts))
+    return tf.data.Dataset.zip(images, steps).map(lambda images, step: augment(images, step, step)[0]).prefetch(2)
 
 
 class _StepSeeds(keras.random.SeedGenerator):

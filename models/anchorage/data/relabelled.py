@@ -44,6 +44,15 @@ class LabelledRows:
         """Read the records of `rows` (n,), in this order."""
         return self._store.read(self.rows[np.asarray(rows, np.int64)])
 
+    @property
+    def copies(self) -> int:
+        """Number of augmented copies of a row."""
+        return getattr(self._store, "copies", 0)
+
+    def read_copies(self, rows: Sequence[int] | np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Read `rows` (n,), each of the copy with this number; only of a store with copies."""
+        return self._store.read_copies(self.rows[np.asarray(rows, np.int64)], numbers)  # type: ignore[attr-defined]
+
 
 def hide_labels(
     store, share: float = 1.0, unlabelled_class: str = "", seed: int = 0

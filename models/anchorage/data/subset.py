@@ -50,6 +50,15 @@ class ClassSubset:
         """Read the images of `rows` (n,), in this order, as `(n, S, S, 3)` uint8."""
         return self._store.read(self._rows[np.asarray(rows, np.int64)])
 
+    @property
+    def copies(self) -> int:
+        """Number of augmented copies of a row."""
+        return getattr(self._store, "copies", 0)
+
+    def read_copies(self, rows: Sequence[int] | np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Read `rows` (n,), each of the copy with this number; only of a store with copies."""
+        return self._store.read_copies(self._rows[np.asarray(rows, np.int64)], numbers)  # type: ignore[attr-defined]
+
 
 def assign_folds(class_names: Iterable[str], folds: int, seed: int = 0) -> list[list[str]]:
     """Assign classes to folds whose sizes differ by at most one; the same on every machine.

@@ -89,6 +89,41 @@ def create_encoder(
     return keras.Model(images, create(HEADS, head["name"], head.get("params"), facts), name="encoder")
 
 
+def create_head(
+    dimension: int,
+    *,
+    embedding_size: int,
+    normalize: bool = True,
+    raw: bool = False,
+    head: Mapping[str, Any] | None = None,
+) -> keras.Model:
+    """Create the head of an encoder alone, over pooled features of a trunk.
+
+    Args:
+        dimension: length C of the features.
+        embedding_size: see `create_encoder`, like the arguments below.
+        normalize: see there.
+        raw: see there.
+        head: see there; one that takes pooled features.
+
+    Returns:
+        Model from `(N, C)` float32 features to what `create_encoder` gives.
+
+    Raises:
+        UsageError: E_NAME_UNKNOWN, E_PARAMETER_UNKNOWN, E_PARAMETER_MISSING, E_USER_CODE.
+        ValueError: if a value is out of range.
+
+    Example:
+        >>> create_head(32, embedding_size=16).output_shape
+        (None, 16)
+    """
+    features = keras.Input((dimension,), name="features")
+    facts = {"features": features, "embedding_size": embedding_size}
+    facts |= {"pooling": "token", "normalize": normalize, "raw": raw}  # the features are one row for each image
+    head = head or {"name": "plain"}
+    return keras.Model(features, create(HEADS, head["name"], head.get("params"), facts), name="encoder")
+
+
 def _trunk_of(name: str, params: dict, pooling: str) -> Callable:
     if name in application_names():
         return partial(application_trunk, name, **params)
@@ -113,4 +148,4 @@ def _imported(name: str) -> Callable:
     return found
 
 
-__all__ = ["ENCODERS", "HEADS", "create_encoder"]
+__all__ = ["ENCODERS", "HEADS", "create_encoder", "create_head"]

@@ -11,6 +11,7 @@ from anchorage.procedures.pseudo_clusters import PseudoClusters
 from anchorage.procedures.self_training import SelfTraining
 from anchorage.procedures.weak_labels import WeakLabels
 from anchorage.registry import create
+from anchorage.training.features import cached_features
 from anchorage.training.run import TrainRun, choose_recipe, train_run
 
 PROCEDURES: dict[str, type[Procedure]] = {
@@ -44,6 +45,7 @@ def run_training(
     training: Mapping[str, Any],
     seed: int,
     checkpoint_folder: str | Path | None = None,
+    cache_folder: str | Path | None = None,
     run_key: str = "",
     log_folder: str | Path | None = None,
     verbose: int | str = "auto",
@@ -60,6 +62,8 @@ def run_training(
         training: settings of `train_run` and, optionally, `procedure` with a `name` in `PROCEDURES` and its `params`.
         seed: random seed.
         checkpoint_folder: folder of the checkpoints, or None.
+        cache_folder: folder of the features that `encoder` has cached, for this and later trainings; None keeps them
+            for this training only.
         run_key: identifies the run in its checkpoints.
         log_folder: folder of the logs, or None.
         verbose: verbosity.
@@ -71,13 +75,24 @@ def run_training(
     options: dict[str, Any] = {"run_key": run_key, "verbose": verbose}
     options["checkpoint_folder"] = checkpoint_folder and Path(checkpoint_folder)
     options["log_folder"] = log_folder and Path(log_folder)
+    if not encoder.get("cache"):
+        return _train(store, validation_store, given, options)
+    settings, _ = choose_recipe(store, given, verbose=0)
+    folder = cache_folder and Path(cache_folder)
+    with cached_features(store, validation_store, settings, folder or None, verbose) as features:
+        return features.join(_train(features.store, features.validation_store, given, options))
+
+
+def _train(store, validation_store, given: Mapping[str, Any], options: Mapping[str, Any]) -> TrainRun:
+    """A single training, or those of a procedure."""
+    training = given["training"]
     if not training.get("procedure"):
         return train_run(store, validation_store, **given, **options)
-    settings, recipe = choose_recipe(store, given, verbose)
+    settings, recipe = choose_recipe(store, given, options["verbose"])
     # The training runs have different classes: what the recipe chose of the batches is chosen anew for each of them.
     reopened = [key for key in ("sampler", "steps_per_epoch") if training.get(key, 0) is None]
     task = Task(store, validation_store, settings, reopened, **options)
-    run = create_procedure(training["procedure"], seed=seed).run(task)
+    run = create_procedure(training["procedure"], seed=given["seed"]).run(task)
     return run._replace(result=dataclasses.replace(run.result, settings=settings.to_dict(), recipe=recipe))
 
 

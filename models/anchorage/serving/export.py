@@ -1,9 +1,6 @@
 """Export of the trained encoder as a SavedModel for TensorFlow Serving: image bytes or vectors in, embeddings out."""
 
-import hashlib
-import json
 import os
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,12 +8,11 @@ from typing import Any
 import keras
 
 from anchorage.data.store import RecordSpec
+from anchorage.encoders.digest import digest_architecture, digest_weights
 from anchorage.encoders.hub import merge_lora
 from anchorage.inference import named_outputs
 from anchorage.release.fingerprint import write_identity
 from anchorage.serving.warmup import write_warmup
-
-_COUNTED = re.compile(r'_\d+"')
 
 
 def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: RecordSpec) -> None:
@@ -95,19 +91,8 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
 
 
 def _content(encoder: keras.Model, spec: RecordSpec) -> dict[str, Any]:
-    """Return what identifies the exported model, in addition to the operations of its graph.
-
-    Weights are listed in the order of the encoder, and numbers at the end of layer names are removed, since they depend
-    on the layers that the process has created before.
-    """
-    weights = [[w.dtype, list(w.shape), hashlib.sha256(_bytes(w)).hexdigest()] for w in encoder.weights]
-    config = json.dumps(keras.saving.serialize_keras_object(encoder), sort_keys=True, default=str)
-    architecture = hashlib.sha256(_COUNTED.sub('"', config).encode()).hexdigest()
-    return {"weights": weights, "architecture": architecture, **spec.to_dict()}
-
-
-def _bytes(weight: keras.Variable) -> bytes:
-    return keras.ops.convert_to_numpy(weight).tobytes()
+    """Return what identifies the exported model, in addition to the operations of its graph."""
+    return {"weights": digest_weights(encoder), "architecture": digest_architecture(encoder), **spec.to_dict()}
 
 
 def _count_operations(folder: str | os.PathLike) -> dict[str, int]:

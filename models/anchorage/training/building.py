@@ -11,7 +11,7 @@ import numpy as np
 from anchorage.data.batches import Sampler
 from anchorage.data.sampling import SAMPLERS
 from anchorage.data.store import RecordSpec
-from anchorage.encoders import create_encoder
+from anchorage.encoders import create_encoder, create_head
 from anchorage.encoders.vector_head import create_vector_encoder
 from anchorage.errors import UsageError
 from anchorage.inference import named_outputs
@@ -138,9 +138,19 @@ def build_training(
 def create_network(settings: EncoderSettings, spec: RecordSpec, *, raw: bool = False) -> keras.Model:
     """The encoder of its settings; `raw` adds the embeddings before they get unit length.
 
+    With cached features it is the head alone, over the features of the trunk, which the data then are.
+
     Raises:
         UsageError: E_ENCODER_INPUT if the encoder takes images and the data are vectors, or the other way round.
     """
+    if settings.cache and spec.dimension:
+        return create_head(
+            spec.dimension,
+            embedding_size=settings.embedding_size or DEFAULT_EMBEDDING_SIZE,
+            normalize=settings.params.get("normalize", True),
+            head=vars(settings.head),
+            raw=raw,
+        )
     takes_vectors = settings.name == VECTOR_ENCODER
     if takes_vectors != bool(spec.dimension):
         kind = "vectors" if spec.dimension else "images"

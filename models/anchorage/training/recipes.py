@@ -74,7 +74,8 @@ class Facts:
         sizes = sizes[sizes > 0] if np.any(sizes > 0) else np.ones(1, int)
         typical = max(int(np.median(sizes)), 1)
         usable = int(np.minimum(sizes, 4 * typical).sum())
-        pretrained, vectors = encoder.get("weights") is not None, encoder.get("name") == VECTOR_ENCODER
+        pretrained = encoder.get("weights") is not None or bool(encoder.get("cache"))
+        vectors = encoder.get("name") == VECTOR_ENCODER
         return cls(pretrained, vectors, len(sizes), usable, int(sizes.sum()), typical, int(sizes.min()))
 
     def describe(self) -> str:
@@ -99,6 +100,8 @@ def choose_settings(settings: Settings, counts: Sequence[int] | np.ndarray) -> t
     facts = Facts.of(chosen.settings["encoder"], counts)
     if facts.vectors:
         _choose_for_vectors(chosen, facts)
+    elif chosen.settings["encoder"].get("cache"):
+        _choose_for_features(chosen)
     _choose_loss(chosen, facts)
     _choose_batches(chosen, facts)
     _choose_optimizer(chosen, facts)
@@ -156,10 +159,22 @@ def _choose_for_vectors(chosen: "_Chooser", facts: Facts) -> None:
         chosen.put("training.steps_per_epoch", steps, why)
     chosen.put("training.epochs", 20, "an epoch takes seconds")
     chosen.put("training.augmentation", {}, "vectors are not augmented")
-    for group, key in (("trunk", "rate_factors"), ("trunk", "frozen_steps")):
-        chosen.drop(f"training.optimizer.{key}.{group}")
+    _drop_trunk(chosen)
     chosen.put("training.optimizer.schedule", "cosine", "high learning rates early, low ones at the end")
     chosen.put("training.optimizer.rate_factors.proxies", 10.0, "proxies keep up with the head")
+
+
+def _choose_for_features(chosen: "_Chooser") -> None:
+    """What differs with cached features: the trunk does not learn, and only the copies are augmented."""
+    chosen.put("training.epochs", 20, "an epoch over cached features takes a second or so")
+    if not chosen.settings["encoder"].get("cached_copies"):
+        chosen.put("training.augmentation", {}, "no augmented copies are cached")
+    _drop_trunk(chosen)
+
+
+def _drop_trunk(chosen: "_Chooser") -> None:
+    for key in ("rate_factors", "frozen_steps"):
+        chosen.drop(f"training.optimizer.{key}.trunk")
 
 
 def _choose_proxies(chosen: "_Chooser", facts: Facts, loss: dict[str, Any]) -> None:

@@ -77,8 +77,12 @@ def train_run(
             "`train_run` makes a single training and takes no `procedure`: use `anchorage.procedures.run_training`. "
             f"Received: {chosen.procedure.name!r}",
         )
-    augmentation = create_augmentation(chosen.augmentation)
-    with _precision(chosen.precision), strategy_scope(chosen.strategy):
+    if settings.encoder.cache and not store.spec.dimension:
+        raise UsageError(
+            "E_CACHE", "`train_run` trains the head on cached features only: use `anchorage.procedures.run_training`"
+        )
+    augmentation = [] if settings.encoder.cache else create_augmentation(chosen.augmentation)  # the copies have it
+    with precision_policy(chosen.precision), strategy_scope(chosen.strategy):
         _keep_order()
         facts = DataFacts.of(store)
         learner, sampler, steps_per_epoch, loggers = build_training(settings, facts, log_folder=log_folder)
@@ -149,7 +153,8 @@ def _keep_order() -> None:
 
 
 @contextmanager
-def _precision(policy: str) -> Iterator[None]:
+def precision_policy(policy: str) -> Iterator[None]:
+    """Set Keras' global dtype policy within the `with` block."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

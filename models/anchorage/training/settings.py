@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """The network from images to embeddings; the arguments of `create_encoder`.
+    """The network from images to embeddings, mostly the arguments of `create_encoder`.
 
     Args:
         name: of the trunk.
@@ -46,6 +46,8 @@ class EncoderSettings:
         weights: None for random weights, `"imagenet"` for stored ones where the trunk has them.
         frozen_norm: whether batch normalisation keeps its stored statistics and scales.
         head: a part of `HEADS`.
+        cache: whether the trunk stays as it is and embeds every image once, so that only the head is trained.
+        cached_copies: number of augmented copies of each training image that are embedded, too.
         params: further arguments, such as `normalize` or those of the trunk.
     """
 
@@ -55,6 +57,8 @@ class EncoderSettings:
     weights: str | None = None
     frozen_norm: bool = False
     head: Part = Part("plain")
+    cache: bool = False
+    cached_copies: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

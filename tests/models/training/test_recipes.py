@@ -115,6 +115,18 @@ def test_a_pretrained_trunk_is_spared():
     assert [method["name"] for method in training["methods"]] == ["whitened_start"]
 
 
+def test_cached_features_leave_no_trunk_to_set():
+    given = settings()
+    encoder = {**given["encoder"], "cache": True}
+    training = choose_settings({**given, "encoder": encoder}, COUNTS["usual"])[0]["training"]
+    assert training["augmentation"] == {}
+    assert "trunk" not in training["optimizer"]["rate_factors"]
+    assert training["optimizer"]["frozen_steps"] == {}
+    assert [method["name"] for method in training["methods"]] == ["whitened_start"]
+    chosen, _ = choose_settings({**given, "encoder": {**encoder, "cached_copies": 3}}, COUNTS["usual"])
+    assert chosen["training"]["augmentation"]
+
+
 def test_random_weights_all_move():
     chosen, _ = choose_settings(settings(False), COUNTS["usual"])
     assert chosen["loss"] == {"name": "multi_proxy_anchor", "params": {"proxies_per_class": 1}}
