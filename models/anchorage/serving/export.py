@@ -23,6 +23,7 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
         serving_default   images: (N,) strings, encoded images; for an encoder of vectors, vectors: (N, V) float32
         examples          examples: (N,) strings, serialized tf.Examples with `image/encoded` or `vector`
         pixels            images: (N, S, S, 3) uint8, decoded and resized; not for vectors
+        convert           pixels or vectors, for N of 1 and more: the encoder alone, for `anchorage export model`
 
     The first two also have the output `valid` `(N,)` bool. It is False, and the embedding is zero, for an image that is
     empty, damaged, cut off, too large (see `anchorage.data.images`) or of no known format, for a vector with NaN,
@@ -41,13 +42,20 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
     from anchorage.data.examples import IMAGE, VECTOR
     from anchorage.data.tolerant import load_valid, try_each
 
+    records = tf.TensorSpec((None, *spec.shape), spec.dtype, name="vectors" if spec.dimension else "images")
+
+    # Traced once for all signatures. It has no control flow: LiteRT runs no convolution after the `tf.cond` below, and
+    # OpenVINO 2026.4 answers its first call with each batch size wrongly.
+    @tf.function(input_signature=[records])
+    def convert(records):
+        outputs = encoder(records, training=False)
+        return {"embeddings": tf.cast(named_outputs(outputs)["embeddings"], tf.float32)}
+
     def embed(records):
         rows = tf.shape(records)[0]
         # TensorFlow's oneDNN convolution returns a wrong shape for an empty batch: embed one black image instead.
         records = tf.cond(rows > 0, lambda: records, lambda: tf.zeros((1, *spec.shape), spec.dtype))
-        outputs = encoder(records, training=False)
-        embeddings = named_outputs(outputs)["embeddings"]
-        return {"embeddings": tf.cast(embeddings, tf.float32)[:rows]}
+        return {"embeddings": convert(records)["embeddings"][:rows]}
 
     def embed_valid(records, valid):
         embeddings = embed(records)["embeddings"]
@@ -72,7 +80,6 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
         return embed_vectors(contents) if spec.dimension else embed_images(contents)
 
     encoder = merge_lora(encoder)
-    records = tf.TensorSpec((None, *spec.shape), spec.dtype, name="vectors" if spec.dimension else "images")
     images = tf.TensorSpec((None,), tf.string, name="images")
     examples = tf.TensorSpec((None,), tf.string, name="examples")
     endpoints = {
@@ -85,6 +92,7 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
     signatures = {
         name: archive.add_endpoint(name, function, [inputs]) for name, (function, inputs) in endpoints.items()
     }
+    archive.add_endpoint("convert", convert)
     archive.write_out(os.fspath(folder), verbose=False)
     write_warmup(folder, signatures, spec)
     write_identity(os.fspath(folder), {**_content(encoder, spec), "operations": _count_operations(folder)})

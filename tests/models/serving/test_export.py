@@ -56,6 +56,22 @@ def test_bytes_and_pixels_agree_with_the_encoder(exported):
     np.testing.assert_allclose(np.linalg.norm(wanted, axis=1), 1, atol=1e-6)
 
 
+def test_other_runtimes_get_the_encoder_without_control_flow(exported):
+    encoder, model, fit = exported
+    pixels = np.stack([load_image(data, SIZE, fit) for data in IMAGES])
+    convert = model.signatures["convert"]
+    np.testing.assert_allclose(convert(images=tf.constant(pixels))["embeddings"], encoder(pixels), atol=1e-6)
+    definition = convert.graph.as_graph_def()
+    used, operations = {node.attr["f"].func.name for node in definition.node}, set()
+    functions = {function.signature.name: function.node_def for function in definition.library.function}
+    while used := {name for name in used if name}:
+        nodes = [node for name in used for node in functions[name]]
+        operations |= {node.op for node in nodes}
+        used = {node.attr["f"].func.name for node in nodes}
+    assert "Conv2D" in operations
+    assert operations.isdisjoint({"If", "StatelessIf", "While", "StatelessWhile", "Pad", "PadV2"})
+
+
 def test_signatures_are_strict(exported):
     _, model, _ = exported
     signature = model.signatures["pixels"].structured_input_signature[1]["images"]
@@ -63,7 +79,7 @@ def test_signatures_are_strict(exported):
     assert model.signatures["serving_default"](images=tf.constant([], tf.string))["embeddings"].shape == (0, 6)
     outputs = {name: sorted(signature.structured_outputs) for name, signature in model.signatures.items()}
     both = ["embeddings", "valid"]
-    assert outputs == {"serving_default": both, "examples": both, "pixels": ["embeddings"]}
+    assert outputs == {"serving_default": both, "examples": both, "pixels": ["embeddings"], "convert": ["embeddings"]}
 
 
 def bomb():
