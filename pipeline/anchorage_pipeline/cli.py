@@ -14,7 +14,7 @@ from anchorage.errors import AnchorageError, ResourceError
 from anchorage.user_code import find_fault
 from anchorage_pipeline.commands import COMMANDS
 from anchorage_pipeline.console import console
-from anchorage_pipeline.options import BEAM_COMMANDS, Parser
+from anchorage_pipeline.options import BEAM_COMMANDS, Parser, add_console
 from anchorage_pipeline.progress import silence_tensorflow
 
 _DESCRIPTION = "Train, evaluate and publish an image search engine from labelled images."
@@ -104,10 +104,7 @@ def create_parser(command: str | None = None) -> argparse.ArgumentParser:
             module = import_module(f"anchorage_pipeline.commands.{name}")
             module.add_arguments(verb)
             verb.set_defaults(run=module.run)
-        verb.add_argument(
-            "--json", action="store_true", help="write the result as JSON, the progress to standard error"
-        )
-        verb.add_argument("--quiet", action="store_true", help="write the result and errors only, no progress")
+        add_console(verb, default=False)
     parser.epilog = _list_commands(verbs.choices)
     return parser
 

@@ -36,6 +36,14 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     return nearest(word, known)
 
 
+def add_console(verb: argparse.ArgumentParser, default: bool | str) -> None:
+    """Add the kinds of output; `default` is `argparse.SUPPRESS` below a command that has them already."""
+    help_json = "write the result as JSON, the progress to standard error"
+    verb.add_argument("--json", action="store_true", default=default, help=help_json)
+    help_quiet = "write the result and errors only, no progress"
+    verb.add_argument("--quiet", action="store_true", default=default, help=help_quiet)
+
+
 def add_experiment(verb: argparse.ArgumentParser) -> None:
     """Add the experiment file and the values that replace its own."""
     verb.add_argument("experiment", metavar="FILE", help="experiment file (TOML)")

@@ -58,6 +58,7 @@ def test_help_lists_every_command_once(capsys):
             "embed",
             "encoders",
             "evaluate",
+            "export",
             "index",
             "init",
             "losses",

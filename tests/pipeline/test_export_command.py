@@ -1,0 +1,63 @@
+"""`anchorage export` with a stand-in for the conversion, which tests/models/serving/test_conversion.py tries."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+import anchorage.release
+from anchorage.errors import GateError
+from anchorage.serving import conversion
+from anchorage.serving.runtimes import RUNTIMES
+from anchorage_pipeline import startup
+from anchorage_pipeline.cli import create_parser, main
+
+DOCUMENT = {
+    "file": "model.onnx",
+    "input": {"name": "images", "shape": [None, 96, 96, 3], "dtype": "uint8"},
+    "comparison": {"difference": 2.4e-7, "limit": 1e-4, "records": "images of the gallery"},
+}
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """What the conversion was asked for."""
+    calls = []
+    monkeypatch.chdir(tmp_path)
+    release = SimpleNamespace(path=tmp_path / "releases" / "icons" / "3", version=3)
+    monkeypatch.setattr(anchorage.release, "open_release", lambda path: release)
+    monkeypatch.setattr(startup, "load_keras", lambda: None)
+    monkeypatch.setattr(conversion, "convert_release", lambda *arguments: calls.append(arguments) or DOCUMENT)
+    return calls
+
+
+def test_the_folder_is_named_by_release_version_and_runtime(asked, tmp_path, capsys):
+    assert main(["export", "model", "releases/icons", "--to", "onnx"]) == 0
+    assert asked[0][1:] == ("onnx", tmp_path / "icons-3-onnx")
+    assert capsys.readouterr().out.splitlines() == [
+        "export   icons-3-onnx/model.onnx, described in export.json beside it",
+        "input    images: (N, 96, 96, 3) uint8",
+        "compared with the SavedModel of release 3: largest difference 2.4e-07, limit 0.0001, on images of the gallery",
+    ]
+
+
+@pytest.mark.parametrize("place", [1, 2, 5])
+def test_json_may_stand_before_and_after_the_part(asked, tmp_path, capsys, place):
+    words = ["export", "model", "releases/icons", "--to", "openvino", "--output", "there"]
+    assert main([*words[:place], "--json", *words[place:]]) == 0
+    assert json.loads(capsys.readouterr().out) == {"folder": str(tmp_path / "there"), **DOCUMENT}
+
+
+def test_a_refusal_is_the_exit_status_of_the_gate(asked, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise GateError("E_EXPORT_DIFFERS", "Expected equal embeddings.")
+
+    monkeypatch.setattr(conversion, "convert_release", refuse)
+    assert main(["export", "model", "releases/icons", "--to", "litert"]) == 5
+    assert capsys.readouterr().err == "anchorage: E_EXPORT_DIFFERS: Expected equal embeddings.\n"
+
+
+def test_the_parser_knows_the_runtimes():
+    verb = create_parser("export")._subparsers._group_actions[0].choices["export"]
+    model = verb._subparsers._group_actions[0].choices["model"]
+    assert [action.choices for action in model._actions if action.dest == "to"] == [tuple(RUNTIMES)]
