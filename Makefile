@@ -17,13 +17,20 @@ export UV_PYTHON_PREFERENCE := only-system
 # Trust the certificates of the system, such as those of a corporate proxy.
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help run test test-all check lint setup data conformance similarity clean
+.PHONY: help run serve audit test test-all check lint setup data conformance similarity clean
 
 help: ## list the targets (default)
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: setup data ## install, build the icon data set, run the whole pipeline on EXPERIMENT (default: icons)
 	@.venv/bin/anchorage run $(EXPERIMENT)
+
+serve: setup ## install, build the icon release if there is none, and serve it on http://127.0.0.1:8080
+	@[ -e releases/icons/current ] || $(MAKE) --no-print-directory run EXPERIMENT=pipeline/experiments/icons.toml
+	@.venv/bin/anchorage serve --release releases/icons
+
+audit: ## look for known vulnerabilities in the locked dependencies; asks the OSV advisory service
+	@$(UV) audit --preview-features audit-command --frozen
 
 test: setup lint .venv-jax/installed ## install, lint, run all tests but the exhaustive grids
 	@echo '== tests'
