@@ -17,7 +17,8 @@ from anchorage.data.store import RecordSpec
 from anchorage.encoders import create_encoder
 from anchorage.errors import GateError, UsageError
 from anchorage.release import fingerprint_model, open_release, publish_release
-from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.index import save_index
+from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.table import Embeddings, write_ids
 from anchorage.serving import conversion
 from anchorage.serving.conversion import convert_release
