@@ -7,7 +7,9 @@ import numpy as np
 
 from anchorage.release import Release, open_release, publish_release
 from anchorage.release.fingerprint import fingerprint_model
-from anchorage.retrieval.index import build_index, save_index
+from anchorage.retrieval.index import save_index
+from anchorage.retrieval.index_building import build_index
+from anchorage.retrieval.index_tuning import IndexLimits
 from anchorage.retrieval.table import Embeddings, write_ids
 
 COLORS = ("red", "blue", "")
@@ -30,7 +32,9 @@ def publish_vectors(folder: Path, vectors: np.ndarray, order: np.ndarray | None 
     model = folder / "model"
     model.mkdir(parents=True)
     (model / "saved_model.pb").write_bytes(b"no graph")
-    save_index(build_index(vectors, min_recall=0.9), folder / "index", model_fingerprint=fingerprint_model(model))
+    save_index(
+        build_index(vectors, limits=IndexLimits(0.9)), folder / "index", model_fingerprint=fingerprint_model(model)
+    )
     numbers = np.arange(len(vectors)) if order is None else order
     names, classes = [f"item {n} ü" for n in numbers], [f"class {n % 5}" for n in numbers]
     columns = (names, classes, ["both"] * len(numbers), ["test"] * len(numbers))

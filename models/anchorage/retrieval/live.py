@@ -18,10 +18,9 @@ from anchorage.items import Item, check_items
 from anchorage.retrieval.changes import Added, State
 from anchorage.retrieval.exact import best_rows
 from anchorage.retrieval.filters import Column, Filter, Keys, matching_rows
-from anchorage.retrieval.index import Index, search
+from anchorage.retrieval.index import Index, check_queries, search
 from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.index_tuning import IndexLimits
-from anchorage.retrieval.neighbors import check_vectors
 from anchorage.retrieval.table import ATTRIBUTE
 
 _EXACT_ROWS = 2_000  # matching rows up to which a filtered search compares all of them
@@ -143,7 +142,7 @@ class LiveIndex:
         """
         if k < 1:
             raise UsageError("E_NEIGHBORS", f"Expected `k` of at least 1. Received: k={k}")
-        queries = self._check_queries(vectors)
+        queries = check_queries(vectors, self.dimension)
         state = self._state
         names = leave_out if leave_out is not None else [()] * len(queries)
         base = self._search_base(state, queries, k, where, self._rows_of(names))
@@ -221,7 +220,7 @@ class LiveIndex:
 
     def exact(self, vectors: np.ndarray, k: int, leave_out: Sequence[Sequence[str]] | None = None) -> list[Hits]:
         """Find the nearest items by comparing every one: what `search` is measured against."""
-        queries, state = self._check_queries(vectors), self._state
+        queries, state = check_queries(vectors, self.dimension), self._state
         names = leave_out if leave_out is not None else [()] * len(queries)
         base = self._compare(queries, k, np.flatnonzero(state.alive), self._rows_of(names))
         added = self._search_added(state, queries, k, None, names)
@@ -356,18 +355,6 @@ class LiveIndex:
                 labels.append(added.labels[row])
                 attributes.append(dict(added.attributes[row]))
         return Hits(_texts(ids), _texts(labels), merged[order], attributes)
-
-    def _check_queries(self, vectors: np.ndarray) -> np.ndarray:
-        queries = np.asarray(vectors)
-        if queries.ndim != 2 or queries.shape[1] != self.dimension or queries.dtype.kind != "f":
-            raise DataError(
-                "E_QUERY_SHAPE",
-                f"Expected queries of shape (N, {self.dimension}) and a float dtype. "
-                f"Received: shape {queries.shape}, dtype {queries.dtype}",
-            )
-        queries = np.ascontiguousarray(queries, np.float32)
-        check_vectors(queries, allow_zero=True)
-        return queries
 
 
 def _texts(values: Sequence[str]) -> np.ndarray:

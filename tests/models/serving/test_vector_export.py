@@ -1,0 +1,211 @@
+"""Exports of a gallery, read back by the programs that they are for: whole, once, and resumed after `kill -9`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from signal import SIGKILL
+from subprocess import run
+
+import lancedb
+import numpy as np
+import psycopg
+import pyarrow.parquet as parquet
+import pytest
+from databases import fresh_database, running_postgresql
+from vector_releases import publish_vectors, unit_vectors
+
+from anchorage.errors import DataError, ResourceError, UsageError
+from anchorage.items import Item
+from anchorage.serving.follower import load_live_index
+from anchorage.serving.vector_export import export_vectors, gallery_rows
+from anchorage.serving.vector_export.files import VectorFiles, column_names
+from anchorage.serving.vector_export.lance import LanceTable
+from anchorage.serving.vector_export.pgvector import PgvectorTable
+
+KINDS = ("parquet", "jsonl", "lancedb", "pgvector")
+VECTORS = unit_vectors(40)
+ADDED = [
+    Item("new", "fresh", {"color": "green", "Label": "odd"}, VECTORS[0] * 1.0, 1),
+    Item("item 3 ü", deleted=True, change=2),
+    Item("item 5 ü", "moved", {}, VECTORS[1], 3),
+]
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    return publish_vectors(tmp_path_factory.mktemp("published"), VECTORS)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running_postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
+
+
+@pytest.fixture(params=KINDS)
+def place(request, tmp_path):
+    """Kind and place of an export: a folder, or the URL of an empty database."""
+    if request.param == "pgvector":
+        return request.param, fresh_database(request.getfixturevalue("server"), f"export_{tmp_path.name}")
+    return request.param, str(tmp_path / "export")
+
+
+def target_of(kind, where):
+    if kind == "pgvector":
+        return PgvectorTable(where, "my gallery")
+    return LanceTable(Path(where), "gallery") if kind == "lancedb" else VectorFiles(Path(where), kind)
+
+
+def gallery_of(release, items=ADDED):
+    live = load_live_index(release)
+    live.apply(items)
+    return live
+
+
+def export(release, place, items=ADDED, batch=7):
+    seen = []
+    rows = gallery_rows(gallery_of(release, items), release.content)
+    before = export_vectors(rows, target_of(*place), lambda done, total: seen.append((done, total)), batch)
+    return before, seen
+
+
+def read(kind, where):
+    """`id -> (label, attributes, vector)` as the program for this kind of export reads it."""
+    if kind == "pgvector":
+        with psycopg.connect(where) as connection:
+            rows = connection.execute('SELECT id, label, attributes, embedding::text FROM "my gallery"').fetchall()
+        return {id_: (label, attributes, json.loads(vector)) for id_, label, attributes, vector in rows}
+    if kind == "jsonl":
+        lines = [json.loads(line) for path in Path(where).glob("*.json") for line in path.read_text().splitlines()]
+        for line in lines:
+            assert {"namespace": "label", "allow": [line["embedding_metadata"]["label"]]} in line["restricts"]
+        metadata = [line["embedding_metadata"] for line in lines]
+        return {
+            line["id"]: (each["label"], each["attributes"], line["embedding"])
+            for line, each in zip(lines, metadata, strict=True)
+        }
+    if kind == "lancedb":
+        table = lancedb.connect(where).open_table("gallery").to_arrow()
+    else:
+        table = parquet.read_table(where)
+        assert str(table.schema.field("vector").type).startswith("fixed_size_list<")
+    rows = table.to_pylist()
+    names = {"color": "color", "Label": "attribute_Label"}
+    return {
+        row["id"]: (row["label"], {name: row[c] for name, c in names.items() if row.get(c)}, row["vector"])
+        for row in rows
+    }
+
+
+def check(found, live):
+    assert sorted(found) == sorted(item.id for item in live.items())
+    for item in live.items():
+        label, attributes, vector = found[item.id]
+        assert (label, attributes) == (item.label, item.attributes)
+        np.testing.assert_allclose(vector, item.vector, atol=1e-7)
+
+
+def test_every_item_arrives_once_with_progress(release, place):
+    before, seen = export(release, place)
+    assert before == 0
+    assert seen == [(done, 40) for done in (0, 7, 14, 21, 28, 35, 40)]
+    check(read(*place), gallery_of(release))
+
+
+def test_a_second_export_changes_nothing(release, place):
+    export(release, place)
+    first = read(*place)
+    times = {path: path.stat().st_mtime_ns for path in Path(place[1]).rglob("*")}
+    assert export(release, place) == (40, [(40, 40)])
+    assert read(*place) == first
+    assert {path: path.stat().st_mtime_ns for path in Path(place[1]).rglob("*")} == times
+
+
+def test_a_changed_gallery_replaces_what_was_exported(release, place):
+    export(release, place)
+    more = [*ADDED, Item("later", "x", {}, VECTORS[2], 4), Item("item 0 ü", deleted=True, change=5)]
+    before, _ = export(release, place, more)
+    assert before == 0
+    check(read(*place), gallery_of(release, more))
+
+
+KILLED = """
+import os, signal, sys
+from test_vector_export import *
+from anchorage.release import open_release
+release, kind, where, batches = open_release(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+def stop(done, total):
+    if done == 7 * batches:
+        os.kill(os.getpid(), signal.SIGKILL)
+export_vectors(gallery_rows(gallery_of(release), release.content), target_of(kind, where), stop, 7)
+"""
+
+
+def test_after_kill_9_the_same_command_goes_on(release, place):
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", KILLED, str(release.path), *place, "2"]
+    killed = run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert killed.returncode == -SIGKILL, killed.stderr
+    before, seen = export(release, place)
+    assert (before, seen[0]) == (14, (14, 40))
+    check(read(*place), gallery_of(release))
+
+
+def test_readers_of_postgresql_see_the_old_rows_until_the_new_are_complete(release, server):
+    place = "pgvector", fresh_database(server, "replaced")
+    export(release, place, [])
+    rows = gallery_rows(gallery_of(release), release.content)
+
+    def look(done, total):
+        assert len(read(*place)) == 40
+        assert "new" not in read(*place)
+
+    export_vectors(rows, target_of(*place), look, 7)
+    check(read(*place), gallery_of(release))
+
+
+def test_neighbors_in_postgresql_are_those_of_the_index(release, server):
+    place = "pgvector", fresh_database(server, "searched")
+    export(release, place, [])
+    with psycopg.connect(place[1]) as connection:
+        query = str(VECTORS[7].tolist())
+        found = connection.execute('SELECT id FROM "my gallery" ORDER BY embedding <=> %s LIMIT 5', [query]).fetchall()
+    (hits,) = gallery_of(release, []).search(VECTORS[7:8], 5)
+    assert [id_ for (id_,) in found] == hits.ids.tolist()
+
+
+def test_what_no_export_made_is_not_overwritten(release, place, tmp_path):
+    kind, where = place
+    if kind == "pgvector":
+        with psycopg.connect(where) as connection:
+            connection.execute('CREATE TABLE "my gallery" (x int)')
+    elif kind == "lancedb":
+        lancedb.connect(where).create_table("gallery", [{"x": 1}])
+    else:
+        Path(where).mkdir()
+        Path(where, "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="E_OUTPUT_EXISTS"):
+        export(release, place)
+
+
+def test_an_empty_gallery(release, tmp_path):
+    gone = [Item(f"item {number} ü", deleted=True, change=number + 1) for number in range(40)]
+    with pytest.raises(DataError, match="E_INDEX_EMPTY"):
+        export(release, ("parquet", str(tmp_path / "out")), gone)
+
+
+def test_places_that_cannot_be():
+    with pytest.raises(UsageError, match="E_STORE_URL"):
+        PgvectorTable("mysql://me@host/x", "t")
+    with pytest.raises(UsageError, match="E_OUTPUT_PLACE"):
+        PgvectorTable("postgresql://me@host/x", "t" * 61)
+    with pytest.raises(ResourceError, match="E_STORE_UNAVAILABLE") as caught:
+        PgvectorTable("postgresql://me:secret@127.0.0.1:1/x", "t")
+    assert "secret" not in str(caught.value)
+
+
+def test_attributes_never_take_the_column_of_another():
+    names = column_names(["color", "ID", "attribute_id", "vector"], ("id", "label", "vector"))
+    assert names == {"color": "color", "ID": "attribute_ID", "attribute_id": "attribute_attribute_id",
+                     "vector": "attribute_vector"}  # fmt: skip
