@@ -3,10 +3,14 @@
 import json
 from types import SimpleNamespace
 
+import pyarrow.parquet as parquet
 import pytest
+from vector_releases import publish_vectors, unit_vectors
 
 import anchorage.release
 from anchorage.errors import GateError
+from anchorage.items import Item
+from anchorage.release.items import ItemStore, default_store
 from anchorage.serving import conversion
 from anchorage.serving.runtimes import RUNTIMES
 from anchorage_pipeline import startup
@@ -61,3 +65,34 @@ def test_the_parser_knows_the_runtimes():
     verb = create_parser("export")._subparsers._group_actions[0].choices["export"]
     model = verb._subparsers._group_actions[0].choices["model"]
     assert [action.choices for action in model._actions if action.dest == "to"] == [tuple(RUNTIMES)]
+
+
+def test_vectors_go_to_a_folder_with_the_items_added_since(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    vectors = unit_vectors(30)
+    release = publish_vectors(tmp_path, vectors)
+    store = ItemStore(default_store(release.path.parent))
+    store.write([
+        Item("new", "x", {"size": "big"}, vectors[0], fingerprint=release.model_fingerprint),
+        Item("of another model", vector=vectors[0], fingerprint="other"),
+    ])  # fmt: skip
+    assert main(["export", "vectors", "releases", "--to", "parquet"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "vectors  0 of 31",
+        "vectors  31 of 31",
+        "export   31 items of release 1 to releases-1-parquet",
+        "left out 1 items whose vectors another model made: ['of another model']",
+    ]
+    table = parquet.read_table(tmp_path / "releases-1-parquet")
+    assert table.column_names == ["id", "label", "color", "size", "vector"]
+    assert table.num_rows == 31
+    assert main(["export", "vectors", "releases", "--to", "parquet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "output": "releases-1-parquet", "rows": 31, "before": 31, "left_out": ["of another model"],
+    }  # fmt: skip
+
+
+def test_vectors_for_pgvector_need_a_database(capsys):
+    assert main(["export", "vectors", "releases", "--to", "pgvector"]) == 2
+    assert "E_STORE_URL" in capsys.readouterr().err

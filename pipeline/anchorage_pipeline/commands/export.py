@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from anchorage.errors import UsageError
 from anchorage_pipeline.console import answer, progress
+from anchorage_pipeline.gallery import add_store, open_gallery
 from anchorage_pipeline.options import add_console, find_release
 from anchorage_pipeline.results import shown
 
 _RUNTIMES = ("onnx", "litert", "openvino")  # the keys of RUNTIMES in anchorage.serving.runtimes
+_STORES = ("parquet", "jsonl", "pgvector", "lancedb")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,18 +26,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Export the encoder for another runtime, if it gives the same embeddings there.",
         allow_abbrev=False,
     )
-    model.add_argument(
-        "release",
-        nargs="?",
-        metavar="RELEASE",
-        help="folder of releases, or of one version in it (default: the only one below releases/)",
-    )
+    _add_release(model)
     model.add_argument("--to", required=True, choices=_RUNTIMES, help="runtime (required)")
     model.add_argument(
         "--output", metavar="FOLDER", help="folder to create (default: <name of the release>-<version>-<runtime>)"
     )
     add_console(model, default=argparse.SUPPRESS)
     model.set_defaults(export=_export_model)
+
+    vectors = parts.add_parser(
+        "vectors",
+        help="the gallery with its vectors, for other search engines",
+        description="Export id, vector, label and attributes of all items, also those added since; resumes if stopped.",
+        allow_abbrev=False,
+    )
+    _add_release(vectors)
+    vectors.add_argument("--to", required=True, choices=_STORES, help="format, or kind of database (required)")
+    vectors.add_argument(
+        "--output",
+        metavar="PLACE",
+        help="folder, for pgvector postgresql://USER@HOST/DATABASE (default: <name of the release>-<version>-<format>)",
+    )
+    vectors.add_argument(
+        "--table", default="gallery", metavar="NAME", help="table in a database (default: %(default)s)"
+    )
+    add_store(vectors)
+    add_console(vectors, default=argparse.SUPPRESS)
+    vectors.set_defaults(export=_export_vectors)
+
+
+def _add_release(part: argparse.ArgumentParser) -> None:
+    part.add_argument(
+        "release",
+        nargs="?",
+        metavar="RELEASE",
+        help="folder of releases, or of one version in it (default: the only one below releases/)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -62,6 +89,45 @@ def _export_model(options: argparse.Namespace) -> None:
         f"compared with the SavedModel of release {release.version}: largest difference "
         f"{comparison['difference']:.1e}, limit {comparison['limit']:g}, on {comparison['records']}"
     )
+
+
+def _export_vectors(options: argparse.Namespace) -> None:
+    from anchorage.release import open_release
+
+    if options.to == "pgvector" and not options.output:
+        raise UsageError("E_STORE_URL", "Expected `--output postgresql://USER@HOST/DATABASE` for pgvector")
+    release = open_release(find_release(options.release))
+    gallery = open_gallery(release, options.store)
+    from anchorage.serving.vector_export import export_vectors, gallery_rows
+
+    rows = gallery_rows(gallery.live, f"{release.content} {gallery.store}")
+    output = options.output or f"{release.path.parent.name}-{release.version}-{options.to}"
+    with progress():
+        before = export_vectors(rows, _open_target(options.to, output, options.table), _print_rows)
+    place = output.rpartition("@")[2] if options.to == "pgvector" else output  # without a password
+    answer({"output": place, "rows": rows.total, "before": before, "left_out": gallery.left_out})
+    print(f"export   {rows.total:,} items of release {release.version} to {place}", end="")
+    print(f", {before:,} of them by an earlier call" if before else "")
+    if gallery.left_out:
+        print(f"left out {len(gallery.left_out)} items whose vectors another model made: {gallery.left_out[:5]}")
+
+
+def _open_target(kind: str, output: str, table: str):
+    if kind == "pgvector":
+        from anchorage.serving.vector_export.pgvector import PgvectorTable
+
+        return PgvectorTable(output, table)
+    if kind == "lancedb":
+        from anchorage.serving.vector_export.lance import LanceTable
+
+        return LanceTable(Path(output), table)
+    from anchorage.serving.vector_export.files import VectorFiles
+
+    return VectorFiles(Path(output), kind)
+
+
+def _print_rows(done: int, total: int) -> None:
+    print(f"vectors  {done:,} of {total:,}", flush=True)
 
 
 @contextmanager

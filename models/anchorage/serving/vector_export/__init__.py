@@ -14,7 +14,6 @@ from anchorage.errors import DataError
 from anchorage.items import Item
 from anchorage.retrieval.live import LiveIndex
 
-TARGETS = ("parquet", "jsonl", "pgvector", "lancedb")
 _BATCH = 10_000  # rows
 
 
