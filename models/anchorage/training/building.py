@@ -33,6 +33,8 @@ from anchorage.training.settings import (
 )
 
 _MANY = 1_000_000  # steps of an epoch where there is no sampler to say
+_EXECUTION = 16  # steps of a head that TensorFlow makes at once: Keras' own work would take as long as a step
+_LONG = 8 * _EXECUTION  # steps of an epoch from which on that pays
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +133,8 @@ def build_training(
         with sections.at("training.optimizer"):
             optimizer = _create_optimizer(training.optimizer, training.epochs * steps_per_epoch, network)
     sections.require_all()
-    learner = _join(network, loss, methods, optimizer, sections)
+    at_once = _EXECUTION if facts.spec.dimension and steps_per_epoch >= _LONG and not training.strategy else 1
+    learner = _join(network, loss, methods, optimizer, at_once, sections)
     return Built(learner, sampler, steps_per_epoch, loggers)
 
 
@@ -197,9 +200,9 @@ def _groups(encoder: keras.Model) -> dict[str, list[str]]:
 
 
 def _join(
-    network: Any, loss: Any, methods: Sequence[Method], optimizer: RateFactors | None, sections: Sections
+    network: Any, loss: Any, methods: Sequence[Method], optimizer: RateFactors | None, at_once: int, sections: Sections
 ) -> MetricLearner:
-    """A built learner, compiled if there is an optimizer.
+    """A built learner, compiled if there is an optimizer; `at_once` is Keras' `steps_per_execution`.
 
     An error is that of the part that does not go with those before it.
     """
@@ -219,6 +222,6 @@ def _join(
         optimizer.check_groups([weight.path for weight in learner.trainable_variables])
         # Keras would wrap the optimizer by itself, but not in a way that works with several replicas.
         half = learner.dtype_policy.name == "mixed_float16"
-        learner.compile(LossScaleOptimizer(optimizer) if half else optimizer)
+        learner.compile(LossScaleOptimizer(optimizer) if half else optimizer, steps_per_execution=at_once)
     sections.require_all()
     return learner

@@ -148,7 +148,9 @@ def fit_learner(
         callbacks = [*callbacks, norms, monitor, *loggers, *reports]
         while progress.epoch < epochs and not monitor.stop_reason:
             remaining = steps - progress.step % steps  # less than an epoch after an interruption within an epoch
-            last = progress.epoch + 1 if remaining < steps else epochs
+            # Several steps at once stop at the end of the data, not of an epoch: each epoch has data of its own.
+            several = learner.steps_per_execution > 1
+            last = progress.epoch + 1 if remaining < steps or several else epochs
             count = remaining if is_refreshed(sampler) else remaining + (last - progress.epoch - 1) * steps
             learner.fit(
                 training_batches(store, sampler, progress.step, count, augmentation, seed),

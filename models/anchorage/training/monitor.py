@@ -125,7 +125,8 @@ class TrainingMonitor(keras.callbacks.Callback):
             self._metrics_at_resume = None
 
     def on_train_batch_end(self, batch, logs=None):
-        self.progress.step += 1
+        steps = self.context.steps_per_epoch
+        self.progress.step += min(self.model.steps_per_execution, steps - self.progress.step % steps)
         if not math.isfinite(logs["loss"]):
             self._stop_not_finite(f"the loss became {logs['loss']}")
         if self.guard.requested and self._inside_epoch():  # at the end of an epoch, `on_epoch_end` interrupts
