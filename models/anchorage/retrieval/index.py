@@ -20,7 +20,6 @@ from anchorage.retrieval.neighbors import check_vectors
 
 FORMAT = 1
 
-_REORDER_WIDE = 6  # candidates to reorder, per neighbor, where more leaves are searched
 _VECTORS = "vectors.npy"
 _PICKLES = {".pkl", ".pickle"}
 
@@ -61,7 +60,7 @@ def search(index: Index, queries: np.ndarray, k: int, leaves: int = 0) -> tuple[
         queries: `(N, D)` floats, rows of unit length.
         k: number of neighbors; at most the number of rows are returned.
         leaves: for results of which some are dropped afterwards: least number of leaves to search, if it is greater
-            than the tuned one; twice as many candidates as tuned are reordered. 0 searches as tuned.
+            than the tuned one; more candidates than tuned are reordered, too. 0 searches as tuned.
 
     Returns:
         Rows `(N, min(k, rows))` int64 and their similarities, float32 of the same shape, nearest first.
@@ -80,7 +79,7 @@ def search(index: Index, queries: np.ndarray, k: int, leaves: int = 0) -> tuple[
         return _search_batch(index, queries, k)
     reorder = -(-index.facts["reorder"] * max(k, index.facts["neighbors"]) // index.facts["neighbors"])
     if leaves:  # results beyond those that it was tuned for
-        reorder = max(2 * reorder, _REORDER_WIDE * k)
+        reorder += 2 * index.facts["reorder"]
     leaves = min(index.facts["leaves"], max(leaves, index.facts["leaves_to_search"]))
     rows, similarities = _search_batch(index, queries, k, reorder, leaves)
     short = np.flatnonzero(np.isnan(similarities).any(axis=1))
