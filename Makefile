@@ -17,7 +17,7 @@ export UV_PYTHON_PREFERENCE := only-system
 # Trust the certificates of the system, such as those of a corporate proxy.
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help run serve audit test test-all check lint setup data conformance similarity clean
+.PHONY: help run serve audit test test-all check lint setup data conformance similarity triton clean
 
 help: ## list the targets (default)
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,9 @@ setup: .venv/installed-$(EXTRA)
 	@$(UV) sync --frozen --extra $(EXTRA) --python 3.11
 	@rm -f .venv/installed-* && touch $@
 
+triton: setup .venv-triton/installed ## test embedding on a real Triton server, in an environment with it
+	@$(PYTHON) -m pytest -q tests/pipeline/serving/test_triton.py
+
 .venv-jax/installed: uv.lock $(PROJECTS)
 	@echo '== installing Keras on JAX into .venv-jax'
 	@UV_PROJECT_ENVIRONMENT=.venv-jax $(UV) sync --frozen --only-group jax --python 3.11
@@ -97,5 +100,13 @@ setup: .venv/installed-$(EXTRA)
 	@UV_PROJECT_ENVIRONMENT=.venv-similarity $(UV) sync --frozen --extra $(EXTRA) --extra similarity --python 3.11
 	@touch $@
 
+# Triton's Python backend uses the Python of the system, and answers with empty tensors if NumPy is of version 2.
+.venv-triton/installed: Makefile
+	@echo '== installing Triton into .venv-triton'
+	@$(UV) venv --quiet --clear --python 3.11 .venv-triton
+	@$(UV) pip install --quiet --python .venv-triton 'nvidia-pytriton==0.7.0' 'numpy<2' 'tensorflow-cpu==2.20.0'
+	@chmod +x .venv-triton/lib/python3.11/site-packages/pytriton/tritonserver/bin/tritonserver
+	@touch $@
+
 clean: ## remove environment, data, runs and releases
-	rm -rf .venv .venv-similarity .venv-jax .venv-torch .tools .conformance data runs releases
+	rm -rf .venv .venv-similarity .venv-jax .venv-torch .venv-triton .tools .conformance data runs releases

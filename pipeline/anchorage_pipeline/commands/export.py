@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anchorage.errors import UsageError
 from anchorage_pipeline.console import answer, progress
@@ -13,8 +14,12 @@ from anchorage_pipeline.gallery import add_store, open_gallery
 from anchorage_pipeline.options import add_console, find_release
 from anchorage_pipeline.results import shown
 
+if TYPE_CHECKING:
+    from anchorage.release import Release
+
 _RUNTIMES = ("onnx", "litert", "openvino")  # the keys of RUNTIMES in anchorage.serving.runtimes
 _STORES = ("parquet", "jsonl", "pgvector", "lancedb")
+_SEARCH = "scann"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,12 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(metavar="PART", required=True, help="part of the release")
     model = parts.add_parser(
         "model",
-        help="the encoder, for ONNX Runtime, LiteRT or OpenVINO",
-        description="Export the encoder for another runtime, if it gives the same embeddings there.",
+        help="the encoder, for ONNX Runtime, LiteRT or OpenVINO; or encoder and index as one SavedModel",
+        description="Export the encoder for another runtime, if it gives the same embeddings there. With `--to scann`, "
+        "export encoder and index as one SavedModel with ScaNN's operations, which stock TensorFlow Serving lacks.",
         allow_abbrev=False,
     )
     _add_release(model)
-    model.add_argument("--to", required=True, choices=_RUNTIMES, help="runtime (required)")
+    model.add_argument("--to", required=True, choices=(*_RUNTIMES, _SEARCH), help="runtime (required)")
     model.add_argument(
         "--output", metavar="FOLDER", help="folder to create (default: <name of the release>-<version>-<runtime>)"
     )
@@ -76,6 +82,9 @@ def _export_model(options: argparse.Namespace) -> None:
     release = open_release(find_release(options.release))
     output = Path(options.output or f"{release.path.parent.name}-{release.version}-{options.to}").absolute()
     load_keras()
+    if options.to == _SEARCH:
+        _export_search(release, output)
+        return
     from anchorage.serving.conversion import MANIFEST, convert_release
 
     with progress(), _no_native_messages():
@@ -89,6 +98,16 @@ def _export_model(options: argparse.Namespace) -> None:
         f"compared with the SavedModel of release {release.version}: largest difference "
         f"{comparison['difference']:.1e}, limit {comparison['limit']:g}, on {comparison['records']}"
     )
+
+
+def _export_search(release: "Release", output: Path) -> None:
+    from anchorage.serving.search_export import export_search
+
+    with progress():
+        recall = export_search(release, output)
+    answer({"folder": output, "recall": recall})
+    print(f"export   {shown(output)}: images or vectors in, ids, labels and scores out; recall {recall:.4f}")
+    print("load it in a program that imports `scann` first; stock TensorFlow Serving cannot load it")
 
 
 def _export_vectors(options: argparse.Namespace) -> None:

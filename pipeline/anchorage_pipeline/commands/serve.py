@@ -36,6 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="port for HTTP, 0 for a free one (default: %(default)s)",
     )
     parser.add_argument(
+        "--grpc", type=_port, metavar="PORT", help="port for TensorFlow Serving's gRPC API, 0 for a free one"
+    )
+    parser.add_argument(
+        "--model-server",
+        default="",
+        metavar="KIND:HOST:PORT",
+        help="embed on a model server with the folder of releases, tensorflow:HOST:PORT or triton:HOST:PORT",
+    )
+    parser.add_argument(
         "--store",
         default="",
         metavar="URL",
@@ -51,13 +60,16 @@ def run(options: argparse.Namespace) -> None:
     """Serve until the process is told to stop.
 
     Raises:
-        UsageError: E_KEY_FILE; E_RELEASE_MISSING; E_EXTRA_MISSING without the packages of the extra `serve`.
-        ResourceError: E_PORT_TAKEN, E_STORE_UNAVAILABLE.
+        UsageError: E_KEY_FILE, E_MODEL_SERVER_ADDRESS, E_RELEASE_MISSING; E_EXTRA_MISSING without the packages of the
+            extra `serve`.
+        ResourceError: E_PORT_TAKEN, E_STORE_UNAVAILABLE, E_MODEL_SERVER.
     """
     settings = ServeSettings(
         release=find_release(options.release),
         host=options.host,
         http_port=options.http,
+        grpc_port=options.grpc,
+        model_server=options.model_server,
         store=options.store,
         api_key=_read_key(options.key_file),
         keep_images=options.keep_images,
@@ -77,12 +89,16 @@ def run(options: argparse.Namespace) -> None:
     serve(settings, _announce)
 
 
-def _announce(service: "Service", port: int) -> None:
+def _announce(service: "Service", port: int, grpc_port: int | None) -> None:
     settings, deployment = service.settings, service.releases.pick()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{port}"
-    answer({"url": url, "release": settings.release, "version": deployment.version, "rows": deployment.live.rows})
+    grpc = None if grpc_port is None else f"{host}:{grpc_port}"
+    facts = {"release": settings.release, "version": deployment.version, "rows": deployment.live.rows}
+    answer({"url": url, "grpc": grpc, **facts})
     print(f"serves release {deployment.version} of {settings.release}: {deployment.live.rows:,} items at {url}")
+    if grpc:
+        print(f"and TensorFlow Serving's gRPC API at {grpc}")
     if not settings.api_key:
         print(f"writes are refused: no key in ${_KEY} and no --key-file")
     sys.stdout.flush()

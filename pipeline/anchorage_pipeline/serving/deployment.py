@@ -171,7 +171,11 @@ def load_deployment(
 
 def connect_embedder(settings: ServeSettings, release: Release) -> Embedder:
     """Return the model of a release: in this process, or on the model server of the settings."""
-    return LocalEmbedder(release)
+    if not settings.model_server:
+        return LocalEmbedder(release)
+    from anchorage_pipeline.serving.model_servers import connect_server
+
+    return connect_server(settings.model_server, release)
 
 
 def _warm_up(engine: Engine, live: LiveIndex, batch: int) -> None:

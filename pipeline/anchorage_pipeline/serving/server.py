@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 
 import uvicorn
 import uvloop
@@ -26,12 +26,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(settings: ServeSettings, ready: Callable[[Service, int], None]) -> None:
+def serve(settings: ServeSettings, ready: Callable[[Service, int, int | None], None]) -> None:
     """Serve until SIGTERM or SIGINT; returns when all open requests are answered.
 
     Args:
         settings: what to serve, and where.
-        ready: called with the service and its HTTP port when searches are answered.
+        ready: called with the service, its HTTP port and its gRPC port or None, when searches are answered.
 
     Raises:
         AnchorageError: `E_PORT_TAKEN`, or the fault of a release or store that cannot be used.
@@ -40,7 +40,7 @@ def serve(settings: ServeSettings, ready: Callable[[Service, int], None]) -> Non
         runner.run(_serve(settings, ready))
 
 
-async def _serve(settings: ServeSettings, ready: Callable[[Service, int], None]) -> None:
+async def _serve(settings: ServeSettings, ready: Callable[[Service, int, int | None], None]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -64,8 +64,10 @@ async def _serve(settings: ServeSettings, ready: Callable[[Service, int], None])
         await asyncio.wait([starting, serving, stopped], return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            ready(service, listener.getsockname()[1])
-            await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+            async with AsyncExitStack() as stack:
+                grpc_port = await _start_grpc(stack, service)
+                ready(service, listener.getsockname()[1], grpc_port)
+                await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
         else:
             starting.cancel()
     finally:
@@ -74,6 +76,16 @@ async def _serve(settings: ServeSettings, ready: Callable[[Service, int], None])
         await serving
         await service.stop()
         stopped.cancel()
+
+
+async def _start_grpc(stack: AsyncExitStack, service: Service) -> int | None:
+    """Serve gRPC too, if the settings want it; return the port."""
+    port = service.settings.grpc_port
+    if port is None:
+        return None
+    from anchorage_pipeline.serving.prediction_grpc import serve_grpc
+
+    return await stack.enter_async_context(serve_grpc(service, service.settings.host, port))
 
 
 def _listen(host: str, port: int) -> socket.socket:

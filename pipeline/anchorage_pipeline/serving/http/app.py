@@ -10,6 +10,7 @@ from anchorage_pipeline.serving.http.guard import Guard
 from anchorage_pipeline.serving.http.health import health_router
 from anchorage_pipeline.serving.http.items import items_router
 from anchorage_pipeline.serving.http.page import page_router
+from anchorage_pipeline.serving.http.prediction import prediction_router
 from anchorage_pipeline.serving.http.releases import releases_router
 from anchorage_pipeline.serving.http.search import search_router
 from anchorage_pipeline.serving.service import Service
@@ -36,7 +37,7 @@ def create_app(service: Service) -> Guard:
         redoc_url=None,
     )
     problems.install(app)
-    for router in (search_router, items_router, releases_router, health_router):
+    for router in (search_router, items_router, releases_router, health_router, prediction_router):
         app.include_router(router(service))
     app.include_router(page_router())
 

@@ -1,0 +1,72 @@
+"""Tiny releases with the signatures of the exporter, pictures for them, and services of them."""
+
+import io
+from contextlib import contextmanager
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from starlette.testclient import TestClient
+
+from anchorage.data.store import RecordSpec
+from anchorage.release import fingerprint_model, publish_release
+from anchorage.retrieval.index import save_index
+from anchorage.retrieval.index_building import build_index
+from anchorage.retrieval.table import Embeddings, write_ids
+from anchorage.serving.export import export_encoder
+from anchorage_pipeline.serving.http.app import create_app
+from anchorage_pipeline.serving.service import Service
+from anchorage_pipeline.serving.settings import ServeSettings
+
+SIDE, DIM = 6, 5
+
+
+def picture(seed, kind="PNG", size=(40, 30), mode="RGB", **options):
+    """Encoded noise in coarse blocks, so that JPEG keeps it roughly."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
+    (image if mode == "RGB" else image.convert(mode)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def publish_exported(folder, seed=0, count=8):
+    """Publish a release of `count` pictures in `folder/releases`, with an encoder of this seed; return its version."""
+    work = folder / f"exported-{seed}"
+    encoder = keras.Sequential(
+        [
+            keras.Input((SIDE, SIDE, 3)),
+            keras.layers.Rescaling(1 / 127.5, offset=-1),
+            keras.layers.Flatten(),
+            keras.layers.Dense(DIM, kernel_initializer=keras.initializers.RandomNormal(seed=seed)),
+            keras.layers.UnitNormalization(),
+        ]
+    )
+    export_encoder(encoder, work / "model", RecordSpec(SIDE, "crop"))
+    model = tf.saved_model.load(str(work / "model"))
+    images = [picture(number) for number in range(count)]
+    vectors = model.signatures["serving_default"](images=tf.constant(images))["embeddings"].numpy()
+    fingerprint = fingerprint_model(work / "model")
+    facts = {"model_fingerprint": fingerprint, "image_size": SIDE, "fit": "crop"}
+    save_index(build_index(vectors, neighbors=2), work / "index", **facts)
+    texts = [np.array([f"{name} {number}" for number in range(count)], object) for name in ("item", "class")]
+    both = np.array(["both"] * count, object)
+    write_ids(work / "ids", Embeddings(*texts, both, both, vectors))
+    files = {"gallery.parquet": work / "ids"}
+    return publish_release(
+        folder / "releases", model_folder=work / "model", index_folder=work / "index", files=files, facts={}
+    )
+
+
+@contextmanager
+def running(releases, **settings):
+    """A client of a service that has started; its `service` is the service."""
+    service = Service(ServeSettings(release=releases, **{"host": "0.0.0.0", **settings}))
+    with TestClient(create_app(service), raise_server_exceptions=False) as client:
+        client.portal.call(service.start)
+        client.service = service
+        try:
+            yield client
+        finally:
+            client.portal.call(service.stop)
