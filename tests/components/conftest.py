@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from evaluation import Workshop, table_of
 from PIL import Image
 
 from anchorage.data.store import RecordSpec
@@ -60,3 +61,15 @@ def picture():
         return buffer.getvalue()
 
     return make
+
+
+@pytest.fixture
+def workshop(tmp_path, export_encoder):
+    """Artifacts of one model below one folder."""
+    return Workshop(tmp_path, export_encoder)
+
+
+@pytest.fixture
+def table():
+    """Embeddings of the test split."""
+    return table_of("test", 0.2)

@@ -15,7 +15,6 @@ PAGES = [
     "models/README.md",
     "models/measured/README.md",
 ]
-VERSION = tomllib.loads((ROOT / "models/pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
 def _facts(folder):

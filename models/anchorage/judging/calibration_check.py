@@ -41,12 +41,13 @@ def calibrate_and_check(
         settings: uses `false_accepts`, `max_calibration_error`, `require_calibration` and `seed`.
 
     Returns:
-        The result of `calibrate`, with `check`: `split`, `queries`, `classes`, `gallery`; `probability` with `error`,
-        `predicted` and `observed` (each with `value`, `low` and `high`, an interval over classes), `brier`, `limit`,
-        `holds`, `statement`, `bins`, and `bins_before` and `error_before`, those of the cosine as a probability;
-        `unknown` with `false_accept` and `answered` (share of queries of known classes), `limit`, `holds` and
-        `statement`, or `reason`; `risk_coverage` (`coverage` and `error`: the share of wrong first neighbors among the
-        queries answered, most certain first). Also `faults`, sentences for the gate.
+        The result of `calibrate`, whose `split` is that without enough queries if there is a `reason`, with `check`:
+        `split`, `queries`, `classes`, `gallery`; `probability` with `error`, `predicted` and `observed` (each with
+        `value`, `low` and `high`, an interval over classes), `brier`, `limit`, `holds`, `statement`, `bins`, and
+        `bins_before` and `error_before`, those of the cosine as a probability; `unknown` with `false_accept` and
+        `answered` (share of queries of known classes), `limit`, `holds` and `statement`, or `reason`; `risk_coverage`
+        (`coverage` and `error`: the share of wrong first neighbors among the queries answered, most certain first).
+        Also `faults`, sentences for the gate.
     """
     seed, required = settings.seed, settings.require_calibration
     if validation is None:
@@ -62,7 +63,7 @@ def calibrate_and_check(
     sample = sample_neighbors(test, gallery, seed=seed)
     if sample is None:
         reason = f"no query of split {TEST!r} has another image of its class in the index, so it cannot be validated"
-        return {"split": VALIDATION, "reason": reason, "faults": [reason] if required else []}
+        return {"split": TEST, "reason": reason, "faults": [reason] if required else []}
     check = _check(fitted, sample, settings.max_calibration_error, seed)
     failed = [entry.get("statement", "") for entry in (check["probability"], check["unknown"]) if not entry["holds"]]
     return {**fitted, "check": check, "faults": list(filter(None, failed)) if required else []}

@@ -199,4 +199,10 @@ def _write(arrays: Mapping[str, Any], path: Path) -> str:
 
 
 def _size(arrays: Mapping[str, Any]) -> int:
-    return sum(4 * math.prod(array.shape) for array in arrays.values())
+    """Bytes of the arrays: variables of Keras name their type, which NumPy need not know, such as bfloat16."""
+    return sum(math.prod(array.shape) * _itemsize(array.dtype) for array in arrays.values())
+
+
+def _itemsize(dtype: Any) -> int:
+    name = keras.backend.standardize_dtype(dtype)
+    return 2 if name == "bfloat16" else np.dtype(name).itemsize

@@ -98,11 +98,11 @@ def _print_notes(
     if min(len(found.ids) for found in answers if not found.fault) < neighbors:
         print(f"the gallery has only {searcher.index.rows:,} images: fewer results than the requested {neighbors:,}")
     if has_texts:
-        print("descriptions have no percent and no likely match: both are calibrated between images")
+        print("descriptions have no match probability and no likely match: both are calibrated between images")
     if has_images and searcher.threshold is not None:
         print(f"* cosine at or above {searcher.threshold:.3f}, which few pairs of different validation classes reach")
     if searcher.probability:
-        print("percent: probability of a match, for an image of a class that the model was not trained on")
+        print("percent: match probability, for an image of a class that the model was not trained on")
     for doubt in searcher.doubts:
         print(doubt)
 

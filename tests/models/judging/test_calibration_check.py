@@ -84,8 +84,10 @@ def test_nothing_to_fit_or_to_check_has_a_reason(check, splits):
     assert found["faults"] == []
     assert check(few, require_calibration=True)["faults"] == [f"No match probability: {found['reason']}."]
     none = calibrate_and_check(splits["test"], None, join(*splits.values()), JudgeSettings())
+    assert none["split"] == "val"
     assert none["reason"] == "there are no embeddings of split 'val' to fit a match probability"
     unasked = calibrate_and_check(splits["test"], splits["val"], join(splits["train"], splits["val"]), JudgeSettings())
+    assert unasked["split"] == "test"
     assert "no query of split 'test' has another image of its class in the index" in unasked["reason"]
 
 

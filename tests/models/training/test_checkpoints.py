@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -47,6 +48,22 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     assert (progress.step, progress.best_step, learner.values()) == (20, 5, {20.0})
     checkpoints.restore_best(learner, progress)
     assert learner.values() == {5.0}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("float32", 4), ("float16", 2), ("bfloat16", 2), ("float64", 8), ("int8", 1)]
+)
+def test_room_is_asked_for_by_the_size_of_each_number(tmp_path, monkeypatch, dtype, size):
+    asked = []
+    monkeypatch.setattr(
+        "anchorage.training.checkpoints.disk_trouble", lambda folder, size: asked.append(size) or nullcontext()
+    )
+    learner = Learner(0)
+    learner.variables = [keras.Variable(np.zeros((5, 4)), dtype=dtype)]
+    learner.metrics_variables = []
+    monkeypatch.setattr("anchorage.training.checkpoints._parts", lambda learner: {"model": learner.variables})
+    Checkpoints(tmp_path).save(learner, Progress(step=1, best_step=1, best_value=0.5))
+    assert asked == [20 * size]
 
 
 def test_keeps_the_network_before_the_first_step(tmp_path):

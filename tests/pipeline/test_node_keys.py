@@ -1,0 +1,46 @@
+"""Which nodes a change of the experiment file renews: TFX's cache compares the parameters of each node."""
+
+import tomllib
+
+import pytest
+
+from anchorage_pipeline.config import Experiment
+from anchorage_pipeline.graph import Fingerprints, create_pipeline, local_places
+
+_PLAIN = """
+name = "toy"
+[data]
+path = "images"
+[loss]
+name = "contrastive"
+"""
+_RELEASED = {"EvaluateRetrieval", "PublishRelease"}  # they record the whole file
+
+
+def parameters(text):
+    """The parameters of each node by its id, as TFX compares them."""
+    experiment = Experiment.model_validate(tomllib.loads(text))
+    pipeline = create_pipeline(experiment, local_places(experiment), Fingerprints(data="data", run="run"))
+    return {component.id: dict(component.exec_properties) for component in pipeline.components}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "renewed"),
+    [
+        ("", set()),
+        ("[index]\nneighbors = 5", {"BuildIndex", *_RELEASED}),
+        ("[evaluation]\nmax_drop = 0.1", _RELEASED),
+        ("[training]\nepochs = 3", {"Trainer", *_RELEASED}),
+    ],
+)
+def test_a_change_renews_only_the_nodes_that_use_the_section(change, renewed):
+    before, after = parameters(_PLAIN), parameters(_PLAIN + change)
+    assert before.keys() == after.keys()
+    assert {"ImageExampleGen", "PackExamples", "Trainer", "EmbedExamples", "BuildIndex"} <= before.keys()
+    assert {node for node in before if before[node] != after[node]} == renewed
