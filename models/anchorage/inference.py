@@ -39,7 +39,8 @@ def predict_rows(model: keras.Model, store: Store, rows: np.ndarray, batch_size:
     # Pad to a multiple of the replicas: one without rows fails, and `predict_on_batch` gives all rows to each of them.
     padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % count)])
     batch_size += -batch_size % count
-    report = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs: advance(_TASK, batch_size))
+    images = batch_size * model.steps_per_execution
+    report = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs: advance(_TASK, images))
     with task(_TASK, len(padded)):
         outputs = model.predict(evaluation_batches(store, batch_size, padded), callbacks=[report], verbose=0)
     return keras.tree.map_structure(lambda output: np.asarray(output)[: len(rows)], outputs)

@@ -133,7 +133,7 @@ def fit_learner(
         if verbose == "auto":
             verbose = 0 if is_shown() else 1 if sys.stdout.isatty() else 2
             if is_shown():
-                reports.append(ProgressReport(epochs, steps))
+                reports.append(ProgressReport(epochs, steps, resumed_step))
                 stack.enter_context(task(TRAINING, epochs * steps, resumed_step))
         if progress.history:
             print(f"resuming after step {resumed_step} of {epochs * steps}, from {checkpoints.folder}", flush=True)

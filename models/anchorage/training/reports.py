@@ -16,17 +16,20 @@ class ProgressReport(keras.callbacks.Callback):
     Args:
         epochs: largest number of epochs.
         steps: steps per epoch.
+        done: steps that are done already.
     """
 
-    def __init__(self, epochs: int, steps: int):
+    def __init__(self, epochs: int, steps: int, done: int = 0):
         super().__init__()
-        self._epochs, self._steps = epochs, steps
+        self._epochs, self._steps, self._done = epochs, steps, done
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch, self._started = epoch + 1, time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
-        advance(TRAINING, 1, f"epoch {self._epoch}/{self._epochs}, loss {logs['loss']:.4f}")
+        steps = min(self.model.steps_per_execution, self._steps - self._done % self._steps)
+        self._done += steps
+        advance(TRAINING, steps, f"epoch {self._epoch}/{self._epochs}, loss {logs['loss']:.4f}")
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **logs}
