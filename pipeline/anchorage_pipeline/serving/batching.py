@@ -13,12 +13,16 @@ from anchorage.errors import ResourceError
 class Admission:
     """Counts the work that was accepted and is not done, and refuses what goes beyond the bound.
 
+    The bound is a number, and a time: on a slow machine, work that would wait too long is refused at once instead of
+    failing at its deadline.
+
     Args:
         most: bound on queries and items in work, waiting ones included.
+        wait_seconds: longest time that new work may be expected to wait, by the speed of the work before it.
     """
 
-    def __init__(self, most: int):
-        self.most = most
+    def __init__(self, most: int, wait_seconds: float):
+        self.most, self.wait_seconds = most, wait_seconds
         self.pending = 0
         self._per_second = 100.0  # pieces of work done per second, a running mean
 
@@ -28,7 +32,7 @@ class Admission:
         Raises:
             OverloadedError: if they go beyond the bound.
         """
-        if self.pending + count > self.most:
+        if self.pending + count > self.most or self.pending > self.wait_seconds * self._per_second:
             raise OverloadedError(self.pending, self.most, self.retry_seconds)
         self.pending += count
 
@@ -41,8 +45,8 @@ class Admission:
 
     @property
     def retry_seconds(self) -> int:
-        """Whole seconds, from 1 to 30, after which about half of the bound is free."""
-        return min(30, max(1, round(self.most / 2 / max(self._per_second, 1e-3))))
+        """Whole seconds, from 1 to 30, after which about half of the work is done."""
+        return min(30, max(1, round(self.pending / 2 / max(self._per_second, 1e-3))))
 
 
 class OverloadedError(ResourceError):
@@ -51,8 +55,8 @@ class OverloadedError(ResourceError):
     def __init__(self, pending: int, most: int, retry_seconds: int):
         super().__init__(
             "E_OVERLOADED",
-            f"Expected at most {most} queries and items in work at once. Received one more while {pending} are; "
-            f"try again in {retry_seconds} s",
+            f"Expected at most {most} queries and items in work at once, fewer if each takes long. Received one more "
+            f"while {pending} are; try again in {retry_seconds} s",
         )
         self.retry_seconds = retry_seconds
 

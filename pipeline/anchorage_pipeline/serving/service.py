@@ -76,7 +76,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.threads = Threads(self.metrics)
-        self.admission = Admission(settings.limits.pending)
+        self.admission = Admission(settings.limits.pending, settings.limits.request_seconds / 2)
         self.releases = Releases(settings, self.metrics, self.threads)
         self.stopping = False
 

@@ -170,13 +170,27 @@ def test_metrics_count_requests_batches_stages_and_unknown_queries(releases, ima
 
 
 def test_an_admission_counts_what_is_in_work():
-    admission = Admission(3)
+    admission = Admission(3, wait_seconds=1)
     admission.enter(2)
     with pytest.raises(OverloadedError):
         admission.enter(2)
     admission.enter()
     admission.leave(3, seconds=0.1)
     assert admission.pending == 0
+
+
+def test_work_that_would_wait_too_long_is_refused_until_the_work_is_fast_again():
+    admission = Admission(100, wait_seconds=1)
+    admission.enter(90)
+    for _ in range(80):
+        admission.leave(seconds=20)  # fewer than five a second, and ten are left
+    with pytest.raises(OverloadedError):
+        admission.enter()
+    admission.leave(9)
+    for _ in range(200):
+        admission.leave(seconds=0.01)
+        admission.enter()  # one at once is never refused
+    admission.enter(90)
 
 
 def test_a_fault_of_the_model_reaches_each_caller_and_the_next_batch_runs():
