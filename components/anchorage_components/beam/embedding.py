@@ -9,9 +9,8 @@ import os
 import posixpath
 import shutil
 import tempfile
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +24,13 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from anchorage.data.examples import REJECTS, read_rejects
 from anchorage.data.images import MAX_PIXELS, check_image
+from anchorage.data.inputs import Input, list_inputs
 from anchorage.data.intake import read_file
-from anchorage.data.listing import SUFFIXES, Reject
+from anchorage.data.listing import Reject
 from anchorage.errors import DataError, UsageError
 from anchorage.files import TEMPORARY, replace_file
 from anchorage.progress import advance, task
+from anchorage.release.fingerprint import fingerprint_model
 from anchorage.retrieval.table import TEXT_COLUMNS, count_rows, embedding_schema, read_table, write_table
 
 LOCAL_RUNNER = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
@@ -133,7 +134,12 @@ def embed_items(items: beam.PCollection, model_folder: str, folder: str, attribu
 
 
 def embedding_size(model_folder: str) -> int:
-    """Embedding size D of a SavedModel, read from its signature without loading the model.
+    """Embedding size D of a SavedModel; see `model_input`."""
+    return model_input(model_folder)[1]
+
+
+def model_input(model_folder: str) -> tuple[str, int]:
+    """What a SavedModel takes, "images" or "vectors", and its embedding size D; read without loading the model.
 
     Raises:
         DataError: `E_MODEL_SIGNATURE` if there is no model that maps image bytes or vectors to `(N, D)` floats.
@@ -150,7 +156,7 @@ def embedding_size(model_folder: str) -> int:
         if embeddings and takes in ({"images": tf.string}, {"vectors": tf.float32}):
             size = [dim.size for dim in embeddings.tensor_shape.dim]
             if embeddings.dtype == tf.float32.as_datatype_enum and len(size) == 2 and size[1] > 0:
-                return size[1]
+                return next(iter(takes)), size[1]
     raise DataError(
         "E_MODEL_SIGNATURE",
         f"Expected a signature {_SIGNATURE!r} from `images` (N,) strings or `vectors` (N, V) float32 to `embeddings` "
@@ -165,25 +171,28 @@ def embed_files(
     output: str | os.PathLike,
     beam_args: Sequence[str] = (),
 ) -> Embedded:
-    """Embed image files into one Parquet table, sorted by id.
+    """Embed images or vectors into one Parquet table, sorted by id.
 
-    The id of an image is its given path in NFC; label and split are "", the role is "both". Rejected images are listed
-    in `<output>.rejects.jsonl`, which is written only if there are any.
+    The id of an image is its given path in NFC, or that in its table; label, role and split are those of a table.
+    Rejects are listed in `<output>.rejects.jsonl`, which is written only if there are any. The metadata of the file has
+    the fingerprint of the model as `model_fingerprint`.
 
     Args:
-        images: image files, and folders, which are searched for images by suffix.
+        images: image files, folders, which are searched for images by suffix, and tables; for a model of vectors tables
+            of vectors, which are kept in memory.
         model_folder: a release, or any SavedModel with the same signature.
         output: path of the table, which is replaced atomically; its folder is created if needed.
         beam_args: options for Beam, such as `--runner=...`; empty runs one worker in this process.
 
     Raises:
         UsageError: `E_IMAGE_MISSING`, `E_BEAM_OPTION`.
-        DataError: `E_NO_IMAGES` if there are no images or all are rejected, `E_MODEL_SIGNATURE`.
+        DataError: `E_NO_IMAGES` if there are no images or all are rejected, `E_MODEL_SIGNATURE`, and the errors of
+            reading a table.
     """
     output, model_folder = Path(output), str(model_folder)
     options = beam_options(beam_args)
-    sources, rejects = _list_files(images)
-    embedding_size(model_folder)
+    sources, rejects = list_inputs(images, vectors=model_input(model_folder)[0] == "vectors")
+    fingerprint = fingerprint_model(model_folder)
     output.parent.mkdir(parents=True, exist_ok=True)
     # Next to the output, so that all workers that can access the output can access it.
     temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{output.name}-", dir=output.parent))
@@ -193,7 +202,7 @@ def embed_files(
                 pipeline
                 | "Files" >> beam.Create(sources)
                 | "Spread" >> beam.Reshuffle()
-                | "Read" >> beam.Map(_read_file)
+                | "Read" >> beam.Map(_read_input)
             )
             embed_items(loaded, model_folder, str(temporary))
         rejects += read_rejects(str(temporary))
@@ -201,7 +210,7 @@ def embed_files(
         if not count_rows(temporary):
             raise _no_images(images, rejects)
         table = read_table(temporary)
-        write_table(output, table)
+        write_table(output, table, {"model_fingerprint": fingerprint})
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Embedded(len(table), len(rejects))
@@ -260,46 +269,14 @@ def beam_options(beam_args: Sequence[str]) -> PipelineOptions:
     return options
 
 
-def _list_files(images: Sequence[str | os.PathLike]) -> tuple[list[tuple[str, str]], list[Reject]]:
-    """Path and id of each image, and rejects for paths without a valid and unique id."""
-    paths = dict.fromkeys(path for image in images for path in _expand(Path(image)))
-    sources: dict[str, str] = {}
-    rejects = []
-    for path in paths:
-        printable = path.encode("utf-8", "backslashreplace").decode()
-        key = unicodedata.normalize("NFC", printable)
-        if printable != path:
-            rejects.append(Reject(printable, key, "E_PATH_ENCODING", "the name is not UTF-8; rename the file"))
-        elif key in sources:
-            rejects.append(Reject(path, key, "E_ID_DUPLICATE", f"the path {sources[key]!r} has the same id"))
-        else:
-            sources[key] = path
-    if not paths:
-        raise DataError("E_NO_IMAGES", f"Expected images in {', '.join(map(str, images))}. Found no image file")
-    return [(path, key) for key, path in sources.items()], rejects
-
-
-def _expand(path: Path) -> Iterator[str]:
-    if path.is_dir():
-        files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        yield from sorted(file.as_posix() for file in files if not _is_hidden(file.relative_to(path)))
-    elif path.exists():
-        yield path.as_posix()
-    else:
-        raise UsageError("E_IMAGE_MISSING", f"Expected an image or a folder of images at {path}. It does not exist")
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _read_file(source: tuple[str, str]) -> Item | Reject:
+def _read_input(source: Input) -> Item | Reject:
     """Read an image; one that may be too large for memory is checked before the model decodes it."""
-    path, key = source
-    data, fault = read_file(Path(path))
+    if source.vector is not None:
+        return Item(*source[:5], source.vector)
+    data, fault = read_file(Path(source.path))
     if fault is None and _may_be_oversized(data):
         fault = check_image(data)
-    return Reject(path, key, *fault) if fault else Item(path, key, "", "both", "", data)
+    return Reject(source.path, source.id, *fault) if fault else Item(*source[:5], data)
 
 
 def _may_be_oversized(data: bytes) -> bool:

@@ -8,21 +8,24 @@ from pathlib import Path
 from anchorage.errors import DataError
 
 _DEFAULTS = {"path": ("path",), "label": ("label", "class"), "split": ("split",), "role": ("role",)}
-_NEEDED = ("path", "label")
 ATTRIBUTE = "attribute/"  # prefix of the names of additional columns
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_table(
-    path: str | os.PathLike, columns: Mapping[str, str], attributes: Sequence[str] = ()
+    path: str | os.PathLike,
+    columns: Mapping[str, str],
+    attributes: Sequence[str] = (),
+    needed: Sequence[str] = ("path", "label"),
 ) -> Iterator[dict[str, str]]:
-    """Read the rows of a table with standard column names; "split" and "role" are optional.
+    """Read the rows of a table with standard column names; those not `needed` are optional.
 
     Args:
         path: a `.csv`, `.tsv` (UTF-8, quoted as in RFC 4180) or `.parquet` file.
         columns: column names of the table for "path", "label", "split", "role", if they differ. Other columns are
             ignored, except `attributes`.
         attributes: additional columns, with keys "attribute/<name>" in a row.
+        needed: columns that must be there, by their standard names.
 
     Returns:
         One dict per row; a missing value is "".
@@ -36,32 +39,34 @@ def read_table(
         raise DataError("E_DATA_MISSING", f"Expected a table at {path}. Received: no such file")
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return _from_parquet(path, columns, attributes)
+        return _from_parquet(path, columns, attributes, needed)
     if suffix in _DELIMITERS:
-        return _from_text(path, columns, attributes, _DELIMITERS[suffix])
+        return _from_text(path, columns, attributes, needed, _DELIMITERS[suffix])
     raise DataError("E_TABLE_DAMAGED", f"{path}: expected a table ending in .csv, .tsv or .parquet")
 
 
 def _from_text(
-    path: Path, columns: Mapping[str, str], attributes: Sequence[str], delimiter: str
+    path: Path, columns: Mapping[str, str], attributes: Sequence[str], needed: Sequence[str], delimiter: str
 ) -> Iterator[dict[str, str]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, delimiter=delimiter, restval="", strict=True)
         try:
-            names = _choose(path, list(reader.fieldnames or []), columns, attributes)
+            names = _choose(path, list(reader.fieldnames or []), columns, attributes, needed)
             for row in reader:
                 yield {ours: row[theirs] for ours, theirs in names.items()}
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError("E_TABLE_DAMAGED", f"{path}, near line {reader.line_num + 1}: {error}") from error
 
 
-def _from_parquet(path: Path, columns: Mapping[str, str], attributes: Sequence[str]) -> Iterator[dict[str, str]]:
+def _from_parquet(
+    path: Path, columns: Mapping[str, str], attributes: Sequence[str], needed: Sequence[str]
+) -> Iterator[dict[str, str]]:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     try:
         with parquet.ParquetFile(path) as file:
-            names = _choose(path, file.schema_arrow.names, columns, attributes)
+            names = _choose(path, file.schema_arrow.names, columns, attributes, needed)
             for batch in file.iter_batches(columns=list(names.values())):
                 values = [batch.column(theirs).to_pylist() for theirs in names.values()]
                 for row in zip(*values, strict=True):
@@ -70,7 +75,9 @@ def _from_parquet(path: Path, columns: Mapping[str, str], attributes: Sequence[s
         raise DataError("E_TABLE_DAMAGED", f"{path}: {error}") from error
 
 
-def _choose(path: Path, header: list[str], columns: Mapping[str, str], attributes: Sequence[str]) -> dict[str, str]:
+def _choose(
+    path: Path, header: list[str], columns: Mapping[str, str], attributes: Sequence[str], needed: Sequence[str]
+) -> dict[str, str]:
     """Map standard names to columns of the table; raise if a required column is missing."""
     names = {}
     for ours, usual in _DEFAULTS.items():
@@ -78,7 +85,7 @@ def _choose(path: Path, header: list[str], columns: Mapping[str, str], attribute
         present = [name for name in candidates if name in header]
         if present:
             names[ours] = present[0]
-        elif ours in _NEEDED or ours in columns:
+        elif ours in needed or ours in columns:
             raise DataError(
                 "E_TABLE_COLUMNS",
                 f"{path}: expected a column {' or '.join(map(repr, candidates))} for the {ours}. Received: {header}. "

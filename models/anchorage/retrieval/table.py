@@ -71,13 +71,13 @@ def embedding_schema(dimension: int, columns: Iterable[str] = ()) -> "pyarrow.Sc
     return pa.schema([*((name, pa.string()) for name in (*TEXT_COLUMNS, *columns)), ("vector", vector)])
 
 
-def write_table(path: str | os.PathLike, embeddings: Embeddings) -> None:
-    """Write one Parquet file atomically."""
+def write_table(path: str | os.PathLike, embeddings: Embeddings, facts: Mapping[str, str] | None = None) -> None:
+    """Write one Parquet file atomically, with `facts` as metadata of the file."""
     import pyarrow as pa
 
     columns = [embeddings.ids, embeddings.labels, embeddings.roles, embeddings.splits, *embeddings.columns.values()]
     values = pa.array(np.ascontiguousarray(embeddings.vectors, np.float32).reshape(-1))
-    schema = embedding_schema(embeddings.dimension, embeddings.columns)
+    schema = embedding_schema(embeddings.dimension, embeddings.columns).with_metadata(dict(facts or {}) or None)
     arrays = [pa.array(list(column), pa.string()) for column in columns]
     arrays.append(pa.FixedSizeListArray.from_arrays(values, embeddings.dimension))
     _write(path, pa.Table.from_arrays(arrays, schema=schema))
@@ -125,6 +125,24 @@ def read_table(path: str | os.PathLike, splits: Sequence[str] | None = None) -> 
     additional = [name for name in table.schema.names if name not in {*TEXT_COLUMNS, "vector"}]
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in additional}
     return Embeddings(ids, labels, roles, row_splits, np.ascontiguousarray(matrix, np.float32), columns)
+
+
+def is_embedding_table(path: str | os.PathLike) -> bool:
+    """Return whether a file has the columns of an embedding table, or a folder has Parquet files."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    path = Path(path)
+    if path.is_dir():
+        return any(path.glob("*.parquet"))
+    try:
+        schema = parquet.read_schema(path)
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    if not {*TEXT_COLUMNS, "vector"} <= set(schema.names):
+        return False
+    kind = schema.field("vector").type
+    return pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32()
 
 
 def count_rows(path: str | os.PathLike) -> dict[str, int]:

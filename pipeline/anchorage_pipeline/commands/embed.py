@@ -9,7 +9,9 @@ from anchorage_pipeline.options import add_release, find_release
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the images, the release and the table."""
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders of images")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="image files, folders or tables of images, or tables of vectors"
+    )
     add_release(parser)
     parser.add_argument("--output", required=True, metavar="TABLE.parquet", help="table to write (required)")
 

@@ -3,14 +3,18 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from anchorage_pipeline.console import answer, progress
 from anchorage_pipeline.options import positive
 from anchorage_pipeline.results import in_percent, shown
 
+_SHOWN = 20  # rejected rows
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the table, the metrics and the sample of queries."""
-    parser.add_argument("table", metavar="TABLE", help="embeddings with labels: a Parquet file, or a folder of them")
+    parser.add_argument("table", metavar="TABLE", help="labelled embeddings: a table of vectors, or a folder of tables")
     parser.add_argument(
         "--queries", metavar="TABLE", help="query embeddings (default: the rows of TABLE with role query or both)"
     )
@@ -37,6 +41,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def embedding_table(path: Path, output: Path) -> Path:
+    """The embedding table at a path; a table of vectors in another form is written as one below `output`.
+
+    Such a table may lack ids, roles and splits: every row is then query and gallery item. Rows that cannot be used are
+    left out, which is printed.
+    """
+    from anchorage.data.inputs import list_inputs
+    from anchorage.data.vectors import is_vector_data
+    from anchorage.retrieval.table import Embeddings, is_embedding_table, write_table
+    from anchorage.vectors import unit_vectors
+
+    if is_embedding_table(path) or not is_vector_data(path):
+        return path
+    inputs, rejects = list_inputs([path], vectors=True)
+    for reject in rejects[:_SHOWN]:
+        print(f"left out  {reject.path}: {reject.message}")
+    if len(rejects) > _SHOWN:
+        print(f"left out  {len(rejects) - _SHOWN:,} more")
+    ids, labels, roles, splits = (
+        np.array([getattr(row, name) for row in inputs], object) for name in ("id", "label", "role", "split")
+    )
+    vectors = np.stack([row.vector for row in inputs if row.vector is not None])
+    output.mkdir(parents=True, exist_ok=True)
+    table = output / f"{path.stem}-embeddings.parquet"
+    write_table(table, Embeddings(ids, labels, roles, splits, unit_vectors(vectors)))
+    return table
+
+
 def run(options: argparse.Namespace) -> None:
     """Compute the metrics, then print them and the numbers of queries and gallery items."""
     from anchorage_components.beam.evaluation import NEIGHBORS, evaluate_at_scale
@@ -44,9 +76,9 @@ def run(options: argparse.Namespace) -> None:
     output = Path(options.output)
     with progress():
         result = evaluate_at_scale(
-            Path(options.table),
+            embedding_table(Path(options.table), output),
             output,
-            queries=options.queries,
+            queries=embedding_table(Path(options.queries), output) if options.queries else None,
             metrics=options.metrics,
             sample=options.sample,
             keep_neighbors=options.neighbors,

@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import PIL.Image
+import pyarrow.parquet as parquet
 import pytest
 import tensorflow as tf
 
 from anchorage.data.listing import Reject
 from anchorage.errors import DataError, UsageError
+from anchorage.release.fingerprint import fingerprint_model
 from anchorage.retrieval.table import read_table
 from anchorage_components.beam.embedding import Item, SavedModelHandler, embed_files, embedding_size
 
@@ -56,6 +58,21 @@ def test_every_image_gets_its_own_vector(tmp_path, photos, saved_model, embed_ex
     np.testing.assert_allclose(table.vectors, expected, atol=1e-6)
     assert dead_letters(output) is None
     assert [p.name for p in output.parent.iterdir()] == ["table.parquet"]
+    facts = parquet.read_schema(output).metadata
+    assert facts[b"model_fingerprint"].decode() == fingerprint_model(saved_model)
+
+
+def test_a_table_of_images_keeps_its_labels(tmp_path, photos, saved_model):
+    (photos / "list.csv").write_text("path,label,role\na.png,cat,gallery\nz/1.png,,\nmissing.png,cat,\n")
+    output = tmp_path / "table.parquet"
+    assert embed_files([photos / "list.csv"], saved_model, output) == (2, 1)
+    table = read_table(output)
+    assert sorted(zip(table.ids, table.labels, table.roles, strict=True)) == [
+        ("a.png", "cat", "gallery"),
+        ("z/1.png", "", "both"),
+    ]
+    [reject] = dead_letters(output)
+    assert (reject["id"], reject["code"]) == ("missing.png", "E_IMAGE_MISSING")
 
 
 def test_f01_bad_images_cost_the_others_nothing(tmp_path, photos, saved_model, picture, monkeypatch):
