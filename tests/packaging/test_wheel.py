@@ -23,9 +23,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from a copy, so that the folder of the source stays as it is."""
-    source = tmp_path_factory.mktemp("source") / "models"
-    shutil.copytree(ROOT / "models", source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    return build_wheel("models", tmp_path_factory.mktemp("source"))
+
+
+def build_wheel(project, folder):
+    """Build from a copy, so that the folder of the source stays as it is."""
+    source = folder / project
+    shutil.copytree(ROOT / project, source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
     told = subprocess.run(
         [sys.executable, "-c", build, str(source.parent)], cwd=source, check=True, capture_output=True, text=True
@@ -42,6 +46,15 @@ def test_wheel_holds_the_code_and_its_types_alone(wheel):
     assert {Path(name).suffix for name in inside} == {".py", ".typed", ".j2", ".css", ".js"}
     sources = {path.relative_to(ROOT / "models").as_posix() for path in (ROOT / "models/anchorage").rglob("*.py")}
     assert {name for name in inside if name.endswith(".py")} == sources
+
+
+def test_wheel_of_the_pipeline_holds_the_web_page(tmp_path):
+    folder = ROOT / "pipeline" / "anchorage_pipeline" / "serving" / "page"
+    with zipfile.ZipFile(build_wheel("pipeline", tmp_path)) as archive:
+        names = set(archive.namelist())
+    page = {f"anchorage_pipeline/serving/page/{path.name}" for path in folder.iterdir()}
+    assert {"index.html", "page.css", "page.js"} <= {name.rpartition("/")[2] for name in page}
+    assert page <= names
 
 
 def test_wheel_holds_the_license(wheel):

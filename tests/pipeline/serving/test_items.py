@@ -163,3 +163,14 @@ def test_items_and_attributes_are_listed(shared):
     assert listed["rows"] == 12
     values = shared.get("/v1/attributes").json()["attributes"]["color"]
     assert sorted((each["value"], each["count"]) for each in values) == [("blue", 6), ("red", 6)]
+
+
+def test_items_are_drawn_with_a_seed(shared):
+    drawn = [
+        [item["id"] for item in shared.get("/v1/items", params={"seed": seed, "limit": 6}).json()["items"]]
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) == 6
+    refused = shared.get("/v1/items", params={"seed": 1, "label": "class-1"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "E_REQUEST_FIELDS")

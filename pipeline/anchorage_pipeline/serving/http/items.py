@@ -43,16 +43,16 @@ def items_router(service: Service) -> APIRouter:
     key = Depends(key_check(service.settings))
     write_statuses = responses(400, 401, 403, 404, 409, 413, 415, 429)
 
-    @router.get("/v1/items", summary="The first items, or those of a label", responses=responses())
+    @router.get("/v1/items", summary="The first items, those of a label, or some at random", responses=responses())
     async def list_items(
         label: Annotated[str | None, Query(max_length=1024)] = None,
+        seed: Annotated[int | None, Query(ge=0, lt=2**32, description="To draw from all items.")] = None,
         limit: Annotated[int, Query(ge=1, le=_SHOWN)] = 20,
     ) -> ItemsAnswer:
+        if label is not None and seed is not None:
+            raise RequestError("E_REQUEST_FIELDS", "Expected `label` or `seed`. Received: both", [])
         with service.releases.pick().lease() as deployment:
-            where = None if label is None else Filter(labels=frozenset([label]))
-            items = await service.threads.run(
-                service.threads.work, lambda: list(islice(deployment.live.items(where), limit))
-            )
+            items = await service.threads.run(service.threads.work, _some, deployment, label, seed, limit)
             shown = [ItemAnswer.model_validate(_shown(service, deployment, item)) for item in items]
             return ItemsAnswer(items=shown, rows=deployment.live.rows)
 
@@ -137,6 +137,14 @@ def items_router(service: Service) -> APIRouter:
             return await _write_one(service, [], [id])
 
     return router
+
+
+def _some(deployment: Deployment, label: str | None, seed: int | None, limit: int) -> list[Item]:
+    """Return the first items, those of a label, or some that are drawn with a seed."""
+    if seed is not None:
+        return deployment.live.sample(limit, seed)
+    where = None if label is None else Filter(labels=frozenset([label]))
+    return list(islice(deployment.live.items(where), limit))
 
 
 def _json_body(model: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from anchorage_pipeline.serving.http.schemas import ReleaseAnswer, ReleaseLine, 
 from anchorage_pipeline.serving.service import Service
 
 _REPORT = "report/"
-_FACTS = ("name", "metrics", "primary", "split", "evaluation_set", "untrained", "verdict", "previous")
+_FACTS = ("metrics", "primary", "split", "evaluation_set", "untrained", "verdict", "previous")
 _INDEX = ("kind", "reason", "recall", "neighbors", "leaves", "leaves_to_search", "reorder")
 _SMALL = 4096  # bytes of a body with a version
 
@@ -92,6 +92,7 @@ def _describe(service: Service, deployment: Deployment) -> dict[str, Any]:
     return {
         "version": deployment.version,
         "fingerprint": deployment.fingerprint,
+        "name": experiment.get("name") or facts.get("name"),
         "created": manifest["created"],
         "input": "images" if deployment.takes_pictures else "vectors",
         "dimension": live.dimension,
