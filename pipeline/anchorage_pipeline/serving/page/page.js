@@ -83,10 +83,9 @@ async function answer(step, signal) {
   const settings = { k: state.k, filter: filterBody(), signal };
   const versions = [null, state.compared].slice(0, state.compared && state.compared !== release.version ? 2 : 1);
   const searches = versions.map((version) => api.search(asked, { ...settings, release: version }));
-  const item = step.kind === "id" ? api.item(step.id) : null;
+  const item = step.kind === "id" ? api.item(step.id).catch(() => null) : null; // the search tells what is wrong
   const [first, second] = await Promise.allSettled(searches);
   if (first.status === "rejected" && versions.length === 1) {
-    item?.catch(() => {});
     if (first.reason.name !== "AbortError") $("answers").replaceChildren();
     throw first.reason;
   }
@@ -96,7 +95,7 @@ async function answer(step, signal) {
   const columns = [column(first, release.version), ...(second ? [column(second, state.compared)] : [])];
   const told = showAnswers(columns, { pictures: release.input === "images", filtered: Boolean(settings.filter), actions });
   if (item) {
-    const found = await item.catch(() => null);
+    const found = await item;
     if (found && !signal.aborted) query.showQuery(step, found, panelActions);
     if (found) step.label = found.label;
     if (!signal.aborted) showTrail(go);

@@ -33,15 +33,19 @@ function card(item, pictures, { open, edit }, extra = []) {
   return make("li", { class: "card-item" }, link, pencil);
 }
 
-function measures(hit) {
+// Nothing is certain: 99.7 % is not shown as 100 %.
+const chance = (share) => (share >= 0.995 ? "> 99 %" : share < 0.005 ? "< 1 %" : percent(share));
+
+/** `judged` if the answer has probabilities, which say more than whether a match is likely. */
+function measures(hit, judged) {
   const known = hit.probability !== null;
   return [
     known && bar(hit.probability),
     make(
       "span",
       { class: "measures" },
-      known && make("span", { class: "probability", title: "Probability of a match" }, percent(hit.probability), make("span", { class: "word" }, " match")),
-      !known && hit.likely && make("span", { class: "probability" }, "likely"),
+      known && make("span", { class: "probability", title: "Probability of a match" }, chance(hit.probability), make("span", { class: "word" }, " match")),
+      !judged && hit.likely && make("span", { class: "probability" }, "likely"),
       make("span", { class: "score", title: "Cosine similarity, from -1 to 1" }, make("span", { class: "visually-hidden" }, "score "), hit.score.toFixed(3)),
     ),
   ];
@@ -83,7 +87,8 @@ export function showAnswers(columns, { pictures, filtered, actions }) {
     const heading = make("h3", { id: name, class: columns.length > 1 ? "" : "visually-hidden" }, `Release ${version}`, current && columns.length > 1 && make("span", { class: "badge" }, "current"));
     if (problem) return make("section", { "aria-labelledby": name }, heading, problemBox(problem));
     suggest(answer.results);
-    const extra = (hit) => [...measures(hit), both && !ids[1 - at].has(hit.id) && make("span", { class: "only" }, "only here")].filter(Boolean);
+    const judged = answer.results.some((hit) => hit.probability !== null);
+    const extra = (hit) => [...measures(hit, judged), both && !ids[1 - at].has(hit.id) && make("span", { class: "only" }, "only here")].filter(Boolean);
     const cards = answer.results.map((hit) => card(hit, pictures, actions, extra(hit)));
     const content = [heading, ...notes(answer, filtered, actions.open), cards.length > 0 && make("ol", { class: "grid" }, cards)];
     return make("section", { "aria-labelledby": name }, content.filter(Boolean));
