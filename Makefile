@@ -100,7 +100,7 @@ triton: setup .venv-triton/installed ## test embedding on a real Triton server, 
 	@UV_PROJECT_ENVIRONMENT=.venv-similarity $(UV) sync --frozen --extra $(EXTRA) --extra similarity --python 3.11
 	@touch $@
 
-# Triton's Python backend uses the Python of the system, and answers with empty tensors if NumPy is of version 2.
+# Triton's Python backend reads and answers wrong values if NumPy is of version 2.
 .venv-triton/installed: Makefile
 	@echo '== installing Triton into .venv-triton'
 	@$(UV) venv --quiet --clear --python 3.11 .venv-triton

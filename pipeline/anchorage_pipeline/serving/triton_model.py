@@ -1,12 +1,12 @@
 """`model.py` of a model repository of Triton: runs a SavedModel in Triton's Python backend.
 
-It is copied into the repository and imported by Triton, not by this package. NumPy must be older than 2 there: with
-newer ones the backend of Triton 2.51 answers with empty tensors.
+It is copied into the repository and imported by Triton, not by this package. The backend uses the packages of the
+Python environment that is first in PATH when Triton starts. NumPy must be older than 2 there: with newer ones the
+backend of Triton 2.51 reads and answers wrong values.
 """
 
 import json
 import os
-import sys
 
 
 class TritonPythonModel:
@@ -15,9 +15,6 @@ class TritonPythonModel:
     def initialize(self, args):
         """Load the model beside this file."""
         config = json.loads(args["model_config"])
-        folders = config["parameters"]["search_path"]["string_value"].split(os.pathsep)
-        if any(folders):
-            sys.path[:] = folders + [folder for folder in sys.path if "dist-packages" not in folder]
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
         import tensorflow as tf
 

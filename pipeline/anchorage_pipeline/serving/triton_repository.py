@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from anchorage.release import Release
@@ -16,18 +15,15 @@ output {{ name: "embeddings" data_type: TYPE_FP32 dims: [-1, {dimension}] }}
 output {{ name: "valid" data_type: TYPE_BOOL dims: [-1] }}
 version_policy {{ all {{}} }}
 instance_group {{ count: 1 kind: KIND_CPU }}
-parameters {{ key: "search_path" value {{ string_value: "{search_path}" }} }}
 """
 
 
-def write_repository(release: Release, folder: str | os.PathLike, search_path: Sequence[str] = ()) -> Path:
+def write_repository(release: Release, folder: str | os.PathLike) -> Path:
     """Write the repository, in which the version of the model is that of the release.
 
     Args:
         release: a verified release.
         folder: where the folder of the model is created; one that exists is replaced.
-        search_path: folders with TensorFlow for the Python of the backend, where it has none; they replace Debian's
-            packages.
 
     Returns:
         The folder of the model.
@@ -45,7 +41,6 @@ def write_repository(release: Release, folder: str | os.PathLike, search_path: S
         input_type="TYPE_FP32" if name == "vectors" else "TYPE_STRING",
         input_dims=", ".join(str(dim.size) for dim in info.tensor_shape.dim),
         dimension=signature.outputs["embeddings"].tensor_shape.dim[1].size,
-        search_path=os.pathsep.join(search_path),
     )
     (target / "config.pbtxt").write_text(config, encoding="utf-8")
     return target

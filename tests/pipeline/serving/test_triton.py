@@ -17,7 +17,8 @@ from anchorage.serving.embedders import LocalEmbedder
 from anchorage_pipeline.serving.model_servers import ServerSettings, connect_server
 from anchorage_pipeline.serving.triton_repository import write_repository
 
-PACKAGES = Path(__file__).parents[3] / ".venv-triton/lib/python3.11/site-packages"
+ENVIRONMENT = Path(__file__).parents[3] / ".venv-triton"
+PACKAGES = ENVIRONMENT / "lib/python3.11/site-packages"
 SERVER = PACKAGES / "pytriton/tritonserver"
 
 pytestmark = [
@@ -41,12 +42,9 @@ def releases(tmp_path_factory):
 def port(releases, tmp_path_factory):
     """The port of a Triton that serves version 2 of the folder."""
     folder = tmp_path_factory.mktemp("triton")
-    write_repository(open_release(releases), folder / "repository", [str(PACKAGES)])
+    write_repository(open_release(releases), folder / "repository")
     backend = shutil.copytree(SERVER / "backends", folder / "backends") / "python"
-    # The process that runs models lies elsewhere, and looks for NumPy before a model can say where it is.
     shutil.copy(SERVER / "python_backend_stubs/3.11/triton_python_backend_stub", backend)
-    for name in ("numpy", "numpy.libs"):
-        (backend / name).symlink_to(PACKAGES / name)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -59,7 +57,10 @@ def port(releases, tmp_path_factory):
         "--allow-grpc=false",
         "--allow-metrics=false",
     ]
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(PACKAGES / "nvidia_pytriton.libs")}
+    environment = {
+        "LD_LIBRARY_PATH": str(PACKAGES / "nvidia_pytriton.libs"),
+        "PATH": f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ['PATH']}",  # whose packages the backend uses
+    }
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
