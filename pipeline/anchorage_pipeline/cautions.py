@@ -65,6 +65,8 @@ def _in_validation(experiment: Experiment, classes: int) -> list[str]:
     """Of the number of validation classes with several images, which search is calibrated with."""
     needed = int(np.ceil(1 / experiment.evaluation.false_accepts - 1 - 1e-9))
     lost = []
+    if classes == 1 and not experiment.untrained:
+        lost.append("no choice among the epochs, as every result within one class is right")
     if classes < FEW_CLASSES:
         lost.append(f"no match probabilities, which need {FEW_CLASSES}")
     if classes < needed or lost:

@@ -170,6 +170,10 @@ def _data_lines(found: "Survey", gpus: int) -> list[Line]:
         why = "Share of the classes to test on. A class is in one split only, so the test shows how search works on "
         why += f"classes that are new to the network. Images / classes: {found.splits}."
         lines.append(Line("test_share", found.test_share, why))
+        if found.val_share is not None:
+            why = "Share of the other classes to validate on. The default would be one class, among whose images every "
+            why += "result is right, so that no epoch is better than another."
+            lines.append(Line("val_share", found.val_share, why))
     if found.labelled and found.shared_classes:
         why = f"{found.shared_classes:,} classes have images in several splits. By default this stops a run: results "
         why += "on classes of the training are better than those on new classes. To measure search on new classes, put "

@@ -40,6 +40,7 @@ class Survey:
         labelled: whether there are classes to train on.
         given: whether the data defines the split.
         test_share: share of the classes in the test split, unless the split is given.
+        val_share: share of the other classes in the validation split, where the default would be a single class.
         columns: columns of the table for path and label, where they have unusual names.
         dimension: length of a vector; 0 for images.
         sides: shorter side in pixels of each image that was opened.
@@ -54,6 +55,7 @@ class Survey:
     records: int
     given: bool = False
     test_share: float = 0.5
+    val_share: float | None = None
     columns: tuple[tuple[str, str], ...] = ()
     dimension: int = 0
     sides: tuple[int, ...] = ()
@@ -171,8 +173,18 @@ def survey_data(path: str) -> Survey:
         _check_classes(found)
     if found.labelled and not found.given and len(found.sizes) == _FEWEST:
         share = 0.3  # one class for each split, where the default share would take two
-        found = replace(found, test_share=share, listing=_list(path, dict(found.columns), found.input, share))
+        listing = _list(path, dict(found.columns), found.input, test_share=share)
+        found = replace(found, test_share=share, listing=listing)
+    elif found.labelled and not found.given and _has_single_validation_class(found):
+        share = 0.4  # two classes or more: among images of a single class every result is right
+        listing = _list(path, dict(found.columns), found.input, val_share=share)
+        found = replace(found, val_share=share, listing=listing)
     return found
+
+
+def _has_single_validation_class(found: Survey) -> bool:
+    classes = {split: {s.label for s in found.listing.sources if s.split == split} for split in ("train", "val")}
+    return len(classes["val"]) == 1 and len(classes["train"]) > 3  # three are left
 
 
 def _survey_vectors(path: str) -> Survey:
@@ -300,9 +312,8 @@ def _header(table: Path) -> list[str]:
         return []
 
 
-def _list(path: str, columns: Mapping[str, str], input_: str, test_share: float | None = None) -> Listing:
-    data: dict[str, Any] = {"path": path, "columns": columns, "input": input_}
-    data |= {} if test_share is None else {"test_share": test_share}
+def _list(path: str, columns: Mapping[str, str], input_: str, **shares: float) -> Listing:
+    data: dict[str, Any] = {"path": path, "columns": columns, "input": input_, **shares}
     experiment = Experiment.model_validate({"name": "unnamed", "data": data})
     return list_sources(experiment, val_share=experiment.data.val_share)
 

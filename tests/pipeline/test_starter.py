@@ -46,12 +46,12 @@ def test_a_folder_per_class_is_trained_on(folder):
     write_images(folder / "My photos", 12)
     document, summary = start("My photos")
     assert document["name"] == "my-photos"
-    assert document["data"] == {"path": "My photos", "image_size": 64, "test_share": 0.5}
+    assert document["data"] == {"path": "My photos", "image_size": 64, "test_share": 0.5, "val_share": 0.4}
     assert document["encoder"] == {"name": "efficientnet_lite0", "weights": "imagenet"}
     assert document["loss"] == {"name": "multi_similarity"}
-    # Of 12 classes, 6 are tested and 1 validates; 5 classes of 4 images are left to train on.
+    # Of 12 classes, 6 are tested and 2 validate; 4 classes of 4 images are left to train on.
     assert document["training"] == {
-        "sampler": {"name": "class_batches", "params": {"classes": 5, "per_class": 4}},
+        "sampler": {"name": "class_batches", "params": {"classes": 4, "per_class": 4}},
         "steps_per_epoch": 10,
         "epochs": 10,
     }
@@ -195,6 +195,16 @@ def test_vectors_get_a_head(folder):
     assert summary[0].startswith("data     table of vectors with 5 numbers each in vectors.parquet: 24 vectors of 8 cl")
     assert start("unlabelled.npy")[0]["training"] == {"epochs": 0}
     assert inspect_data(check_file("unlabelled.toml"))[0].startswith("data     24 vectors")
+
+
+def test_few_classes_leave_two_to_validate_on(folder):
+    vectors = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
+    table = {"vector": list(vectors), "label": [str(row % 10) for row in range(40)]}
+    parquet.write_table(pa.table(table), folder / "ten.parquet")
+    document, _ = start("ten.parquet")
+    assert document["data"]["val_share"] == 0.4
+    # Of 10 classes 5 are tested; of the other 5, 2 validate.
+    assert "val 8 / 2" in (folder / "ten.toml").read_text()
 
 
 def test_images_outside_the_folders_of_classes_are_left_out(folder):

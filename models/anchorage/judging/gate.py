@@ -12,6 +12,7 @@ from anchorage.judging.settings import JudgeSettings
 
 _NAMES = {"map@r": "MAP@R", "r_precision": "R-precision", "map": "mAP", "mrr": "MRR"}
 _ROUNDING = 1e-9  # a drop of exactly `max_drop` is allowed, and equal values are not better
+_LEAST_GAIN = 5e-4  # less, which is shown as 0.0 points, is no improvement
 _FEW_CLASSES, _FEW_QUERIES = 5, 20  # smaller slices are reported but not judged
 _LEVEL = 0.95  # of the intervals in the report
 _LEAST_COMMON = 0.5  # share of the queries that the baseline must have embedded, too
@@ -253,7 +254,8 @@ class StatisticalGate:
             )
             metrics = {name: _entry(differences, at, settings.confidence) for at, name in enumerate(differences.names)}
             entry = metrics[settings.primary]
-            beaten = bool(entry["classes"] >= _FEW_CLASSES and entry["low"] > _ROUNDING)
+            gained = entry["low"] > _ROUNDING and entry["difference"] >= _LEAST_GAIN
+            beaten = bool(entry["classes"] >= _FEW_CLASSES and gained)
             entries.append({"name": baseline.name, "level": settings.confidence, "better": beaten, "metrics": metrics})
             if beaten:
                 better.append(f"the {baseline.name} ({100 * entry['baseline']:.1f} %; {_interval(entry)} points)")
@@ -270,7 +272,7 @@ class StatisticalGate:
 
     def _describe_not_better(self, name: str, entry: Mapping[str, Any]) -> str:
         settings = self.settings
-        significantly = "significantly " if entry["difference"] > 0 else ""
+        significantly = "significantly " if entry["difference"] >= _LEAST_GAIN else ""
         reason = (
             f"{metric_name(settings.primary)} {100 * entry['candidate']:.1f} % is not {significantly}better than the "
             f"{name}, {100 * entry['baseline']:.1f} %: difference {points(entry['difference'])} points, "

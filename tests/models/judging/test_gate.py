@@ -222,6 +222,9 @@ def test_an_interval_that_reaches_zero_holds_and_few_classes_are_noted():
     entry = verdict.untrained[0]["metrics"]["map@r"]
     assert entry["low"] < 0 < entry["high"]
     assert gate().judge(first(untrained=[untrained(value=0.3)])).state == "HOLD"  # the very same answers
+    rounding = gate().judge(first(untrained=[untrained(value=0.3 - 1e-6)]))
+    assert rounding.state == "HOLD"
+    assert rounding.reasons[0].startswith("MAP@R 30.0 % is not better than the raw pixels, 30.0 %: difference ±0.0")
     three = gate().judge(first(untrained=[untrained(value=0.1, classes=3)]))
     assert three.reasons[0].endswith("Fewer than 5 classes cannot show an improvement: test on more classes.")
 
