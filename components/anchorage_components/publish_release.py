@@ -80,8 +80,8 @@ def _check_blessing(blessing: ModelBlessing, model: Model) -> None:
     if blessing.get_int_custom_property("blessed") != 1:
         raise GateError(
             "E_NOT_BLESSED",
-            f"Expected a blessed model. Received: {reason} Nothing is published. With `training.epochs = 0` the network "
-            "is released without training.",
+            f"Expected a blessed model. Received: {reason} Nothing is published. With `training.epochs = 0` the "
+            "network is released without training.",
         )
     blessed_model = blessing.get_string_custom_property("current_model")
     if blessed_model != model.uri:
