@@ -29,7 +29,11 @@ class Shrink(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="images")])
     def embed(self, images):
         pixels = tf.map_fn(lambda data: load_image(data, SIZE, "squash"), images, fn_output_signature=tf.uint8)
-        flat = tf.reshape(tf.cast(pixels[:, : self.rows], tf.float32), (-1, self.rows * SIZE * 3)) - 127.5
+        return self.embed_pixels(tf.ensure_shape(pixels, (None, SIZE, SIZE, 3)))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, SIZE, SIZE, 3], tf.uint8, name="images")])
+    def embed_pixels(self, images):
+        flat = tf.reshape(tf.cast(images[:, : self.rows], tf.float32), (-1, self.rows * SIZE * 3)) - 127.5
         return {"embeddings": tf.linalg.l2_normalize(self.gain * flat, axis=1)}
 
 
@@ -53,7 +57,8 @@ def publish_tiny(folder, images, *, gain=1.0, calibration=None, data_root=None, 
     work = folder / f"made-{gain}-{len(list(folder.glob('made-*')))}"
     work.mkdir(parents=True)
     model = Shrink(gain=gain)
-    tf.saved_model.save(model, str(work / "model"), signatures={"serving_default": model.embed})
+    signatures = {"serving_default": model.embed, "pixels": model.embed_pixels}
+    tf.saved_model.save(model, str(work / "model"), signatures=signatures)
     vectors = model.embed(tf.constant(images))["embeddings"].numpy()
     fingerprint = fingerprint_model(work / "model")
     index = build_index(vectors, neighbors=3)

@@ -19,11 +19,13 @@ class Embedder(Protocol):
         dimension: dimension of the embeddings.
         fingerprint: fingerprint of the model, as in the manifest of its release.
         input_dimension: numbers per record, if records are vectors; 0 if they are encoded images.
+        takes_pixels: whether images may also be decoded and resized already.
     """
 
     dimension: int
     fingerprint: str
     input_dimension: int
+    takes_pixels: bool
 
     @property
     def takes_vectors(self) -> bool:
@@ -34,7 +36,8 @@ class Embedder(Protocol):
         """Embed a batch.
 
         Args:
-            records: `N` encoded images, or `N` float vectors of `input_dimension` numbers.
+            records: `N` encoded images, or `N` images of `(S, S, 3)` uint8 pixels if it `takes_pixels`, or `N` float
+                vectors of `input_dimension` numbers.
 
         Returns:
             `(N, dimension)` float32.
@@ -58,6 +61,7 @@ class LocalEmbedder:
         self.fingerprint = release.model_fingerprint
         inputs: dict[str, Any] = self._embed.structured_input_signature[1]
         self.input_dimension: int = inputs["vectors"].shape[-1] if "vectors" in inputs else 0
+        self.takes_pixels = "pixels" in self._model.signatures
 
     @property
     def takes_vectors(self) -> bool:
@@ -72,6 +76,8 @@ class LocalEmbedder:
             batch: Any = records[start : start + _BATCH]
             if self.takes_vectors:
                 outputs = self._embed(vectors=tf.constant(np.stack(batch), tf.float32))
+            elif isinstance(batch[0], np.ndarray):
+                outputs = self._model.signatures["pixels"](images=tf.constant(np.stack(batch), tf.uint8))
             else:
                 outputs = self._embed(images=tf.constant(batch, tf.string))
             embeddings.append(accepted({name: value.numpy() for name, value in outputs.items()}))

@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -12,8 +12,23 @@ from PIL import Image, ImageOps
 from anchorage.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, decode_checked, resize_image
 from anchorage.data.store import content_digest
 from anchorage.errors import UsageError
+from anchorage.serving.embedders import Embedder
 
 Query = bytes | str | os.PathLike | Image.Image | np.ndarray
+
+
+class Checked(NamedTuple):
+    """A query that was checked.
+
+    Args:
+        record: what to embed: the query, or its decoded and resized pixels.
+        rows: rows of the gallery with the same pixels or numbers.
+        fault: why the query cannot be used, or None.
+    """
+
+    record: bytes | np.ndarray
+    rows: list[int]
+    fault: ImageFault | None
 
 
 class QueryCheck:
@@ -22,7 +37,7 @@ class QueryCheck:
     Args:
         gallery: columns of the release's gallery, from `read_ids`.
         facts: content of the release's `index.json`.
-        input_dimension: numbers per query, for a release of vectors; 0 for images.
+        embedder: embeds what is checked; if it takes pixels, an image is decoded only here.
         max_bytes: largest accepted image file.
         max_pixels: largest accepted width times height.
     """
@@ -31,34 +46,35 @@ class QueryCheck:
         self,
         gallery: Mapping[str, np.ndarray],
         facts: Mapping[str, Any],
-        input_dimension: int,
+        embedder: Embedder,
         max_bytes: int = MAX_BYTES,
         max_pixels: int = MAX_PIXELS,
     ):
         self._facts = facts
-        self._input_dimension = input_dimension
+        self._input_dimension, self._takes_pixels = embedder.input_dimension, embedder.takes_pixels
         self._limits = max_bytes, max_pixels
         self._rows_of: dict[str, list[int]] = {}  # by digest; empty for releases of earlier formats
         for row, digest in enumerate(gallery.get("pixels", ())):
             self._rows_of.setdefault(digest, []).append(row)
 
-    def __call__(self, record: bytes | np.ndarray) -> tuple[list[int], ImageFault | None]:
-        """Return the gallery rows with the same pixels or numbers, or why the query is invalid."""
+    def __call__(self, query: bytes | np.ndarray) -> Checked:
+        """Check an encoded image, or a vector."""
         if self._input_dimension:
-            return self._check_vector(np.asarray(record))
-        pixels, fault = decode_checked(bytes(record), *self._limits)
-        if pixels is None or not self._rows_of:
-            return [], fault
-        resized = resize_image(pixels, self._facts["image_size"], self._facts["fit"])
-        return self._rows_of.get(content_digest(resized.numpy()), []), None
+            return self._check_vector(np.asarray(query))
+        pixels, fault = decode_checked(bytes(query), *self._limits)
+        if pixels is None or "image_size" not in self._facts:  # releases of earlier formats
+            return Checked(query, [], fault)
+        resized = resize_image(pixels, self._facts["image_size"], self._facts["fit"]).numpy()
+        rows = self._rows_of.get(content_digest(resized), []) if self._rows_of else []
+        return Checked(resized if self._takes_pixels else query, rows, None)
 
-    def _check_vector(self, vector: np.ndarray) -> tuple[list[int], ImageFault | None]:
+    def _check_vector(self, vector: np.ndarray) -> Checked:
         if vector.shape != (self._input_dimension,):
             expected = f"Expected {self._input_dimension} numbers. Received: shape {vector.shape}"
-            return [], ImageFault("E_QUERY_SHAPE", expected)
+            return Checked(vector, [], ImageFault("E_QUERY_SHAPE", expected))
         if not np.isfinite(vector).all() or not vector.any():
-            return [], ImageFault("E_VECTOR_UNUSABLE", "Expected finite numbers that are not all zero")
-        return self._rows_of.get(content_digest(vector.astype(np.float32)), []), None
+            return Checked(vector, [], ImageFault("E_VECTOR_UNUSABLE", "Expected finite numbers that are not all zero"))
+        return Checked(vector, self._rows_of.get(content_digest(vector.astype(np.float32)), []), None)
 
 
 def encode_query(image: Query) -> bytes:

@@ -49,7 +49,7 @@ class Searcher:
         self._judgement = judgement = Judgement(release)
         self.threshold, self.unknown_below = judgement.threshold, judgement.unknown_below
         self.probability, self.doubts = judgement.probability, judgement.doubts
-        self._check = QueryCheck(self.gallery, self.index.facts, self.embedder.input_dimension)
+        self._check = QueryCheck(self.gallery, self.index.facts, self.embedder)
         if len(self.gallery["id"]) != self.index.rows:
             raise DataError(
                 "E_RELEASE_MIXED",
@@ -92,15 +92,15 @@ class Searcher:
 
     def _search(self, images: Sequence[bytes | np.ndarray], k: int) -> list[Answer]:
         checked = [self._check(image) for image in images]
-        faults = [fault for _, fault in checked]
-        own = [rows for rows, fault in checked if not fault]
-        vectors = self.embedder.embed([image for image, fault in zip(images, faults, strict=True) if not fault])
+        valid = [each for each in checked if not each.fault]
+        own = [each.rows for each in valid]
+        vectors = self.embedder.embed([each.record for each in valid])
         reach = self._judgement.reach(k) if k > 0 else k
         rows, scores = search(self.index, vectors, reach + max(map(len, own), default=0))
         results = iter(zip(rows, scores, own, strict=True))
         return [
-            Answer([], [], [], None, None, None, fault) if fault else self._answer(*next(results), k)
-            for fault in faults
+            Answer([], [], [], None, None, None, each.fault) if each.fault else self._answer(*next(results), k)
+            for each in checked
         ]
 
     def _answer(self, rows: np.ndarray, scores: np.ndarray, own: list[int], k: int) -> Answer:

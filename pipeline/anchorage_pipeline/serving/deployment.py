@@ -155,7 +155,7 @@ def load_deployment(
     gallery = read_ids(release.gallery_path)
     live = LiveIndex(index, gallery, load_vectors(release.index_folder))
     limits = settings.limits
-    check = QueryCheck(gallery, index.facts, embedder.input_dimension, limits.image_bytes, limits.image_pixels)
+    check = QueryCheck(gallery, index.facts, embedder, limits.image_bytes, limits.image_pixels)
     engine = Engine(release, embedder, check, Judgement(release), gallery)
     _warm_up(engine, live, limits.batch)
     follower = Follower(live, store, fingerprint=release.model_fingerprint, embedder=embedder)
@@ -181,7 +181,7 @@ def connect_embedder(settings: ServeSettings, release: Release) -> Embedder:
 def _warm_up(engine: Engine, live: LiveIndex, batch: int) -> None:
     """Run the check, the model and the index on a single query and on a full batch."""
     record = np.ones(engine.embedder.input_dimension, np.float32) if engine.embedder.takes_vectors else _picture()
-    engine.check(record)
+    record = engine.check(record).record
     for size in (1, batch):
         vectors = engine.embedder.embed([record] * size)
         live.search(vectors, 1)

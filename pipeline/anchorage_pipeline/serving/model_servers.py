@@ -119,6 +119,7 @@ class RemoteEmbedder:
         self.dimension: int = signature.outputs["embeddings"].tensor_shape.dim[1].size
         self.fingerprint = release.model_fingerprint
         self.input_dimension: int = info.tensor_shape.dim[1].size if self._input == "vectors" else 0
+        self.takes_pixels = False
         self.breaker = CircuitBreaker(address, settings.failures, settings.refuse_seconds)
         self._transport, self._release, self._address = transport, release, address
         self._settings, self._sleep = settings, sleep

@@ -178,11 +178,11 @@ class Service:
             kind = "a vector, since this release embeds vectors" if engine.embedder.takes_vectors else "an image"
             raise UsageError("E_QUERY_KIND", f"Expected {kind}. Received: {'an image' if image else 'nothing'}")
         record = image if image is not None else np.asarray(vector, np.float32)
-        rows, fault = await self.threads.timed("check", self.threads.work, engine.check, record)
-        if fault:
-            raise DataError(fault.code, fault.message)
-        embedding = await deployment.batcher.submit(record)
-        return embedding, engine.gallery["id"][rows].tolist()
+        checked = await self.threads.timed("check", self.threads.work, engine.check, record)
+        if checked.fault:
+            raise DataError(checked.fault.code, checked.fault.message)
+        embedding = await deployment.batcher.submit(checked.record)
+        return embedding, engine.gallery["id"][checked.rows].tolist()
 
 
 def _look_up(engine: Engine, live: Any, query: Query, vector: np.ndarray, own: list[str]) -> Found:

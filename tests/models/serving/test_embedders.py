@@ -1,0 +1,41 @@
+"""The local embedder gives the same embedding of an image and of its pixels, which are decoded once."""
+
+import numpy as np
+import pytest
+from releases import draw_images, publish_tiny
+
+from anchorage.release import open_release
+from anchorage.serving.embedders import LocalEmbedder
+from anchorage.serving.queries import QueryCheck
+
+PICTURES = draw_images(5)
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("embedder")
+    publish_tiny(folder, PICTURES)
+    return LocalEmbedder(open_release(folder / "releases"))
+
+
+def test_pixels_and_bytes_have_the_same_embedding(embedder):
+    check = QueryCheck({}, {"image_size": 4, "fit": "squash"}, embedder)
+    records = [check(picture).record for picture in PICTURES]
+    assert {record.shape for record in records} == {(4, 4, 3)}
+    np.testing.assert_array_equal(embedder.embed(records), embedder.embed(PICTURES))
+
+
+def test_a_checked_image_is_not_decoded_again(embedder, monkeypatch):
+    record = QueryCheck({}, {"image_size": 4, "fit": "squash"}, embedder)(PICTURES[0]).record
+    monkeypatch.setattr(embedder, "_embed", None)  # the signature that decodes
+    assert embedder.embed([record]).shape == (1, embedder.dimension)
+
+
+def test_the_image_itself_is_embedded_where_its_size_is_not_known(embedder):
+    """Releases of earlier formats do not say how their images were resized."""
+    assert QueryCheck({}, {}, embedder)(PICTURES[0]).record == PICTURES[0]
+
+
+def test_a_bad_image_is_refused_before_the_model(embedder):
+    record, rows, fault = QueryCheck({}, {"image_size": 4, "fit": "squash"}, embedder)(b"no image")
+    assert (record, rows, fault.code) == (b"no image", [], "E_IMAGE_FORMAT")
