@@ -7,7 +7,6 @@ is printed. CPU times are printed, too: other load on the machine affects them l
 """
 
 import argparse
-import copy
 import os
 import statistics
 import tempfile
@@ -15,36 +14,16 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 import numpy as np
+from workers.recipe import Clock, recipe_settings
 
 from anchorage.data.batches import create_augmentation
 from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage.training.building import DataFacts, build_training
 from anchorage.training.features import cached_features
 from anchorage.training.fit import fit_learner
-from anchorage.training.recipes import choose_settings
-from anchorage.training.settings import RunSettings
 
 PER_CLASS = 16
-OPEN = {"epochs": None, "steps_per_epoch": None, "sampler": None, "augmentation": None, "methods": None}
-RATES = {"rate_factors": {"proxies": None}, "frozen_steps": {}, "params": {"weight_decay": None}}
-OPTIMIZER = dict.fromkeys(("name", "learning_rate", "schedule", "warmup_steps", "final_share"))
-
-
-class Clock(keras.callbacks.Callback):
-    """Wall and CPU seconds of each epoch; validation and checkpoints come after it."""
-
-    def __init__(self):
-        super().__init__()
-        self.wall, self.cpu = [], []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._started = time.perf_counter(), time.process_time()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.wall.append(time.perf_counter() - self._started[0])
-        self.cpu.append(time.process_time() - self._started[1])
 
 
 def draw_store(folder, count, size):
@@ -58,12 +37,8 @@ def draw_store(folder, count, size):
 def choose(options, store, cache):
     """The recipe's settings for a frozen trunk, with or without a cache."""
     encoder = {"name": options.encoder, "weights": options.weights, "frozen_norm": None, "cache": cache}
-    optimizer = copy.deepcopy({**OPTIMIZER, **RATES})
-    if not cache:
-        optimizer["rate_factors"]["trunk"] = 0.0
-    given = {"encoder": encoder, "loss": None, "training": {**OPEN, "optimizer": optimizer}, "seed": 0}
-    settings, _ = choose_settings(given, DataFacts.of(store).class_counts)
-    return RunSettings.from_dict(settings)
+    rate_factors = {} if cache else {"trunk": 0.0}
+    return recipe_settings(encoder, None, DataFacts.of(store).class_counts, rate_factors)
 
 
 def epoch_times(settings, store, epochs):

@@ -9,37 +9,15 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 import numpy as np
+from workers.recipe import Clock, recipe_settings
 
 from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage.training.building import DataFacts, build_training
 from anchorage.training.fit import fit_learner
-from anchorage.training.recipes import choose_settings
-from anchorage.training.settings import RunSettings
-
-OPEN = {"epochs": None, "steps_per_epoch": None, "sampler": None, "augmentation": None, "methods": None}
-RATES = {"rate_factors": {"proxies": None}, "frozen_steps": {}, "params": {"weight_decay": None}}
-OPTIMIZER = dict.fromkeys(("name", "learning_rate", "schedule", "warmup_steps", "final_share"))
-
-
-class Clock(keras.callbacks.Callback):
-    """Wall and CPU seconds of each epoch; validation and checkpoints come after it."""
-
-    def __init__(self):
-        super().__init__()
-        self.wall, self.cpu = [], []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._started = time.perf_counter(), time.process_time()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.wall.append(time.perf_counter() - self._started[0])
-        self.cpu.append(time.process_time() - self._started[1])
 
 
 def draw_store(folder, rows, dimension, classes):
@@ -69,9 +47,7 @@ def main() -> None:
         store = draw_store(folder, options.rows, options.dimension, options.classes)
         encoder = {"name": "head", "embedding_size": None, "frozen_norm": None, "params": {"kind": options.kind}}
         loss = {"name": "multi_similarity", "params": {}}
-        training = {**OPEN, "optimizer": {**OPTIMIZER, **RATES}}
-        given = {"encoder": encoder, "loss": loss, "training": training, "seed": 0}
-        settings = RunSettings.from_dict(choose_settings(given, DataFacts.of(store).class_counts)[0])
+        settings = recipe_settings(encoder, loss, DataFacts.of(store).class_counts)
         learner, sampler, steps, _ = build_training(settings, DataFacts.of(store))
         clock, count = Clock(), options.epochs + 1
         shape = {"epochs": count, "steps_per_epoch": steps, "callbacks": [clock], "verbose": 0}

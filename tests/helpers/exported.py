@@ -1,13 +1,11 @@
-"""Tiny releases with the signatures of the exporter, pictures for them, and services of them."""
+"""Tiny releases with the signatures of the exporter, and pictures for them."""
 
 import io
-from contextlib import contextmanager
 
 import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-from starlette.testclient import TestClient
 
 from anchorage.data.store import RecordSpec
 from anchorage.release import fingerprint_model, publish_release
@@ -15,9 +13,6 @@ from anchorage.retrieval.index import save_index
 from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.table import Embeddings, write_ids
 from anchorage.serving.export import export_encoder
-from anchorage_pipeline.serving.http.app import create_app
-from anchorage_pipeline.serving.service import Service
-from anchorage_pipeline.serving.settings import ServeSettings
 
 SIDE, DIM = 6, 5
 
@@ -57,16 +52,3 @@ def publish_exported(folder, seed=0, count=8):
     return publish_release(
         folder / "releases", model_folder=work / "model", index_folder=work / "index", files=files, facts={}
     )
-
-
-@contextmanager
-def running(releases, **settings):
-    """A client of a service that has started; its `service` is the service."""
-    service = Service(ServeSettings(release=releases, **{"host": "0.0.0.0", **settings}))
-    with TestClient(create_app(service), raise_server_exceptions=False) as client:
-        client.portal.call(service.start)
-        client.service = service
-        try:
-            yield client
-        finally:
-            client.portal.call(service.stop)

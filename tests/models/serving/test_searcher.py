@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from releases import SIZE, Shrink, encode
 
 from anchorage.data.images import load_image
 from anchorage.errors import DataError, UsageError
@@ -17,28 +18,6 @@ from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.table import Embeddings, write_ids
 from anchorage.serving import queries
 from anchorage.serving.searcher import Searcher
-
-SIZE = 4
-
-
-class Shrink(tf.Module):
-    """Images to unit vectors of `rows * 4 * 3` numbers."""
-
-    def __init__(self, rows):
-        super().__init__()
-        self.rows = rows
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def embed(self, images):
-        pixels = tf.map_fn(lambda data: load_image(data, SIZE, "squash"), images, fn_output_signature=tf.uint8)
-        flat = tf.reshape(tf.cast(pixels[:, : self.rows], tf.float32), (-1, self.rows * SIZE * 3)) - 127.5
-        return {"embeddings": tf.linalg.l2_normalize(flat, axis=1)}
-
-
-def encode(image):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")

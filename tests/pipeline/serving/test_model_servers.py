@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from exported import picture, publish_exported, running
+from exported import picture, publish_exported
+from services import running
 
 from anchorage.errors import DataError, ResourceError, UsageError
 from anchorage.release import open_release

@@ -8,8 +8,9 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from exported import DIM, SIDE, picture, publish_exported, running
+from exported import DIM, SIDE, picture, publish_exported
 from PIL import Image
+from services import running
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub

@@ -5,7 +5,8 @@ import base64
 import numpy as np
 import pytest
 import tensorflow as tf
-from exported import SIDE, picture, publish_exported, running
+from exported import SIDE, picture, publish_exported
+from services import running
 
 from anchorage.data.images import load_image
 
