@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _COPIES = 0xC0  # separates these random numbers from those of the samplers
 _DRAWS = 64  # random tensors per step, an upper limit for all augmentations together
-_CHUNK = 8 << 20  # bytes of the batches that are read at once: each call of Python from `tf.data` takes a millisecond
+_STEPS_AT_ONCE = 16  # whose vectors are read by one call: each call of Python from `tf.data` takes a millisecond
 
 
 class Sampler(Protocol):
@@ -145,7 +145,7 @@ def training_batches(
     import tensorflow as tf
 
     count, spec = sampler.batch_size, store.spec
-    chunk = max(1, min(_CHUNK // (count * spec.bytes), 16))
+    chunk = _STEPS_AT_ONCE if spec.dimension else 1  # images take longer than the call, and memory
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for first in range(first_step, first_step + steps, chunk):

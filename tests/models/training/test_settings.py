@@ -27,7 +27,7 @@ def test_sections_become_objects():
     training = {**LEAST, "methods": [{"name": "moving_average"}], "procedure": {"name": "class_folds", "params": {}}}
     encoder = {"name": "small", "head": {"name": "global_local", "params": {"parts": 2}}}
     settings = RunSettings.from_dict({**RUN, "encoder": encoder, "training": training, "seed": 7})
-    assert settings.encoder == EncoderSettings("small", 128, "gem", None, False, Part("global_local", {"parts": 2}), {})
+    assert settings.encoder == EncoderSettings("small", 128, "gem", None, False, Part("global_local", {"parts": 2}))
     assert settings.loss == Part("contrastive", {})
     assert settings.training.sampler == Part("class_batches", {"classes": 4})
     assert settings.training.methods == [Part("moving_average", {})]
