@@ -30,6 +30,9 @@ IMPLIED = {
     "training.loggers": [{"name": "tensorboard", "params": {}}],
     "data.follow_links": False,  # how data was listed that holds no links
     "data.input": "images",
+    "data.attributes": [],
+    "encoder.cache": False,
+    "encoder.cached_copies": 0,
 }
 # Options that are gone, with the values that stand for what the losses do now.
 GONE = {"loss.params.form": "margin"}
