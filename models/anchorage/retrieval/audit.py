@@ -75,7 +75,7 @@ def wilson_interval(share: float, trials: int) -> tuple[float, float]:
 
     Example:
         >>> low, high = wilson_interval(1.0, 100)
-        >>> round(low, 3), high
+        >>> round(low, 3), round(high, 3)
         (0.963, 1.0)
     """
     center = (share + _Z**2 / (2 * trials)) / (1 + _Z**2 / trials)
