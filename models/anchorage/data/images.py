@@ -80,6 +80,13 @@ def resize_image(image: tf.Tensor, size: int, fit: str) -> tf.Tensor:
     return tf.ensure_shape(image, (size, size, 3))
 
 
+@cache
+def resizer(size: int, fit: str) -> Callable[[np.ndarray], tf.Tensor]:
+    """Return `resize_image` for a size and a fit as a graph, which takes half the time of its single operations."""
+    spec = tf.TensorSpec((None, None, 3), tf.uint8)
+    return tf.function(lambda image: resize_image(image, size, fit), input_signature=[spec], autograph=False)
+
+
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode_image(data: tf.Tensor) -> tf.Tensor:
     """Decode the bytes of a JPEG, PNG, GIF, BMP or WebP file by the rules of this module.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from anchorage.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, decode_checked, resize_image
+from anchorage.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, decode_checked, resizer
 from anchorage.data.store import content_digest
 from anchorage.errors import UsageError
 from anchorage.serving.embedders import Embedder
@@ -64,7 +64,7 @@ class QueryCheck:
         pixels, fault = decode_checked(bytes(query), *self._limits)
         if pixels is None or "image_size" not in self._facts:  # releases of earlier formats
             return Checked(query, [], fault)
-        resized = resize_image(pixels, self._facts["image_size"], self._facts["fit"]).numpy()
+        resized = resizer(self._facts["image_size"], self._facts["fit"])(pixels).numpy()
         rows = self._rows_of.get(content_digest(resized), []) if self._rows_of else []
         return Checked(resized if self._takes_pixels else query, rows, None)
 

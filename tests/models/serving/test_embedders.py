@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from releases import draw_images, publish_tiny
 
+from anchorage.data.images import FITS, resize_image, resizer
 from anchorage.release import open_release
 from anchorage.serving.embedders import LocalEmbedder
 from anchorage.serving.queries import QueryCheck
@@ -39,3 +40,12 @@ def test_the_image_itself_is_embedded_where_its_size_is_not_known(embedder):
 def test_a_bad_image_is_refused_before_the_model(embedder):
     record, rows, fault = QueryCheck({}, {"image_size": 4, "fit": "squash"}, embedder)(b"no image")
     assert (record, rows, fault.code) == (b"no image", [], "E_IMAGE_FORMAT")
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_the_graph_of_a_resize_gives_its_very_pixels(fit):
+    """A query is recognized in the gallery by its pixels, which were resized outside a graph."""
+    random = np.random.default_rng(0)
+    for height, width in random.integers(5, 90, (8, 2)):
+        image = random.integers(0, 256, (height, width, 3), np.uint8)
+        np.testing.assert_array_equal(resizer(16, fit)(image), resize_image(image, 16, fit))
