@@ -26,6 +26,13 @@ def picture(seed, kind="PNG", size=(40, 30), mode="RGB", **options):
     return buffer.getvalue()
 
 
+def publish_two(folder, seeds=(0, 1)):
+    """Publish two releases with the encoders of these seeds, the second current; return the folder of releases."""
+    for seed in seeds:
+        publish_exported(folder, seed)
+    return folder / "releases"
+
+
 def publish_exported(folder, seed=0, count=8):
     """Publish a release of `count` pictures in `folder/releases`, with an encoder of this seed; return its version."""
     work = folder / f"exported-{seed}"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from anchorage.data.tables import ATTRIBUTE
 from anchorage.errors import DataError, UsageError
 from anchorage.items import Item, check_items
 from anchorage.retrieval.changes import Added, State
@@ -21,7 +22,6 @@ from anchorage.retrieval.filters import Column, Filter, Keys, matching_rows
 from anchorage.retrieval.index import Index, check_queries, search
 from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.index_tuning import IndexLimits
-from anchorage.retrieval.table import ATTRIBUTE
 
 _EXACT_ROWS = 2_000  # matching rows up to which a filtered search compares all of them
 _MARGIN = 1.5  # rows fetched for each that a filtered search needs on average

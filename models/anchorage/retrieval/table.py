@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anchorage.data.tables import ATTRIBUTE
 from anchorage.errors import DataError
 from anchorage.files import TEMPORARY, flush_folder
 
 if TYPE_CHECKING:
     import pyarrow
 
-ATTRIBUTE = "attribute/"  # prefix of the names of additional columns in a file of ids
 TEXT_COLUMNS = ("id", "label", "role", "split")
 
 

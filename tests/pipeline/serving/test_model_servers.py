@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from exported import picture, publish_exported
+from exported import picture, publish_two
 from services import running
 
 from anchorage.errors import DataError, ResourceError, UsageError
@@ -31,19 +31,13 @@ QUICK = ServerSettings(call_seconds=1.5, tries=3, pause_seconds=0.05, failures=2
 @pytest.fixture(scope="module")
 def releases(tmp_path_factory):
     """A folder of two releases, with the encoders of seeds 0 and 1."""
-    folder = tmp_path_factory.mktemp("exported")
-    for seed in (0, 1):
-        publish_exported(folder, seed)
-    return folder / "releases"
+    return publish_two(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture(scope="module")
 def swapped(tmp_path_factory):
     """The same encoders, published the other way round."""
-    folder = tmp_path_factory.mktemp("swapped")
-    for seed in (1, 0):
-        publish_exported(folder, seed)
-    return folder / "releases"
+    return publish_two(tmp_path_factory.mktemp("swapped"), (1, 0))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import picture, publish_exported
+from exported import picture, publish_exported, publish_two
 
 from anchorage.errors import DataError, ResourceError
 from anchorage.release import open_release
@@ -32,10 +32,7 @@ QUICK = ServerSettings(call_seconds=5, tries=2)
 @pytest.fixture(scope="module")
 def releases(tmp_path_factory):
     """A folder of two releases with different encoders."""
-    folder = tmp_path_factory.mktemp("exported")
-    for seed in (0, 1):
-        publish_exported(folder, seed)
-    return folder / "releases"
+    return publish_two(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture(scope="module")
