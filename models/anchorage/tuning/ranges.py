@@ -1,8 +1,51 @@
 """Search spaces: ranges by the path of their setting."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Scalar = bool | int | float | str
+Sampling = Literal["linear", "log"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Another range, and the value of it with which a range is active."""
+
+    path: str
+    value: Scalar
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values of one setting that a search tries: an interval of numbers, or a list of choices.
+
+    Args:
+        path: of the setting, such as `"loss.params.margin"`.
+        low: smallest value; a range of two integers has integers only.
+        high: largest value.
+        sampling: scale of an interval; `"log"` needs `low` above 0.
+        step: distance between two values, or their ratio with `"log"`; None tries any value.
+        choices: the values, instead of `low` and `high`.
+        default: where searches that have a start begin; None is the middle of an interval, or the first choice.
+        condition: when the range is active; None is always.
+    """
+
+    path: str
+    low: float | None = None
+    high: float | None = None
+    sampling: Sampling = "linear"
+    step: float | None = None
+    choices: Sequence[Scalar] | None = None
+    default: Scalar | None = None
+    condition: Condition | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Range":
+        """The range of its fields as plain values, such as those of a JSON document."""
+        condition = values.get("condition")
+        return cls(**{**values, "condition": Condition(**condition) if condition else None})
 
 
 def apply_values(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
