@@ -12,9 +12,10 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Examples, Model
 from tfx.utils import path_utils
 
-from anchorage.data.examples import ExampleShard, list_shards, read_examples, read_rejects
+from anchorage.data.examples import ExampleShard, list_shards, read_counts, read_examples, read_rejects
 from anchorage.data.intake import reject_limit
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
+from anchorage.data.tables import PATH
 from anchorage.errors import DataError
 from anchorage.files import replace_file
 from anchorage.progress import task
@@ -49,7 +50,8 @@ def EmbedExamples(
         model: output of the Trainer.
         baseline: output of FindRelease.
         splits_json: JSON list of splits to embed.
-        attributes_json: JSON list of attributes of the examples to add as columns of the table.
+        attributes_json: JSON list of attributes of the examples to add as columns of the table, besides the paths of
+            pictures that vectors have.
         code_version: digest of the code; part of the cache key, otherwise unused.
         beam_pipeline: provided by TFX.
 
@@ -82,7 +84,7 @@ def EmbedExamples(
             | "Spread" >> beam.Reshuffle()
             | "Read" >> beam.FlatMap(functools.partial(_read_shard, examples.uri)).with_outputs(_FAULTS, main="items")
         )
-        embed_items(loaded.items, model_folder, str(folder), json.loads(attributes_json))
+        embed_items(loaded.items, model_folder, str(folder), _columns(examples.uri, json.loads(attributes_json)))
         _ = (
             loaded[_FAULTS]
             | "Faults" >> beam.combiners.ToList()
@@ -94,6 +96,12 @@ def EmbedExamples(
     facts = {"model_fingerprint": fingerprint, "dimension": embedding_size(model_folder), **counts}
     _write_json(folder / TABLE, facts)
     logging.info("embedded %s", facts)
+
+
+def _columns(uri: str, attributes: list[str]) -> list[str]:
+    """Additional columns of the table."""
+    has_paths = (read_counts(uri) or {}).get("has_paths", False)
+    return sorted({*attributes, *([PATH] if has_paths else [])})
 
 
 def _open_baseline(facts: dict) -> tuple[str, str]:

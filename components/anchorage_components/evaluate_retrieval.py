@@ -14,6 +14,7 @@ from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelRu
 from tfx.utils import path_utils
 
 from anchorage.data.store import RecordStore
+from anchorage.data.tables import PATH
 from anchorage.errors import DataError
 from anchorage.files import replace_file
 from anchorage.judging.calibration_check import calibrate_and_check
@@ -116,7 +117,7 @@ def EvaluateRetrieval(
     if tuner_results is not None:
         context["search"] = _read_search(Path(tuner_results.uri))
     candidate, facts = read_table(embeddings.uri, [TEST]), _read_baseline_facts(baseline)
-    pictures = _picture_reader(store, context["facts"].get("data_root", ""))
+    pictures = _picture_reader(store, Path(context["facts"].get("data_root", "")), candidate)
     if _is_untrained(context) and not is_measurable(candidate):
         judged = report_unmeasured(candidate, settings, baseline_facts=facts, context=context)
         _write(judged, report, blessing, model, candidate, pictures)
@@ -234,10 +235,12 @@ def _read_validation(uri: str) -> Embeddings | None:
         return None
 
 
-def _picture_reader(store: Examples | None, root: str = "") -> Callable[[Sequence[str]], dict[str, np.ndarray | None]]:
+def _picture_reader(
+    store: Examples | None, root: Path, table: Embeddings
+) -> Callable[[Sequence[str]], dict[str, np.ndarray | None]]:
     """A function from ids to images; None for an image that is not in the store.
 
-    For vectors the id may be the path of an image below the root.
+    For vectors, the path of an image below the root is a column of the table, or the id.
     """
     if store is None:
         return lambda ids: dict.fromkeys(ids)
@@ -245,7 +248,8 @@ def _picture_reader(store: Examples | None, root: str = "") -> Callable[[Sequenc
     def read(ids: Sequence[str]) -> dict[str, np.ndarray | None]:
         records = RecordStore(get_split_uri([store], TEST))
         if records.spec.dimension:
-            return {id_: read_picture(Path(root) / id_) for id_ in ids}
+            paths = dict(zip(table.ids, table.columns.get(PATH, table.ids), strict=True))
+            return {id_: read_picture(root / paths.get(id_, id_)) for id_ in ids}
         rows = {id_: row for row, id_ in enumerate(records.ids)}
         return {id_: records.read([rows[id_]])[0] if id_ in rows else None for id_ in ids}
 

@@ -55,7 +55,8 @@ def VectorExampleGen(
         own_labels: 1 gives a vector without a label a class of its own.
         max_reject_share: share of rejected rows in [0, 1) above which the run stops, ...
         max_rejects: ... if their number is also above this one.
-        attributes_json: JSON list of further columns of the table to keep with each vector.
+        attributes_json: JSON list of further columns of the table to keep with each vector, besides the path of its
+            picture.
         rejects_file: file for the rejected rows if there are too many, since TFX deletes the artifact of a failed node;
             "" writes none.
         data_version: digest of the data; part of the cache key, otherwise unused.
@@ -78,7 +79,7 @@ def VectorExampleGen(
     for split in SPLITS:
         members = [source for source in listing.sources if source.split == split]
         shards += _write_split(examples.uri, split, vectors, members, rejects)
-    write_counts(examples.uri, shards, rejects, dimension=vectors.dimension)
+    write_counts(examples.uri, shards, rejects, dimension=vectors.dimension, has_paths=vectors.has_paths)
     kept: Counter[str] = Counter()
     for shard, _ in shards:
         kept[shard.file.split("/")[0].removeprefix("Split-")] += shard.records or 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation import assert_blessed, table_of
+from PIL import Image
 from tfx.types.standard_artifacts import Examples, ModelRun, TunerResults
 
 from anchorage.data.store import Record, RecordSpec, write_store
@@ -124,6 +125,24 @@ def test_family_of_the_query_is_left_out(workshop):
     assert report["metrics"]["map@r"]["convention"].endswith("nor anything of its own family")
     assert report["verification"]["pairs"]["same_class"] == 32 * 2
     assert report["clustering"]["clusters"] == 8
+
+
+def test_vectors_have_the_pictures_of_their_paths(workshop):
+    plain = table_of("test", 0.2)
+    store = workshop.artifact(Examples, "store")
+    store.splits = ["test"]
+    records = [Record(*row) for row in zip(plain.ids, plain.labels, plain.roles, plain.vectors, strict=True)]
+    write_store(workshop.folder / "store/Split-test", records, RecordSpec(dimension=plain.dimension))
+    paths = np.array([f"{row}.png" for row in range(len(plain))], object)
+    for path in paths[:-1]:
+        Image.new("RGB", (8, 8), "red").save(workshop.folder / path)
+    table = Embeddings(plain.ids, plain.labels, plain.roles, plain.splits, plain.vectors, {"path": paths})
+    facts = {"experiment": {"name": "tiny", "seed": 1}, "run_key": "k", "data_root": str(workshop.folder)}
+    embeddings = workshop.embeddings("embeddings", table)
+    outputs, _ = workshop.evaluate(embeddings, store=store, facts_json=json.dumps(facts))
+    page = (Path(outputs["report"].uri) / "report.html").read_text("utf-8")
+    places = json.loads(page.partition('id="pictures">')[2].partition("</script>")[0])["places"]
+    assert set(places) == set(plain.ids[:-1])
 
 
 def test_pictures_audit_and_history(workshop, table):

@@ -1,17 +1,21 @@
 """VectorExampleGen, and how its examples are audited, packed and embedded."""
 
 import apache_beam as beam
+import keras
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from tfx.types.standard_artifacts import Examples
+from tfx.types.standard_artifacts import Examples, Model
 
 from anchorage.data.examples import list_shards, read_counts, read_examples, read_rejects
 from anchorage.data.store import RecordSpec, RecordStore, content_digest
 from anchorage.errors import DataError
-from anchorage_components.artifacts import DataAudit
+from anchorage.retrieval.table import read_table
+from anchorage.serving.export import export_encoder
+from anchorage_components.artifacts import DataAudit, EmbeddingTable
 from anchorage_components.audit_examples import AuditExamples
+from anchorage_components.embed_examples import EmbedExamples
 from anchorage_components.pack_examples import PackExamples
 from anchorage_components.vector_example_gen import VectorExampleGen
 
@@ -78,6 +82,21 @@ def test_copies_in_several_splits_are_a_leak(tmp_path):
     audit.uri = str(tmp_path / "audit")
     with pytest.raises(DataError, match=r"E_SPLIT_LEAK.*v0 \(train, class 0\) = v39 \(test, class 7\)"):
         AuditExamples.test_call(examples=examples, audit=audit, beam_pipeline=beam.Pipeline())
+
+
+def test_paths_of_pictures_stay_with_the_embedded_vectors(tmp_path):
+    paths = [f"shop/{number}.png" for number in range(len(VECTORS))]
+    examples = ingest(write(tmp_path, path=paths), tmp_path)
+    encoder = keras.Sequential([keras.Input((DIM,)), keras.layers.UnitNormalization()])
+    export_encoder(encoder, tmp_path / "model/Format-Serving", RecordSpec(dimension=DIM))
+    model, table = Model(), EmbeddingTable()
+    model.uri, table.uri = str(tmp_path / "model"), str(tmp_path / "embeddings")
+    EmbedExamples.test_call(examples=examples, embeddings=table, model=model, beam_pipeline=beam.Pipeline())
+    found = read_table(table.uri)
+    assert len(found) == 20
+    assert found.columns["path"].tolist() == [f"shop/{id_[1:]}.png" for id_ in found.ids]
+    expected = VECTORS[[int(id_[1:]) for id_ in found.ids]]
+    np.testing.assert_allclose(found.vectors, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
 
 
 def test_packed_rows_are_the_vectors(tmp_path):

@@ -3,6 +3,9 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
@@ -20,6 +23,7 @@ class StandIn:
 
     threshold, calibration, probability, unknown_below, doubts = None, {}, None, None, ()
     takes_vectors = False
+    gallery = None
     index = SimpleNamespace(rows=len(GALLERY))
 
     def __init__(self, release):
@@ -66,6 +70,20 @@ def test_what_is_no_image_file_is_refused_before_anything_is_loaded(folder, monk
 def test_no_picture_is_drawn_unless_asked_for(folder):
     assert search() == 0
     assert [path.name for path in folder.iterdir()] == ["query.png"]
+
+
+def test_vectors_with_ids_are_drawn_with_the_pictures_of_their_paths(folder, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("anchorage.reporting.pictures.draw_sheet", lambda answers, path: drawn.extend(answers))
+    facts = {"data_root": str(folder), "experiment": {"data": {"input": "vectors"}}}
+    release = SimpleNamespace(facts=facts, version=3, path=folder)
+    monkeypatch.setattr(anchorage.release, "open_release", lambda path: release)
+    gallery = {"id": np.array(GALLERY, object), "attribute/path": np.array(["query.png"] * 2 + [""] * 28, object)}
+    monkeypatch.setattr(StandIn, "gallery", gallery)
+    parquet.write_table(pa.table({"id": ["a"], "vector": [[1.0, 0.0]]}), folder / "queries.parquet")
+    assert main(["search", "queries.parquet", "--release", "x", "--picture", "x.png", "--neighbors", "2"]) == 0
+    [answer] = drawn
+    assert [neighbor.picture is None for neighbor in answer.neighbors] == [False, True]  # images 1 and 2
 
 
 def test_results_as_json_are_the_only_output(folder, capsys):

@@ -9,6 +9,7 @@ from anchorage.errors import DataError
 
 _DEFAULTS = {"path": ("path",), "label": ("label", "class"), "split": ("split",), "role": ("role",)}
 ATTRIBUTE = "attribute/"  # prefix of the names of additional columns
+PATH = "path"  # additional column of vectors with ids: the path of the picture
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 

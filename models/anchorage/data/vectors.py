@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from anchorage.data.listing import Listing, Reject, Source, assign_splits, source_of_row
-from anchorage.data.tables import ATTRIBUTE
+from anchorage.data.tables import ATTRIBUTE, PATH
 from anchorage.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,12 +49,14 @@ class VectorTable:
     Args:
         path: a `.parquet` or `.npy` file, or a folder with `.arrow` files.
         columns: column names of the table for "vector", "id", "path", "label", "split" and "role", if they differ from
-            the usual ones. Only the vector is required: a missing id defaults to the path of the image, or to the row
-            number; a missing label is "".
+            the usual ones. Only the vector is required: a missing id defaults to the path of the picture, or to the row
+            number; a missing label is "". With an id, the path is kept as an additional column.
         attributes: additional columns to keep.
 
     Attributes:
         dimension: D, the length of the first vector.
+        has_labels: whether the table has labels.
+        has_paths: whether the path is an additional column.
 
     Raises:
         DataError: `E_DATA_MISSING`, `E_TABLE_DAMAGED`, `E_TABLE_COLUMNS` with all errors of the columns.
@@ -67,13 +69,14 @@ class VectorTable:
         self._batches, schema = _open(self.path)
         self._names = _choose(self.path, schema, columns or {}, attributes)
         self.has_labels = "label" in self._names
+        self.has_paths = f"{ATTRIBUTE}{PATH}" in self._names
         self.dimension = self._first_length()
 
     def rows(self) -> Iterator[dict[str, str]]:
         """Yield the texts of each row: "id", and those of "path", "label", "split", "role" and attributes present."""
         number = 0
         texts = {ours: theirs for ours, theirs in self._names.items() if ours != "vector"}
-        for batch in self._read(list(texts.values())):
+        for batch in self._read(list(dict.fromkeys(texts.values()))):
             values = {ours: batch.column(theirs).to_pylist() for ours, theirs in texts.items()}
             for index in range(batch.num_rows):
                 row = {ours: "" if column[index] is None else str(column[index]) for ours, column in values.items()}
@@ -313,6 +316,8 @@ def _choose(path: Path, schema: "pa.Schema", columns: Mapping[str, str], attribu
             names[f"{ATTRIBUTE}{name}"] = name
         else:
             faults.append(f"no column {name!r}, which `evaluation` names")
+    if {"id", "path"} <= names.keys() and names.setdefault(f"{ATTRIBUTE}{PATH}", names["path"]) != names["path"]:
+        faults.append(f"the attribute {PATH!r} is the path of the picture, {names['path']!r}; rename the other column")
     if "vector" in names and not _is_list(kind := schema.field(names["vector"]).type):
         faults.append(f"{names['vector']!r} must be lists of float16, float32 or float64, not {kind}")
     if faults:

@@ -60,10 +60,11 @@ def _compare(older: "Release", newer: "Release", folder: Path) -> Path:
     from anchorage.judging.two_releases import compare_releases
     from anchorage.reporting.pictures import read_picture
     from anchorage.reporting.report import write_report
+    from anchorage.serving.pictures import picture_paths
 
     report = compare_releases(older, newer)
-    images = Path(newer.facts.get("data_root", "."))
-    write_report(report, folder, lambda ids: {id_: read_picture(images / id_) for id_ in ids})
+    root, paths = Path(newer.facts.get("data_root", ".")), picture_paths(newer)
+    write_report(report, folder, lambda ids: {id_: read_picture(root / paths.get(id_, id_)) for id_ in ids})
     verdict = report["verdict"]
     answer({"report": folder / "report.html", "verdict": verdict})
     print(f"verdict  {verdict['state']}: {' '.join(verdict['reasons'])}")

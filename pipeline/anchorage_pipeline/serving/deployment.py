@@ -21,11 +21,13 @@ from anchorage.retrieval.table import read_ids
 from anchorage.serving.answers import Judgement
 from anchorage.serving.embedders import Embedder, LocalEmbedder, TextEmbedder
 from anchorage.serving.follower import Follower
+from anchorage.serving.pictures import picture_paths
 from anchorage.serving.queries import QueryCheck
 from anchorage_pipeline.serving.batching import Batcher
 from anchorage_pipeline.serving.settings import ServeSettings
 
 _log = logging.getLogger(__name__)
+_TRIED = 100  # rows in which a picture is looked for
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,16 @@ class Engine:
     def text(self) -> TextEmbedder:
         """The encoder of descriptions; `E_NO_TEXT` if the release has none."""
         return TextEmbedder(self.release)
+
+    @cached_property
+    def picture_paths(self) -> dict[str, str]:
+        """The paths of pictures by id, where the id is not the path itself."""
+        return picture_paths(self.release, self.gallery)
+
+    @cached_property
+    def has_files(self) -> bool:
+        """Whether one of the first rows of the gallery has a file of a picture."""
+        return any(image_file(self, id) for id in self.gallery["id"][:_TRIED].tolist())
 
     @cached_property
     def published_ids(self) -> frozenset[str]:
@@ -99,6 +111,11 @@ class Deployment:
     def takes_pictures(self) -> bool:
         """Whether items are embedded from images."""
         return not self.engine.embedder.takes_vectors
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether items may have pictures: images, and vectors if some of the gallery have files."""
+        return self.takes_pictures or self.engine.has_files
 
     @property
     def freed(self) -> bool:
@@ -198,11 +215,11 @@ def _picture() -> bytes:
 def image_file(engine: Engine, id: str) -> Path | None:
     """Return the file of a picture of the release's gallery: ids of other items name no file.
 
-    The file lies in the folder of the release's data, whose paths the gallery has as ids.
+    The file lies in the folder of the release's data; its path is the id, or an attribute that vectors have.
     """
     root = engine.release.facts.get("data_root")
     if not root or id not in engine.published_ids:
         return None
     folder = Path(root).resolve()
-    path = (folder / id).resolve()
+    path = (folder / engine.picture_paths.get(id, id)).resolve()
     return path if path.is_relative_to(folder) and path.is_file() else None

@@ -95,8 +95,21 @@ def test_keeps_ids_paths_roles_and_attributes(tmp_path):
     parquet.write_table(pa.table(columns), path)
     table = VectorTable(path, {"id": "name", "vector": "v"}, attributes=["camera"])
     first, second = listed(table).sources
-    assert (first.id, first.role, first.split, first.attributes) == ("a", "query", "test", (("camera", "1"),))
+    attributes = {"camera": "1", "path": "x/1.png"}
+    assert (first.id, first.role, first.split, dict(first.attributes)) == ("a", "query", "test", attributes)
     assert (second.id, second.role) == ("x/2.png", "gallery")
+
+
+def test_a_path_is_an_attribute_only_besides_an_id(tmp_path):
+    path = tmp_path / "vectors.parquet"
+    columns = {"path": ["x/1.png"], "file": ["2.png"], "vector": lists(VECTORS[:1])}
+    parquet.write_table(pa.table(columns), path)
+    assert not VectorTable(path).has_paths
+    assert listed(VectorTable(path)).sources[0].attributes == ()
+    parquet.write_table(pa.table({**columns, "id": ["a"]}), path)
+    assert listed(VectorTable(path, {"path": "file"})).sources[0].attributes == (("path", "2.png"),)
+    with pytest.raises(DataError, match=r"the attribute 'path' is the path of the picture, 'file'"):
+        VectorTable(path, {"path": "file"}, attributes=["path"])
 
 
 def test_names_every_row_at_fault(tmp_path):

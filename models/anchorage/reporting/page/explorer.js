@@ -7,6 +7,7 @@
   const shown = report.explorer;
   if (!shown) return;
   const place = new Map(shown.ids.map((id, number) => [id, number]));
+  const paths = report.facts.experiment?.data?.input === "vectors" ? shown.columns.path : undefined;
   const queryOf = new Map(shown.queries.map((item, number) => [item, number]));
   const queriesOf = new Map();
   shown.queries.forEach((item, number) => {
@@ -39,7 +40,7 @@
   const linked = (id, alt) => {
     const picture = tile(id, alt);
     if (!report.facts.data_root) return picture;
-    const path = `${report.facts.data_root}/${id}`.split("/").map(encodeURIComponent).join("/");
+    const path = `${report.facts.data_root}/${(paths && paths[place.get(id)]) || id}`.split("/").map(encodeURIComponent).join("/");
     return element("a", {href: `file://${path}`, target: "_blank", rel: "noopener", title: `open ${id}`}, picture);
   };
 
@@ -88,7 +89,7 @@
   if (map && canvas) {
     const COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b3a800", "#7f6bb2", "#8c564b", "#5b6775"];
     const colors = {"nearest neighbour right or wrong": null, "class": map.labels};
-    for (const [name, values] of Object.entries(shown.columns)) {
+    for (const [name, values] of Object.entries(shown.columns).filter(([, values]) => values !== paths)) {
       colors[name] = map.ids.map(id => place.has(id) ? values[place.get(id)] : "");
     }
     const choice = document.getElementById("map-color"), key = document.getElementById("map-key");

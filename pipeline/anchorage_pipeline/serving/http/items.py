@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from anchorage.data.images import decode_checked
 from anchorage.data.intake import read_file
+from anchorage.data.tables import PATH
 from anchorage.errors import AnchorageError, DataError, UsageError
 from anchorage.items import Item, ItemFault
 from anchorage.retrieval.filters import Filter
@@ -60,6 +61,8 @@ def items_router(service: Service) -> APIRouter:
     async def attributes(limit: Annotated[int, Query(ge=1, le=_SHOWN)] = 20) -> AttributesAnswer:
         with service.releases.pick().lease() as deployment:
             found = await service.threads.run(service.threads.work, deployment.live.attribute_values, limit)
+            if deployment.engine.picture_paths:
+                found.pop(PATH, None)  # every item has its own
         values = {name: [{"value": value, "count": count} for value, count in each] for name, each in found.items()}
         return AttributesAnswer.model_validate({"attributes": values})
 
@@ -204,7 +207,7 @@ def _find(service: Service, deployment: Deployment, id: str) -> Item:
 
 
 def _shown(service: Service, deployment: Deployment, item: Item) -> dict[str, Any]:
-    path = f"/v1/items/{quote(item.id, safe='')}/image" if deployment.takes_pictures else None
+    path = f"/v1/items/{quote(item.id, safe='')}/image" if deployment.has_pictures else None
     searchable = item.id not in deployment.follower.left_out
     return {
         "id": item.id,

@@ -95,6 +95,7 @@ def _describe(service: Service, deployment: Deployment) -> dict[str, Any]:
         "name": experiment.get("name") or facts.get("name"),
         "created": manifest["created"],
         "input": "images" if deployment.takes_pictures else "vectors",
+        "pictures": deployment.has_pictures,
         "dimension": live.dimension,
         "rows": live.rows,
         "published_rows": live.index.rows,

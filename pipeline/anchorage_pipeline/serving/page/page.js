@@ -70,7 +70,7 @@ const panelActions = {
 async function examples() {
   const found = await api.items(EXAMPLES, seed);
   if (current()) return "";
-  showExamples(found.items, release.input === "images", actions);
+  showExamples(found.items, release.pictures, actions);
   return `${found.items.length} examples.`;
 }
 
@@ -93,7 +93,7 @@ async function answer(step, signal) {
   if (first.value && first.value.release.version !== release.version) await refresh(); // switched by someone else
   const column = (settled, version) => ({ version, current: version === release.version, answer: settled.value, problem: settled.reason });
   const columns = [column(first, release.version), ...(second ? [column(second, state.compared)] : [])];
-  const told = showAnswers(columns, { pictures: release.input === "images", filtered: Boolean(settings.filter), actions });
+  const told = showAnswers(columns, { pictures: release.pictures, filtered: Boolean(settings.filter), actions });
   if (item) {
     const found = await item;
     if (found && !signal.aborted) query.showQuery(step, found, panelActions);
