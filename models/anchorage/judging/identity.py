@@ -23,19 +23,17 @@ def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dim
     facts = context.get("facts", {})
     experiment = {**facts.get("experiment", {}), **context.get("training", {}).get("settings", {})}
     data, encoder, training = (experiment.get(key, {}) for key in ("data", "encoder", "training"))
-    trained = training.get("epochs") != 0
+    trained, vectors = training.get("epochs") != 0, data.get("input") == "vectors"
+    kind = "vectors" if vectors else "images"
+    pooling = f", {encoder.get('pooling', 'unknown')} pooling" if encoder and not vectors else ""
     model = {
-        "Use": facts.get("intended_use", "finding images of the same class by similarity, among images like these"),
+        "Use": facts.get("intended_use", f"finding {kind} of the same class by similarity, among {kind} like these"),
         "Encoder": _named(encoder),
-        "Start weights": encoder.get("weights") or ("random" if encoder else None),
+        "Start weights": encoder.get("weights") or ("random" if encoder and not vectors else None),
         "Preset": facts.get("preset")
         and "{name}, license of its weights: {license}; files {digest}".format_map(facts["preset"]),
-        "Input": f"{data['image_size']} × {data['image_size']} pixels, {data.get('fit', 'crop')}"  # noqa: RUF001
-        if "image_size" in data
-        else None,
-        "Embedding": f"{dimension:,} numbers, unit length, {encoder.get('pooling', 'unknown')} pooling"
-        if encoder
-        else f"{dimension:,} numbers, unit length",
+        "Input": _input(data),
+        "Embedding": f"{dimension:,} numbers, unit length{pooling}",
         "Loss": _named(experiment.get("loss", {})) if trained else None,
         "Training": ({key: training.get(key) for key in ("epochs", "precision")} if training else None)
         if trained
@@ -55,7 +53,7 @@ def describe_identity(report: Mapping[str, Any], context: Mapping[str, Any], dim
     return {
         "model": {name: value for name, value in model.items() if value not in (None, "", {})},
         "data": {name: value for name, value in dataset.items() if value not in (None, "")},
-        "limits": [*_limits(report, context.get("spread")), *facts.get("limits", [])],
+        "limits": [*_limits(report, context.get("spread"), vectors=vectors), *facts.get("limits", [])],
     }
 
 
@@ -68,13 +66,22 @@ def _format_seeds(spread: Mapping[str, Any] | None) -> str:
     )
 
 
-def _limits(report: Mapping[str, Any], spread: Mapping[str, Any] | None) -> list[str]:
+def _input(data: Mapping[str, Any]) -> str | None:
+    if data.get("input") == "vectors":
+        return "the given vectors"
+    size = data.get("image_size")
+    return f"{size} × {size} pixels, {data.get('fit', 'crop')}" if size else None  # noqa: RUF001
+
+
+def _limits(report: Mapping[str, Any], spread: Mapping[str, Any] | None, *, vectors: bool) -> list[str]:
     counts, thresholds = report["counts"], report["thresholds"]
+    kind = "vectors" if vectors else "images"
+    others = "vectors, of other models or items," if vectors else "kinds of images, cameras or drawing styles"
     limits = [
         f"Evaluated on {counts['classes']:,} classes of split {report['split']} and a gallery of "
-        f"{counts['gallery']:,} images; all metrics decrease in a larger gallery"
+        f"{counts['gallery']:,} {kind}; all metrics decrease in a larger gallery"
         + (f", and the released index has {report['index']['rows']:,}." if "index" in report else "."),
-        "Not evaluated on other kinds of images, other cameras or other drawing styles than those of the data set.",
+        f"Not evaluated on other {others} than those of the data set.",
         "The 95 % confidence intervals cover the choice of test classes, not the seed of the training.",
         _format_seeds(spread),
     ]

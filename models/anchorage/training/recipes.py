@@ -277,9 +277,9 @@ class _Chooser:
         return self.settings["training"]
 
     def put(self, path: str, value: Any, reason: str) -> bool:
-        """Set a value if it is None and record the choice; return whether it was None."""
+        """Set a value if it is None, record the first choice of it, and return whether it was None."""
         table, key = self._find(path)
-        if key not in table:
+        if key not in table or any(choice.setting == path for choice in self.choices):
             return False
         is_open = table[key] is None
         if is_open:

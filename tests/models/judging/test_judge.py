@@ -118,6 +118,16 @@ def test_identity_card(judge):
     assert judge(clusters(0.3), context={})["experiment"] == "unnamed experiment"
 
 
+def test_the_card_of_a_head_over_vectors_tells_of_no_pixels(judge):
+    experiment = {**EXPERIMENT, "data": {"path": "shop.parquet", "input": "vectors", "image_size": 96}}
+    experiment["encoder"] = {"name": "head", "params": {"kind": "residual"}, "pooling": "gem"}
+    card = judge(clusters(0.3), context={"facts": {"experiment": experiment}})["identity"]
+    assert (card["model"]["Input"], card["model"]["Embedding"]) == ("the given vectors", "12 numbers, unit length")
+    assert card["model"]["Encoder"] == "head (kind = residual)"
+    assert "Start weights" not in card["model"]
+    assert card["limits"][1] == "Not evaluated on other vectors, of other models or items, than those of the data set."
+
+
 def test_the_card_tells_the_spread_over_seeds_and_what_the_intervals_cover(judge):
     found = {"mean": 0.469, "deviation": 0.004, "lowest": 0.464, "highest": 0.475}
     spread = {"metrics": {"map@r": found}, "seeds": [1, 2], "machines": 1, "trainings": 2, "same_code": True}

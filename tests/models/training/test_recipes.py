@@ -240,3 +240,11 @@ def test_a_procedure_chooses_batches_for_the_classes_of_each_training(store, val
     given["encoder"]["params"] = {"widths": [4, 8]}
     result = run_training(store, validation_store, **given, seed=1, verbose=0).result
     assert [row["stage"] for row in result.history] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("encoder", [{"name": "head"}, {"cache": True, "cached_copies": 2}, {}])
+def test_each_setting_is_told_once(encoder):
+    made = settings()
+    made["encoder"] |= encoder
+    told = [choice.setting for choice in choose_settings(made, COUNTS["usual"])[1]]
+    assert sorted(told) == sorted(set(told))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MANY = 1000  # classes above which dots are rasterized, to keep the page small
+_LONGEST = 16  # characters of a class in the confusion matrix
 
 
 def recall_curve(figure: "Figure", report: Mapping[str, Any]) -> None:
@@ -87,7 +88,8 @@ def confusion(figure: "Figure", report: Mapping[str, Any]) -> None:
 
     axes = figure.add_subplot()
     matrix = report["confusion"]
-    labels, shares = matrix["labels"], np.asarray(matrix["shares"], float)
+    labels = [label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…" for label in matrix["labels"]]
+    shares = np.asarray(matrix["shares"], float)
     image = axes.imshow(np.where(shares > 0, shares, np.nan) * 100, cmap=mpl.colormaps["cividis_r"], vmin=0, vmax=100)
     size = max(4.0, min(9.0, 230 / max(1, len(labels))))
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
