@@ -124,9 +124,12 @@ def read_search(path: str | Path) -> Search:
         return Search(
             **{
                 **found,
-                "space": [Range.from_dict(item) for item in found["space"]],
-                "trials": [Trial(**item) for item in found["trials"]],
-                "repeats": [Repeat(**item) for item in found["repeats"]],
+                "space": tuple(Range.from_dict(item) for item in found["space"]),
+                "trials": tuple(
+                    Trial(**{**item, "curve": tuple(item["curve"]), "samples": tuple(item["samples"])})
+                    for item in found["trials"]
+                ),
+                "repeats": tuple(Repeat(**item) for item in found["repeats"]),
                 "interval": Interval(**found["interval"]) if found["interval"] else None,
             }
         )

@@ -6,25 +6,25 @@ from anchorage.errors import DataError
 from anchorage.tuning.ranges import Condition, Range
 from anchorage.tuning.record import Interval, Repeat, Search, Trial, read_search, write_search
 
-SPACE = [
-    Range("loss", choices=["contrastive", "multi_similarity"]),
+SPACE = (
+    Range("loss", choices=("contrastive", "multi_similarity")),
     Range("loss.choices.0.params.margin", low=0.05, high=0.5, condition=Condition("loss", "contrastive")),
-]
-TRIALS = [
+)
+TRIALS = (
     Trial(0, {"loss": "multi_similarity"}, "failed", "E_LOSS_NOT_FINITE: the loss became nan"),
     Trial(
         1,
         {"loss": "contrastive", "loss.choices.0.params.margin": 0.2},
         "completed",
         score=0.6,
-        curve=[0.5, 0.6],
-        samples=[128, 256],
+        curve=(0.5, 0.6),
+        samples=(128, 256),
         metrics={"recall@1": 0.8},
         seconds=1.5,
         started=1e9,
         worker="tuner0",
     ),
-]
+)
 SEARCH = Search(
     oracle="random",
     objective="map@r",
@@ -35,7 +35,7 @@ SEARCH = Search(
     trials=TRIALS,
     best=1,
     stop_reason="trials",
-    repeats=[Repeat(4, 0.55), Repeat(5, 0.65)],
+    repeats=(Repeat(4, 0.55), Repeat(5, 0.65)),
     interval=Interval(0.6, -0.04, 1.24, 0.95),
 )
 
