@@ -36,7 +36,12 @@ class CoordinateDescentOracle(keras_tuner.Oracle):
         max_cycles: largest number of cycles.
         min_span: smallest span, a share of the scale, in (0, 1].
         min_delta: smallest improvement that moves the incumbent, at least 0.
-        **kwargs: further arguments of `keras_tuner.Oracle`.
+        allow_new_entries: as in `keras_tuner.Oracle`, like the arguments below; new ones are searched from the next
+            cycle on.
+        tune_new_entries: see there.
+        seed: has no effect, since nothing is random.
+        max_retries_per_trial: see there.
+        max_consecutive_failed_trials: see there.
 
     Attributes:
         stop_reason: `"converged"` or `"max_cycles"` once the search has ended; empty before.
@@ -56,7 +61,11 @@ class CoordinateDescentOracle(keras_tuner.Oracle):
         max_cycles: int = 4,
         min_span: float = 0.125,
         min_delta: float = 0.0,
-        **kwargs: Any,
+        allow_new_entries: bool = True,
+        tune_new_entries: bool = True,
+        seed: int | None = None,
+        max_retries_per_trial: int = 0,
+        max_consecutive_failed_trials: int = 3,
     ):
         if points < 2 or max_cycles < 1:
             raise ValueError(
@@ -67,7 +76,16 @@ class CoordinateDescentOracle(keras_tuner.Oracle):
                 "`shrink` and `min_span` must be in (0, 1], and `min_delta` at least 0. "
                 f"Received: {shrink=}, {min_span=}, {min_delta=}"
             )
-        super().__init__(objective=objective, max_trials=max_trials, hyperparameters=hyperparameters, **kwargs)
+        super().__init__(
+            objective=objective,
+            max_trials=max_trials,
+            hyperparameters=hyperparameters,
+            allow_new_entries=allow_new_entries,
+            tune_new_entries=tune_new_entries,
+            seed=seed,
+            max_retries_per_trial=max_retries_per_trial,
+            max_consecutive_failed_trials=max_consecutive_failed_trials,
+        )
         unknown = sorted(set(order) - {hp.name for hp in self.hyperparameters.space})
         if unknown and not self.allow_new_entries:
             raise ValueError(f"`order` must name hyperparameters of the space. Received: {unknown}")

@@ -125,10 +125,7 @@ def read_search(path: str | Path) -> Search:
             **{
                 **found,
                 "space": tuple(Range.from_dict(item) for item in found["space"]),
-                "trials": tuple(
-                    Trial(**{**item, "curve": tuple(item["curve"]), "samples": tuple(item["samples"])})
-                    for item in found["trials"]
-                ),
+                "trials": tuple(read_trial(item) for item in found["trials"]),
                 "repeats": tuple(Repeat(**item) for item in found["repeats"]),
                 "interval": Interval(**found["interval"]) if found["interval"] else None,
             }
@@ -137,3 +134,8 @@ def read_search(path: str | Path) -> Search:
         raise DataError(
             "E_SEARCH_DAMAGED", f"Expected the record of a search in {path}. Received: {error!r}"
         ) from error
+
+
+def read_trial(values: Mapping[str, Any]) -> Trial:
+    """A trial of its fields as plain values."""
+    return Trial(**{**values, "curve": tuple(values["curve"]), "samples": tuple(values["samples"])})

@@ -1,22 +1,12 @@
-"""Run a hyperparameter search: the entry point of the Tuner, of `anchorage tune` and of studies."""
+"""Run a hyperparameter search: the entry point of `anchorage tune` and of studies."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 from anchorage.tuning.ranges import Range
 from anchorage.tuning.record import Search
 from anchorage.tuning.settings import TuningSettings
-
-
-class Report(Protocol):
-    """Told by a training after each validation; raises `TrialStopped` if the trial should not go on."""
-
-    def __call__(self, samples: int, objective: float) -> None:
-        """Report the training samples seen so far, and the objective, which higher is better."""
-
-
-Train = Callable[[Mapping[str, Any], Report], Mapping[str, float]]
+from anchorage.tuning.tuner import SearchTuner, Train
 
 
 def run_search(
@@ -36,12 +26,12 @@ def run_search(
 
     Args:
         train: trains with a value for each active path of `space`, calls its second argument after each validation, and
-            returns metrics. Values may include `training.epochs`, the epochs of this trial, and `seed`, of a repeat;
-            both replace those of the settings that it trains with.
+            returns metrics, which include the objective. Values may include `training.epochs`, the epochs of this
+            trial, and `seed`, of a repeat; both replace those of the settings that it trains with.
         space: the ranges.
         settings: how to search.
         seed: of the oracle; repeats have the seeds that follow it.
-        folder: of the records of all trials.
+        folder: of the records of all trials of this search, and of no other with the same space.
         log_folder: of TensorBoard's HParams, one run per trial; None for none.
 
     Returns:
@@ -52,4 +42,6 @@ def run_search(
             trial succeeded.
         ResourceError: from a trial, unchanged.
     """
-    raise NotImplementedError
+    tuner = SearchTuner(train, space, settings, seed=seed, folder=folder, log_folder=log_folder)
+    tuner.search()
+    return tuner.result
