@@ -17,7 +17,7 @@ from anchorage.procedures import run_training
 from anchorage.release.manifest import TEXT
 from anchorage.serving.export import export_encoder
 from anchorage.training.fit import FitResult
-from anchorage.tuning.ranges import apply_values
+from anchorage.tuning.training import settle
 from anchorage.untrained import untrained_encoders
 from anchorage_components.artifacts import HISTORY, UNTRAINED
 
@@ -40,9 +40,9 @@ def run_fn(fn_args: FnArgs) -> None:
     """
     config = fn_args.custom_config
     settings = json.loads(config["settings_json"])
-    if fn_args.hyperparameters:
-        settings = apply_values(settings, fn_args.hyperparameters["values"])
     store, validation_store = open_stores(fn_args)
+    if fn_args.hyperparameters:
+        settings = settle(settings, fn_args.hyperparameters["values"], store)
     run_key = _run_key(settings, store, validation_store, config["code_version"])
     checkpoints = Path(config["checkpoints"]) / run_key
     learner, result = run_training(

@@ -22,9 +22,9 @@ from anchorage.training.settings import (
 from anchorage_pipeline.documents import Source, read_toml
 from anchorage_pipeline.mistakes import explain
 from anchorage_pipeline.overrides import apply_overrides
+from anchorage_pipeline.tuning import Tuning
 from anchorage_pipeline.values import (
     Count,
-    Epochs,
     Finite,
     Fraction,
     Location,
@@ -33,6 +33,7 @@ from anchorage_pipeline.values import (
     Neighbors,
     NonNegative,
     Params,
+    Part,
     Rate,
     Section,
     Seed,
@@ -155,29 +156,18 @@ class Training(Section):
     """Numbers of the training: "float32", "mixed_bfloat16" or "mixed_float16"."""
     strategy: Strategy = TrainingSettings.strategy
     """Devices: "" trains on one, "mirrored" on all GPUs of this machine."""
-    sampler: Named | None = None
+    sampler: Part | None = None
     """Sampler of the batches."""
     optimizer: Optimizer = Optimizer()
     """The optimizer and the learning rates."""
     augmentation: dict[str, Finite | bool] | None = None
     """Augmentations of the training images; {} uses none."""
-    methods: list[Named] | None = None
+    methods: list[Part] | None = None
     """Training methods around the loss, the first one outermost; [] uses none."""
-    procedure: Named | None = None
+    procedure: Part | None = None
     """A training that consists of several runs, such as self-training; a single run if not set."""
     loggers: list[NameOrTable] = [Named(name="tensorboard")]
     """What logs the metrics: "tensorboard", "mlflow", "wandb" or a Keras callback; names, or tables with `params`."""
-
-
-class Tuning(Section):
-    """The hyperparameter search, which runs if the file contains ranges or choices."""
-
-    oracle: Literal["random", "bayesian"] = "random"
-    """Search algorithm: "random" or "bayesian"."""
-    trials: Annotated[int, Field(gt=0, le=100_000)] = 8
-    """Number of trials."""
-    epochs: Epochs = 5
-    """Epochs per trial."""
 
 
 _JUDGED = JudgeSettings()  # for its defaults
@@ -282,8 +272,8 @@ class Experiment(Section):
     """The images."""
     encoder: Encoder = Field(default_factory=lambda: Encoder.model_validate({}))
     """The network."""
-    loss: Named | None = None
-    """The loss; chosen by the recipe if not set."""
+    loss: Part | None = None
+    """The loss, or several for the tuner to choose from; chosen by the recipe if not set."""
     training: Training = Training()
     """The training."""
     tuning: Tuning = Tuning()

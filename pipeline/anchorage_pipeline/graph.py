@@ -2,7 +2,7 @@
 
 import json
 import posixpath
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,7 +139,8 @@ def training_settings(experiment: Experiment) -> dict:
     for table, keys in _RECIPE_KEYS.items():
         optimizer[table] = {**dict.fromkeys(keys), **optimizer[table]}
     if settings["loss"] is not None:
-        settings["loss"]["params"] = {"proxies_per_class": None, **settings["loss"]["params"]}
+        for loss in settings["loss"].get("choices", [settings["loss"]]):
+            loss["params"] = {"proxies_per_class": None, **loss["params"]}
     return settings
 
 
@@ -248,7 +249,7 @@ def _ingest_node(experiment: Experiment, places: Places, fingerprints: Fingerpri
 
 def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
     """The Trainer, preceded by the Tuner if the experiment has ranges."""
-    from tfx.components import Trainer, Tuner
+    from tfx.components import Trainer
     from tfx.proto.trainer_pb2 import EvalArgs, TrainArgs
 
     space = search_space(experiment)
@@ -264,15 +265,14 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
     }
     nodes = {}
     if space:
-        search = {"space": space, **experiment.tuning.model_dump(mode="json")}
+        from anchorage_components.tuner import Tuner
+
+        tuning = experiment.tuning
+        code = _training_code(experiment, "anchorage_components.tuner", tuning.tuner_fn.rpartition(".")[0])
         nodes["tuner"] = Tuner(
-            tuner_fn="anchorage_components.tuner.tuner_fn",
+            tuner_fn=tuning.tuner_fn,
             examples=pack.outputs["store"],
-            custom_config={
-                **config,
-                "tuning_json": _json(search),
-                "code_version": _training_code(experiment, "anchorage_components.tuner"),
-            },
+            custom_config={**config, "tuning_json": _json(asdict(tuning.settings)), "code_version": code},
             **splits,
         )
     nodes["trainer"] = Trainer(
@@ -389,9 +389,9 @@ def _facts(experiment: Experiment, fingerprints: Fingerprints) -> dict:
     }
 
 
-def _training_code(experiment: Experiment, module: str) -> str:
-    """Digest of the code of a module and of the training code that this experiment uses, and of its preset."""
-    modules, tables = training_modules(training_settings(experiment), module)
+def _training_code(experiment: Experiment, *core: str) -> str:
+    """Digest of the code of modules and of the training code that this experiment uses, and of its preset."""
+    modules, tables = training_modules(training_settings(experiment), *core)
     version, encoder = code_version(*modules, tables=tables), experiment.encoder
     return digest([version, preset_version(encoder.weights or "")]) if encoder.preset else version
 

@@ -13,6 +13,8 @@ _NOT_KEYS = {
     "<choices>",
     "<table>",
     "<tables>",
+    "<part>",
+    "<alternatives>",
     "bool",
     "int",
     "float",

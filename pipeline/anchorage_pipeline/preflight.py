@@ -22,7 +22,8 @@ from anchorage_pipeline.graph import locate_data, record_spec, training_settings
 from anchorage_pipeline.mistakes import format_mistakes, keys_of, mistakes_in
 from anchorage_pipeline.own_parts import try_own_parts
 from anchorage_pipeline.startup import load_keras
-from anchorage_pipeline.values import search_space
+from anchorage_pipeline.tuning import check_search
+from anchorage_pipeline.values import Named, search_space
 
 _CLASSES = 1_000_000  # stand-in for a number that only the data knows
 _BUILT_CLASSES = 1_000  # the same where each takes memory
@@ -78,14 +79,18 @@ def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str
     import numpy as np
 
     from anchorage.training.recipes import choose_settings
-    from anchorage.tuning.ranges import apply_values, corner_values
+    from anchorage.tuning.ranges import apply_values, corner_values, path_in_file
 
-    found = _wrong_names(experiment)
-    for values in corner_values(search_space(experiment)):
-        settings, _ = choose_settings(apply_values(training_settings(experiment), values), np.full(_CLASSES, 2))
-        mistakes = _Mistakes(found)
+    names, space, given = _wrong_names(experiment), search_space(experiment), training_settings(experiment)
+    searching = _Mistakes(names)
+    check_search(experiment, space, searching)
+    found = searching.found
+    for values in corner_values(space):
+        settings, _ = choose_settings(apply_values(given, values), np.full(_CLASSES, 2))
+        mistakes = _Mistakes(names)
         _make_parts(RunSettings.from_dict(settings), record_spec(experiment), load_weights, mistakes)
-        found = mistakes.found
+        for path, told in mistakes.found.items():
+            found.setdefault(path_in_file(path, given, values), told)
     return found
 
 
@@ -102,7 +107,7 @@ def _wrong_names(experiment: Experiment) -> dict[str, str]:
             parse_metric(name)
         if path in mistakes.found:
             mistakes.found[path] += f".{nearest(re.sub('@.*', '@k', name), METRICS)}"
-    if experiment.loss is not None:
+    if isinstance(experiment.loss, Named):
         with mistakes.at("loss.name"):
             check_name(experiment.loss.name)
     return mistakes.found

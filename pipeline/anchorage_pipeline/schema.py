@@ -10,14 +10,32 @@ SCHEMA_FILE = "experiment.schema.json"  # the file that the first line of an exp
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PLURALS = {"object": "tables", "boolean": "booleans", "integer": "integers", "number": "numbers", "string": "strings"}
 
+_PARTS = {"Named": "table with `name` and `params`", "Alternatives": "table with `choices`"}  # sections of no own
+
 _INTRODUCTION = """\
 # The experiment file
 
 A TOML file with the keys below; only `name` and `data.path` are required. Paths are relative to the current folder.
 `anchorage check FILE` validates a file and its data.
 
-Parameters of a loss, sampler, method or optimizer, and learning rates, may be ranges for the tuner to search,
-`{ low = 0.05, high = 0.5 }` (on a logarithmic scale with `log = true`), or lists of values, `{ choices = [16, 32] }`.
+Parameters of a loss, sampler, method or optimizer, and learning rates, may be ranges for the tuner to search:
+`{ low = 0.05, high = 0.5 }`, with `sampling = "log"` on a logarithmic scale and with `step` in steps, or
+`{ choices = [16, 32] }`. Loss, sampler, procedure and each of the methods may be choices, too, with ranges that are
+searched together with them:
+
+```toml
+[loss]
+choices = [
+  "contrastive",
+  { name = "balanced_contrastive", params = { lam = { low = 0.01, high = 100.0, sampling = "log", default = 1.0 } } },
+]
+
+[training]
+methods = [{ choices = ["none", "moving_average"] }]
+```
+
+`default` is where the coordinate search starts. If the sampler has ranges, every trial and the final training see as
+many images per epoch as with the defaults, whatever the size of a batch; the learning rate stays as it is written.
 
 With the first line `#:schema experiment.schema.json`, editors complete and check the file; `anchorage schema --output
 experiment.schema.json` writes the schema, and `anchorage schema --markdown` this page."""
@@ -51,7 +69,7 @@ def reference_page() -> str:
         lines += ["", f"## `[{path}]`" if path else "## Top level", "", section["description"], ""]
         lines += ["| key | value | default | |", "|---|---|---|---|"]
         for key, value in section["properties"].items():
-            if _target(value, schema["$defs"]) and _name(value) != "Named":
+            if _target(value, schema["$defs"]) and _name(value) not in _PARTS:
                 continue  # a section of its own
             default = f"`{_toml(value['default'])}`" if "default" in value else ""
             default = "required" if key in section.get("required", ()) else default
@@ -63,7 +81,7 @@ def _sections(path: str, section: dict[str, Any], defs: dict[str, Any]) -> Itera
     yield path, section
     for key, value in section["properties"].items():
         target = _target(value, defs)
-        if target and _name(value) != "Named":
+        if target and _name(value) not in _PARTS:
             yield from _sections(f"{path}.{key}" if path else key, target, defs)
 
 
@@ -77,10 +95,13 @@ def _target(value: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any] | Non
 
 def _kind(value: dict[str, Any]) -> str:
     """The type and the limits of a value, in words."""
-    if _name(value) == "Named":
-        return "table with `name` and `params`"
+    if _name(value) in _PARTS:
+        return _PARTS[_name(value)]
     if "anyOf" in value:
-        kinds = dict.fromkeys("range or choices" if "$ref" in branch else _kind(branch) for branch in value["anyOf"])
+        kinds = dict.fromkeys(
+            "range or choices" if "$ref" in branch and _name(branch) not in _PARTS else _kind(branch)
+            for branch in value["anyOf"]
+        )
         return ", ".join(kinds)
     if "enum" in value:
         return ", ".join(f"`{_toml(item)}`" for item in value["enum"])
@@ -97,7 +118,10 @@ def _items(items: dict[str, Any]) -> str:
     if "enum" in items:
         return _kind(items)
     if "anyOf" in items:
-        kinds = ["ranges or choices" if "$ref" in branch else _items(branch) for branch in items["anyOf"]]
+        kinds = [
+            "tables" if _name(branch) in _PARTS else "ranges or choices" if "$ref" in branch else _items(branch)
+            for branch in items["anyOf"]
+        ]
         return ", ".join(dict.fromkeys(kinds))
     return f"{_PLURALS[items['type']]}{_limits(items)}"
 

@@ -1,9 +1,13 @@
 """The kinds of values in an experiment file: numbers with limits, ranges for the tuner, and tables of them."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from typing_extensions import TypeAliasType
+
+from anchorage.tuning.ranges import Range as SearchRange
+from anchorage.tuning.ranges import read_space
 
 # Upper limits are above any useful value, and below what would overflow or exhaust memory.
 _COUNT = 10**9  # within 32 bits
@@ -33,15 +37,39 @@ class Range(Section):
     """Smallest value."""
     high: int | Finite
     """Largest value, above `low`."""
-    log: bool = False
-    """Whether to search on a logarithmic scale, which requires `low` above 0."""
+    sampling: Literal["linear", "log"] = "linear"
+    """Scale on which to search: "linear", or "log", which requires `low` above 0."""
+    step: int | Finite | None = None
+    """Distance between two values, above 0; with `sampling = "log"` their ratio, above 1. Not set: any value."""
+    default: int | Finite | None = None
+    """Where the coordinate search starts; the middle if not set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_log(cls, values: Any) -> Any:
+        """Files of 0.1 say `log = true`."""
+        if isinstance(values, dict) and isinstance(values.get("log"), bool) and "sampling" not in values:
+            rest = {key: value for key, value in values.items() if key != "log"}
+            return {**rest, "sampling": "log"} if values["log"] else rest
+        return values
 
     @model_validator(mode="after")
     def _ordered(self):
         if not self.low < self.high:
             raise ValueError(f"`low` must be below `high`. Received: low={self.low}, high={self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a range with log = true must lie above 0. Received: low={self.low}")
+        if self.sampling == "log" and self.low <= 0:
+            raise ValueError(f'a range with sampling = "log" must lie above 0. Received: low={self.low}')
+        least = 1 if self.sampling == "log" else 0
+        if self.step is not None and not self.step > least:
+            raise ValueError(f"`step` must be above {least}. Received: step={self.step}")
+        if self.default is not None and not self.low <= self.default <= self.high:
+            raise ValueError(f"`default` must lie in the range. Received: default={self.default}")
+        integers = isinstance(self.low, int) and isinstance(self.high, int)
+        if integers and not all(isinstance(value, int | None) for value in (self.step, self.default)):
+            raise ValueError(
+                "a range between integers has integers only. "
+                f"Received: step={self.step}, default={self.default}; write `low` as {self.low}.0"
+            )
         return self
 
 
@@ -49,7 +77,24 @@ class Choices(Section):
     """A list of values for the tuner to try."""
 
     choices: Annotated[list[bool | int | float | str], Field(min_length=2)]
-    """The values, at least two."""
+    """The values, at least two of one kind."""
+    default: bool | int | float | str | None = None
+    """Where the coordinate search starts, and what the size of an epoch is counted with; the first if not set."""
+
+    @model_validator(mode="after")
+    def _of_one_kind(self):
+        kinds = {"numbers" if type(value) in (int, float) else type(value).__name__ for value in self.choices}
+        if len(kinds) > 1:
+            raise ValueError(f"`choices` must be of one kind. Received: {self.choices}")
+        _check_distinct(self.choices, self.default)
+        return self
+
+
+def _check_distinct(names: Sequence[Any], default: Any) -> None:
+    if repeated := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise ValueError(f"`choices` must be distinct. Received twice: {repeated[0]!r}")
+    if default is not None and default not in names:
+        raise ValueError(f"`default` must be one of the choices {list(names)}. Received: {default!r}")
 
 
 def _kind(value: Any) -> str:
@@ -95,19 +140,33 @@ def _as_table(value: Any) -> Any:
 NameOrTable = Annotated[Named, BeforeValidator(_as_table, json_schema_input_type=str | Named)]
 
 
-def search_space(experiment: Section) -> dict[str, dict[str, Any]]:
-    """The ranges of an experiment by the path of their key: `{"loss.params.margin": {"low": ..., "high": ...}}`."""
+class Alternatives(Section):
+    """A list of components for the tuner to try; the ranges in one of them are searched together with it."""
 
-    def walk(value: Any, path: str):
-        if isinstance(value, Range | Choices):
-            yield path, value.model_dump()
-        elif isinstance(value, Section):
-            for key in type(value).model_fields:
-                yield from walk(getattr(value, key), f"{path}.{key}" if path else key)
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                yield from walk(item, f"{path}.{key}")
-        elif isinstance(value, list):
-            yield from walk({str(index): item for index, item in enumerate(value)}, path)
+    choices: Annotated[list[NameOrTable], Field(min_length=2)]
+    """Components of distinct names: names, or tables with `params`. Among methods, "none" leaves the entry out."""
+    default: str | None = None
+    """Name of the component that the coordinate search starts with; the first if not set."""
 
-    return dict(walk(experiment, ""))
+    @model_validator(mode="after")
+    def _distinct(self):
+        _check_distinct([choice.name for choice in self.choices], self.default)
+        return self
+
+
+def _part_kind(value: Any) -> str:
+    return (
+        "<alternatives>"
+        if isinstance(value, Alternatives) or (isinstance(value, dict) and "choices" in value)
+        else "<part>"
+    )
+
+
+Part = Annotated[
+    Annotated[Named, Tag("<part>")] | Annotated[Alternatives, Tag("<alternatives>")], Discriminator(_part_kind)
+]
+
+
+def search_space(experiment: Section) -> list[SearchRange]:
+    """The ranges of an experiment, by the path of their key."""
+    return read_space(experiment.model_dump(include={"encoder", "loss", "training"}))

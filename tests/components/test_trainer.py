@@ -9,12 +9,12 @@ import pytest
 import tensorflow as tf
 
 from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
-from anchorage_components import tuner as tuner_module
+from anchorage.tuning import training as trial_module
 from anchorage_components.artifacts import HISTORY, UNTRAINED
 from anchorage_components.trainer import LEARNER, run_fn
 from anchorage_components.tuner import tuner_fn
 
-RANGE = {"low": 0.01, "high": 0.1, "log": False}
+RANGE = {"low": 0.01, "high": 0.1}
 SETTINGS = {
     "seed": 3,
     "encoder": {"name": "small", "embedding_size": 4, "frozen_norm": None, "params": {"widths": [4]}},
@@ -91,16 +91,18 @@ def test_a_head_on_cached_features_is_exported_with_its_trunk(fn_args, tmp_path)
 
 
 def test_a_trial_trains_with_values_in_the_range_for_the_epochs_of_the_search(fn_args, monkeypatch):
-    search = {"space": {"training.optimizer.learning_rate": RANGE}, "oracle": "random", "trials": 1, "epochs": 2}
-    fn_args.custom_config["tuning_json"] = json.dumps(search)
-    results, train = [], tuner_module.run_training
-    monkeypatch.setattr(tuner_module, "run_training", lambda *a, **k: results.append(train(*a, **k)) or results[-1])
+    fn_args.custom_config["tuning_json"] = json.dumps({"trials": 1, "epochs": 2, "repeats": 0})
+    results, train = [], trial_module.run_training
+    monkeypatch.setattr(trial_module, "run_training", lambda *a, **k: results.append(train(*a, **k)) or results[-1])
     tuner = tuner_fn(fn_args).tuner
     tuner.search()
-    [run], [trial] = results, tuner.oracle.trials.values()
+    [run], [trial] = results, tuner.result.trials
     rate = run.result.settings["training"]["optimizer"]["learning_rate"]
     assert 0.01 <= rate <= 0.1
-    assert rate == trial.hyperparameters.values["training.optimizer.learning_rate"]
+    assert trial.values == {"training.optimizer.learning_rate": rate}
     _, *epochs = run.result.history
     assert len(epochs) == 2
-    assert trial.score == max(row["val_map@r"] for row in epochs)
+    assert trial.curve == tuple(row["val_map@r"] for row in epochs)
+    assert trial.score == max(trial.curve)
+    assert trial.samples == (8, 16)  # two steps of two classes with two images
+    assert {"recall@1", "loss"} <= set(trial.metrics)

@@ -5,7 +5,9 @@ import pytest
 
 from anchorage.errors import UsageError
 from anchorage.judging.settings import JudgeSettings
+from anchorage.tuning.ranges import Condition, Range, apply_values, grid_size
 from anchorage_pipeline.config import Evaluation, load_experiment
+from anchorage_pipeline.graph import training_settings
 from anchorage_pipeline.values import search_space
 
 _LEAST = """
@@ -34,7 +36,7 @@ def test_the_least_file_gets_defaults(write):
     assert (experiment.encoder.name, experiment.encoder.weights) == ("efficientnet_lite0", "imagenet")
     assert (experiment.loss, experiment.training.sampler, experiment.training.optimizer.learning_rate) == (None,) * 3
     assert experiment.evaluation.primary == "map@r"
-    assert search_space(experiment) == {}
+    assert search_space(experiment) == []
 
 
 def test_a_network_that_is_named_starts_from_random_weights(write):
@@ -74,13 +76,68 @@ def test_values_do_not_change_after_loading(write):
 def test_ranges_are_found_wherever_they_stand(write):
     text = _LEAST + (
         "params = { margin = { low = 0.05, high = 0.5 }, mode = { choices = ['a', 'b'] } }\n"
-        "[training.optimizer]\nlearning_rate = { low = 1e-4, high = 1e-2, log = true }\n"
+        "[training.optimizer]\nlearning_rate = { low = 1e-4, high = 1e-2, sampling = 'log', step = 10 }\n"
+        "[training.sampler]\nname = 'class_batches'\nparams = { classes = { choices = [16, 32], default = 32 } }\n"
     )
-    assert search_space(load_experiment(write(text))) == {
-        "loss.params.margin": {"low": 0.05, "high": 0.5, "log": False},
-        "loss.params.mode": {"choices": ["a", "b"]},
-        "training.optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-    }
+    assert search_space(load_experiment(write(text))) == [
+        Range("loss.params.margin", low=0.05, high=0.5),
+        Range("loss.params.mode", choices=("a", "b")),
+        Range("training.sampler.params.classes", choices=(16, 32), default=32),
+        Range("training.optimizer.learning_rate", low=1e-4, high=1e-2, sampling="log", step=10),
+    ]
+
+
+def test_a_logarithmic_range_may_be_written_as_in_former_files(write):
+    text = _LEAST + "params = { margin = { low = 0.05, high = 0.5, log = true } }\n"
+    assert search_space(load_experiment(write(text))) == [
+        Range("loss.params.margin", low=0.05, high=0.5, sampling="log")
+    ]
+
+
+def test_parts_to_choose_from_bring_their_own_ranges(write):
+    text = """
+name = "toy"
+data = { path = "." }
+[[loss.choices]]
+name = "multi_similarity"
+[[loss.choices]]
+name = "balanced_contrastive"
+params = { lam = { low = 0.01, high = 100.0, sampling = "log", default = 1.0 } }
+[training]
+sampler = { choices = ["class_batches", { name = "n_pair", params = { classes = { choices = [8, 16] } } }] }
+methods = [{ choices = ["none", "moving_average"], default = "moving_average" }]
+"""
+    experiment = load_experiment(write(text))
+    space = search_space(experiment)
+    assert space == [
+        Range("loss", choices=("multi_similarity", "balanced_contrastive")),
+        Range(
+            "loss.choices.1.params.lam",
+            low=0.01,
+            high=100.0,
+            sampling="log",
+            default=1.0,
+            condition=Condition("loss", "balanced_contrastive"),
+        ),
+        Range("training.sampler", choices=("class_batches", "n_pair")),
+        Range(
+            "training.sampler.choices.1.params.classes",
+            choices=(8, 16),
+            condition=Condition("training.sampler", "n_pair"),
+        ),
+        Range("training.methods.0", choices=("none", "moving_average"), default="moving_average"),
+    ]
+    assert grid_size(space) == (1 + 5) * (1 + 2) * 2
+    settings = training_settings(experiment)
+    values = {"loss": "balanced_contrastive", "loss.choices.1.params.lam": 2.0}
+    values |= {"training.sampler": "class_batches", "training.methods.0": "none"}
+    applied = apply_values(settings, values)
+    assert applied["loss"] == {"name": "balanced_contrastive", "params": {"lam": 2.0, "proxies_per_class": None}}
+    assert applied["training"]["sampler"] == {"name": "class_batches", "params": {}}
+    assert applied["training"]["methods"] == []
+    assert apply_values(settings, {**values, "training.methods.0": "moving_average"})["training"]["methods"] == [
+        {"name": "moving_average", "params": {}}
+    ]
 
 
 def test_building_blocks_stand_inside_others(write):
@@ -90,9 +147,7 @@ def test_building_blocks_stand_inside_others(write):
         "miner = { name = 'pair_margin' }\nreducer = { name = 'threshold', low = 0.1 }\n"
     )
     experiment = load_experiment(write(text))
-    assert search_space(experiment) == {
-        "loss.params.members.0.params.margin": {"low": 0.1, "high": 0.3, "log": False},
-    }
+    assert search_space(experiment) == [Range("loss.params.members.0.params.margin", low=0.1, high=0.3)]
     params = experiment.loss.model_dump(mode="json")["params"]
     assert params["miner"] == {"name": "pair_margin"}
     assert params["reducer"] == {"name": "threshold", "low": 0.1}
@@ -102,7 +157,15 @@ def test_building_blocks_stand_inside_others(write):
     ("params", "told"),
     [
         ("{ margin = { low = 0.5, high = 0.05 } }", "`low` must be below `high`"),
-        ("{ margin = { low = 0.0, high = 0.5, log = true } }", "must lie above 0"),
+        ("{ margin = { low = 0.0, high = 0.5, sampling = 'log' } }", "must lie above 0"),
+        ("{ margin = { low = 0.1, high = 0.5, sampling = 'logarithmic' } }", "Expected 'linear' or 'log'"),
+        ("{ margin = { low = 0.1, high = 0.5, step = 0 } }", "`step` must be above 0"),
+        ("{ margin = { low = 0.1, high = 0.5, sampling = 'log', step = 1 } }", "`step` must be above 1"),
+        ("{ margin = { low = 0.1, high = 0.5, default = 0.6 } }", "`default` must lie in the range"),
+        ("{ margin = { low = 1, high = 5, step = 0.5 } }", "write `low` as 1.0"),
+        ("{ margin = { choices = [1, 'a'] } }", "must be of one kind"),
+        ("{ margin = { choices = [1, 2, 1] } }", "must be distinct. Received twice: 1"),
+        ("{ margin = { choices = [1, 2], default = 3 } }", "must be one of the choices"),
         ("{ margin = { choices = [1] } }", "at least 2 items"),
         ("{ margin = { low = 0.5 } }", "loss.params.margin.high"),
         ("{ loss = { name = 'triplet', params = { margin = { low = 0.5 } } } }", "loss.params.loss.params.margin.high"),
@@ -117,6 +180,27 @@ def test_an_invalid_range_is_reported_once(write, params, told):
 def test_only_measured_metrics_can_judge(write):
     with pytest.raises(UsageError, match=r"Not among them: \['recall@3'\]"):
         load_experiment(write(_LEAST + "[evaluation]\nprimary = 'recall@3'"))
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        ("choices = ['triplet']", "loss.choices  Expected a list with at least 2 items"),
+        ("choices = ['triplet', 'triplet']", "loss  `choices` must be distinct. Received twice: 'triplet'"),
+        ("choices = ['triplet', 'nca']\ndefault = 'circle'", "loss  `default` must be one of the choices"),
+        ("choices = ['triplet', { params = {} }]", "loss.choices.1.name  is missing"),
+        ("choices = ['triplet', 'nca']\nparams = {}", "loss.params  unknown key"),
+        (
+            "choices = ['nca', { name = 'triplet', params = { margin = { low = 1.0 } } }]",
+            "loss.choices.1.params.margin.high  is missing",
+        ),
+    ],
+)
+def test_wrong_parts_to_choose_from_are_reported_once(write, loss, told):
+    with pytest.raises(UsageError) as caught:
+        load_experiment(write(f"name = 'toy'\ndata = {{ path = '.' }}\n[loss]\n{loss}\n"))
+    assert told in str(caught.value)
+    assert str(caught.value).count("\n") == 1
 
 
 @pytest.mark.parametrize(("text", "code"), [("name = ", "E_EXPERIMENT_SYNTAX"), (None, "E_EXPERIMENT_MISSING")])

@@ -1,9 +1,11 @@
 """Procedures, which combine several training runs into one learner; `PROCEDURES` maps names to classes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import keras
 
 from anchorage.procedures.class_folds import ClassFolds
 from anchorage.procedures.procedure import Procedure, Task
@@ -48,6 +50,7 @@ def run_training(
     cache_folder: str | Path | None = None,
     run_key: str = "",
     log_folder: str | Path | None = None,
+    observers: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> TrainRun:
     """Train a learner by one training or a procedure; the entry point of Trainer, Tuner and `anchorage train`.
@@ -66,6 +69,7 @@ def run_training(
             for this training only.
         run_key: identifies the run in its checkpoints.
         log_folder: folder of the logs, or None.
+        observers: further callbacks that get all metrics of the history of a single training.
         verbose: verbosity.
 
     Raises:
@@ -75,6 +79,8 @@ def run_training(
     options: dict[str, Any] = {"run_key": run_key, "verbose": verbose}
     options["checkpoint_folder"] = checkpoint_folder and Path(checkpoint_folder)
     options["log_folder"] = log_folder and Path(log_folder)
+    if not training.get("procedure"):
+        options["observers"] = observers
     if not encoder.get("cache"):
         return _train(store, validation_store, given, options)
     settings, _ = choose_recipe(store, given, verbose=0)

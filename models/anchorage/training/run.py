@@ -40,6 +40,7 @@ def train_run(
     checkpoint_folder: str | Path | None = None,
     run_key: str = "",
     log_folder: str | Path | None = None,
+    observers: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> TrainRun:
     """Build and train a learner; sets the global seeds of Keras, NumPy and Python.
@@ -63,6 +64,7 @@ def train_run(
         checkpoint_folder: see there.
         run_key: see there.
         log_folder: folder for the files of `training.loggers`; None for no logs.
+        observers: further callbacks that get all metrics of the history.
         verbose: see there.
 
     Raises:
@@ -99,7 +101,7 @@ def train_run(
             augmentation=augmentation,
             seed=seed,
             checkpoint_folder=checkpoint_folder,
-            loggers=loggers,
+            loggers=[*loggers, *observers],
             run_key=run_key,
             verbose=verbose,
             epochs=chosen.epochs,

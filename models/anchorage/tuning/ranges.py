@@ -187,6 +187,30 @@ def _settle(setting: Any, value: Any) -> Any:
     return value
 
 
+def path_in_file(path: str, settings: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """The path, in settings with ranges, of what has `path` once these values are applied.
+
+    Example:
+        >>> loss = {"choices": [{"name": "nca", "params": {}}, {"name": "triplet", "params": {}}]}
+        >>> path_in_file("loss.params.margin", {"loss": loss}, {"loss": "triplet"})
+        'loss.choices.1.params.margin'
+    """
+    section: Any = settings
+    found: list[str] = []
+    for key in path.split("."):
+        found.append(key)
+        if isinstance(section, Mapping):
+            section = section.get(key)
+        elif isinstance(section, list):
+            section = section[int(key)] if int(key) < len(section) else None
+        choices = section.get("choices", []) if isinstance(section, Mapping) else []
+        if choices and isinstance(choices[0], Mapping):
+            place = [choice["name"] for choice in choices].index(values[".".join(found)])
+            found += ["choices", str(place)]
+            section = choices[place]
+    return ".".join(found)
+
+
 def active_ranges(space: Sequence[Range], values: Mapping[str, Any]) -> list[Range]:
     """The ranges whose condition holds."""
     return [item for item in space if item.condition is None or values.get(item.condition.path) == item.condition.value]

@@ -92,7 +92,7 @@ def _candidates(entry: Entry, common: Mapping[str, list[Any]], document: Mapping
             raise UsageError(
                 "E_RANGES_NOT_SEARCHED",
                 f"A comparison takes fixed values, or lists of values in `tune`. Received ranges for "
-                f"{', '.join(ranges)} in the entry {entry.name!r}",
+                f"{', '.join(item.path for item in ranges)} in the entry {entry.name!r}",
             )
         candidates.append(Candidate(values, experiment))
     return candidates

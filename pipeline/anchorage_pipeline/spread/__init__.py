@@ -90,8 +90,8 @@ def _check(experiment: Experiment, seeds: Sequence[int]) -> None:
     if ranges := search_space(experiment):
         raise UsageError(
             "E_RANGES_NOT_SEARCHED",
-            f"`anchorage spread` takes fixed values. Received ranges for {', '.join(ranges)}: replace them by the "
-            "values that `anchorage run` found, which its report lists",
+            f"`anchorage spread` takes fixed values. Received ranges for {', '.join(item.path for item in ranges)}: "
+            "replace them by the values that `anchorage run` found, which its report lists",
         )
 
 
