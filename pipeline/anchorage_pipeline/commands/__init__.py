@@ -13,6 +13,7 @@ COMMANDS = {
         "run": "run the whole pipeline, from images to an evaluated release",
         "spread": "train with several seeds and report the spread of the metrics; resumes if stopped",
         "compare": "compare losses over seeds and class folds; resumes if stopped",
+        "runs": "list what was evaluated, with verdict, metrics and date",
     },
     "releases": {
         "serve": "serve searches and changes of the gallery over HTTP",
