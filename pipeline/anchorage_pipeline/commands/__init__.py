@@ -19,7 +19,7 @@ COMMANDS = {
         "serve": "serve searches and changes of the gallery over HTTP",
         "search": "find the gallery images most similar to the given images or descriptions",
         "embed": "embed images into a Parquet table; options after -- go to Beam",
-        "export": "write the model of a release for other runtimes, or its vectors for other search engines",
+        "export": "write a release for other runtimes or search engines, or to the Hugging Face Hub",
         "index": "compare the searches of a release, with the items added since, with exact search: index audit",
         "report": "open the report of a release, or compare two releases",
         "releases": "list the releases, or roll back to an earlier one",

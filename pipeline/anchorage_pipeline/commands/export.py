@@ -1,4 +1,4 @@
-"""`anchorage export`: parts of a release in the formats of other programs."""
+"""`anchorage export`: parts of a release in the formats of other programs, or all of it to a hub."""
 
 import argparse
 import os
@@ -59,6 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(vectors)
     add_console(vectors, default=argparse.SUPPRESS)
     vectors.set_defaults(export=_export_vectors)
+
+    hub = parts.add_parser(
+        "hub",
+        help="the whole release, to a repository on the Hugging Face Hub",
+        description="Upload a release with its model card, to a repository that is a folder of releases.",
+        allow_abbrev=False,
+    )
+    _add_release(hub)
+    hub.add_argument("--to", required=True, metavar="REPOSITORY", help="NAME or ORGANIZATION/NAME (required)")
+    hub.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
+    add_console(hub, default=argparse.SUPPRESS)
+    hub.set_defaults(export=_export_hub)
 
 
 def _add_release(part: argparse.ArgumentParser) -> None:
@@ -129,6 +141,19 @@ def _export_vectors(options: argparse.Namespace) -> None:
     print(f", {before:,} of them by an earlier call" if before else "")
     if gallery.left_out:
         print(f"left out {len(gallery.left_out)} items whose vectors another model made: {gallery.left_out[:5]}")
+
+
+def _export_hub(options: argparse.Namespace) -> None:
+    from anchorage.release import open_release
+    from anchorage.serving.hub_export import push_release
+
+    release = open_release(find_release(options.release))
+    with progress():
+        print(f"uploading release {release.version} in {release.path.parent}", flush=True)
+        address = push_release(release, options.to, public=options.public)
+    answer({"repository": address, "version": release.version})
+    print(f"export   release {release.version} to {address}")
+    print(f"to use   hf download {options.to} --local-dir FOLDER; anchorage search IMAGE --release FOLDER")
 
 
 def _open_target(kind: str, output: str, table: str):
