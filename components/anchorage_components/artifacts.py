@@ -23,7 +23,6 @@ THRESHOLDS, CALIBRATION = "thresholds.json", "calibration.json"
 CARD = "MODEL_CARD.md"
 BASELINE = "baseline.json"
 HISTORY = "history.json"  # in the Trainer's ModelRun
-TRIALS = "tuner_results.json"  # in the Tuner's TunerResults
 UNTRAINED = "untrained"  # folder in the Trainer's ModelRun, with a SavedModel per untrained baseline network
 
 

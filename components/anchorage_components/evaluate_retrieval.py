@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from anchorage.reporting.card import write_card
 from anchorage.reporting.pictures import read_picture
 from anchorage.reporting.report import write_report
 from anchorage.retrieval.table import Embeddings, read_ids, read_table, write_table
+from anchorage.tuning.record import SEARCH, read_search
 from anchorage.untrained import read_untrained
 from anchorage_components.artifacts import (
     AUDIT,
@@ -38,7 +40,6 @@ from anchorage_components.artifacts import (
     HISTORY,
     IDS,
     THRESHOLDS,
-    TRIALS,
     BaselineRelease,
     DataAudit,
     EmbeddingTable,
@@ -194,13 +195,8 @@ def _select_gallery(folder: Path, table: Embeddings) -> Embeddings:
 
 
 def _read_search(folder: Path) -> dict[str, Any]:
-    """The completed trials of the Tuner in order, and the number of failed ones (gaps in the ids)."""
-    rows = json.loads((folder / TRIALS).read_text(encoding="utf-8"))
-    trials = [
-        {"number": int(row.pop("trial_id")) + 1, "score": row.pop("score"), "values": row} for row in map(dict, rows)
-    ]
-    trials.sort(key=lambda trial: trial["number"])
-    return {"objective": "map@r", "trials": trials, "failed": trials[-1]["number"] - len(trials)}
+    """The record of the search; empty if a tuner of the user's own kept none."""
+    return asdict(read_search(folder / SEARCH)) if (folder / SEARCH).exists() else {}
 
 
 def _count_splits(splits: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from evaluation import assert_blessed, table_of
 from PIL import Image
+from searches import record
 from tfx.types.standard_artifacts import Examples, ModelRun, TunerResults
 
 from anchorage.data.store import Record, RecordSpec, write_store
@@ -162,19 +163,12 @@ def test_pictures_audit_and_history(workshop, table):
     embeddings = workshop.embeddings("embeddings", table)
     results = workshop.artifact(TunerResults, "tuner-results")
     Path(results.uri).mkdir()
-    rows = [{"trial_id": "2", "score": 0.5, "margin": 0.1}, {"trial_id": "0", "score": 0.4, "margin": 0.3}]
-    (Path(results.uri) / "tuner_results.json").write_text(json.dumps(rows))
+    (Path(results.uri) / "search.json").write_text(json.dumps(record()))
     outputs, report = workshop.evaluate(
         embeddings, store=store, audit=audit, model_run=model_run, tuner_results=results
     )
-    assert report["search"] == {
-        "objective": "map@r",
-        "failed": 1,
-        "trials": [
-            {"number": 1, "score": 0.4, "values": {"margin": 0.3}},
-            {"number": 3, "score": 0.5, "values": {"margin": 0.1}},
-        ],
-    }
+    assert report["search"]["trials"] == record()["trials"]
+    assert report["search"]["lines"][0] == 'loss.name = "triplet"'
     kept = read_table(Path(outputs["report"].uri) / "embeddings.parquet")
     np.testing.assert_array_equal(np.sort(kept.ids), np.sort(table.ids))
     assert report["training"] == history

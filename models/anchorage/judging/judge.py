@@ -16,6 +16,7 @@ from anchorage.judging.confusion import confused_pairs, confusion_matrix
 from anchorage.judging.explorer import list_neighbors
 from anchorage.judging.gate import Comparison, StatisticalGate, Verdict
 from anchorage.judging.identity import describe_identity
+from anchorage.judging.searched import describe_search
 from anchorage.judging.settings import TEST, VALIDATION, JudgeSettings, QueryProtocol
 from anchorage.judging.slices import make_slices
 from anchorage.judging.space_report import describe_space
@@ -63,10 +64,9 @@ def judge_candidate(
             the experiment file), `model`, `dataset` (counts per split),
             `index`, `audit`, `training` (`settings`, `recipe` with the origin
             of each, `best_epoch`, `stop_reason`, and `epochs`: one row each
-            with `loss` and validation metrics), `search` (`objective`,
-            `failed`, the number of failed trials, and `trials`: `number`,
-            `score` and `values` by the path of a setting), `spread` (over
-            seeds, as for `format_spread`).
+            with `loss` and validation metrics), `search` (the record of a
+            hyperparameter search), `spread` (over seeds, as for
+            `format_spread`).
         index_trial: result of `judge_index`.
         calibration: result of `calibrate_and_check`.
 
@@ -140,13 +140,16 @@ def judge_candidate(
         "facts": dict(context.get("facts", {})),
         "reproduce": reproduction(context),
         **_changes(context, baseline_facts),
-        **{
-            key: context[key]
-            for key in ("dataset", "index", "audit", "training", "search", "spread")
-            if context.get(key)
-        },
+        **{key: context[key] for key in ("dataset", "index", "audit", "training", "spread") if context.get(key)},
+        **_search(context),
     }
     return {**report, "identity": describe_identity(report, context, candidate.dimension)}
+
+
+def _search(context: Mapping[str, Any]) -> dict[str, Any]:
+    """The search, unless it is of a release with a record of an earlier format."""
+    search = context.get("search", {})
+    return {"search": describe_search(search)} if "space" in search else {}
 
 
 def identify_set(table: "Embeddings") -> str:

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from anchorage.reporting.figures import draw_figures
-from anchorage.reporting.page import Pictures, render_page
+from anchorage.reporting.page import Pictures, render_page, render_search
 from anchorage.reporting.pictures import Answered, Neighbor, draw_sheet
 from anchorage.reporting.shown import explored_ids, static_ids, static_queries
 from anchorage.reporting.summary import summarize
@@ -36,6 +38,21 @@ def write_report(
     (folder / "report.json").write_text(text, encoding="utf-8")
     (folder / "summary.md").write_text(summarize(report), encoding="utf-8")
     (folder / "report.html").write_text(render_page(report, figures, pictures), encoding="utf-8")
+
+
+def write_search_page(search: Mapping[str, Any], experiment: str, path: str | Path) -> None:
+    """Write the page of a hyperparameter search.
+
+    Args:
+        search: what `anchorage.judging.searched.describe_search` returns.
+        experiment: name of the experiment.
+        path: the HTML file; its folder must exist.
+    """
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    report = {"experiment": experiment, "created": created, "search": search}
+    with TemporaryDirectory() as folder:
+        figures = draw_figures(report, Path(folder))
+    Path(path).write_text(render_search(report, figures), encoding="utf-8")
 
 
 def _answered(query: Mapping[str, Any], pictures: Pictures) -> Answered:

@@ -2,12 +2,15 @@ import copy
 
 import pytest
 from PIL import Image
+from searches import record, trial
 
+from anchorage.judging.searched import describe_search
 from anchorage.reporting.figures import FIGURES, draw_figures, find
 
 ENTRY = {"queries": 9, "classes": 5, "candidate": 0.5, "baseline": 0.4, "difference": 0.1, "low": -0.1, "high": 0.2}
 SLICE = {**ENTRY, "margin": 0.05, "judged": True, "worse": True, "p": 0.01, "p_holm": 0.02}
 BIN = {"low": 0.4, "high": 0.5, "pairs": 9, "predicted": 0.45, "observed": 0.5}
+IMPORTANCE = {"settings": [{"path": "loss", "importance": 0.3, "low": -0.1, "high": 0.5}]}
 REPORT = {
     "training": {
         "best_epoch": 1,
@@ -60,13 +63,7 @@ REPORT = {
         "hubness": {"k": 5, "histogram": {"times": [0, 1, 2, 4], "items": [1, 2, 3, 1]}},
     },
     "map": {"x": [0.0, 1.0, 2.0], "y": [0.0, 1.0, 0.0], "labels": ["a", "a", "b"], "right": [True, False, None]},
-    "search": {
-        "objective": "map@r",
-        "trials": [
-            {"values": {"training.rate": 1e-4, "loss.name": "a", "n": 3}, "score": 0.3, "number": 1},
-            {"values": {"training.rate": 1e-1, "loss.name": "b", "n": 3}, "score": 0.2, "number": 3},
-        ],
-    },
+    "search": {**describe_search(record()), "importance": IMPORTANCE},
     "index_trial": {
         "trade": [
             {"leaves": 4, "neighbor_recall": 0.9, "p50": 0.2, "chosen": False},
@@ -111,7 +108,7 @@ def test_same_numbers_same_bytes(tmp_path):
         ("verification.roc", {"threshold": [0.5, 0.1], "false_accept": [0.5, 1.0], "true_accept": [1.0, 1.0]}),
         ("verification.equal_error.rate", 0.0),
         ("space.hubness.histogram", {"times": [0], "items": [3]}),
-        ("search.trials", [{"values": {"a": 1}, "score": 0.0, "number": 2}]),
+        ("search", {**describe_search(record([trial(0, 0.0)], best=0)), "importance": IMPORTANCE}),
         ("comparison.slices", []),
         ("untrained", [{"name": name, "better": True, "metrics": {"map@r": ENTRY}} for name in ("a", "b", "c")]),
     ],

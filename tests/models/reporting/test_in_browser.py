@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from searches import record
 from tables import clusters, join
 
 from anchorage.judging.calibration_check import calibrate_and_check
@@ -126,11 +127,7 @@ def page(tmp_path):
                 "best_epoch": 1,
                 "epochs": [{"epoch": 0, "val_map@r": 0.3, "effective_rank": 5.0}, {"epoch": 1, "loss": 1.0}],
             },
-            "search": {
-                "objective": "map@r",
-                "failed": 0,
-                "trials": [{"values": {"loss.margin": 0.5}, "score": 0.4, "number": 1}],
-            },
+            "search": record(),
         },
     )
     rng = np.random.default_rng(0)
@@ -185,6 +182,25 @@ def test_the_table_of_classes_sorts_and_filters(opened, page):
         f"box.value = {names[3]!r}; box.dispatchEvent(new Event('input'));}}"
     )
     assert rows(opened) == [name for name in names if names[3] in name]
+
+
+def test_the_table_of_trials_sorts_and_marks_lines(opened):
+    numbers = "[...document.querySelectorAll('#trials-table tbody tr')].map(row => Number(row.dataset.trial))"
+    assert opened.evaluate(numbers) == [0, 1, 2, 3]
+    head = "document.querySelectorAll('#trials-table th button')[{}].click(); {}"
+    assert opened.evaluate(head.format(1, numbers)) == [1, 0, 3, 2]  # the failed one has no score
+    assert opened.evaluate(head.format(1, numbers)) == [3, 0, 1, 2]
+    assert opened.evaluate(head.format(3, numbers)) == [3, 1, 2, 0]  # by margin, which trial 0 has not
+    assert opened.evaluate("document.querySelectorAll('#trials-plane polyline').length") == 3
+    opened.evaluate("document.querySelector('#trials-table tr[data-trial=\"1\"] button').click(); 0")
+    assert "Trial 1: 40.0 %; loss triplet, margin 0.25" in opened.evaluate(
+        "document.getElementById('trials-told').textContent"
+    )
+    assert opened.evaluate("document.querySelector('#trials-plane .chosen').dataset.trial") == "1"
+    opened.evaluate(
+        "{const box = document.getElementById('trials-shown'); box.value = 1; box.dispatchEvent(new Event('input'));}"
+    )
+    assert opened.evaluate("document.querySelectorAll('#trials-plane polyline').length") == 1
 
 
 def test_a_click_on_a_class_shows_its_queries_without_themselves(opened, page):

@@ -8,14 +8,16 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from searches import record
 from tables import clusters, join, table_of
 
 from anchorage.judging.calibration_check import calibrate_and_check
 from anchorage.judging.judge import judge_candidate
+from anchorage.judging.searched import describe_search
 from anchorage.judging.settings import JudgeSettings
 from anchorage.reporting.figures import FIGURES, find
 from anchorage.reporting.page import SECTIONS, describe, render_page
-from anchorage.reporting.report import write_report
+from anchorage.reporting.report import write_report, write_search_page
 
 AUDIT = {
     "splits": {
@@ -44,8 +46,9 @@ TRAINING = {
     "recipe": [CHOICE],
     "epochs": [{"epoch": 0, "val_map@r": 0.2}, {"epoch": 1, "loss": 2.0, "val_map@r": 0.3}],
 }
-UNDRAWN = {"training", "diagnostics", "trials", "index", "index-trials"}  # their numbers come from elsewhere
-SEARCH = {"objective": "map@r", "failed": 1, "trials": [{"values": {"loss.margin": 0.5}, "score": 0.3, "number": 1}]}
+# Their numbers come from elsewhere.
+UNDRAWN = {"training", "diagnostics", "index", "index-trials"}
+UNDRAWN |= {"search-progress", "search-settings", "search-importance"}
 
 
 class Page(HTMLParser):
@@ -132,7 +135,7 @@ def test_page_fetches_nothing(written):
     assert "@import" not in text
     assert text.count("url(") == text.count("url(${pictures.uri})") == 1
     assert json.loads(page.data["pictures"])["uri"].startswith("data:image/jpeg")
-    assert [attributes.get("type") for attributes in page.all("script")] == ["application/json"] * 2 + [None]
+    assert [attributes.get("type") for attributes in page.all("script")] == ["application/json"] * 2 + [None] * 2
     assert not any("src" in attributes for attributes in page.all("script"))
 
 
@@ -205,7 +208,7 @@ def test_sections_without_data_stay_grey(judged):
         index={"kind": "brute_force", "recall": 1.0, "rows": 65, "classes": 13, "splits": {"test": 30, "train": 35}},
         audit=AUDIT,
         training=TRAINING,
-        search=SEARCH,
+        search=record(),
     )
     page = render_page(whole, drawn(whole), {})
     grey = {attributes["id"] for attributes in Page(page).all("section") if attributes.get("class") == "missing"}
@@ -213,7 +216,7 @@ def test_sections_without_data_stay_grey(judged):
     assert "1: leaky (train = 2 · test = 3)" in page
     assert "1 with a single image: lonely" in page
     assert "E_IMAGE_EMPTY: no bytes" in page
-    assert "1 more trial failed" in page
+    assert "trial 2: E_LOSS_NOT_FINITE: &lt;loss&gt; is nan" in page
     assert len(Page(page).all("section")) == len(SECTIONS)
 
 
@@ -226,9 +229,25 @@ def test_names_from_the_data_cannot_become_markup(judged, tmp_path):
     write_report(judged(table), tmp_path, pictures)
     page = Page((tmp_path / "report.html").read_text("utf-8"))
     assert json.loads(page.data["report-data"])["classes"][0]["label"] in evil
-    assert len(page.all("script")) == 3
+    assert len(page.all("script")) == 4
     assert not page.all("b") or all(not attributes for attributes in page.all("b"))
     assert all("onerror" not in attributes for attributes in page.all("img"))
+
+
+def test_the_page_of_a_search_alone(tmp_path):
+    write_search_page(describe_search(record()), "toy", tmp_path / "search.html")
+    page = Page(text := (tmp_path / "search.html").read_text("utf-8"))
+    assert not page.open
+    assert json.loads(page.data["report-data"])["search"]["best"] == 1
+    links = [a.get("src", a.get("href")) for tag in ("img", "link", "a", "script") for a in page.all(tag)]
+    assert {link.partition(":")[0] for link in links if link} == {"data"}
+    for told in ("37.0", "95 %: 25.0 to 49.0", "seed 2 38.0", "loss.params.margin = 0.25", "&lt;loss&gt; is nan"):
+        assert told in text
+    assert "Not shown: 3 settings need at least 10 trials with a score. Received: 3" in text
+
+
+def test_a_search_in_the_format_of_earlier_releases_is_left_out(judged):
+    assert "search" not in judged(search={"objective": "map@r", "failed": 0, "trials": []})
 
 
 def test_baselines_without_training_stand_on_card_table_and_figure(written):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from anchorage.reporting.figures import forest, index, pairs, retrieval, space, training
+from anchorage.reporting.figures import forest, index, pairs, retrieval, search, space, training
 from anchorage.reporting.figures.style import STYLE
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ FIGURES = {
     "index": Drawing("index_trial.trade", index.trade),
     "index-trials": Drawing("index_trial.trials", index.trials),
     "class-sizes": Drawing("classes", retrieval.class_sizes),
-    "trials": Drawing("search", training.trials, lambda report: 5.0),
+    "search-progress": Drawing("search.trials", search.progress, lambda report: 4.6),
+    "search-settings": Drawing("search.settings", search.settings),
+    "search-importance": Drawing("search.importance.settings", search.importance, search.height_importance),
 }
 
 

@@ -1,11 +1,10 @@
-"""Figures of the training and of the hyperparameter search."""
+"""Figures of the training."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anchorage.judging.gate import metric_name
 from anchorage.reporting.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, VERMILION
 
 if TYPE_CHECKING:
@@ -60,41 +59,6 @@ def diagnostics(figure: "Figure", report: Mapping[str, Any]) -> None:
     lower.xaxis.get_major_locator().set_params(integer=True)
 
 
-def trials(figure: "Figure", report: Mapping[str, Any]) -> None:
-    """Draw all trials with the best value so far (top), and as lines across their settings (bottom)."""
-    upper, lower = figure.subplots(2, 1, height_ratios=[2, 3])
-    searched = report["search"]["trials"]
-    scores = 100 * np.array([trial["score"] for trial in searched])
-    numbers = [trial["number"] for trial in searched]
-    upper.plot(numbers, scores, "o", color=MUTED, markersize=4, label="a trial")
-    upper.step(numbers, np.maximum.accumulate(scores), where="post", color=BLUE, linewidth=2, label="best so far")
-    upper.set_xlabel("trial")
-    upper.set_ylabel(f"{metric_name(report['search']['objective'])}, %")
-    upper.xaxis.get_major_locator().set_params(integer=True)
-    upper.legend(loc="lower right", fontsize=9)
-    names = list(searched[0]["values"])
-    heights = np.stack([_scale([trial["values"][name] for trial in searched]) for name in names], axis=1)
-    order = np.argsort(scores, kind="stable")
-    for row in order[:-1]:
-        lower.plot(heights[row], color=BLUE, linewidth=1, alpha=0.35, marker=".")
-    lower.plot(heights[order[-1]], color=ORANGE, linewidth=2.6, marker="D")
-    lower.set_xticks(range(len(names)), [name.rpartition(".")[2] for name in names], rotation=12, fontsize=9)
-    lower.set_yticks([0, 1], ["lowest", "highest"])
-    lower.set_ylim(-0.08, 1.08)
-
-
 def _values(epochs: list, key: str) -> np.ndarray:
     """Return a column of the history, with NaN for missing values."""
     return np.array([row.get(key, np.nan) for row in epochs], float)
-
-
-def _scale(values: list) -> np.ndarray:
-    """Scale values to [0, 1]: numbers linearly, or logarithmically for a wide range; other values by name."""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        numbers = np.asarray(values, float)
-        if numbers.min() > 0 and numbers.max() / numbers.min() > 20:
-            numbers = np.log(numbers)
-    else:
-        numbers = np.unique([str(value) for value in values], return_inverse=True)[1].astype(float)
-    span = numbers.max() - numbers.min()
-    return (numbers - numbers.min()) / span if span else np.full(len(numbers), 0.5)

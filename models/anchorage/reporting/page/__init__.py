@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,12 @@ from anchorage.reporting.page.tables import csv_tables
 from anchorage.reporting.pictures import draw_atlas, thumbnail
 from anchorage.reporting.shown import explored_ids, static_ids
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 Pictures = Mapping[str, np.ndarray | None]
 
+_TEMPLATES = Path(__file__).parent
 CAP = 15_000_000  # bytes of a page
 _SIDES = ((96, 56), (64, 44), (40, 32), (40, 0), (0, 0))  # of thumbnails and atlas: the first that keep the cap
 
@@ -62,12 +66,55 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], picture
 
     Images are made smaller, and at last omitted, to keep the page below `cap` bytes.
     """
-    import jinja2
     from markupsafe import Markup
 
-    templates = Path(__file__).parent
+    environment = _environment(report, figures)
+    template = environment.get_template("report.html.j2")
+    sections = [
+        {"name": s.name, "title": s.title, "missing": "" if find(report, s.needs) else s.missing} for s in SECTIONS
+    ]
+    text = ""
+    explored = {id_: picture for id_ in explored_ids(report) if (picture := pictures.get(id_)) is not None}
+    listed = {id_: picture for id_ in sorted(static_ids(report)) if (picture := pictures.get(id_)) is not None}
+    for side, tile in _SIDES:
+        thumbnails = {id_: thumbnail(picture, side) for id_, picture in listed.items() if side}
+        text = template.render(
+            report=report,
+            sections=sections,
+            pictures=thumbnails,
+            omitted=not side,
+            curve_rows=[at for at, k in enumerate(report.get("recall_curve", {}).get("k", [])) if k in ROUND],
+            style=Markup(_read("style.css")),
+            scripts=[Markup(_read(name)) for name in ("explorer.js", "search.js")],
+            embedded=_embedded(report),
+            atlas=_embedded(draw_atlas(explored if tile else {}, tile or 1)._asdict()),
+        )
+        if len(text.encode()) <= cap:
+            break
+    return text
+
+
+def render_search(report: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
+    """Render the page of a hyperparameter search alone as HTML: the section of the report, without the report."""
+    from markupsafe import Markup
+
+    return (
+        _environment(report, figures)
+        .get_template("search_page.html.j2")
+        .render(
+            report=report,
+            style=Markup(_read("style.css")),
+            script=Markup(_read("search.js")),
+            embedded=_embedded(report),
+        )
+    )
+
+
+def _environment(report: Mapping[str, Any], figures: Mapping[str, bytes]) -> "Environment":
+    import jinja2
+
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates),
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -85,29 +132,11 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, bytes], picture
     environment.globals["csv"] = {
         name: _data_uri(text, "text/csv;charset=utf-8") for name, text in csv_tables(report).items()
     }
-    template = environment.get_template("report.html.j2")
-    sections = [
-        {"name": s.name, "title": s.title, "missing": "" if find(report, s.needs) else s.missing} for s in SECTIONS
-    ]
-    text = ""
-    explored = {id_: picture for id_ in explored_ids(report) if (picture := pictures.get(id_)) is not None}
-    listed = {id_: picture for id_ in sorted(static_ids(report)) if (picture := pictures.get(id_)) is not None}
-    for side, tile in _SIDES:
-        thumbnails = {id_: thumbnail(picture, side) for id_, picture in listed.items() if side}
-        text = template.render(
-            report=report,
-            sections=sections,
-            pictures=thumbnails,
-            omitted=not side,
-            curve_rows=[at for at, k in enumerate(report.get("recall_curve", {}).get("k", [])) if k in ROUND],
-            style=Markup((templates / "style.css").read_text(encoding="utf-8")),
-            script=Markup((templates / "explorer.js").read_text(encoding="utf-8")),
-            embedded=_embedded(report),
-            atlas=_embedded(draw_atlas(explored if tile else {}, tile or 1)._asdict()),
-        )
-        if len(text.encode()) <= cap:
-            break
-    return text
+    return environment
+
+
+def _read(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _embedded(value: Any) -> str:

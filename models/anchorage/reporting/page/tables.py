@@ -95,12 +95,24 @@ def _suspects(report: Mapping[str, Any]) -> Table:
     return [("similarity", "image", "label", "nearest_image", "nearest_label"), *sorted(wrong, reverse=True)]
 
 
+def _progress(report: Mapping[str, Any]) -> Table:
+    return _entries(report, "search.progress", ("number", "minutes", "best"))
+
+
 def _trials(report: Mapping[str, Any]) -> Table:
-    trials = report["search"]["trials"]
-    names = list(trials[0]["values"])
+    search = report["search"]
+    facts = ("number", "state", "reason", "score", "seconds", "worker")
+    paths = [setting["path"] for setting in search["settings"]]
     return [
-        ("trial", "score", *names),
-        *((trial["number"], trial["score"], *(trial["values"][name] for name in names)) for trial in trials),
+        (*facts, "samples_seen", *paths),
+        *(
+            (
+                *(trial[name] for name in facts),
+                trial["samples"][-1] if trial["samples"] else 0,
+                *(trial["values"].get(path) for path in paths),
+            )
+            for trial in search["trials"]
+        ),
     ]
 
 
@@ -141,5 +153,10 @@ _TABLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], Table]]] = {
         "index_trial.trials",
         lambda r: _entries(r, "index_trial.trials", tuple(r["index_trial"]["trials"][0])),
     ),
-    "trials": ("search", _trials),
+    "search-progress": ("search.progress", _progress),
+    "search-settings": ("search.settings", _trials),
+    "search-importance": (
+        "search.importance.settings",
+        lambda r: _entries(r, "search.importance.settings", ("path", "importance", "low", "high")),
+    ),
 }
