@@ -23,7 +23,7 @@ from anchorage_pipeline.config import Experiment, load_experiment
 if TYPE_CHECKING:
     from anchorage.serving.searcher import Searcher
 
-__all__ = ["Run", "evaluate", "open_release", "report", "run", "train"]
+__all__ = ["Run", "evaluate", "open_release", "report", "run", "train", "tune"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,28 @@ def train(
     experiment = _experiment(experiment, overrides)
     check_parts(experiment)
     return train_plainly(experiment, Path(output) if output else experiment.run_folder / "train")
+
+
+def tune(
+    experiment: Experiment | str | PathLike, overrides: Sequence[str] = (), *, output: str | PathLike | None = None
+) -> dict[str, Any] | None:
+    """Search the ranges of an experiment, as `anchorage tune`.
+
+    Args:
+        experiment: the experiment, or the path of its file.
+        overrides: values that replace those of the file.
+        output: folder for `search.json`, `search.html` and the records of the trials; default `runs/<name>/tune`.
+
+    Returns:
+        The content of `search.json` and what the page shows beside it, such as `lines`, the best values as lines of an
+        experiment file; None in a process that ran trials for a chief.
+    """
+    from anchorage_pipeline.plain_search import search_plainly
+    from anchorage_pipeline.preflight import check_parts
+
+    experiment = _experiment(experiment, overrides)
+    check_parts(experiment)
+    return search_plainly(experiment, Path(output) if output else experiment.run_folder / "tune")
 
 
 def evaluate(

@@ -111,9 +111,7 @@ def train_splits(experiment: Experiment, folder: Path, seed: int, **options: Any
     from anchorage.procedures import run_training
 
     settings = {**training_settings(experiment), "seed": seed}
-    data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
-    stores = _pack(experiment, folder / "stores" / data)
-    train, val, test = open_packed(stores, SPLITS)
+    data, [train, val, test] = open_splits(experiment, folder / "stores")
     key = digest([settings, data, code_version("anchorage.procedures")])
     checkpoints = folder / "checkpoints" / key
     options |= {"checkpoint_folder": checkpoints, "cache_folder": folder / "features", "run_key": key}
@@ -121,14 +119,19 @@ def train_splits(experiment: Experiment, folder: Path, seed: int, **options: Any
     return Trained(learner, result, train, test, checkpoints)
 
 
-def _pack(experiment: Experiment, folder: Path) -> Path:
-    """Write one record store per split below `folder`, unless the folder exists."""
-    if folder.is_dir():
-        return folder
-    listing = list_sources(experiment, val_share=experiment.data.val_share)
-    parts = {split: [source for source in listing.sources if source.split == split] for split in SPLITS}
-    pack_parts(experiment, parts, listing.rejects, folder)
-    return folder
+def open_splits(experiment: Experiment, folder: Path) -> tuple[str, list["RecordStore"]]:
+    """Open the record stores of the splits, packed below `folder` unless an earlier call packed the same data there.
+
+    Returns:
+        A digest of the data, and the stores of training, validation and test.
+    """
+    data = digest([fingerprint_data(experiment), experiment.data.model_dump(mode="json"), experiment.seed])
+    stores = folder / data
+    if not stores.is_dir():
+        listing = list_sources(experiment, val_share=experiment.data.val_share)
+        parts = {split: [source for source in listing.sources if source.split == split] for split in SPLITS}
+        pack_parts(experiment, parts, listing.rejects, stores)
+    return data, open_packed(stores, SPLITS)
 
 
 def open_packed(folder: Path, parts: Sequence[str]) -> list["RecordStore"]:

@@ -70,6 +70,7 @@ def test_help_lists_every_command_once(capsys):
             "serve",
             "spread",
             "train",
+            "tune",
         ]
     )
 
@@ -128,7 +129,7 @@ def test_wrong_use_is_one_line_and_exit_status_2(folder, capsys, arguments, told
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", ["check", "run", "train"])
+@pytest.mark.parametrize("verb", ["check", "run", "train", "tune"])
 def test_a_comparison_is_sent_where_it_belongs(folder, capsys, verb):
     (folder / "methods.toml").write_text('name = "c"\nexperiment = "toy.toml"\n[[entries]]\nname = "one"')
     assert main([verb, "methods.toml"]) == 2

@@ -10,6 +10,7 @@ COMMANDS = {
         "init": "inspect images and write an experiment file for them",
         "check": "validate an experiment file and its data without running anything",
         "train": "train and evaluate with plain Keras: no pipeline, no release",
+        "tune": "search the ranges of an experiment: no pipeline, no release; resumes if stopped",
         "run": "run the whole pipeline, from images to an evaluated release",
         "spread": "train with several seeds and report the spread of the metrics; resumes if stopped",
         "compare": "compare losses over seeds and class folds; resumes if stopped",
