@@ -47,8 +47,8 @@ def train_plainly(experiment: Experiment, output: Path) -> dict:
     if ranges:
         raise UsageError(
             "E_RANGES_NOT_SEARCHED",
-            f"`anchorage train` takes fixed values. Received ranges for {', '.join(item.path for item in ranges)}: use "
-            "`anchorage run`",
+            f"`anchorage train` takes fixed values. Received ranges for {', '.join(item.path for item in ranges)}: "
+            "find values with `anchorage tune`, or use `anchorage run`",
         )
     with hold_folder(output, experiment.name):
         return _train(experiment, output)

@@ -109,8 +109,8 @@ def format_winner(search: Mapping[str, Any]) -> str:
     else:
         spread = ""
     if interval:
-        repeats = len(search["repeats"])
-        lines.append(f"repeated {name} {100 * interval['mean']:.1f}{spread}, {repeats} new seeds")
+        seeds = ", ".join(str(repeat["seed"]) for repeat in search["repeats"])
+        lines.append(f"repeated {name} {100 * interval['mean']:.1f}{spread}, new seeds {seeds}")
     return "\n".join([*lines, "write    these lines into the file:", *(f"  {line}" for line in search["lines"])])
 
 

@@ -91,7 +91,7 @@ def _check(experiment: Experiment, seeds: Sequence[int]) -> None:
         raise UsageError(
             "E_RANGES_NOT_SEARCHED",
             f"`anchorage spread` takes fixed values. Received ranges for {', '.join(item.path for item in ranges)}: "
-            "replace them by the values that `anchorage run` found, which its report lists",
+            "replace them by the values that `anchorage tune` finds, or that the report of `anchorage run` lists",
         )
 
 

@@ -38,7 +38,7 @@ def progress(figure: "Figure", report: Mapping[str, Any]) -> None:
 
 
 def _marks(axes: "Axes", places: Sequence[float], trials: Sequence[Mapping[str, Any]]) -> None:
-    kinds = (
+    kinds: tuple[tuple[str, dict[str, Any]], ...] = (
         ("completed", {"marker": "o", "color": MUTED, "markersize": 4.5}),
         ("stopped", {"marker": "v", "color": MUTED, "markersize": 5, "markerfacecolor": "none"}),
         ("failed", {"marker": "x", "color": VERMILION, "markersize": 6}),
@@ -72,8 +72,9 @@ def settings(figure: "Figure", report: Mapping[str, Any]) -> None:
     heights = np.stack(columns, axis=1)
     for row, trial in enumerate(scored):
         best = trial["number"] == search["best"]
-        style = {"color": ORANGE, "linewidth": 2.6, "marker": "D", "zorder": 3} if best else {}
-        axes.plot(heights[row], **{"color": BLUE, "linewidth": 1, "alpha": 0.45, "marker": ".", **style})
+        style: dict[str, Any] = {"color": ORANGE, "linewidth": 2.6, "marker": "D", "zorder": 3} if best else {}
+        plain: dict[str, Any] = {"color": BLUE, "linewidth": 1, "alpha": 0.45, "marker": "."}
+        axes.plot(heights[row], **{**plain, **style})
     for at, (low, high) in enumerate(ends):
         axes.axvline(at, color=MUTED, linewidth=0.8, zorder=0)
         axes.text(at, -0.14, low, ha="center", va="top", fontsize=8, color=MUTED)
@@ -109,16 +110,13 @@ def _scale(values: Sequence[Any], item: Mapping[str, Any] | None) -> tuple[np.nd
     """Heights in [0, 1] on the scale of a range, `_MISSING` for a missing value, and the texts of both ends."""
     given = [value for value in values if value is not None]
     choices = (item or {}).get("choices")
-    if item and not choices:
-        low, high = item["low"], item["high"]
-    elif choices or not all(isinstance(value, int | float) for value in given):
+    if choices or not all(isinstance(value, int | float) for value in given):
         order = list(choices or sorted(set(given), key=str))
         share = {value: place / max(1, len(order) - 1) for place, value in enumerate(order)}
-        heights = [_MISSING if value is None else share[value] for value in values]
-        return np.array(heights, float), str(order[0]), str(order[-1])
-    else:
-        low, high = min(given), max(given)
-    is_log = bool(item) and item["sampling"] == "log"
+        places = [_MISSING if value is None else share[value] for value in values]
+        return np.array(places, float), str(order[0]), str(order[-1])
+    low, high = (item["low"], item["high"]) if item else (min(given), max(given))
+    is_log = item is not None and item["sampling"] == "log"
     ends = np.log([low, high]) if is_log else np.array([low, high], float)
     numbers = np.array([np.nan if value is None else value for value in values], float)
     numbers = (np.log(numbers) if is_log else numbers) - ends[0]
