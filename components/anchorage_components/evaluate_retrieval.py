@@ -146,7 +146,8 @@ def EvaluateRetrieval(
         calibration=calibrate_and_check(candidate, validation, gallery, settings),
     )
     report.set_float_custom_property("primary", judged["metrics"][settings.primary]["value"])
-    _write(judged, report, blessing, model, candidate, pictures)
+    held_out = table.select(np.isin(table.splits, (TEST, VALIDATION)))  # later queries are compared with them for drift
+    _write(judged, report, blessing, model, held_out, pictures)
 
 
 def _is_untrained(context: Mapping[str, Any]) -> bool:
@@ -158,11 +159,11 @@ def _write(
     report: RetrievalReport,
     blessing: ModelBlessing,
     model: Model,
-    candidate: Embeddings,
+    held_out: Embeddings,
     read_pictures: Callable[[Sequence[str]], dict[str, np.ndarray | None]],
 ) -> None:
     write_report(judged, report.uri, read_pictures)
-    write_table(Path(report.uri) / JUDGED, candidate)
+    write_table(Path(report.uri) / JUDGED, held_out)
     for name, key in ((THRESHOLDS, "thresholds"), (CALIBRATION, "calibration")):
         replace_file(Path(report.uri) / name, json.dumps(judged[key], indent=1).encode())
     replace_file(Path(report.uri) / CARD, write_card(judged).encode())

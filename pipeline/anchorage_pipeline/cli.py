@@ -25,7 +25,7 @@ exit status:
   2  invalid arguments or experiment file
   3  invalid or damaged data
   4  missing resources (disk, memory, lock) or interrupted; the same command resumes
-  5  the gate rejected the candidate"""
+  5  the gate rejected the candidate, or queries have drifted"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

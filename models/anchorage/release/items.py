@@ -6,22 +6,19 @@ also with several writers, and whoever reads on from the last number seen misses
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from anchorage.errors import ResourceError, UsageError
 from anchorage.items import Item, check_items
+from anchorage.release.database import Database
 
 __all__ = ["Item", "ItemStore", "default_store"]
 
 FILE = "items.sqlite"
-_WAIT_SECONDS = 30.0  # for another writer
 _ROWS = 500  # per statement
-_CREATION = 0x616E63686F72  # key of the lock under which tables are created
 
 
 def default_store(releases: Any) -> str:
@@ -46,13 +43,12 @@ class ItemStore:
     """
 
     def __init__(self, url: str):
-        self._engine, self._items, self._counter, self.name = _open(url)
-        with self._connect(writes=True) as connection:
-            if connection.dialect.name == "postgresql":  # others may create the tables at the same time
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION})")
-            self._items.metadata.create_all(connection)
+        self._database = Database(url)
+        self.name = self._database.name
+        self._items, self._counter = _tables()
+        with self._database.create(self._items.metadata) as connection:
             values = {"name": "change", "value": 0}
-            connection.execute(self._insert(self._counter).values(values).on_conflict_do_nothing())
+            connection.execute(self._database.insert(self._counter).values(values).on_conflict_do_nothing())
 
     def write(self, items: Sequence[Item]) -> int:
         """Store a batch in one transaction; when this returns, it is durable.
@@ -71,12 +67,12 @@ class ItemStore:
 
         check_items(items)
         table = self._items
-        with self._connect(writes=True) as connection:
+        with self._database.connect(writes=True) as connection:
             step = sa.update(self._counter).values(value=self._counter.c.value + len(items))
             last = connection.execute(step.returning(self._counter.c.value)).scalar_one()
             rows = [_row(item, last - len(items) + place) for place, item in enumerate(items, 1)]
             for start in range(0, len(rows), _ROWS):
-                insert = self._insert(table).values(rows[start : start + _ROWS])
+                insert = self._database.insert(table).values(rows[start : start + _ROWS])
                 latest = {column.name: insert.excluded[column.name] for column in table.c if column.name != "id"}
                 connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=latest))
         return last
@@ -95,14 +91,14 @@ class ItemStore:
 
         columns = [column for column in self._items.c if column.name != "image"]
         query = sa.select(*columns).where(self._items.c.change > after).order_by(self._items.c.change).limit(limit)
-        with self._connect() as connection:
+        with self._database.connect() as connection:
             return [_item(row) for row in connection.execute(query).mappings()]
 
     def get(self, id: str) -> Item | None:
         """Read one item with its image; None if it was never written. A deleted item is returned as such."""
         import sqlalchemy as sa
 
-        with self._connect() as connection:
+        with self._database.connect() as connection:
             row = connection.execute(sa.select(self._items).where(self._items.c.id == id)).mappings().first()
         return None if row is None else _item(row)
 
@@ -111,7 +107,7 @@ class ItemStore:
         import sqlalchemy as sa
 
         found: dict[str, bytes] = {}
-        with self._connect() as connection:
+        with self._database.connect() as connection:
             for start in range(0, len(ids), _ROWS):
                 some = self._items.c.id.in_(ids[start : start + _ROWS]) & self._items.c.image.is_not(None)
                 found |= dict(connection.execute(sa.select(self._items.c.id, self._items.c.image).where(some)).all())
@@ -121,57 +117,18 @@ class ItemStore:
         """Return the number of the last change; 0 if nothing was ever written."""
         import sqlalchemy as sa
 
-        with self._connect() as connection:
+        with self._database.connect() as connection:
             return connection.execute(sa.select(self._counter.c.value)).scalar_one()
 
     def close(self) -> None:
         """Close the connections; the store opens new ones when it is used again."""
-        self._engine.dispose()
-
-    def _insert(self, table: Any) -> Any:
-        from sqlalchemy.dialects import postgresql, sqlite
-
-        return (sqlite if self._engine.dialect.name == "sqlite" else postgresql).insert(table)
-
-    @contextmanager
-    def _connect(self, writes: bool = False) -> Iterator[Any]:
-        from sqlalchemy.exc import DBAPIError
-
-        try:
-            with self._engine.execution_options(writes=writes).begin() as connection:
-                yield connection
-        except DBAPIError as error:
-            raise ResourceError(
-                "E_STORE_UNAVAILABLE", f"Expected to read and write the items in {self.name}. Received: {error.orig}"
-            ) from error
+        self._database.close()
 
 
-def _open(url: str) -> tuple[Any, Any, Any, str]:
-    """Return engine, table of items, counter, and the URL without password."""
-    try:
-        import sqlalchemy as sa
-    except ModuleNotFoundError as error:
-        raise _missing("SQLAlchemy", "serve", error) from error
-    try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
-        parsed = None
-    kind = parsed.get_backend_name() if parsed is not None else ""
-    if parsed is None or kind not in ("sqlite", "postgresql") or not parsed.database or parsed.database == ":memory:":
-        shown = parsed.render_as_string(hide_password=True) if parsed is not None else url.partition(":")[0]
-        raise UsageError(
-            "E_STORE_URL", f"Expected `sqlite:///PATH` or `postgresql://USER@HOST/DATABASE`. Received: {shown}"
-        )
-    try:
-        if kind == "sqlite":
-            engine = sa.create_engine(parsed.set(drivername="sqlite"), connect_args={"timeout": _WAIT_SECONDS})
-        else:
-            engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
-    except ModuleNotFoundError as error:
-        raise _missing("psycopg", "postgresql", error) from error
-    sa.event.listen(engine, "connect", _prepare_sqlite if kind == "sqlite" else _prepare_postgresql)
-    if kind == "sqlite":
-        sa.event.listen(engine, "begin", _begin_sqlite)
+def _tables() -> tuple[Any, Any]:
+    """Return the table of items and the counter of changes."""
+    import sqlalchemy as sa
+
     metadata = sa.MetaData()
     items = sa.Table(
         "items",
@@ -191,30 +148,7 @@ def _open(url: str) -> tuple[Any, Any, Any, str]:
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("value", sa.BigInteger, nullable=False),
     )
-    return engine, items, counter, parsed.render_as_string(hide_password=True)
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions begin in `_begin_sqlite`, not before the first write
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
-        raise ResourceError(
-            "E_STORE_UNAVAILABLE", f"Expected a file system on which SQLite can use WAL. Received: mode {mode}"
-        )
-    connection.execute("PRAGMA synchronous = FULL")
-
-
-def _begin_sqlite(connection: Any) -> None:
-    writes = connection.get_execution_options().get("writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _prepare_postgresql(connection: Any, _record: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT current_setting('synchronous_commit')")
-        if cursor.fetchone() in (("off",), ("local",)):
-            cursor.execute("SET synchronous_commit TO on")
-    connection.commit()
+    return items, counter
 
 
 def _row(item: Item, change: int) -> dict[str, Any]:
@@ -232,11 +166,3 @@ def _item(row: Any) -> Item:
     vector = None if row["vector"] is None else np.frombuffer(row["vector"], "<f4")
     item = Item(row["id"], row["label"], json.loads(row["attributes"]), vector, row["change"], row["fingerprint"])
     return replace(item, image=row.get("image"), deleted=bool(row["deleted"]))
-
-
-def _missing(package: str, extra: str, error: Exception) -> UsageError:
-    return UsageError(
-        "E_EXTRA_MISSING",
-        f"Stored items need {package}, which is not installed ({error}). It comes with the extra {extra!r}: "
-        f"`uv sync --extra cpu --extra {extra}`",
-    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from anchorage.errors import UsageError
 from anchorage_pipeline.console import answer
-from anchorage_pipeline.options import add_release, find_release
+from anchorage_pipeline.options import add_release, find_release, whole
 from anchorage_pipeline.serving.settings import ServeSettings
 from anchorage_pipeline.startup import load_tensorflow
 
@@ -55,6 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-images", action="store_true", help="store images of added items, so that later models can embed them"
     )
 
+    parser.add_argument(
+        "--sample-queries",
+        type=whole,
+        default=ServeSettings.sample_queries,
+        metavar="N",
+        help="store the embeddings of at most N queries per hour for `anchorage drift` (default: %(default)s, none)",
+    )
+
 
 def run(options: argparse.Namespace) -> None:
     """Serve until the process is told to stop.
@@ -73,6 +81,7 @@ def run(options: argparse.Namespace) -> None:
         store=options.store,
         api_key=_read_key(options.key_file),
         keep_images=options.keep_images,
+        sample_queries=options.sample_queries,
     )
     level = logging.WARNING if options.quiet else logging.INFO
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname).1s %(asctime)s %(message)s")

@@ -20,6 +20,7 @@ class Metrics:
         changed_share: rows changed since the index was built, per row.
         left_out: added items that cannot be searched, as another model made their vector and their image is not kept.
         queries: answered queries; `unknown`: those whose class is probably not in the gallery.
+        sampled: queries whose embeddings were stored.
         writes: items put and deleted.
         switches: switches of the release by result: done or refused.
         rebuilds: indexes built in the background since the release was loaded.
@@ -49,6 +50,7 @@ class Metrics:
         self.left_out = make(Gauge, "left_out_items", "Added items that the served model cannot search.")
         self.queries = make(Counter, "queries", "Answered queries.")
         self.unknown = make(Counter, "unknown_queries", "Answered queries whose class is probably not in the gallery.")
+        self.sampled = make(Counter, "sampled_queries", "Queries whose embeddings were stored.")
         self.writes = make(Counter, "written_items", "Items put and deleted.", ("kind",))
         self.switches = make(Counter, "switches", "Switches of the release.", ("result",))
         self.rebuilds = make(Gauge, "rebuilds", "Indexes built in the background since the release was loaded.")

@@ -90,9 +90,14 @@ class Releases:
         """Whether a folder of releases is served, not the folder of one release."""
         return not (self._settings.release / NAME).is_file()
 
-    def _open_store(self) -> ItemStore:
+    @property
+    def store_url(self) -> str:
+        """URL of the database of the items."""
         folder = self._settings.release if self.follows_pointer else self._settings.release.absolute().parent
-        return ItemStore(self._settings.store or default_store(folder))
+        return self._settings.store or default_store(folder)
+
+    def _open_store(self) -> ItemStore:
+        return ItemStore(self.store_url)
 
     def pick(self, version: int | None = None) -> Deployment:
         """Return the current release, or a loaded one by its version.

@@ -17,6 +17,7 @@ from anchorage_pipeline.serving.batching import Admission
 from anchorage_pipeline.serving.deployment import Deployment, Engine
 from anchorage_pipeline.serving.metrics import Metrics
 from anchorage_pipeline.serving.releases import Releases
+from anchorage_pipeline.serving.sampling import QuerySampler
 from anchorage_pipeline.serving.settings import ServeSettings
 from anchorage_pipeline.serving.threads import Threads
 
@@ -78,6 +79,7 @@ class Service:
         self.threads = Threads(self.metrics)
         self.admission = Admission(settings.limits.pending, settings.limits.request_seconds / 2)
         self.releases = Releases(settings, self.metrics, self.threads)
+        self.sampler = QuerySampler(settings.sample_queries, settings.sample_seconds, self.threads, self.metrics)
         self.stopping = False
 
     async def start(self) -> None:
@@ -87,10 +89,12 @@ class Service:
             AnchorageError: if the release or the store cannot be used.
         """
         await self.releases.start()
+        await self.sampler.start(self.releases.store_url)
 
     async def stop(self) -> None:
         """Free everything; open requests have been answered."""
         self.stopping = True
+        await self.sampler.stop()
         await self.releases.stop()
         self.threads.stop()
 
@@ -142,9 +146,13 @@ class Service:
 
     async def _search(self, deployment: Deployment, query: Query) -> Found:
         vector, own = await self._vector(deployment, query)
-        return await self.threads.timed(
+        found, nearest = await self.threads.timed(
             "search", self.threads.work, _look_up, deployment.engine, deployment.live, query, vector, own
         )
+        if query.image is not None or query.vector is not None:  # another kind of query is no picture from outside
+            unknown = found.answer.unknown
+            self.sampler.offer(deployment.version, deployment.fingerprint, vector, nearest, unknown)
+        return found
 
     async def _vector(self, deployment: Deployment, query: Query) -> tuple[np.ndarray, list[str]]:
         """Return the embedding of a query, and the ids of items with the same pixels or numbers."""
@@ -185,9 +193,10 @@ class Service:
         return embedding, engine.gallery["id"][checked.rows].tolist()
 
 
-def _look_up(engine: Engine, live: Any, query: Query, vector: np.ndarray, own: list[str]) -> Found:
-    """Search the items nearest to a vector and judge them."""
+def _look_up(engine: Engine, live: Any, query: Query, vector: np.ndarray, own: list[str]) -> tuple[Found, float | None]:
+    """Search the items nearest to a vector and judge them; return the similarity of the nearest of all, too."""
     judgement, k, vectors = engine.judgement, query.k, vector[None]
+    nearest: float | None = None
     if query.text is not None:  # matches and unknown queries were measured between images
         (hits,) = live.search(vectors, k, query.where)
         columns = hits.ids.tolist(), hits.labels.tolist(), hits.scores.tolist()
@@ -195,6 +204,7 @@ def _look_up(engine: Engine, live: Any, query: Query, vector: np.ndarray, own: l
     else:
         reach = judgement.reach(k)
         (hits,) = live.search(vectors, reach, None, [own])
+        nearest = float(hits.scores[0]) if len(hits.scores) else None
         kept = k if query.where is None else reach
         answer = judgement.answer(
             hits.ids.tolist(), hits.labels.tolist(), hits.scores, kept, left_out=own, attributes=hits.attributes
@@ -205,7 +215,7 @@ def _look_up(engine: Engine, live: Any, query: Query, vector: np.ndarray, own: l
                 answer, hits.ids.tolist(), hits.labels.tolist(), hits.scores, attributes=hits.attributes
             )
     limited = len(answer.ids) < k
-    return Found(_cut(answer, query.min_score), limited)
+    return Found(_cut(answer, query.min_score), limited), nearest
 
 
 def _cut(answer: Answer, min_score: float | None) -> Answer:

@@ -47,10 +47,12 @@ class ServeSettings:
         store: URL of the database of added items; "" for an SQLite file in the folder of releases.
         api_key: key that writes need; "" to refuse writes.
         keep_images: whether to store the images of added items, so that a later model can embed them.
+        sample_queries: most queries per hour whose embeddings are stored for `anchorage drift`; 0 stores none.
         model_server: `tensorflow:HOST:PORT` or `triton:HOST:PORT`; "" to run the model in this process.
         limits: limits on what comes from outside.
         watch_seconds: time between looks at the pointer to the current release.
         follow_seconds: time between looks for items that other processes have written.
+        sample_seconds: the hour of `sample_queries`.
         stop_seconds: time that open requests get when the service stops.
     """
 
@@ -61,8 +63,10 @@ class ServeSettings:
     store: str = ""
     api_key: str = field(default="", repr=False)
     keep_images: bool = False
+    sample_queries: int = 0
     model_server: str = ""
     limits: Limits = field(default_factory=Limits)
     watch_seconds: float = 1.0
     follow_seconds: float = 0.5
+    sample_seconds: float = 3600.0
     stop_seconds: float = 20.0

@@ -112,7 +112,7 @@ def test_large_batches(url):
 
 def test_every_commit_of_sqlite_is_flushed_to_the_disk(tmp_path):
     store = ItemStore(f"sqlite:///{tmp_path}/items.sqlite")
-    with store._engine.connect() as connection:
+    with store._database._engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
     assert sqlite3.connect(tmp_path / "items.sqlite").execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -122,7 +122,7 @@ def test_a_server_that_does_not_wait_for_its_disk_is_told_to(server):
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("ALTER DATABASE careless SET synchronous_commit TO off")
     store = ItemStore(url)
-    with store._engine.connect() as connection:
+    with store._database._engine.connect() as connection:
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
 
 

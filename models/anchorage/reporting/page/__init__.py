@@ -128,7 +128,7 @@ def _environment(report: Mapping[str, Any], figures: Mapping[str, bytes]) -> "En
         "describe": describe,
         "setting": format_value,
     }
-    environment.globals["figures"] = {name: _figure(svg) for name, svg in figures.items()}
+    environment.globals["figures"] = {name: embed_figure(svg) for name, svg in figures.items()}
     environment.globals["csv"] = {
         name: _data_uri(text, "text/csv;charset=utf-8") for name, text in csv_tables(report).items()
     }
@@ -165,7 +165,7 @@ def describe(value: Any) -> str:
     return "unknown" if value is None else str(value)
 
 
-def _figure(svg: bytes) -> dict[str, Any]:
+def embed_figure(svg: bytes) -> dict[str, Any]:
     """Return a figure for the page, with its size, so that the layout does not shift while it loads."""
     box = re.search(rb'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg)
     width, height = (float(side) for side in box.groups()) if box else (389.0, 238.0)
