@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from anchorage.disk import disk_fault
-from anchorage.errors import AnchorageError, ResourceError
+from anchorage.errors import AnchorageError, ResourceError, causes
 from anchorage.user_code import find_fault
 from anchorage_pipeline.commands import COMMANDS
 from anchorage_pipeline.console import console
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except (Exception, SystemExit) as error:
-        if fault := disk_fault(error, Path.cwd()) or find_fault(error):
+        # Libraries wrap errors, such as that of an interruption, in their own.
+        own = next((cause for cause in causes(error) if isinstance(cause, AnchorageError)), None)
+        if fault := own or disk_fault(error, Path.cwd()) or find_fault(error):
             print(f"anchorage: {fault}", file=sys.stderr)
             return fault.exit_status
         if isinstance(error, SystemExit):

@@ -1,4 +1,8 @@
+import numpy as np
+
+from anchorage.judging.bootstrap import compare_by_classes
 from anchorage.progress import advance, is_shown, shown_on, task, track
+from anchorage.reporting.figures import draw_figures
 
 
 class Recorder:
@@ -47,3 +51,14 @@ def test_a_task_that_fails_is_removed():
         except KeyError:
             pass
     assert display.calls[-1] == ("finish", "training")
+
+
+def test_the_bootstrap_and_the_figures_are_shown(tmp_path):
+    display, values = Recorder(), np.arange(4.0)
+    with shown_on(display):
+        every = {"all": np.ones(4, bool)}
+        compare_by_classes({"all": (values, values)}, np.arange(4), every, resamples=250, seed=0)
+        draw_figures({"recall_curve": {"k": [1, 2], "candidate": [0.5, 1.0], "queries": 9}}, tmp_path)
+    started = [call[1:3] for call in display.calls if call[0] == "start"]
+    assert started == [("resampling the classes", 3), ("drawing the figures", 1)]
+    assert [call[0] for call in display.calls].count("advance") == 4

@@ -8,6 +8,7 @@ from importlib import metadata
 import pytest
 import tensorflow as tf
 
+from anchorage.errors import ResourceError
 from anchorage.release.manifest import seal
 from anchorage_pipeline.cli import create_parser, main
 from anchorage_pipeline.options import find_release
@@ -65,6 +66,7 @@ def test_help_lists_every_command_once(capsys):
             "releases",
             "report",
             "run",
+            "runs",
             "schema",
             "search",
             "serve",
@@ -269,3 +271,15 @@ def test_releases_are_listed_when_the_pointer_is_damaged_and_the_way_out_is_name
     assert len(shown.out.splitlines()) == 4
     assert told in shown.err
     assert shown.err.count("\n") == 1
+
+
+def test_an_interruption_that_a_library_wrapped_is_no_bug(folder, capsys, monkeypatch):
+    def stopped(options):
+        try:
+            raise ResourceError("E_INTERRUPTED", "stopped by SIGTERM")
+        except ResourceError as error:
+            raise RuntimeError("Unable to translate") from error
+
+    monkeypatch.setattr("anchorage_pipeline.commands.releases.run", stopped)
+    assert main(["releases"]) == 4
+    assert capsys.readouterr().err == "anchorage: E_INTERRUPTED: stopped by SIGTERM\n"

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from anchorage.progress import track
+
 _CHUNK = 100  # resamples computed at once
+_TASK = "resampling the classes"
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def compare_by_classes(
         sizes.append((int(mask.sum()), int((counts[-1] > 0).sum())))
     total, number = np.array(sums).T, np.array(counts, np.float64).T
     rng, draws = np.random.default_rng(seed), []
-    for first in range(0, resamples, _CHUNK):
+    for first in track(range(0, resamples, _CHUNK), _TASK):
         chunk = min(_CHUNK, resamples - first)
         weights = rng.multinomial(len(classes), np.full(len(classes), 1 / len(classes)), chunk).astype(np.float64)
         drawn_queries = weights @ number

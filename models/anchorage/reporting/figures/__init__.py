@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from anchorage.progress import track
 from anchorage.reporting.figures import forest, index, pairs, retrieval, search, space, training
 from anchorage.reporting.figures.style import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_TASK = "drawing the figures"
 _WIDTH, _HEIGHT = 5.4, 3.3  # inches: narrow enough that the text stays readable on a phone
 
 
@@ -63,10 +65,9 @@ def draw_figures(report: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
     from matplotlib.figure import Figure
 
     images = {}
+    drawings = {name: drawing for name, drawing in FIGURES.items() if find(report, drawing.needs)}
     with mpl.rc_context(STYLE):
-        for name, drawing in FIGURES.items():
-            if not find(report, drawing.needs):
-                continue
+        for name, drawing in track(drawings.items(), _TASK):
             figure = Figure(figsize=(_WIDTH, drawing.height(report)), layout="constrained")
             drawing.draw(figure, report)
             figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
