@@ -7,9 +7,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tfx.components.tuner import executor
+from tfx.types.standard_artifacts import HyperParameters, TunerResults
 
 from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage.tuning import training as trial_module
+from anchorage.tuning.record import SEARCH, read_search
+from anchorage_components import tuner as tuner_module
 from anchorage_components.artifacts import HISTORY, UNTRAINED
 from anchorage_components.trainer import LEARNER, run_fn
 from anchorage_components.tuner import tuner_fn
@@ -106,3 +110,64 @@ def test_a_trial_trains_with_values_in_the_range_for_the_epochs_of_the_search(fn
     assert trial.score == max(trial.curve)
     assert trial.samples == (8, 16)  # two steps of two classes with two images
     assert {"recall@1", "loss"} <= set(trial.metrics)
+
+
+@pytest.fixture
+def run_node(fn_args, tmp_path, monkeypatch):
+    """Runs the node with a tuner function; its outputs are folders of their names."""
+
+    def run(tuner_fn):
+        monkeypatch.setattr(executor.fn_args_utils, "get_common_fn_args", lambda *arguments: fn_args)
+        outputs = {"best_hyperparameters": [HyperParameters()], "tuner_results": [TunerResults()]}
+        for name, [artifact] in outputs.items():
+            artifact.uri = str(tmp_path / name)
+            (tmp_path / name).mkdir()
+        node = tuner_module.Executor(executor.Executor.Context(tmp_dir=str(tmp_path), unique_id="1"))
+        node.Do({}, outputs, {"tuner_fn": tuner_fn})
+
+    return run
+
+
+def test_the_tuner_keeps_the_record_of_the_search(run_node, fn_args, tmp_path, monkeypatch):
+    settings = {**SETTINGS, "loss": {"choices": [{"name": "contrastive", "params": {}}, {"name": "nca", "params": {}}]}}
+    settings["training"] = {**SETTINGS["training"], "optimizer": {"name": "sgd", "learning_rate": 0.1}}
+    fn_args.custom_config |= {
+        "settings_json": json.dumps(settings),
+        "tuning_json": json.dumps({"oracle": "grid", "trials": 5, "epochs": 1, "repeats": 1}),
+    }
+
+    def train(values, report):
+        report(8, 0.25)
+        return {"map@r": 0.5 if values["loss"] == "nca" else 0.3}
+
+    monkeypatch.setattr(tuner_module, "trial_training", lambda *arguments, **options: train)
+    run_node("anchorage_components.tuner.tuner_fn")
+    search = read_search(tmp_path / "tuner_results" / SEARCH)
+    assert [trial.values for trial in search.trials] == [{"loss": "contrastive"}, {"loss": "nca"}]
+    assert search.best == 1
+    assert [repeat.seed for repeat in search.repeats] == [4]
+    assert search.stop_reason == "space"
+    assert len(list((tmp_path / "tuner_results" / "tensorboard").iterdir())) == 2
+    assert not list((tmp_path / "checkpoints").iterdir())
+    best = json.loads((tmp_path / "best_hyperparameters" / "best_hyperparameters.txt").read_text())
+    assert best["values"] == {"loss": "nca"}
+
+
+def test_the_tuner_function_may_be_a_users_own(run_node, tmp_path, monkeypatch):
+    (tmp_path / "my_lab.py").write_text(
+        "import keras_tuner\n"
+        "from tfx.components.tuner.component import TunerFnResult\n"
+        "class MyTuner(keras_tuner.RandomSearch):\n"
+        "    def run_trial(self, trial, **kwargs):\n"
+        "        return {'score': trial.hyperparameters.Float('training.optimizer.learning_rate', 0.01, 0.1)}\n"
+        "def tuner_fn(fn_args):\n"
+        "    objective = keras_tuner.Objective('score', 'max')\n"
+        "    tuner = MyTuner(objective=objective, max_trials=3, directory=fn_args.working_dir)\n"
+        "    return TunerFnResult(tuner, {})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run_node("my_lab.tuner_fn")
+    best = json.loads((tmp_path / "best_hyperparameters" / "best_hyperparameters.txt").read_text())
+    assert 0.01 <= best["values"]["training.optimizer.learning_rate"] <= 0.1
+    assert len(json.loads((tmp_path / "tuner_results" / "tuner_results.json").read_text())) == 3
+    assert not (tmp_path / "tuner_results" / SEARCH).exists()

@@ -104,7 +104,7 @@ name = "multi_similarity"
 name = "balanced_contrastive"
 params = { lam = { low = 0.01, high = 100.0, sampling = "log", default = 1.0 } }
 [training]
-sampler = { choices = ["class_batches", { name = "n_pair", params = { classes = { choices = [8, 16] } } }] }
+sampler = { choices = ["class_batches", { name = "n_pair_batches", params = { pairs = { choices = [8, 16] } } }] }
 methods = [{ choices = ["none", "moving_average"], default = "moving_average" }]
 """
     experiment = load_experiment(write(text))
@@ -119,11 +119,11 @@ methods = [{ choices = ["none", "moving_average"], default = "moving_average" }]
             default=1.0,
             condition=Condition("loss", "balanced_contrastive"),
         ),
-        Range("training.sampler", choices=("class_batches", "n_pair")),
+        Range("training.sampler", choices=("class_batches", "n_pair_batches")),
         Range(
-            "training.sampler.choices.1.params.classes",
+            "training.sampler.choices.1.params.pairs",
             choices=(8, 16),
-            condition=Condition("training.sampler", "n_pair"),
+            condition=Condition("training.sampler", "n_pair_batches"),
         ),
         Range("training.methods.0", choices=("none", "moving_average"), default="moving_average"),
     ]

@@ -59,7 +59,14 @@ def test_check_as_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("anchorage_pipeline.inspection.inspect_data", lambda experiment: ["data     20 images"])
     assert main(["check", "toy.toml", "--json", "--set", "loss.params.neg_margin={ low = 0.1, high = 0.5 }"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["ranges"] == {"loss.params.neg_margin": {"low": 0.1, "high": 0.5, "log": False}}
+    [margin] = told["ranges"]
+    assert {key: value for key, value in margin.items() if value is not None} == {
+        "path": "loss.params.neg_margin",
+        "low": 0.1,
+        "high": 0.5,
+        "sampling": "linear",
+    }
+    assert told["grid_points"] == 5
     assert told["experiment"]["name"] == "toy"
     assert told["data"] == {"data": "20 images"}
     assert main(["check", "toy.toml", "--json", "--set", "loss.params.marge=1"]) == 2

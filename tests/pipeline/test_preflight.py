@@ -90,6 +90,30 @@ def test_a_sound_experiment_passes(check):
             "training.loggers.0.params.histogram_fre",
             "Did you mean 'histogram_freq'?",
         ),
+        (
+            'name = "multi_proxy_anchor"\nparams = { alpha = 16.0 }',
+            "choices = ['contrastive', { name = 'circle', params = { gama = 1.0 } }]",
+            "loss.choices.1.params.gama",
+            "Did you mean 'gamma'?",
+        ),
+        (
+            'name = "multi_proxy_anchor"\nparams = { alpha = 16.0 }',
+            "choices = ['contrastive', { name = 'circle', params = { gamma = { low = -1.0, high = 8.0 } } }]",
+            "loss.choices.1.params.gamma",
+            "must be positive",
+        ),
+        (
+            "alpha = 16.0 }",
+            "alpha = { low = 8.0, high = 16.0 } }\n[tuning]\nparams = { points = 3 }",
+            "tuning.params",
+            "'random' takes",
+        ),
+        (
+            "alpha = 16.0 }",
+            "alpha = { low = 8.0, high = 16.0 } }\n[tuning]\ntuner_fn = 'nowhere.tuner_fn'",
+            "tuning.tuner_fn",
+            "No module named 'nowhere'",
+        ),
         ("[training]", "[evaluation]\nmetrics = ['map@r', 'recal@1']\n[training]", "evaluation.metrics.1", "recall@k"),
     ],
 )
