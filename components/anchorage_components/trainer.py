@@ -17,7 +17,7 @@ from anchorage.procedures import run_training
 from anchorage.release.manifest import TEXT
 from anchorage.serving.export import export_encoder
 from anchorage.training.fit import FitResult
-from anchorage.tuning.training import settle
+from anchorage.tuning.settling import settle
 from anchorage.untrained import untrained_encoders
 from anchorage_components.artifacts import HISTORY, UNTRAINED
 

@@ -1,4 +1,4 @@
-"""The training of a trial: settings with values for their ranges, and the same number of samples in every trial."""
+"""The training of a trial, on the validation classes or on folds of the training classes."""
 
 import math
 from collections.abc import Mapping
@@ -12,15 +12,12 @@ import keras
 from anchorage.data.subset import ClassSubset, assign_folds
 from anchorage.errors import UsageError
 from anchorage.procedures import run_training
-from anchorage.training.building import create_sampler
 from anchorage.training.features import cached_features
 from anchorage.training.fit import FitResult
 from anchorage.training.run import choose_recipe, train_run
-from anchorage.tuning.ranges import apply_values, read_space, start_values
 from anchorage.tuning.settings import OBJECTIVE, TuningSettings
+from anchorage.tuning.settling import batches, settle
 from anchorage.tuning.tuner import SAMPLES, Report, Train
-
-_SAMPLER = "training.sampler"
 
 
 def trial_training(
@@ -52,7 +49,7 @@ def trial_training(
 
     def train(values: dict[str, Any], report: Report) -> Mapping[str, float]:
         trial = settle(settings, {"training.epochs": tuning.epochs, **values}, store)
-        samples = math.prod(_batches(trial, store))
+        samples = math.prod(batches(trial, store))
         if folds:
             return _train_folds(store, folds, trial, samples, report, cache_folder)
         observers = [] if trial["training"].get("procedure") else [_Observer(report, samples)]
@@ -60,39 +57,6 @@ def trial_training(
         return {**_best(result), SAMPLES: samples * (len(result.history) - 1)}
 
     return train
-
-
-def settle(settings: Mapping[str, Any], values: Mapping[str, Any], store: Any) -> dict[str, Any]:
-    """Replace the ranges of the settings by values, and keep the number of samples when the batches change.
-
-    If the sampler has ranges, an epoch has as many samples as with the start values of all ranges, and the steps of the
-    warm-up and those before a group of weights is trained cover as many as they do there. The learning rate stays as it
-    is written: give it a range of its own if it should follow the size of the batch.
-
-    Args:
-        settings: `encoder`, `loss`, `training` and `seed`, with ranges.
-        values: value by the path of its range, and of other settings.
-        store: training images.
-    """
-    trial = apply_values(settings, values)
-    space = read_space(settings)
-    if not any(f"{item.path}.".startswith(f"{_SAMPLER}.") for item in space):
-        return trial
-    start = apply_values(settings, {**start_values(space), "training.epochs": 1})
-    (batch, _), (reference, steps) = _batches(trial, store), _batches(start, store)
-    training = trial["training"]
-    training["steps_per_epoch"] = max(1, round(reference * steps / batch))
-    optimizer = training["optimizer"]
-
-    def same_samples(steps: Any) -> Any:
-        return round(steps * reference / batch) if isinstance(steps, int) else steps
-
-    optimizer["frozen_steps"] = {
-        group: same_samples(steps) for group, steps in (optimizer.get("frozen_steps") or {}).items()
-    }
-    if "warmup_steps" in optimizer:
-        optimizer["warmup_steps"] = same_samples(optimizer["warmup_steps"])
-    return trial
 
 
 def _train_folds(
@@ -125,13 +89,6 @@ def _best(result: FitResult) -> dict[str, float]:
     """The metrics of the best trained epoch; row 0 is before training."""
     row = max(result.history[1:], key=lambda row: row[f"val_{OBJECTIVE}"])
     return {name.removeprefix("val_"): value for name, value in row.items() if name not in ("epoch", "stage")}
-
-
-def _batches(settings: Mapping[str, Any], store: Any) -> tuple[int, int]:
-    """Rows of a batch, and batches of an epoch."""
-    training = choose_recipe(store, settings, verbose=0)[0].training
-    sampler = create_sampler(training.sampler, store.labels, settings["seed"])
-    return sampler.batch_size, training.steps_per_epoch or sampler.steps_per_round
 
 
 class _Observer(keras.callbacks.Callback):

@@ -9,7 +9,8 @@ from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage.errors import UsageError
 from anchorage.tuning import training
 from anchorage.tuning.settings import TuningSettings
-from anchorage.tuning.training import settle, trial_training
+from anchorage.tuning.settling import settle
+from anchorage.tuning.training import trial_training
 
 SETTINGS = {
     "seed": 3,
