@@ -105,7 +105,7 @@ def test_check_shows_what_the_file_asks_for(folder, capsys, monkeypatch):
     (folder / "toy.toml").write_text(
         _EXPERIMENT.format(path="images")
         + "params = {neg_margin = {low = 0.1, high = 0.5, step = 0.1}}\n[tuning]\noracle = 'grid'\nminutes = 30"
-        + "\n[training]\nmethods = [{ choices = ['none', { name = 'moving_average', params = { decay = "
+        + "\n[training]\nmethods = [{ choices = ['none', { name = 'moving_average', params = { momentum = "
         + "{low = 0.9, high = 0.99} } }] }]\n[training.sampler]\nname = 'class_batches'\n"
         + "params = { classes = {choices = [8, 16]}, per_class = 4 }"
     )
@@ -117,10 +117,10 @@ def test_check_shows_what_the_file_asks_for(folder, capsys, monkeypatch):
         "data     of its own test",
         "search   grid, at most 8 trials and 30 minutes of 5 epochs, for map@r on the validation classes; 60 grid "
         "points",
-        "range    loss.params.neg_margin                      0.1 to 0.5, step 0.1",
-        "range    training.sampler.params.classes             8 | 16",
-        "range    training.methods.0                          none | moving_average",
-        "range    training.methods.0.choices.1.params.decay   0.9 to 0.99, if training.methods.0 = moving_average",
+        "range    loss.params.neg_margin                        0.1 to 0.5, step 0.1",
+        "range    training.sampler.params.classes               8 | 16",
+        "range    training.methods.0                            none | moving_average",
+        "range    training.methods.0.choices.1.params.momentum  0.9 to 0.99, if training.methods.0 = moving_average",
     ]
 
 
