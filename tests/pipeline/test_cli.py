@@ -56,6 +56,7 @@ def test_help_lists_every_command_once(capsys):
             "compare",
             "completion",
             "data",
+            "drift",
             "embed",
             "encoders",
             "evaluate",
