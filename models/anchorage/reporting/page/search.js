@@ -60,8 +60,6 @@
     axes.forEach((axis, at) => {
       const [[x1, y1], [x2, y2]] = [point(at, 0), point(at, 1)];
       picture.append(shape("line", {x1, y1, x2, y2, class: "axis"}));
-      picture.append(upright ? shape("text", {x: x1, y: height - 4, class: "axis-name"}, axis.name)
-        : shape("text", {x: 14, y: y1 - 8, class: "axis-name first"}, axis.name));
     });
     const shown = scored.slice(0, Number(slider.value)).reverse();
     lines = new Map(shown.map(trial => {
@@ -75,6 +73,9 @@
       return [trial.number, line];
     }));
     picture.append(shape("g", {}, ...lines.values()));
+    axes.forEach((axis, at) => picture.append(upright
+      ? shape("text", {x: point(at, 0)[0], y: height - 4, class: "axis-name"}, axis.name)
+      : shape("text", {x: 14, y: point(at, 0)[1] - 8, class: "axis-name first"}, axis.name)));
     axes.forEach((axis, at) => axis.ticks.forEach(([share, text]) => {
       const [x, y] = point(at, share);
       if (upright) picture.append(axis.ticks.length === 2 ? shape("text", {x, y: share ? y - 8 : y + 16, class: "tick"}, text)
