@@ -13,6 +13,7 @@ PAGES = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "models/README.md",
+    "pipeline/recipes.md",
     "models/measured/README.md",
 ]
 
@@ -54,7 +55,7 @@ def test_picture_of_the_layers_is_the_contract():
     layers = next(contract["layers"] for contract in contracts if contract["name"] == "layers inside anchorage")
     picture = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("[models: anchorage]")[1].split("```")[0]
     drawn = {name for box in re.findall(r"\[([a-z_, ]+)\]", picture) for name in box.split(", ")}
-    drawn |= {name for name in ("methods", "losses", "proxies", "pairs") if f"--> {name}" in picture}
+    drawn |= {name for name in ("procedures", "methods", "losses", "proxies", "pairs") if f"--> {name}" in picture}
     assert drawn | {"learner"} == {name for layer in layers for name in layer.split(" | ")}
 
 
