@@ -11,7 +11,7 @@ An experiment is the path of a file, or an `Experiment`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -55,13 +55,20 @@ class Run:
         return f"<Run {self.verdict}: {metrics} (percent); release {self.release}, report {self.report}>"
 
 
-def run(experiment: Experiment | str | PathLike, overrides: Sequence[str] = (), *, reset_metadata: bool = False) -> Run:
+def run(
+    experiment: Experiment | str | PathLike,
+    overrides: Sequence[str] = (),
+    *,
+    reset_metadata: bool = False,
+    trigger: Mapping[str, Any] | None = None,
+) -> Run:
     """Run the pipeline, as `anchorage run`.
 
     Args:
         experiment: the experiment, or the path of its file.
         overrides: values that replace those of the file, such as `"seed=2"`.
         reset_metadata: whether to start without the cache of earlier runs.
+        trigger: why a scheduled run started, for the report and the manifest.
 
     Returns:
         The outcome; its `release` is None if the gate rejected the candidate.
@@ -77,7 +84,7 @@ def run(experiment: Experiment | str | PathLike, overrides: Sequence[str] = (), 
     experiment = _experiment(experiment, overrides)
     check_parts(experiment)
     check_listing(experiment, local_places(experiment).rejects)
-    summary = run_experiment(experiment, reset_metadata=reset_metadata)
+    summary = run_experiment(experiment, reset_metadata=reset_metadata, trigger=trigger)
     folder = summary.outputs["EvaluateRetrieval.report"]
     document = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     release = None

@@ -248,6 +248,17 @@ class Release(Section):
     """Folder of releases; "" is `releases/<name>`."""
 
 
+class Trigger(Section):
+    """When `anchorage run --if-needed` trains again; a limit of 0 or "" is none."""
+
+    max_age_days: Count = 0
+    """Age of the current release in days."""
+    new_items: Count = 0
+    """Number of images in the data, and of items added to the service, that the current release does not have."""
+    drift: Literal["", "evaluation", "first"] = ""
+    """Drift of the sampled queries, against "evaluation" or "first" as in `anchorage drift --reference`."""
+
+
 class Card(Section):
     """What the report and the model card of a release say beside what was measured."""
 
@@ -284,6 +295,8 @@ class Experiment(Section):
     """The search index."""
     release: Release = Release()
     """The publication."""
+    trigger: Trigger = Trigger()
+    """When a scheduled run trains again."""
     card: Card = Card()
     """What the report and the model card say beside what was measured."""
 

@@ -2,9 +2,10 @@
 
 import json
 import posixpath
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anchorage.data.store import RecordSpec
 from anchorage.data.vectors import VectorTable, vector_files
@@ -12,8 +13,8 @@ from anchorage.errors import UsageError
 from anchorage.files import hash_file
 from anchorage.release import find_baseline
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.encoders import describe_preset
 from anchorage_pipeline.fingerprint import code_version, data_version, digest, preset_version, training_modules
+from anchorage_pipeline.provenance import describe_run
 from anchorage_pipeline.values import search_space
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def record_spec(experiment: Experiment) -> RecordSpec:
 
 def fingerprint_run(experiment: Experiment) -> Fingerprints:
     """Digests of everything that a run on this machine depends on."""
-    settings = experiment.model_dump(mode="json", exclude={"runs", "release"})
+    settings = experiment.model_dump(mode="json", exclude={"runs", "release", "trigger"})
     data = fingerprint_data(experiment)
     run = digest([settings, data, _training_code(experiment, "anchorage_pipeline.graph")])
     baseline = find_baseline(experiment.release_folder, run)
@@ -145,7 +146,11 @@ def training_settings(experiment: Experiment) -> dict:
 
 
 def create_pipeline(
-    experiment: Experiment, places: Places, fingerprints: Fingerprints, spread: "Summary | None" = None
+    experiment: Experiment,
+    places: Places,
+    fingerprints: Fingerprints,
+    spread: "Summary | None" = None,
+    trigger: Mapping[str, Any] | None = None,
 ):
     """Create the pipeline with all nodes.
 
@@ -154,6 +159,7 @@ def create_pipeline(
         places: paths to read and write.
         fingerprints: digests for the cache keys and for the choice of the baseline.
         spread: spread of the metrics over seeds, for the report; None if it was not measured.
+        trigger: why a scheduled run started, for the report and the manifest; None for other runs.
 
     Returns:
         A `tfx.dsl.Pipeline`; it contains a Tuner only if the experiment has ranges.
@@ -163,7 +169,14 @@ def create_pipeline(
 
     nodes = _data_nodes(experiment, places, fingerprints)
     nodes |= _training_nodes(experiment, places, nodes["pack"])
-    nodes |= _judging_nodes(experiment, places, fingerprints, spread, nodes)
+    nodes |= _judging_nodes(
+        experiment,
+        places,
+        describe_run(experiment, fingerprints.data, fingerprints.run, str(place_data(experiment)[0]), trigger),
+        fingerprints,
+        spread,
+        nodes,
+    )
     connection = places.metadata and sqlite_metadata_connection_config(places.metadata)
     return Pipeline(
         pipeline_name=experiment.name,
@@ -286,7 +299,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
 
 
 def _judging_nodes(
-    experiment: Experiment, places: Places, fingerprints: Fingerprints, spread: "Summary | None", nodes: dict
+    experiment: Experiment, places: Places, facts: dict, prints: Fingerprints, spread: "Summary | None", nodes: dict
 ) -> dict:
     """Embedding, index, evaluation against the last release, and publication."""
     from anchorage_components.build_index import BuildIndex
@@ -302,8 +315,8 @@ def _judging_nodes(
     embed_code = code_version("anchorage_components.embed_examples")
     find = FindRelease(
         releases=places.releases,
-        run_key=fingerprints.run,
-        expected=fingerprints.baseline,
+        run_key=prints.run,
+        expected=prints.baseline,
         code_version=code_version("anchorage_components.find_release"),
     )
     embed = EmbedExamples(
@@ -350,7 +363,7 @@ def _judging_nodes(
         model_run=nodes["trainer"].outputs["model_run"],
         **({"tuner_results": nodes["tuner"].outputs["tuner_results"]} if "tuner" in nodes else {}),
         settings_json=_json(experiment.judge_settings.to_dict()),
-        facts_json=_json(_facts(experiment, fingerprints)),
+        facts_json=_json(facts),
         spread_json=_json(spread.model_dump() if spread else {}),
         code_version=code_version("anchorage_components.evaluate_retrieval"),
     )
@@ -360,7 +373,7 @@ def _judging_nodes(
         report=evaluate.outputs["report"],
         blessing=evaluate.outputs["blessing"],
         releases=places.releases,
-        facts_json=_json(_facts(experiment, fingerprints)),
+        facts_json=_json(facts),
         code_version=code_version("anchorage_components.publish_release"),
     )
     return {
@@ -371,21 +384,6 @@ def _judging_nodes(
         "index": build,
         "evaluate": evaluate,
         "publish": publish,
-    }
-
-
-def _facts(experiment: Experiment, fingerprints: Fingerprints) -> dict:
-    """The provenance of the candidate, for the report and the manifest."""
-    source, card = experiment.source, experiment.card
-    told = {"intended_use": card.intended_use, "limits": card.limitations, "license": card.license}
-    return {
-        **{name: value for name, value in told.items() if value},
-        "experiment": experiment.model_dump(mode="json", exclude={"runs", "release"}),
-        "data_version": fingerprints.data,
-        "data_root": str(place_data(experiment)[0]),
-        "run_key": fingerprints.run,
-        **({"command": source.command("run"), "experiment_file": source.text} if source else {}),
-        **({"preset": describe_preset(experiment.encoder)} if experiment.encoder.preset else {}),
     }
 
 

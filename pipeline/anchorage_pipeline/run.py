@@ -1,7 +1,9 @@
 """Run the whole pipeline on this machine, and raise if any node did not finish."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from anchorage.disk import check_free_space, disk_fault, make_folder
 from anchorage.errors import AnchorageError, DataError, GateError, ResourceError, causes
@@ -35,12 +37,15 @@ class RunSummary:
     refused: GateError | None = None
 
 
-def run_experiment(experiment: Experiment, *, reset_metadata: bool = False) -> RunSummary:
+def run_experiment(
+    experiment: Experiment, *, reset_metadata: bool = False, trigger: Mapping[str, Any] | None = None
+) -> RunSummary:
     """Run every node of the pipeline; unchanged nodes are taken from the cache.
 
     Args:
         experiment: the experiment to run.
         reset_metadata: whether to rename the metadata store of earlier runs first, so that no node is cached.
+        trigger: why a scheduled run started, for the report and the manifest.
 
     Raises:
         AnchorageError: the error of a node, with its exit status; ResourceError E_RUN_LOCKED if another command uses
@@ -49,10 +54,10 @@ def run_experiment(experiment: Experiment, *, reset_metadata: bool = False) -> R
     with hold_folder(experiment.run_folder, experiment.name):
         if reset_metadata and (renamed := rename_metadata(Path(str(local_places(experiment).metadata)))):
             print(f"moved the metadata of earlier runs to {renamed}")
-        return _run(experiment)
+        return _run(experiment, trigger)
 
 
-def _run(experiment: Experiment) -> RunSummary:
+def _run(experiment: Experiment, trigger: Mapping[str, Any] | None) -> RunSummary:
     places = local_places(experiment)
     artifacts, metadata = Path(places.pipeline_root), Path(str(places.metadata))
     log_file = experiment.run_folder / "run.log"
@@ -68,7 +73,7 @@ def _run(experiment: Experiment) -> RunSummary:
         prepare_metadata(metadata, artifacts)
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
-        pipeline = create_pipeline(experiment, places, fingerprints, spread)
+        pipeline = create_pipeline(experiment, places, fingerprints, spread, trigger)
         nodes = [component.id for component in pipeline.components]
         try:
             with watch_nodes(metadata, nodes):

@@ -47,13 +47,14 @@ def test_a_network_that_is_named_starts_from_random_weights(write):
 
 
 def test_the_card_reaches_report_and_manifest(write):
-    from anchorage_pipeline.graph import Fingerprints, _facts
+    from anchorage_pipeline.provenance import describe_run
 
     keys = {"intended_use", "limits", "license"}
     path = write(f"{_LEAST}[card]\nintended_use = 'Icons.'\nlimitations = ['No photos.']\nlicense = 'mit'")
-    facts = _facts(load_experiment(path), Fingerprints("data", "run"))
+    facts = describe_run(load_experiment(path), "data", "run", "folder", {"reasons": ["Old."]})
     assert {key: facts[key] for key in keys} == {"intended_use": "Icons.", "limits": ["No photos."], "license": "mit"}
-    assert not keys & set(_facts(load_experiment(write(_LEAST)), Fingerprints("data", "run")))
+    assert facts["trigger"] == {"reasons": ["Old."]}
+    assert not {*keys, "trigger"} & set(describe_run(load_experiment(write(_LEAST)), "data", "run", "folder", None))
 
 
 def test_all_mistakes_are_reported_at_once_with_their_paths(write):

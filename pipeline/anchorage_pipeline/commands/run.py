@@ -19,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="move the metadata of earlier runs aside and start without a cache (default: reuse it)",
     )
+    parser.add_argument(
+        "--if-needed",
+        action="store_true",
+        help="run only if the current release passes a limit of [trigger], for schedules (default: run)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -31,8 +36,19 @@ def run(options: argparse.Namespace) -> None:
     from anchorage_pipeline.config import load_experiment
 
     experiment = load_experiment(options.experiment, options.set)
+    need = None
+    if options.if_needed:
+        from anchorage_pipeline.trigger import find_need
+
+        need = find_need(experiment)
+        if not need.reasons:
+            answer({"needed": False, "release": need.release})
+            print(f"not needed: release {need.release} keeps to the limits of [trigger]")
+            return
+        with progress():
+            print("\n".join(f"needed   {reason}" for reason in need.reasons))
     with progress():
-        outcome = api.run(experiment, reset_metadata=options.reset_metadata)
+        outcome = api.run(experiment, reset_metadata=options.reset_metadata, trigger=need.to_facts() if need else None)
     seconds, folder = outcome.seconds, outcome.report.parent
     answer(
         {

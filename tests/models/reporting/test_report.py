@@ -165,6 +165,18 @@ def test_old_and_new_answers_stand_below_each_other(written):
     assert text.count("<br>was ") == len(changed)
 
 
+def test_why_a_scheduled_run_trained_and_whether_it_helped(judged):
+    drift = {"drifted": 2, "windows": 3, "statistics": {"distance": 0.25, "unknown": 0.5}}
+    facts = {"trigger": {"reasons": ["Release 2 is <old>."], "drift": drift, "release": 2}}
+    page = render_page(judged(clusters(1.6, classes=12), clusters(2.0, classes=12), facts=facts), {}, {})
+    assert "<li>Release 2 is &lt;old&gt;.</li>" in page
+    assert "against release 2 on their common queries. It helped." in page
+    assert "2 of 3 windows of queries had drifted, with a median distance of 0.250" in page
+    worse = judged(clusters(2.0, classes=12), clusters(1.6, classes=12), facts=facts)
+    assert "It did not help." in render_page(worse, {}, {})
+    assert "Why it was trained" not in render_page(judged(), {}, {})
+
+
 def test_missing_pictures_are_marked(written):
     report, _, _ = written
     assert render_page(report, {}, {}).count("image<br>missing") > 50

@@ -1,0 +1,33 @@
+"""What the report and the manifest of a release say of the run that made it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from anchorage_pipeline.config import Experiment
+from anchorage_pipeline.encoders import describe_preset
+
+
+def describe_run(
+    experiment: Experiment, data_version: str, run_key: str, data_root: str, trigger: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the provenance of a candidate as JSON values.
+
+    Args:
+        experiment: the experiment.
+        data_version: digest of the data.
+        run_key: digest of the run.
+        data_root: folder of the images.
+        trigger: why a scheduled run started; None for other runs.
+    """
+    source, card = experiment.source, experiment.card
+    told = {"intended_use": card.intended_use, "limits": card.limitations, "license": card.license}
+    return {
+        **{name: value for name, value in told.items() if value},
+        "experiment": experiment.model_dump(mode="json", exclude={"runs", "release", "trigger"}),
+        "data_version": data_version,
+        "data_root": data_root,
+        "run_key": run_key,
+        **({"trigger": dict(trigger)} if trigger else {}),
+        **({"command": source.command("run"), "experiment_file": source.text} if source else {}),
+        **({"preset": describe_preset(experiment.encoder)} if experiment.encoder.preset else {}),
+    }
