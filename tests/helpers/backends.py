@@ -132,14 +132,10 @@ def compile_loss(loss, dim):
         dim: size of the embeddings.
 
     Returns:
-        Functions of embeddings and labels that give the value and the gradient of the embeddings.
+        Functions of embeddings and labels that give the value, and the gradients of the embeddings and every weight.
     """
     if BACKEND == "jax":
-        import jax
-
-        start = [v.value for v in loss.trainable_variables], [v.value for v in loss.non_trainable_variables]
-        pure = jax.value_and_grad(lambda embeddings, labels: loss.stateless_call(*start, embeddings, labels)[0])
-        return {"jit": jax.jit(pure)}
+        return {"jit": stateless_slopes(loss)}
     if BACKEND == "torch":
         import torch
 
@@ -147,8 +143,9 @@ def compile_loss(loss, dim):
         compiled = torch.compile(lambda embeddings, labels: loss(embeddings, labels), backend="aot_eager")
 
         def step(embeddings, labels):
-            value, (gradient,) = differentiate(lambda x: compiled(x, torch.as_tensor(labels)), embeddings)
-            return value, gradient
+            return differentiate(
+                lambda x: compiled(x, torch.as_tensor(labels)), embeddings, weights=loss.trainable_weights
+            )
 
         return {"compile": step}
     import tensorflow as tf
@@ -159,7 +156,8 @@ def compile_loss(loss, dim):
         with tf.GradientTape() as tape:
             tape.watch(embeddings)
             value = loss(embeddings, labels)
-        return value, tape.gradient(value, embeddings)
+        sources = [embeddings, *(weight.value for weight in loss.trainable_weights)]
+        return value, [tf.convert_to_tensor(g) for g in tape.gradient(value, sources, unconnected_gradients="zero")]
 
     graph = tf.function(measure, input_signature=signature)
     # XLA compiles the trace of the graph, unless that has branches, whose gradients TensorFlow traces anew for it.
