@@ -1,6 +1,10 @@
 """Tiny releases with the signatures of the exporter, and pictures for them."""
 
 import io
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -36,17 +40,8 @@ def publish_two(folder, seeds=(0, 1)):
 def publish_exported(folder, seed=0, count=8):
     """Publish a release of `count` pictures in `folder/releases`, with an encoder of this seed; return its version."""
     work = folder / f"exported-{seed}"
-    encoder = keras.Sequential(
-        [
-            keras.Input((SIDE, SIDE, 3)),
-            keras.layers.Rescaling(1 / 127.5, offset=-1),
-            keras.layers.Flatten(),
-            keras.layers.Dense(DIM, kernel_initializer=keras.initializers.RandomNormal(seed=seed)),
-            keras.layers.UnitNormalization(),
-        ]
-    )
-    export_encoder(encoder, work / "model", RecordSpec(SIDE, "crop"))
-    model = tf.saved_model.load(str(work / "model"))
+    kept, model = exported_model(seed)
+    shutil.copytree(Path(kept.name) / "model", work / "model")
     images = [picture(number) for number in range(count)]
     vectors = model.signatures["serving_default"](images=tf.constant(images))["embeddings"].numpy()
     fingerprint = fingerprint_model(work / "model")
@@ -59,3 +54,20 @@ def publish_exported(folder, seed=0, count=8):
     return publish_release(
         folder / "releases", model_folder=work / "model", index_folder=work / "index", files=files, facts={}
     )
+
+
+@cache
+def exported_model(seed):
+    """A temporary folder with the exported encoder of this seed, and the model loaded from it; once a process."""
+    kept = tempfile.TemporaryDirectory()
+    encoder = keras.Sequential(
+        [
+            keras.Input((SIDE, SIDE, 3)),
+            keras.layers.Rescaling(1 / 127.5, offset=-1),
+            keras.layers.Flatten(),
+            keras.layers.Dense(DIM, kernel_initializer=keras.initializers.RandomNormal(seed=seed)),
+            keras.layers.UnitNormalization(),
+        ]
+    )
+    export_encoder(encoder, Path(kept.name) / "model", RecordSpec(SIDE, "crop"))
+    return kept, tf.saved_model.load(str(Path(kept.name) / "model"))

@@ -1,5 +1,6 @@
 """Embedding on a model server: faults of a stand-in, and of our own server in a second process."""
 
+import dataclasses
 import os
 import signal
 import socket
@@ -70,9 +71,9 @@ class StandIn:
 def remote(release, local):
     """Makes an embedder on a stand-in; `pauses` are the pauses that it made."""
 
-    def make(*faults, embedder=local):
+    def make(*faults, embedder=local, settings=QUICK):
         pauses = []
-        remote = RemoteEmbedder(StandIn(embedder, faults), release, "server", QUICK, sleep=pauses.append)
+        remote = RemoteEmbedder(StandIn(embedder, faults), release, "server", settings, sleep=pauses.append)
         remote.pauses = pauses
         return remote
 
@@ -116,7 +117,8 @@ def test_other_errors_are_not_tried_again(remote, fault):
 
 
 def test_failures_in_a_row_open_the_circuit(remote):
-    embedder = remote(None, *[UnreachableError("refused")] * 6)
+    settings = dataclasses.replace(QUICK, refuse_seconds=60.0)  # still refused on a busy machine
+    embedder = remote(None, *[UnreachableError("refused")] * 6, settings=settings)
     for _ in range(2):
         with pytest.raises(ResourceError, match=r"E_MODEL_SERVER: .* cannot be reached in 3 tries: refused"):
             embedder.embed(IMAGES)
