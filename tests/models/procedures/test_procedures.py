@@ -128,7 +128,9 @@ HUNDRED_STEPS = {  # epochs of 25 steps
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HUNDRED_STEPS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.grid if n == "self_training" else ()) for n in HUNDRED_STEPS]
+)
 def test_cut_off_within_its_second_training_it_goes_on(name, store, validation_store, settings, monkeypatch, tmp_path):
     epochs, params = HUNDRED_STEPS[name]
     sampler = section("class_batches", classes=3, per_class=2)

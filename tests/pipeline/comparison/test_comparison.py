@@ -1,14 +1,15 @@
 """Whole comparisons on drawn shapes, in real child processes."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 
 import pytest
 
 from anchorage.errors import UsageError
+from anchorage_pipeline.cli import main
 from anchorage_pipeline.comparison import compare
 from anchorage_pipeline.datasets.shapes import draw_shapes
 
@@ -57,15 +58,21 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_goes_on_after_it_was_stopped_and_loses_nothing_to_a_failure(folder):
-    command = [sys.executable, "-m", "anchorage_pipeline.cli", "compare", "compare.toml"]
-    with (folder / "first.log").open("wb") as log:
-        first = subprocess.Popen(command, stdout=log, stderr=log)
-        records = folder / "runs/tiny/records"
+    records, ended = folder / "runs/tiny/records", threading.Event()
+
+    def stop_after_a_record():
         deadline = time.monotonic() + 300
-        while not list(records.glob("*.json")) and first.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        first.send_signal(signal.SIGTERM)
-        assert first.wait(60) == 4, (folder / "first.log").read_text()
+        while not list(records.glob("*.json")) and not ended.wait(0.1) and time.monotonic() < deadline:
+            pass
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    watch = threading.Thread(target=stop_after_a_record)
+    watch.start()
+    status = main(["compare", "compare.toml"])
+    ended.set()
+    watch.join()
+    assert status == 4
     kept = {path: path.read_bytes() for path in records.glob("*.json")}
     assert kept
 

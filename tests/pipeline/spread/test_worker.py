@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,7 +71,7 @@ def test_a_seed_gives_what_training_with_that_seed_gives_and_is_not_trained_twic
     mean = 100 * (first["values"]["map@r"] + second["values"]["map@r"]) / 2
     [line] = [line.split() for line in told.splitlines() if line.startswith("map@r")]
     assert float(line[1]) == pytest.approx(mean, abs=0.051)
-    subprocess.run([sys.executable, "-m", "anchorage_pipeline.cli", "train", "second.toml"], check=True)
+    assert main(["train", "second.toml"]) == 0
     metrics = json.loads((tmp_path / "runs/second/train/metrics.json").read_text(encoding="utf-8"))
     assert second["values"] == metrics["values"]
     assert second["best_epoch"] == metrics["best_epoch"]
