@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterator
+import posixpath
 from pathlib import Path
 
 import apache_beam as beam
@@ -12,7 +12,15 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Examples, Model
 from tfx.utils import path_utils
 
-from anchorage.data.examples import ExampleShard, list_shards, read_counts, read_examples, read_rejects
+from anchorage.data.examples import (
+    REJECTS,
+    ExampleShard,
+    list_shards,
+    read_counts,
+    read_examples,
+    read_rejects,
+    write_rejects,
+)
 from anchorage.data.intake import reject_limit
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
 from anchorage.data.tables import PATH
@@ -22,9 +30,15 @@ from anchorage.progress import task
 from anchorage.release import fingerprint_model, open_release
 from anchorage.retrieval.table import count_rows
 from anchorage_components.artifacts import BASELINE, NO_BASELINE, TABLE, BaselineRelease, EmbeddingTable
-from anchorage_components.beam.embedding import EMBEDDING, Item, embed_items, embedding_size, format_rejects
-
-_FAULTS, _FAULT_FILE = "faults", "fault.json"
+from anchorage_components.beam.embedding import (
+    EMBEDDING,
+    Embedder,
+    Item,
+    embedding_size,
+    format_rejects,
+    read_rejects_of_jobs,
+)
+from anchorage_components.beam.jobs import run_jobs
 
 
 @component(use_beam=True)
@@ -77,21 +91,16 @@ def EmbedExamples(
     splits = json.loads(splits_json)
     shards = {split: list_shards(examples.uri, split) for split in splits}
     total = sum(shard.records or 0 for part in shards.values() for shard in part)
-    with task(EMBEDDING, total or None), beam_pipeline as pipeline:
-        loaded = (
-            pipeline
-            | "Shards" >> beam.Create([(split, tuple(shard)) for split in splits for shard in shards[split]])
-            | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.FlatMap(functools.partial(_read_shard, examples.uri)).with_outputs(_FAULTS, main="items")
+    jobs = [(split, number, tuple(shard)) for split in splits for number, shard in enumerate(shards[split])]
+    embedder = Embedder(model_folder, fingerprint, tuple(_columns(examples.uri, json.loads(attributes_json))))
+    with task(EMBEDDING, total or None):
+        run_jobs(
+            beam_pipeline,
+            jobs,
+            functools.partial(_embed_shard, embedder, examples.uri, str(folder)),
+            functools.partial(_write_rejects, str(folder)),
+            str(folder),
         )
-        embed_items(loaded.items, model_folder, str(folder), _columns(examples.uri, json.loads(attributes_json)))
-        _ = (
-            loaded[_FAULTS]
-            | "Faults" >> beam.combiners.ToList()
-            | "WriteFault" >> beam.Map(_write_fault, str(folder / _FAULT_FILE))
-        )
-    if (folder / _FAULT_FILE).exists():  # Beam would wrap an exception, so the workers write the error to a file
-        raise DataError(**json.loads((folder / _FAULT_FILE).read_text(encoding="utf-8")))
     counts = _check_counts(folder, shards)
     facts = {"model_fingerprint": fingerprint, "dimension": embedding_size(model_folder), **counts}
     _write_json(folder / TABLE, facts)
@@ -114,18 +123,17 @@ def _open_baseline(facts: dict) -> tuple[str, str]:
     return str(release.path), release.model_fingerprint
 
 
-def _read_shard(uri: str, job: tuple[str, tuple]) -> Iterator[Item | beam.pvalue.TaggedOutput]:
-    split, fields = job
-    try:
-        for example in read_examples(uri, ExampleShard(*fields)):
-            yield Item(example.id, example.id, example.label, example.role, split, example.content, example.attributes)
-    except DataError as error:
-        yield beam.pvalue.TaggedOutput(_FAULTS, {"code": error.code, "message": error.message})
+def _embed_shard(embedder: Embedder, uri: str, folder: str, job: tuple[str, int, tuple]) -> None:
+    split, number, fields = job
+    items = (
+        Item(example.id, example.id, example.label, example.role, split, example.content, example.attributes)
+        for example in read_examples(uri, ExampleShard(*fields))
+    )
+    embedder.write(items, folder, f"vectors-{split}-{number:05}")
 
 
-def _write_fault(faults: list[dict], path: str) -> None:
-    if faults:
-        _write_json(Path(path), min(faults, key=lambda fault: fault["message"]))
+def _write_rejects(folder: str, results: list) -> None:
+    write_rejects(posixpath.join(folder, REJECTS), read_rejects_of_jobs(folder))
 
 
 def _check_counts(folder: Path, shards: dict[str, list[ExampleShard]]) -> dict:

@@ -1,4 +1,4 @@
-"""Progress of long work on a stream: bars on a terminal, elsewhere a line now and then."""
+"""Progress of long work on a stream: bars on a terminal, elsewhere a line now and then, with the estimated rest."""
 
 import sys
 import threading
@@ -50,7 +50,7 @@ class Bars:
 
 
 class Lines:
-    """Lines such as "embedding: 1,200 of 6,000", at most one per task in half a minute; none for short tasks.
+    """Lines such as "embedding: 1,200 of 6,000, 2 min left", at most one per task in half a minute.
 
     Args:
         clock: function that returns the time in seconds.
@@ -75,7 +75,8 @@ class Lines:
             if self._clock() - count.printed >= _EVERY:
                 count.printed = self._clock()
                 of = f" of {count.total:,}" if count.total is not None else ""
-                print(f"{title}: {count.done:,}{of}{f', {count.note}' if count.note else ''}", flush=True)
+                left = count.left(self._clock())
+                print(f"{title}: {count.done:,}{of}{left}{f', {count.note}' if count.note else ''}", flush=True)
 
     def finish(self, title: str) -> None:
         with self._lock:
@@ -92,7 +93,16 @@ class Lines:
 class _Count:
     def __init__(self, title: str, total: int | None, done: int, started: float, printed: float):
         self.title, self.total, self.done, self.started, self.printed = title, total, done, started, printed
-        self.note = ""
+        self.first, self.note = done, ""
+
+    def left(self, now: float) -> str:
+        """The rest of the time, if all steps take as long as those so far."""
+        if self.total is None or self.done <= self.first or self.done >= self.total:
+            return ""
+        seconds = (now - self.started) / (self.done - self.first) * (self.total - self.done)
+        if seconds < 100:
+            return f", {seconds:.0f} s left"
+        return f", {seconds / 60:.0f} min left" if seconds < 6000 else f", {seconds / 3600:.1f} h left"
 
 
 def create_display(stream: IO[str]) -> Bars | Lines:

@@ -22,6 +22,7 @@ from anchorage.training.settings import (
 from anchorage_pipeline.documents import Source, read_toml
 from anchorage_pipeline.mistakes import explain
 from anchorage_pipeline.overrides import apply_overrides
+from anchorage_pipeline.sections import Beam, Card, Release, Trigger
 from anchorage_pipeline.tuning import Tuning
 from anchorage_pipeline.values import (
     Count,
@@ -241,35 +242,6 @@ class Index(Section):
     """Minimum share of true neighbors that the index finds."""
 
 
-class Release(Section):
-    """The publication of releases."""
-
-    folder: Annotated[str, Field(max_length=1_000, pattern=r"^[^\x00]*$")] = ""
-    """Folder of releases; "" is `releases/<name>`."""
-
-
-class Trigger(Section):
-    """When `anchorage run --if-needed` trains again; a limit of 0 or "" is none."""
-
-    max_age_days: Count = 0
-    """Age of the current release in days."""
-    new_items: Count = 0
-    """Number of images in the data, and of items added to the service, that the current release does not have."""
-    drift: Literal["", "evaluation", "first"] = ""
-    """Drift of the sampled queries, against "evaluation" or "first" as in `anchorage drift --reference`."""
-
-
-class Card(Section):
-    """What the report and the model card of a release say beside what was measured."""
-
-    intended_use: str = ""
-    """What the model is for; "" is finding images of the same class among images like these."""
-    limitations: list[str] = []
-    """Known limits, one sentence each, added to those of the evaluation."""
-    license: str = ""
-    """Identifier of the model's license, such as "apache-2.0"; "" names none."""
-
-
 class Experiment(Section):
     """All settings of a run; paths are relative to the current folder."""
 
@@ -297,6 +269,8 @@ class Experiment(Section):
     """The publication."""
     trigger: Trigger = Trigger()
     """When a scheduled run trains again."""
+    beam: Beam = Beam()
+    """The engine of the nodes that read, audit, pack and embed the data."""
     card: Card = Card()
     """What the report and the model card say beside what was measured."""
 

@@ -167,6 +167,8 @@ def create_pipeline(
     from tfx.orchestration.metadata import sqlite_metadata_connection_config
     from tfx.orchestration.pipeline import Pipeline
 
+    from anchorage_components.beam.options import node_flags
+
     nodes = _data_nodes(experiment, places, fingerprints)
     nodes |= _training_nodes(experiment, places, nodes["pack"])
     nodes |= _judging_nodes(
@@ -184,9 +186,7 @@ def create_pipeline(
         components=list(nodes.values()),
         enable_cache=True,
         metadata_connection_config=connection or None,
-        # Beam's defaults: one worker in this process. With any argument, TFX would first build a source distribution
-        # of itself for every Beam node, for remote workers.
-        beam_pipeline_args=[],
+        beam_pipeline_args=node_flags(experiment.beam.flags),
     )
 
 

@@ -75,8 +75,8 @@ def test_a_line_every_half_minute_elsewhere(capsys):
     lines.advance("short", 3, "")
     lines.finish("short")
     assert capsys.readouterr().out.splitlines() == [
-        "embedding: 2,400 of 6,000",
-        "embedding: 4,800 of 6,000",
+        "embedding: 2,400 of 6,000, 45 s left",
+        "embedding: 4,800 of 6,000, 15 s left",
         "reading: 5, a.png",
         "embedding: 5,200 in 65 s",
         "reading: 5 in 65 s",

@@ -1,43 +1,42 @@
-"""Batch embedding with Beam, for EmbedExamples and `anchorage embed`.
+"""Batch embedding with Beam, for EmbedExamples and `anchorage embed`: a job reads items and writes one Parquet file.
 
-If a batch fails, its images are embedded one by one, and those that fail are written to a dead-letter file.
+A job is done when its file is there, which appears at once and depends on nothing but the items and the model. So a job
+that is repeated, or done twice at the same time, gives the same file. If a batch fails, its images are embedded one by
+one, and those that fail are written to a dead-letter file.
 """
 
-import io
+import functools
 import json
-import os
 import posixpath
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import apache_beam as beam
 import numpy as np
-import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import tensorflow as tf
-from apache_beam.ml.inference.base import ModelHandler, RunInference
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.utils.shared import Shared
 from tensorflow.core.protobuf import saved_model_pb2
 
-from anchorage.data.examples import REJECTS, read_rejects
-from anchorage.data.images import MAX_PIXELS, check_image
-from anchorage.data.inputs import Input, list_inputs
-from anchorage.data.intake import read_file
+from anchorage.data.images import check_image
 from anchorage.data.listing import Reject
-from anchorage.errors import DataError, UsageError
-from anchorage.files import TEMPORARY, replace_file
-from anchorage.progress import advance, task
-from anchorage.release.fingerprint import fingerprint_model
-from anchorage.retrieval.table import TEXT_COLUMNS, count_rows, embedding_schema, read_table, write_table
+from anchorage.errors import DataError
+from anchorage.files import replace_file
+from anchorage.progress import advance
+from anchorage.retrieval.table import TEXT_COLUMNS, embedding_schema
 
-LOCAL_RUNNER = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
+T = TypeVar("T")
+
+EMBEDDING = "embedding"  # title of the task in `anchorage.progress`
+DEAD_LETTERS = "rejects"  # folder of the rejects of each job
 
 _SIGNATURE = "serving_default"
-EMBEDDING = "embedding"  # title of the task in `anchorage.progress`
 _BATCH = 128  # items in one call of the model, at most
+_BATCH_BYTES = 64 << 20  # of encoded images in one call
 
 
 class Item(NamedTuple):
@@ -52,85 +51,87 @@ class Item(NamedTuple):
     attributes: tuple[tuple[str, str], ...] = ()
 
 
-class Embedded(NamedTuple):
-    """Numbers of embedded and rejected images."""
-
-    embedded: int
-    rejected: int
-
-
-class SavedModelHandler(ModelHandler[Item, dict[str, Any] | Reject, Any]):
-    """Runs the signature `serving_default` of an exported encoder: image bytes or vectors to embeddings `(N, D)`.
+@dataclass(frozen=True)
+class Embedder:
+    """Embeds items with an exported encoder; workers of one process share the model.
 
     Args:
-        folder: the SavedModel.
-        batch_size: maximum number of images per call; Beam tunes the number from a quarter of it upwards.
-    """
-
-    def __init__(self, folder: str, batch_size: int):
-        super().__init__(min_batch_size=max(1, batch_size // 4), max_batch_size=batch_size)
-        self._folder = folder
-
-    def load_model(self) -> Any:
-        return tf.saved_model.load(self._folder)  # not only the signature, which does not keep its model alive
-
-    def run_inference(
-        self, batch: Sequence[Item], model: Any, inference_args: Mapping[str, Any] | None = None
-    ) -> Iterable[dict[str, Any] | Reject]:
-        """A table row for each embedded image and a `Reject` for each failed one, in the order of the batch."""
-        advance(EMBEDDING, len(batch))
-        try:
-            results = zip(batch, *_call(model, batch), strict=True)
-        except tf.errors.OpError:  # a model of an earlier version, in which a bad image fails the batch
-            return [self._embed_one(item, model) for item in batch]
-        return [_row(item, vector) if valid else _reject(item) for item, vector, valid in results]
-
-    def get_num_bytes(self, batch: Sequence[Item]) -> int:
-        return sum(len(item.content) for item in batch)
-
-    def get_metrics_namespace(self) -> str:
-        return "anchorage_embedding"
-
-    def _embed_one(self, item: Item, model: Any) -> dict[str, Any] | Reject:
-        try:
-            return _row(item, _call(model, [item])[0][0])
-        except tf.errors.OpError as error:
-            if not isinstance(item.content, bytes):
-                raise
-            if check_image(item.content) is None and not isinstance(error, tf.errors.InvalidArgumentError):
-                raise  # not an error of the image, such as out of memory
-            reason = error.message.partition("}} ")[2] or error.message
-            return _reject(item, reason.strip().splitlines()[0])
-
-
-def embed_items(items: beam.PCollection, model_folder: str, folder: str, attributes: Sequence[str] = ()) -> None:
-    """Embed images or vectors, and write embeddings and rejects to a folder.
-
-    Args:
-        items: collection of `Item`, and of `Reject` for those that could not be read.
-        model_folder: a SavedModel with the signature `serving_default`.
-        folder: output folder for `vectors-*.parquet` (id, label, role, split, vector) and `rejects.jsonl` (path, id,
-            code, message, split); Beam writes temporary files and renames them.
+        model_folder: a SavedModel with the signature `serving_default`, from image bytes or vectors to embeddings
+            `(N, D)`, at the same path for all workers.
+        fingerprint: of the model; becomes the metadata `model_fingerprint` of each file.
         attributes: names of attributes to write as columns; "" for an item without the attribute.
     """
-    # Partition puts False into the first collection and True into the second.
-    readable, unreadable = items | "ApartFromUnreadable" >> beam.Partition(_is_reject, 2)
-    results = readable | "Embed" >> RunInference(SavedModelHandler(model_folder, _BATCH))
-    rows, bad = results | "ApartFromBad" >> beam.Partition(_is_reject, 2)
-    schema = embedding_schema(embedding_size(model_folder), attributes)
-    names, blank = schema.names, dict.fromkeys(attributes, "")
-    complete = rows | "Columns" >> beam.Map(lambda row: {name: {**blank, **row}[name] for name in names})
-    _ = complete | "WriteVectors" >> beam.io.WriteToParquet(
-        posixpath.join(folder, "vectors"),
-        schema=schema,
-        file_name_suffix=".parquet",
-    )
-    _ = (
-        (unreadable, bad)
-        | "Rejects" >> beam.Flatten()
-        | "AsJson" >> beam.Map(_as_json)
-        | "WriteRejects" >> beam.io.WriteToText(posixpath.join(folder, REJECTS), shard_name_template="")
-    )
+
+    model_folder: str
+    fingerprint: str
+    attributes: tuple[str, ...] = ()
+    shared: Shared = field(default_factory=Shared, repr=False, compare=False)
+
+    def write(self, items: Iterable[Item | Reject], folder: str, name: str) -> None:
+        """Embed items into `<name>.parquet` (id, label, role, split, attributes, vector), in their order.
+
+        Args:
+            items: what to embed, and rejects of what could not be read; read one batch ahead.
+            folder: folder of the table.
+            name: name of the file; its rejects, if there are any, are in `rejects/<name>.jsonl`.
+        """
+        model = self.shared.acquire(functools.partial(tf.saved_model.load, self.model_folder))
+        embedded: list[Item] = []
+        vectors: list[np.ndarray] = []
+        rejects: list[Reject] = []
+        for batch in _ahead(_batches(items)):
+            good = [item for item in batch if isinstance(item, Item)]
+            rejects += [item for item in batch if isinstance(item, Reject)]
+            if good:
+                kept, matrix, bad = embed_batch(good, model)
+                embedded += kept
+                vectors.append(matrix)
+                rejects += bad
+            advance(EMBEDDING, len(batch))
+        letters = posixpath.join(folder, DEAD_LETTERS, f"{name}.jsonl")
+        if rejects:
+            write_file(letters, "".join(f"{as_json(reject)}\n" for reject in rejects).encode())
+        elif tf.io.gfile.exists(letters):  # of an attempt that ended before its vectors were written
+            tf.io.gfile.remove(letters)
+        dimension = embedding_size(self.model_folder)
+        matrix = np.concatenate(vectors) if vectors else np.empty((0, dimension), np.float32)
+        write_file(posixpath.join(folder, f"{name}.parquet"), self._encode(embedded, matrix))
+
+    def _encode(self, items: Sequence[Item], vectors: np.ndarray) -> bytes:
+        """A Parquet file with these rows."""
+        columns = [pa.array([getattr(item, name) for item in items], pa.string()) for name in TEXT_COLUMNS]
+        attributes = [dict(item.attributes) for item in items]
+        columns += [pa.array([each.get(name, "") for each in attributes], pa.string()) for name in self.attributes]
+        flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+        columns.append(pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
+        schema = embedding_schema(vectors.shape[1], self.attributes)
+        schema = schema.with_metadata({"model_fingerprint": self.fingerprint})
+        sink = pa.BufferOutputStream()
+        parquet.write_table(pa.Table.from_arrays(columns, schema=schema), sink)
+        return sink.getvalue().to_pybytes()
+
+
+def embed_batch(items: Sequence[Item], model: Any) -> tuple[list[Item], np.ndarray, list[Reject]]:
+    """Embed items with one call of a loaded model.
+
+    Returns:
+        The embedded items, their embeddings `(n, D)`, and a `Reject` for each other item.
+    """
+    try:
+        vectors, valid = _call(model, items)
+    except tf.errors.OpError:  # a model of an earlier version, in which a bad image fails the batch
+        return _embed_one_by_one(items, model)
+    kept = [item for item, good in zip(items, valid, strict=True) if good]
+    return kept, vectors[valid], [_reject(item) for item, good in zip(items, valid, strict=True) if not good]
+
+
+def read_rejects_of_jobs(folder: str) -> list[Reject]:
+    """Read the rejects of all jobs that wrote to a folder, sorted."""
+    rejects = []
+    for path in tf.io.gfile.glob(posixpath.join(folder, DEAD_LETTERS, "*.jsonl")):
+        with tf.io.gfile.GFile(path) as file:
+            rejects += [Reject(**json.loads(line)) for line in file]
+    return sorted(rejects)
 
 
 def embedding_size(model_folder: str) -> int:
@@ -165,62 +166,67 @@ def model_input(model_folder: str) -> tuple[str, int]:
     )
 
 
-def embed_files(
-    images: Sequence[str | os.PathLike],
-    model_folder: str | os.PathLike,
-    output: str | os.PathLike,
-    beam_args: Sequence[str] = (),
-) -> Embedded:
-    """Embed images or vectors into one Parquet table, sorted by id.
-
-    The id of an image is its given path in NFC, or that in its table; label, role and split are those of a table.
-    Rejects are listed in `<output>.rejects.jsonl`, which is written only if there are any. The metadata of the file has
-    the fingerprint of the model as `model_fingerprint`.
-
-    Args:
-        images: image files, folders, which are searched for images by suffix, and tables; for a model of vectors tables
-            of vectors, which are kept in memory.
-        model_folder: a release, or any SavedModel with the same signature.
-        output: path of the table, which is replaced atomically; its folder is created if needed.
-        beam_args: options for Beam, such as `--runner=...`; empty runs one worker in this process.
-
-    Raises:
-        UsageError: `E_IMAGE_MISSING`, `E_BEAM_OPTION`.
-        DataError: `E_NO_IMAGES` if there are no images or all are rejected, `E_MODEL_SIGNATURE`, and the errors of
-            reading a table.
-    """
-    output, model_folder = Path(output), str(model_folder)
-    options = beam_options(beam_args)
-    sources, rejects = list_inputs(images, vectors=model_input(model_folder)[0] == "vectors")
-    fingerprint = fingerprint_model(model_folder)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Next to the output, so that all workers that can access the output can access it.
-    temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{output.name}-", dir=output.parent))
-    try:
-        with task(EMBEDDING, len(sources)), beam.Pipeline(options=options) as pipeline:
-            loaded = (
-                pipeline
-                | "Files" >> beam.Create(sources)
-                | "Spread" >> beam.Reshuffle()
-                | "Read" >> beam.Map(_read_input)
-            )
-            embed_items(loaded, model_folder, str(temporary))
-        rejects += read_rejects(str(temporary))
-        _write_rejects(output.with_name(f"{output.name}.{REJECTS}"), rejects)
-        if not count_rows(temporary):
-            raise _no_images(images, rejects)
-        table = read_table(temporary)
-        write_table(output, table, {"model_fingerprint": fingerprint})
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return Embedded(len(table), len(rejects))
-
-
 def format_rejects(rejects: Sequence[Reject]) -> str:
     """Number of rejects by code, and the message of the first one."""
     counts = Counter(reject.code for reject in rejects)
     first = "".join(f". First: {reject.path}: {reject.message}" for reject in rejects[:1])
     return ", ".join(f"{number} {code}" for code, number in counts.most_common()) + first
+
+
+def as_json(reject: Reject) -> str:
+    """One line of a dead-letter file."""
+    return json.dumps(reject._asdict(), ensure_ascii=False)
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Write a file that appears at once, complete, in a folder that is created if needed."""
+    tf.io.gfile.makedirs(posixpath.dirname(path))
+    if "://" in path:  # an object appears with its last byte
+        with tf.io.gfile.GFile(path, "wb") as file:
+            file.write(content)
+    else:
+        replace_file(Path(path), content)
+
+
+def _embed_one_by_one(items: Sequence[Item], model: Any) -> tuple[list[Item], np.ndarray, list[Reject]]:
+    kept: list[Item] = []
+    vectors: list[np.ndarray] = []
+    rejects: list[Reject] = []
+    for item in items:
+        try:
+            vectors.append(_call(model, [item])[0][0])
+            kept.append(item)
+        except tf.errors.OpError as error:
+            if not isinstance(item.content, bytes):
+                raise
+            if check_image(item.content) is None and not isinstance(error, tf.errors.InvalidArgumentError):
+                raise  # not an error of the image, such as out of memory
+            reason = error.message.partition("}} ")[2] or error.message
+            rejects.append(_reject(item, reason.strip().splitlines()[0]))
+    return kept, np.stack(vectors) if vectors else np.empty((0, 0), np.float32), rejects
+
+
+def _batches(items: Iterable[Item | Reject]) -> Iterator[list[Item | Reject]]:
+    """Lists of at most `_BATCH` items and about `_BATCH_BYTES`."""
+    batch: list[Item | Reject] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += len(item.content) if isinstance(item, Item) else 0
+        if len(batch) == _BATCH or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _ahead(batches: Iterator[T]) -> Iterator[T]:
+    """Prepare the next batch while one is in work."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 def _call(model: Any, batch: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
@@ -241,62 +247,3 @@ def _reject(item: Item, reason: str = "Expected an image. Received: bytes that t
     else:
         code, message = "E_VECTOR_UNUSABLE", "Expected finite numbers that are not all zero"
     return Reject(item.path, item.id, code, message, item.split)
-
-
-def _row(item: Item, vector: np.ndarray) -> dict[str, Any]:
-    return {**dict(item.attributes), **{name: getattr(item, name) for name in TEXT_COLUMNS}, "vector": vector}
-
-
-def _is_reject(element: Any, partitions: int) -> int:
-    return int(isinstance(element, Reject))
-
-
-def _as_json(reject: Reject) -> str:
-    return json.dumps(reject._asdict(), ensure_ascii=False)
-
-
-def beam_options(beam_args: Sequence[str]) -> PipelineOptions:
-    """Parse command-line options for Beam; without any, Beam runs one worker in this process.
-
-    Raises:
-        UsageError: E_BEAM_OPTION for an unknown option.
-    """
-    options = PipelineOptions(list(beam_args) or list(LOCAL_RUNNER))
-    known = options.get_all_options(retain_unknown_options=False)
-    unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
-    if unknown:  # Beam would only log a warning and use its defaults
-        raise UsageError("E_BEAM_OPTION", f"Expected options of Beam after `--`. Received: --{unknown[0]}")
-    return options
-
-
-def _read_input(source: Input) -> Item | Reject:
-    """Read an image; one that may be too large for memory is checked before the model decodes it."""
-    if source.vector is not None:
-        return Item(*source[:5], source.vector)
-    data, fault = read_file(Path(source.path))
-    if fault is None and _may_be_oversized(data):
-        fault = check_image(data)
-    return Reject(source.path, source.id, *fault) if fault else Item(*source[:5], data)
-
-
-def _may_be_oversized(data: bytes) -> bool:
-    """Whether the header does not rule out an oversized image; a full check would decode every image twice."""
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "GIF", "BMP", "WEBP")) as image:
-            return image.format == "GIF" or image.width * image.height > MAX_PIXELS  # all frames of a GIF count
-    except Exception:  # Pillow's parsers raise many kinds of errors
-        return True
-
-
-def _write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
-    if rejects:
-        replace_file(path, "".join(f"{_as_json(reject)}\n" for reject in sorted(rejects)).encode())
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _no_images(images: Sequence[str | os.PathLike], rejects: Sequence[Reject]) -> DataError:
-    return DataError(
-        "E_NO_IMAGES",
-        f"Expected at least one valid image in {', '.join(map(str, images))}. Received: {format_rejects(rejects)}",
-    )

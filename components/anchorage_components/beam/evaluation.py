@@ -29,13 +29,15 @@ from anchorage.retrieval.neighbors import Exclusions, Ranking, Space, rank_block
 from anchorage.retrieval.relevance import ClassRelevance
 from anchorage.retrieval.table import TEXT_COLUMNS, Embeddings, read_columns, read_table, table_files, write_table
 from anchorage.retrieval.ties import count_before, rank_hits, sort_groups, tie_groups
-from anchorage_components.beam.embedding import beam_options
+from anchorage_components.beam.options import beam_options
+from anchorage_components.beam.running import bounded
 
 QUERIES, METRICS, NEIGHBORS = "queries.parquet", "metrics.json", "neighbors.parquet"
 
 # Functions that Beam runs have no NamedTuple type hints, since Beam would convert these tuples into rows.
 _TASK = "shards"
 _BLOCK = 256  # queries per merge
+_LIMIT = 24 * 3600.0  # seconds; workers in other processes tell no progress, so that this limits each pass
 _TO_R = {"map@r", "r_precision"}
 
 
@@ -124,7 +126,7 @@ def evaluate_at_scale(
     output.mkdir(parents=True, exist_ok=True)
     shards = [str(file) for file in table_files(Path(gallery))]
     sampled, all_queries = _sample(table_files(Path(queries or gallery)), sample, seed)
-    with beam.Pipeline(options=options) as pipeline:
+    with bounded(options, _LIMIT) as pipeline:
         _ = (
             _spread(pipeline, shards)
             | "Count" >> beam.Map(_count, frozenset(sampled.labels.tolist()))
@@ -133,7 +135,7 @@ def evaluate_at_scale(
         )
     counts = json.loads((output / "counts.json").read_text(encoding="utf-8"))
     plan, skipped = _plan(sampled, counts, cutoffs, keep_neighbors, output)
-    with task(_TASK, len(shards)), beam.Pipeline(options=options) as pipeline:
+    with task(_TASK, len(shards)), bounded(options, _LIMIT) as pipeline:
         search = "Search" >> beam.FlatMap(_search, plan).with_outputs("relevant", main="lists")
         results = _spread(pipeline, shards) | search
         merged = results.lists | "Merge" >> beam.CombinePerKey(functools.partial(_merge, plan))

@@ -1,5 +1,6 @@
 """Beam jobs with small results, whose errors keep their type."""
 
+import contextlib
 import functools
 import json
 import posixpath
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from anchorage.disk import disk_fault
 from anchorage.errors import AnchorageError, DataError, ResourceError
+from anchorage_components.beam.running import STALL_SECONDS, run_bounded
 
 _FAULT = "fault.json"
 _KINDS = {kind.exit_status: kind for kind in (DataError, ResourceError)}
@@ -23,6 +25,8 @@ def run_jobs(
     work: Callable[[Any], Any],
     finish: Callable[[list], None],
     folder: str,
+    progress: Callable[[], Any] | None = None,
+    stall_seconds: float = STALL_SECONDS,
 ) -> None:
     """Run `work` on every job in parallel, then `finish` once on all results.
 
@@ -35,22 +39,51 @@ def run_jobs(
         work: function from a job to a picklable result.
         finish: function of the list of results, in any order; not called if a job failed.
         folder: folder of the artifact, accessible to the workers.
+        progress: see `run_bounded`; None looks at the files of the folder.
+        stall_seconds: see `run_bounded`.
+
+    Raises:
+        DataError, ResourceError: of a job; `E_BEAM_WORKER`, `E_BEAM_STALLED`.
     """
     path = posixpath.join(folder, _FAULT)
     tf.io.gfile.makedirs(folder)
-    with pipeline as running:
-        _ = (
-            running
-            | "Jobs" >> beam.Create(list(jobs))
-            | "Spread" >> beam.Reshuffle()
-            | "Work" >> beam.Map(functools.partial(_attempt, work, folder))
-            | "Gather" >> beam.combiners.ToList()
-            | "Finish" >> beam.Map(functools.partial(_conclude, finish, path))
-        )
+    if tf.io.gfile.exists(path):  # of an earlier run in this folder
+        tf.io.gfile.remove(path)
+    add_jobs(pipeline, jobs, work, finish, folder)
+    run_bounded(pipeline, progress or functools.partial(_files, folder), stall_seconds)
     if tf.io.gfile.exists(path):
         with tf.io.gfile.GFile(path) as file:
             fault = json.loads(file.read())
         raise _KINDS[fault["exit_status"]](fault["code"], fault["message"])
+
+
+def add_jobs(
+    pipeline: beam.Pipeline,
+    jobs: Sequence[Any],
+    work: Callable[[Any], Any],
+    finish: Callable[[list], None],
+    folder: str,
+) -> None:
+    """Add the transforms of `run_jobs` to a pipeline, which is not run."""
+    _ = (
+        pipeline
+        | "Jobs" >> beam.Create(list(jobs))
+        | "Spread" >> beam.Reshuffle()
+        | "Work" >> beam.Map(functools.partial(_attempt, work, folder))
+        | "Gather" >> beam.combiners.ToList()
+        | "Finish" >> beam.Map(functools.partial(_conclude, finish, posixpath.join(folder, _FAULT)))
+    )
+
+
+def _files(folder: str) -> list:
+    """Files of a folder, which change as the workers write; those of a local folder with their sizes."""
+    if "://" in folder:
+        return tf.io.gfile.glob(posixpath.join(folder, "*"))
+    found = []
+    for path in Path(folder).rglob("*"):
+        with contextlib.suppress(OSError):
+            found.append((str(path), path.stat().st_size))
+    return sorted(found)
 
 
 def _attempt(work: Callable[[Any], Any], folder: str, job: Any) -> Any:

@@ -1,6 +1,8 @@
-"""What is to be embedded or evaluated by a command: image files, folders, tables of images, and tables of vectors."""
+"""What is to be embedded or evaluated by a command: image files, folders, patterns, lists, tables, and vectors."""
 
+import glob
 import os
+import posixpath
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from anchorage.data.vectors import VectorTable
 from anchorage.errors import DataError, UsageError
 
 _TABLES = (".csv", ".tsv", ".parquet")
+_LIST = ".txt"
 
 
 class Input(NamedTuple):
@@ -32,11 +35,13 @@ class Input(NamedTuple):
 def list_inputs(places: Sequence[str | os.PathLike], *, vectors: bool) -> tuple[list[Input], list[Reject]]:
     """List all inputs, in order, and those without a valid and unique id.
 
-    The id of an image is its path in NFC, as given for a file or folder, or as in its table, whose paths are relative
-    to it.
+    The id of an image is its path or URI in NFC, as given for a file, folder or pattern, or as in its table or list,
+    whose paths are relative to it.
 
     Args:
-        places: image files, folders and tables of images; with `vectors`, tables of vectors.
+        places: image files, folders, patterns such as `photos/**/*.jpg`, tables of images, and lists (`.txt`, one path
+            or URI per line); a file, folder or pattern may be a URI that TensorFlow can open, such as `gs://...`. With
+            `vectors`, tables of vectors.
         vectors: whether the model takes vectors.
 
     Raises:
@@ -45,7 +50,7 @@ def list_inputs(places: Sequence[str | os.PathLike], *, vectors: bool) -> tuple[
     """
     found: dict[str, Input] = {}
     rejects: list[Reject] = []
-    for item in _unique(part for place in places for part in _expand(Path(place), vectors=vectors)):
+    for item in _unique(part for place in places for part in _expand(os.fspath(place), vectors=vectors)):
         if isinstance(item, Reject):
             rejects.append(item)
         elif item.id in found:
@@ -69,18 +74,54 @@ def _unique(items: Iterable[Input | Reject]) -> Iterator[Input | Reject]:
             yield item
 
 
-def _expand(place: Path, *, vectors: bool) -> Iterator[Input | Reject]:
+def _expand(name: str, *, vectors: bool) -> Iterator[Input | Reject]:
+    place = Path(name)
     if vectors:
         yield from _from_vectors(place)
+    elif "://" in name:
+        yield from map(_image, _from_uri(name))
     elif place.is_dir():
-        files = (file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        files = (file for file in place.rglob("*") if _is_image(file))
         yield from map(_image, sorted(file.as_posix() for file in files if not _is_hidden(file.relative_to(place))))
     elif not place.exists():
-        raise UsageError("E_IMAGE_MISSING", f"Expected an image or a folder of images at {place}. It does not exist")
+        if not glob.has_magic(name):
+            raise UsageError(
+                "E_IMAGE_MISSING", f"Expected an image or a folder of images at {place}. It does not exist"
+            )
+        found = glob.iglob(name, recursive=True)  # noqa: PTH207 - that of Path takes no absolute patterns
+        yield from map(_image, sorted(file for file in found if _is_image(Path(file))))
     elif place.suffix.lower() in _TABLES:
         yield from _from_table(place)
+    elif place.suffix.lower() == _LIST:
+        yield from _from_list(place)
     else:
         yield _image(place.as_posix())
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and file.is_file()
+
+
+def _from_uri(uri: str) -> list[str]:
+    """The URIs of images in a folder, or of a pattern, sorted; any other URI itself."""
+    import tensorflow as tf
+
+    if glob.has_magic(uri):
+        return sorted(name for name in tf.io.gfile.glob(uri) if posixpath.splitext(name)[1].lower() in SUFFIXES)
+    if not tf.io.gfile.isdir(uri):
+        return [uri]
+    found = (posixpath.join(folder, name) for folder, _, names in tf.io.gfile.walk(uri) for name in names)
+    return sorted(name for name in found if posixpath.splitext(name)[1].lower() in SUFFIXES)
+
+
+def _from_list(file: Path) -> Iterator[Input | Reject]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError("E_TABLE_DAMAGED", f"Expected a list of paths in UTF-8 at {file}. Received: {error}") from error
+    for line in filter(None, map(str.strip, lines)):
+        path = line if "://" in line else (file.parent / line).as_posix()
+        yield Input(path, unicodedata.normalize("NFC", line))
 
 
 def _image(path: str) -> Input | Reject:
@@ -94,6 +135,9 @@ def _image(path: str) -> Input | Reject:
 def _from_table(table: Path) -> Iterator[Input | Reject]:
     folder = DataFolder(table.parent)
     for number, row in enumerate(read_table(table, {}, needed=("path",)), start=1):
+        if "://" in row["path"]:
+            yield Input(row["path"], unicodedata.normalize("NFC", row["path"]), *_texts(row))
+            continue
         path = os.path.normpath(row["path"]) if row["path"] else ""
         if not path:
             yield Reject("", "", "E_PATH_MISSING", f"row {number} has no path")

@@ -117,19 +117,34 @@ def save_shards(
     Raises:
         DataError, UsageError, GateError: as `build_index` and `save_index`.
     """
-    folder, shards = Path(folder), []
-    for number, vectors in enumerate(parts):
-        index = build(vectors)
-        save_index(index, folder / f"shard-{number:02}", vectors)
-        shards.append({"rows": index.rows, "dimension": index.dimension, "recall": index.facts["recall"]})
+    shards = [save_shard(vectors, folder, number, build) for number, vectors in enumerate(parts)]
+    finish_shards(folder, shards, **facts)
+
+
+def save_shard(
+    vectors: np.ndarray, folder: str | os.PathLike, number: int, build: Callable[[np.ndarray], Index] = build_index
+) -> dict[str, Any]:
+    """Build and save one shard of `save_shards`, as a worker does; return what `finish_shards` needs of it."""
+    index = build(vectors)
+    save_index(index, shard_folder(folder, number), vectors)
+    return {"rows": index.rows, "dimension": index.dimension, "recall": index.facts["recall"]}
+
+
+def finish_shards(folder: str | os.PathLike, shards: Sequence[dict[str, Any]], **facts: Any) -> None:
+    """Write `index.json` of an index whose shards are saved, in their order."""
     content = {
         "format": FORMAT,
         "kind": "sharded",
         "rows": sum(shard["rows"] for shard in shards),
-        "shards": shards,
+        "shards": list(shards),
         **facts,
     }
-    replace_file(folder / "index.json", json.dumps(content, indent=1, sort_keys=True).encode())
+    replace_file(Path(folder) / "index.json", json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+def shard_folder(folder: str | os.PathLike, number: int) -> Path:
+    """Folder of a shard."""
+    return Path(folder) / f"shard-{number:02}"
 
 
 def load_shards(folder: str | os.PathLike, dimension: int | None = None) -> ShardedIndex:
@@ -148,7 +163,7 @@ def load_shards(folder: str | os.PathLike, dimension: int | None = None) -> Shar
         raise DataError("E_INDEX_MISSING", f"Expected index.json in {folder}. Received: no such file") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError("E_INDEX_DAMAGED", f"Expected an index of shards in {folder}. Received: {error!r}") from error
-    indexes = [load_index(folder / f"shard-{number:02}", dimension) for number in range(len(expected))]
+    indexes = [load_index(shard_folder(folder, number), dimension) for number in range(len(expected))]
     if expected != [index.rows for index in indexes]:
         rows = [index.rows for index in indexes]
         raise DataError("E_INDEX_DAMAGED", f"Expected shards of {expected} rows in {folder}. Received: {rows}")

@@ -13,7 +13,8 @@ from anchorage.data.listing import Reject
 from anchorage.errors import DataError, UsageError
 from anchorage.release.fingerprint import fingerprint_model
 from anchorage.retrieval.table import read_table
-from anchorage_components.beam.embedding import Item, SavedModelHandler, embed_files, embedding_size
+from anchorage_components.beam.bulk import embed_files
+from anchorage_components.beam.embedding import Item, embed_batch, embedding_size
 
 
 def wrap(data, name="x"):
@@ -47,7 +48,7 @@ def dead_letters(output):
 
 def test_every_image_gets_its_own_vector(tmp_path, photos, saved_model, embed_exactly):
     output = tmp_path / "new folder/table.parquet"
-    assert embed_files([photos], saved_model, output) == (5, 0)
+    assert embed_files([photos], saved_model, output) == (5, 0, 0)
     table = read_table(output)
     assert table.ids.tolist() == sorted(
         f"{photos}/{n}" for n in ("a.png", "b c/ü ñ.jpg", "b c/d.JPEG", "z/1.png", "z/2.png")
@@ -65,7 +66,7 @@ def test_every_image_gets_its_own_vector(tmp_path, photos, saved_model, embed_ex
 def test_a_table_of_images_keeps_its_labels(tmp_path, photos, saved_model):
     (photos / "list.csv").write_text("path,label,role\na.png,cat,gallery\nz/1.png,,\nmissing.png,cat,\n")
     output = tmp_path / "table.parquet"
-    assert embed_files([photos / "list.csv"], saved_model, output) == (2, 1)
+    assert embed_files([photos / "list.csv"], saved_model, output) == (2, 1, 0)
     table = read_table(output)
     assert sorted(zip(table.ids, table.labels, table.roles, strict=True)) == [
         ("a.png", "cat", "gallery"),
@@ -87,7 +88,7 @@ def test_f01_bad_images_cost_the_others_nothing(tmp_path, photos, saved_model, p
     for name, (data, _) in bad.items():
         (photos / name).write_bytes(data)
     output = tmp_path / "table.parquet"
-    assert embed_files([photos], saved_model, output) == (5, 4)
+    assert embed_files([photos], saved_model, output) == (5, 4, 0)
     assert len(read_table(output)) == 5
     letters = {letter["path"].rsplit("/", 1)[1]: letter for letter in dead_letters(output)}
     assert {name: letter["code"] for name, letter in letters.items()} == {name: code for name, (_, code) in bad.items()}
@@ -115,31 +116,58 @@ def test_dead_letters_of_an_earlier_run_are_removed(tmp_path, photos, saved_mode
     assert dead_letters(output) is None
 
 
+def test_a_folder_of_shards_is_resumed_where_it_ended(tmp_path, photos, saved_model, monkeypatch, export_encoder):
+    monkeypatch.setattr("anchorage_components.beam.bulk._SHARD", 2)
+    (photos / "bad.png").write_bytes(b"no image")
+    folder = tmp_path / "table"
+    assert embed_files([photos], saved_model, folder) == (5, 1, 0)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / "vectors-00001.parquet").unlink()
+    (folder / ".tmp-vectors-00001.parquet-killed").write_bytes(b"half a file")
+    written = (folder / "vectors-00000.parquet").stat().st_mtime_ns
+    assert embed_files([photos], saved_model, folder) == (5, 1, 4)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert (folder / "vectors-00000.parquet").stat().st_mtime_ns == written
+    assert len(read_table(folder)) == 5
+    (photos / "new.png").write_bytes(b"another image")
+    with pytest.raises(UsageError, match=r"E_OUTPUT_EXISTS: .* another inputs: 7 instead of 6"):
+        embed_files([photos], saved_model, folder)
+    (photos / "new.png").unlink()
+    with pytest.raises(UsageError, match=r"E_OUTPUT_EXISTS: .* another model_fingerprint"):
+        embed_files([photos], export_encoder(1), folder)
+
+
+def test_images_are_read_by_uri(tmp_path, photos, saved_model):
+    (tmp_path / "list.txt").write_text(f"file://{photos}/a.png\nfile://{photos}/gone.png\nphotos/z/1.png\n")
+    output = tmp_path / "table.parquet"
+    assert embed_files([tmp_path / "list.txt"], saved_model, output) == (2, 1, 0)
+    assert sorted(read_table(output).ids) == [f"file://{photos}/a.png", "photos/z/1.png"]
+    assert [letter["code"] for letter in dead_letters(output)] == ["E_IMAGE_MISSING"]
+    assert embed_files([f"file://{photos}/z"], saved_model, output) == (2, 0, 0)
+
+
 def test_named_twice_is_embedded_once(tmp_path, photos, saved_model):
     output = tmp_path / "table.parquet"
-    assert embed_files([photos, photos / "a.png", photos / "z"], saved_model, output) == (5, 0)
+    assert embed_files([photos, photos / "a.png", photos / "z"], saved_model, output) == (5, 0, 0)
 
 
 def test_f10_two_names_that_fall_together_are_reported(tmp_path, photos, saved_model, picture):
     (photos / "caf\u00e9.png").write_bytes(picture(5))
     (photos / "cafe\u0301.png").write_bytes(picture(6))
     output = tmp_path / "table.parquet"
-    assert embed_files([photos], saved_model, output) == (6, 1)
+    assert embed_files([photos], saved_model, output) == (6, 1, 0)
     (letter,) = dead_letters(output)
     assert letter["code"] == "E_ID_DUPLICATE"
     assert f"{photos}/caf\u00e9.png" in read_table(output).ids
 
 
 def test_batch_with_a_bad_image_answers_the_others_in_order(saved_model, picture, embed_exactly):
-    handler = SavedModelHandler(saved_model, 8)
     good = [picture(seed) for seed in range(3)]
     batch = [wrap(good[0], "0"), wrap(good[1][:40], "bad"), wrap(good[1], "1"), wrap(good[2], "2")]
-    first, reject, *rest = handler.run_inference(batch, handler.load_model())
+    kept, vectors, [reject] = embed_batch(batch, tf.saved_model.load(saved_model))
     assert reject == Reject("bad.png", "bad", "E_IMAGE_TRUNCATED", reject.message, "test")
-    rows = [first, *rest]
-    assert [row["id"] for row in rows] == ["0", "1", "2"]
-    np.testing.assert_allclose([row["vector"] for row in rows], embed_exactly(good), atol=1e-6)
-    assert "data" not in first
+    assert [item.id for item in kept] == ["0", "1", "2"]
+    np.testing.assert_allclose(vectors, embed_exactly(good), atol=1e-6)
 
 
 def test_fault_of_the_model_is_not_blamed_on_the_image(picture):
@@ -150,7 +178,7 @@ def test_fault_of_the_model_is_not_blamed_on_the_image(picture):
         signatures = {"serving_default": out_of_memory}  # noqa: RUF012
 
     with pytest.raises(tf.errors.ResourceExhaustedError):
-        SavedModelHandler("", 8).run_inference([wrap(picture(0))], Model())
+        embed_batch([wrap(picture(0))], Model())
 
 
 def test_embedding_size_is_read_from_the_signature(saved_model, tmp_path):
@@ -185,4 +213,4 @@ def test_rejects_wrong_use_before_anything_runs(tmp_path, photos, saved_model, m
 def test_any_local_runner_of_beam(tmp_path, photos, saved_model):
     output = tmp_path / "table.parquet"
     arguments = ["--runner=DirectRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=2"]
-    assert embed_files([photos], saved_model, output, arguments) == (5, 0)
+    assert embed_files([photos], saved_model, output, arguments) == (5, 0, 0)

@@ -20,6 +20,23 @@ def test_files_and_folders_are_listed_once(tmp_path):
         list_inputs([tmp_path / "c.png"], vectors=False)
 
 
+def test_patterns_and_lists_name_images_and_uris(tmp_path):
+    for name in ("a.jpg", "deep/er/b.PNG", "deep/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found, _ = list_inputs([f"{tmp_path}/**/*"], vectors=False)
+    assert [item.path for item in found] == [f"{tmp_path}/a.jpg", f"{tmp_path}/deep/er/b.PNG"]
+    (tmp_path / "list.txt").write_text("a.jpg\n\ngs://bucket/cafe\u0301.png\n", encoding="utf-8")
+    (tmp_path / "table.csv").write_text("path,label\ngs://bucket/d.png,cat\n")
+    found, rejects = list_inputs([tmp_path / "list.txt", tmp_path / "table.csv"], vectors=False)
+    assert found == [
+        Input(f"{tmp_path}/a.jpg", "a.jpg"),
+        Input("gs://bucket/cafe\u0301.png", "gs://bucket/caf\u00e9.png"),
+        Input("gs://bucket/d.png", "gs://bucket/d.png", "cat"),
+    ]
+    assert rejects == []
+
+
 def test_a_table_of_images_may_have_labels_roles_and_splits(tmp_path):
     table = tmp_path / "list.tsv"
     table.write_text(

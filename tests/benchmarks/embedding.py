@@ -1,0 +1,117 @@
+"""Time `anchorage embed`: `python tests/benchmarks/embedding.py`.
+
+The targets: one worker embeds at least 90 % of the images per second of a loop that reads files with `tf.data` and
+calls the same exported model; two workers on two cores embed at least 1.7 times as many as one. Loop and worker take
+turns in one process. Workers in processes of their own are timed from their first finished shard to their last, since
+the start of TensorFlow (5 to 10 s) does not grow with the work; each has one thread. On a busy machine only the CPU
+times count.
+"""
+
+import argparse
+import io
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from anchorage.data.store import RecordSpec
+from anchorage.encoders import create_encoder
+from anchorage.serving.export import export_encoder
+from anchorage_components.beam import bulk
+
+SIDE, SIZE, BATCH = 96, 256, 128  # of the model's input, of the files, images per call
+THREADS = "TF_NUM_INTRAOP_THREADS"
+
+
+def draw(folder: Path, count: int) -> None:
+    """JPEG files with structure, so that they decode as photographs do."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        small = Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8))
+        buffer = io.BytesIO()
+        small.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        (folder / f"{number:06}.jpg").write_bytes(buffer.getvalue())
+
+
+def by_loop(folder: Path, model) -> int:
+    """The plain loop; returns the number of embeddings."""
+    files = tf.data.Dataset.list_files(f"{folder}/*.jpg", shuffle=False)
+    batches = files.map(tf.io.read_file, tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
+    return len(np.concatenate([model.signatures["serving_default"](images=b)["embeddings"].numpy() for b in batches]))
+
+
+def timed(work) -> tuple[float, float]:
+    """Seconds on the clock and of CPU."""
+    start, before = time.perf_counter(), cpu()
+    work()
+    return time.perf_counter() - start, cpu() - before
+
+
+def cpu() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def one_against_loop(photos: Path, model: str, count: int, rounds: int) -> None:
+    """Print the ratio of a worker in this process and the loop."""
+    loaded = tf.saved_model.load(model)
+    by_loop(photos, loaded)  # traces and warms the cache of files
+    ratios: list[tuple[float, float]] = []
+    for _ in range(rounds):
+        loop = timed(lambda: by_loop(photos, loaded))
+        with tempfile.TemporaryDirectory() as folder:
+            ours = timed(lambda folder=folder: bulk.embed_files([photos], model, f"{folder}/table"))
+        ratios.append((loop[0] / ours[0], loop[1] / ours[1]))
+        line = f"loop {count / loop[0]:.1f} images/s, {1e3 * loop[1] / count:.1f} CPU ms each; "
+        print(line + f"embed {count / ours[0]:.1f} images/s, {1e3 * ours[1] / count:.1f} CPU ms each", flush=True)
+    clock, used = (statistics.median(column) for column in zip(*ratios, strict=True))
+    print(f"one worker: {clock:.2f} x the rate of the loop, {used:.2f} x by CPU time (target: 0.90)", flush=True)
+
+
+def by_workers(photos: Path, model: str, workers: int) -> tuple[float, float, int]:
+    """Images per second between the first shard and the last, CPU seconds of all processes, and number of shards."""
+    flags = ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
+    with tempfile.TemporaryDirectory() as folder:
+        _, used = timed(lambda: bulk.embed_files([photos], model, f"{folder}/table", flags))
+        times = sorted(path.stat().st_mtime for path in Path(folder).glob("table/vectors-*.parquet"))
+    return (len(times) - 1) * bulk._SHARD / (times[-1] - times[0]), used, len(times)
+
+
+def main() -> None:
+    """Print all ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", action="store_true", help="only two workers against one")
+    options = parser.parse_args()
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # Beam starts `python`
+    bulk._SHARD = 64
+    with tempfile.TemporaryDirectory() as folder:
+        photos, model = Path(folder, "photos"), str(Path(folder, "model"))
+        photos.mkdir()
+        draw(photos, options.images)
+        keras.utils.set_random_seed(0)
+        encoder = create_encoder("efficientnet_lite0", image_size=SIDE, embedding_size=128)
+        export_encoder(encoder, model, RecordSpec(SIDE))
+        print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores", flush=True)
+        if not options.workers:
+            one_against_loop(photos, model, options.images, options.rounds)
+        os.environ[THREADS] = "1"
+        one, two = (by_workers(photos, model, workers) for workers in (1, 2))
+        print(f"one worker {one[0]:.1f} images/s, {one[1]:.0f} CPU s; two {two[0]:.1f} images/s, {two[1]:.0f} CPU s")
+        print(f"two workers: {two[0] / one[0]:.2f} x one (target: 1.70); load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
