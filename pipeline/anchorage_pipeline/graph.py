@@ -126,7 +126,7 @@ def record_spec(experiment: Experiment) -> RecordSpec:
 
 def fingerprint_run(experiment: Experiment) -> Fingerprints:
     """Digests of everything that a run on this machine depends on."""
-    settings = experiment.model_dump(mode="json", exclude={"runs", "release", "trigger"})
+    settings = experiment.model_dump(mode="json", exclude={"runs", "release", "trigger", "beam"})
     data = fingerprint_data(experiment)
     run = digest([settings, data, _training_code(experiment, "anchorage_pipeline.graph")])
     baseline = find_baseline(experiment.release_folder, run)

@@ -44,3 +44,13 @@ def test_a_change_renews_only_the_nodes_that_use_the_section(change, renewed):
     assert before.keys() == after.keys()
     assert {"ImageExampleGen", "PackExamples", "Trainer", "EmbedExamples", "BuildIndex"} <= before.keys()
     assert {node for node in before if before[node] != after[node]} == renewed
+
+
+def test_flags_of_beam_reach_the_nodes_that_use_it():
+    text = f'{_PLAIN}[beam]\nflags = ["--runner=FlinkRunner", "--flink_master=flink:8081"]'
+    experiment = Experiment.model_validate(tomllib.loads(text))
+    pipeline = create_pipeline(experiment, local_places(experiment), Fingerprints(data="data", run="run"))
+    flags = {c.id: getattr(c.executor_spec, "beam_pipeline_args", None) for c in pipeline.components}
+    given = ["--runner=FlinkRunner", "--flink_master=flink:8081", "--sdk_container_image=unused"]
+    with_beam = {"ImageExampleGen", "StatisticsGen", "AuditExamples", "PackExamples", "EmbedExamples"}
+    assert {id_.partition(".")[0] for id_, args in flags.items() if args == given} >= with_beam

@@ -12,7 +12,7 @@ from anchorage_components.beam.options import beam_options, is_in_process, node_
 IMAGE = "registry.example/anchorage:1"
 _DOCKER = ["--environment_type=DOCKER", f"--environment_config={IMAGE}"]
 _DATAFLOW = [
-    "--project=p",
+    "--project=project-1",
     "--region=europe-west1",
     "--temp_location=gs://bucket/tmp",
     "--staging_location=gs://bucket/s",
@@ -20,7 +20,8 @@ _DATAFLOW = [
 ENGINES = {  # as `pipeline/reference/engines.md` shows them
     "FlinkRunner": ["--flink_master=flink:8081", "--flink_version=1.19", "--parallelism=8", *_DOCKER],
     "SparkRunner": ["--spark_master_url=spark://spark:7077", "--spark_version=3", *_DOCKER],
-    "DataflowRunner": [*_DATAFLOW, "--max_num_workers=20", f"--sdk_container_image={IMAGE}"],
+    # Not on the page: --dry_run, without which Beam would look at the buckets.
+    "DataflowRunner": [*_DATAFLOW, "--max_num_workers=20", f"--sdk_container_image={IMAGE}", "--dry_run"],
     "PortableRunner": ["--job_endpoint=jobs:8099", *_DOCKER],
 }
 
@@ -61,6 +62,6 @@ def test_nodes_get_an_image_so_that_tfx_builds_none():
     flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     assert node_flags(flags) == ["--runner=FnApiRunner", *flags, "--sdk_container_image=unused"]
     with pytest.raises(UsageError, match=r"E_BEAM_OPTION: .*sdk_container_image"):
-        node_flags(["--runner=DataflowRunner", *_DATAFLOW])
+        node_flags(["--runner=DataflowRunner", *_DATAFLOW, "--dry_run"])
     with pytest.raises(UsageError, match=r"E_BEAM_OPTION: .*--flinkmaster"):
         node_flags(["--runner=FlinkRunner", "--flinkmaster=x"])
