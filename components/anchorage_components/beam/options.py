@@ -1,8 +1,9 @@
 """Options for Beam: the runner, and those that would lose data or load programs."""
 
+import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 from apache_beam.options.pipeline_options import (
     DirectOptions,
@@ -28,9 +29,14 @@ def beam_options(beam_args: Sequence[str]) -> PipelineOptions:
     Raises:
         UsageError: `E_BEAM_OPTION` for an unknown option, `E_BEAM_RUNNER` for a runner that loses data.
     """
-    options = PipelineOptions(list(beam_args))
-    known = options.get_all_options(retain_unknown_options=False)
-    unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
+    try:
+        with redirect_stderr(io.StringIO()) as told:
+            options = PipelineOptions(list(beam_args))
+            known = options.get_all_options(retain_unknown_options=False)
+            unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
+    except SystemExit:  # of argparse, for a wrong value
+        reason = told.getvalue().strip().rpartition("error: ")[2]
+        raise UsageError("E_BEAM_OPTION", f"Expected options of Beam after `--`. Received: {reason}") from None
     if unknown:  # Beam would only log a warning and use its defaults
         raise UsageError("E_BEAM_OPTION", f"Expected options of Beam after `--`. Received: --{unknown[0]}")
     standard = options.view_as(StandardOptions)

@@ -96,14 +96,26 @@ def content(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
+class Clock:
+    """The time, which can be put forward."""
+
+    ahead = 0.0
+
+    def monotonic(self):
+        return time.monotonic() + self.ahead
+
+
 @contextlib.contextmanager
-def killed_worker(folder, parent):
+def killed_worker(folder, parent, clock=None):
     """Kill a worker among the descendants of a process with SIGKILL when the first shard is finished."""
 
     def kill():
         wait_until(lambda: list(folder.glob("vectors-*.parquet")))
         workers = [pid for pid in _children(parent) if b"sdk_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(max(workers), signal.SIGKILL)
+        if clock:
+            time.sleep(2)  # a shard that was finished is seen by now
+            clock.ahead = 3600.0
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -134,11 +146,16 @@ def test_killed_worker_of_the_local_runner_is_an_error_and_the_next_run_complete
 
 @pytest.mark.usefixtures("_small_shards")
 def test_killed_worker_of_a_job_service_is_an_error_and_the_next_run_completes(
-    tmp_path, photos, saved_model, expected, portable
+    tmp_path, photos, saved_model, expected, portable, monkeypatch
 ):
+    clock = Clock()
+    monkeypatch.setattr("anchorage_components.beam.running.time", clock)
     flags, pool = portable
-    with killed_worker(tmp_path / "table", pool), pytest.raises(ResourceError, match=r"E_BEAM_STALLED: .* within 60 s"):
-        bulk.embed_files([photos], saved_model, tmp_path / "table", flags, stall_seconds=60)
+    with (
+        killed_worker(tmp_path / "table", pool, clock),
+        pytest.raises(ResourceError, match=r"E_BEAM_STALLED: .* within 1800 s"),
+    ):
+        bulk.embed_files([photos], saved_model, tmp_path / "table", flags)
     done = len(list((tmp_path / "table").glob("vectors-*.parquet")))
     assert 0 < done < IMAGES
     assert bulk.embed_files([photos], saved_model, tmp_path / "table", flags) == (IMAGES - 4, 4, done)

@@ -20,8 +20,8 @@ _DATAFLOW = [
 ENGINES = {  # as `pipeline/reference/engines.md` shows them
     "FlinkRunner": ["--flink_master=flink:8081", "--flink_version=1.19", "--parallelism=8", *_DOCKER],
     "SparkRunner": ["--spark_master_url=spark://spark:7077", "--spark_version=3", *_DOCKER],
-    # Not on the page: --dry_run, without which Beam would look at the buckets.
-    "DataflowRunner": [*_DATAFLOW, "--max_num_workers=20", f"--sdk_container_image={IMAGE}", "--dry_run"],
+    # Not on the page: `--dry_run`, without which Beam would look at the buckets.
+    "DataflowRunner": [*_DATAFLOW, "--max_num_workers=20", f"--sdk_container_image={IMAGE}", "--dry_run=true"],
     "PortableRunner": ["--job_endpoint=jobs:8099", *_DOCKER],
 }
 
@@ -43,6 +43,18 @@ def test_the_pipeline_is_built_for_the_engine(tmp_path, engine):
     assert node_flags(flags)[0] == flags[0]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--runer=DirectRunner"], "--runer"),
+        (["--direct_num_workers=many"], "argument --direct_num_workers: invalid int value: 'many'"),
+    ],
+)
+def test_a_wrong_option_is_named(flags, message):
+    with pytest.raises(UsageError, match=f"E_BEAM_OPTION: .* Received: {message}"):
+        beam_options(flags)
+
+
 def test_dask_is_refused_with_its_reason():
     for name in ("DaskRunner", "apache_beam.runners.dask.dask_runner.DaskRunner"):
         with pytest.raises(UsageError, match=r"E_BEAM_RUNNER: .* keeps all data. Received: Dask's, which loses"):
@@ -62,6 +74,6 @@ def test_nodes_get_an_image_so_that_tfx_builds_none():
     flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     assert node_flags(flags) == ["--runner=FnApiRunner", *flags, "--sdk_container_image=unused"]
     with pytest.raises(UsageError, match=r"E_BEAM_OPTION: .*sdk_container_image"):
-        node_flags(["--runner=DataflowRunner", *_DATAFLOW, "--dry_run"])
+        node_flags(["--runner=DataflowRunner", *_DATAFLOW, "--dry_run=true"])
     with pytest.raises(UsageError, match=r"E_BEAM_OPTION: .*--flinkmaster"):
         node_flags(["--runner=FlinkRunner", "--flinkmaster=x"])
