@@ -96,7 +96,6 @@ def main() -> None:
     parser.add_argument("--workers", action="store_true", help="only two workers against one")
     options = parser.parse_args()
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # Beam starts `python`
-    bulk._SHARD = 64
     with tempfile.TemporaryDirectory() as folder:
         photos, model = Path(folder, "photos"), str(Path(folder, "model"))
         photos.mkdir()
@@ -107,7 +106,7 @@ def main() -> None:
         print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores", flush=True)
         if not options.workers:
             one_against_loop(photos, model, options.images, options.rounds)
-        os.environ[THREADS] = "1"
+        os.environ[THREADS], bulk._SHARD = "1", 64
         one, two = (by_workers(photos, model, workers) for workers in (1, 2))
         print(f"one worker {one[0]:.1f} images/s, {one[1]:.0f} CPU s; two {two[0]:.1f} images/s, {two[1]:.0f} CPU s")
         print(f"two workers: {two[0] / one[0]:.2f} x one (target: 1.70); load {os.getloadavg()[0]:.1f}")

@@ -35,6 +35,8 @@ _SHARED = {
     "anchorage_components.beam",
     "anchorage_components.beam.jobs",
     "anchorage_components.beam.embedding",
+    "anchorage_components.beam.options",
+    "anchorage_components.beam.running",
 }
 _SETTINGS = {"loss": {"name": "margin", "params": {}}, "training": {"methods": [{"name": "moving_average"}]}}
 
