@@ -18,6 +18,7 @@ from anchorage_components.beam.options import is_in_process, shared_cores
 STALL_SECONDS = 1800.0  # the longest time without progress
 
 _INTERVAL = 0.5  # seconds between two looks at the progress
+_CLOSED = "Channel closed prematurely"  # what Beam's own runner says if a worker is gone
 
 
 def run_bounded(
@@ -87,6 +88,8 @@ class _Run:
 
     def finish(self) -> None:
         """Raise the error of the run, if there was one."""
+        if self._error is not None and _CLOSED in str(self._error):
+            raise _lost(_CLOSED) from self._error
         if self._error is not None:
             raise self._error
 
@@ -104,11 +107,7 @@ def _watch(run: _Run, lost: list[str], progress: Callable[[], Any], stall_second
     seen, since = progress(), time.monotonic()
     while not run.ended(_INTERVAL):
         if lost:
-            raise ResourceError(
-                "E_BEAM_WORKER",
-                f"Expected the workers of Beam to end with their work. Received: {lost[0]}. 137 means killed, often "
-                "for lack of memory: take fewer workers. Run the same command again; it resumes",
-            )
+            raise _lost(lost[0])
         now = progress()
         if now != seen:
             seen, since = now, time.monotonic()
@@ -118,6 +117,14 @@ def _watch(run: _Run, lost: list[str], progress: Callable[[], Any], stall_second
                 f"Expected progress within {stall_seconds:.0f} s. Received: none; a worker may be lost. Look at the "
                 "logs of the workers, and run the same command again; it resumes",
             )
+
+
+def _lost(reason: str) -> ResourceError:
+    return ResourceError(
+        "E_BEAM_WORKER",
+        f"Expected the workers of Beam to end with their work. Received: {reason}. A worker was killed, often for "
+        "lack of memory: take fewer workers. Run the same command again; it resumes",
+    )
 
 
 @contextlib.contextmanager
