@@ -26,6 +26,7 @@ from anchorage_pipeline.sections import Beam, Card, Release, Trigger
 from anchorage_pipeline.tuning import Tuning
 from anchorage_pipeline.values import (
     Count,
+    DatabaseUrl,
     Finite,
     Fraction,
     Location,
@@ -214,6 +215,10 @@ class Evaluation(Section):
     force: str = _JUDGED.force
     """Reason to publish a candidate that the gate rejects; "" does not publish it."""
 
+    def computed(self) -> dict[str, Any]:
+        """The settings as plain values, without those that only say when, where and by what means it is run."""
+        return self.model_dump(mode="json", exclude={"runs", "release", "metadata", "trigger", "beam"})
+
     @property
     def attributes(self) -> list[str]:
         """Columns of the data's table that the evaluation needs."""
@@ -251,6 +256,9 @@ class Experiment(Section):
     """Seed of the split, the training and the evaluation."""
     runs: Location = "runs"
     """Folder that holds the run folder of the experiment."""
+    metadata: DatabaseUrl = ""
+    """Database of ML Metadata, `postgresql://USER@HOST:PORT/DATABASE` or `mysql://...`, with its password in the
+    environment variable `ANCHORAGE_METADATA_PASSWORD`; "" is a SQLite file in the run folder."""
     data: Data
     """The images."""
     encoder: Encoder = Field(default_factory=lambda: Encoder.model_validate({}))
@@ -304,6 +312,10 @@ class Experiment(Section):
                 f'it "identity". Received: head {self.encoder.head.name!r}'
             )
         return self
+
+    def computed(self) -> dict[str, Any]:
+        """The settings as plain values, without those that only say when, where and by what means it is run."""
+        return self.model_dump(mode="json", exclude={"runs", "release", "metadata", "trigger", "beam"})
 
     @property
     def attributes(self) -> list[str]:

@@ -14,6 +14,7 @@ from anchorage.files import hash_file
 from anchorage.release import find_baseline
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.fingerprint import code_version, data_version, digest, preset_version, training_modules
+from anchorage_pipeline.metadata import Metadata, choose_metadata
 from anchorage_pipeline.provenance import describe_run
 from anchorage_pipeline.values import search_space
 
@@ -34,14 +35,14 @@ class Places:
         releases: base path of the published versions.
         checkpoints: folder of the checkpoints from which an interrupted training resumes.
         features: folder of cached features, which later runs reuse.
-        metadata: SQLite file of ML Metadata; None if the platform has its own store.
+        metadata: store of ML Metadata; None if the platform has its own.
     """
 
     pipeline_root: str
     releases: str
     checkpoints: str
     features: str
-    metadata: str | None = None
+    metadata: Metadata | None = None
 
     @property
     def rejects(self) -> str:
@@ -74,7 +75,7 @@ def local_places(experiment: Experiment) -> Places:
         releases=str(experiment.release_folder),
         checkpoints=str(base / "checkpoints"),
         features=str(base / "features"),
-        metadata=str(base / "metadata.sqlite"),
+        metadata=choose_metadata(experiment),
     )
 
 
@@ -126,7 +127,7 @@ def record_spec(experiment: Experiment) -> RecordSpec:
 
 def fingerprint_run(experiment: Experiment) -> Fingerprints:
     """Digests of everything that a run on this machine depends on."""
-    settings = experiment.model_dump(mode="json", exclude={"runs", "release", "trigger", "beam"})
+    settings = experiment.computed()
     data = fingerprint_data(experiment)
     run = digest([settings, data, _training_code(experiment, "anchorage_pipeline.graph")])
     baseline = find_baseline(experiment.release_folder, run)
@@ -164,7 +165,6 @@ def create_pipeline(
     Returns:
         A `tfx.dsl.Pipeline`; it contains a Tuner only if the experiment has ranges.
     """
-    from tfx.orchestration.metadata import sqlite_metadata_connection_config
     from tfx.orchestration.pipeline import Pipeline
 
     from anchorage_components.beam.options import node_flags
@@ -179,13 +179,12 @@ def create_pipeline(
         spread,
         nodes,
     )
-    connection = places.metadata and sqlite_metadata_connection_config(places.metadata)
     return Pipeline(
         pipeline_name=experiment.name,
         pipeline_root=places.pipeline_root,
         components=list(nodes.values()),
         enable_cache=True,
-        metadata_connection_config=connection or None,
+        metadata_connection_config=places.metadata.config if places.metadata else None,
         beam_pipeline_args=node_flags(experiment.beam.flags),
     )
 

@@ -3,10 +3,9 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from anchorage.progress import advance, task
-from anchorage_pipeline.metadata import NodeState, read_states
+from anchorage_pipeline.metadata import Metadata, NodeState
 
 _TASK = "nodes"
 _INTERVAL = 0.5  # seconds between two looks at the store
@@ -14,20 +13,19 @@ _UNFINISHED = ("NEW", "RUNNING")
 
 
 @contextmanager
-def watch_nodes(metadata: Path, nodes: Sequence[str]) -> Iterator[None]:
+def watch_nodes(metadata: Metadata, run: str, nodes: Sequence[str]) -> Iterator[None]:
     """Print the states of the nodes of the run that starts inside, as they change.
 
     Args:
-        metadata: the SQLite file of ML Metadata, which need not exist yet.
+        metadata: the store of ML Metadata, which need not exist yet.
+        run: name of the run.
         nodes: ids of all nodes in execution order.
     """
-    earlier = read_states(metadata)
     printer, ended = NodePrinter(nodes), threading.Event()
 
     def look() -> None:
-        states = read_states(metadata)
-        if states and (earlier is None or states.run > earlier.run):
-            printer.show(states.nodes)
+        if states := metadata.read_states(run):
+            printer.show(states)
 
     def watch() -> None:
         while not ended.wait(_INTERVAL):

@@ -12,11 +12,18 @@ _REDIRECTED = ("absl", "apache_beam", "tensorflow", "tfx", "py.warnings", "kfp",
 
 
 @contextmanager
-def log_to(path: Path) -> Iterator[None]:
-    """Redirect the log messages of the libraries from the terminal to a file."""
+def log_to(path: Path, secret: str = "") -> Iterator[None]:
+    """Redirect the log messages of the libraries from the terminal to a file.
+
+    Args:
+        path: the file, to which messages are appended.
+        secret: text that the libraries know and must not log, such as a password.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, mode="a", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    if secret:
+        handler.addFilter(_Redaction(secret))
     from absl import logging as absl_logging
 
     # TensorFlow changes this level temporarily while it saves a model, and then restores it.
@@ -39,6 +46,20 @@ def log_to(path: Path) -> Iterator[None]:
         absl_logging.set_verbosity(verbosity)  # otherwise later INFO messages appear on the terminal
         logging.captureWarnings(False)
         handler.close()
+
+
+class _Redaction(logging.Filter):
+    """Replaces a secret in all messages."""
+
+    def __init__(self, secret: str):
+        super().__init__()
+        self._secret = secret
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if self._secret in text:
+            record.msg, record.args = text.replace(self._secret, "***"), None
+        return True
 
 
 def silence_tensorflow() -> None:

@@ -23,7 +23,7 @@ def describe_run(
     told = {"intended_use": card.intended_use, "limits": card.limitations, "license": card.license}
     return {
         **{name: value for name, value in told.items() if value},
-        "experiment": experiment.model_dump(mode="json", exclude={"runs", "release", "trigger", "beam"}),
+        "experiment": experiment.computed(),
         "data_version": data_version,
         "data_root": data_root,
         "run_key": run_key,

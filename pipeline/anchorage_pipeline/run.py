@@ -1,21 +1,30 @@
 """Run the whole pipeline on this machine, and raise if any node did not finish."""
 
+import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anchorage.disk import check_free_space, disk_fault, make_folder
-from anchorage.errors import AnchorageError, DataError, GateError, ResourceError, causes
+from anchorage.errors import AnchorageError, DataError, GateError, ResourceError, UsageError, causes
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import create_pipeline, fingerprint_run, local_places
 from anchorage_pipeline.lock import hold_folder
-from anchorage_pipeline.metadata import open_metadata, prepare_metadata, rename_metadata
+from anchorage_pipeline.metadata import Metadata, choose_metadata
+from anchorage_pipeline.metadata.server import PASSWORD, ServerMetadata
+from anchorage_pipeline.metadata.sqlite import SqliteMetadata
+from anchorage_pipeline.metadata.states import run_executions, state_of
 from anchorage_pipeline.nodes import watch_nodes
 from anchorage_pipeline.progress import log_to
 from anchorage_pipeline.results import shown
 from anchorage_pipeline.spread.conditions import measured_spread
 from anchorage_pipeline.upkeep import forget_lost_releases, rename_damaged_artifact
+
+if TYPE_CHECKING:
+    from tfx.dsl import Pipeline
 
 _FINISHED = ("COMPLETE", "CACHED")
 
@@ -49,17 +58,30 @@ def run_experiment(
 
     Raises:
         AnchorageError: the error of a node, with its exit status; ResourceError E_RUN_LOCKED if another command uses
-            the run folder, E_RUN_UNFINISHED if a node did not finish without an error; DataError E_METADATA_DAMAGED.
+            the run folder, E_RUN_UNFINISHED if a node did not finish without an error, E_METADATA_SERVER; DataError
+            E_METADATA_DAMAGED; UsageError E_METADATA_SHARED.
     """
+    metadata = choose_metadata(experiment)
     with hold_folder(experiment.run_folder, experiment.name):
-        if reset_metadata and (renamed := rename_metadata(Path(str(local_places(experiment).metadata)))):
-            print(f"moved the metadata of earlier runs to {renamed}")
-        return _run(experiment, trigger)
+        if reset_metadata:
+            _reset(metadata)
+        return _run(experiment, metadata, trigger)
 
 
-def _run(experiment: Experiment, trigger: Mapping[str, Any] | None) -> RunSummary:
+def _reset(metadata: Metadata) -> None:
+    if not isinstance(metadata, SqliteMetadata):
+        raise UsageError(
+            "E_METADATA_SHARED",
+            f"`--reset-metadata` renames a file. Received: the database {metadata}, which other experiments may use. "
+            "Give the experiment an empty database instead.",
+        )
+    if renamed := metadata.rename():
+        print(f"moved the metadata of earlier runs to {renamed}")
+
+
+def _run(experiment: Experiment, metadata: Metadata, trigger: Mapping[str, Any] | None) -> RunSummary:
     places = local_places(experiment)
-    artifacts, metadata = Path(places.pipeline_root), Path(str(places.metadata))
+    artifacts = Path(places.pipeline_root)
     log_file = experiment.run_folder / "run.log"
     print(f"running {experiment.name}; log file: {shown(log_file)}")
     for folder in (artifacts, experiment.release_folder):
@@ -69,23 +91,24 @@ def _run(experiment: Experiment, trigger: Mapping[str, Any] | None) -> RunSummar
     fingerprints = fingerprint_run(experiment)
     spread = measured_spread(experiment, fingerprints.data)
     refused = None
-    with log_to(log_file):
-        prepare_metadata(metadata, artifacts)
-        from tfx.orchestration.local.local_dag_runner import LocalDagRunner
-
+    with log_to(log_file, secret=os.environ.get(PASSWORD, "")):
+        metadata.prepare(artifacts)
         pipeline = create_pipeline(experiment, places, fingerprints, spread, trigger)
         nodes = [component.id for component in pipeline.components]
+        run = f"{datetime.now().isoformat()}-{secrets.token_hex(4)}"
         try:
-            with watch_nodes(metadata, nodes):
-                LocalDagRunner().run(pipeline)
+            with watch_nodes(metadata, run, nodes):
+                run_nodes(pipeline, run)
         except BaseException as error:
             fault = find_cause(error, experiment.run_folder)
+            if fault is error and isinstance(metadata, ServerMetadata) and metadata.caused(error):
+                fault = metadata.fault(error)
             if isinstance(fault, DataError):
                 fault = rename_damaged_artifact(artifacts, fault)
             if not isinstance(fault, GateError):
                 raise fault from (None if fault is error else error)
             refused = fault
-        summary = read_latest_run(metadata)
+        summary = read_run(metadata, run)
     summary.refused = refused
     if refused is None:
         check_finished(summary, nodes, log_file)
@@ -115,35 +138,36 @@ def check_finished(summary: RunSummary, nodes: list[str], log_file: Path) -> Non
         )
 
 
-def read_latest_run(metadata: Path) -> RunSummary:
-    """Read the states and outputs of the latest run from an ML Metadata store.
+def run_nodes(pipeline: "Pipeline", run: str) -> None:
+    """Run the nodes of a pipeline in this process, one after the other.
 
-    Raises:
-        AnchorageError: E_NO_RUN, if the store contains no run.
+    Args:
+        pipeline: the TFX pipeline.
+        run: name of the run in ML Metadata; unique, also among the experiments that share a store.
     """
+    from tfx.dsl.compiler import constants
+    from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+    from tfx.orchestration.portable import runtime_parameter_utils
+
+    class NamedRunner(LocalDagRunner):
+        def run_with_ir(self, pipeline, run_options=None):
+            runtime_parameter_utils.substitute_runtime_parameter(
+                pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run}
+            )
+            super().run_with_ir(pipeline, run_options)
+
+    NamedRunner().run(pipeline)
+
+
+def read_run(metadata: Metadata, run: str) -> RunSummary:
+    """Read the states and outputs of a run from ML Metadata; nodes that have not started are left out."""
     from ml_metadata.proto import metadata_store_pb2 as pb
 
-    if not metadata.is_file():
-        raise AnchorageError("E_NO_RUN", f"Expected the metadata of a run at {metadata}. Found no file")
-    store = open_metadata(metadata)
-    runs = store.get_contexts_by_type("pipeline_run")
-    if not runs:
-        raise AnchorageError("E_NO_RUN", f"Expected the metadata of a run in {metadata}. It contains no run")
-    latest = max(runs, key=lambda context: context.id)
-    summary = RunSummary()
-    for execution in store.get_executions_by_context(latest.id):
-        node = execution.properties["pipeline_node"].string_value or _node_of(store, execution)
-        summary.states[node] = pb.Execution.State.Name(execution.last_known_state)
-        duration = execution.last_update_time_since_epoch - execution.create_time_since_epoch
-        summary.seconds[node] = duration / 1000
+    store, summary = metadata.open(), RunSummary()
+    for node, execution in run_executions(store, run).items():
+        summary.states[node], summary.seconds[node] = state_of(execution)
         for event in store.get_events_by_execution_ids([execution.id]):
             if event.type == pb.Event.OUTPUT:
                 [artifact] = store.get_artifacts_by_id([event.artifact_id])
                 summary.outputs[f"{node}.{event.path.steps[0].key}"] = Path(artifact.uri)
     return summary
-
-
-def _node_of(store, execution) -> str:
-    """Id of the node of an execution, whose context is named "<pipeline>.<node>"."""
-    contexts = store.get_contexts_by_execution(execution.id)
-    return next(context.name.partition(".")[2] for context in contexts if context.type == "node")

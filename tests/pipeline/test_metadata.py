@@ -5,15 +5,14 @@ import sqlite3
 import pytest
 
 from anchorage.errors import DataError, ResourceError
-from anchorage_pipeline import metadata
-from anchorage_pipeline.metadata import open_metadata, prepare_metadata, rename_metadata
+from anchorage_pipeline.metadata.sqlite import SqliteMetadata
 
 
 def next_execution(path):
     """Number that the next execution gets."""
     from ml_metadata.proto import metadata_store_pb2 as pb
 
-    store = open_metadata(path)
+    store = SqliteMetadata(path).open()
     kind = store.put_execution_type(pb.ExecutionType(name="node"))
     [number] = store.put_executions([pb.Execution(type_id=kind)])
     return number
@@ -36,36 +35,36 @@ def flip_pages(path):
 )
 def test_a_damaged_record_is_rejected_with_the_command_that_starts_a_new_one(tmp_path, damage):
     path = tmp_path / "metadata.sqlite"
-    prepare_metadata(path, tmp_path / "artifacts")
-    prepare_metadata(path, tmp_path / "artifacts")
+    SqliteMetadata(path).prepare(tmp_path / "artifacts")
+    SqliteMetadata(path).prepare(tmp_path / "artifacts")
     assert next_execution(path) == 1
     damage(path)
     content = path.read_bytes()
     with pytest.raises(
         DataError, match=r"E_METADATA_DAMAGED: .*metadata.sqlite.*`anchorage run FILE --reset-metadata`"
     ):
-        prepare_metadata(path, tmp_path / "artifacts")
+        SqliteMetadata(path).prepare(tmp_path / "artifacts")
     (tmp_path / "artifacts/Trainer/model/41").mkdir(parents=True)
     (tmp_path / "artifacts/PackExamples/store/52.damaged-1").mkdir(parents=True)
-    assert rename_metadata(path).read_bytes() == content
-    prepare_metadata(path, tmp_path / "artifacts")
+    assert SqliteMetadata(path).rename().read_bytes() == content
+    SqliteMetadata(path).prepare(tmp_path / "artifacts")
     assert next_execution(path) == 53
     assert (tmp_path / "artifacts/Trainer/model/41").is_dir()
 
 
 def test_a_record_that_was_deleted_counts_on_from_the_artifacts_too(tmp_path):
     (tmp_path / "artifacts/Trainer/model/7").mkdir(parents=True)
-    prepare_metadata(tmp_path / "metadata.sqlite", tmp_path / "artifacts")
+    SqliteMetadata(tmp_path / "metadata.sqlite").prepare(tmp_path / "artifacts")
     assert next_execution(tmp_path / "metadata.sqlite") == 8
 
 
 def test_earlier_records_that_were_set_aside_stay(tmp_path):
     path = tmp_path / "metadata.sqlite"
-    assert rename_metadata(path) is None
+    assert SqliteMetadata(path).rename() is None
     for number in (1, 2):
         path.write_text(str(number))
         path.with_name("metadata.sqlite-journal").write_text("x")
-        assert rename_metadata(path).name == f"metadata.sqlite.old-{number}"
+        assert SqliteMetadata(path).rename().name == f"metadata.sqlite.old-{number}"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["metadata.sqlite.old-1", "metadata.sqlite.old-2"]
 
 
@@ -73,12 +72,12 @@ def test_earlier_records_that_were_set_aside_stay(tmp_path):
     "error", [OSError(errno.ENOSPC, "No space left on device"), sqlite3.OperationalError("database or disk is full")]
 )
 def test_f18_a_full_disk_is_not_taken_for_a_damaged_record(tmp_path, monkeypatch, error):
-    def full(path):
+    def full(self):
         raise error
 
-    monkeypatch.setattr(metadata, "open_metadata", full)
+    monkeypatch.setattr(SqliteMetadata, "open", full)
     with pytest.raises(ResourceError, match="E_DISK_FULL"):
-        prepare_metadata(tmp_path / "metadata.sqlite", tmp_path)
+        SqliteMetadata(tmp_path / "metadata.sqlite").prepare(tmp_path)
 
 
 def test_f18_a_limit_on_file_size_is_not_taken_for_a_damaged_record(tmp_path):
@@ -86,8 +85,8 @@ def test_f18_a_limit_on_file_size_is_not_taken_for_a_damaged_record(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))  # the empty tables take more
     try:
         with pytest.raises(ResourceError, match=r"metadata.sqlite"):
-            prepare_metadata(tmp_path / "metadata.sqlite", tmp_path / "artifacts")
+            SqliteMetadata(tmp_path / "metadata.sqlite").prepare(tmp_path / "artifacts")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
-    prepare_metadata(tmp_path / "metadata.sqlite", tmp_path / "artifacts")
+    SqliteMetadata(tmp_path / "metadata.sqlite").prepare(tmp_path / "artifacts")
     assert next_execution(tmp_path / "metadata.sqlite") == 1

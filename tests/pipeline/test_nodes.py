@@ -5,7 +5,8 @@ import sqlite3
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as pb
 
-from anchorage_pipeline.metadata import NodeState, open_metadata, prepare_metadata, read_states
+from anchorage_pipeline.metadata import NodeState
+from anchorage_pipeline.metadata.sqlite import SqliteMetadata
 from anchorage_pipeline.nodes import NodePrinter, watch_nodes
 
 _STATE = pb.Execution.State
@@ -14,8 +15,8 @@ _STATE = pb.Execution.State
 class Recorder:
     """Records runs as TFX does: each execution belongs to the contexts of its run and of its node."""
 
-    def __init__(self, path):
-        self.store = open_metadata(path)
+    def __init__(self, metadata):
+        self.store = metadata.open()
         kinds = ("pipeline_run", "node")
         self.kinds = {kind: self.store.put_context_type(pb.ContextType(name=kind)) for kind in kinds}
         self.kind = self.store.put_execution_type(pb.ExecutionType(name="component"))
@@ -41,20 +42,19 @@ class Recorder:
 
 
 @pytest.fixture
-def path(tmp_path):
-    prepare_metadata(tmp_path / "metadata.sqlite", tmp_path / "artifacts")
-    return tmp_path / "metadata.sqlite"
+def metadata(tmp_path):
+    metadata = SqliteMetadata(tmp_path / "metadata.sqlite")
+    metadata.prepare(tmp_path / "artifacts")
+    return metadata
 
 
-def test_states_are_those_of_the_latest_run(path):
-    recorder = Recorder(path)
-    assert read_states(path) == (0, {})
+def test_states_are_those_of_the_named_run(metadata):
+    recorder = Recorder(metadata)
+    assert metadata.read_states("first") == {}
     recorder.start_run("first")
     recorder.put("Trainer", _STATE.FAILED)
-    first = read_states(path)
     recorder.executions.clear()
     recorder.start_run("second")
-    assert (first.run, first.nodes["Trainer"].state) == (recorder.run - 2, "FAILED")  # between them: the node's context
     for node, states in {
         "Pack": [_STATE.CACHED],
         "Trainer": [_STATE.RUNNING, _STATE.COMPLETE],
@@ -62,27 +62,26 @@ def test_states_are_those_of_the_latest_run(path):
     }.items():
         for state in states:
             recorder.put(node, state)
-    states = read_states(path)
-    assert states.run == recorder.run
-    assert {node: state for node, (state, _) in states.nodes.items()} == {
+    assert {node: state for node, (state, _) in metadata.read_states("first").items()} == {"Trainer": "FAILED"}
+    assert {node: state for node, (state, _) in metadata.read_states("second").items()} == {
         "Pack": "CACHED",
         "Trainer": "COMPLETE",
         "Index": "NEW",
     }
 
 
-def test_seconds_are_the_time_between_start_and_last_change(path):
-    recorder = Recorder(path)
+def test_seconds_are_the_time_between_start_and_last_change(metadata):
+    recorder = Recorder(metadata)
     recorder.start_run("first")
     recorder.put("Trainer", _STATE.COMPLETE)
-    connection = sqlite3.connect(path)
+    connection = sqlite3.connect(metadata.path)
     with connection:
         connection.execute(
             "UPDATE Execution SET create_time_since_epoch = 5000, last_update_time_since_epoch = 77500 WHERE id = ?",
             (recorder.executions["Trainer"],),
         )
     connection.close()
-    assert read_states(path).nodes == {"Trainer": NodeState("COMPLETE", 72.5)}
+    assert metadata.read_states("first") == {"Trainer": NodeState("COMPLETE", 72.5)}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"SQLite format 3\0" + b"nonsense" * 1000])
@@ -90,26 +89,26 @@ def test_a_store_that_is_not_there_yet_or_damaged_has_no_states(tmp_path, conten
     path = tmp_path / "metadata.sqlite"
     if content is not None:
         path.write_bytes(content)
-    assert read_states(path) is None
+    assert SqliteMetadata(path).read_states("first") is None
 
 
-def test_a_reader_blocks_no_writer_and_shows_nothing_half_written(path):
-    recorder = Recorder(path)
+def test_a_reader_blocks_no_writer_and_shows_nothing_half_written(metadata):
+    recorder = Recorder(metadata)
     recorder.start_run("first")
     recorder.put("Trainer", _STATE.RUNNING)
-    writer = sqlite3.connect(path, timeout=0, isolation_level=None)  # raises at once if it would have to wait
+    writer = sqlite3.connect(metadata.path, timeout=0, isolation_level=None)  # raises at once if it would have to wait
     writer.execute("PRAGMA cache_size = 1")  # so that pages are written before the commit
     for state in ("COMPLETE", "FAILED"):
         writer.execute("BEGIN EXCLUSIVE")
         writer.execute("UPDATE Execution SET last_known_state = ?", (_STATE.Value(state),))
-        assert read_states(path) is None
+        assert metadata.read_states("first") is None
         writer.execute("COMMIT")
-        assert read_states(path).nodes["Trainer"].state == state
+        assert metadata.read_states("first")["Trainer"].state == state
     writer.close()
 
 
-def test_what_was_read_during_a_transaction_is_discarded(path, monkeypatch):
-    recorder = Recorder(path)
+def test_what_was_read_during_a_transaction_is_discarded(metadata, monkeypatch):
+    recorder = Recorder(metadata)
     recorder.start_run("first")
     recorder.put("Trainer", _STATE.RUNNING)
     connect = sqlite3.connect
@@ -120,17 +119,17 @@ def test_what_was_read_during_a_transaction_is_discarded(path, monkeypatch):
         return connect(*arguments, **options)
 
     monkeypatch.setattr(sqlite3, "connect", late)
-    assert read_states(path) is None
-    assert read_states(path).nodes["Trainer"].state == "COMPLETE"
+    assert metadata.read_states("first") is None
+    assert metadata.read_states("first")["Trainer"].state == "COMPLETE"
 
 
-def test_a_run_is_printed_as_its_nodes_start_and_end(path, capsys, monkeypatch):
+def test_a_run_is_printed_as_its_nodes_start_and_end(metadata, capsys, monkeypatch):
     monkeypatch.setattr("anchorage_pipeline.nodes._INTERVAL", 0.01)
-    recorder = Recorder(path)
+    recorder = Recorder(metadata)
     recorder.start_run("earlier")
     recorder.put("Index", _STATE.COMPLETE)
     recorder.executions.clear()
-    with watch_nodes(path, ["Pack", "Trainer", "Index"]):
+    with watch_nodes(metadata, "now", ["Pack", "Trainer", "Index"]):
         recorder.start_run("now")
         recorder.put("Pack", _STATE.CACHED)
         recorder.put("Trainer", _STATE.FAILED)

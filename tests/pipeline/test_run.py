@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from anchorage.errors import AnchorageError, DataError, ResourceError
-from anchorage_pipeline.run import RunSummary, check_finished, find_cause, read_latest_run
+from anchorage.errors import DataError, ResourceError
+from anchorage_pipeline.run import RunSummary, check_finished, find_cause
 
 
 def test_our_own_error_is_found_below_what_wraps_it():
@@ -37,8 +37,3 @@ def test_a_node_that_did_not_finish_fails_the_run(states, told_of):
 
 def test_a_run_is_whole_when_all_are_complete_or_cached():
     check_finished(RunSummary(states={"Trainer": "COMPLETE", "Pack": "CACHED"}), ["Pack", "Trainer"], Path("run.log"))
-
-
-def test_rejects_a_folder_without_a_run(tmp_path):
-    with pytest.raises(AnchorageError, match="E_NO_RUN"):
-        read_latest_run(tmp_path / "metadata.sqlite")
