@@ -128,7 +128,7 @@ def roll_back(releases: str | Path, version: int | None = None) -> int:
         raise UsageError("E_RELEASE_MISSING", f"Expected a folder of releases at {releases}. Received: no such folder.")
     with disk_trouble(releases, 0), locked(releases):
         if version is None:
-            version = _earlier_version(releases)
+            version = earlier_version(releases)
         else:
             open_release(releases, version)
         _point_to(releases, version)
@@ -222,8 +222,12 @@ def _next_version(releases: Path) -> int:
     return max([last, *lineage(releases), *versions(releases)]) + 1
 
 
-def _earlier_version(releases: Path) -> int:
-    """Return the newest intact version in the lineage whose content differs from the current one."""
+def earlier_version(releases: Path) -> int:
+    """Return the newest intact version in the lineage whose content differs from the current one.
+
+    Raises:
+        AnchorageError: if there is none.
+    """
     current = current_version(releases)
     try:
         content = open_release(releases, current).content if current else None

@@ -12,6 +12,7 @@ COMMANDS = {
         "train": "train and evaluate with plain Keras: no pipeline, no release",
         "tune": "search the ranges of an experiment: no pipeline, no release; resumes if stopped",
         "run": "run the whole pipeline, from images to an evaluated release",
+        "gc": "list or delete old artifacts, checkpoints, features and releases that nothing needs",
         "spread": "train with several seeds and report the spread of the metrics; resumes if stopped",
         "compare": "compare losses over seeds and class folds; resumes if stopped",
         "runs": "list what was evaluated, with verdict, metrics and date",
