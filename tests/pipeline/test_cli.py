@@ -63,6 +63,7 @@ def test_help_lists_every_command_once(capsys):
             "export",
             "index",
             "init",
+            "gc",
             "losses",
             "releases",
             "report",
