@@ -25,7 +25,7 @@ _MAY_REACH = {
     "evaluate_retrieval": _RELEASED
     | {
         f"anchorage.{name}"
-        for name in ("arguments", "judging", "registry", "reporting", "untrained", "user_code", "vectors")
+        for name in ("arguments", "judging", "registry", "reporting", "tuning", "untrained", "user_code", "vectors")
     },
     "publish_release": _RELEASED,
 }

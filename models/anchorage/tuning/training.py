@@ -48,6 +48,7 @@ def trial_training(
         raise UsageError("E_FOLDS", "`tuning.folds` trains once per fold: leave out `training.procedure`.")
 
     def train(values: dict[str, Any], report: Report) -> Mapping[str, float]:
+        keras.backend.clear_session()  # otherwise the graphs of all trials stay in memory
         trial = settle(settings, {"training.epochs": tuning.epochs, **values}, store)
         samples = math.prod(batches(trial, store))
         if folds:
