@@ -111,7 +111,7 @@ def format_winner(search: Mapping[str, Any]) -> str:
     if interval:
         seeds = ", ".join(str(repeat["seed"]) for repeat in search["repeats"])
         lines.append(f"repeated {name} {100 * interval['mean']:.1f}{spread}, new seeds {seeds}")
-    return "\n".join([*lines, "write    these lines into the file:", *(f"  {line}" for line in search["lines"])])
+    return "\n".join([*lines, "write    in place of the ranges:", *(f"  {line}" for line in search["lines"])])
 
 
 def _brief(value: Any) -> str:
