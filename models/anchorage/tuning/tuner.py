@@ -15,7 +15,7 @@ from keras_tuner.src import config
 from anchorage.errors import AnchorageError, DataError, ResourceError, UsageError
 from anchorage.tuning.hparams import log_trial
 from anchorage.tuning.oracles import EPOCHS, create_oracle, stops_early
-from anchorage.tuning.ranges import Range
+from anchorage.tuning.ranges import Range, active_ranges
 from anchorage.tuning.record import SEARCH, Interval, Repeat, Search, StopReason, Trial, write_search
 from anchorage.tuning.settings import OBJECTIVE, TuningSettings
 from anchorage.tuning.stopping import TrialStopped, reason_to_stop_trial
@@ -242,9 +242,10 @@ class SearchTuner(keras_tuner.Tuner):
 
     def _plain(self, proposed: Mapping[str, Any]) -> dict[str, Any]:
         """The values as the ranges have them, and the epochs that Hyperband grants."""
-        values = {}
+        values: dict[str, Any] = {}
         for item in self.space:
-            if item.path in proposed:
+            # What a chief sends has the defaults of inactive ranges, too.
+            if item.path in proposed and active_ranges([item], values):
                 value = proposed[item.path]
                 # Keras Tuner has 1 and 0 for true and false.
                 values[item.path] = next((choice for choice in item.choices or () if choice == value), value)

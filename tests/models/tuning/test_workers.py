@@ -11,12 +11,16 @@ from types import SimpleNamespace
 import pytest
 
 from anchorage.tuning.oracles import ORACLES
-from anchorage.tuning.ranges import Range
+from anchorage.tuning.ranges import Condition, Range
 from anchorage.tuning.record import read_search
 from anchorage.tuning.search import run_search
 from anchorage.tuning.settings import TuningSettings
 
-SPACE = [Range("margin", low=0.0, high=1.0), Range("classes", choices=(16, 32))]
+SPACE = [
+    Range("margin", low=0.0, high=1.0),
+    Range("classes", choices=(16, 32)),
+    Range("images", choices=(2, 4), condition=Condition("classes", 16)),
+]
 PATIENCE = 120  # seconds for another process
 
 
@@ -116,6 +120,7 @@ def test_two_workers_share_the_trials_that_a_chief_proposes(tmp_path, oracle):
     assert key(found.trials) == key(alone.trials)
     assert found.best_trial.score == max(trial.score for trial in found.trials if trial.score is not None)
     assert all(trial.state == "failed" or trial.curve == (trial.values["margin"],) for trial in found.trials)
+    assert all(("images" in trial.values) == (trial.values["classes"] == 16) for trial in found.trials)
     assert [repeat.seed for repeat in found.repeats] == [2, 3]
     assert (tmp_path / "seen-chief").exists()  # which runs the repeats
 
