@@ -103,7 +103,7 @@ def _read_digests(store: Examples, gallery: Embeddings) -> tuple[list[str], dict
     packed: dict[str, Any] = {}
     for split in np.unique(gallery.splits).tolist():
         records = RecordStore(get_split_uri([store], split))
-        packed = records.spec.to_dict()
+        packed = {} if records.spec.dimension else records.spec.to_dict()  # vectors are not those of the index
         for start in track(range(0, len(records), _CHUNK), "hashing images"):
             rows = np.arange(start, min(start + _CHUNK, len(records)))
             images = records.read(rows)

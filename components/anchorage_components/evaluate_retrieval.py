@@ -66,6 +66,8 @@ def EvaluateRetrieval(
     tuner_results: InputArtifact[TunerResults] = None,
     settings_json: Parameter[str] = "{}",
     facts_json: Parameter[str] = "{}",
+    data_version: Parameter[str] = "",
+    run_key: Parameter[str] = "",
     spread_json: Parameter[str] = "{}",
     code_version: Parameter[str] = "",
 ):
@@ -93,8 +95,10 @@ def EvaluateRetrieval(
         model_run: run folder of the Trainer with `history.json`, for the training curve and the tuned settings.
         tuner_results: trials of the Tuner, for the report.
         settings_json: JSON object with the fields of `JudgeSettings`.
-        facts_json: JSON object with `experiment` (the whole experiment file), `data_version` and `run_key`; optionally
-            `command`, `intended_use`, `limits` (a list of sentences) and `license`.
+        facts_json: JSON object with `experiment` (the whole experiment file); optionally `command`, `intended_use`,
+            `limits` (a list of sentences) and `license`.
+        data_version: digest of the data.
+        run_key: identity of the run.
         spread_json: JSON object with the spread of the metrics over seeds, see `format_spread`; empty if not measured.
         code_version: digest of the code; part of the cache key, otherwise unused.
 
@@ -104,7 +108,9 @@ def EvaluateRetrieval(
     """
     fingerprint = fingerprint_model(path_utils.serving_model_path(model.uri))
     check_pair(fingerprint, (read_table_facts(embeddings.uri) or {}).get("model_fingerprint"), "embeddings")
-    context: dict[str, Any] = {"facts": json.loads(facts_json), "model": {"Fingerprint": fingerprint[:16]}}
+    told = {"data_version": data_version, "run_key": run_key}
+    provenance = {**json.loads(facts_json), **{name: value for name, value in told.items() if value}}
+    context: dict[str, Any] = {"facts": provenance, "model": {"Fingerprint": fingerprint[:16]}}
     context["spread"] = json.loads(spread_json)
     settings, trial = JudgeSettings.from_dict(json.loads(settings_json)), None
     if index is not None:

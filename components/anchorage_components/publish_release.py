@@ -27,6 +27,8 @@ def PublishRelease(
     release: OutputArtifact[Release],
     releases: Parameter[str],
     facts_json: Parameter[str] = "{}",
+    data_version: Parameter[str] = "",
+    run_key: Parameter[str] = "",
     code_version: Parameter[str] = "",
 ):
     """Publishes the candidate if it is blessed, and raises otherwise.
@@ -41,7 +43,9 @@ def PublishRelease(
         release: output folder for `release.json` with `version`, `path` and `bundle`, the identity of the manifest;
             gets the custom property `version`.
         releases: folder of releases; created if it does not exist.
-        facts_json: JSON object for the manifest, such as `run_key`.
+        facts_json: JSON object for the manifest, such as `experiment`.
+        data_version: digest of the data, for the manifest.
+        run_key: identity of the run, for the manifest.
         code_version: digest of the code; part of the cache key, otherwise unused.
 
     Raises:
@@ -50,6 +54,7 @@ def PublishRelease(
         ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`; nothing is published.
     """
     _check_blessing(blessing, model)
+    told = {name: value for name, value in {"data_version": data_version, "run_key": run_key}.items() if value}
     ids = Path(index.uri) / IDS
     labels = np.unique(read_ids(ids)["label"]).tolist()
     version = publish_release(
@@ -64,7 +69,7 @@ def PublishRelease(
             "report": Path(report.uri),
             CARD: Path(report.uri) / CARD,
         },
-        facts={**json.loads(facts_json), **_read_results(report)},
+        facts={**json.loads(facts_json), **told, **_read_results(report)},
     )
     path = Path(releases).absolute() / str(version)
     folder = Path(release.uri)

@@ -1,12 +1,14 @@
 """Atomic file operations: write to a temporary file, flush it to the disk, then rename it."""
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 TEMPORARY = ".tmp-"  # not a number, so TensorFlow Serving does not load such a folder as a version
 
@@ -40,6 +42,11 @@ def hash_file(path: Path) -> str:
         while chunk := reader.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def digest(value: Any) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of `value` as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def flush_folders(folder: Path) -> None:

@@ -76,8 +76,8 @@ def run(
     Raises:
         AnchorageError: as the command; not for a rejected candidate.
     """
-    from anchorage_pipeline.graph import local_places
     from anchorage_pipeline.inspection import check_listing
+    from anchorage_pipeline.places import local_places
     from anchorage_pipeline.preflight import check_parts
     from anchorage_pipeline.run import run_experiment
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
+from anchorage.data.spans import resolve_span
 from anchorage.data.vectors import is_vector_data
 from anchorage.errors import UsageError
 from anchorage.judging.settings import JudgeSettings
@@ -19,6 +20,7 @@ from anchorage.training.settings import (
     Strategy,
     TrainingSettings,
 )
+from anchorage_pipeline.cluster.settings import Cluster
 from anchorage_pipeline.documents import Source, read_toml
 from anchorage_pipeline.mistakes import explain
 from anchorage_pipeline.overrides import apply_overrides
@@ -50,7 +52,7 @@ class Data(Section):
     """The images, their split, and their size."""
 
     path: Location
-    """Folder with one subfolder per class, a table (CSV, TSV, Parquet), or vectors (Parquet, `.npy`, Arrow files)."""
+    """Folder with a subfolder per class, table (CSV, TSV, Parquet), or vectors; `{SPAN}` stands for the newest one."""
     input: Literal["images", "vectors"] = "images"
     """What the data are; found out from `path` if not set."""
     columns: dict[Literal["path", "label", "split", "role", "vector", "id"], str] = {}
@@ -281,15 +283,16 @@ class Experiment(Section):
     """The engine of the nodes that read, audit, pack and embed the data."""
     card: Card = Card()
     """What the report and the model card say beside what was measured."""
+    cluster: Cluster = Cluster()
+    """Runs on Kubeflow."""
 
     @model_validator(mode="before")
     @classmethod
     def _usual_encoder(cls, document: Any) -> Any:
         """Vectors have one encoder, a head. Without training there is no head to learn: features are the embeddings."""
-        sections = (
-            [document.get(key, {}) for key in ("encoder", "data", "training")] if isinstance(document, dict) else []
-        )
-        if not sections or not all(isinstance(section, Mapping) for section in sections):
+        found = document if isinstance(document, dict) else {}
+        sections = [found.get(key, {}) for key in ("encoder", "data", "training")]
+        if not found or not all(isinstance(section, Mapping) for section in sections):
             return document
         encoder, data, training = sections
         usual: dict[str, Any] = {"head": {"name": "identity"}} if training.get("epochs") == 0 else {}
@@ -315,7 +318,7 @@ class Experiment(Section):
 
     def computed(self) -> dict[str, Any]:
         """The settings as plain values, without those that only say when, where and by what means it is run."""
-        return self.model_dump(mode="json", exclude={"runs", "release", "metadata", "trigger", "beam"})
+        return self.model_dump(mode="json", exclude={"runs", "release", "metadata", "trigger", "beam", "cluster"})
 
     @property
     def attributes(self) -> list[str]:
@@ -343,37 +346,37 @@ class Experiment(Section):
         return Path(self.release.folder or Path("releases") / self.name).absolute()
 
 
-def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, is_local: bool = True) -> Experiment:
     """Read and validate an experiment file.
 
     Args:
         path: the file.
         overrides: values that replace those of the file, such as `"loss.params.margin=0.2"`.
+        is_local: whether the data is on this machine; `{SPAN}` in its path is then replaced by the newest span.
 
     Raises:
-        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_EXPERIMENT_KIND, E_OVERRIDE, or E_EXPERIMENT with all
-            mistakes.
+        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_EXPERIMENT_KIND, E_OVERRIDE, E_SPAN, or E_EXPERIMENT
+            with all mistakes.
     """
-    document = read_document(path, overrides)
+    document = read_document(path, overrides, is_local=is_local)
     try:
         experiment = Experiment.model_validate(document)
     except ValidationError as error:
         raise UsageError("E_EXPERIMENT", f"{path} has mistakes:\n{explain(error, Experiment)}") from None
-    experiment._source = Source(str(path), Path(path).read_text(encoding="utf-8-sig"), tuple(overrides))
+    text = Path(path).read_text(encoding="utf-8-sig")
+    experiment._source = Source(str(path) if is_local else Path(path).name, text, tuple(overrides))
     return experiment
 
 
-def read_document(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read the tables of an experiment file, with overrides and without validation.
-
-    Raises:
-        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_OVERRIDE, or E_EXPERIMENT_KIND for a comparison file.
-    """
+def read_document(path: str | Path, overrides: Sequence[str] = (), *, is_local: bool = True) -> dict[str, Any]:
+    """Read the tables of an experiment file, with overrides and without validation; raises as `load_experiment`."""
     document = read_toml(Path(path), "experiment")
     if {"entries", "experiment"} & set(document):
         raise UsageError("E_EXPERIMENT_KIND", f"{path} is a comparison, not an experiment: `anchorage compare {path}`")
     document = apply_overrides(document, overrides)
     data = document.get("data")
+    if is_local and isinstance(data, dict) and isinstance(data.get("path"), str):
+        data["path"] = resolve_span(data["path"])
     if isinstance(data, dict) and "input" not in data and _holds_vectors(data):
         data["input"] = "vectors"
     return document

@@ -8,14 +8,12 @@ and the first one a digest of the data, as ordinary parameters.
 import ast
 import hashlib
 import importlib.util
-import json
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from anchorage.data.listing import find_files
-from anchorage.files import hash_file
+from anchorage.files import digest, hash_file
 
 _ROOTS = ("anchorage", "anchorage_components", "anchorage_pipeline")
 _TABLES = ("anchorage.losses", "anchorage.methods")  # packages of which a training uses what it names
@@ -88,38 +86,11 @@ def _has_module(name: str) -> bool:
     return _is_ours(name) and _file(name) is not None
 
 
-def data_version(
-    root: Path, table: Path | None, columns: Mapping[str, str] | None = None, *, follow_links: bool = False
-) -> str:
-    """Digest of the files that `list_images` looks at: names, sizes and times of change; and of the table's content.
-
-    Raises:
-        DataError: what listing the data raises.
-    """
-    rows: list[list[Any]] = []
-    for path, fault in find_files(root, table, columns or {}, follow_links=follow_links):
-        rows.append([path, *(fault or _state(root / path))])
-    return digest([rows, hashlib.sha256(table.read_bytes()).hexdigest() if table else ""])
-
-
 def preset_version(folder: str | Path) -> str:
     """Digest of the files of a preset; empty where there is no such folder, as on a machine that only compiles."""
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return digest([[path.relative_to(folder).as_posix(), hash_file(path)] for path in files]) if files else ""
-
-
-def _state(path: Path) -> tuple[Any, ...]:
-    try:
-        found = path.stat()
-    except OSError as error:
-        return ("E_IMAGE_UNREADABLE", error.errno)
-    return (found.st_size, found.st_mtime_ns)
-
-
-def digest(value: Any) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of `value` as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _sources(module: str) -> list[tuple[str, Path]]:

@@ -1,89 +1,33 @@
 """Build the TFX pipeline of an experiment."""
 
 import json
-import posixpath
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anchorage.data.spans import TABLES, data_version, split_path, vectors_version
 from anchorage.data.store import RecordSpec
-from anchorage.data.vectors import VectorTable, vector_files
+from anchorage.data.vectors import VectorTable
 from anchorage.errors import UsageError
-from anchorage.files import hash_file
+from anchorage.files import digest
 from anchorage.release import find_baseline
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.fingerprint import code_version, data_version, digest, preset_version, training_modules
-from anchorage_pipeline.metadata import Metadata, choose_metadata
+from anchorage_pipeline.fingerprint import code_version, preset_version, training_modules
+from anchorage_pipeline.places import Fingerprints, Places
 from anchorage_pipeline.provenance import describe_run
 from anchorage_pipeline.values import search_space
 
 if TYPE_CHECKING:
     from anchorage_pipeline.spread.record import Summary
 
-_TABLES = {".csv", ".tsv", ".parquet"}
 # Keys in the tables of the optimizer that the recipe chooses individually.
 _RECIPE_KEYS = {"rate_factors": ("proxies", "trunk"), "frozen_steps": ("trunk",), "params": ("weight_decay",)}
 
 
-@dataclass(frozen=True)
-class Places:
-    """Paths of a run; local paths, or paths inside the containers of a cluster.
-
-    Args:
-        pipeline_root: folder for the artifacts of all runs of this experiment.
-        releases: base path of the published versions.
-        checkpoints: folder of the checkpoints from which an interrupted training resumes.
-        features: folder of cached features, which later runs reuse.
-        metadata: store of ML Metadata; None if the platform has its own.
-    """
-
-    pipeline_root: str
-    releases: str
-    checkpoints: str
-    features: str
-    metadata: Metadata | None = None
-
-    @property
-    def rejects(self) -> str:
-        """File for the rejected records, written when there are too many of them."""
-        return posixpath.join(self.pipeline_root, "rejects.jsonl")
-
-
-@dataclass(frozen=True)
-class Fingerprints:
-    """Digests that identify a run, computed before it starts.
-
-    Args:
-        data: digest of the images and the table.
-        run: digest of experiment, data and code; a release with the same digest comes from this run and cannot be its
-            baseline.
-        baseline: identity of the release that the candidate is compared with; it invalidates the cache when that
-            release is damaged or rolled back.
-    """
-
-    data: str
-    run: str
-    baseline: str = ""
-
-
-def local_places(experiment: Experiment) -> Places:
-    """The paths of a local run, all below the run folder and the release folder of the experiment."""
-    base = experiment.run_folder
-    return Places(
-        pipeline_root=str(base / "artifacts"),
-        releases=str(experiment.release_folder),
-        checkpoints=str(base / "checkpoints"),
-        features=str(base / "features"),
-        metadata=choose_metadata(experiment),
-    )
-
-
 def place_data(experiment: Experiment) -> tuple[Path, Path | None]:
     """Split `data.path` by its suffix into the image folder and the table, if any; does not access the disk."""
-    path = Path(experiment.data.path).absolute()
-    is_table = experiment.data.input == "vectors" or path.suffix.lower() in _TABLES
-    return (path.parent, path) if is_table else (path, None)
+    return split_path(experiment.data.path, is_vectors=experiment.data.input == "vectors")
 
 
 def locate_data(experiment: Experiment) -> tuple[Path, Path | None]:
@@ -98,7 +42,7 @@ def locate_data(experiment: Experiment) -> tuple[Path, Path | None]:
         return root, table
     raise UsageError(
         "E_DATA_MISSING",
-        f"`data.path` must be a folder of images or a table ({', '.join(sorted(_TABLES))}). Received: {path}, "
+        f"`data.path` must be a folder of images or a table ({', '.join(sorted(TABLES))}). Received: {path}, "
         + ("which is neither." if path.exists() else "which does not exist. Paths are relative to the current folder."),
     )
 
@@ -107,7 +51,7 @@ def fingerprint_data(experiment: Experiment) -> str:
     """Digest of the experiment's images and table."""
     root, table = locate_data(experiment)
     if table and experiment.data.input == "vectors":
-        return digest([[path.name, hash_file(path)] for path in vector_files(table)])
+        return vectors_version(table)
     columns = {str(name): column for name, column in experiment.data.columns.items()}
     return data_version(root, table, columns, follow_links=experiment.data.follow_links)
 
@@ -127,11 +71,15 @@ def record_spec(experiment: Experiment) -> RecordSpec:
 
 def fingerprint_run(experiment: Experiment) -> Fingerprints:
     """Digests of everything that a run on this machine depends on."""
-    settings = experiment.computed()
     data = fingerprint_data(experiment)
-    run = digest([settings, data, _training_code(experiment, "anchorage_pipeline.graph")])
+    run = digest([_settings_version(experiment), data])
     baseline = find_baseline(experiment.release_folder, run)
     return Fingerprints(data=data, run=run, baseline=f"{baseline['version']}:{baseline['bundle']}")
+
+
+def _settings_version(experiment: Experiment) -> str:
+    settings = experiment.computed()
+    return digest([settings, _training_code(experiment, "anchorage_pipeline.graph")])
 
 
 def training_settings(experiment: Experiment) -> dict:
@@ -149,7 +97,7 @@ def training_settings(experiment: Experiment) -> dict:
 def create_pipeline(
     experiment: Experiment,
     places: Places,
-    fingerprints: Fingerprints,
+    fingerprints: Fingerprints | None,
     spread: "Summary | None" = None,
     trigger: Mapping[str, Any] | None = None,
 ):
@@ -158,7 +106,8 @@ def create_pipeline(
     Args:
         experiment: the experiment to run.
         places: paths to read and write.
-        fingerprints: digests for the cache keys and for the choice of the baseline.
+        fingerprints: digests for the cache keys and for the choice of the baseline; None lets a first node compute them
+            at the start of each run, for a pipeline that runs later and elsewhere.
         spread: spread of the metrics over seeds, for the report; None if it was not measured.
         trigger: why a scheduled run started, for the report and the manifest; None for other runs.
 
@@ -169,12 +118,18 @@ def create_pipeline(
 
     from anchorage_components.beam.options import node_flags
 
-    nodes = _data_nodes(experiment, places, fingerprints)
+    nodes, source = {}, place_data(experiment)
+    if fingerprints is None:
+        nodes["identify"] = _identify_node(experiment, places)
+        found = {name: channel.future()[0].value for name, channel in nodes["identify"].outputs.items()}
+        fingerprints = Fingerprints(found["data_version"], found["run_key"], found["baseline"])
+        source = (found["root"], found["table"])
+    nodes |= _data_nodes(experiment, places, fingerprints, source)
     nodes |= _training_nodes(experiment, places, nodes["pack"])
     nodes |= _judging_nodes(
         experiment,
         places,
-        describe_run(experiment, fingerprints.data, fingerprints.run, str(place_data(experiment)[0]), trigger),
+        describe_run(experiment, str(place_data(experiment)[0]), trigger),
         fingerprints,
         spread,
         nodes,
@@ -189,7 +144,23 @@ def create_pipeline(
     )
 
 
-def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprints) -> dict:
+def _identify_node(experiment: Experiment, places: Places):
+    from anchorage_components.identify_run import IdentifyRun
+
+    data = experiment.data
+    return IdentifyRun(
+        path=data.path,
+        releases=places.releases,
+        settings_version=_settings_version(experiment),
+        span="",
+        is_vectors=int(data.input == "vectors"),
+        columns_json=_json(data.columns),
+        follow_links=int(data.follow_links),
+        code_version=code_version("anchorage_components.identify_run"),
+    )
+
+
+def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprints, source: tuple) -> dict:
     """Ingest, statistics, schema, validation, audit and packing."""
     import tensorflow_data_validation as tfdv
     from tfx.components import ExampleValidator, SchemaGen, StatisticsGen
@@ -198,7 +169,7 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
     from anchorage_components.pack_examples import PackExamples
 
     data = experiment.data
-    ingest = _ingest_node(experiment, places, fingerprints)
+    ingest = _ingest_node(experiment, places, fingerprints, source)
     # Statistics of the encoded image bytes would be meaningless and slow: use the other features only.
     options = tfdv.StatsOptions(feature_allowlist=["image/id", "label", "role"])
     statistics = StatisticsGen(examples=ingest.outputs["examples"], stats_options=options)
@@ -227,12 +198,12 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
     }
 
 
-def _ingest_node(experiment: Experiment, places: Places, fingerprints: Fingerprints):
+def _ingest_node(experiment: Experiment, places: Places, fingerprints: Fingerprints, source: tuple):
     """The node that reads the data: images or vectors."""
     data = experiment.data
-    root, table = place_data(experiment)
+    root, table = (str(place or "") if isinstance(place, Path | None) else place for place in source)
     shared = {
-        "table": str(table or ""),
+        "table": table,
         "columns_json": _json(data.columns),
         "val_share": data.val_share,
         "test_share": data.test_share,
@@ -252,7 +223,7 @@ def _ingest_node(experiment: Experiment, places: Places, fingerprints: Fingerpri
 
     return ImageExampleGen(
         **shared,
-        root=str(root),
+        root=root,
         max_pixels=data.max_pixels,
         follow_links=int(data.follow_links),
         code_version=code_version("anchorage_components.image_example_gen"),
@@ -363,6 +334,8 @@ def _judging_nodes(
         **({"tuner_results": nodes["tuner"].outputs["tuner_results"]} if "tuner" in nodes else {}),
         settings_json=_json(experiment.judge_settings.to_dict()),
         facts_json=_json(facts),
+        data_version=fingerprints.data,
+        run_key=fingerprints.run,
         spread_json=_json(spread.model_dump() if spread else {}),
         code_version=code_version("anchorage_components.evaluate_retrieval"),
     )
@@ -373,6 +346,8 @@ def _judging_nodes(
         blessing=evaluate.outputs["blessing"],
         releases=places.releases,
         facts_json=_json(facts),
+        data_version=fingerprints.data,
+        run_key=fingerprints.run,
         code_version=code_version("anchorage_components.publish_release"),
     )
     return {

@@ -7,15 +7,11 @@ from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.encoders import describe_preset
 
 
-def describe_run(
-    experiment: Experiment, data_version: str, run_key: str, data_root: str, trigger: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Return the provenance of a candidate as JSON values.
+def describe_run(experiment: Experiment, data_root: str, trigger: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the provenance of a candidate as JSON values, but for the digests of the run.
 
     Args:
         experiment: the experiment.
-        data_version: digest of the data.
-        run_key: digest of the run.
         data_root: folder of the images.
         trigger: why a scheduled run started; None for other runs.
     """
@@ -24,9 +20,7 @@ def describe_run(
     return {
         **{name: value for name, value in told.items() if value},
         "experiment": experiment.computed(),
-        "data_version": data_version,
         "data_root": data_root,
-        "run_key": run_key,
         **({"trigger": dict(trigger)} if trigger else {}),
         **({"command": source.command("run"), "experiment_file": source.text} if source else {}),
         **({"preset": describe_preset(experiment.encoder)} if experiment.encoder.preset else {}),

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from anchorage.disk import check_free_space, disk_fault, make_folder
 from anchorage.errors import AnchorageError, DataError, GateError, ResourceError, UsageError, causes
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.graph import create_pipeline, fingerprint_run, local_places
+from anchorage_pipeline.graph import create_pipeline, fingerprint_run
 from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.metadata import Metadata, choose_metadata
 from anchorage_pipeline.metadata.server import PASSWORD, ServerMetadata
 from anchorage_pipeline.metadata.sqlite import SqliteMetadata
 from anchorage_pipeline.metadata.states import run_executions, state_of
 from anchorage_pipeline.nodes import watch_nodes
+from anchorage_pipeline.places import local_places
 from anchorage_pipeline.progress import log_to
 from anchorage_pipeline.results import shown
 from anchorage_pipeline.spread.conditions import measured_spread

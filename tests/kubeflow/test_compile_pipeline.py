@@ -1,40 +1,59 @@
-"""The compiled pipeline is what Kubeflow accepts; kfp's own loader is the judge."""
+"""The compiled pipeline is what Kubeflow accepts (kfp's own loader is the judge), and the commands that use it."""
 
-import importlib.util
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from kubeflow_server import serve_kubeflow
 
-_SCRIPT = Path(__file__).parents[2] / "kubeflow/compile_pipeline.py"
+from anchorage_components.container import place_outputs
+from anchorage_pipeline.cli import main
+
+_SCRIPTS = Path(__file__).parents[2] / "kubeflow"
 _EXPERIMENT = """
 name = "toy"
 [data]
-path = "/mnt/anchorage/data/photos.csv"
+path = "/mnt/anchorage/data/{SPAN}/photos.csv"
 [loss]
 name = "multi_proxy_anchor"
 params = { %s }
+[cluster]
+%s
+"""
+_CLUSTER = """
+image = "here/anchorage:7"
+volume_claim = "shared"
+cron = "0 0 3 * * 1"
+memory = "8Gi"
+[cluster.nodes.Trainer]
+cpu = "4"
+memory = "32Gi"
+gpu = 1
+retries = 0
+timeout_minutes = 90.0
+node_selector = { pool = "gpu" }
 """
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("compile_pipeline", _SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def compiled(script, tmp_path_factory):
+def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compiled")
     documents = {}
     for name, params in (("plain", "alpha = 16"), ("search", "alpha = { low = 8, high = 64 }")):
-        (folder / f"{name}.toml").write_text(_EXPERIMENT % params)
+        (folder / f"{name}.toml").write_text(_EXPERIMENT % (params, _CLUSTER))
         output = folder / f"{name}.yaml"
-        assert script.main([str(folder / f"{name}.toml"), "--output", str(output), "--image", "here/anchorage:7"]) == 0
+        assert main(["kubeflow", "compile", str(folder / f"{name}.toml"), "--output", str(output)]) == 0
         documents[name] = output
     return documents
+
+
+def parts(path):
+    document, platform = yaml.safe_load_all(path.read_text())
+    return document, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
 def test_kfp_loads_it_and_finds_every_node(compiled):
@@ -42,27 +61,110 @@ def test_kfp_loads_it_and_finds_every_node(compiled):
 
     component = load_component_from_file(str(compiled["plain"]))
     tasks = set(component.pipeline_spec.root.dag.tasks)
-    assert {"ImageExampleGen", "PackExamples", "Trainer", "EmbedUntrained", "EvaluateRetrieval"} <= tasks
-    assert "PublishRelease" in tasks
+    assert {"IdentifyRun", "ImageExampleGen", "PackExamples", "Trainer", "EmbedUntrained", "PublishRelease"} <= tasks
     assert "Tuner" not in tasks
+    assert not component.pipeline_spec.root.dag.tasks["IdentifyRun"].caching_options.enable_cache
 
 
 def test_the_tuner_joins_when_the_experiment_has_ranges(compiled):
-    document = yaml.safe_load(compiled["search"].read_text())
-    tasks = document["root"]["dag"]["tasks"]
+    tasks = parts(compiled["search"])[0]["root"]["dag"]["tasks"]
     assert "Tuner" in tasks
     assert "Tuner" in tasks["Trainer"]["dependentTasks"]
 
 
-def test_no_executor_is_a_resolver_and_all_run_our_image(compiled):
-    executors = yaml.safe_load(compiled["plain"].read_text())["deploymentSpec"]["executors"]
-    assert executors
-    for executor in executors.values():
-        assert set(executor) == {"container"}
+def test_names_are_those_that_argo_allows_and_producers_exist(compiled):
+    tasks = parts(compiled["plain"])[0]["root"]["dag"]["tasks"]
+    assert all(re.fullmatch(r"[a-zA-Z0-9][-a-zA-Z0-9]*", name) for name in tasks)
+    for task in tasks.values():
+        inputs = task.get("inputs", {})
+        producers = {each["taskOutputArtifact"]["producerTask"] for each in inputs.get("artifacts", {}).values()}
+        for each in inputs.get("parameters", {}).values():
+            producers |= {each["taskOutputParameter"]["producerTask"]} if "taskOutputParameter" in each else set()
+        assert producers <= set(tasks) & set(task.get("dependentTasks", []))
+
+
+def test_machines_are_those_of_the_section(compiled):
+    document, platform = parts(compiled["plain"])
+    executors = document["deploymentSpec"]["executors"]
+    assert len(executors) == len(document["root"]["dag"]["tasks"])
+    for name, executor in executors.items():
+        assert set(executor) == {"container"}  # no resolver, which Kubeflow refuses
         assert executor["container"]["image"] == "here/anchorage:7"
+        assert platform[name]["pvcMount"] == [{"constant": "shared", "mountPath": "/mnt/anchorage"}]
+    assert executors["BuildIndex_executor"]["container"]["resources"] == {
+        "resourceMemoryLimit": "8Gi",
+        "resourceMemoryRequest": "8Gi",
+    }
+    trainer = executors["Trainer_executor"]["container"]["resources"]
+    assert trainer["accelerator"] == {"resourceType": "nvidia.com/gpu", "resourceCount": "1"}
+    assert (trainer["resourceCpuLimit"], trainer["resourceMemoryLimit"]) == ("4", "32Gi")
+    assert platform["Trainer_executor"]["activeDeadlineSeconds"] == "5400"
+    assert platform["Trainer_executor"]["nodeSelector"] == {"labels": {"pool": "gpu"}}
+    tasks = document["root"]["dag"]["tasks"]
+    assert tasks["BuildIndex"]["retryPolicy"]["maxRetryCount"] == 2
+    assert "retryPolicy" not in tasks["Trainer"]
+    assert "retryPolicy" not in tasks["PublishRelease"]
 
 
-def test_the_json_form_is_refused(script, compiled, capsys):
-    source = compiled["plain"].with_suffix(".toml")
-    assert script.main([str(source), "--output", "pipeline.json"]) == 2
-    assert "E_OUTPUT_SUFFIX" in capsys.readouterr().err
+def test_outputs_lie_on_the_volume_wherever_kubeflow_stores_artifacts():
+    artifact = {"artifacts": [{"uri": "minio://mlpipeline/v2/artifacts/toy/1/Trainer/model?region=x"}]}
+    placed = place_outputs({"outputs": {"artifacts": {"model": artifact}}}, "/mnt/a")
+    assert placed["outputs"]["artifacts"]["model"]["artifacts"] == [
+        {"uri": "/mnt/a/minio/mlpipeline/v2/artifacts/toy/1/Trainer/model"}
+    ]
+
+
+def test_deploy_run_and_roll_back(compiled, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = str(compiled["plain"].with_suffix(".toml"))
+
+    def anchorage(*arguments):
+        capsys.readouterr()
+        status = main(["kubeflow", *arguments])
+        return status, capsys.readouterr()
+
+    with serve_kubeflow() as (host, store):
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", host)
+        assert anchorage("run", file)[0] == 2  # not deployed
+        assert anchorage("deploy", file)[0] == 0
+        status, told = anchorage("deploy", file)
+        assert "as deployed before" in told.out
+        assert "schedule cron 0 0 3 * * 1" in told.out
+        [version] = store.versions.values()
+        assert version["spec"] == compiled["plain"].read_text()
+        changes = ("--set", "training.epochs=7", "--set", "evaluation.max_drop=0.5", "--set", "loss.params.alpha=8")
+        assert anchorage("run", file, "--span", "2026-11-30", *changes)[0] == 0
+        [run] = store.runs.values()
+        parameters = run["runtime_config"]["parameters"]
+        assert set(parameters) == {"span", "training", "evaluation", "experiment", "settings_version"}
+        assert parameters["span"] == "2026-11-30"
+        settings = json.loads(json.loads(parameters["training"])["settings_json"])
+        assert (settings["training"]["epochs"], settings["loss"]["params"]["alpha"]) == (7, 8)
+        assert json.loads(parameters["evaluation"])["max_drop"] == 0.5
+        status, told = anchorage("run", file, "--set", "index.neighbors=3")
+        assert (status, "E_RUN_PARAMETER" in told.err, "BuildIndex" in told.err) == (2, True, True)
+        assert anchorage("run", file, "--set", "training.epochs=-1")[0] == 2
+        assert anchorage("deploy", file, "--set", "training.epochs=9")[0] == 0
+        status, told = anchorage("roll-back", file, "--json")
+        assert json.loads(told.out)["version"] == version["display_name"]
+        assert "paused" in anchorage("pause", file)[1].out
+        assert "paused" not in anchorage("resume", file)[1].out
+
+
+def test_mistakes_are_told(compiled, capsys):
+    source = str(compiled["plain"].with_suffix(".toml"))
+    for arguments, code in (
+        (["--output", "pipeline.json"], "E_OUTPUT_SUFFIX"),
+        (["--output", "p.yaml", "--set", "cluster.nodes.Traner.gpu=1"], "E_CLUSTER_NODE"),
+        (["--output", "p.yaml", "--set", "cluster.cron=daily"], "E_EXPERIMENT"),
+        (["--output", "p.yaml", "--set", "cluster.memory=lots"], "E_EXPERIMENT"),
+    ):
+        assert main(["kubeflow", "compile", source, *arguments]) == 2
+        assert code in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["compile_pipeline", "deploy"])
+def test_the_scripts_are_the_commands(script):
+    command = [sys.executable, str(_SCRIPTS / f"{script}.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"anchorage kubeflow {script.partition('_')[0]}" in done.stdout

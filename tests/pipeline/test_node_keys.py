@@ -5,7 +5,8 @@ import tomllib
 import pytest
 
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.graph import Fingerprints, create_pipeline, local_places
+from anchorage_pipeline.graph import create_pipeline
+from anchorage_pipeline.places import Fingerprints, local_places
 
 _PLAIN = """
 name = "toy"

@@ -17,7 +17,7 @@ def find_baseline(releases: Path, run_key: str) -> dict[str, Any]:
 
     Args:
         releases: folder of releases, which can be missing.
-        run_key: identity of this run; releases of this run are skipped.
+        run_key: identity of this run, whose own releases are skipped; "" skips none.
 
     Returns:
         `version` (None if there is no baseline), `path`, `bundle` (identity of
@@ -29,7 +29,7 @@ def find_baseline(releases: Path, run_key: str) -> dict[str, Any]:
     skipped: list[str] = []
     for version in lineage(releases):
         try:
-            if manifests.read_manifest(releases / str(version))["facts"].get("run_key") == run_key:
+            if run_key and manifests.read_manifest(releases / str(version))["facts"].get("run_key") == run_key:
                 own.append(version)
                 continue
             release = open_release(releases, version)

@@ -27,6 +27,9 @@ COMMANDS = {
         "report": "open the report of a release, or compare two releases",
         "releases": "list the releases, or roll back to an earlier one",
     },
+    "cluster": {
+        "kubeflow": "compile for Kubeflow Pipelines, deploy with a schedule, run, pause, or roll back",
+    },
     "reference and evaluation": {
         "losses": "list the losses, or document one",
         "encoders": "list the encoders, or download one: encoders fetch NAME",

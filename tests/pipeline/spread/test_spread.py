@@ -181,7 +181,8 @@ def test_a_run_finds_the_spread_of_its_own_settings_and_data_only(folder, traine
 
 
 def test_the_spread_is_a_parameter_of_the_node_that_judges(folder, trainer):
-    from anchorage_pipeline.graph import create_pipeline, fingerprint_run, local_places
+    from anchorage_pipeline.graph import create_pipeline, fingerprint_run
+    from anchorage_pipeline.places import local_places
 
     assert spread("--seeds", "1", "2") == 0
     experiment = load_experiment("toy.toml")

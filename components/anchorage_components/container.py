@@ -1,0 +1,66 @@
+"""The process of a node on Kubeflow: TFX's own entry point, with the artifacts on the shared volume.
+
+Kubeflow Pipelines gives outputs URIs in its object store (`minio://`, `s3://`, `gs://`) and copies what a container
+leaves below `/minio`, `/s3` or `/gcs`. Nodes rename, lock and map files, so each output gets the folder on the shared
+volume that corresponds to its URI. The node reports this folder, and Kubeflow hands it to later nodes as it is.
+
+    python -m anchorage_components.container --artifacts /mnt/anchorage/artifacts/NAME <arguments of TFX>
+"""
+
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from anchorage.errors import AnchorageError, causes
+
+_TFX = "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"
+_INVOCATION = "--json_serialized_invocation_args"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a node; returns the exit status, which tells a rejected candidate (5) from other errors."""
+    if len(arguments) < 4 or arguments[0] != "--artifacts" or _INVOCATION not in arguments:
+        print(f"anchorage: expected --artifacts FOLDER and the arguments of {_TFX}", file=sys.stderr)
+        return 2
+    _, folder, *rest = arguments
+    place = rest.index(_INVOCATION) + 1
+    invocation = place_outputs(json.loads(rest[place]), folder)
+    _clear_outputs(invocation, Path(folder))
+    rest[place] = json.dumps(invocation)
+    sys.argv = [_TFX, *rest]
+    try:
+        runpy.run_module(_TFX, run_name="__main__", alter_sys=True)
+    except Exception as error:
+        own = next((cause for cause in causes(error) if isinstance(cause, AnchorageError)), None)
+        if own is None:
+            raise
+        print(f"anchorage: {own}", file=sys.stderr)
+        return own.exit_status
+    return 0
+
+
+def place_outputs(invocation: dict, folder: str) -> dict:
+    """The executor input of Kubeflow with output artifacts in `folder` instead of in an object store."""
+    for artifacts in invocation.get("outputs", {}).get("artifacts", {}).values():
+        for artifact in artifacts["artifacts"]:
+            scheme, mark, path = artifact["uri"].partition("://")
+            if mark:
+                artifact["uri"] = f"{folder}/{scheme}/{path.partition('?')[0]}"
+    return invocation
+
+
+def _clear_outputs(invocation: dict, folder: Path) -> None:
+    """Remove what a killed attempt wrote; a retry has the same outputs."""
+    for artifacts in invocation.get("outputs", {}).get("artifacts", {}).values():
+        for artifact in artifacts["artifacts"]:
+            path = Path(artifact["uri"])
+            if folder in path.parents:
+                shutil.rmtree(path, ignore_errors=True)
+                path.parent.mkdir(parents=True, exist_ok=True)  # a value is a file, which TFX writes there
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
