@@ -63,7 +63,7 @@ class Cluster(Section):
     node_selector: dict[str, LabelValue] = {}
     """Labels that the machine of a node must have, such as `{ pool = "gpu" }`."""
     nodes: dict[str, Node] = {}
-    """Other cpu, memory, gpu, retries, timeout_minutes and node_selector for a node, as in `[cluster.nodes.Trainer]`."""
+    """Other cpu, memory, gpu, retries, timeout_minutes, node_selector for a node, as in `[cluster.nodes.Trainer]`."""
 
     @model_validator(mode="after")
     def _one_schedule(self):
