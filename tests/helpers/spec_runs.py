@@ -174,7 +174,7 @@ def _start(command, log) -> int:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     with log.open("w") as file:
         done = subprocess.run(
-            command, stdout=file, stderr=file, env={**os.environ, "PATH": path}, timeout=300, check=False
+            command, stdout=file, stderr=file, env={**os.environ, "PATH": path}, timeout=1200, check=False
         )
     return done.returncode
 
