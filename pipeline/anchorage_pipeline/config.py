@@ -355,8 +355,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, is_local
         is_local: whether the data is on this machine; `{SPAN}` in its path is then replaced by the newest span.
 
     Raises:
-        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_EXPERIMENT_KIND, E_OVERRIDE, E_SPAN, or E_EXPERIMENT
-            with all mistakes.
+        UsageError: E_EXPERIMENT_MISSING, _SYNTAX, _KIND, E_OVERRIDE, E_SPAN, or E_EXPERIMENT with all mistakes.
     """
     document = read_document(path, overrides, is_local=is_local)
     try:

@@ -334,8 +334,8 @@ def _judging_nodes(
         **({"tuner_results": nodes["tuner"].outputs["tuner_results"]} if "tuner" in nodes else {}),
         settings_json=_json(experiment.judge_settings.to_dict()),
         facts_json=_json(facts),
-        data_version=fingerprints.data,
-        run_key=fingerprints.run,
+        data_version=prints.data,
+        run_key=prints.run,
         spread_json=_json(spread.model_dump() if spread else {}),
         code_version=code_version("anchorage_components.evaluate_retrieval"),
     )
@@ -346,8 +346,8 @@ def _judging_nodes(
         blessing=evaluate.outputs["blessing"],
         releases=places.releases,
         facts_json=_json(facts),
-        data_version=fingerprints.data,
-        run_key=fingerprints.run,
+        data_version=prints.data,
+        run_key=prints.run,
         code_version=code_version("anchorage_components.publish_release"),
     )
     return {
