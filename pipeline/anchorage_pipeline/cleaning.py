@@ -17,8 +17,8 @@ from anchorage.release import current_version, list_releases
 from anchorage.release.publishing import earlier_version
 from anchorage.release.reading import lineage
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.graph import local_places
 from anchorage_pipeline.metadata import Metadata, choose_metadata
+from anchorage_pipeline.places import local_places
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore

@@ -16,7 +16,8 @@ from anchorage.registry import nearest
 from anchorage_pipeline.cluster.parameters import open_parameters
 from anchorage_pipeline.cluster.settings import Cluster
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.graph import Places, create_pipeline
+from anchorage_pipeline.graph import create_pipeline
+from anchorage_pipeline.places import Places
 
 _UNCACHED = "IdentifyRun"  # looks at data and releases, which are no parameters
 _FINAL = "PublishRelease"  # fails if the candidate is rejected, which no retry changes
