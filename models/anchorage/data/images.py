@@ -28,6 +28,7 @@ MAX_PIXELS = 50_000_000
 _MAGICS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "BMP": b"BM", "WebP": b"RIFF"}
 _READERS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # Pillow's names
 HEAD_BYTES = 32  # bytes that determine the format and its variant
+_EXIF = b"Exif\x00\x00"
 _ORIENTATION = 0x0112
 
 
@@ -165,8 +166,9 @@ def decode_checked(
     fault = _check_header(data, kind, max_pixels)
     if fault is not None:
         return None, fault
+    plain = kind == "JPEG" and _EXIF not in data  # nothing to rotate: two thirds of the time go into the search for it
     try:
-        return _decoder(kind)(data).numpy(), None
+        return (_decode_plain_jpeg if plain else _decoder(kind))(data).numpy(), None
     except tf.errors.OpError as error:
         return None, _broken(data, kind, _reason(error))
 
@@ -272,8 +274,12 @@ def to_number(digits: tf.Tensor, big_endian=False) -> tf.Tensor:
     return tf.cast(tf.minimum(wide, 2**31 - 1), tf.int32)
 
 
+def _decode_plain_jpeg(data: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+
+
 def _decode_jpeg(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
-    pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    pixels = _decode_plain_jpeg(data)
     orientation = _exif_orientation(data)
     return tf.cond(orientation > 1, lambda: _rotate(pixels, orientation), lambda: pixels)
 
@@ -288,7 +294,7 @@ def _rotate(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 def _exif_orientation(data: tf.Tensor) -> tf.Tensor:
     """Return the orientation 1 to 8 of a JPEG; 1 if it has none."""
-    exif = [0xFF, 0xE1, *b"Exif\x00\x00"]
+    exif = [0xFF, 0xE1, *_EXIF]
 
     def is_exif(head) -> tf.Tensor:
         return tf.reduce_all(tf.concat([head[:2], head[4:]], 0) == exif)

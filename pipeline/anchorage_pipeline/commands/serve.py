@@ -1,6 +1,7 @@
 """`anchorage serve`: a service for searches in a release and changes of its gallery."""
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -95,6 +96,7 @@ def run(options: argparse.Namespace) -> None:
             f"`anchorage serve` needs packages that are not installed ({error}). They come with the extra 'serve': "
             "`uv sync --extra cpu --extra serve`",
         ) from error
+    gc.freeze()  # what was imported stays: collections need not pass over it
     serve(settings, _announce)
 
 

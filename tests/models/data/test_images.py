@@ -6,7 +6,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from anchorage.data.images import check_image, decode_image, image_format, image_notes, load_image, resize_image
+from anchorage.data.images import (
+    check_image,
+    decode_checked,
+    decode_image,
+    image_format,
+    image_notes,
+    load_image,
+    resize_image,
+)
 
 RNG = np.random.default_rng(3)
 RGB = RNG.integers(0, 256, (5, 7, 3), np.uint8)
@@ -212,6 +220,20 @@ def test_orientation_as_long_number(order):
 )
 def test_exif_without_usable_orientation_changes_nothing(block):
     assert decode(with_segments(segment(0xE1, block))).shape == (24, 40, 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_segments(),
+        with_segments(segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0")),
+        with_segments(segment(0xE1, exif("<", 5))),
+        with_segments(segment(0xFE, b"no Exif\0\0 but a comment")),
+    ],
+)
+def test_a_check_gives_the_very_pixels_of_the_graph(data):
+    """It leaves out the search for an orientation where a file has none."""
+    np.testing.assert_array_equal(decode_checked(data)[0], decode_image(data))
 
 
 def test_lying_segment_length_does_not_hang():

@@ -6,7 +6,7 @@ from releases import draw_images, publish_tiny
 
 from anchorage.data.images import FITS, resize_image, resizer
 from anchorage.release import open_release
-from anchorage.serving.embedders import LocalEmbedder
+from anchorage.serving.embedders import LocalEmbedder, _fold
 from anchorage.serving.queries import QueryCheck
 
 PICTURES = draw_images(5)
@@ -40,6 +40,14 @@ def test_the_image_itself_is_embedded_where_its_size_is_not_known(embedder):
 def test_a_bad_image_is_refused_before_the_model(embedder):
     record, rows, fault = QueryCheck({}, {"image_size": 4, "fit": "squash"}, embedder)(b"no image")
     assert (record, rows, fault.code) == (b"no image", [], "E_IMAGE_FORMAT")
+
+
+def test_folded_weights_change_no_embedding(embedder, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    expected = embedder._model.signatures["pixels"](images=pixels)["embeddings"]
+    np.testing.assert_allclose(embedder.embed(pixels), expected, atol=1e-6)
+    monkeypatch.setattr("anchorage.serving.embedders._FOLDED_BYTES", 0)  # of a large network they are not folded
+    np.testing.assert_allclose(_fold(embedder._model.signatures["pixels"])(pixels)["embeddings"], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("fit", FITS)
