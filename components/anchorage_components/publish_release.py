@@ -101,6 +101,7 @@ def _read_results(report: RetrievalReport) -> dict:
     primary = results["primary"]
     return {
         "metrics": {name: entry["value"] for name, entry in results["metrics"].items()},
+        "intervals": {name: entry["interval"] for name, entry in results["metrics"].items() if "interval" in entry},
         "primary": primary,
         "untrained": {each["name"]: each["metrics"][primary]["baseline"] for each in results.get("untrained", [])},
         "split": results["split"],

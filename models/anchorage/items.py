@@ -26,6 +26,7 @@ class Item:
         fingerprint: of the model that made the vector.
         image: encoded image, where images are kept.
         deleted: whether the item is gone, whether it was added or belongs to the release.
+        pixels: digest of the resized pixels, or of the numbers, that were embedded; "" if it is not known.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Item:
     fingerprint: str = ""
     image: bytes | None = None
     deleted: bool = False
+    pixels: str = ""
 
 
 class ItemFault(NamedTuple):

@@ -41,6 +41,8 @@ def test_first_model_is_blessed_and_published(workshop, table, picture):
     assert release.version == told["version"] == 1
     assert release.facts["run_key"] == "k"
     assert release.facts["metrics"]["map@r"] == report["metrics"]["map@r"]["value"]
+    low, high = release.facts["intervals"]["map@r"]
+    assert low <= release.facts["metrics"]["map@r"] <= high
     assert release.facts["evaluation_set"] == report["evaluation_set"]
     assert release.thresholds == report["thresholds"]
     assert release.calibration == report["calibration"]

@@ -84,7 +84,12 @@ def publish_tiny(folder, images, *, gain=1.0, calibration=None, data_root=None, 
         model_folder=work / "model",
         index_folder=work / "index",
         files=files,
-        facts={"name": "tiny", "metrics": {"recall@1": 0.9}, "data_root": str(data_root or "")},
+        facts={
+            "name": "tiny",
+            "metrics": {"recall@1": 0.9},
+            "intervals": {"recall@1": [0.8, 0.95]},
+            "data_root": str(data_root or ""),
+        },
     )
 
 

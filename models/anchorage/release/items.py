@@ -45,8 +45,9 @@ class ItemStore:
     def __init__(self, url: str):
         self._database = Database(url)
         self.name = self._database.name
-        self._items, self._counter = _tables()
+        self._items, self._counter, self._vectors = _tables()
         with self._database.create(self._items.metadata) as connection:
+            _add_pixels(connection)
             values = {"name": "change", "value": 0}
             connection.execute(self._database.insert(self._counter).values(values).on_conflict_do_nothing())
 
@@ -72,10 +73,38 @@ class ItemStore:
             last = connection.execute(step.returning(self._counter.c.value)).scalar_one()
             rows = [_row(item, last - len(items) + place) for place, item in enumerate(items, 1)]
             for start in range(0, len(rows), _ROWS):
-                insert = self._database.insert(table).values(rows[start : start + _ROWS])
-                latest = {column.name: insert.excluded[column.name] for column in table.c if column.name != "id"}
-                connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=latest))
+                self._upsert(connection, table, rows[start : start + _ROWS])
+                ids = [row["id"] for row in rows[start : start + _ROWS]]
+                connection.execute(sa.delete(self._vectors).where(self._vectors.c.id.in_(ids)))
         return last
+
+    def keep_vectors(self, items: Sequence[Item]) -> None:
+        """Store vectors that another model than that of the write has made of items, beside the items as they are.
+
+        Args:
+            items: with `change` of the state that was embedded, vector, fingerprint of its model, and pixels.
+        """
+        names = ("id", "fingerprint", "change", "pixels")
+        rows = [{name: getattr(item, name) for name in names} | {"vector": _bytes(item.vector)} for item in items]
+        with self._database.connect(writes=True) as connection:
+            for start in range(0, len(rows), _ROWS):
+                self._upsert(connection, self._vectors, rows[start : start + _ROWS])
+
+    def kept_vectors(self, items: Sequence[Item], fingerprint: str) -> list[Item]:
+        """Return those items that `keep_vectors` has stored a vector of this model of, with it."""
+        import sqlalchemy as sa
+
+        vectors, found = self._vectors, []
+        with self._database.connect() as connection:
+            for start in range(0, len(items), _ROWS):
+                some = {item.id: item for item in items[start : start + _ROWS]}
+                query = sa.select(vectors).where(vectors.c.fingerprint == fingerprint, vectors.c.id.in_(list(some)))
+                for row in connection.execute(query).mappings():
+                    item = some[row["id"]]
+                    if row["change"] == item.change:  # else it is of an earlier state
+                        vector = np.frombuffer(row["vector"], "<f4")
+                        found.append(replace(item, vector=vector, fingerprint=fingerprint, pixels=row["pixels"]))
+        return found
 
     def changes(self, after: int, limit: int = 10_000) -> list[Item]:
         """Read items changed after a change number, in the order of change numbers, each in its latest state.
@@ -124,9 +153,15 @@ class ItemStore:
         """Close the connections; the store opens new ones when it is used again."""
         self._database.close()
 
+    def _upsert(self, connection: Any, table: Any, rows: Sequence[dict[str, Any]]) -> None:
+        insert = self._database.insert(table).values(rows)
+        keys = [column.name for column in table.primary_key]
+        latest = {column.name: insert.excluded[column.name] for column in table.c if column.name not in keys}
+        connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=latest))
 
-def _tables() -> tuple[Any, Any]:
-    """Return the table of items and the counter of changes."""
+
+def _tables() -> tuple[Any, Any, Any]:
+    """Return the table of items, the counter of changes, and the table of vectors that later models made."""
     import sqlalchemy as sa
 
     metadata = sa.MetaData()
@@ -140,6 +175,7 @@ def _tables() -> tuple[Any, Any]:
         sa.Column("change", sa.BigInteger, nullable=False, unique=True),
         sa.Column("fingerprint", sa.Text, nullable=False),
         sa.Column("deleted", sa.Boolean, nullable=False),
+        sa.Column("pixels", sa.Text, nullable=False, server_default=""),
         sa.Column("image", sa.LargeBinary),  # last, so that a row is read without the pages of its image
     )
     counter = sa.Table(
@@ -148,21 +184,42 @@ def _tables() -> tuple[Any, Any]:
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("value", sa.BigInteger, nullable=False),
     )
-    return items, counter
+    vectors = sa.Table(
+        "vectors",
+        metadata,
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("fingerprint", sa.Text, primary_key=True),
+        sa.Column("change", sa.BigInteger, nullable=False),
+        sa.Column("pixels", sa.Text, nullable=False),
+        sa.Column("vector", sa.LargeBinary, nullable=False),
+    )
+    return items, counter, vectors
+
+
+def _add_pixels(connection: Any) -> None:
+    """Add the column of digests to a table that was made without it."""
+    import sqlalchemy as sa
+
+    if "pixels" not in {column["name"] for column in sa.inspect(connection).get_columns("items")}:
+        connection.exec_driver_sql("ALTER TABLE items ADD COLUMN pixels TEXT NOT NULL DEFAULT ''")
 
 
 def _row(item: Item, change: int) -> dict[str, Any]:
     kept = item if not item.deleted else Item(item.id, deleted=True, fingerprint=item.fingerprint)
-    vector = None if kept.vector is None else np.asarray(kept.vector, "<f4").tobytes()
+    vector = None if kept.vector is None else _bytes(kept.vector)
     attributes = json.dumps(dict(kept.attributes), ensure_ascii=False, sort_keys=True)
     return {**_fields(kept), "attributes": attributes, "vector": vector, "change": change}
 
 
+def _bytes(vector: Any) -> bytes:
+    return np.asarray(vector, "<f4").tobytes()
+
+
 def _fields(item: Item) -> dict[str, Any]:
-    return {name: getattr(item, name) for name in ("id", "label", "fingerprint", "deleted", "image")}
+    return {name: getattr(item, name) for name in ("id", "label", "fingerprint", "deleted", "image", "pixels")}
 
 
 def _item(row: Any) -> Item:
     vector = None if row["vector"] is None else np.frombuffer(row["vector"], "<f4")
     item = Item(row["id"], row["label"], json.loads(row["attributes"]), vector, row["change"], row["fingerprint"])
-    return replace(item, image=row.get("image"), deleted=bool(row["deleted"]))
+    return replace(item, image=row.get("image"), deleted=bool(row["deleted"]), pixels=row["pixels"])

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +16,11 @@ from anchorage.retrieval.audit import audit
 from anchorage.retrieval.index import load_index, load_vectors
 from anchorage.retrieval.live import LiveIndex
 from anchorage.retrieval.table import read_ids
+from anchorage.serving.copies import Copies
 from anchorage.serving.embedders import Embedder
+
+if TYPE_CHECKING:  # TensorFlow is not imported to read a gallery
+    from anchorage.serving.queries import QueryCheck
 
 _PAGE = 10_000  # changes per read
 _BATCH = 64  # images embedded at once
@@ -57,18 +62,20 @@ def load_live_index(release: Release, dimension: int | None = None) -> LiveIndex
 class Follower:
     """Keeps a live index at the last change of a store.
 
-    Items whose vectors another model made are embedded again, in memory, if their image is stored; others are left
-    out. The store keeps them as they are, so that an earlier release finds its vectors after a rollback.
+    Items whose vectors another model made are embedded again, once, if their image is stored; others are left out. The
+    store keeps the new vectors beside the old, so that an earlier release finds its own after a rollback.
 
     Args:
         live: index of a release.
         store: items, which other processes may change, too.
         embedder: model of this release; None if items of other models are to be left out.
+        check: its check of images; given with `embedder`.
         fingerprint: of the model that made the vectors of the index.
         limits: when to rebuild.
 
     Attributes:
         live: the current index; take it once per request.
+        copies: the items of the store by their pixels.
         left_out: ids of items that are not searchable under this model.
         recall: last measured recall, or None.
         rebuilds: number of rebuilt indexes that were switched in.
@@ -82,15 +89,17 @@ class Follower:
         *,
         fingerprint: str,
         embedder: Embedder | None = None,
+        check: "QueryCheck | None" = None,
         limits: Limits | None = None,
     ):
         self.live = live
         self.store = store
+        self.copies = Copies()
         self.left_out: set[str] = set()
         self.recall: float | None = None
         self.rebuilds = 0
         self.fault = ""
-        self._embedder, self._fingerprint = embedder, fingerprint
+        self._embedder, self._check, self._fingerprint = embedder, check, fingerprint
         self._limits = limits or Limits()
         self._lock = Lock()  # of whoever applies changes or switches the index
         self._rebuilding = Lock()
@@ -203,13 +212,18 @@ class Follower:
 
     def _catch_up(self, live: LiveIndex) -> int:
         while changes := self.store.changes(live.change, _PAGE):
-            live.apply(self._searchable(changes))
+            searchable = self._searchable(changes)
+            live.apply(searchable)
+            self.copies.apply(searchable)
         return live.change
 
     def _searchable(self, changes: Sequence[Item]) -> list[Item]:
         """The changes with vectors of this model; an item that has none is deleted from this index."""
         foreign = [item for item in changes if not item.deleted and not self._fits(item)]
-        embedded = self._embed(foreign)
+        embedded = {item.id: item for item in self.store.kept_vectors(foreign, self._fingerprint)}
+        if new := self._embed([item for item in foreign if item.id not in embedded]):
+            self.store.keep_vectors(new)
+            embedded |= {item.id: item for item in new}
         self.left_out -= {item.id for item in changes}
         self.left_out |= {item.id for item in foreign if item.id not in embedded}
         result = []
@@ -217,7 +231,7 @@ class Follower:
             if item.deleted or self._fits(item):
                 result.append(item)
             elif item.id in embedded:
-                result.append(replace(item, vector=embedded[item.id]))
+                result.append(embedded[item.id])
             else:
                 result.append(Item(item.id, change=item.change, deleted=True))
         return result
@@ -226,15 +240,21 @@ class Follower:
         fits = item.vector is not None and item.vector.shape == (self.live.dimension,)
         return fits and item.fingerprint == self._fingerprint
 
-    def _embed(self, items: Sequence[Item]) -> dict[str, np.ndarray]:
-        """Vectors of the items whose images are stored and can be embedded, by id."""
-        if self._embedder is None or self._embedder.takes_vectors or not items:
-            return {}
-        images = list(self.store.images([item.id for item in items]).items())
-        embedded: dict[str, np.ndarray] = {}
-        for start in range(0, len(images), _BATCH):
-            batch = images[start : start + _BATCH]
-            vectors = self._embedder.embed([image for _, image in batch])
+    def _embed(self, items: Sequence[Item]) -> list[Item]:
+        """Return those items whose images are stored and can be embedded, with vectors of this model."""
+        if self._embedder is None or self._check is None or self._embedder.takes_vectors:
+            return []
+        embedded: list[Item] = []
+        for start in range(0, len(items), _BATCH):
+            batch = items[start : start + _BATCH]
+            images = self.store.images([item.id for item in batch])
+            checked = [(item, self._check(images[item.id])) for item in batch if item.id in images]
+            valid = [(item, each) for item, each in checked if not each.fault]
+            vectors = self._embedder.embed([each.record for _, each in valid])
             usable = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
-            embedded |= {id_: vectors[place] for place, (id_, _) in enumerate(batch) if usable[place]}
+            embedded += [
+                replace(item, vector=vector, fingerprint=self._fingerprint, pixels=each.pixels)
+                for (item, each), vector, fits in zip(valid, vectors, usable.tolist(), strict=True)
+                if fits
+            ]
         return embedded

@@ -24,11 +24,13 @@ class Checked(NamedTuple):
         record: what to embed: the query, or its decoded and resized pixels.
         rows: rows of the gallery with the same pixels or numbers.
         fault: why the query cannot be used, or None.
+        pixels: digest of the resized pixels or of the numbers; "" if it is not known.
     """
 
     record: bytes | np.ndarray
     rows: list[int]
     fault: ImageFault | None
+    pixels: str = ""
 
 
 class QueryCheck:
@@ -65,8 +67,8 @@ class QueryCheck:
         if pixels is None or "image_size" not in self._facts:  # releases of earlier formats
             return Checked(query, [], fault)
         resized = resizer(self._facts["image_size"], self._facts["fit"])(pixels).numpy()
-        rows = self._rows_of.get(content_digest(resized), []) if self._rows_of else []
-        return Checked(resized if self._takes_pixels else query, rows, None)
+        digest = content_digest(resized)
+        return Checked(resized if self._takes_pixels else query, self._rows_of.get(digest, []), None, digest)
 
     def _check_vector(self, vector: np.ndarray) -> Checked:
         if vector.shape != (self._input_dimension,):
@@ -74,7 +76,8 @@ class QueryCheck:
             return Checked(vector, [], ImageFault("E_QUERY_SHAPE", expected))
         if not np.isfinite(vector).all() or not vector.any():
             return Checked(vector, [], ImageFault("E_VECTOR_UNUSABLE", "Expected finite numbers that are not all zero"))
-        return Checked(vector, self._rows_of.get(content_digest(vector.astype(np.float32)), []), None)
+        digest = content_digest(vector.astype(np.float32))
+        return Checked(vector, self._rows_of.get(digest, []), None, digest)
 
 
 def encode_query(image: Query) -> bytes:

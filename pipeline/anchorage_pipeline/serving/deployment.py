@@ -1,5 +1,6 @@
 """One release in memory: its model, its index and the changes since; a service has one, and two while it switches."""
 
+import ctypes
 import gc
 import io
 import logging
@@ -22,7 +23,7 @@ from anchorage.serving.answers import Judgement
 from anchorage.serving.embedders import Embedder, LocalEmbedder, TextEmbedder
 from anchorage.serving.follower import Follower
 from anchorage.serving.pictures import picture_paths
-from anchorage.serving.queries import QueryCheck
+from anchorage.serving.queries import Checked, QueryCheck
 from anchorage_pipeline.serving.batching import Batcher
 from anchorage_pipeline.serving.settings import ServeSettings
 
@@ -64,9 +65,9 @@ class Engine:
         return any(image_file(self, id) for id in self.gallery["id"][:_TRIED].tolist())
 
     @cached_property
-    def published_ids(self) -> frozenset[str]:
-        """The ids of the release's gallery."""
-        return frozenset(self.gallery["id"].tolist())
+    def published_rows(self) -> dict[str, int]:
+        """The rows of the release's gallery by id."""
+        return {id_: row for row, id_ in enumerate(self.gallery["id"].tolist())}
 
 
 class Deployment:
@@ -106,6 +107,17 @@ class Deployment:
     def live(self) -> LiveIndex:
         """The index of this moment: a request takes it once."""
         return self.follower.live
+
+    def copies(self, checked: Checked) -> list[str]:
+        """Return the items with the same pixels or numbers as a query."""
+        return self.follower.copies.ids(checked.pixels, self.engine.gallery["id"][checked.rows].tolist())
+
+    def pixels(self, id: str) -> str:
+        """Return the digest of the pixels or numbers of an item; "" if it is not known."""
+        stored, row = self.follower.copies.pixels(id), self.engine.published_rows.get(id)
+        if stored is not None:
+            return stored
+        return "" if row is None or "pixels" not in self.engine.gallery else self.engine.gallery["pixels"][row]
 
     @property
     def takes_pictures(self) -> bool:
@@ -147,7 +159,14 @@ def _stop_and_collect(follower: Follower, version: int) -> None:
     follower.stop()
     del follower
     gc.collect()  # TensorFlow's functions refer to one another
+    _return_memory()
     _log.info("release %d is freed", version)
+
+
+def _return_memory() -> None:
+    """Give freed memory back to the system, which glibc else keeps: some 140 MiB after a switch of small releases."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # other libraries have none
+        trim(0)
 
 
 def load_deployment(
@@ -175,7 +194,7 @@ def load_deployment(
     check = QueryCheck(gallery, index.facts, embedder, limits.image_bytes, limits.image_pixels)
     engine = Engine(release, embedder, check, Judgement(release), gallery)
     _warm_up(engine, live, limits.batch)
-    follower = Follower(live, store, fingerprint=release.model_fingerprint, embedder=embedder)
+    follower = Follower(live, store, fingerprint=release.model_fingerprint, embedder=embedder, check=check)
     follower.catch_up()
     if follower.left_out:
         _log.warning(
@@ -218,7 +237,7 @@ def image_file(engine: Engine, id: str) -> Path | None:
     The file lies in the folder of the release's data; its path is the id, or an attribute that vectors have.
     """
     root = engine.release.facts.get("data_root")
-    if not root or id not in engine.published_ids:
+    if not root or id not in engine.published_rows:
         return None
     folder = Path(root).resolve()
     path = (folder / engine.picture_paths.get(id, id)).resolve()

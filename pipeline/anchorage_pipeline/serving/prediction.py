@@ -155,7 +155,7 @@ class Prediction:
                 if isinstance(record, DataError):
                     raise record
                 image, vector = (record, None) if isinstance(record, bytes) else (None, record)
-                embeddings[row], _ = await self._service.embed(deployment, image, vector)
+                embeddings[row] = (await self._service.embed(deployment, image, vector)).vector
             except DataError as error:
                 if not error.code.startswith(_BAD_RECORD):
                     raise

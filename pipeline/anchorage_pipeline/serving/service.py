@@ -52,6 +52,20 @@ class Found(NamedTuple):
     limited: bool
 
 
+class Embedded(NamedTuple):
+    """An image or a vector that was embedded.
+
+    Args:
+        vector: `(D,)` embedding of unit length.
+        copies: ids of the items with the same pixels or numbers.
+        pixels: digest of these; "" if it is not known.
+    """
+
+    vector: np.ndarray
+    copies: list[str]
+    pixels: str
+
+
 class Served(NamedTuple):
     """The release that answered."""
 
@@ -155,7 +169,7 @@ class Service:
         return found
 
     async def _vector(self, deployment: Deployment, query: Query) -> tuple[np.ndarray, list[str]]:
-        """Return the embedding of a query, and the ids of items with the same pixels or numbers."""
+        """Return the embedding of a query, and the ids of the items that it leaves out: its own copies."""
         engine = deployment.engine
         if query.id is not None:
             vector = deployment.live.vector(query.id)
@@ -165,15 +179,11 @@ class Service:
         if query.text is not None:
             texts = [query.text]
             return (await self.threads.timed("embed", self.threads.model, lambda: engine.text.embed(texts)))[0], []
-        return await self.embed(deployment, query.image, query.vector)
+        embedded = await self.embed(deployment, query.image, query.vector)
+        return embedded.vector, embedded.copies
 
-    async def embed(
-        self, deployment: Deployment, image: bytes | None, vector: np.ndarray | None
-    ) -> tuple[np.ndarray, list[str]]:
+    async def embed(self, deployment: Deployment, image: bytes | None, vector: np.ndarray | None) -> Embedded:
         """Check an image or a vector and embed it.
-
-        Returns:
-            The `(D,)` embedding of unit length, and the ids of the gallery's items with the same pixels or numbers.
 
         Raises:
             UsageError: `E_QUERY_KIND` for an image, where the release takes vectors.
@@ -181,7 +191,7 @@ class Service:
         """
         engine = deployment.engine
         if vector is not None and not engine.embedder.takes_vectors:
-            return _embedding(vector, deployment.live.dimension), []
+            return Embedded(_embedding(vector, deployment.live.dimension), [], "")
         if (image is not None) == engine.embedder.takes_vectors:
             kind = "a vector, since this release embeds vectors" if engine.embedder.takes_vectors else "an image"
             raise UsageError("E_QUERY_KIND", f"Expected {kind}. Received: {'an image' if image else 'nothing'}")
@@ -190,7 +200,7 @@ class Service:
         if checked.fault:
             raise DataError(checked.fault.code, checked.fault.message)
         embedding = await deployment.batcher.submit(checked.record)
-        return embedding, engine.gallery["id"][checked.rows].tolist()
+        return Embedded(embedding, deployment.copies(checked), checked.pixels)
 
 
 def _look_up(engine: Engine, live: Any, query: Query, vector: np.ndarray, own: list[str]) -> tuple[Found, float | None]:

@@ -9,7 +9,7 @@ import numpy as np
 from anchorage.errors import AnchorageError, DataError, UsageError
 from anchorage.items import Item, ItemFault, item_faults, refused
 from anchorage_pipeline.serving.deployment import Deployment, image_file
-from anchorage_pipeline.serving.service import Served, Service
+from anchorage_pipeline.serving.service import Embedded, Served, Service
 
 
 @dataclass(frozen=True, eq=False)  # arrays do not compare to one truth value
@@ -84,14 +84,14 @@ async def write(service: Service, puts: Sequence[Put], deletes: Sequence[str] = 
 
 async def _embed(
     service: Service, deployment: Deployment, puts: Sequence[Put]
-) -> list[np.ndarray | AnchorageError | None]:
+) -> list[Embedded | AnchorageError | None]:
     """Return the embedding of each item, its fault, or None for one that keeps the embedding that it has."""
 
-    async def embed(put: Put) -> np.ndarray | AnchorageError | None:
+    async def embed(put: Put) -> Embedded | AnchorageError | None:
         if put.fault or (put.image is None and put.vector is None):
             return put.fault
         try:
-            return (await service.embed(deployment, put.image, put.vector))[0]
+            return await service.embed(deployment, put.image, put.vector)
         except AnchorageError as error:
             return error
 
@@ -102,7 +102,7 @@ async def _commit(
     service: Service,
     deployment: Deployment,
     puts: Sequence[Put],
-    embedded: Sequence[np.ndarray | AnchorageError | None],
+    embedded: Sequence[Embedded | AnchorageError | None],
     deletes: Sequence[str],
 ) -> Written | None:
     """Store and apply a batch; None if another model is served by now."""
@@ -119,7 +119,7 @@ def _store(
     service: Service,
     current: Deployment,
     puts: Sequence[Put],
-    embedded: Sequence[np.ndarray | AnchorageError | None],
+    embedded: Sequence[Embedded | AnchorageError | None],
     deletes: Sequence[str],
 ) -> int:
     """Check a batch against the items as they are, commit it and apply it; blocks."""
@@ -127,9 +127,9 @@ def _store(
     follower.catch_up()
     live = follower.live
     items, faults = [], []
-    for place, (put, vector) in enumerate(zip(puts, embedded, strict=True)):
+    for place, (put, each) in enumerate(zip(puts, embedded, strict=True)):
         try:
-            items.append(_item(service, current, put, vector))
+            items.append(_item(service, current, put, each))
         except AnchorageError as error:
             faults.append(ItemFault(place, put.id, error.code, error.message))
             stand_in = np.ones(live.dimension, np.float32)  # so that the item's other faults are found
@@ -144,21 +144,23 @@ def _store(
     return change
 
 
-def _item(service: Service, current: Deployment, put: Put, vector: np.ndarray | AnchorageError | None) -> Item:
+def _item(service: Service, current: Deployment, put: Put, embedded: Embedded | AnchorageError | None) -> Item:
     """Return the item to store; what was not given is taken from the item as it is."""
-    if isinstance(vector, AnchorageError):
-        raise vector
+    if isinstance(embedded, AnchorageError):
+        raise embedded
     before = current.live.item(put.id)
     image = put.image if service.settings.keep_images else None
-    if vector is None:
+    if embedded is None:
         if before is None:
             raise UsageError("E_ITEM_EMPTY", "Expected an image or a vector for a new item. Received: neither")
-        vector, image = before.vector, _image_of(service, current, put.id)
+        vector, pixels, image = before.vector, current.pixels(put.id), _image_of(service, current, put.id)
+    else:
+        vector, pixels = embedded.vector, embedded.pixels
     label, attributes = put.label, put.attributes
     if before is not None:
         label = before.label if label is None else label
         attributes = before.attributes if attributes is None else attributes
-    return Item(put.id, label or "", attributes or {}, vector, image=image)
+    return Item(put.id, label or "", attributes or {}, vector, image=image, pixels=pixels)
 
 
 def _image_of(service: Service, current: Deployment, id: str) -> bytes | None:

@@ -3,6 +3,7 @@
 import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from random import Random
 from subprocess import PIPE, Popen
@@ -43,6 +44,35 @@ def test_items_come_back_as_they_were_written(url):
     assert (again.id, again.label, again.attributes, again.change) == ("é/1", "Labél", {"color": "röt"}, 1)
     assert (again.fingerprint, again.image, again.deleted) == ("abc", b"\x00image", False)
     np.testing.assert_array_equal(again.vector, np.array([0.1, -2.0], np.float32))
+
+
+def test_vectors_of_another_model_are_kept_beside_the_state_that_they_are_of(url):
+    store = ItemStore(url)
+    store.write([item("a", fingerprint="one"), item("b", fingerprint="one"), item("c", fingerprint="one")])
+    store.keep_vectors([
+        replace(each, vector=np.array([number, 3.0], np.float32), fingerprint="two", pixels=f"digest {number}")
+        for number, each in enumerate(store.changes(0))
+    ])  # fmt: skip
+    store.write([item("b", 5.0), Item("c", deleted=True)])
+    kept = ItemStore(url).kept_vectors(store.changes(0), "two")
+    assert [(each.id, each.label, each.fingerprint, each.pixels) for each in kept] == [
+        ("a", "label", "two", "digest 0")
+    ]
+    np.testing.assert_array_equal(kept[0].vector, [0.0, 3.0])
+    assert store.kept_vectors(store.changes(0), "three") == []
+    assert store.get("a").fingerprint == "one"
+
+
+def test_a_store_without_digests_gets_them(tmp_path):
+    """As stores of before are."""
+    url = f"sqlite:///{tmp_path}/items.sqlite"
+    ItemStore(url).write([item("a")])
+    with sqlite3.connect(tmp_path / "items.sqlite") as connection:
+        connection.execute("ALTER TABLE items DROP COLUMN pixels")
+        connection.execute("DROP TABLE vectors")
+    store = ItemStore(url)
+    store.write([item("b", pixels="digest")])
+    assert [(each.id, each.pixels) for each in store.changes(0)] == [("a", ""), ("b", "digest")]
 
 
 def test_an_empty_store_has_no_changes(url):

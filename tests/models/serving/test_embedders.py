@@ -38,7 +38,7 @@ def test_the_image_itself_is_embedded_where_its_size_is_not_known(embedder):
 
 
 def test_a_bad_image_is_refused_before_the_model(embedder):
-    record, rows, fault = QueryCheck({}, {"image_size": 4, "fit": "squash"}, embedder)(b"no image")
+    record, rows, fault, _ = QueryCheck({}, {"image_size": 4, "fit": "squash"}, embedder)(b"no image")
     assert (record, rows, fault.code) == (b"no image", [], "E_IMAGE_FORMAT")
 
 

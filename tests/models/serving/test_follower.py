@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from anchorage.data.images import ImageFault
 from anchorage.errors import DataError, GateError
 from anchorage.items import Item
 from anchorage.release.items import ItemStore
@@ -10,6 +11,7 @@ from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.index_tuning import IndexLimits
 from anchorage.retrieval.live import LiveIndex
 from anchorage.serving.follower import Follower, Limits
+from anchorage.serving.queries import Checked
 
 
 def unit(rows, seed):
@@ -23,12 +25,22 @@ INDEX = build_index(BASE, limits=IndexLimits(0.9))
 
 
 class Embedder:
-    """Turns an image into the vector that its first byte numbers; byte 255 cannot be embedded."""
+    """Turns an image into the vector that its first byte numbers; byte 255 cannot be embedded, 254 is no image."""
 
     dimension, fingerprint, input_dimension, takes_vectors = 4, "two", 0, False
 
+    def __init__(self):
+        self.embedded = 0
+
     def embed(self, records):
-        return np.stack([np.zeros(4, np.float32) if image[0] == 255 else NEW[image[0]] for image in records])
+        self.embedded += len(records)
+        vectors = [np.zeros(4, np.float32) if image[0] == 255 else NEW[image[0]] for image in records]
+        return np.array(vectors, np.float32).reshape(-1, 4)
+
+
+def check(image):
+    fault = ImageFault("E_IMAGE_FORMAT", "no image") if image[0] == 254 else None
+    return Checked(image, [], fault, f"digest {image[0]}")
 
 
 def follower(url, fingerprint="one", **more):
@@ -76,17 +88,38 @@ def test_items_of_another_model(url):
     follower(url).write([
         Item("with image", "x", vector=NEW[0], image=bytes([7])),
         Item("damaged", "x", vector=NEW[1], image=bytes([255])),
+        Item("no image", "x", vector=NEW[1], image=bytes([254])),
         Item("without", "x", vector=NEW[2]),
         Item("base-2", "x", vector=NEW[3]),
     ])  # fmt: skip
-    two = follower(url, "two", embedder=Embedder())
+    two = follower(url, "two", embedder=Embedder(), check=check)
     two.catch_up()
-    assert two.left_out == {"damaged", "without", "base-2"}
+    assert two.left_out == {"damaged", "no image", "without", "base-2"}
     np.testing.assert_array_equal(two.live.vector("with image"), NEW[7])
     assert not two.left_out & set(contents(two))
-    two.write([Item("without", "y", vector=NEW[4]), Item("damaged", deleted=True)])
+    assert two.copies.ids("digest 7") == ["with image"]
+    two.write([Item("without", "y", vector=NEW[4]), Item("damaged", deleted=True), Item("no image", deleted=True)])
     assert two.left_out == {"base-2"}
     assert contents(two)["without"] == "y"
+
+
+def test_an_item_of_another_model_is_embedded_once(url):
+    one, embedder = follower(url), Embedder()
+    one.write([Item("a", "x", vector=NEW[0], image=bytes([7])), Item("b", "x", vector=NEW[1], image=bytes([8]))])
+    follower(url, "two", embedder=embedder, check=check).catch_up()
+    assert embedder.embedded == 2
+    again = follower(url, "two", embedder=embedder, check=check)
+    again.catch_up()
+    assert embedder.embedded == 2
+    np.testing.assert_array_equal(again.live.vector("a"), NEW[7])
+    assert again.copies.ids("digest 7") == ["a"]
+    back = follower(url)  # a rollback finds the vectors of its own model
+    back.catch_up()
+    np.testing.assert_array_equal(back.live.vector("a"), NEW[0])
+    back.write([Item("a", "x", vector=NEW[2], image=bytes([9]))])  # another image: embedded anew
+    again.catch_up()
+    assert embedder.embedded == 3
+    np.testing.assert_array_equal(again.live.vector("a"), NEW[9])
 
 
 def test_without_an_embedder_all_items_of_another_model_are_left_out(url):

@@ -4,9 +4,10 @@ import base64
 import io
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
-from releases import draw_images
+from releases import draw_images, encode
 from services import KEY, WITH_KEY, running
 
 from anchorage.release.items import ItemStore
@@ -20,6 +21,12 @@ def stranger():
     return draw_images(1, seed=21)[0]
 
 
+@pytest.fixture(scope="module")
+def similar(stranger):
+    """The stranger, a little darker: no copy of it."""
+    return encode(np.asarray(Image.open(io.BytesIO(stranger))) // 16 * 15)
+
+
 def nearest(client, image, k=1):
     answer = client.post("/v1/search", content=image, headers={"Content-Type": "image/png"}, params={"k": k})
     return [result["id"] for result in answer.json()["results"]]
@@ -29,18 +36,41 @@ def store_of(releases):
     return ItemStore(f"sqlite:///{releases}/items.sqlite")
 
 
-def test_an_added_item_is_durable_and_found_at_once(client, releases, stranger):
+def test_an_added_item_is_durable_and_found_at_once(client, releases, stranger, similar):
     colour = json.dumps({"color": "green"})
     written = client.put("/v1/items/new/1", content=stranger, headers=PNG, params={"label": "x", "attributes": colour})
     assert written.status_code == 200
-    assert nearest(client, stranger) == ["new/1"]
+    assert nearest(client, similar) == ["new/1"]
     shown = client.get("/v1/items/new/1").json()
     assert (shown["label"], shown["attributes"], shown["searchable"]) == ("x", {"color": "green"}, True)
     [stored] = store_of(releases).changes(0)
     assert (stored.id, stored.label, stored.change) == ("new/1", "x", written.json()["change"])
     assert stored.image is None
     with running(releases) as other:  # a second gateway, or the same one started again
-        assert nearest(other, stranger) == ["new/1"]
+        assert nearest(other, similar) == ["new/1"]
+
+
+def test_an_image_leaves_its_own_copies_out(client, releases, images, stranger):
+    """Those that were added, also by another gateway; and not an item that has another image by now."""
+
+    def left_out(client, image):
+        answer = client.post(
+            "/v1/search", content=image, headers={"Content-Type": "image/png"}, params={"k": 13}
+        ).json()
+        assert not set(answer["left_out"]) & {result["id"] for result in answer["results"]}
+        return answer["left_out"]
+
+    client.put("/v1/items/new", content=stranger, headers=PNG)
+    client.put(f"/v1/items/{ITEM}", content=stranger, headers=PNG)
+    assert sorted(left_out(client, stranger)) == [ITEM, "new"]
+    assert left_out(client, images[0]) == []
+    client.put("/v1/items/class-1/1.png", headers=WITH_KEY, params={"label": "other"})  # keeps its image
+    client.put("/v1/items/new", headers=WITH_KEY, params={"label": "other"})
+    with running(releases) as other:
+        assert left_out(other, images[1]) == ["class-1/1.png"]
+        assert sorted(left_out(other, stranger)) == [ITEM, "new"]
+    client.delete(f"/v1/items/{ITEM}", headers=WITH_KEY)
+    assert left_out(client, stranger) == ["new"]
 
 
 def test_an_item_is_relabelled_without_its_image(client, images):
@@ -61,11 +91,11 @@ def test_a_deleted_item_is_gone_until_it_is_put_again(client, images):
     assert ITEM in nearest(client, images[1], k=12)
 
 
-def test_a_batch_is_written_whole(client, images, stranger):
+def test_a_batch_is_written_whole(client, stranger, similar):
     put = [{"id": "a", "image": base64.b64encode(stranger).decode()}, {"id": "b", "vector": [1.0] * 48, "label": "b"}]
     answer = client.post("/v1/items:batch", json={"put": put, "delete": [ITEM]}, headers=WITH_KEY).json()
     assert (answer["put"], answer["deleted"], answer["change"]) == (2, 1, 3)
-    assert nearest(client, stranger) == ["a"]
+    assert nearest(client, similar) == ["a"]
     assert client.get("/v1/items").json()["rows"] == 13
 
 

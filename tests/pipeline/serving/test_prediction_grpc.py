@@ -1,7 +1,9 @@
 """TensorFlow Serving's gRPC API, through the stubs of its clients, compared with the SavedModel called directly."""
 
 import io
+import shutil
 import threading
+import time
 from contextlib import contextmanager
 
 import grpc
@@ -16,7 +18,8 @@ from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from anchorage.data.images import load_image
-from anchorage.errors import ResourceError
+from anchorage.errors import AnchorageError, ResourceError
+from anchorage.release.manifest import NAME
 from anchorage_pipeline.serving.prediction_grpc import serve_grpc
 from anchorage_pipeline.serving.settings import Limits
 
@@ -154,6 +157,45 @@ def test_rows_1_to_7_bad_images_cost_their_own_rows(client, direct):
     assert found["valid"].tolist() == [True] * 3 + [False] * len(bad) + [True] * 5
     assert not found["embeddings"][3 : 3 + len(bad)].any()
     assert_equal(found, direct("serving_default", images=batch))
+
+
+def test_row_2_flipped_bits_in_the_picture_change_its_own_row_only(client, direct):
+    """No decoder can tell: the row is that of the pixels that come out, and the others are as they were."""
+    flipped = bytearray(picture(4, "JPEG", size=(200, 150)))
+    for place in range(len(flipped) // 2, len(flipped) // 2 + 40, 8):
+        flipped[place] ^= 0x10
+    batch = [IMAGES[0], bytes(flipped), IMAGES[1]]
+    found = client.outputs(batch)
+    assert_equal(found, direct("serving_default", images=batch))
+    assert found["valid"].tolist() == [True] * 3
+    np.testing.assert_allclose(found["embeddings"][::2], client.outputs(IMAGES[:2])["embeddings"], atol=1e-5)
+
+
+def test_row_24_two_services_of_one_folder_answer_alike_and_follow_its_pointer(client, exported, tmp_path):
+    releases = shutil.copytree(exported, tmp_path / "releases")
+    with calling(releases, watch_seconds=0.05) as one, calling(releases, watch_seconds=0.05) as two:
+        assert_equal(one.outputs(IMAGES), two.outputs(IMAGES))
+        one.portal.call(one.service.releases.switch, 1)
+        end = time.monotonic() + 120
+        while two.predict(IMAGES).model_spec.version.value != 1:  # answers all the time
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert_equal(one.outputs(IMAGES), two.outputs(IMAGES))
+
+
+def test_row_26_a_candidate_that_was_not_published_is_not_served(client, exported, tmp_path):
+    """A release is a number with a manifest: what a run left unpublished beside it changes nothing."""
+    releases = shutil.copytree(exported, tmp_path / "releases")
+    with calling(releases, watch_seconds=0.05) as service:
+        before = service.outputs(IMAGES)
+        shutil.copytree(releases / "1", releases / ".tmp-3-candidate")
+        shutil.copytree(releases / "1", releases / "3")
+        (releases / "3" / NAME).unlink()
+        refused(grpc.StatusCode.NOT_FOUND, "Specific(anchorage, 3)", service.predict, IMAGES, version=3)
+        with pytest.raises(AnchorageError):
+            service.portal.call(service.service.releases.switch, 3)
+        assert_equal(service.outputs(IMAGES), before)
+        assert service.predict(IMAGES).model_spec.version.value == 2
 
 
 @pytest.mark.parametrize(

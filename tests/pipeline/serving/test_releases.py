@@ -1,6 +1,7 @@
 """Switches of the release: by request, by the pointer on disk, under load, and refused ones."""
 
 import json
+import shutil
 import threading
 import time
 
@@ -9,6 +10,7 @@ from releases import draw_images
 from services import WITH_KEY, running
 
 from anchorage.release import current_version, roll_back
+from anchorage.release.manifest import NAME
 
 PNG = {"Content-Type": "image/png"}
 
@@ -83,6 +85,34 @@ def test_f20_an_index_of_another_model_is_refused(client, releases):
     assert switch(client, 1).json()["code"] in ("E_RELEASE_DAMAGED", "E_RELEASE_MIXED")
 
 
+def test_f24_two_services_write_at_once(releases):
+    """Each write has a number of its own, and both services end with the items of both."""
+    with running(releases, follow_seconds=0.05) as one, running(releases, follow_seconds=0.05) as two:
+
+        def write(client, name):
+            for number in range(10):
+                body = {"vector": [1.0, float(number)] * 24, "label": name}
+                answers.append(client.put(f"/v1/items/{name}-{number}", json=body, headers=WITH_KEY))
+
+        answers = []
+        writers = [threading.Thread(target=write, args=each) for each in ((one, "one"), (two, "two"))]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        assert {answer.status_code for answer in answers} == {200}
+        assert sorted(answer.json()["change"] for answer in answers) == list(range(1, 21))
+        wait_for(lambda: [client.get("/v1/release").json()["rows"] for client in (one, two)] == [32, 32])
+
+
+def test_f26_a_candidate_that_was_not_published_is_not_served(client, releases):
+    shutil.copytree(releases / "1", releases / "3")
+    (releases / "3" / NAME).unlink()
+    answer = switch(client, 3)
+    assert (answer.status_code, answer.json()["code"]) == (409, "E_RELEASE_DAMAGED")
+    assert (version_of(client), current_version(releases)) == (2, 2)
+
+
 def test_f21_a_moved_release_is_served(releases, tmp_path, images):
     moved = (releases / "1").rename(tmp_path / "elsewhere")
     with running(moved) as client:
@@ -137,14 +167,14 @@ def test_items_of_another_model_are_embedded_again_or_left_out(releases):
     with running(releases) as client:
         client.put("/v1/items/lost", content=lost, headers={**PNG, **WITH_KEY})
         switch(client, 1)
-        found = client.post("/v1/search?k=1", content=kept, headers=PNG).json()["results"][0]
-        assert (found["id"], found["score"]) == ("kept", pytest.approx(1, abs=1e-5))
+        answer = client.post("/v1/search?k=20", content=kept, headers=PNG).json()
+        assert (len(answer["results"]), answer["left_out"]) == (12, ["kept"])
         release = client.get("/v1/release").json()
         assert (release["left_out"], release["rows"]) == (["lost"], 13)
         assert "another model" in release["warnings"][0]
         assert client.get("/v1/items/lost").json()["searchable"] is False
         switch(client, 2)
-        assert client.post("/v1/search?k=1", content=lost, headers=PNG).json()["results"][0]["id"] == "lost"
+        assert client.post("/v1/search", content=lost, headers=PNG).json()["left_out"] == ["lost"]
 
 
 def test_the_report_is_served_apart(shared):

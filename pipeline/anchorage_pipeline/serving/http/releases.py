@@ -16,7 +16,7 @@ from anchorage_pipeline.serving.http.schemas import ReleaseAnswer, ReleaseLine, 
 from anchorage_pipeline.serving.service import Service
 
 _REPORT = "report/"
-_FACTS = ("metrics", "primary", "split", "evaluation_set", "untrained", "verdict", "previous")
+_FACTS = ("metrics", "intervals", "primary", "split", "evaluation_set", "untrained", "verdict", "previous")
 _INDEX = ("kind", "reason", "recall", "neighbors", "leaves", "leaves_to_search", "reorder")
 _SMALL = 4096  # bytes of a body with a version
 

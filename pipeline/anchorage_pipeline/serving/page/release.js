@@ -9,17 +9,18 @@ const NAMES = { "map@r": "MAP@R", r_precision: "R-precision" };
 const metricName = (name) => NAMES[name] ?? name;
 
 function metrics(release) {
-  const { metrics, primary, untrained } = release;
+  const { metrics, intervals, primary, untrained } = release;
   if (!metrics || !Object.keys(metrics).length) return [];
   const first = primary in metrics ? primary : Object.keys(metrics)[0];
   const rest = Object.keys(metrics).filter((name) => name !== first);
   const bars = [["this release", metrics[first]], ...Object.entries(untrained ?? {}).map(([name, value]) => [name, value])];
+  const interval = (name) => (intervals?.[name] ? ` (${intervals[name].map((end) => percent(end, 1)).join(" to ")})` : "");
   const row = ([name, value]) => make("div", { class: "baseline" }, make("dt", {}, name), make("dd", {}, bar(value), percent(value, 1)));
   return [
-    make("p", { class: "primary-metric" }, make("span", { class: "big" }, percent(metrics[first], 1)), ` ${metricName(first)}`),
-    release.split && make("p", { class: "hint" }, `measured on the ${release.split} split`),
+    make("p", { class: "primary-metric" }, make("span", { class: "big" }, percent(metrics[first], 1)), ` ${metricName(first)}${interval(first)}`),
+    release.split && make("p", { class: "hint" }, `measured on the ${release.split} split${intervals ? "; 95 % intervals over its classes" : ""}`),
     bars.length > 1 && make("dl", { class: "baselines" }, bars.map(row)),
-    rest.length > 0 && make("dl", { class: "facts" }, rest.map((name) => fact(metricName(name), percent(metrics[name], 1)))),
+    rest.length > 0 && make("dl", { class: "facts" }, rest.map((name) => fact(metricName(name), percent(metrics[name], 1) + interval(name)))),
   ];
 }
 
