@@ -17,6 +17,7 @@ from pathlib import Path
 from anchorage.errors import AnchorageError, causes
 
 _TFX = "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"
+_VALUE = "title: tfx.String"
 _INVOCATION = "--json_serialized_invocation_args"
 
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     _, folder, *rest = arguments
     place = rest.index(_INVOCATION) + 1
     invocation = place_outputs(json.loads(rest[place]), folder)
-    _clear_outputs(invocation, Path(folder))
+    _make_outputs(invocation, Path(folder))
     rest[place] = json.dumps(invocation)
     sys.argv = [_TFX, *rest]
     try:
@@ -52,14 +53,16 @@ def place_outputs(invocation: dict, folder: str) -> dict:
     return invocation
 
 
-def _clear_outputs(invocation: dict, folder: Path) -> None:
-    """Remove what a killed attempt wrote; a retry has the same outputs."""
+def _make_outputs(invocation: dict, folder: Path) -> None:
+    """Make empty folders for the outputs, as TFX does elsewhere; a retry has those of the killed attempt."""
     for artifacts in invocation.get("outputs", {}).get("artifacts", {}).values():
         for artifact in artifacts["artifacts"]:
             path = Path(artifact["uri"])
-            if folder in path.parents:
-                shutil.rmtree(path, ignore_errors=True)
-                path.parent.mkdir(parents=True, exist_ok=True)  # a value is a file, which TFX writes there
+            if folder not in path.parents:
+                continue
+            shutil.rmtree(path, ignore_errors=True)
+            is_value = _VALUE in artifact.get("type", {}).get("instanceSchema", "")  # a file, which TFX writes
+            (path.parent if is_value else path).mkdir(parents=True, exist_ok=True)
 
 
 if __name__ == "__main__":
