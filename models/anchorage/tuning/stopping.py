@@ -1,5 +1,6 @@
 """The median rule, which stops unpromising trials: Golovin et al., "Google Vizier", KDD 2017, section 3.2.2."""
 
+import math
 from collections.abc import Sequence
 from statistics import fmean, median
 
@@ -31,7 +32,7 @@ def reason_to_stop_trial(curve: Sequence[float], others: Sequence[Sequence[float
     if len(peers) < MIN_PEERS:
         return ""
     best, bound = max(curve), median(fmean(peer[:count]) for peer in peers)
-    if best >= bound:
+    if best > bound or math.isclose(best, bound):  # equal but for the rounding of a mean
         return ""
     return (
         f"its best map@r, {best:.4f}, is below {bound:.4f}, the median of {len(peers)} trials after as many validations"
