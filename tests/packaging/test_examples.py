@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,19 @@ def run(script, *arguments, cwd, **environment):
     return done.stdout
 
 
+@pytest.fixture
+def run_here(tmp_path, monkeypatch, capsys):
+    """Runs a script in the temporary folder, in this process, where TensorFlow is loaded already."""
+
+    def run(script, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        runpy.run_path(str(script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
 def test_losses_only(tmp_path):
     told = run("losses_only.py", cwd=tmp_path)
     values = {
@@ -43,8 +57,8 @@ def test_own_loss(tmp_path):
 
 
 @pytest.mark.slow
-def test_own_data(tmp_path):
-    told = run("own_data.py", tmp_path / "out", cwd=tmp_path)
+def test_own_data(tmp_path, run_here):
+    told = run_here(FOLDER / "own_data.py", tmp_path / "out")
     values = re.search(r"\{.*\}", told).group()
     assert "'recall@1'" in values
     assert len(re.findall(r"^\S+ -> \S+ \(\d\.\d\d\)$", told, re.MULTILINE)) == 3

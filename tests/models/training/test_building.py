@@ -12,7 +12,7 @@ from anchorage.training.settings import RunSettings, Sections
 FACTS = DataFacts(np.repeat(np.arange(8), 3), [3] * 8, RecordSpec(16))
 RUN = {
     "encoder": {"name": "small", "embedding_size": 8, "params": {"widths": [4, 8]}},
-    "loss": {"name": "soprc", "params": {"prior_mul": 0.5}},
+    "loss": {"name": "multi_proxy_anchor"},
     "training": {
         "epochs": 4,
         "sampler": {"name": "class_batches", "params": {"classes": 4, "per_class": 2}},
@@ -54,7 +54,7 @@ def failures(**changes):
 
 
 def test_settings_and_facts_reach_the_parts():
-    learner, sampler, steps_per_epoch, loggers = build()
+    learner, sampler, steps_per_epoch, loggers = build(loss={"name": "soprc", "params": {"prior_mul": 0.5}})
     assert learner.encoder.output_shape == (None, 8)
     assert learner.loss_layer.num_classes == 8
     assert learner.loss_layer.class_counts == [3] * 8
