@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from anchorage_pipeline.logs import create_formatter, is_json
+
 _REDIRECTED = ("absl", "apache_beam", "tensorflow", "tfx", "py.warnings", "kfp", "google")
 
 
 @contextmanager
 def log_to(path: Path, secret: str = "") -> Iterator[None]:
-    """Redirect the log messages of the libraries from the terminal to a file.
+    """Redirect the log messages of the libraries from the terminal to a file; with `--log json`, to both.
 
     Args:
         path: the file, to which messages are appended.
@@ -21,17 +23,21 @@ def log_to(path: Path, secret: str = "") -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, mode="a", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    if secret:
-        handler.addFilter(_Redaction(secret))
+    handlers: list[logging.Handler] = [handler]
+    if is_json():  # for whoever collects the standard error of a container
+        handlers.append(logging.StreamHandler(sys.stderr))
+    for each in handlers:
+        each.setFormatter(create_formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        if secret:
+            each.addFilter(_Redaction(secret))
     from absl import logging as absl_logging
 
     # TensorFlow changes this level temporarily while it saves a model, and then restores it.
     verbosity = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.INFO)
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers, root.level = [handler], logging.INFO
+    before, level = root.handlers[:], root.level
+    root.handlers, root.level = handlers, logging.INFO
     logging.captureWarnings(True)
     loggers = [logging.getLogger(name) for name in _REDIRECTED]
     states = [(logger, logger.handlers[:], logger.propagate) for logger in loggers]
@@ -42,7 +48,7 @@ def log_to(path: Path, secret: str = "") -> Iterator[None]:
     finally:
         for logger, own_handlers, propagate in states:
             logger.handlers, logger.propagate = own_handlers, propagate
-        root.handlers, root.level = handlers, level
+        root.handlers, root.level = before, level
         absl_logging.set_verbosity(verbosity)  # otherwise later INFO messages appear on the terminal
         logging.captureWarnings(False)
         handler.close()

@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from anchorage.disk import check_free_space, disk_fault, make_folder
 from anchorage.errors import AnchorageError, DataError, GateError, ResourceError, UsageError, causes
+from anchorage.release import current_version
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import create_pipeline, fingerprint_run
 from anchorage_pipeline.lock import hold_folder
+from anchorage_pipeline.logs import set_context
 from anchorage_pipeline.metadata import Metadata, choose_metadata
 from anchorage_pipeline.metadata.server import PASSWORD, ServerMetadata
 from anchorage_pipeline.metadata.sqlite import SqliteMetadata
@@ -22,6 +25,7 @@ from anchorage_pipeline.places import local_places
 from anchorage_pipeline.progress import log_to
 from anchorage_pipeline.results import shown
 from anchorage_pipeline.spread.conditions import measured_spread
+from anchorage_pipeline.tracing import annotate, span, trace_nodes
 from anchorage_pipeline.upkeep import forget_lost_releases, rename_damaged_artifact
 
 if TYPE_CHECKING:
@@ -39,12 +43,14 @@ class RunSummary:
         outputs: folder of each output artifact by `"node.key"`.
         seconds: wall time of each node in seconds; that of a cached one is the time of the look-up.
         refused: error of the gate if it rejected the candidate, in which case later nodes did not run; else None.
+        times: start and end of each node in milliseconds since 1970.
     """
 
     states: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, Path] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     refused: GateError | None = None
+    times: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def run_experiment(
@@ -66,7 +72,8 @@ def run_experiment(
     with hold_folder(experiment.run_folder, experiment.name):
         if reset_metadata:
             _reset(metadata)
-        return _run(experiment, metadata, trigger)
+        with span("anchorage.run", anchorage__experiment=experiment.name):
+            return _run(experiment, metadata, trigger)
 
 
 def _reset(metadata: Metadata) -> None:
@@ -92,6 +99,9 @@ def _run(experiment: Experiment, metadata: Metadata, trigger: Mapping[str, Any] 
     fingerprints = fingerprint_run(experiment)
     spread = measured_spread(experiment, fingerprints.data)
     refused = None
+    with suppress(AnchorageError):
+        set_context(run=fingerprints.run[:12], node=None, release=current_version(experiment.release_folder))
+    annotate(anchorage__run=fingerprints.run[:12])
     with log_to(log_file, secret=os.environ.get(PASSWORD, "")):
         metadata.prepare(artifacts)
         pipeline = create_pipeline(experiment, places, fingerprints, spread, trigger)
@@ -107,9 +117,11 @@ def _run(experiment: Experiment, metadata: Metadata, trigger: Mapping[str, Any] 
             if isinstance(fault, DataError):
                 fault = rename_damaged_artifact(artifacts, fault)
             if not isinstance(fault, GateError):
+                trace_nodes(lambda: read_run(metadata, run))
                 raise fault from (None if fault is error else error)
             refused = fault
         summary = read_run(metadata, run)
+    trace_nodes(lambda: summary)
     summary.refused = refused
     if refused is None:
         check_finished(summary, nodes, log_file)
@@ -167,6 +179,7 @@ def read_run(metadata: Metadata, run: str) -> RunSummary:
     store, summary = metadata.open(), RunSummary()
     for node, execution in run_executions(store, run).items():
         summary.states[node], summary.seconds[node] = state_of(execution)
+        summary.times[node] = execution.create_time_since_epoch, execution.last_update_time_since_epoch
         for event in store.get_events_by_execution_ids([execution.id]):
             if event.type == pb.Event.OUTPUT:
                 [artifact] = store.get_artifacts_by_id([event.artifact_id])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anchorage_pipeline.console import answer, progress
+from anchorage_pipeline.logs import add_log, choose_format
 from anchorage_pipeline.options import add_experiment
 from anchorage_pipeline.results import print_recipe, print_result, shown
 
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="move the metadata of earlier runs aside and start without a cache (default: reuse it)",
     )
+    add_log(parser)
     parser.add_argument(
         "--if-needed",
         action="store_true",
@@ -34,7 +36,10 @@ def run(options: argparse.Namespace) -> None:
     """
     from anchorage_pipeline import api
     from anchorage_pipeline.config import load_experiment
+    from anchorage_pipeline.tracing import start_tracing
 
+    choose_format(options.log)
+    start_tracing()
     experiment = load_experiment(options.experiment, options.set)
     need = None
     if options.if_needed:

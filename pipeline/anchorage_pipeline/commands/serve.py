@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from anchorage.errors import UsageError
 from anchorage_pipeline.console import answer
+from anchorage_pipeline.logs import add_log, choose_format, create_formatter, set_context
 from anchorage_pipeline.options import add_release, find_release, whole
 from anchorage_pipeline.serving.settings import ServeSettings
 from anchorage_pipeline.startup import load_tensorflow
+from anchorage_pipeline.tracing import start_tracing
 
 if TYPE_CHECKING:
     from anchorage_pipeline.serving.service import Service
@@ -63,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="store the embeddings of at most N queries per hour for `anchorage drift` (default: %(default)s, none)",
     )
+    add_log(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -85,7 +88,12 @@ def run(options: argparse.Namespace) -> None:
         sample_queries=options.sample_queries,
     )
     level = logging.WARNING if options.quiet else logging.INFO
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname).1s %(asctime)s %(message)s")
+    choose_format(options.log)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(create_formatter("%(levelname).1s %(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    set_context(node="gateway")
+    start_tracing()
     logging.getLogger("anchorage_pipeline.serving").setLevel(level)
     load_tensorflow()
     try:

@@ -8,6 +8,7 @@ from anchorage.release import current_version, roll_back
 from anchorage.release.items import ItemStore, default_store
 from anchorage.release.manifest import NAME
 from anchorage.serving.embedders import Embedder
+from anchorage_pipeline.logs import set_context
 from anchorage_pipeline.serving.batching import Batcher
 from anchorage_pipeline.serving.deployment import Deployment, load_deployment
 from anchorage_pipeline.serving.metrics import Metrics
@@ -181,6 +182,8 @@ class Releases:
 
     def _show(self, deployment: Deployment) -> None:
         self.current, self.refused = deployment, ""
+        run = deployment.engine.release.facts.get("run_key")
+        set_context(release=deployment.version, run=run and run[:12])
         self._metrics.release.clear()
         self._metrics.release.labels(str(deployment.version), deployment.fingerprint[:12]).set(1)
         self.measure()

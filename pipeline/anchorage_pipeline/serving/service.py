@@ -20,6 +20,7 @@ from anchorage_pipeline.serving.releases import Releases
 from anchorage_pipeline.serving.sampling import QuerySampler
 from anchorage_pipeline.serving.settings import ServeSettings
 from anchorage_pipeline.serving.threads import Threads
+from anchorage_pipeline.tracing import annotate, span
 
 
 @dataclass(frozen=True, eq=False)  # arrays do not compare to one truth value
@@ -145,6 +146,7 @@ class Service:
             The release, and for each query its answer, or the error of one that cannot be used.
         """
         with self.releases.pick(version).lease() as deployment:
+            annotate(anchorage__release=deployment.version, anchorage__queries=len(queries))
             found = await asyncio.gather(
                 *(self._search(deployment, query) for query in queries), return_exceptions=True
             )
@@ -199,7 +201,8 @@ class Service:
         checked = await self.threads.timed("check", self.threads.work, engine.check, record)
         if checked.fault:
             raise DataError(checked.fault.code, checked.fault.message)
-        embedding = await deployment.batcher.submit(checked.record)
+        with span("embed"):
+            embedding = await deployment.batcher.submit(checked.record)
         return Embedded(embedding, deployment.copies(checked), checked.pixels)
 
 

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from anchorage_pipeline.serving.metrics import Metrics
+from anchorage_pipeline.tracing import span
 
 
 class Threads:
@@ -38,7 +39,8 @@ class Threads:
         """Run a blocking function in a thread of a pool, as a stage whose time is measured."""
         started = perf_counter()
         try:
-            return await self.run(pool, function, *arguments)
+            with span(stage):
+                return await self.run(pool, function, *arguments)
         finally:
             self._metrics.stage_seconds.labels(stage).observe(perf_counter() - started)
 

@@ -16,6 +16,8 @@ _TOP = 30.0  # scores above are drawn here
 
 def control_chart(figure: "Figure", report: Mapping[str, Any]) -> None:
     """Draw the score of each test over the windows, and the control limit."""
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.add_subplot()
     windows = report["windows"]
     numbers = [window["number"] for window in windows]
@@ -27,7 +29,7 @@ def control_chart(figure: "Figure", report: Mapping[str, Any]) -> None:
     axes.plot(numbers, limits, color=MUTED, linestyle="--", marker="_", markersize=16, linewidth=1.6, label="limit")
     axes.set_xlabel("window, newest last")
     axes.set_ylabel("score")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
 
 

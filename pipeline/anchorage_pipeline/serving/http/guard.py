@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from anchorage.errors import AnchorageError, ResourceError, UsageError
 from anchorage_pipeline.serving.http.problems import respond
 from anchorage_pipeline.serving.service import Service
+from anchorage_pipeline.tracing import span
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -73,8 +74,13 @@ class Guard:
             if self._hosts and _host(scope) not in self._hosts:
                 names = ", ".join(self._hosts)
                 raise UsageError("E_HOST", f"Expected one of {names} as host. Received: another one")
-            async with asyncio.timeout(seconds):
-                await self.app(scope, receive, send_guarded)
+            with span(_method(scope)) as current:
+                async with asyncio.timeout(seconds):
+                    await self.app(scope, receive, send_guarded)
+                if current is not None:
+                    route = getattr(scope.get("route"), "path", "none")  # known only now
+                    current.update_name(f"{_method(scope)} {route}")
+                    current.set_attributes({"http.route": route, "http.response.status_code": status})
         except TimeoutError:
             error = ResourceError(
                 "E_DEADLINE", f"Expected to answer within {seconds:g} s. Received: a request that took longer"
