@@ -82,7 +82,7 @@ def test_drift_is_a_reason_and_too_few_queries_are_none(experiment, tmp_path):
     assert not trigger.find_need(limits).reasons
     sample(release, shifted(500))
     need = trigger.find_need(limits)
-    assert need.reasons[0].startswith("Drift in 1 of one window")
+    assert need.reasons[0].startswith("Drift in one window")
     facts = need.to_facts()
     assert (facts["release"], facts["drift"]["drifted"], facts["drift"]["windows"]) == (1, 1, 1)
 

@@ -235,16 +235,15 @@ def _sentences(windows: list[dict[str, Any]], before: Mapping[str, Any], setting
         return [f"No drift in {_count(windows)}; {chance}."]
     tests = sorted({name for window in drifted for name in window["drifted"]}, key=TESTS.index)
     now = drifted[-1]["statistics"]
+    where = f"{len(drifted)} of {_count(windows)}, the newest of them number {drifted[-1]['number']}"
     told = [
-        f"Drift in {len(drifted)} of {_count(windows)}, the newest of them number {drifted[-1]['number']}, by "
+        f"Drift in {where if len(windows) > 1 else 'one window'}, by "
         f"{', '.join(NAMES[name] for name in tests)}; {chance}.",
         f"The median distance of the nearest item is {now['distance']:.3f}; it was {before['distance']:.3f} in the "
         "reference.",
     ]
     if now["unknown"] is not None and before["unknown"] is not None:
-        told.append(
-            f"Unknown are {100 * now['unknown']:.1f} % of the queries, {100 * before['unknown']:.1f} % in the reference"
-        )
+        told.append(f"Unknown are {100 * now['unknown']:.1f} %, in the reference {100 * before['unknown']:.1f} %.")
     return told
 
 

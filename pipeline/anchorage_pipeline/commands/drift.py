@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     answer({**document, "report": page})
     windows, reference = document["windows"], document["reference"]
     print(f"release  {release.version} in {release.path.parent}")
-    print(f"queries  {len(windows)} windows of {settings.window}, newest of {document['queries']:,}")
+    print(f"queries  {document['queries']:,}, of which the newest {len(windows) * settings.window:,} are compared")
     print(f"against  {reference['queries']:,} queries ({reference['kind']}), {reference['gallery']:,} gallery items")
     if reference["note"]:
         print(f"note     {reference['note']}")
