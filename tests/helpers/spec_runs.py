@@ -94,7 +94,7 @@ class Backend:
             },
         }
         self._check_types(inputs["parameterValues"], component)
-        key = json.dumps(
+        identity = json.dumps(
             [
                 {name: each["artifacts"][0]["name"] for name, each in inputs["artifacts"].items()},
                 inputs["parameterValues"],
@@ -107,8 +107,8 @@ class Backend:
             sort_keys=True,
         )
         is_cached = task.get("cachingOptions", {}).get("enableCache", False)
-        if is_cached and key in self.cache:
-            outputs[name] = self.cache[key]
+        if is_cached and identity in self.cache:
+            outputs[name] = self.cache[identity]
             return Task("CACHED")
         place = (
             f"minio://mlpipeline/v2/artifacts/{self.document['pipelineInfo']['name']}/{run}/{name}/{next(self._ids)}"
@@ -136,7 +136,7 @@ class Backend:
             made = {"uri": f"{place}/{key}", "metadata": {}, **artifact}
             outputs[name]["artifacts"][key] = {**made, "name": str(next(self._ids)), "type": kind}
         if is_cached:
-            self.cache[key] = outputs[name]
+            self.cache[identity] = outputs[name]
         return Task("SUCCEEDED", log)
 
     def _value(self, given, values, outputs):
