@@ -1,6 +1,5 @@
 """BuildIndex: builds a nearest-neighbor index of the gallery embeddings and checks its recall."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.index_tuning import IndexLimits
 from anchorage.retrieval.table import Embeddings, read_table, write_ids
 from anchorage_components.artifacts import IDS, EmbeddingTable, RetrievalIndex, read_table_facts
+from anchorage_components.parameters import from_parameter
 
 _CHUNK = 256  # images per read
 
@@ -64,7 +64,7 @@ def BuildIndex(
     facts = read_table_facts(embeddings.uri)
     if facts is None:
         raise DataError("E_TABLE_MISSING", f"Expected embeddings in {embeddings.uri}. Received: an empty table")
-    table = read_table(embeddings.uri, json.loads(splits_json))
+    table = read_table(embeddings.uri, from_parameter(splits_json))
     gallery, queries = table.select(table.roles != "query"), table.select(table.roles == "query")
     with task("building the index"):
         built = build_index(

@@ -39,6 +39,7 @@ from anchorage_components.beam.embedding import (
     read_rejects_of_jobs,
 )
 from anchorage_components.beam.jobs import run_jobs
+from anchorage_components.parameters import from_parameter
 
 
 @component(use_beam=True)
@@ -88,11 +89,11 @@ def EmbedExamples(
         model_folder = path_utils.serving_model_path(model.uri)
         fingerprint = fingerprint_model(model_folder)
 
-    splits = json.loads(splits_json)
+    splits = from_parameter(splits_json)
     shards = {split: list_shards(examples.uri, split) for split in splits}
     total = sum(shard.records or 0 for part in shards.values() for shard in part)
     jobs = [(split, number, tuple(shard)) for split in splits for number, shard in enumerate(shards[split])]
-    embedder = Embedder(model_folder, fingerprint, tuple(_columns(examples.uri, json.loads(attributes_json))))
+    embedder = Embedder(model_folder, fingerprint, tuple(_columns(examples.uri, from_parameter(attributes_json))))
     with task(EMBEDDING, total or None):
         run_jobs(
             beam_pipeline,

@@ -48,6 +48,7 @@ from anchorage_components.artifacts import (
     UntrainedEmbeddings,
     read_table_facts,
 )
+from anchorage_components.parameters import from_parameter
 
 
 @component
@@ -109,10 +110,10 @@ def EvaluateRetrieval(
     fingerprint = fingerprint_model(path_utils.serving_model_path(model.uri))
     check_pair(fingerprint, (read_table_facts(embeddings.uri) or {}).get("model_fingerprint"), "embeddings")
     told = {"data_version": data_version, "run_key": run_key}
-    provenance = {**json.loads(facts_json), **{name: value for name, value in told.items() if value}}
+    provenance = {**from_parameter(facts_json), **{name: value for name, value in told.items() if value}}
     context: dict[str, Any] = {"facts": provenance, "model": {"Fingerprint": fingerprint[:16]}}
-    context["spread"] = json.loads(spread_json)
-    settings, trial = JudgeSettings.from_dict(json.loads(settings_json)), None
+    context["spread"] = from_parameter(spread_json)
+    settings, trial = JudgeSettings.from_dict(from_parameter(settings_json)), None
     if index is not None:
         context["index"] = read_index_facts(Path(index.uri))
         check_pair(fingerprint, context["index"].get("model_fingerprint"), "index")

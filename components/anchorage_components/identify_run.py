@@ -1,6 +1,5 @@
 """IdentifyRun: finds out what a run on a cluster starts from, so that later nodes are cached if nothing changed."""
 
-import json
 from pathlib import Path
 from typing import TypedDict
 
@@ -11,6 +10,7 @@ from tfx.dsl.component.experimental.decorators import component
 from anchorage.data.spans import data_version, resolve_span, split_path, vectors_version
 from anchorage.files import digest
 from anchorage.release import find_baseline
+from anchorage_components.parameters import from_parameter
 
 
 class Identity(TypedDict):
@@ -60,7 +60,7 @@ def IdentifyRun(
     if is_vectors and table:
         version = vectors_version(table)
     else:
-        version = data_version(root, table, json.loads(columns_json), follow_links=bool(follow_links))
+        version = data_version(root, table, from_parameter(columns_json), follow_links=bool(follow_links))
     run_key = digest([settings_version, version])
     baseline = find_baseline(Path(releases), run_key)
     identity: Identity = {

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Listin
 from anchorage.disk import check_free_space
 from anchorage.progress import advance, task
 from anchorage_components.beam.jobs import run_jobs
+from anchorage_components.parameters import from_parameter
 
 _TASK = "reading images"
 _SHARD_IMAGES = 512  # images per TFRecord file; each file is one Beam job
@@ -84,7 +84,7 @@ def ImageExampleGen(
         DataError: `E_TOO_MANY_REJECTS`, `E_SPLIT_EMPTY`, or the errors of `list_images`.
         ResourceError: `E_DISK_FULL`, before or during writing.
     """
-    columns = json.loads(columns_json)
+    columns = from_parameter(columns_json)
     listing = list_images(
         root,
         table,
@@ -92,7 +92,7 @@ def ImageExampleGen(
         val_share=val_share,
         test_share=test_share,
         seed=seed,
-        attributes=json.loads(attributes_json),
+        attributes=from_parameter(attributes_json),
         follow_links=bool(follow_links),
         own_labels=bool(own_labels),
     )

@@ -16,6 +16,7 @@ from anchorage.release import publish_release
 from anchorage.release.manifest import read_manifest
 from anchorage.retrieval.table import read_ids
 from anchorage_components.artifacts import CALIBRATION, CARD, IDS, THRESHOLDS, Release, RetrievalIndex, RetrievalReport
+from anchorage_components.parameters import from_parameter
 
 
 @component
@@ -69,7 +70,7 @@ def PublishRelease(
             "report": Path(report.uri),
             CARD: Path(report.uri) / CARD,
         },
-        facts={**json.loads(facts_json), **told, **_read_results(report)},
+        facts={**from_parameter(facts_json), **told, **_read_results(report)},
     )
     path = Path(releases).absolute() / str(version)
     folder = Path(release.uri)

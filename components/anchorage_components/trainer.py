@@ -20,6 +20,7 @@ from anchorage.training.fit import FitResult
 from anchorage.tuning.settling import settle
 from anchorage.untrained import untrained_encoders
 from anchorage_components.artifacts import HISTORY, UNTRAINED
+from anchorage_components.parameters import from_parameter
 
 LEARNER = "learner.keras"
 
@@ -39,7 +40,7 @@ def run_fn(fn_args: FnArgs) -> None:
             in the settings.
     """
     config = fn_args.custom_config
-    settings = json.loads(config["settings_json"])
+    settings = from_parameter(config["settings_json"])
     store, validation_store = open_stores(fn_args)
     if fn_args.hyperparameters:
         settings = settle(settings, fn_args.hyperparameters["values"], store)

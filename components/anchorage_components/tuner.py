@@ -19,6 +19,7 @@ from anchorage.tuning.record import SEARCH, write_search
 from anchorage.tuning.settings import TuningSettings
 from anchorage.tuning.training import trial_training
 from anchorage.tuning.tuner import SearchTuner
+from anchorage_components.parameters import from_parameter
 from anchorage_components.trainer import open_stores
 
 _LOGS = "tensorboard"
@@ -33,7 +34,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
             `checkpoints`.
     """
     config = fn_args.custom_config
-    settings, tuning = json.loads(config["settings_json"]), TuningSettings(**json.loads(config["tuning_json"]))
+    settings, tuning = from_parameter(config["settings_json"]), TuningSettings(**from_parameter(config["tuning_json"]))
     store, validation_store = open_stores(fn_args)
     parts = [settings, [tuning.epochs, tuning.folds], store.digest, validation_store.digest, config["code_version"]]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from anchorage.data.intake import check_intake
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Reject, Source
 from anchorage.data.vectors import VectorTable, list_vectors, read_vectors
 from anchorage.disk import check_free_space
+from anchorage_components.parameters import from_parameter
 
 _SHARD_VECTORS = 16_384  # vectors per TFRecord file
 
@@ -66,7 +66,7 @@ def VectorExampleGen(
         DataError: `E_TOO_MANY_REJECTS`, `E_SPLIT_EMPTY`, or the errors of `VectorTable`.
         ResourceError: `E_DISK_FULL` before anything is written.
     """
-    vectors = VectorTable(table, json.loads(columns_json), json.loads(attributes_json))
+    vectors = VectorTable(table, from_parameter(columns_json), from_parameter(attributes_json))
     listing = list_vectors(vectors, val_share=val_share, test_share=test_share, seed=seed, own_labels=bool(own_labels))
     check = functools.partial(
         check_intake, listing, max_rejects=max_rejects, max_share=max_reject_share, file=rejects_file

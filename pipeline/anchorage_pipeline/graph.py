@@ -1,6 +1,5 @@
 """Build the TFX pipeline of an experiment."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -154,7 +153,7 @@ def _identify_node(experiment: Experiment, places: Places):
         settings_version=_settings_version(experiment),
         span="",
         is_vectors=int(data.input == "vectors"),
-        columns_json=_json(data.columns),
+        columns_json=places.to_parameter(data.columns),
         follow_links=int(data.follow_links),
         code_version=code_version("anchorage_components.identify_run"),
     )
@@ -204,14 +203,14 @@ def _ingest_node(experiment: Experiment, places: Places, fingerprints: Fingerpri
     root, table = (str(place or "") if isinstance(place, Path | None) else place for place in source)
     shared = {
         "table": table,
-        "columns_json": _json(data.columns),
+        "columns_json": places.to_parameter(data.columns),
         "val_share": data.val_share,
         "test_share": data.test_share,
         "seed": experiment.seed,
         "own_labels": int(experiment.untrained),
         "max_reject_share": data.max_reject_share,
         "max_rejects": data.max_rejects,
-        "attributes_json": _json(experiment.attributes),
+        "attributes_json": places.to_parameter(experiment.attributes),
         "rejects_file": places.rejects,
         "data_version": fingerprints.data,
     }
@@ -237,7 +236,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
 
     space = search_space(experiment)
     config = {
-        "settings_json": _json(training_settings(experiment)),
+        "settings_json": places.to_parameter(training_settings(experiment)),
         "checkpoints": places.checkpoints,
         "features": places.features,
         "code_version": _training_code(experiment, "anchorage_components.trainer"),
@@ -255,7 +254,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
         nodes["tuner"] = Tuner(
             tuner_fn=tuning.tuner_fn,
             examples=pack.outputs["store"],
-            custom_config={**config, "tuning_json": _json(asdict(tuning.settings)), "code_version": code},
+            custom_config={**config, "tuning_json": places.to_parameter(asdict(tuning.settings)), "code_version": code},
             **splits,
         )
     nodes["trainer"] = Trainer(
@@ -292,14 +291,14 @@ def _judging_nodes(
     embed = EmbedExamples(
         examples=examples,
         model=model,
-        splits_json=_json(sorted({"val", "test", *index.splits})),
-        attributes_json=_json(experiment.attributes),
+        splits_json=places.to_parameter(sorted({"val", "test", *index.splits})),
+        attributes_json=places.to_parameter(experiment.attributes),
         code_version=embed_code,
     )
     embed_baseline = EmbedExamples(
         examples=examples,
         baseline=find.outputs["baseline"],
-        splits_json=_json(["test"]),
+        splits_json=places.to_parameter(["test"]),
         code_version=embed_code,
     ).with_id("EmbedExamples.baseline")
     untrained = {}  # a candidate that was not trained is its own baseline without training
@@ -312,7 +311,7 @@ def _judging_nodes(
     build = BuildIndex(
         embeddings=embed.outputs["embeddings"],
         store=store,
-        splits_json=_json(index.splits),
+        splits_json=places.to_parameter(index.splits),
         neighbors=index.neighbors,
         min_recall=index.min_recall,
         max_p99_ms=float(experiment.evaluation.index_p99_ms),
@@ -332,11 +331,11 @@ def _judging_nodes(
         model=model,
         model_run=nodes["trainer"].outputs["model_run"],
         **({"tuner_results": nodes["tuner"].outputs["tuner_results"]} if "tuner" in nodes else {}),
-        settings_json=_json(experiment.judge_settings.to_dict()),
-        facts_json=_json(facts),
+        settings_json=places.to_parameter(experiment.judge_settings.to_dict()),
+        facts_json=places.to_parameter(facts),
         data_version=prints.data,
         run_key=prints.run,
-        spread_json=_json(spread.model_dump() if spread else {}),
+        spread_json=places.to_parameter(spread.model_dump() if spread else {}),
         code_version=code_version("anchorage_components.evaluate_retrieval"),
     )
     publish = PublishRelease(
@@ -345,7 +344,7 @@ def _judging_nodes(
         report=evaluate.outputs["report"],
         blessing=evaluate.outputs["blessing"],
         releases=places.releases,
-        facts_json=_json(facts),
+        facts_json=places.to_parameter(facts),
         data_version=prints.data,
         run_key=prints.run,
         code_version=code_version("anchorage_components.publish_release"),
@@ -366,7 +365,3 @@ def _training_code(experiment: Experiment, *core: str) -> str:
     modules, tables = training_modules(training_settings(experiment), *core)
     version, encoder = code_version(*modules, tables=tables), experiment.encoder
     return digest([version, preset_version(encoder.weights or "")]) if encoder.preset else version
-
-
-def _json(value) -> str:
-    return json.dumps(value, sort_keys=True)

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
 
 class Metadata(Protocol):
-    """A store of ML Metadata; `str()` names it in messages, without a password."""
+    """A store of ML Metadata; `str()` names it in messages, without a password.
+
+    Args:
+        encoded: whether texts with backslashes must be encoded.
+    """
+
+    encoded: bool
 
     @property
     def config(self) -> Any:

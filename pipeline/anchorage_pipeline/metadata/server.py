@@ -67,6 +67,7 @@ class ServerMetadata:
 
     def __init__(self, url: str):
         self._address, self._url = parse_url(url), url
+        self.encoded = self._address.kind == "postgresql"  # ML Metadata quotes backslashes wrongly there
         self._reader: MetadataStore | None = None  # the connection of the thread that watches a run
 
     def __str__(self) -> str:

@@ -37,6 +37,8 @@ class SqliteMetadata:
         path: the file; it need not exist yet.
     """
 
+    encoded = False
+
     def __init__(self, path: Path):
         self.path = path
 
