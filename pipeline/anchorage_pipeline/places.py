@@ -2,7 +2,9 @@
 
 import posixpath
 from dataclasses import dataclass
+from typing import Any
 
+from anchorage_components.parameters import to_parameter
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.metadata import Metadata, choose_metadata
 
@@ -24,6 +26,10 @@ class Places:
     checkpoints: str
     features: str
     metadata: Metadata | None = None
+
+    def to_parameter(self, value: Any) -> str:
+        """Write a JSON value as the text of a parameter, as the store of ML Metadata can record it."""
+        return to_parameter(value, encoded=self.metadata is not None and self.metadata.encoded)
 
     @property
     def rejects(self) -> str:
