@@ -13,116 +13,6 @@ from anchorage.errors import UsageError
 from anchorage.methods import METHODS
 from anchorage.replicas import gather_rows, replicas, strategy_scope
 
-TRAIN = """
-import json
-import sys
-
-import keras
-import numpy as np
-import tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-
-from anchorage.learner import MetricLearner
-from anchorage.losses import create_loss
-from anchorage.methods import create_methods
-from anchorage.replicas import replicas, strategy_scope
-from anchorage.training.optimizers import create_optimizer
-
-random = np.random.default_rng(0)
-images, labels = random.normal(size=(64, 6)).astype("float32"), (np.arange(64) % 5).astype("int32")
-
-
-def train(strategy, name, params):
-    keras.utils.set_random_seed(1)
-    with strategy_scope(strategy):
-        encoder = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8), keras.layers.UnitNormalization()])
-        methods = create_methods([{"name": "moving_average"}])
-        learner = MetricLearner(encoder, create_loss(name, params, num_classes=5), methods)
-        learner.compile(create_optimizer("adam", 1e-2, {"proxies": 10.0}))
-        learner.build((None, 6))
-        count = replicas()
-    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(16).repeat()
-    history = learner.fit(data, epochs=5, steps_per_epoch=10, verbose=0).history["loss"]
-    return count, history, [keras.ops.convert_to_numpy(v).tolist() for v in learner.variables]
-
-
-losses = {
-    "contrastive": {},
-    "multi_proxy_anchor": {},
-    "cross_batch_memory": {"loss": {"name": "contrastive"}, "memory_size": 32},
-    "soprc": {},
-}
-print(json.dumps({name: [train(s, name, p) for s in ("", "mirrored")] for name, p in losses.items()}))
-"""
-
-
-@pytest.mark.slow
-def test_two_replicas_train_as_one_device_with_the_joined_batch():
-    done = subprocess.run([sys.executable, "-c", TRAIN], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name, (alone, together) in json.loads(done.stdout.splitlines()[-1]).items():
-        assert (alone[0], together[0]) == (1, 2)
-        np.testing.assert_allclose(together[1], alone[1], rtol=1e-5, err_msg=name)  # the loss of every epoch
-        for ours, theirs in zip(together[2], alone[2], strict=True):  # weights, proxies, memories after 50 steps
-            np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=name)
-
-
-TRAIN_ON_STORE = """
-import json
-import sys
-
-import keras
-import tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-
-from anchorage.data.store import RecordStore
-from anchorage.errors import UsageError
-from anchorage.training.run import train_run
-
-
-def trunk(pixels, weights=None):  # without batch normalisation, which each replica does by itself
-    return keras.layers.Conv2D(4, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(pixels))
-
-
-def train(strategy, per_class):
-    sampler = {"name": "class_batches", "params": {"classes": 5, "per_class": per_class}}
-    optimizer = {"name": "adam", "learning_rate": 1e-3}
-    training = {"epochs": 2, "steps_per_epoch": 5, "sampler": sampler, "optimizer": optimizer, "strategy": strategy}
-    training["augmentation"] = {"shift": 0.2, "rotation": 20.0}
-    encoder = {"name": "__main__:trunk", "embedding_size": 8}
-    loss = {"name": "multi_similarity"}
-    run = train_run(store, other, encoder=encoder, loss=loss, training=training, seed=1, verbose=0)
-    return run.result.history, [keras.ops.convert_to_numpy(w).tolist() for w in run.learner.encoder.weights]
-
-
-store, other = map(RecordStore, sys.argv[1:])
-answer = [train(strategy, 4) for strategy in ("", "mirrored")]
-try:
-    train("mirrored", 3)
-except UsageError as error:
-    answer.append(str(error))
-print(json.dumps(answer))
-"""
-
-
-@pytest.mark.slow
-def test_replicas_share_the_batches_of_a_store(store, validation_store):
-    """Rows, and what augmentation does to each, hang on seed and step, not on how many replicas there are."""
-    folders = [str(store.folder), str(validation_store.folder)]
-    done = subprocess.run([sys.executable, "-c", TRAIN_ON_STORE, *folders], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    alone, together, refused = json.loads(done.stdout.splitlines()[-1])
-    # Epoch 0, before the first step, has no loss.
-    assert [row["loss"] for row in together[0][1:]] == pytest.approx([row["loss"] for row in alone[0][1:]], rel=1e-4)
-    for ours, theirs in zip(together[1], alone[1], strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    assert "Expected a batch size that is a multiple of the 2 replicas. Received: 15 rows" in refused
-
-
 TRAIN_CASES = """
 import json
 import pickle
@@ -136,9 +26,14 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 from anchorage.data.store import RecordStore
-from anchorage.inference import embed_rows
+from anchorage.errors import UsageError
+from anchorage.inference import embed_rows, embed_store
+from anchorage.learner import MetricLearner
+from anchorage.losses import create_loss
+from anchorage.methods import create_methods
+from anchorage.replicas import replicas, strategy_scope
+from anchorage.training.optimizers import create_optimizer
 from anchorage.training.run import train_run
-from anchorage.inference import embed_store
 
 
 # Without batch normalisation, which each replica does by itself, and without a bias: without oneDNN its gradient, a sum
@@ -159,11 +54,29 @@ def train(arguments, strategy):
     }, learner
 
 
+def train_in_keras(strategy, name, params):  # fifty steps of a learner that is built and compiled by hand
+    random = np.random.default_rng(0)
+    images, labels = random.normal(size=(64, 6)).astype("float32"), (np.arange(64) % 5).astype("int32")
+    keras.utils.set_random_seed(1)
+    with strategy_scope(strategy):
+        encoder = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8), keras.layers.UnitNormalization()])
+        methods = create_methods([{"name": "moving_average"}])
+        learner = MetricLearner(encoder, create_loss(name, params, num_classes=5), methods)
+        learner.compile(create_optimizer("adam", 1e-2, {"proxies": 10.0}))
+        learner.build((None, 6))
+        count = replicas()
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(16).repeat()
+    history = learner.fit(data, epochs=5, steps_per_epoch=10, verbose=0).history["loss"]
+    return count, history, [keras.ops.convert_to_numpy(v) for v in learner.variables]
+
+
 store, other = map(RecordStore, sys.argv[1:3])
-answers, encoders = {}, {}
-for name, case in json.loads(sys.argv[4]).items():
+cases, in_keras = json.loads(sys.argv[4])
+both = "", "mirrored"
+answers, encoders = {"in keras": {n: [train_in_keras(s, n, p) for s in both] for n, p in in_keras.items()}}, {}
+for name, case in cases.items():
     answers[name] = []
-    for strategy in ("", "mirrored"):
+    for strategy in both:
         answer, learner = train(case, strategy)
         answers[name].append(answer)
         encoders[name] = learner.encoder
@@ -172,9 +85,21 @@ answers["rows"] = [
     (embed_rows(encoder, other, rows), encoder(other.read(rows)).numpy())
     for rows in (np.arange(count)[::-1] for count in (1, 256, 257, 259))
 ]
+case["training"]["sampler"] = {"name": "class_batches", "params": {"classes": 5, "per_class": 3}}
+try:
+    train(case, "mirrored")
+except UsageError as error:
+    answers["refused"] = str(error)
 with open(sys.argv[3], "wb") as file:
     pickle.dump(answers, file)
 """
+
+IN_KERAS: dict[str, dict] = {
+    "contrastive": {},
+    "multi_proxy_anchor": {},
+    "cross_batch_memory": {"loss": {"name": "contrastive"}, "memory_size": 32},
+    "soprc": {},
+}
 
 METHOD_CASES: dict[str, dict] = {
     "alternating_projections": {
@@ -225,12 +150,15 @@ OTHER_CASES: dict[str, dict] = {
 COUNTED = {"active_pairs": 0.1, "dead_proxies": 0.13, "val_recall@1": 0.02, "val_map@r": 0.02}
 
 
-# Cases that `make test` leaves out: others clip, accumulate and round as they do.
-IN_GRID = ("sgd, gradient_accumulation",)  # "all of it" has it too
+# Cases that `make test` leaves out: others draw, remember, clip, accumulate and round as they do.
+IN_GRID = ("alternating_projections", "class_mean_start", "intra_class_augmentation", "learned_concatenation")
+IN_GRID += ("proxy_synthesis", "whitened_start", "hierarchical_batches", "mixed_bfloat16", "mixed_float16")
+IN_GRID += ("sgd, clipnorm", "sgd, clipvalue", "sgd, global_clipnorm", "sgd, gradient_accumulation")
+IN_GRID += ("contrastive", "multi_proxy_anchor")
 
 
 def in_grid(item):
-    return "both" in item.fixturenames and getattr(item, "callspec", None) and item.callspec.params["name"] in IN_GRID
+    return bool(getattr(item, "callspec", None)) and item.callspec.params.get("name") in IN_GRID
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +166,7 @@ def both(store, uneven_store, tmp_path_factory, settings, request):
     """What one device and two replicas came to, by case; all in one process, which takes long to start."""
     cases, here = {}, [item for item in request.session.items if item.path == request.path]
     asked = {item.callspec.params["name"] for item in here if hasattr(item, "callspec")} | {"plain", "sgd"}
+    in_keras = {name: params for name, params in IN_KERAS.items() if name in asked}
     for name, case in {**METHOD_CASES, **OTHER_CASES}.items():
         if name not in asked:
             continue
@@ -249,7 +178,7 @@ def both(store, uneven_store, tmp_path_factory, settings, request):
         encoder = {"name": "__main__:trunk", "embedding_size": 8, "pooling": "avg", **case.get("encoder", {})}
         cases[name]["encoder"] = encoder
     answers = tmp_path_factory.mktemp("answers") / "answers"
-    arguments = [str(store.folder), str(uneven_store.folder), str(answers), json.dumps(cases)]
+    arguments = [str(store.folder), str(uneven_store.folder), str(answers), json.dumps([cases, in_keras])]
     done = subprocess.run([sys.executable, "-c", TRAIN_CASES, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return pickle.loads(answers.read_bytes())
@@ -272,10 +201,27 @@ def test_two_replicas_give_what_one_device_gives(both, name):
         assert set(found) == set(expected)
         for sign, value in expected.items():
             assert found[sign] == pytest.approx(value, rel=signs, abs=max(signs, COUNTED.get(sign, 0.0))), sign
+        if "loss" in expected and rounding == 1e-4:
+            assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
     for (path, found), (_, expected) in zip(together["variables"], alone["variables"], strict=True):
         atol = rounding * max(1.0, np.abs(expected).max())
         np.testing.assert_allclose(found, expected, atol=atol, rtol=0, err_msg=path)
     np.testing.assert_allclose(together["directions"], alone["directions"], atol=signs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IN_KERAS)
+def test_two_replicas_train_as_one_device_with_the_joined_batch(both, name):
+    alone, together = both["in keras"][name]
+    assert (alone[0], together[0]) == (1, 2)
+    np.testing.assert_allclose(together[1], alone[1], rtol=1e-5)  # the loss of every epoch
+    for ours, theirs in zip(together[2], alone[2], strict=True):  # weights, proxies, memories after 50 steps
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_batch_that_replicas_cannot_share_is_refused(both):
+    assert "Expected a batch size that is a multiple of the 2 replicas. Received: 15 rows" in both["refused"]
 
 
 @pytest.mark.slow

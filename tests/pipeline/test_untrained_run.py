@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from command import run_command
 from PIL import Image
 from presets import SIZE, save_preset
 
@@ -26,11 +25,6 @@ epochs = 0
 """
 
 
-def anchorage(folder, *arguments):
-    command = [sys.executable, "-m", "anchorage_pipeline.cli", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
-
-
 def draw(path, seed):
     path.parent.mkdir(parents=True, exist_ok=True)
     blocks = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
@@ -45,7 +39,7 @@ def backbone_and_folder(tmp_path_factory):
         draw(folder / f"photos/IMG_{number:04}.jpg", number)
     (folder / "photos/IMG_0000 copy.jpg").write_bytes((folder / "photos/IMG_0000.jpg").read_bytes())
     (folder / "photos.toml").write_text(_EXPERIMENT)
-    done = anchorage(folder, "run", "photos.toml")
+    done = run_command(folder, "run", "photos.toml")
     assert done.returncode == 0, done.stdout + done.stderr
     return backbone, folder, done
 
@@ -64,7 +58,7 @@ def test_photos_without_labels_become_a_release(backbone_and_folder):
 
 def test_search_by_text_gives_the_images_nearest_to_the_description(backbone_and_folder):
     backbone, folder, _ = backbone_and_folder
-    done = anchorage(folder, "search", "--text", "red cat", "--neighbors", "25")
+    done = run_command(folder, "search", "--text", "red cat", "--neighbors", "25")
     assert done.returncode == 0, done.stderr
     found = [line.split() for line in done.stdout.splitlines()[1:26]]
     from keras_hub.models import CLIPPreprocessor
@@ -84,7 +78,7 @@ def test_search_by_text_gives_the_images_nearest_to_the_description(backbone_and
 
 def test_search_by_image_shows_a_name_once(backbone_and_folder):
     _, folder, _ = backbone_and_folder
-    done = anchorage(folder, "search", "photos/IMG_0003.jpg", "--neighbors", "2")
+    done = run_command(folder, "search", "photos/IMG_0003.jpg", "--neighbors", "2")
     assert done.returncode == 0, done.stderr
     assert all(len(line.split()) in (3, 4) for line in done.stdout.splitlines()[2:4])
 
@@ -99,21 +93,21 @@ def test_another_preset_is_another_release_and_labels_are_measured(backbone_and_
     save_preset(folder / "encoders/tiny_dino", "dinov2")
     text = _EXPERIMENT.replace("photos", "shop").replace("tiny_clip", "tiny_dino")
     (folder / "shop.toml").write_text(text)
-    done = anchorage(folder, "run", "shop.toml")
+    done = run_command(folder, "run", "shop.toml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "verdict  FIRST" in done.stdout
     report = json.loads((folder / "releases/shop/1/report/report.json").read_text())
     assert report["metrics"]["recall@1"]["value"] > 0.5
     assert "untrained" not in report
-    refused = anchorage(folder, "search", "--text", "red cat", "--release", "releases/shop")
+    refused = run_command(folder, "search", "--text", "red cat", "--release", "releases/shop")
     assert refused.returncode == 2
     assert "E_NO_TEXT" in refused.stderr
     assert "hub:tiny_dino" in refused.stderr
     weights = folder / "encoders/tiny_dino/model.weights.h5"
     os.utime(weights, (1, 1))  # the same bytes: nothing is done again
-    again = anchorage(folder, "run", "shop.toml")
+    again = run_command(folder, "run", "shop.toml")
     assert again.returncode == 0, again.stderr
     assert "Trainer                  cached" in again.stdout
     (folder / "encoders/tiny_dino/README.md").write_text("changed")
-    changed = anchorage(folder, "run", "shop.toml")
+    changed = run_command(folder, "run", "shop.toml")
     assert "Trainer                  complete" in changed.stdout, changed.stderr
