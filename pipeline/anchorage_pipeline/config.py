@@ -217,10 +217,6 @@ class Evaluation(Section):
     force: str = _JUDGED.force
     """Reason to publish a candidate that the gate rejects; "" does not publish it."""
 
-    def computed(self) -> dict[str, Any]:
-        """The settings as plain values, without those that only say when, where and by what means it is run."""
-        return self.model_dump(mode="json", exclude={"runs", "release", "metadata", "trigger", "beam"})
-
     @property
     def attributes(self) -> list[str]:
         """Columns of the data's table that the evaluation needs."""
