@@ -12,7 +12,8 @@ from anchorage.errors import UsageError
 _REDUCIBLE = ("float16", "float32", "float64", "int32", "int64")  # dtypes that all-reduce supports
 
 # Several machines and TPUs are not supported: in Keras 3, `fit` fails before the first step with
-# `MultiWorkerMirroredStrategy`, and variables lack the synchronization that `TPUStrategy` needs.
+# `MultiWorkerMirroredStrategy`, and variables lack the synchronization that `TPUStrategy` needs. Keras on JAX trains on
+# several machines: see `anchorage.processes`.
 STRATEGIES: dict[str, Callable[[Any], Any]] = {
     "mirrored": lambda tf: tf.distribute.MirroredStrategy(
         [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
@@ -34,7 +35,8 @@ def strategy_scope(name: str) -> AbstractContextManager:
     if name not in STRATEGIES:
         raise UsageError(
             "E_NAME_UNKNOWN",
-            f"Unknown strategy {name!r}. Known: {sorted(STRATEGIES)}; Keras 3 has no support for several machines.",
+            f"Unknown strategy {name!r}. Known: {sorted(STRATEGIES)}; Keras 3 has no support for several machines "
+            "on TensorFlow. On JAX it has: see `anchorage.processes`.",
         )
     if keras.backend.backend() != "tensorflow":
         raise UsageError(
