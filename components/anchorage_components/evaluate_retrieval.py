@@ -22,7 +22,7 @@ from anchorage.judging.calibration_check import calibrate_and_check
 from anchorage.judging.index_trial import judge_index
 from anchorage.judging.judge import judge_candidate
 from anchorage.judging.settings import TEST, VALIDATION, JudgeSettings
-from anchorage.judging.two_releases import JUDGED
+from anchorage.judging.two_releases import JUDGED, VALIDATED
 from anchorage.judging.unmeasured import is_measurable, report_unmeasured
 from anchorage.release import fingerprint_model
 from anchorage.release.manifest import check_pair, read_index_facts
@@ -153,8 +153,7 @@ def EvaluateRetrieval(
         calibration=calibrate_and_check(candidate, validation, gallery, settings),
     )
     report.set_float_custom_property("primary", judged["metrics"][settings.primary]["value"])
-    held_out = table.select(np.isin(table.splits, (TEST, VALIDATION)))  # later queries are compared with them for drift
-    _write(judged, report, blessing, model, held_out, pictures)
+    _write(judged, report, blessing, model, table, pictures)
 
 
 def _is_untrained(context: Mapping[str, Any]) -> bool:
@@ -166,11 +165,13 @@ def _write(
     report: RetrievalReport,
     blessing: ModelBlessing,
     model: Model,
-    held_out: Embeddings,
+    table: Embeddings,
     read_pictures: Callable[[Sequence[str]], dict[str, np.ndarray | None]],
 ) -> None:
     write_report(judged, report.uri, read_pictures)
-    write_table(Path(report.uri) / JUDGED, held_out)
+    write_table(Path(report.uri) / JUDGED, table.select(table.splits == TEST))
+    if (validated := table.splits == VALIDATION).any():
+        write_table(Path(report.uri) / VALIDATED, table.select(validated))
     for name, key in ((THRESHOLDS, "thresholds"), (CALIBRATION, "calibration")):
         replace_file(Path(report.uri) / name, json.dumps(judged[key], indent=1).encode())
     replace_file(Path(report.uri) / CARD, write_card(judged).encode())

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anchorage.errors import DataError, UsageError
-from anchorage.judging.settings import TEST, VALIDATION
-from anchorage.judging.two_releases import JUDGED
+from anchorage.judging.two_releases import JUDGED, VALIDATED
 from anchorage.retrieval.drift import TESTS, Observed, compare_window, observe
 from anchorage.retrieval.health import hubness
 from anchorage.retrieval.index import load_vectors
@@ -102,10 +101,10 @@ def read_reference(release: "Release", settings: DriftSettings) -> Reference:
     rows = _sample(len(vectors), _MOST_GALLERY, random)
     check, note, kind = release.calibration.get("check", {}).get("unknown", {}), "", settings.reference
     held_out = np.empty((0, vectors.shape[1]), np.float32)
-    path = release.path / "report" / JUDGED
-    if kind == "evaluation" and path.is_file():
-        table = read_table(path, [TEST, VALIDATION])
-        held_out = table.vectors[table.roles != "gallery"]
+    if kind == "evaluation":
+        files = [path for name in (JUDGED, VALIDATED) if (path := release.path / "report" / name).is_file()]
+        tables = [read_table(path) for path in files]
+        held_out = np.concatenate([held_out, *(table.vectors[table.roles != "gallery"] for table in tables)])
     if kind == "evaluation" and len(held_out) < settings.window:
         held_out, kind = np.asarray(vectors), "gallery"
         note = (
@@ -140,7 +139,7 @@ def detect_drift(
         `p_values`, `limit`, `statistics`, `first` and `last` (times); `histogram`, `hubs` and `map` for the figures.
 
     Raises:
-        DataError: `E_QUERIES_FEW` for less than one window to test; `E_QUERY_SHAPE`, `E_VECTOR_NOT_FINITE`.
+        DataError: `E_QUERIES_FEW` for less than one window to test; `E_QUERY_SHAPE`, `E_VECTOR_UNUSABLE`.
     """
     vectors = _check(vectors, reference.gallery.shape[1])
     ahead = 2 * settings.window if reference.kind == "first" else 0

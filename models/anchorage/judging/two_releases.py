@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from anchorage.errors import UsageError
 from anchorage.judging.judge import judge_candidate
-from anchorage.judging.settings import TEST, JudgeSettings
+from anchorage.judging.settings import JudgeSettings
 from anchorage.retrieval.table import read_table
 
 if TYPE_CHECKING:
     from anchorage.release import Release
     from anchorage.retrieval.table import Embeddings
 
-JUDGED = "embeddings.parquet"  # the evaluated embeddings, in the folder of the report
+# In the folder of the report: the evaluated embeddings, and those of the validation classes.
+JUDGED, VALIDATED = "embeddings.parquet", "validation.parquet"
 _COPIED = ("thresholds", "calibration", "untrained", "identity", "reproduce")  # independent of the older release
 
 
@@ -74,4 +75,4 @@ def _read_judged(release: "Release") -> "Embeddings":
             f"Expected the evaluated embeddings of release {release.version} at {path}. Received: no such file, since "
             "the release has an earlier format. Compare releases published by this version of `anchorage run`",
         )
-    return read_table(path, [TEST])
+    return read_table(path)
