@@ -38,6 +38,7 @@ _SHARED = {
     "anchorage_components.beam.embedding",
     "anchorage_components.beam.options",
     "anchorage_components.beam.running",
+    "anchorage_components.parameters",
 }
 _SETTINGS = {"loss": {"name": "margin", "params": {}}, "training": {"methods": [{"name": "moving_average"}]}}
 

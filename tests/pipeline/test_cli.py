@@ -64,6 +64,7 @@ def test_help_lists_every_command_once(capsys):
             "index",
             "init",
             "gc",
+            "kubeflow",
             "losses",
             "releases",
             "report",
