@@ -36,6 +36,13 @@ IMPLIED = {
 }
 # Options that are gone, with the values that stand for what the losses do now.
 GONE = {"loss.params.form": "margin"}
+# What a file searches today over more values than then, and writes in another form.
+SEARCHED = {
+    "19-balanced-contrastive": (
+        *("loss.params.lam.", "loss.params.margin.", "loss.params.aggregation"),
+        "training.sampler.params.classes",
+    )
+}
 
 
 def experiment(**sections):
@@ -63,8 +70,10 @@ def test_the_files_of_the_project_train_as_they_did(name):
     else:
         now = {name: written(load_experiment(FOLDER / f"{name}.toml"))}
     for key, settings in now.items():
-        found = dict(flat(settings))
-        expected = {path: value for path, value in flat(BEFORE[key]) if GONE.get(path) != value}
+        searched = SEARCHED.get(key, ())
+        found = {path: value for path, value in flat(settings) if not path.startswith(searched)}
+        then = {path: value for path, value in flat(BEFORE[key]) if not path.startswith(searched)}
+        expected = {path: value for path, value in then.items() if GONE.get(path) != value}
         assert {path: value for path, value in found.items() if path in expected} == expected, key
         added = {path: value for path, value in found.items() if path not in expected and value is not None}
         assert added.items() <= IMPLIED.items(), key
@@ -86,7 +95,7 @@ def test_a_range_is_a_written_value():
     settings = training_settings(searched)
     assert settings["training"]["optimizer"]["rate_factors"] == {
         "proxies": None,
-        "trunk": {"low": 0.01, "high": 0.3, "log": False},
+        "trunk": {"low": 0.01, "high": 0.3, "sampling": "linear", "step": None, "default": None},
     }
     told = explain_recipe(searched, COUNTS)
     assert "rate_factors.trunk" not in told
