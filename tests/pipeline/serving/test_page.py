@@ -102,6 +102,7 @@ class Visit:
         expect(self.page.locator(".waiting")).to_have_count(0)
 
     def ids(self, column=0):
+        self.settle()  # the heading changes before the answer is there
         links = self.page.locator(".answers section").nth(column).locator(".hit img, .hit .no-picture")
         alts = links.evaluate_all("all => all.map((one) => one.alt ?? one.getAttribute('aria-label'))")
         return [alt.removeprefix("Item ") for alt in alts]
