@@ -13,7 +13,7 @@ import numpy as np
 
 from anchorage import MetricLearner
 from anchorage.data.sampling import ClassBatches
-from anchorage.losses import create_loss
+from anchorage.losses import MultiSimilarityLoss
 from anchorage.processes import SharedCheckpoint, join_processes, local_part
 
 STEPS = 10  # of an epoch
@@ -23,7 +23,6 @@ parser.add_argument("checkpoint", help="file that all processes share; it is the
 parser.add_argument("--processes", type=int, default=1)
 parser.add_argument("--rank", type=int, default=0)
 parser.add_argument("--coordinator", default="localhost:8476")
-parser.add_argument("--loss", default="multi_similarity")
 parser.add_argument("--epochs", type=int, default=5)
 options = parser.parse_args()
 
@@ -51,15 +50,9 @@ if saved := checkpoint.load():
     learner, epoch = saved
 else:
     encoder = keras.Sequential([keras.Input((64,)), keras.layers.Dense(16), keras.layers.UnitNormalization()])
-    learner, epoch = MetricLearner(encoder, create_loss(options.loss, {}, num_classes=12)), 0
+    learner, epoch = MetricLearner(encoder, MultiSimilarityLoss()), 0
     learner.compile(optimizer=keras.optimizers.Adam(0.01))
-history = learner.fit(
-    batches(epoch * STEPS),
-    initial_epoch=epoch,
-    epochs=options.epochs,
-    steps_per_epoch=STEPS,
-    callbacks=[checkpoint],
-    verbose=0,
-)
+epochs = {"initial_epoch": epoch, "epochs": options.epochs, "steps_per_epoch": STEPS}
+history = learner.fit(batches(epoch * STEPS), **epochs, callbacks=[checkpoint], verbose=0)
 for number, loss in zip(history.epoch, history.history.get("loss", []), strict=True):
     print(f"epoch {number + 1}: loss {loss:.6f}")
