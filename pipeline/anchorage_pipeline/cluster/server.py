@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from anchorage.errors import ResourceError, UsageError
+from anchorage_pipeline.cluster.extra import missing_packages
 from anchorage_pipeline.cluster.settings import Cluster
 
 _TOKEN = "KF_PIPELINES_TOKEN"
@@ -62,11 +63,7 @@ class Server:
         try:
             import kfp
         except ImportError as error:
-            raise UsageError(
-                "E_EXTRA_MISSING",
-                f"Kubeflow needs packages that are not installed ({error}). They come with the extra 'kubeflow': "
-                "`uv sync --extra cpu --extra kubeflow`",
-            ) from error
+            raise missing_packages(error) from error
 
         class Client(kfp.Client):
             """Asks once; kfp itself asks five times for half a minute whether there is a server."""

@@ -13,6 +13,7 @@ import yaml
 
 from anchorage.errors import UsageError
 from anchorage.registry import nearest
+from anchorage_pipeline.cluster.extra import missing_packages
 from anchorage_pipeline.cluster.parameters import open_parameters
 from anchorage_pipeline.cluster.settings import Cluster
 from anchorage_pipeline.config import Experiment
@@ -86,11 +87,7 @@ def _compile_graph(experiment: Experiment) -> dict[str, Any]:
     try:
         from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
     except ImportError as error:
-        raise UsageError(
-            "E_EXTRA_MISSING",
-            f"Kubeflow needs packages that are not installed ({error}). They come with the extra 'kubeflow': "
-            "`uv sync --extra cpu --extra kubeflow`",
-        ) from error
+        raise missing_packages(error) from error
 
     volume = experiment.cluster.volume
     places = Places(
