@@ -1,0 +1,130 @@
+"""Local copies of what lies in an object store, made once for each content and shared by all readers."""
+
+import hashlib
+import os
+import shutil
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from os import PathLike, fspath
+from pathlib import Path
+
+from anchorage.disk import disk_trouble
+from anchorage.storage.addresses import is_remote
+from anchorage.storage.faults import MissingObjectError
+from anchorage.storage.folders import copy_entries
+from anchorage.storage.objects import Entry, endpoint, find_object, list_files
+
+CACHE = "ANCHORAGE_CACHE"  # variable of the environment: the folder of copies
+
+_UNUSED_SECONDS = 24 * 3600.0  # after which a copy that no process uses is removed
+_PARTS = ".part"  # ending of a copy that is being made
+_LOCK = ".lock"  # ending of the file that its users lock
+
+
+@contextmanager
+def local_input(uri: str | PathLike) -> Iterator[Path]:
+    """Yield a local path with the content of an address: the path itself, or a copy of the object or the folder.
+
+    Copies lie in the folder `$ANCHORAGE_CACHE` (default: `~/.cache/anchorage`), one for each content of a URI, so that
+    several readers, also of different processes, copy once. One that nobody has used for a day is removed.
+    The copy must not be changed.
+
+    Raises:
+        MissingObjectError: `E_OBJECT_MISSING`; a path of this machine is not checked.
+    """
+    if not is_remote(uri):
+        yield Path(uri)
+        return
+    with Copy(fspath(uri)) as copy:
+        yield copy.path
+
+
+class Copy:
+    """A copy of an object or a folder in the cache, which stays until `close`, or until nobody refers to this object.
+
+    Args:
+        uri: the object or folder.
+
+    Attributes:
+        path: the local file or folder.
+
+    Raises:
+        MissingObjectError: `E_OBJECT_MISSING`.
+        ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`.
+    """
+
+    def __init__(self, uri: str):
+        entry = find_object(uri)
+        parent, _, name = uri.rstrip("/").rpartition("/")
+        entries = {name: entry} if entry else list_files(uri)
+        if not entries:
+            raise MissingObjectError(uri)
+        cache = cache_folder()
+        folder = cache / hashlib.sha256(repr((endpoint(uri), uri, entries)).encode()).hexdigest()[:32]
+        with disk_trouble(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+            remove_unused(cache)
+            handle = _open_shared(folder.with_suffix(_LOCK))
+            self.close = weakref.finalize(self, os.close, handle)
+            if not folder.is_dir():
+                _make(folder, parent if entry else uri, entries, handle)
+        self.path = folder / name if entry else folder
+
+    def __enter__(self) -> "Copy":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def cache_folder() -> Path:
+    """Return the folder of copies, which may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(os.environ.get(CACHE) or Path(base) / "anchorage")
+
+
+def remove_unused(cache: Path) -> None:
+    """Remove the copies, complete or not, that no process uses and none has used for a day."""
+    import fcntl  # not on Windows
+
+    for path in cache.glob(f"*{_LOCK}"):
+        if not _is_old(path):
+            continue
+        with path.open("ab") as handle, suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_old(path):
+                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+                shutil.rmtree(path.with_suffix(_PARTS), ignore_errors=True)
+                path.unlink(missing_ok=True)
+
+
+def _make(folder: Path, uri: str, entries: Mapping[str, Entry], handle: int) -> None:
+    """Copy objects to the folder; of several processes one does, and the others wait for it."""
+    import fcntl
+
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    if not folder.is_dir():
+        parts = folder.with_suffix(_PARTS)  # what a killed process has copied is used
+        parts.mkdir(exist_ok=True)
+        copy_entries(uri, entries, parts)
+        parts.rename(folder)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+
+
+def _open_shared(path: Path) -> int:
+    """Open and lock the file that keeps a copy from being removed; its time says when the copy was last used."""
+    import fcntl
+
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        os.utime(handle)
+        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+        os.close(handle)  # removed between the two calls
+
+
+def _is_old(path: Path) -> bool:
+    return path.exists() and time.time() - path.stat().st_mtime > _UNUSED_SECONDS

@@ -1,0 +1,134 @@
+"""Folders of an object store on this machine, and back."""
+
+import os
+import secrets
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from os import PathLike, fspath
+from pathlib import Path
+
+from anchorage.disk import check_free_space, disk_trouble
+from anchorage.files import TEMPORARY
+from anchorage.progress import advance, task
+from anchorage.storage.addresses import check_names, is_remote, join
+from anchorage.storage.faults import LostRaceError, MissingObjectError
+from anchorage.storage.objects import PARALLEL, Entry, fetch_object, list_files, send_object
+
+_SECOND = 10**9  # nanoseconds
+
+
+def download(uri: str, folder: str | PathLike) -> Path:
+    """Copy all objects below a URI into a local folder, several at once.
+
+    A file appears under its name when it is complete. Files that an earlier call copied, and whose objects have not
+    changed since, are not copied again; other files in the folder stay.
+
+    Args:
+        uri: a folder of an object store.
+        folder: local folder, created if missing.
+
+    Returns:
+        The folder.
+
+    Raises:
+        MissingObjectError: `E_OBJECT_MISSING` if there is no object below the URI.
+        DataError: `E_OBJECT_NAME` for a name that leads out of the folder.
+        ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`, and what `store_trouble` raises.
+    """
+    entries = list_files(uri)
+    if not entries:
+        raise MissingObjectError(uri)
+    folder = Path(folder)
+    with disk_trouble(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        copy_entries(uri, entries, folder)
+    return folder
+
+
+def upload(folder: str | PathLike, uri: str, *, last: str | None = None) -> None:
+    """Copy all files of a local folder below a URI, several at once.
+
+    Args:
+        folder: local folder; temporary files of `anchorage.files` in it are left out.
+        uri: a folder of an object store, whose other objects stay.
+        last: relative path of the file that is copied when all others are there, such as a manifest.
+    """
+    folder = Path(folder)
+    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    names = [path.as_posix() for path in paths if not any(part.startswith(TEMPORARY) for part in path.parts)]
+
+    def send(name: str) -> None:
+        send_object(folder / name, join(uri, name))
+
+    _at_once(send, [name for name in names if name != last], f"copying to {uri}")
+    if last is not None:
+        send(last)
+
+
+@contextmanager
+def local_output(uri: str | PathLike) -> Iterator[Path]:
+    """Yield a local folder to write into: that of the path itself, or one whose files are then copied to the URI.
+
+    Nothing is copied if the block raises.
+    """
+    if not is_remote(uri):
+        Path(uri).mkdir(parents=True, exist_ok=True)
+        yield Path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="anchorage-") as name:
+        yield Path(name)
+        upload(name, fspath(uri))
+
+
+def copy_entries(uri: str, entries: Mapping[str, Entry], folder: Path) -> None:
+    """Copy objects below a URI into an existing folder, as `download` does.
+
+    Raises:
+        LostRaceError: `E_OBJECT_CHANGED` if one of them was written meanwhile.
+    """
+    check_names(uri, entries)
+    missing = {name: entry for name, entry in entries.items() if not _is_copy(folder / name, entry)}
+    check_free_space(folder, sum(entry.size for entry in missing.values()))
+
+    def fetch(name: str) -> None:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+        try:
+            fetch_object(join(uri, name), entries[name], temporary)
+            if temporary.stat().st_size != entries[name].size:
+                raise LostRaceError(join(uri, name))
+            os.utime(temporary, ns=(_stamp(entries[name]),) * 2)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    _at_once(fetch, list(missing), f"copying {uri}")
+
+
+def _is_copy(path: Path, entry: Entry) -> bool:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return (status.st_size, status.st_mtime_ns) == (entry.size, _stamp(entry))
+
+
+def _stamp(entry: Entry) -> int:
+    """Return the time of change of a copy: the second is the object's, the fraction tells contents apart."""
+    return int(entry.changed) * _SECOND + zlib.crc32(entry.etag.encode()) % _SECOND
+
+
+def _at_once(work: Callable[[str], None], names: Sequence[str], title: str) -> None:
+    """Run `work` on each name in several threads; the first error ends it."""
+    with task(title, total=len(names)), ThreadPoolExecutor(PARALLEL) as pool:
+        try:
+            for future in as_completed([pool.submit(work, name) for name in names]):
+                future.result()
+                advance(title)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
