@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anchorage.errors import AnchorageError, causes
+from anchorage_components.beam.options import IMAGE, NO_IMAGE
 
 _TFX = "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"
 _VALUE = "title: tfx.String"
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     invocation = place_outputs(json.loads(rest[place]), folder)
     _make_outputs(invocation, Path(folder))
     rest[place] = json.dumps(invocation)
+    if not any(each.startswith(IMAGE) for each in rest):
+        rest.append(NO_IMAGE)  # TFX takes the name of the program for an option of Beam
     sys.argv = [_TFX, *rest]
     try:
         runpy.run_module(_TFX, run_name="__main__", alter_sys=True)

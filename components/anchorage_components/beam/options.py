@@ -18,6 +18,10 @@ from anchorage.errors import UsageError
 # gives its nodes no runner, so that the default is set.
 LOCAL_RUNNER = StandardOptions.DEFAULT_RUNNER = "FnApiRunner"
 
+# Without an image, TFX builds a source distribution of itself for every Beam node that has options, and leaves it in
+# the folder for temporary files. The local runner ignores the image.
+IMAGE, NO_IMAGE = "--sdk_container_image", "--sdk_container_image=unused"
+
 _LOCAL = ("DirectRunner", "FnApiRunner")
 _PROCESSES = "multi_processing"
 _THREADS = "TF_NUM_INTRAOP_THREADS"  # read by TensorFlow when it starts
@@ -70,7 +74,6 @@ def node_flags(flags: Sequence[str]) -> list[str]:
     options = beam_options(flags)
     runner = options.view_as(StandardOptions).runner or LOCAL_RUNNER
     given = [flag for flag in flags if not flag.startswith("--runner=")]
-    # Without an image TFX would build a source distribution of itself for every Beam node.
     if not options.view_as(WorkerOptions).sdk_container_image:
         if runner.endswith("DataflowRunner"):
             raise UsageError(
@@ -78,7 +81,7 @@ def node_flags(flags: Sequence[str]) -> list[str]:
                 "Expected --sdk_container_image=IMAGE, an image with this project, for the workers of Dataflow. "
                 "Received: none",
             )
-        given.append("--sdk_container_image=unused")
+        given.append(NO_IMAGE)
     return [f"--runner={runner}", *given]
 
 
