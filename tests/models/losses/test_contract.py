@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import re
 from functools import cache
 from pathlib import Path
 
@@ -14,9 +13,6 @@ from keras import ops
 
 from anchorage.learner import MetricLearner
 from anchorage.losses import LOSSES, create_loss
-from anchorage.mining import MINERS
-from anchorage.pairs.reducers import ANCHOR_REDUCERS
-from anchorage.regularizers import REGULARIZERS
 
 slow = pytest.mark.slow  # minutes for the whole table; for one loss: `pytest -k <its name>` on this file
 
@@ -375,35 +371,3 @@ def test_ignores_row_order_of_a_large_batch(setting, compiled):
     turned, (turned_gradient, *_) = measure(embeddings[order], labels[order])
     assert turned == pytest.approx(value, rel=1e-5)
     np.testing.assert_allclose(turned_gradient, gradient[order], rtol=1e-3, atol=1e-5 * np.abs(gradient).max())
-
-
-@pytest.mark.parametrize("name", sorted(LOSSES))
-def test_every_choice_of_a_loss_is_tried(name):
-    settings = [params for loss, params in SETTINGS if loss == name]
-    for parameter, default in inspect.signature(LOSSES[name]).parameters.items():
-        if isinstance(default.default, bool):
-            assert {params.get(parameter, default.default) for params in settings} == {True, False}, parameter
-        if not isinstance(default.default, str):
-            continue
-        with pytest.raises(ValueError, match=rf"`{parameter}` must be .*Received: {parameter}='nonsense'") as caught:
-            create_loss(name, {parameter: "nonsense"}, num_classes=CLASSES)
-        choices = set(re.findall(r"'(\w+)'", str(caught.value).split("Received")[0]))
-        if parameter not in ("reducer", "distance"):  # code that the losses share: once over the table, below
-            assert choices <= {params.get(parameter, default.default) for params in settings}, parameter
-
-
-def test_every_shared_part_is_tried_with_some_loss():
-    whole = json.dumps(SETTINGS)
-    for name in (
-        *ANCHOR_REDUCERS,
-        *MINERS,
-        *REGULARIZERS,
-        "cosine",
-        "dot",
-        "euclidean",
-        "manhattan",
-        "snr",
-        "squared_euclidean",
-    ):
-        # What is a default somewhere need not be written.
-        assert f'"{name}"' in whole or name in ("mean", "lp", "euclidean"), name
