@@ -48,8 +48,10 @@ def encode(pixels, kind="PNG", **options):
     return buffer.getvalue()
 
 
-def publish_tiny(folder, images, *, gain=1.0, calibration=None, data_root=None, report=True):
+def publish_tiny(folder, images, *, gain=1.0, calibration=None, data_root=None, report=True, extra=None):
     """Publish a release of these images in `folder/releases`: ids are `class-N/N.png`, three classes, two colours.
+
+    `extra` are more files of the release.
 
     Returns:
         The version.
@@ -79,6 +81,7 @@ def publish_tiny(folder, images, *, gain=1.0, calibration=None, data_root=None, 
         files["calibration.json"] = json.dumps(calibration).encode()
     if report:
         files["report/report.html"] = b"<!doctype html><title>Report</title>"
+    files |= extra or {}
     return publish_release(
         folder / "releases",
         model_folder=work / "model",

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from pages import browser  # noqa: F401 - a fixture
 from releases import CALIBRATION, draw_images, publish_tiny
 from services import running
 

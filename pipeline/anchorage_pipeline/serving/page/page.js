@@ -55,11 +55,10 @@ async function show({ focus = false, said = "" } = {}) {
   if (focus) $("results-title").focus();
   showWaiting();
   $("results").setAttribute("aria-busy", "true");
-  await guarded(async () => {
-    const told = await (step ? answer(step, signal) : examples());
-    if (!signal.aborted) say(said || told);
-  });
-  if (!signal.aborted) $("results").removeAttribute("aria-busy");
+  const told = await guarded(async () => (step ? answer(step, signal) : examples()));
+  if (signal.aborted) return;
+  if (said || told) say(said || told); // what was done is said even if the search fails
+  $("results").removeAttribute("aria-busy");
 }
 
 const panelActions = {
