@@ -24,12 +24,12 @@ def FindRelease(
 
     Args:
         baseline: output folder for `baseline.json`, see `anchorage.release.find_baseline`.
-        releases: folder of releases; need not exist.
+        releases: path or URI of the folder of releases; need not exist.
         run_key: identity of this run; releases with the same key are skipped.
         expected: identity of the baseline at the start of the run; part of the cache key, otherwise unused.
         code_version: digest of the code; part of the cache key, otherwise unused.
     """
-    facts = find_baseline(Path(releases), run_key)
+    facts = find_baseline(releases, run_key)
     logging.info("baseline: %s", facts)
     folder = Path(baseline.uri)
     folder.mkdir(parents=True, exist_ok=True)

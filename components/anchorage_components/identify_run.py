@@ -1,6 +1,5 @@
 """IdentifyRun: finds out what a run on a cluster starts from, so that later nodes are cached if nothing changed."""
 
-from pathlib import Path
 from typing import TypedDict
 
 from absl import logging
@@ -40,7 +39,7 @@ def IdentifyRun(
 
     Args:
         path: folder or table of the data; `{SPAN}` in it is replaced by the span.
-        releases: folder of releases; need not exist.
+        releases: path or URI of the folder of releases; need not exist.
         settings_version: digest of the experiment and the code.
         span: name of the span; "" takes the newest.
         is_vectors: 1 if the data are vectors.
@@ -62,7 +61,7 @@ def IdentifyRun(
     else:
         version = data_version(root, table, from_parameter(columns_json), follow_links=bool(follow_links))
     run_key = digest([settings_version, version])
-    baseline = find_baseline(Path(releases), run_key)
+    baseline = find_baseline(releases, run_key)
     identity: Identity = {
         "root": str(root),
         "table": str(table or ""),

@@ -14,6 +14,7 @@ from anchorage.errors import GateError
 from anchorage.files import replace_file
 from anchorage.release import publish_release
 from anchorage.release.manifest import read_manifest
+from anchorage.release.places import version_address
 from anchorage.retrieval.table import read_ids
 from anchorage_components.artifacts import CALIBRATION, CARD, IDS, THRESHOLDS, Release, RetrievalIndex, RetrievalReport
 from anchorage_components.parameters import from_parameter
@@ -43,7 +44,7 @@ def PublishRelease(
         blessing: blessing of this model.
         release: output folder for `release.json` with `version`, `path` and `bundle`, the identity of the manifest;
             gets the custom property `version`.
-        releases: folder of releases; created if it does not exist.
+        releases: path or URI of the folder of releases; created if it does not exist.
         facts_json: JSON object for the manifest, such as `experiment`.
         data_version: digest of the data, for the manifest.
         run_key: identity of the run, for the manifest.
@@ -72,10 +73,10 @@ def PublishRelease(
         },
         facts={**from_parameter(facts_json), **told, **_read_results(report)},
     )
-    path = Path(releases).absolute() / str(version)
+    path = version_address(releases, version)
     folder = Path(release.uri)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"version": version, "path": str(path), "bundle": read_manifest(path)["bundle"]}
+    facts = {"version": version, "path": path, "bundle": read_manifest(path)["bundle"]}
     replace_file(folder / "release.json", json.dumps(facts, indent=1).encode())
     release.set_int_custom_property("version", version)
     logging.info("published release %d in %s", version, releases)

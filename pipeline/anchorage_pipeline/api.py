@@ -13,7 +13,7 @@ An experiment is the path of a file, or an `Experiment`.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class Run:
         verdict: state of the gate, such as `"FIRST"`, `"BETTER"` or `"HOLD"`.
         reasons: reasons of the verdict.
         report: the page of the report.
-        release: folder of the release; None if the gate rejected the candidate.
+        release: path or URI of the release; None if the gate rejected the candidate.
         nodes: state of each node, such as `"COMPLETE"` or `"CACHED"`.
         seconds: wall time of each node that ran, in seconds.
         refused: the error of the gate if it rejected the candidate, else None.
@@ -45,7 +45,7 @@ class Run:
     verdict: str
     reasons: tuple[str, ...]
     report: Path
-    release: Path | None
+    release: str | None
     nodes: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)
     refused: GateError | None = None
@@ -90,7 +90,7 @@ def run(
     release = None
     if summary.refused is None:
         published = (summary.outputs["PublishRelease.release"] / "release.json").read_text(encoding="utf-8")
-        release = Path(json.loads(published)["path"])
+        release = json.loads(published)["path"]
     return Run(
         metrics={name: metric["value"] for name, metric in document["metrics"].items()},
         verdict=document["verdict"]["state"],
@@ -176,7 +176,7 @@ def report(path: str | PathLike) -> dict[str, Any]:
     """The report of a release, or of the current one in a folder of releases: the content of its `report.json`."""
     from anchorage.release import open_release as verify
 
-    return json.loads((verify(Path(path)).path / "report/report.json").read_text(encoding="utf-8"))
+    return json.loads((verify(fspath(path)).path / "report/report.json").read_text(encoding="utf-8"))
 
 
 def _experiment(experiment: Experiment | str | PathLike, overrides: Sequence[str]) -> Experiment:

@@ -4,18 +4,21 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from anchorage.disk import disk_trouble
 from anchorage.errors import AnchorageError
-from anchorage.files import TEMPORARY, locked
+from anchorage.files import TEMPORARY
 from anchorage.progress import track
 from anchorage.release import current_version, list_releases
+from anchorage.release.places import find_place, version_address
 from anchorage.release.publishing import earlier_version
 from anchorage.release.reading import lineage
+from anchorage.release.stored import find_abandoned, remove_abandoned
+from anchorage.storage import is_remote, list_files, parent
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.metadata import Metadata, choose_metadata
 from anchorage_pipeline.places import local_places
@@ -32,13 +35,13 @@ class Unneeded(NamedTuple):
 
     Args:
         kind: "artifact", "checkpoint", "features", "release" or "leftover".
-        path: the file or folder.
-        size: bytes on the disk.
+        path: the file or folder; a URI if it lies in an object store.
+        size: bytes on the disk, or in the store.
         days: age in days.
     """
 
     kind: str
-    path: Path
+    path: str | Path
     size: int
     days: float
 
@@ -70,8 +73,8 @@ def find_unneeded(experiment: Experiment, older_than: float) -> list[Unneeded]:
     ]
     now = time.time()
     aged = [(kind, path, (now - _changed(path)) / _DAY) for kind, path in candidates]
-    aged += [("release", path, days) for path, days in _old_releases(experiment.release_folder, now)]
     found = [Unneeded(kind, path, _size(path), days) for kind, path, days in aged if days > older_than]
+    found += [item for item in _old_releases(experiment.release_folder, now) if item.days > older_than]
     return sorted(found, key=lambda item: (item.kind, -item.days))
 
 
@@ -86,9 +89,14 @@ def remove_unneeded(experiment: Experiment, items: Sequence[Unneeded]) -> None:
     """
     _mark_deleted(choose_metadata(experiment), experiment.name, {str(item.path) for item in items})
     for item in track(items, "removing"):
-        folder = item.path.parent
-        with disk_trouble(folder), locked(folder) if item.kind == "release" else nullcontext():
-            _remove(item.path)
+        folder, name = parent(item.path), str(item.path).rpartition("/")[2]
+        with disk_trouble(Path(folder)):
+            if item.kind == "release":
+                find_place(folder).remove(int(name))
+            elif is_remote(item.path):
+                remove_abandoned(folder)
+            else:
+                _remove(Path(item.path))
 
 
 def _needed_artifacts(metadata: Metadata, pipeline: str, root: Path) -> set[Path] | None:
@@ -143,17 +151,26 @@ def _mark_deleted(metadata: Metadata, pipeline: str, paths: set[str]) -> None:
         store.put_artifacts(deleted)
 
 
-def _old_releases(folder: Path, now: float) -> Iterator[tuple[Path, float]]:
-    """Each release that is neither current nor what a rollback returns to, with its age in days."""
-    if not folder.is_dir():
+def _old_releases(folder: str, now: float) -> Iterator[Unneeded]:
+    """Each release that is neither current nor what a rollback returns to, and in a store what was never completed."""
+    place = find_place(folder)
+    if not place.exists():
         return
-    kept = {current_version(folder), next(lineage(folder), None)}
+    kept = {current_version(folder), next(lineage(place), None)}
     with suppress(AnchorageError):  # there is none to return to
-        kept.add(earlier_version(folder))
+        kept.add(earlier_version(place))
     for release in list_releases(folder):
         if release.version in kept or release.fault:
             continue
-        yield folder / str(release.version), (now - datetime.fromisoformat(release.created).timestamp()) / _DAY
+        days = (now - datetime.fromisoformat(release.created).timestamp()) / _DAY
+        address = version_address(folder, release.version)
+        if not is_remote(folder):
+            yield Unneeded("release", Path(address), _size(Path(address)), days)
+            continue
+        yield Unneeded("release", address, sum(entry.size for entry in list_files(address).values()), days)
+    for version, entries in find_abandoned(folder).items() if is_remote(folder) else ():
+        size, newest = sum(entry.size for entry in entries.values()), max(entry.changed for entry in entries.values())
+        yield Unneeded("leftover", version_address(folder, version), size, (now - newest) / _DAY)
 
 
 def _changed(path: Path) -> float:

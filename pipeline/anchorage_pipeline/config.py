@@ -11,6 +11,7 @@ from anchorage.data.spans import resolve_span
 from anchorage.data.vectors import is_vector_data
 from anchorage.errors import UsageError
 from anchorage.judging.settings import JudgeSettings
+from anchorage.storage import is_remote
 from anchorage.training.settings import (
     VECTOR_ENCODER,
     EncoderSettings,
@@ -337,9 +338,10 @@ class Experiment(Section):
         return Path(self.runs).absolute() / self.name
 
     @property
-    def release_folder(self) -> Path:
-        """Folder for the published releases."""
-        return Path(self.release.folder or Path("releases") / self.name).absolute()
+    def release_folder(self) -> str:
+        """Path or URI of the folder of the published releases."""
+        folder = self.release.folder or f"releases/{self.name}"
+        return folder if is_remote(folder) else str(Path(folder).absolute())
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, is_local: bool = True) -> Experiment:

@@ -41,7 +41,7 @@ def examine(
     else:
         vectors, times, source = _read_samples(release, store)
     document = detect_drift(read_reference(release, settings), vectors, settings, times)
-    experiment = release.facts.get("experiment", {}).get("name", release.path.parent.name)
+    experiment = release.facts.get("experiment", {}).get("name", release.name)
     head = {"version": release.version, "fingerprint": release.model_fingerprint, "experiment": experiment}
     document |= {"release": head, "source": source}
     before = release.facts.get("trigger", {})
@@ -70,17 +70,17 @@ def _compared(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _read_samples(release: "Release", store: str | None) -> tuple[np.ndarray, list[float], str]:
-    from anchorage.release.items import FILE, default_store
+    from anchorage.release.items import find_store
     from anchorage.release.query_samples import QueryStore
 
-    folder = release.path.parent
-    if store is None and not (folder / FILE).is_file():
+    url = store or find_store(release.folder)
+    if url is None:
         raise UsageError(
             "E_QUERIES_MISSING",
-            f"Expected sampled queries in {folder / FILE}. Found no file: serve with `anchorage serve --sample-queries "
-            "100`, or give a table of embeddings with --queries",
+            f"Expected sampled queries of {release.folder}. Found no database of them: serve with `anchorage serve "
+            "--sample-queries 100`, name its database with --store, or give a table of embeddings with --queries",
         )
-    opened = QueryStore(store or default_store(folder))
+    opened = QueryStore(url)
     samples = opened.read(release.model_fingerprint)
     opened.close()
     vectors = (

@@ -1,7 +1,6 @@
 """The gallery of a release as a service has it: its rows, and the items added, changed and deleted since."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -44,14 +43,14 @@ def open_gallery(release: "Release", store: str | None) -> Gallery:
         ResourceError: E_STORE_UNAVAILABLE.
         DataError: E_RELEASE_MIXED, E_INDEX_DAMAGED.
     """
-    from anchorage.release.items import FILE, ItemStore, default_store
+    from anchorage.release.items import ItemStore, find_store
     from anchorage.serving.follower import Follower, load_live_index
 
     live = load_live_index(release)
-    folder = release.path.parent
-    if store is None and not Path(folder, FILE).is_file():
+    url = store or find_store(release.folder)
+    if url is None:
         return Gallery(live, [], "")
-    items = ItemStore(store or default_store(folder))
+    items = ItemStore(url)
     follower = Follower(live, items, fingerprint=release.model_fingerprint)
     follower.catch_up()
     return Gallery(follower.live, sorted(follower.left_out), items.name)

@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from anchorage.errors import AnchorageError
+from anchorage.release.manifest import read_manifest
+
 _REPORTS = "artifacts/EvaluateRetrieval/report/*/report.json"
 _RELEASES = "artifacts/PublishRelease/release/*/release.json"
 
@@ -25,7 +28,7 @@ class Candidate:
         headline: the names of those.
         command: the command line, if it is known.
         settings: the experiment file with its defaults, if it is known.
-        release: folder of its release; None if there is none, or no longer.
+        release: path or URI of its release; None if there is none, or no longer.
         report: page of the report, or the file with the metrics.
         fault: why the files cannot be read; "" if they can.
     """
@@ -40,7 +43,7 @@ class Candidate:
     headline: list[str] = field(default_factory=list)
     command: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
-    release: Path | None = None
+    release: str | None = None
     fault: str = ""
 
 
@@ -70,7 +73,7 @@ def _of_experiment(folder: Path) -> Iterator[Candidate]:
             yield Candidate(_changed(path), folder.name, "train", path, fault=f"cannot be read: {error!r}")
 
 
-def _read_report(path: Path, releases: list[tuple[str, str, Path]]) -> Candidate:
+def _read_report(path: Path, releases: list[tuple[str, str, str]]) -> Candidate:
     report = json.loads(path.read_text(encoding="utf-8"))
     facts, created = report["facts"], report["created"]
     names = [*report["headline"], *(name for name in report["metrics"] if name not in report["headline"])]
@@ -91,14 +94,14 @@ def _read_report(path: Path, releases: list[tuple[str, str, Path]]) -> Candidate
     )
 
 
-def _published(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """Yield date, key of the run, and folder of each release that the runs of an experiment published."""
+def _published(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield date, key of the run, and address of each release that the runs of an experiment published."""
     for path in folder.glob(_RELEASES):
         try:
-            release = Path(json.loads(path.read_text(encoding="utf-8"))["path"])
-            manifest = json.loads((release / "manifest.json").read_text(encoding="utf-8"))
+            release = json.loads(path.read_text(encoding="utf-8"))["path"]
+            manifest = read_manifest(release)
             yield manifest["created"], manifest["facts"]["run_key"], release
-        except (OSError, ValueError, KeyError, TypeError):
+        except (AnchorageError, OSError, ValueError, KeyError, TypeError):
             continue  # the release was removed
 
 

@@ -61,18 +61,18 @@ def add_release(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--release",
         metavar="FOLDER",
-        help="folder of releases, or of one version in it (default: the only one below releases/)",
+        help="folder of releases, or of one version in it, also s3://BUCKET/PATH (default: the only one in releases/)",
     )
 
 
-def find_release(folder: str | None) -> Path:
-    """Return the given folder, or else the only folder of releases below `releases/`.
+def find_release(folder: str | None) -> str:
+    """Return path or URI of the given folder, or else the only folder of releases below `releases/`.
 
     Raises:
         UsageError: E_RELEASE_MISSING, if there is no release; E_RELEASE_UNCLEAR, if there are several folders.
     """
     if folder:
-        return Path(folder)
+        return folder
     folders = sorted(pointer.parent for pointer in Path("releases").glob("*/current"))
     if not folders:
         raise UsageError(
@@ -83,7 +83,7 @@ def find_release(folder: str | None) -> Path:
     if len(folders) > 1:
         names = ", ".join(map(str, folders))
         raise UsageError("E_RELEASE_UNCLEAR", f"Expected one folder of releases. Found {names}: choose with --release")
-    return folders[0]
+    return str(folders[0])
 
 
 def positive(text: str) -> int:

@@ -15,7 +15,7 @@ class Places:
 
     Args:
         pipeline_root: folder for the artifacts of all runs of this experiment.
-        releases: base path of the published versions.
+        releases: path or URI of the folder of published versions.
         checkpoints: folder of the checkpoints from which an interrupted training resumes.
         features: folder of cached features, which later runs reuse.
         metadata: store of ML Metadata; None if the platform has its own.
@@ -59,7 +59,7 @@ def local_places(experiment: Experiment) -> Places:
     base = experiment.run_folder
     return Places(
         pipeline_root=str(base / "artifacts"),
-        releases=str(experiment.release_folder),
+        releases=experiment.release_folder,
         checkpoints=str(base / "checkpoints"),
         features=str(base / "features"),
         metadata=choose_metadata(experiment),

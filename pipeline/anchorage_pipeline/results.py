@@ -4,9 +4,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from anchorage.storage import is_remote
 
-def shown(path: Path) -> Path:
-    """The path relative to the current folder, if it lies below it."""
+
+def shown(path: str | Path) -> str | Path:
+    """The path relative to the current folder, if it lies below it; a URI as it is."""
+    if is_remote(path):
+        return path
+    path = Path(path)
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from anchorage.disk import check_free_space, disk_fault, make_folder
 from anchorage.errors import AnchorageError, DataError, GateError, ResourceError, UsageError, causes
 from anchorage.release import current_version
+from anchorage.storage import is_remote
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import create_pipeline, fingerprint_run
 from anchorage_pipeline.lock import hold_folder
@@ -92,8 +93,9 @@ def _run(experiment: Experiment, metadata: Metadata, trigger: Mapping[str, Any] 
     artifacts = Path(places.pipeline_root)
     log_file = experiment.run_folder / "run.log"
     print(f"running {experiment.name}; log file: {shown(log_file)}")
-    for folder in (artifacts, experiment.release_folder):
-        make_folder(folder)
+    make_folder(artifacts)
+    if not is_remote(experiment.release_folder):
+        make_folder(Path(experiment.release_folder))
     check_free_space(experiment.run_folder, 0)
     forget_lost_releases(artifacts)
     fingerprints = fingerprint_run(experiment)

@@ -2,8 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from anchorage.errors import UsageError
+from anchorage.release.places import find_place
+from anchorage.storage import is_remote
 from anchorage_pipeline.values import Count, Section
 
 
@@ -11,7 +14,17 @@ class Release(Section):
     """The publication of releases."""
 
     folder: Annotated[str, Field(max_length=1_000, pattern=r"^[^\x00]*$")] = ""
-    """Folder of releases; "" is `releases/<name>`."""
+    """Folder of releases, a path or `s3://BUCKET/PATH`; "" is `releases/<name>`, on a cluster that of its volume."""
+
+    @field_validator("folder")
+    @classmethod
+    def _check_address(cls, folder: str) -> str:
+        try:
+            if is_remote(folder):
+                find_place(folder)
+        except UsageError as error:
+            raise ValueError(error.message) from error
+        return folder
 
 
 class Trigger(Section):

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anchorage.errors import AnchorageError, DataError, UsageError
@@ -75,7 +74,7 @@ def find_need(experiment: Experiment) -> Need:
 
 def _count_new(experiment: Experiment, release: "Release") -> int:
     """Count the images of indexed splits, and the items of the store, that the gallery of the release does not have."""
-    from anchorage.release.items import FILE, ItemStore, default_store
+    from anchorage.release.items import ItemStore, find_store
     from anchorage.retrieval.table import read_ids
     from anchorage_pipeline.plain import list_sources
 
@@ -87,9 +86,8 @@ def _count_new(experiment: Experiment, release: "Release") -> int:
         if source.split in indexed
     }
     new = listed - ids
-    folder = release.path.parent
-    if Path(folder, FILE).is_file():
-        store, after = ItemStore(default_store(folder)), 0
+    if url := find_store(release.folder):
+        store, after = ItemStore(url), 0
         while changes := store.changes(after):
             new |= {item.id for item in changes if not item.deleted and item.id not in ids}
             after = changes[-1].change

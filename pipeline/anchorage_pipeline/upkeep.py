@@ -4,8 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-from anchorage.errors import AnchorageError, DataError
+from anchorage.errors import DataError, UsageError
 from anchorage.release import open_release
+from anchorage.release.manifest import read_manifest
+from anchorage.storage import is_remote
 
 _DAMAGED = {
     "E_COUNTS_DAMAGED",
@@ -25,7 +27,7 @@ def forget_lost_releases(artifacts: Path) -> None:
     """
     for file in artifacts.glob("PublishRelease/release/*/release.json"):
         release = json.loads(file.read_text(encoding="utf-8"))
-        if not _is_published(Path(release["path"]), release.get("bundle")):
+        if not _is_published(release["path"], release.get("bundle")):
             shutil.rmtree(file.parent)
 
 
@@ -64,8 +66,10 @@ def with_advice(fault: DataError) -> DataError:
     )
 
 
-def _is_published(release: Path, bundle: str | None) -> bool:
+def _is_published(release: str, bundle: str | None) -> bool:
     try:
+        if is_remote(release):  # the store keeps the files as they are; to check them, all releases would be copied
+            return read_manifest(release)["bundle"] == bundle
         return open_release(release).manifest["bundle"] == bundle
-    except AnchorageError:
+    except (DataError, UsageError):
         return False

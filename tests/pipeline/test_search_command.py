@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
     """A working folder with one image; a release stands ready."""
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (8, 8), "red").save(tmp_path / "query.png")
-    release = SimpleNamespace(facts={"data_root": str(tmp_path)}, version=3, path=tmp_path)
+    release = SimpleNamespace(facts={"data_root": str(tmp_path)}, version=3, address=str(tmp_path))
     monkeypatch.setattr(anchorage.release, "open_release", lambda path: release)
     monkeypatch.setattr(anchorage.serving.searcher, "Searcher", StandIn)
     monkeypatch.setattr(search_command, "load_tensorflow", lambda: None)

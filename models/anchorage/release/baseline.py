@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from anchorage.errors import AnchorageError
+from anchorage.errors import DataError, UsageError
 from anchorage.release import manifest as manifests
+from anchorage.release.places import find_place, version_address
 from anchorage.release.reading import lineage, open_release
 
 
-def find_baseline(releases: Path, run_key: str) -> dict[str, Any]:
+def find_baseline(releases: str | Path, run_key: str) -> dict[str, Any]:
     """Find the newest intact release in the lineage that is not from this run.
 
     The lineage goes from the current release back to the one that it replaced,
@@ -16,7 +17,7 @@ def find_baseline(releases: Path, run_key: str) -> dict[str, Any]:
     deleted releases are skipped, as `reason` reports.
 
     Args:
-        releases: folder of releases, which can be missing.
+        releases: path or URI of a folder of releases, which can be missing.
         run_key: identity of this run, whose own releases are skipped; "" skips none.
 
     Returns:
@@ -27,20 +28,22 @@ def find_baseline(releases: Path, run_key: str) -> dict[str, Any]:
     """
     own: list[int] = []
     skipped: list[str] = []
-    for version in lineage(releases):
+    place = find_place(releases)
+    for version in lineage(place):
         try:
-            if run_key and manifests.read_manifest(releases / str(version))["facts"].get("run_key") == run_key:
+            address = version_address(place.address, version)
+            if run_key and manifests.read_manifest(address)["facts"].get("run_key") == run_key:
                 own.append(version)
                 continue
-            release = open_release(releases, version)
-        except AnchorageError as error:
+            release = open_release(place.address, version)
+        except (DataError, UsageError) as error:
             skipped.append(f"Release {version} was skipped: {error.message}")
             continue
         newest = "is the newest" if skipped or own else "is current"
         reason = " ".join([*skipped, f"Release {version} {newest}{_describe_conditions(own, skipped)}."])
         return {
             "version": version,
-            "path": str(release.path),
+            "path": release.address,
             "bundle": release.manifest["bundle"],
             "first": False,
             "reason": reason,

@@ -6,26 +6,48 @@ also with several writers, and whoever reads on from the last number seen misses
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from os import fspath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anchorage.disk import make_folder
 from anchorage.items import Item, check_items
 from anchorage.release.database import Database
+from anchorage.storage import is_remote
 
-__all__ = ["Item", "ItemStore", "default_store"]
+__all__ = ["Item", "ItemStore", "default_store", "find_store"]
 
 FILE = "items.sqlite"
 _ROWS = 500  # per statement
 
 
-def default_store(releases: Any) -> str:
-    """Return the URL of the store beside a folder of releases: one SQLite file for all versions."""
-    from pathlib import Path
+def default_store(releases: str | Path) -> str:
+    """Return the URL of the store of a folder of releases: one SQLite file for all versions, whose folder exists.
 
-    return f"sqlite:///{Path(releases).absolute() / FILE}"
+    It lies beside the releases. For releases in an object store, on which SQLite cannot work, it lies on this machine
+    below `$XDG_DATA_HOME/anchorage` (default: `~/.local/share/anchorage`), which no other service sees.
+    """
+    path = _store_file(releases)
+    if is_remote(releases):
+        make_folder(path.parent)
+    return f"sqlite:///{path}"
+
+
+def find_store(releases: str | Path) -> str | None:
+    """Return the URL of `default_store` if there is such a file, else None."""
+    return f"sqlite:///{path}" if (path := _store_file(releases)).is_file() else None
+
+
+def _store_file(releases: str | Path) -> Path:
+    if not is_remote(releases):
+        return Path(releases).absolute() / FILE
+    base = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()
+    return Path(base, "anchorage", fspath(releases).partition("://")[2].strip("/"), FILE)
 
 
 class ItemStore:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from anchorage.errors import DataError, UsageError
 from anchorage.files import hash_file
 from anchorage.release.fingerprint import digest_hashes, fingerprint_entries
+from anchorage.storage import MissingObjectError, is_remote, join, parent, read_bytes
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -52,20 +53,16 @@ def seal(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps({"bundle": _bundle(manifest), **manifest}, indent=1, sort_keys=True, allow_nan=False).encode()
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and validate the manifest of a release folder.
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Read and validate the manifest of a release at a path or a URI.
 
     Raises:
         UsageError: if there is no release at `folder`.
         DataError: if the manifest is damaged or of another format.
     """
-    path = folder / NAME
     try:
-        if not folder.exists():
-            raise UsageError("E_RELEASE_MISSING", f"Expected a release in {folder}. Received: no such folder.")
-        if not path.is_file():
-            raise ValueError("it is not a file" if path.exists() else "it is missing")
-        manifest = json.loads(path.read_bytes(), parse_constant=_reject_constant)
+        content = _read_stored(str(folder)) if is_remote(folder) else _read_local(Path(folder))
+        manifest = json.loads(content, parse_constant=_reject_constant)
         if not (isinstance(manifest, dict) and {"bundle", "format"} <= set(manifest)):
             raise ValueError("it is not an object with `bundle` and `format`")
         changed = manifest.pop("bundle") != (bundle := _bundle(manifest))
@@ -80,8 +77,33 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return {"bundle": bundle, **manifest}
 
 
-def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
+def _read_local(folder: Path) -> bytes:
+    path = folder / NAME
+    if not folder.exists():
+        raise _missing(folder)
+    if not path.is_file():
+        raise ValueError("it is not a file" if path.exists() else "it is missing")
+    return path.read_bytes()
+
+
+def _read_stored(uri: str) -> bytes:
+    try:
+        return read_bytes(join(uri, NAME))
+    except MissingObjectError as error:
+        raise _missing(uri) from error
+
+
+def _missing(folder: str | Path) -> UsageError:
+    return UsageError("E_RELEASE_MISSING", f"Expected a release in {folder}. Received: no such folder.")
+
+
+def verify(folder: Path, manifest: Mapping[str, Any], address: str) -> None:
     """Verify every file of a release against its manifest.
+
+    Args:
+        folder: the files.
+        manifest: the manifest.
+        address: path or URI of the release, for messages.
 
     Raises:
         DataError: `E_RELEASE_DAMAGED` with the first file that is missing,
@@ -90,24 +112,24 @@ def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
     """
     entries = manifest["files"]
     if fault := name_fault(entries):
-        raise damaged(folder, fault)
+        raise damaged(address, fault)
     present = set()
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise damaged(folder, f"{path.relative_to(folder)} is not a plain file")
+            raise damaged(address, f"{path.relative_to(folder)} is not a plain file")
         if path.is_file():
             present.add(path.relative_to(folder).as_posix())
     if missing := sorted(set(entries) - present):
-        raise damaged(folder, f"{missing[0]} is missing")
+        raise damaged(address, f"{missing[0]} is missing")
     if foreign := sorted(present - set(entries) - {NAME}):
-        raise damaged(folder, f"{foreign[0]} is not in its manifest")
+        raise damaged(address, f"{foreign[0]} is not in its manifest")
     for name, entry in entries.items():
         try:
             same = (folder / name).stat().st_size == entry["size"] and hash_file(folder / name) == entry["sha256"]
         except OSError as error:
-            raise damaged(folder, f"{name} cannot be read ({error})") from error
+            raise damaged(address, f"{name} cannot be read ({error})") from error
         if not same:
-            raise damaged(folder, f"{name} differs from its hash in the manifest")
+            raise damaged(address, f"{name} differs from its hash in the manifest")
     check_pair(fingerprint_entries(folder, entries), manifest["model_fingerprint"], "manifest")
     check_pair(manifest["model_fingerprint"], read_index_facts(folder / "index").get("model_fingerprint"), "index")
 
@@ -149,12 +171,12 @@ def read_index_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def damaged(folder: Path, what: str) -> DataError:
+def damaged(folder: str | Path, what: str) -> DataError:
     """Return the error for a release that must not be opened."""
     return DataError(
         "E_RELEASE_DAMAGED",
         f"Expected the release in {folder} as it was published. Received: {what}. It was not opened. Return to an "
-        f"earlier release with `anchorage releases rollback --release {folder.parent}`, or publish a new one with "
+        f"earlier release with `anchorage releases rollback --release {parent(folder)}`, or publish a new one with "
         "`anchorage run`.",
     )
 

@@ -2,40 +2,19 @@
 
 import hashlib
 import logging
-import secrets
-import shutil
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from anchorage.disk import check_free_space, disk_trouble
 from anchorage.errors import AnchorageError, DataError, UsageError
-from anchorage.files import (
-    TEMPORARY,
-    copy_hashed,
-    flush_folder,
-    flush_folders,
-    hash_file,
-    locked,
-    remove_leftovers,
-    replace_file,
-    write_hashed,
-)
+from anchorage.files import copy_hashed, hash_file, write_hashed
 from anchorage.release import manifest as manifests
 from anchorage.release.fingerprint import fingerprint_entries, fingerprint_model
 from anchorage.release.libraries import library_versions
-from anchorage.release.reading import (
-    POINTER,
-    current_version,
-    format_versions,
-    lineage,
-    open_release,
-    versions,
-    whole_number,
-)
+from anchorage.release.places import Place, find_place, version_address
+from anchorage.release.reading import current_version, format_versions, lineage, no_folder, open_release
 
-_COUNTER = ".last-version"
 _log = logging.getLogger(__name__)
 
 
@@ -49,15 +28,20 @@ def publish_release(
 ) -> int:
     """Publish model and index as the next version and make it the current one.
 
-    All files are written to a temporary folder in the folder of releases, the
-    manifest last, and the folder is renamed. If the process is killed, the
-    current release is intact, and the next publication removes temporary
-    files. If the process is killed after the rename, running it again makes
-    the new release the current one instead of publishing it twice. A lock
-    serializes concurrent publications.
+    On a disk, all files are written to a temporary folder in the folder of
+    releases, the manifest last, and the folder is renamed; a lock serializes
+    concurrent publications. In an object store, the number of the version is
+    claimed, and the manifest is written last; the release exists from then on.
+    Of publications at once, the one with the highest number becomes current.
+
+    If the process is killed, the current release is intact, and a later
+    publication removes what is left; in an object store after a day, as the
+    process may live on another machine. If it is killed when the release
+    exists, running it again makes it the current one instead of publishing it
+    twice.
 
     Args:
-        releases: folder of releases, created if missing.
+        releases: path or URI of a folder of releases, created if missing.
         model_folder: folder of the SavedModel; all its files are published.
         index_folder: folder of a saved index with `index.json`.
         files: additional files by their path in the release: the content, or
@@ -74,9 +58,7 @@ def publish_release(
             model; `E_RELEASE_FILE` for pickles and invalid paths.
         ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`; nothing is published.
     """
-    releases = Path(releases).absolute()
-    if releases.exists() and not releases.is_dir():
-        raise UsageError("E_RELEASE_MISSING", f"Expected a folder of releases at {releases}. Received: a file.")
+    place = find_place(releases)
     sources = _collect(Path(model_folder), Path(index_folder), files)
     if fault := manifests.name_fault(sources):
         raise DataError("E_RELEASE_FILE", f"Expected valid files for a release. Received: {fault}.")
@@ -85,15 +67,14 @@ def publish_release(
     manifests.check_pair(fingerprint, index_facts.get("model_fingerprint"), "index")
     needed = sum(len(source) if isinstance(source, bytes) else source.stat().st_size for source in sources.values())
 
-    with disk_trouble(releases, needed):
-        releases.mkdir(parents=True, exist_ok=True)
-        with locked(releases):
-            remove_leftovers(releases)
-            if (version := _find_published(releases, facts.get("run_key"), fingerprint, sources)) is not None:
-                _point_to(releases, version)
-                return version
-            check_free_space(releases, needed)
-            version = _next_version(releases)
+    with place.writing(needed):
+        if (version := _find_published(place, facts.get("run_key"), fingerprint, sources)) is not None:
+            place.point_to(version)
+            return version
+        version = place.claim(lineage(place))
+        with place.staging(version, needed) as folder:
+            entries = _copy(sources, folder)
+            manifests.check_pair(fingerprint, fingerprint_entries(folder, entries), "copy")
             head = {
                 "format": manifests.FORMAT,
                 "version": version,
@@ -101,9 +82,15 @@ def publish_release(
                 "model_fingerprint": fingerprint,
                 "index": index_facts,
                 "libraries": library_versions(),
-                "facts": {**facts, "previous": next(lineage(releases), None)},
+                "files": entries,
             }
-            _publish(releases, version, sources, head)
+
+            def seal() -> bytes:
+                previous = next((each for each in lineage(place) if each < version), None)
+                return manifests.seal({**head, "facts": {**facts, "previous": previous}})
+
+            place.add(version, folder, seal)
+        place.point_to(version, forward=True)
     return version
 
 
@@ -111,7 +98,7 @@ def roll_back(releases: str | Path, version: int | None = None) -> int:
     """Make an earlier release, with its model and index, the current one.
 
     Args:
-        releases: folder of releases.
+        releases: path or URI of a folder of releases.
         version: version of the release; None for the newest intact release
             that was current before and differs from the current one.
 
@@ -123,54 +110,44 @@ def roll_back(releases: str | Path, version: int | None = None) -> int:
         DataError: if this release, or all earlier ones, are damaged; the
             pointer is not changed.
     """
-    releases = Path(releases).absolute()
-    if not releases.is_dir():
-        raise UsageError("E_RELEASE_MISSING", f"Expected a folder of releases at {releases}. Received: no such folder.")
-    with disk_trouble(releases, 0), locked(releases):
+    place = find_place(releases)
+    if not place.exists():
+        raise no_folder(place)
+    with place.writing():
         if version is None:
-            version = earlier_version(releases)
+            version = earlier_version(place)
         else:
-            open_release(releases, version)
-        _point_to(releases, version)
+            open_release(place.address, version)
+        place.point_to(version)
     return version
 
 
-def _publish(releases: Path, version: int, sources: Mapping[str, Path | bytes], head: dict[str, Any]) -> None:
-    temporary = releases / f"{TEMPORARY}{version}-{secrets.token_hex(4)}"
-    try:
-        temporary.mkdir()
-        entries = {}
-        for name, source in sources.items():
-            target = temporary / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            digest, size = write_hashed(source, target) if isinstance(source, bytes) else copy_hashed(source, target)
-            entries[name] = {"sha256": digest, "size": size}
-        manifests.check_pair(head["model_fingerprint"], fingerprint_entries(temporary, entries), "copy")
-        write_hashed(manifests.seal({**head, "files": entries}), temporary / manifests.NAME)
-        flush_folders(temporary)
-        replace_file(releases / _COUNTER, f"{version}\n".encode())
-        temporary.rename(releases / str(version))  # from here on the release is visible, and complete
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    flush_folder(releases)
-    _point_to(releases, version)
+def _copy(sources: Mapping[str, Path | bytes], folder: Path) -> dict[str, dict[str, Any]]:
+    """Copy the files of a release to a folder, and return what its manifest says of each."""
+    entries = {}
+    for name, source in sources.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest, size = write_hashed(source, target) if isinstance(source, bytes) else copy_hashed(source, target)
+        entries[name] = {"sha256": digest, "size": size}
+    return entries
 
 
 def _find_published(
-    releases: Path, run_key: str | None, fingerprint: str, sources: Mapping[str, Path | bytes]
+    place: Place, run_key: str | None, fingerprint: str, sources: Mapping[str, Path | bytes]
 ) -> int | None:
     """Return the version that this run has already published with the same model, index and gallery, or None."""
-    candidates = sorted(versions(releases), reverse=True) if run_key else []
+    candidates = sorted(place.versions(), reverse=True) if run_key else []
     content = ""
     for version in candidates:
         try:
-            if manifests.read_manifest(releases / str(version))["facts"].get("run_key") != run_key:
+            address = version_address(place.address, version)
+            if manifests.read_manifest(address)["facts"].get("run_key") != run_key:
                 continue
             content = content or manifests.content(fingerprint, _hash_search_parts(sources))
-            if open_release(releases, version).content == content:
+            if open_release(address).content == content:
                 return version
-        except AnchorageError:
+        except (DataError, UsageError):
             continue  # damaged: publish again
     return None
 
@@ -207,38 +184,23 @@ def _collect(
     return sources
 
 
-def _point_to(releases: Path, version: int) -> None:
-    if (releases / POINTER).is_dir():  # not written by this package, so rename it
-        (releases / POINTER).rename(releases / f"{POINTER}-{secrets.token_hex(4)}")
-    replace_file(releases / POINTER, f"{version}\n".encode())
-
-
-def _next_version(releases: Path) -> int:
-    """Return one more than the greatest version that exists, existed, or is current."""
-    try:
-        last = whole_number((releases / _COUNTER).read_text(encoding="ascii").strip())
-    except (OSError, ValueError):
-        last = 0  # no counter or a damaged one: use the folders
-    return max([last, *lineage(releases), *versions(releases)]) + 1
-
-
-def earlier_version(releases: Path) -> int:
+def earlier_version(place: Place) -> int:
     """Return the newest intact version in the lineage whose content differs from the current one.
 
     Raises:
         AnchorageError: if there is none.
     """
-    current = current_version(releases)
+    current = current_version(place.address)
     try:
-        content = open_release(releases, current).content if current else None
+        content = open_release(place.address, current).content if current else None
     except AnchorageError:
         content = None  # damaged or deleted, so an intact copy of it is acceptable
     faults = []
-    for version in lineage(releases):
+    for version in lineage(place):
         if version == current:
             continue
         try:
-            release = open_release(releases, version)
+            release = open_release(place.address, version)
         except AnchorageError as error:
             _log.warning("release %d is skipped: %s", version, error)
             faults.append(error)
@@ -250,5 +212,5 @@ def earlier_version(releases: Path) -> int:
         raise faults[0]
     raise UsageError(
         "E_RELEASE_MISSING",
-        f"Expected an earlier release to return to in {releases}. Received: {format_versions(versions(releases))}.",
+        f"Expected an earlier release to return to in {place.address}. Received: {format_versions(place.versions())}.",
     )

@@ -2,16 +2,15 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from anchorage.errors import AnchorageError, DataError, UsageError
 from anchorage.release import manifest as manifests
-
-POINTER = "current"
-_LONGEST = len(str(manifests.LAST_VERSION))
+from anchorage.release.places import POINTER, Place, find_place, version_address, whole_number
+from anchorage.storage import Copy, join, parent
 
 
 class ReleaseSummary(NamedTuple):
@@ -26,10 +25,32 @@ class ReleaseSummary(NamedTuple):
 
 @dataclass(frozen=True)
 class Release:
-    """A release whose files have been verified against its manifest."""
+    """A release whose files have been verified against its manifest.
+
+    Args:
+        path: local folder with its files.
+        manifest: its manifest.
+        copy: what keeps `path`, if that is a copy of the release in an object store.
+    """
 
     path: Path
     manifest: dict[str, Any]
+    copy: Copy | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def address(self) -> str:
+        """Path or URI of the release."""
+        return self.copy.uri if self.copy else str(self.path)
+
+    @property
+    def folder(self) -> str:
+        """Path or URI of the folder of releases that it is in."""
+        return parent(self.address)
+
+    @property
+    def name(self) -> str:
+        """Name of the folder of releases that it is in."""
+        return PurePosixPath(self.folder).name
 
     @property
     def version(self) -> int:
@@ -75,19 +96,25 @@ class Release:
 def current_version(releases: str | Path) -> int | None:
     """Return the current version; None if there is no release yet.
 
+    Args:
+        releases: path or URI of a folder of releases.
+
     Raises:
         DataError: if the pointer file does not contain a version.
+        AnchorageError: if an object store cannot be read.
     """
-    pointer = Path(releases) / POINTER
+    return _current(find_place(releases))
+
+
+def _current(place: Place) -> int | None:
     try:
-        return whole_number(pointer.read_text(encoding="ascii").strip())
-    except FileNotFoundError:
-        return None
+        content = place.read_pointer()
+        return None if content is None else whole_number(content.strip())
     except (OSError, ValueError) as error:
         raise DataError(
             "E_RELEASE_DAMAGED",
-            f"Expected one version number in {pointer}. Received: {error}. Choose a version with "
-            f"`anchorage releases rollback --release {Path(releases)} --to VERSION`.",
+            f"Expected one version number in {join(place.address, POINTER)}. Received: {error}. Choose a version with "
+            f"`anchorage releases rollback --release {place.address} --to VERSION`.",
         ) from error
 
 
@@ -96,20 +123,23 @@ def list_releases(releases: str | Path) -> list[ReleaseSummary]:
 
     If the pointer cannot be read, no version is marked as current; `current_version` raises the reason.
 
+    Args:
+        releases: path or URI of a folder of releases.
+
     Raises:
-        UsageError: if `releases` is not a folder.
+        UsageError: if there is no folder at `releases`.
     """
-    releases = Path(releases)
-    if not releases.is_dir():
-        raise UsageError("E_RELEASE_MISSING", f"Expected a folder of releases at {releases}. Received: no such folder.")
+    place = find_place(releases)
+    if not place.exists():
+        raise no_folder(place)
     try:
-        current = current_version(releases)
+        current = _current(place)
     except DataError:
         current = None
     summaries = []
-    for version in sorted(versions(releases)):
+    for version in sorted(place.versions()):
         try:
-            manifest = manifests.read_manifest(releases / str(version))
+            manifest = manifests.read_manifest(version_address(place.address, version))
             summaries.append(ReleaseSummary(version, version == current, manifest["created"], manifest["facts"], ""))
         except AnchorageError as error:
             summaries.append(ReleaseSummary(version, version == current, "", {}, str(error)))
@@ -119,8 +149,10 @@ def list_releases(releases: str | Path) -> list[ReleaseSummary]:
 def open_release(path: str | Path, version: int | None = None) -> Release:
     """Verify every file of a release against its manifest, and return the release.
 
+    A release in an object store is copied to this machine first, unless it was before: see `anchorage.storage`.
+
     Args:
-        path: a folder of releases, or the folder of one release.
+        path: path or URI of a folder of releases, or of the folder of one release.
         version: version of the release; None for the current one.
 
     Raises:
@@ -128,77 +160,78 @@ def open_release(path: str | Path, version: int | None = None) -> Release:
         DataError: `E_RELEASE_DAMAGED` for a changed, missing or unknown file
             or a pickle; `E_RELEASE_MIXED` if model and index do not match.
     """
-    path = Path(path).absolute()
-    if version is None and (path / manifests.NAME).is_file():
-        folder = path
+    place = find_place(path)
+    if version is None and place.is_release():
+        address = place.address
     else:
-        version = current_version(path) if version is None else version
+        version = _current(place) if version is None else version
         if version is None:
             raise UsageError(
                 "E_RELEASE_MISSING",
-                f"Expected a published release in {path}. Received: no current release. "
+                f"Expected a published release in {place.address}. Received: no current release. "
                 "Publish one with `anchorage run`.",
             )
-        folder = path / str(version)
-        if not folder.is_dir():
-            raise no_such_version(path, version)
-    manifest = manifests.read_manifest(folder)
+        if version not in place.versions():
+            raise no_such_version(place, version)
+        address = version_address(place.address, version)
+    manifest = manifests.read_manifest(address)
     if version not in (None, manifest["version"]):
         raise DataError(
             "E_RELEASE_MIXED",
-            f"Expected version {version} in {folder}. Received: the files of version {manifest['version']}.",
+            f"Expected version {version} in {address}. Received: the files of version {manifest['version']}.",
         )
-    manifests.verify(folder, manifest)
-    return Release(folder, manifest)
+    opened = place.open(address)
+    if isinstance(opened, Path):
+        manifests.verify(opened, manifest, address)
+        return Release(opened, manifest)
+    try:
+        manifests.verify(opened.path, manifest, address)
+    except DataError:
+        opened.discard()  # the copy may be what is damaged
+        raise
+    return Release(opened.path, manifest, opened)
 
 
-def lineage(releases: Path) -> Iterator[int]:
+def lineage(place: Place) -> Iterator[int]:
     """Yield versions from the current one back, each followed by the one it replaced; skips those rolled back.
 
     If the pointer or a release is damaged or missing, the next lower version follows.
     """
-    if not releases.is_dir():
-        return
     try:
-        version = current_version(releases)
+        version = _current(place)
     except DataError:
         version = None
     if version is None:
-        version = max(versions(releases), default=None)
+        version = max(place.versions(), default=None)
     seen: set[int] = set()
     while version is not None and version not in seen:
         seen.add(version)
         yield version
         try:
-            version = manifests.read_manifest(releases / str(version))["facts"]["previous"]
-        except AnchorageError:
-            version = max((lower for lower in versions(releases) if lower < min(seen)), default=None)
+            version = manifests.read_manifest(version_address(place.address, version))["facts"]["previous"]
+        except (DataError, UsageError):
+            version = max((lower for lower in place.versions() if lower < min(seen)), default=None)
 
 
-def versions(releases: Path) -> list[int]:
-    """Return the numbers of all version folders, intact or not, unsorted."""
-    names = [path.name for path in releases.iterdir() if path.is_dir()]
-    return [int(name) for name in names if name.isascii() and name.isdigit() and len(name) <= _LONGEST]
+def no_folder(place: Place) -> UsageError:
+    """Return the error for a place where nothing is."""
+    return UsageError(
+        "E_RELEASE_MISSING", f"Expected a folder of releases at {place.address}. Received: no such folder."
+    )
 
 
-def no_such_version(releases: Path, version: int) -> UsageError:
-    """Return the error for a version whose folder does not exist."""
-    present = versions(releases) if releases.is_dir() else []
+def no_such_version(place: Place, version: int) -> UsageError:
+    """Return the error for a version that does not exist."""
+    present = place.versions()
     advice = ""
     if present:
-        advice = f" Return to an earlier release with `anchorage releases rollback --release {releases}`."
+        advice = f" Return to an earlier release with `anchorage releases rollback --release {place.address}`."
     return UsageError(
-        "E_RELEASE_MISSING", f"Expected release {version} in {releases}. Received: {format_versions(present)}.{advice}"
+        "E_RELEASE_MISSING",
+        f"Expected release {version} in {place.address}. Received: {format_versions(present)}.{advice}",
     )
 
 
 def format_versions(present: Sequence[int]) -> str:
     """Format versions for an error message."""
     return f"versions {sorted(present)}" if present else "no releases"
-
-
-def whole_number(text: str) -> int:
-    """Convert decimal digits to an integer; raise `ValueError` for anything else."""
-    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST):
-        raise ValueError(f"{text[:40]!r}")
-    return int(text)

@@ -4,7 +4,7 @@ Credentials and endpoint come from where boto3 takes them: `AWS_*` variables, `~
 `AWS_ENDPOINT_URL` names another server than Amazon's. boto3 (extra `s3`) is imported at the first use of a URI.
 """
 
-from anchorage.storage.addresses import is_remote, join
+from anchorage.storage.addresses import is_remote, join, parent
 from anchorage.storage.cache import Copy, local_input
 from anchorage.storage.faults import LostRaceError, MissingObjectError
 from anchorage.storage.folders import download, local_output, upload
@@ -37,6 +37,7 @@ __all__ = [
     "list_folders",
     "local_input",
     "local_output",
+    "parent",
     "read_bytes",
     "read_object",
     "upload",

@@ -45,6 +45,11 @@ def join(uri: str | PathLike, *parts: str) -> str:
     return "/".join([fspath(uri).rstrip("/") or "/", *(part.strip("/") for part in parts)])
 
 
+def parent(uri: str | PathLike) -> str:
+    """Return the address of the folder that a file or folder is in."""
+    return fspath(uri).rstrip("/").rpartition("/")[0] or "/"
+
+
 def check_names(uri: str, names: Iterable[str]) -> None:
     """Check that objects below a URI can be files of a local folder by their relative paths.
 

@@ -5,13 +5,13 @@ import os
 import shutil
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from os import PathLike, fspath
 from pathlib import Path
 
 from anchorage.disk import disk_trouble
-from anchorage.storage.addresses import is_remote
+from anchorage.storage.addresses import is_remote, parent
 from anchorage.storage.faults import MissingObjectError
 from anchorage.storage.folders import copy_entries
 from anchorage.storage.objects import Entry, endpoint, find_object, list_files
@@ -48,6 +48,7 @@ class Copy:
         uri: the object or folder.
 
     Attributes:
+        uri: the object or folder.
         path: the local file or folder.
 
     Raises:
@@ -56,8 +57,9 @@ class Copy:
     """
 
     def __init__(self, uri: str):
+        self.uri = uri.rstrip("/")
         entry = find_object(uri)
-        parent, _, name = uri.rstrip("/").rpartition("/")
+        name = self.uri.rpartition("/")[2]
         entries = {name: entry} if entry else list_files(uri)
         if not entries:
             raise MissingObjectError(uri)
@@ -66,11 +68,18 @@ class Copy:
         with disk_trouble(cache):
             cache.mkdir(parents=True, exist_ok=True)
             remove_unused(cache)
-            handle = _open_shared(folder.with_suffix(_LOCK))
+            self._lock = folder.with_suffix(_LOCK)
+            handle = _open_shared(self._lock)
             self.close = weakref.finalize(self, os.close, handle)
             if not folder.is_dir():
-                _make(folder, parent if entry else uri, entries, handle)
+                _make(folder, parent(uri) if entry else uri, entries, handle)
         self.path = folder / name if entry else folder
+
+    def discard(self) -> None:
+        """Remove a damaged copy, unless another process uses it; its next reader makes a new one."""
+        self.close()
+        with suppress(FileNotFoundError):
+            _remove(self._lock)
 
     def __enter__(self) -> "Copy":
         return self
@@ -87,17 +96,21 @@ def cache_folder() -> Path:
 
 def remove_unused(cache: Path) -> None:
     """Remove the copies, complete or not, that no process uses and none has used for a day."""
+    for path in cache.glob(f"*{_LOCK}"):
+        if _is_old(path):
+            _remove(path, _is_old)
+
+
+def _remove(lock: Path, condition: Callable[[Path], bool] = Path.exists) -> None:
+    """Remove a copy unless a process uses it, or the condition no longer holds when none can begin to."""
     import fcntl  # not on Windows
 
-    for path in cache.glob(f"*{_LOCK}"):
-        if not _is_old(path):
-            continue
-        with path.open("ab") as handle, suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_old(path):
-                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-                shutil.rmtree(path.with_suffix(_PARTS), ignore_errors=True)
-                path.unlink(missing_ok=True)
+    with lock.open("ab") as handle, suppress(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if condition(lock):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            shutil.rmtree(lock.with_suffix(_PARTS), ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def _make(folder: Path, uri: str, entries: Mapping[str, Entry], handle: int) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from anchorage.errors import UsageError
 from anchorage.registry import nearest
+from anchorage.storage import is_remote
 from anchorage_pipeline.cluster.extra import missing_packages
 from anchorage_pipeline.cluster.parameters import open_parameters
 from anchorage_pipeline.cluster.settings import Cluster
@@ -92,7 +93,7 @@ def _compile_graph(experiment: Experiment) -> dict[str, Any]:
     volume = experiment.cluster.volume
     places = Places(
         pipeline_root=artifacts_folder(experiment),
-        releases=f"{volume}/releases/{experiment.name}",
+        releases=folder if is_remote(folder := experiment.release.folder) else f"{volume}/releases/{experiment.name}",
         checkpoints=f"{volume}/checkpoints/{experiment.name}",
         features=f"{volume}/features/{experiment.name}",
     )

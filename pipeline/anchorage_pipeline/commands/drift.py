@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     page = write_drift(document, Path(options.output or f"drift-{release.version}").absolute())
     answer({**document, "report": page})
     windows, reference = document["windows"], document["reference"]
-    print(f"release  {release.version} in {release.path.parent}")
+    print(f"release  {release.version} in {release.folder}")
     print(f"queries  {document['queries']:,}, of which the newest {len(windows) * settings.window:,} are compared")
     print(f"against  {reference['queries']:,} queries ({reference['kind']}), {reference['gallery']:,} gallery items")
     if reference["note"]:

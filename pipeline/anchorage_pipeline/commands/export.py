@@ -92,7 +92,7 @@ def _export_model(options: argparse.Namespace) -> None:
     from anchorage_pipeline.startup import load_keras
 
     release = open_release(find_release(options.release))
-    output = Path(options.output or f"{release.path.parent.name}-{release.version}-{options.to}").absolute()
+    output = Path(options.output or f"{release.name}-{release.version}-{options.to}").absolute()
     load_keras()
     if options.to == _SEARCH:
         _export_search(release, output)
@@ -132,7 +132,7 @@ def _export_vectors(options: argparse.Namespace) -> None:
     from anchorage.serving.vector_export import export_vectors, gallery_rows
 
     rows = gallery_rows(gallery.live, f"{release.content} {gallery.store}")
-    output = options.output or f"{release.path.parent.name}-{release.version}-{options.to}"
+    output = options.output or f"{release.name}-{release.version}-{options.to}"
     with progress():
         before = export_vectors(rows, _open_target(options.to, output, options.table), _print_rows)
     place = output.rpartition("@")[2] if options.to == "pgvector" else output  # without a password
@@ -149,7 +149,7 @@ def _export_hub(options: argparse.Namespace) -> None:
 
     release = open_release(find_release(options.release))
     with progress():
-        print(f"uploading release {release.version} in {release.path.parent}", flush=True)
+        print(f"uploading release {release.version} in {release.folder}", flush=True)
         address = push_release(release, options.to, public=options.public)
     answer({"repository": address, "version": release.version})
     print(f"export   release {release.version} to {address}")

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     least = gallery.live.index.facts.get("min_recall", 0.0)
     items = {"store": gallery.store, "change": gallery.live.change, "left_out": gallery.left_out}
     answer({"release": release.path, "version": release.version, "min_recall": least, **items, **asdict(found)})
-    print(f"release  {release.version} in {release.path.parent}, {found.rows:,} items", end="")
+    print(f"release  {release.version} in {release.folder}, {found.rows:,} items", end="")
     print(f" with changes up to {gallery.live.change} of {gallery.store}" if gallery.store else ", none added since")
     for id_ in gallery.left_out[:_SHOWN]:
         print(f"left out {id_}: another model made its vector")

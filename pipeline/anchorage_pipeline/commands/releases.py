@@ -1,7 +1,6 @@
 """`anchorage releases`: the versions in a folder of releases, and the way back to an earlier one."""
 
 import argparse
-from pathlib import Path
 
 from anchorage_pipeline.console import answer
 from anchorage_pipeline.options import add_release, find_release, positive
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"current release: {current} (in {folder})")
 
 
-def _list(folder: Path) -> None:
+def _list(folder: str) -> None:
     from anchorage.release import current_version, list_releases, open_release
 
     print(f"releases in {folder}")

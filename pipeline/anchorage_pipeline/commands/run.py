@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from anchorage.storage import parent
 from anchorage_pipeline.console import answer, progress
 from anchorage_pipeline.logs import add_log, choose_format
 from anchorage_pipeline.options import add_experiment
@@ -76,25 +77,26 @@ def run(options: argparse.Namespace) -> None:
         raise outcome.refused
 
 
-def _release_document(release: Path) -> dict[str, Any]:
+def _release_document(release: str) -> dict[str, Any]:
     from anchorage.release import current_version
 
-    version = int(release.name)
-    return {"path": release, "version": version, "current": current_version(release.parent) == version}
+    version = int(release.rpartition("/")[2])
+    return {"path": release, "version": version, "current": current_version(parent(release)) == version}
 
 
-def _print_release(release: Path) -> None:
+def _print_release(release: str) -> None:
     from anchorage.release import current_version
-    from anchorage.release.manifest import TEXT
+    from anchorage.release.manifest import TEXT, read_manifest
 
-    releases, current = release.parent, current_version(release.parent)
+    releases, version = parent(release), release.rpartition("/")[2]
+    current = current_version(releases)
     print(f"release  {shown(release)}")
-    if current != int(release.name):
+    if current != int(version):
         print(
             f"         release {current} is the current one, not this one; to switch: "
-            f"`anchorage releases rollback --release {shown(releases)} --to {release.name}`"
+            f"`anchorage releases rollback --release {shown(releases)} --to {version}`"
         )
     command = shown(Path(sys.executable).absolute().parent / "anchorage")
     print(f"search   {command} search IMAGE --release {shown(releases)}")
-    if (release / TEXT).is_dir():
+    if any(name.startswith(f"{TEXT}/") for name in read_manifest(release)["files"]):
         print(f'         {command} search --text "DESCRIPTION" --release {shown(releases)}')

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
     kinds = [*({"text": text} for text in texts), *({"image": name} for name in names)]
     documents = [{**kind, **_document(found)} for kind, found in zip(kinds, answers, strict=True)]
     notes = {"likely_from": searcher.threshold, "unknown_below": searcher.unknown_below, "doubts": searcher.doubts}
-    answer({"release": release.path, "version": release.version, "queries": documents, **notes})
+    answer({"release": release.address, "version": release.version, "queries": documents, **notes})
 
 
 def _print_answer(found: "Answer") -> None:

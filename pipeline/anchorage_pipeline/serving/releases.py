@@ -6,8 +6,9 @@ import logging
 from anchorage.errors import AnchorageError, ResourceError, UsageError
 from anchorage.release import current_version, roll_back
 from anchorage.release.items import ItemStore, default_store
-from anchorage.release.manifest import NAME
+from anchorage.release.places import find_place
 from anchorage.serving.embedders import Embedder
+from anchorage.storage import parent
 from anchorage_pipeline.logs import set_context
 from anchorage_pipeline.serving.batching import Batcher
 from anchorage_pipeline.serving.deployment import Deployment, load_deployment
@@ -32,6 +33,8 @@ class Releases:
     Attributes:
         current: the served release; None until it is loaded.
         compared: another release that searches can name, or None.
+        follows_pointer: whether a folder of releases is served, not the folder of one release.
+        store_url: URL of the database of the items.
         refused: why the last release that became current is not served; "" if it is.
         writing: held while items are committed, and while the release is switched.
     """
@@ -40,6 +43,8 @@ class Releases:
         self._settings, self._metrics, self._threads = settings, metrics, threads
         self.current: Deployment | None = None
         self.compared: Deployment | None = None
+        self.follows_pointer = True
+        self.store_url = ""
         self.refused = ""
         self.writing = asyncio.Lock()
         self._store: ItemStore | None = None
@@ -86,18 +91,12 @@ class Releases:
         """The releases in memory, the current one first."""
         return [each for each in (self.current, self.compared) if each is not None]
 
-    @property
-    def follows_pointer(self) -> bool:
-        """Whether a folder of releases is served, not the folder of one release."""
-        return not (self._settings.release / NAME).is_file()
-
-    @property
-    def store_url(self) -> str:
-        """URL of the database of the items."""
-        folder = self._settings.release if self.follows_pointer else self._settings.release.absolute().parent
-        return self._settings.store or default_store(folder)
-
     def _open_store(self) -> ItemStore:
+        """Find out what is served, and open the database of the items."""
+        place = find_place(self._settings.release)
+        self.follows_pointer = not place.is_release()
+        folder = place.address if self.follows_pointer else parent(place.address)
+        self.store_url = self._settings.store or default_store(folder)
         return ItemStore(self.store_url)
 
     def pick(self, version: int | None = None) -> Deployment:
@@ -192,16 +191,21 @@ class Releases:
         """Switch when the pointer on disk names another release; one that cannot be used is refused once."""
         while True:
             await asyncio.sleep(self._settings.watch_seconds)
+            seen = self._pointer
             try:
                 async with self._switching:
                     version = await self._threads.run(self._threads.loading, current_version, self._settings.release)
                     if version in (None, self._pointer):
+                        if version is not None and version == self.pick().version:
+                            self.refused = ""  # what could not be read can be read again
                         continue
                     self._pointer = version
                     if self.current is None or self.current.version != version:
                         await self._replace(await self._load(version))
             except Exception as error:  # whatever is wrong with the release, the served one goes on
                 refused = f"release {self._pointer} was refused: {error}"
+                if isinstance(error, ResourceError):
+                    self._pointer = seen  # try again: a disk or a network may recover
                 if refused == self.refused:
                     continue  # such as a pointer that cannot be read
                 self.refused = refused

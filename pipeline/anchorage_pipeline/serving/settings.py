@@ -40,11 +40,11 @@ class ServeSettings:
     """What to serve, and where.
 
     Args:
-        release: a folder of releases, whose current one is served, or the folder of one release.
+        release: path or URI of a folder of releases, whose current one is served, or of one release.
         host: address to listen on; other machines can reach the service only if it is not the loopback.
         http_port: port for HTTP; 0 for a free one.
         grpc_port: port for TensorFlow Serving's gRPC API; 0 for a free one, None for none.
-        store: URL of the database of added items; "" for an SQLite file in the folder of releases.
+        store: URL of the database of added items; "" for an SQLite file, see `default_store`.
         api_key: key that writes need; "" to refuse writes.
         keep_images: whether to store the images of added items, so that a later model can embed them.
         sample_queries: most queries per hour whose embeddings are stored for `anchorage drift`; 0 stores none.
@@ -56,7 +56,7 @@ class ServeSettings:
         stop_seconds: time that open requests get when the service stops.
     """
 
-    release: Path
+    release: str | Path
     host: str = "127.0.0.1"
     http_port: int = 8080
     grpc_port: int | None = None
