@@ -12,7 +12,7 @@ from anchorage_pipeline.fingerprint import code_version, reached_modules, traini
 _ROOT = Path(__file__).parents[2]
 _PACKAGES = {"anchorage": "models", "anchorage_components": "components", "anchorage_pipeline": "pipeline"}
 _DATA = {"anchorage", "anchorage.data", "anchorage.disk", "anchorage.errors", "anchorage.progress"}
-_RELEASED = _DATA | {"anchorage.files", "anchorage.release", "anchorage.retrieval"}
+_RELEASED = _DATA | {"anchorage.files", "anchorage.release", "anchorage.retrieval", "anchorage.storage"}
 # Packages, and modules right below `models`, that may be part of a node's key.
 _MAY_REACH = {
     "image_example_gen": _DATA,

@@ -28,7 +28,7 @@ def asked(tmp_path, monkeypatch):
     """What the conversion was asked for."""
     calls = []
     monkeypatch.chdir(tmp_path)
-    release = SimpleNamespace(path=tmp_path / "releases" / "icons" / "3", version=3)
+    release = SimpleNamespace(path=tmp_path / "releases" / "icons" / "3", name="icons", version=3)
     monkeypatch.setattr(anchorage.release, "open_release", lambda path: release)
     monkeypatch.setattr(startup, "load_keras", lambda: None)
     monkeypatch.setattr(conversion, "convert_release", lambda *arguments: calls.append(arguments) or DOCUMENT)

@@ -76,7 +76,7 @@ def test_vectors_with_ids_are_drawn_with_the_pictures_of_their_paths(folder, mon
     drawn = []
     monkeypatch.setattr("anchorage.reporting.pictures.draw_sheet", lambda answers, path: drawn.extend(answers))
     facts = {"data_root": str(folder), "experiment": {"data": {"input": "vectors"}}}
-    release = SimpleNamespace(facts=facts, version=3, path=folder)
+    release = SimpleNamespace(facts=facts, version=3, address=str(folder))
     monkeypatch.setattr(anchorage.release, "open_release", lambda path: release)
     gallery = {"id": np.array(GALLERY, object), "attribute/path": np.array(["query.png"] * 2 + [""] * 28, object)}
     monkeypatch.setattr(StandIn, "gallery", gallery)
