@@ -5,9 +5,9 @@ Credentials and endpoint come from where boto3 takes them: `AWS_*` variables, `~
 """
 
 from anchorage.storage.addresses import is_remote, join, parent
-from anchorage.storage.cache import Copy, local_input
+from anchorage.storage.cache import Copy, local_input, local_output
 from anchorage.storage.faults import LostRaceError, MissingObjectError
-from anchorage.storage.folders import download, local_output, upload
+from anchorage.storage.folders import download, upload
 from anchorage.storage.objects import (
     Entry,
     delete,

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 import shutil
 import time
 import weakref
@@ -13,7 +14,7 @@ from pathlib import Path
 from anchorage.disk import disk_trouble
 from anchorage.storage.addresses import is_remote, parent
 from anchorage.storage.faults import MissingObjectError
-from anchorage.storage.folders import copy_entries
+from anchorage.storage.folders import copy_entries, upload
 from anchorage.storage.objects import Entry, endpoint, find_object, list_files
 
 CACHE = "ANCHORAGE_CACHE"  # variable of the environment: the folder of copies
@@ -41,11 +42,37 @@ def local_input(uri: str | PathLike) -> Iterator[Path]:
         yield copy.path
 
 
+@contextmanager
+def local_output(uri: str | PathLike) -> Iterator[Path]:
+    """Yield a local folder to write into: that of the path itself, or one whose files are then copied to the URI.
+
+    Nothing is copied if the block raises. The folder becomes the copy of the URI that `local_input` yields.
+    """
+    if not is_remote(uri):
+        Path(uri).mkdir(parents=True, exist_ok=True)
+        yield Path(uri)
+        return
+    cache = _prepare()
+    folder = cache / f"{secrets.token_hex(16)}{_PARTS}"
+    handle = _open_shared(folder.with_suffix(_LOCK))
+    try:
+        with disk_trouble(cache):
+            folder.mkdir()
+        yield folder
+        upload(folder, fspath(uri))
+        _adopt(folder, fspath(uri))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_suffix(_LOCK).unlink(missing_ok=True)
+        os.close(handle)
+
+
 class Copy:
     """A copy of an object or a folder in the cache, which stays until `close`, or until nobody refers to this object.
 
     Args:
         uri: the object or folder.
+        wanted: which objects below the folder, by their relative paths; None for all.
 
     Attributes:
         uri: the object or folder.
@@ -56,18 +83,18 @@ class Copy:
         ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`.
     """
 
-    def __init__(self, uri: str):
+    def __init__(self, uri: str, wanted: Callable[[str], bool] | None = None):
         self.uri = uri.rstrip("/")
         entry = find_object(uri)
         name = self.uri.rpartition("/")[2]
         entries = {name: entry} if entry else list_files(uri)
+        if wanted is not None:
+            entries = {name: entries[name] for name in entries if wanted(name)}
         if not entries:
             raise MissingObjectError(uri)
-        cache = cache_folder()
-        folder = cache / hashlib.sha256(repr((endpoint(uri), uri, entries)).encode()).hexdigest()[:32]
+        cache = _prepare()
+        folder = cache / _name(uri, entries)
         with disk_trouble(cache):
-            cache.mkdir(parents=True, exist_ok=True)
-            remove_unused(cache)
             self._lock = folder.with_suffix(_LOCK)
             handle = _open_shared(self._lock)
             self.close = weakref.finalize(self, os.close, handle)
@@ -92,6 +119,37 @@ def cache_folder() -> Path:
     """Return the folder of copies, which may not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(os.environ.get(CACHE) or Path(base) / "anchorage")
+
+
+def _prepare() -> Path:
+    """Make the folder of copies, and remove what nobody uses."""
+    cache = cache_folder()
+    with disk_trouble(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        remove_unused(cache)
+    return cache
+
+
+def _name(uri: str, entries: Mapping[str, Entry]) -> str:
+    """Return the name of the copy of these objects."""
+    return hashlib.sha256(repr((endpoint(uri), uri, entries)).encode()).hexdigest()[:32]
+
+
+def _adopt(folder: Path, uri: str) -> None:
+    """Make a folder that was copied to a URI its copy, unless there are other objects."""
+    import fcntl
+
+    entries = list_files(uri)
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    if sizes != {name: entry.size for name, entry in entries.items()}:
+        return
+    copy = folder.with_name(_name(uri, entries))
+    handle = _open_shared(copy.with_suffix(_LOCK))
+    with suppress(BlockingIOError):  # a reader makes it already
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not copy.is_dir():
+            folder.rename(copy)
+    os.close(handle)
 
 
 def remove_unused(cache: Path) -> None:

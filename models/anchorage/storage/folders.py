@@ -2,18 +2,16 @@
 
 import os
 import secrets
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
 from anchorage.disk import check_free_space, disk_trouble
 from anchorage.files import TEMPORARY
 from anchorage.progress import advance, task
-from anchorage.storage.addresses import check_names, is_remote, join
+from anchorage.storage.addresses import check_names, join
 from anchorage.storage.faults import LostRaceError, MissingObjectError
 from anchorage.storage.objects import PARALLEL, Entry, fetch_object, list_files, send_object
 
@@ -66,21 +64,6 @@ def upload(folder: str | PathLike, uri: str, *, last: str | None = None) -> None
     _at_once(send, [name for name in names if name != last], f"copying to {uri}")
     if last is not None:
         send(last)
-
-
-@contextmanager
-def local_output(uri: str | PathLike) -> Iterator[Path]:
-    """Yield a local folder to write into: that of the path itself, or one whose files are then copied to the URI.
-
-    Nothing is copied if the block raises.
-    """
-    if not is_remote(uri):
-        Path(uri).mkdir(parents=True, exist_ok=True)
-        yield Path(uri)
-        return
-    with tempfile.TemporaryDirectory(prefix="anchorage-") as name:
-        yield Path(name)
-        upload(name, fspath(uri))
 
 
 def copy_entries(uri: str, entries: Mapping[str, Entry], folder: Path) -> None:

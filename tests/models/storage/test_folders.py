@@ -151,6 +151,20 @@ def test_output_is_copied_when_it_is_complete(bucket):
     assert not storage.exists(f"{bucket}/other")
 
 
+def test_output_is_the_copy_that_is_read_unless_it_was_changed(bucket, counted):
+    with storage.local_output(bucket) as folder:
+        _write(folder, CONTENT)
+    with storage.local_input(bucket) as path:
+        assert _read(path) == CONTENT
+    assert counted == []
+    storage.write_bytes(f"{bucket}/stranger", b"x")
+    with storage.local_output(bucket) as folder:
+        _write(folder, CONTENT)
+    with storage.local_input(bucket) as path:
+        assert _read(path) == {**CONTENT, "stranger": b"x"}
+    assert len(counted) == len(CONTENT) + 1
+
+
 def test_local_places_are_used_as_they_are(tmp_path):
     with storage.local_output(tmp_path / "out") as folder:
         assert folder == tmp_path / "out"
