@@ -77,7 +77,7 @@ def run_training(
     """
     given: dict[str, Any] = {"encoder": encoder, "loss": loss, "training": training, "seed": seed}
     options: dict[str, Any] = {"run_key": run_key, "verbose": verbose}
-    options["checkpoint_folder"] = checkpoint_folder and Path(checkpoint_folder)
+    options["checkpoint_folder"] = checkpoint_folder and str(checkpoint_folder)
     options["log_folder"] = log_folder and Path(log_folder)
     if not training.get("procedure"):
         options["observers"] = observers

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anchorage.storage import join
 from anchorage.training.run import TrainRun, train_run
 from anchorage.training.settings import RunSettings
 
@@ -34,7 +35,7 @@ class Task:
     validation_store: Any
     settings: RunSettings
     reopened: Sequence[str]
-    checkpoint_folder: Path | None
+    checkpoint_folder: str | None
     run_key: str
     log_folder: Path | None
     verbose: int | str
@@ -77,7 +78,7 @@ class Task:
             **settings,
             prepare=prepare,
             keep_start=keep_start,
-            checkpoint_folder=self.checkpoint_folder and self.checkpoint_folder / name,
+            checkpoint_folder=self.checkpoint_folder and join(self.checkpoint_folder, name),
             run_key=f"{self.run_key}/{name}",
             log_folder=self.log_folder and self.log_folder / name,
             verbose=self.verbose,

@@ -22,7 +22,8 @@ from anchorage.files import TEMPORARY, flush_folder, hash_file, remove_leftovers
 FORMAT = 2
 
 _MODEL, _OPTIMIZER, _METRICS = "model.npz", "optimizer.npz", "metrics.npz"
-_SAMPLER, _STATE = "sampler.npz", "state.json"
+_SAMPLER = "sampler.npz"
+STATE = "state.json"  # written last
 
 
 @dataclass
@@ -68,6 +69,9 @@ class Checkpoints:
         self._sampler = sampler if sampler is not None and is_refreshed(sampler) else None
         self.folder.mkdir(parents=True, exist_ok=True)
 
+    def __str__(self) -> str:
+        return str(self.folder)
+
     def save(self, learner: keras.Model, progress: Progress) -> Path:
         """Write a checkpoint, then delete those no longer needed.
 
@@ -85,7 +89,7 @@ class Checkpoints:
                 temporary.mkdir()
                 hashes = {name: _write(arrays, temporary / name) for name, arrays in parts.items()}
                 facts = {"format": FORMAT, "run_key": self.run_key, "files": hashes, "progress": asdict(progress)}
-                write_hashed(json.dumps(facts, indent=1).encode(), temporary / _STATE)
+                write_hashed(json.dumps(facts, indent=1).encode(), temporary / STATE)
                 flush_folder(temporary)
                 shutil.rmtree(target, ignore_errors=True)  # a damaged checkpoint of the same step
                 temporary.rename(target)
@@ -145,7 +149,7 @@ class Checkpoints:
     def _read(self, step: int) -> dict | None:
         path = self._path(step)
         try:
-            facts = json.loads((path / _STATE).read_text(encoding="utf-8"))
+            facts = json.loads((path / STATE).read_text(encoding="utf-8"))
             damaged = facts["format"] != FORMAT or any(hash_file(path / n) != h for n, h in facts["files"].items())
         except (OSError, ValueError, KeyError, TypeError):
             damaged = True

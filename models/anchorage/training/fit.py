@@ -17,12 +17,14 @@ from anchorage.learner import MetricLearner
 from anchorage.methods import TrainingContext
 from anchorage.progress import is_shown, task
 from anchorage.replicas import replicas
+from anchorage.storage import is_remote
 from anchorage.training.checkpoints import Checkpoints
 from anchorage.training.frozen_norms import FrozenNorms
 from anchorage.training.loggers import Logger
 from anchorage.training.monitor import SigtermGuard, TrainingMonitor
 from anchorage.training.recipes import Choice
 from anchorage.training.refresh import refresh_sampler
+from anchorage.training.remote_checkpoints import RemoteCheckpoints
 from anchorage.training.reports import TRAINING, ProgressReport, format_epoch
 from anchorage.training.settings import TrainingSettings
 
@@ -88,7 +90,7 @@ def fit_learner(
         steps_per_epoch: steps per epoch; 0 for one round of the sampler.
         augmentation: Keras layers from `create_augmentation`.
         seed: seed of the augmentation.
-        checkpoint_folder: folder of the checkpoints; None deletes them at the end of the call.
+        checkpoint_folder: folder of the checkpoints, also in an object store; None deletes them at the end of the call.
         run_key: identifies the training, such as a hash of its settings.
         patience: epochs without improvement after which to stop; 0 for no limit.
         keep_start: whether the network before the first step can be the best one; False if it is the result of another
@@ -116,7 +118,10 @@ def fit_learner(
     _build(learner, store.spec.shape)
     context = TrainingContext(learner, store, sampler, steps, epochs, seed)
     with TemporaryDirectory() as scratch, SigtermGuard() as guard, FrozenNorms() as norms, ExitStack() as stack:
-        checkpoints = Checkpoints(checkpoint_folder or scratch, run_key, sampler)
+        if checkpoint_folder and is_remote(checkpoint_folder):
+            checkpoints: Checkpoints = RemoteCheckpoints(str(checkpoint_folder), scratch, run_key, sampler)
+        else:
+            checkpoints = Checkpoints(checkpoint_folder or scratch, run_key, sampler)
         progress = checkpoints.resume(learner)
         resumed_step = progress.step
         monitor = TrainingMonitor(
@@ -136,7 +141,7 @@ def fit_learner(
                 reports.append(ProgressReport(epochs, steps, resumed_step))
                 stack.enter_context(task(TRAINING, epochs * steps, resumed_step))
         if progress.history:
-            print(f"resuming after step {resumed_step} of {epochs * steps}, from {checkpoints.folder}", flush=True)
+            print(f"resuming after step {resumed_step} of {epochs * steps}, from {checkpoints}", flush=True)
         else:
             for method in learner.methods:
                 method.start(context)
