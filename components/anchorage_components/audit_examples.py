@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Examples
 
 from anchorage.data.examples import ExampleShard, list_shards, read_counts, read_examples, read_rejects
@@ -20,6 +19,7 @@ from anchorage.data.store import content_digest
 from anchorage.errors import DataError
 from anchorage_components.artifacts import AUDIT, DataAudit
 from anchorage_components.beam.jobs import run_jobs
+from anchorage_components.nodes import node
 
 _MAX_LISTED = 20  # names listed per kind of problem; the counts cover all
 
@@ -33,7 +33,7 @@ class _Image(NamedTuple):
     split: str
 
 
-@component(use_beam=True)
+@node(use_beam=True)
 def AuditExamples(
     examples: InputArtifact[Examples],
     audit: OutputArtifact[DataAudit],

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from absl import logging
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 from tfx.types.artifact_utils import get_split_uri
 from tfx.types.standard_artifacts import Examples
 
@@ -19,12 +18,13 @@ from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.index_tuning import IndexLimits
 from anchorage.retrieval.table import Embeddings, read_table, write_ids
 from anchorage_components.artifacts import IDS, EmbeddingTable, RetrievalIndex, read_table_facts
+from anchorage_components.nodes import node
 from anchorage_components.parameters import from_parameter
 
 _CHUNK = 256  # images per read
 
 
-@component
+@node
 def BuildIndex(
     embeddings: InputArtifact[EmbeddingTable],
     index: OutputArtifact[RetrievalIndex],

@@ -1,12 +1,14 @@
-"""The process of a node on Kubeflow: TFX's own entry point, with the artifacts on the shared volume.
+"""The process of a node on Kubeflow: TFX's own entry point, with the artifacts on the shared volume or in a bucket.
 
 Kubeflow Pipelines gives outputs URIs in its object store (`minio://`, `s3://`, `gs://`) and copies what a container
 leaves below `/minio`, `/s3` or `/gcs`. Nodes rename, lock and map files, so each output gets the folder on the shared
-volume that corresponds to its URI. The node reports this folder, and Kubeflow hands it to later nodes as it is.
+volume, or below a URI `s3://...`, that corresponds to its URI. The node reports this folder, and Kubeflow hands it to
+later nodes as it is.
 
     python -m anchorage_components.container --artifacts /mnt/anchorage/artifacts/NAME <arguments of TFX>
 """
 
+import importlib
 import json
 import runpy
 import shutil
@@ -15,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anchorage.errors import AnchorageError, causes
+from anchorage.storage import delete_tree, is_remote
 from anchorage_components.beam.options import IMAGE, NO_IMAGE
 
 _TFX = "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"
@@ -30,10 +33,11 @@ def main(arguments: Sequence[str]) -> int:
     _, folder, *rest = arguments
     place = rest.index(_INVOCATION) + 1
     invocation = place_outputs(json.loads(rest[place]), folder)
-    _make_outputs(invocation, Path(folder))
+    _make_outputs(invocation, folder)
     rest[place] = json.dumps(invocation)
     if not any(each.startswith(IMAGE) for each in rest):
         rest.append(NO_IMAGE)  # TFX takes the name of the program for an option of Beam
+    importlib.import_module("anchorage_components.nodes")  # TFX reads the inputs before it imports the node
     sys.argv = [_TFX, *rest]
     try:
         runpy.run_module(_TFX, run_name="__main__", alter_sys=True)
@@ -56,12 +60,15 @@ def place_outputs(invocation: dict, folder: str) -> dict:
     return invocation
 
 
-def _make_outputs(invocation: dict, folder: Path) -> None:
+def _make_outputs(invocation: dict, folder: str) -> None:
     """Make empty folders for the outputs, as TFX does elsewhere; a retry has those of the killed attempt."""
     for artifacts in invocation.get("outputs", {}).get("artifacts", {}).values():
         for artifact in artifacts["artifacts"]:
-            path = Path(artifact["uri"])
-            if folder not in path.parents:
+            uri, path = artifact["uri"], Path(artifact["uri"])
+            if is_remote(uri):
+                delete_tree(uri)
+                continue
+            if Path(folder) not in path.parents:
                 continue
             shutil.rmtree(path, ignore_errors=True)
             is_value = _VALUE in artifact.get("type", {}).get("instanceSchema", "")  # a file, which TFX writes

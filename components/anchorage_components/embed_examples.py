@@ -8,7 +8,6 @@ from pathlib import Path
 import apache_beam as beam
 from absl import logging
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Examples, Model
 from tfx.utils import path_utils
 
@@ -39,10 +38,11 @@ from anchorage_components.beam.embedding import (
     read_rejects_of_jobs,
 )
 from anchorage_components.beam.jobs import run_jobs
+from anchorage_components.nodes import node
 from anchorage_components.parameters import from_parameter
 
 
-@component(use_beam=True)
+@node(use_beam=True)
 def EmbedExamples(
     examples: InputArtifact[Examples],
     embeddings: OutputArtifact[EmbeddingTable],

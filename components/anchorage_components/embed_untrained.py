@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 from tfx.types.artifact_utils import get_split_uri
 from tfx.types.standard_artifacts import Examples, ModelRun
 
@@ -18,12 +17,13 @@ from anchorage.retrieval.table import Embeddings, write_table
 from anchorage.untrained import NAMES, embed_raw
 from anchorage.vectors import unit_vectors
 from anchorage_components.artifacts import UNTRAINED, UntrainedEmbeddings
+from anchorage_components.nodes import node
 
 _SPLIT = "test"  # the split that is evaluated
 _BATCH = 128  # images per call of a model
 
 
-@component
+@node
 def EmbedUntrained(
     store: InputArtifact[Examples],
     model_run: InputArtifact[ModelRun],

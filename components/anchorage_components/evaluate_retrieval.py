@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from absl import logging
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 from tfx.types.artifact_utils import get_split_uri
 from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelRun, TunerResults
 from tfx.utils import path_utils
@@ -27,7 +26,7 @@ from anchorage.judging.unmeasured import is_measurable, report_unmeasured
 from anchorage.release import fingerprint_model
 from anchorage.release.manifest import check_pair, read_index_facts
 from anchorage.reporting.card import write_card
-from anchorage.reporting.pictures import read_picture
+from anchorage.reporting.pictures import read_picture_of
 from anchorage.reporting.report import write_report
 from anchorage.retrieval.table import Embeddings, read_ids, read_table, write_table
 from anchorage.tuning.record import SEARCH, read_search
@@ -48,10 +47,11 @@ from anchorage_components.artifacts import (
     UntrainedEmbeddings,
     read_table_facts,
 )
+from anchorage_components.nodes import node, uri_of
 from anchorage_components.parameters import from_parameter
 
 
-@component
+@node
 def EvaluateRetrieval(
     embeddings: InputArtifact[EmbeddingTable],
     model: InputArtifact[Model],
@@ -125,7 +125,7 @@ def EvaluateRetrieval(
     if tuner_results is not None:
         context["search"] = _read_search(Path(tuner_results.uri))
     candidate, facts = read_table(embeddings.uri, [TEST]), _read_baseline_facts(baseline)
-    pictures = _picture_reader(store, Path(context["facts"].get("data_root", "")), candidate)
+    pictures = _picture_reader(store, context["facts"].get("data_root", ""), candidate)
     if _is_untrained(context) and not is_measurable(candidate):
         judged = report_unmeasured(candidate, settings, baseline_facts=facts, context=context)
         _write(judged, report, blessing, model, candidate, pictures)
@@ -181,7 +181,7 @@ def _write(
 
 
 def _bless(blessing: ModelBlessing, model: Model, verdict: dict[str, Any]) -> None:
-    blessing.set_string_custom_property("current_model", model.uri)
+    blessing.set_string_custom_property("current_model", uri_of(model))
     blessing.set_int_custom_property("current_model_id", model.id)
     blessing.set_int_custom_property("blessed", int(verdict["blessed"]))
     blessing.set_string_custom_property("reason", f"{verdict['state']}: {' '.join(verdict['reasons'])}")
@@ -241,7 +241,7 @@ def _read_validation(uri: str) -> Embeddings | None:
 
 
 def _picture_reader(
-    store: Examples | None, root: Path, table: Embeddings
+    store: Examples | None, root: str, table: Embeddings
 ) -> Callable[[Sequence[str]], dict[str, np.ndarray | None]]:
     """A function from ids to images; None for an image that is not in the store.
 
@@ -254,7 +254,7 @@ def _picture_reader(
         records = RecordStore(get_split_uri([store], TEST))
         if records.spec.dimension:
             paths = dict(zip(table.ids, table.columns.get(PATH, table.ids), strict=True))
-            return {id_: read_picture(root / paths.get(id_, id_)) for id_ in ids}
+            return {id_: read_picture_of(root, paths.get(id_, id_)) for id_ in ids}
         rows = {id_: row for row, id_ in enumerate(records.ids)}
         return {id_: records.read([rows[id_]])[0] if id_ in rows else None for id_ in ids}
 

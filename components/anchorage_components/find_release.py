@@ -5,14 +5,14 @@ from pathlib import Path
 
 from absl import logging
 from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 
 from anchorage.files import replace_file
 from anchorage.release import find_baseline
 from anchorage_components.artifacts import BASELINE, BaselineRelease
+from anchorage_components.nodes import node
 
 
-@component
+@node
 def FindRelease(
     baseline: OutputArtifact[BaselineRelease],
     releases: Parameter[str],

@@ -4,11 +4,11 @@ from typing import TypedDict
 
 from absl import logging
 from tfx.dsl.component.experimental.annotations import Parameter
-from tfx.dsl.component.experimental.decorators import component
 
-from anchorage.data.spans import data_version, resolve_span, split_path, vectors_version
+from anchorage.data.spans import resolve_span, split_path, version_of
 from anchorage.files import digest
 from anchorage.release import find_baseline
+from anchorage_components.nodes import node
 from anchorage_components.parameters import from_parameter
 
 
@@ -22,7 +22,7 @@ class Identity(TypedDict):
     baseline: str
 
 
-@component
+@node
 def IdentifyRun(
     path: Parameter[str],
     releases: Parameter[str],
@@ -55,16 +55,14 @@ def IdentifyRun(
         UsageError: E_SPAN.
         DataError: what listing the data raises.
     """
-    root, table = split_path(resolve_span(path, span), is_vectors=bool(is_vectors))
-    if is_vectors and table:
-        version = vectors_version(table)
-    else:
-        version = data_version(root, table, from_parameter(columns_json), follow_links=bool(follow_links))
+    place = split_path(resolve_span(path, span), is_vectors=bool(is_vectors))
+    columns = from_parameter(columns_json)
+    version = version_of(place, columns, is_vectors=bool(is_vectors), follow_links=bool(follow_links))
     run_key = digest([settings_version, version])
     baseline = find_baseline(releases, run_key)
     identity: Identity = {
-        "root": str(root),
-        "table": str(table or ""),
+        "root": place.root,
+        "table": place.table,
         "data_version": version,
         "run_key": run_key,
         "baseline": f"{baseline['version']}:{baseline['bundle']}",

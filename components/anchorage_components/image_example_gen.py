@@ -10,7 +10,6 @@ import apache_beam as beam
 from absl import logging
 from tfx.components.util import examples_utils
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 from tfx.proto import example_gen_pb2
 from tfx.types.standard_artifacts import Examples
 
@@ -26,16 +25,18 @@ from anchorage.data.examples import (
 from anchorage.data.images import MAX_BYTES, ImageFault, decode_checked, hash_pixels, image_notes
 from anchorage.data.intake import check_intake, read_file
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Listing, Reject, Source, list_images
+from anchorage.data.remote import DataPlace, copy_data
 from anchorage.disk import check_free_space
 from anchorage.progress import advance, task
 from anchorage_components.beam.jobs import run_jobs
+from anchorage_components.nodes import node
 from anchorage_components.parameters import from_parameter
 
 _TASK = "reading images"
 _SHARD_IMAGES = 512  # images per TFRecord file; each file is one Beam job
 
 
-@component(use_beam=True)
+@node(use_beam=True)
 def ImageExampleGen(
     examples: OutputArtifact[Examples],
     root: Parameter[str],
@@ -62,7 +63,7 @@ def ImageExampleGen(
     Args:
         examples: output with the splits train, val and test as GZIP TFRecords, `counts.json` (records, hashes, unusual
             images) and `rejects.jsonl` (path, id, code, message, split).
-        root: folder that image paths are relative to.
+        root: folder, of this machine or an object store, that image paths are relative to.
         table: CSV, TSV or Parquet file that lists the images; "" takes the subfolders of `root` as classes.
         columns_json: JSON object with the table's column names for path, label, split and role, where they differ.
         val_share: share of the classes outside test that becomes val, in [0, 1).
@@ -85,6 +86,7 @@ def ImageExampleGen(
         ResourceError: `E_DISK_FULL`, before or during writing.
     """
     columns = from_parameter(columns_json)
+    root, table = copy_data(DataPlace(root, table), columns, is_vectors=False)
     listing = list_images(
         root,
         table,

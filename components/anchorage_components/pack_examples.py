@@ -7,7 +7,6 @@ from pathlib import Path
 import apache_beam as beam
 from absl import logging
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 from tfx.types.artifact_utils import get_split_uri
 from tfx.types.standard_artifacts import Examples
 
@@ -18,11 +17,12 @@ from anchorage.disk import check_free_space
 from anchorage.errors import DataError, UsageError
 from anchorage.progress import advance, task
 from anchorage_components.beam.jobs import run_jobs
+from anchorage_components.nodes import node
 
 _TASK = "packing"
 
 
-@component(use_beam=True)
+@node(use_beam=True)
 def PackExamples(
     examples: InputArtifact[Examples],
     store: OutputArtifact[Examples],

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Model, ModelBlessing
 from tfx.utils import path_utils
 
@@ -17,10 +16,11 @@ from anchorage.release.manifest import read_manifest
 from anchorage.release.places import version_address
 from anchorage.retrieval.table import read_ids
 from anchorage_components.artifacts import CALIBRATION, CARD, IDS, THRESHOLDS, Release, RetrievalIndex, RetrievalReport
+from anchorage_components.nodes import node, uri_of
 from anchorage_components.parameters import from_parameter
 
 
-@component
+@node
 def PublishRelease(
     model: InputArtifact[Model],
     index: InputArtifact[RetrievalIndex],
@@ -91,9 +91,9 @@ def _check_blessing(blessing: ModelBlessing, model: Model) -> None:
             "network is released without training.",
         )
     blessed_model = blessing.get_string_custom_property("current_model")
-    if blessed_model != model.uri:
+    if blessed_model != uri_of(model):
         raise GateError(
-            "E_NOT_BLESSED", f"Expected a blessing for the model in {model.uri}. Received: one for {blessed_model}."
+            "E_NOT_BLESSED", f"Expected a blessing for the model in {uri_of(model)}. Received: one for {blessed_model}."
         )
 
 

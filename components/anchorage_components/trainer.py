@@ -16,10 +16,12 @@ from anchorage.learner import MetricLearner
 from anchorage.procedures import run_training
 from anchorage.release.manifest import TEXT
 from anchorage.serving.export import export_encoder
+from anchorage.storage import delete_tree, is_remote, join
 from anchorage.training.fit import FitResult
 from anchorage.tuning.settling import settle
 from anchorage.untrained import untrained_encoders
 from anchorage_components.artifacts import HISTORY, UNTRAINED
+from anchorage_components.nodes import once_stored
 from anchorage_components.parameters import from_parameter
 
 LEARNER = "learner.keras"
@@ -35,9 +37,9 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Args:
         fn_args: provided by TFX. Its `custom_config` contains `settings_json`, the sections `encoder`, `loss` and
-            `training` of the experiment and its `seed`; `checkpoints` and `features`, folders that outlive the run; and
-            `code_version`, which is only part of the cache key. If the Tuner ran, `hyperparameters` replace the ranges
-            in the settings.
+            `training` of the experiment and its `seed`; `checkpoints` and `features`, folders that outlive the run, the
+            first perhaps in an object store; and `code_version`, which is only part of the cache key. If the Tuner ran,
+            `hyperparameters` replace the ranges in the settings.
     """
     config = fn_args.custom_config
     settings = from_parameter(config["settings_json"])
@@ -45,7 +47,7 @@ def run_fn(fn_args: FnArgs) -> None:
     if fn_args.hyperparameters:
         settings = settle(settings, fn_args.hyperparameters["values"], store)
     run_key = _run_key(settings, store, validation_store, config["code_version"])
-    checkpoints = Path(config["checkpoints"]) / run_key
+    checkpoints = join(config["checkpoints"], run_key)
     learner, result = run_training(
         store,
         validation_store,
@@ -70,9 +72,16 @@ def run_fn(fn_args: FnArgs) -> None:
         "epochs": result.history,
     }
     (Path(fn_args.model_run_dir) / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
-    shutil.rmtree(checkpoints, ignore_errors=True)  # the export is complete, so there is nothing to resume
+    once_stored(lambda: _remove(checkpoints))  # the export is complete, so there is nothing to resume
     epochs = max(len(result.history) - 1, 0)
     logging.info("trained %d epochs, kept epoch %d (%s)", epochs, result.best_epoch, result.best_value)
+
+
+def _remove(checkpoints: str) -> None:
+    if is_remote(checkpoints):
+        delete_tree(checkpoints)
+    else:
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _export_untrained(learner: MetricLearner, result: FitResult, store: RecordStore, folder: Path) -> None:

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import tfx.components
@@ -14,11 +16,13 @@ from tfx.dsl.components.base.executor_spec import ExecutorClassSpec
 from tfx.types import Artifact
 from tfx.types.artifact_utils import get_single_uri
 
+from anchorage.storage import is_remote
 from anchorage.tuning.ranges import read_space
 from anchorage.tuning.record import SEARCH, write_search
 from anchorage.tuning.settings import TuningSettings
 from anchorage.tuning.training import trial_training
 from anchorage.tuning.tuner import SearchTuner
+from anchorage_components.nodes import on_local_folders
 from anchorage_components.parameters import from_parameter
 from anchorage_components.trainer import open_stores
 
@@ -50,6 +54,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     return TunerFnResult(tuner=tuner, fit_kwargs={})
 
 
+@on_local_folders
 class Executor(executor.Executor):
     """Runs the stock search and, if it was one of this project, keeps its record with the results."""
 
@@ -60,7 +65,9 @@ class Executor(executor.Executor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Search, then write the best hyperparameters, `search.json` and the logs for TensorBoard."""
-        tuner = executor.search(input_dict, exec_properties, self._get_tmp_dir())
+        place = self._get_tmp_dir()  # of the pipeline root, which may be in an object store
+        with TemporaryDirectory() if is_remote(place) else nullcontext(place) as scratch:
+            tuner = executor.search(input_dict, exec_properties, scratch)
         executor.write_best_hyperparameters(tuner, output_dict)
         if isinstance(tuner, SearchTuner) and tuner.result is not None:
             results = Path(get_single_uri(output_dict["tuner_results"]))

@@ -9,21 +9,23 @@ from pathlib import Path
 from absl import logging
 from tfx.components.util import examples_utils
 from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 from tfx.proto import example_gen_pb2
 from tfx.types.standard_artifacts import Examples
 
 from anchorage.data.examples import Example, ExampleShard, shard_file, write_counts, write_shard
 from anchorage.data.intake import check_intake
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Reject, Source
+from anchorage.data.remote import copy_data
+from anchorage.data.spans import split_path
 from anchorage.data.vectors import VectorTable, list_vectors, read_vectors
 from anchorage.disk import check_free_space
+from anchorage_components.nodes import node
 from anchorage_components.parameters import from_parameter
 
 _SHARD_VECTORS = 16_384  # vectors per TFRecord file
 
 
-@component
+@node
 def VectorExampleGen(
     examples: OutputArtifact[Examples],
     table: Parameter[str],
@@ -46,7 +48,8 @@ def VectorExampleGen(
     Args:
         examples: output with the splits train, val and test as GZIP TFRecords, `counts.json` and `rejects.jsonl`, as in
             ImageExampleGen.
-        table: a `.parquet` or `.npy` file or a folder of Arrow files, see `anchorage.data.vectors`.
+        table: a `.parquet` or `.npy` file or a folder of Arrow files, see `anchorage.data.vectors`; or its URI in an
+            object store.
         columns_json: JSON object with the table's column names for vector, id, path, label, split and role, where they
             differ.
         val_share: share of the classes outside test that becomes val, in [0, 1).
@@ -66,7 +69,9 @@ def VectorExampleGen(
         DataError: `E_TOO_MANY_REJECTS`, `E_SPLIT_EMPTY`, or the errors of `VectorTable`.
         ResourceError: `E_DISK_FULL` before anything is written.
     """
-    vectors = VectorTable(table, from_parameter(columns_json), from_parameter(attributes_json))
+    columns = from_parameter(columns_json)
+    place = copy_data(split_path(table, is_vectors=True), columns, is_vectors=True)
+    vectors = VectorTable(place.table, columns, from_parameter(attributes_json))
     listing = list_vectors(vectors, val_share=val_share, test_share=test_share, seed=seed, own_labels=bool(own_labels))
     check = functools.partial(
         check_intake, listing, max_rejects=max_rejects, max_share=max_reject_share, file=rejects_file

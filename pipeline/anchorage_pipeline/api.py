@@ -11,6 +11,7 @@ An experiment is the path of a file, or an `Experiment`.
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anchorage.errors import GateError
+from anchorage.storage import is_remote, local_input
 from anchorage_pipeline.config import Experiment, load_experiment
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Run:
         metrics: metrics of the candidate on the test split, in [0, 1].
         verdict: state of the gate, such as `"FIRST"`, `"BETTER"` or `"HOLD"`.
         reasons: reasons of the verdict.
-        report: the page of the report.
+        report: the page of the report; if the artifacts lie in an object store, that of a copy in the run folder.
         release: path or URI of the release; None if the gate rejected the candidate.
         nodes: state of each node, such as `"COMPLETE"` or `"CACHED"`.
         seconds: wall time of each node that ran, in seconds.
@@ -77,20 +79,21 @@ def run(
         AnchorageError: as the command; not for a rejected candidate.
     """
     from anchorage_pipeline.inspection import check_listing
-    from anchorage_pipeline.places import local_places
+    from anchorage_pipeline.places import check_places, local_places
     from anchorage_pipeline.preflight import check_parts
     from anchorage_pipeline.run import run_experiment
 
     experiment = _experiment(experiment, overrides)
+    check_places(experiment)
     check_parts(experiment)
     check_listing(experiment, local_places(experiment).rejects)
     summary = run_experiment(experiment, reset_metadata=reset_metadata, trigger=trigger)
-    folder = summary.outputs["EvaluateRetrieval.report"]
+    folder = _local_copy(summary.outputs["EvaluateRetrieval.report"], experiment.run_folder / "report")
     document = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     release = None
     if summary.refused is None:
-        published = (summary.outputs["PublishRelease.release"] / "release.json").read_text(encoding="utf-8")
-        release = json.loads(published)["path"]
+        with local_input(summary.outputs["PublishRelease.release"]) as published:
+            release = json.loads((published / "release.json").read_text(encoding="utf-8"))["path"]
     return Run(
         metrics={name: metric["value"] for name, metric in document["metrics"].items()},
         verdict=document["verdict"]["state"],
@@ -177,6 +180,15 @@ def report(path: str | PathLike) -> dict[str, Any]:
     from anchorage.release import open_release as verify
 
     return json.loads((verify(fspath(path)).path / "report/report.json").read_text(encoding="utf-8"))
+
+
+def _local_copy(uri: str, folder: Path) -> Path:
+    """A folder with the content of an artifact: itself, or a copy in another folder, whose content is replaced."""
+    if not is_remote(uri):
+        return Path(uri)
+    shutil.rmtree(folder, ignore_errors=True)
+    with local_input(uri) as copy:
+        return Path(shutil.copytree(copy, folder))
 
 
 def _experiment(experiment: Experiment | str | PathLike, overrides: Sequence[str]) -> Experiment:

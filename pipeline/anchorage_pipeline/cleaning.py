@@ -18,10 +18,10 @@ from anchorage.release.places import find_place, version_address
 from anchorage.release.publishing import earlier_version
 from anchorage.release.reading import lineage
 from anchorage.release.stored import find_abandoned, remove_abandoned
-from anchorage.storage import is_remote, list_files, parent
+from anchorage.storage import Entry, delete_tree, is_remote, join, list_files, parent
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.metadata import Metadata, choose_metadata
-from anchorage_pipeline.places import local_places
+from anchorage_pipeline.places import Places, local_places
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore
@@ -60,22 +60,25 @@ def find_unneeded(experiment: Experiment, older_than: float) -> list[Unneeded]:
     Returns:
         Files and folders by kind, oldest first.
     """
-    places = local_places(experiment)
-    root = Path(places.pipeline_root)
-    needed = _needed_artifacts(choose_metadata(experiment), experiment.name, root)
+    places, now = local_places(experiment), time.time()
+    needed = _needed_artifacts(choose_metadata(experiment), experiment.name, places.pipeline_root)
     candidates = [
-        *(("artifact", path) for path in root.glob("*/*/[0-9]*") if needed is not None and path not in needed),
-        *(("artifact", path) for path in root.glob("*/.system/*/[0-9]*")),
-        *(("checkpoint", path) for path in Path(places.checkpoints).glob("*")),
         *(("features", path) for path in Path(places.features).glob("*")),
-        *(("leftover", path) for path in root.glob(f"*/*/{TEMPORARY}*")),
         *(("leftover", path) for path in experiment.run_folder.glob("metadata.sqlite.old-*")),
     ]
-    now = time.time()
-    aged = [(kind, path, (now - _changed(path)) / _DAY) for kind, path in candidates]
-    found = [Unneeded(kind, path, _size(path), days) for kind, path, days in aged if days > older_than]
-    found += [item for item in _old_releases(experiment.release_folder, now) if item.days > older_than]
-    return sorted(found, key=lambda item: (item.kind, -item.days))
+    if is_remote(places.pipeline_root):
+        found = list(_stored(places, needed, now))
+    else:
+        found, root = [], Path(places.pipeline_root)
+        candidates += [
+            *(("artifact", path) for path in root.glob("*/*/[0-9]*") if needed is not None and str(path) not in needed),
+            *(("artifact", path) for path in root.glob("*/.system/*/[0-9]*")),
+            *(("checkpoint", path) for path in Path(places.checkpoints).glob("*")),
+            *(("leftover", path) for path in root.glob(f"*/*/{TEMPORARY}*")),
+        ]
+    found += [Unneeded(kind, path, _size(path), (now - _changed(path)) / _DAY) for kind, path in candidates]
+    found += _old_releases(experiment.release_folder, now)
+    return sorted((item for item in found if item.days > older_than), key=lambda item: (item.kind, -item.days))
 
 
 def remove_unneeded(experiment: Experiment, items: Sequence[Unneeded]) -> None:
@@ -93,22 +96,38 @@ def remove_unneeded(experiment: Experiment, items: Sequence[Unneeded]) -> None:
         with disk_trouble(Path(folder)):
             if item.kind == "release":
                 find_place(folder).remove(int(name))
-            elif is_remote(item.path):
+            elif is_remote(item.path) and item.kind == "leftover":
                 remove_abandoned(folder)
+            elif is_remote(item.path):
+                delete_tree(str(item.path))
             else:
                 _remove(Path(item.path))
 
 
-def _needed_artifacts(metadata: Metadata, pipeline: str, root: Path) -> set[Path] | None:
+def _stored(places: Places, needed: set[str] | None, now: float) -> Iterator[Unneeded]:
+    """Artifacts and checkpoints in an object store that no run needs, whatever their age."""
+    for kind, root, depth in (("artifact", places.pipeline_root, 3), ("checkpoint", places.checkpoints, 1)):
+        folders: dict[str, list[Entry]] = {}
+        for name, entry in list_files(root).items():
+            parts = name.split("/")
+            if len(parts) > depth:
+                folders.setdefault(join(root, *parts[:depth]), []).append(entry)
+        for uri, entries in folders.items():
+            if kind == "checkpoint" or (needed is not None and uri not in needed):
+                days = (now - max(entry.changed for entry in entries)) / _DAY
+                yield Unneeded(kind, uri, sum(entry.size for entry in entries), days)
+
+
+def _needed_artifacts(metadata: Metadata, pipeline: str, root: str) -> set[str] | None:
     """Folders of the artifacts that the newest run in `root` used, or the newest one that ended; None without a run."""
     from ml_metadata.proto import metadata_store_pb2 as pb
 
     if not metadata.exists():
         return None
     store = metadata.open()
-    needed: set[Path] | None = None
+    needed: set[str] | None = None
     for executions in _runs(store, pipeline):
-        used = {path for path in _artifacts(store, executions) if path.is_relative_to(root)}
+        used = {path for path in _artifacts(store, executions) if path.startswith(f"{root}/")}
         if not used:  # a run in another folder, of an experiment of the same name
             continue
         needed = used if needed is None else needed | used
@@ -130,10 +149,10 @@ def _runs(store: "MetadataStore", pipeline: str) -> "Iterator[list[pb.Execution]
             yield executions
 
 
-def _artifacts(store: "MetadataStore", executions: "Iterable[pb.Execution]") -> list[Path]:
+def _artifacts(store: "MetadataStore", executions: "Iterable[pb.Execution]") -> list[str]:
     """Folders of the inputs and outputs of executions."""
     events = store.get_events_by_execution_ids([execution.id for execution in executions])
-    return [Path(artifact.uri) for artifact in store.get_artifacts_by_id({event.artifact_id for event in events})]
+    return [artifact.uri for artifact in store.get_artifacts_by_id({event.artifact_id for event in events})]
 
 
 def _mark_deleted(metadata: Metadata, pipeline: str, paths: set[str]) -> None:

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
+from anchorage.data.remote import holds_vectors
 from anchorage.data.spans import resolve_span
-from anchorage.data.vectors import is_vector_data
 from anchorage.errors import UsageError
 from anchorage.judging.settings import JudgeSettings
-from anchorage.storage import is_remote
+from anchorage.storage import is_remote, join
 from anchorage.training.settings import (
     VECTOR_ENCODER,
     EncoderSettings,
@@ -53,7 +53,8 @@ class Data(Section):
     """The images, their split, and their size."""
 
     path: Location
-    """Folder with a subfolder per class, table (CSV, TSV, Parquet), or vectors; `{SPAN}` stands for the newest one."""
+    """Folder with a subfolder per class, table (CSV, TSV, Parquet), or vectors, also on `s3://`; `{SPAN}` stands for
+    the newest one."""
     input: Literal["images", "vectors"] = "images"
     """What the data are; found out from `path` if not set."""
     columns: dict[Literal["path", "label", "split", "role", "vector", "id"], str] = {}
@@ -254,7 +255,8 @@ class Experiment(Section):
     seed: Seed = RunSettings.seed
     """Seed of the split, the training and the evaluation."""
     runs: Location = "runs"
-    """Folder that holds the run folder of the experiment."""
+    """Folder that holds the run folder of the experiment; with `s3://BUCKET/PATH` it is `runs/<name>` that holds
+    metadata, logs and cached features, and the bucket has the artifacts and checkpoints."""
     metadata: DatabaseUrl = ""
     """Database of ML Metadata, `postgresql://USER@HOST:PORT/DATABASE` or `mysql://...`, with its password in the
     environment variable `ANCHORAGE_METADATA_PASSWORD`; "" is a SQLite file in the run folder."""
@@ -334,8 +336,13 @@ class Experiment(Section):
 
     @property
     def run_folder(self) -> Path:
-        """Folder for metadata, artifacts, checkpoints and logs of this experiment."""
-        return Path(self.runs).absolute() / self.name
+        """Folder for metadata, logs and cached features of this experiment, on this machine."""
+        return Path("runs" if is_remote(self.runs) else self.runs).absolute() / self.name
+
+    @property
+    def artifact_folder(self) -> str:
+        """Path or URI of the folder for artifacts and checkpoints of this experiment."""
+        return join(self.runs, self.name) if is_remote(self.runs) else str(self.run_folder)
 
     @property
     def release_folder(self) -> str:
@@ -381,4 +388,4 @@ def read_document(path: str | Path, overrides: Sequence[str] = (), *, is_local: 
 
 def _holds_vectors(data: Mapping[str, Any]) -> bool:
     path, columns = data.get("path"), data.get("columns")
-    return isinstance(path, str) and is_vector_data(path, columns if isinstance(columns, Mapping) else {})
+    return isinstance(path, str) and holds_vectors(path, columns if isinstance(columns, Mapping) else {})

@@ -5,12 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anchorage.data.spans import TABLES, data_version, split_path, vectors_version
+from anchorage.data.remote import DataPlace, copy_data
+from anchorage.data.spans import TABLES, split_path, version_of
 from anchorage.data.store import RecordSpec
 from anchorage.data.vectors import VectorTable
 from anchorage.errors import UsageError
 from anchorage.files import digest
 from anchorage.release import find_baseline
+from anchorage.storage import is_remote
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.fingerprint import code_version, preset_version, training_modules
 from anchorage_pipeline.places import Fingerprints, Places
@@ -24,20 +26,28 @@ if TYPE_CHECKING:
 _RECIPE_KEYS = {"rate_factors": ("proxies", "trunk"), "frozen_steps": ("trunk",), "params": ("weight_decay",)}
 
 
-def place_data(experiment: Experiment) -> tuple[Path, Path | None]:
-    """Split `data.path` by its suffix into the image folder and the table, if any; does not access the disk."""
+def place_data(experiment: Experiment) -> DataPlace:
+    """Split `data.path` by its suffix into the image folder and the table, if any, without looking at either."""
     return split_path(experiment.data.path, is_vectors=experiment.data.input == "vectors")
 
 
-def locate_data(experiment: Experiment) -> tuple[Path, Path | None]:
-    """Like `place_data`, for data that must exist on this machine.
+def locate_data(experiment: Experiment, *, again: bool = False) -> tuple[Path, Path | None]:
+    """Like `place_data`, for data that must exist: on this machine, or in an object store, which is copied.
+
+    Args:
+        experiment: the experiment.
+        again: whether a copy that this process uses is brought up to date.
 
     Raises:
-        UsageError: E_DATA_MISSING, if it does not exist.
+        UsageError: E_DATA_MISSING, if it does not exist; of an object store E_OBJECT_CREDENTIALS, E_OBJECT_DENIED,
+            E_BUCKET_MISSING.
+        ResourceError: E_OBJECT_STORE.
     """
-    root, table = place_data(experiment)
+    is_vectors = experiment.data.input == "vectors"
+    place = copy_data(place_data(experiment), _columns(experiment), is_vectors=is_vectors, again=again)
+    root, table = Path(place.root), Path(place.table) if place.table else None
     path = table or root
-    if path.exists() if experiment.data.input == "vectors" else path.is_file() if table else path.is_dir():
+    if path.exists() if is_vectors else path.is_file() if table else path.is_dir():
         return root, table
     raise UsageError(
         "E_DATA_MISSING",
@@ -47,18 +57,21 @@ def locate_data(experiment: Experiment) -> tuple[Path, Path | None]:
 
 
 def fingerprint_data(experiment: Experiment) -> str:
-    """Digest of the experiment's images and table."""
-    root, table = locate_data(experiment)
-    if table and experiment.data.input == "vectors":
-        return vectors_version(table)
-    columns = {str(name): column for name, column in experiment.data.columns.items()}
-    return data_version(root, table, columns, follow_links=experiment.data.follow_links)
+    """Digest of the experiment's images and table; of an object store it comes from the listing."""
+    place, data = place_data(experiment), experiment.data
+    if not is_remote(place.root):
+        locate_data(experiment)
+    return version_of(place, _columns(experiment), is_vectors=data.input == "vectors", follow_links=data.follow_links)
 
 
 def open_vectors(experiment: Experiment) -> VectorTable:
     """The table of an experiment whose data are vectors."""
-    columns = {str(name): column for name, column in experiment.data.columns.items()}
-    return VectorTable(locate_data(experiment)[0] / Path(experiment.data.path).name, columns, experiment.attributes)
+    root, table = locate_data(experiment)
+    return VectorTable(table or root, _columns(experiment), experiment.attributes)
+
+
+def _columns(experiment: Experiment) -> dict[str, str]:
+    return {str(name): column for name, column in experiment.data.columns.items()}
 
 
 def record_spec(experiment: Experiment) -> RecordSpec:
@@ -117,18 +130,19 @@ def create_pipeline(
 
     from anchorage_components.beam.options import node_flags
 
+    is_shared = not (is_remote(places.pipeline_root) or is_remote(experiment.data.path))
     nodes, source = {}, place_data(experiment)
     if fingerprints is None:
         nodes["identify"] = _identify_node(experiment, places)
         found = {name: channel.future()[0].value for name, channel in nodes["identify"].outputs.items()}
         fingerprints = Fingerprints(found["data_version"], found["run_key"], found["baseline"])
-        source = (found["root"], found["table"])
+        source = DataPlace(found["root"], found["table"])
     nodes |= _data_nodes(experiment, places, fingerprints, source)
     nodes |= _training_nodes(experiment, places, nodes["pack"])
     nodes |= _judging_nodes(
         experiment,
         places,
-        describe_run(experiment, str(place_data(experiment)[0]), trigger),
+        describe_run(experiment, place_data(experiment).root, trigger),
         fingerprints,
         spread,
         nodes,
@@ -139,7 +153,7 @@ def create_pipeline(
         components=list(nodes.values()),
         enable_cache=True,
         metadata_connection_config=places.metadata.config if places.metadata else None,
-        beam_pipeline_args=node_flags(experiment.beam.flags),
+        beam_pipeline_args=node_flags(experiment.beam.flags, is_shared=is_shared),
     )
 
 
@@ -159,13 +173,13 @@ def _identify_node(experiment: Experiment, places: Places):
     )
 
 
-def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprints, source: tuple) -> dict:
+def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprints, source: DataPlace) -> dict:
     """Ingest, statistics, schema, validation, audit and packing."""
     import tensorflow_data_validation as tfdv
-    from tfx.components import ExampleValidator, SchemaGen, StatisticsGen
 
     from anchorage_components.audit_examples import AuditExamples
     from anchorage_components.pack_examples import PackExamples
+    from anchorage_components.stock import ExampleValidator, SchemaGen, StatisticsGen
 
     data = experiment.data
     ingest = _ingest_node(experiment, places, fingerprints, source)
@@ -197,12 +211,11 @@ def _data_nodes(experiment: Experiment, places: Places, fingerprints: Fingerprin
     }
 
 
-def _ingest_node(experiment: Experiment, places: Places, fingerprints: Fingerprints, source: tuple):
+def _ingest_node(experiment: Experiment, places: Places, fingerprints: Fingerprints, source: DataPlace):
     """The node that reads the data: images or vectors."""
     data = experiment.data
-    root, table = (str(place or "") if isinstance(place, Path | None) else place for place in source)
     shared = {
-        "table": table,
+        "table": source.table,
         "columns_json": places.to_parameter(data.columns),
         "val_share": data.val_share,
         "test_share": data.test_share,
@@ -222,7 +235,7 @@ def _ingest_node(experiment: Experiment, places: Places, fingerprints: Fingerpri
 
     return ImageExampleGen(
         **shared,
-        root=root,
+        root=source.root,
         max_pixels=data.max_pixels,
         follow_links=int(data.follow_links),
         code_version=code_version("anchorage_components.image_example_gen"),
@@ -231,8 +244,9 @@ def _ingest_node(experiment: Experiment, places: Places, fingerprints: Fingerpri
 
 def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
     """The Trainer, preceded by the Tuner if the experiment has ranges."""
-    from tfx.components import Trainer
     from tfx.proto.trainer_pb2 import EvalArgs, TrainArgs
+
+    from anchorage_components.stock import Trainer
 
     space = search_space(experiment)
     config = {
@@ -254,7 +268,12 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
         nodes["tuner"] = Tuner(
             tuner_fn=tuning.tuner_fn,
             examples=pack.outputs["store"],
-            custom_config={**config, "tuning_json": places.to_parameter(asdict(tuning.settings)), "code_version": code},
+            custom_config={
+                **config,
+                "checkpoints": places.searches,
+                "tuning_json": places.to_parameter(asdict(tuning.settings)),
+                "code_version": code,
+            },
             **splits,
         )
     nodes["trainer"] = Trainer(

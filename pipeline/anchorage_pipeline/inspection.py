@@ -13,6 +13,7 @@ from anchorage.data.listing import SPLITS, Listing, Reject, Source
 from anchorage.data.vectors import read_vectors
 from anchorage.errors import DataError
 from anchorage.progress import track
+from anchorage.storage import is_remote
 from anchorage_pipeline.cautions import find_cautions
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import locate_data, open_vectors, training_settings
@@ -35,6 +36,7 @@ def check_listing(experiment: Experiment, rejects_file: str = "") -> Listing:
         UsageError: E_DATA_MISSING, E_TOO_FEW_CLASSES, E_TOO_FEW_RECORDS.
     """
     data = experiment.data
+    locate_data(experiment, again=True)
     listing = list_sources(experiment, val_share=data.val_share, attributes=experiment.attributes)
     total = len(listing.sources) + len(listing.rejects)
     check_rejects(
@@ -55,7 +57,7 @@ def inspect_data(experiment: Experiment) -> list[str]:
     Raises:
         AnchorageError: those of `check_listing`; E_TOO_MANY_REJECTS also if the sample predicts too many rejects.
     """
-    listing = check_listing(experiment)
+    listing, data = check_listing(experiment), experiment.data
     root, table = locate_data(experiment)
     sides: list[int] = []
     if experiment.data.input == "vectors":
@@ -70,7 +72,7 @@ def inspect_data(experiment: Experiment) -> list[str]:
         kept, listed = (Counter(source.split for source in part) for part in (good, listing.sources))
         check_splits(kept, listed, rejects, listing.skipped, listing.unlisted)
     kind = "vectors" if experiment.data.input == "vectors" else "images"
-    lines = _describe(table or root, kind, listing, good, len(decoded), rejects)
+    lines = _describe(data.path if is_remote(data.path) else table or root, kind, listing, good, len(decoded), rejects)
     return [*lines, *(f"warning  {caution}" for caution in find_cautions(experiment, root, good, sides))]
 
 
@@ -140,7 +142,7 @@ def _check_vectors(experiment: Experiment, sources: Sequence[Source]) -> tuple[s
 
 
 def _describe(
-    path: Path, kind: str, listing: Listing, good: Sequence[Source], decoded: int, rejects: Sequence[Reject]
+    path: str | Path, kind: str, listing: Listing, good: Sequence[Source], decoded: int, rejects: Sequence[Reject]
 ) -> list[str]:
     sizes = Counter(source.label for source in good)
     other = f" (other files: {listing.skipped:,})" if listing.skipped else ""

@@ -1,9 +1,12 @@
 """Where a run reads and writes, and the digests that identify it."""
 
-import posixpath
+import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from anchorage.disk import make_folder
+from anchorage.storage import delete, exists, is_remote, join, write_bytes
 from anchorage_components.parameters import to_parameter
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.metadata import Metadata, choose_metadata
@@ -11,30 +14,29 @@ from anchorage_pipeline.metadata import Metadata, choose_metadata
 
 @dataclass(frozen=True)
 class Places:
-    """Paths of a run; local paths, or paths inside the containers of a cluster.
+    """Paths of a run: of this machine, or inside the containers of a cluster; the first three can be URIs, too.
 
     Args:
         pipeline_root: folder for the artifacts of all runs of this experiment.
         releases: path or URI of the folder of published versions.
         checkpoints: folder of the checkpoints from which an interrupted training resumes.
+        searches: folder of the trials from which an interrupted search resumes.
         features: folder of cached features, which later runs reuse.
+        rejects: file for the rejected records, written when there are too many of them.
         metadata: store of ML Metadata; None if the platform has its own.
     """
 
     pipeline_root: str
     releases: str
     checkpoints: str
+    searches: str
     features: str
+    rejects: str
     metadata: Metadata | None = None
 
     def to_parameter(self, value: Any) -> str:
         """Write a JSON value as the text of a parameter, as the store of ML Metadata can record it."""
         return to_parameter(value, encoded=self.metadata is not None and self.metadata.encoded)
-
-    @property
-    def rejects(self) -> str:
-        """File for the rejected records, written when there are too many of them."""
-        return posixpath.join(self.pipeline_root, "rejects.jsonl")
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,42 @@ class Fingerprints:
     baseline: str = ""
 
 
+def make_place(folder: str) -> None:
+    """Make a folder and check that files can be written to it, on this machine or in an object store.
+
+    Raises:
+        AnchorageError: those of `make_folder`, or of the object store.
+    """
+    if is_remote(folder):
+        probe = join(folder, f".probe-{secrets.token_hex(4)}")
+        write_bytes(probe, b"")
+        delete(probe)
+    else:
+        make_folder(Path(folder))
+
+
+def check_places(experiment: Experiment) -> None:
+    """Look at the buckets of an experiment, writing nothing.
+
+    Raises:
+        UsageError: E_BUCKET_MISSING, E_OBJECT_CREDENTIALS, E_OBJECT_DENIED.
+        ResourceError: E_OBJECT_STORE.
+    """
+    for folder in (experiment.artifact_folder, experiment.release_folder):
+        if is_remote(folder):
+            exists(folder)
+
+
 def local_places(experiment: Experiment) -> Places:
-    """The paths of a local run, all below the run folder and the release folder of the experiment."""
+    """The paths of a run on this machine."""
     base = experiment.run_folder
+    artifacts = join(experiment.artifact_folder, "artifacts")
     return Places(
-        pipeline_root=str(base / "artifacts"),
+        pipeline_root=artifacts,
         releases=experiment.release_folder,
-        checkpoints=str(base / "checkpoints"),
+        checkpoints=join(experiment.artifact_folder, "checkpoints"),
+        searches=str(base / "checkpoints"),
         features=str(base / "features"),
+        rejects=str((base if is_remote(artifacts) else Path(artifacts)) / "rejects.jsonl"),
         metadata=choose_metadata(experiment),
     )

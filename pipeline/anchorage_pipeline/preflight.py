@@ -21,6 +21,7 @@ from anchorage_pipeline.config import Experiment, read_document
 from anchorage_pipeline.graph import locate_data, record_spec, training_settings
 from anchorage_pipeline.mistakes import format_mistakes, keys_of, mistakes_in
 from anchorage_pipeline.own_parts import try_own_parts
+from anchorage_pipeline.places import check_places
 from anchorage_pipeline.startup import load_keras
 from anchorage_pipeline.tuning import check_search
 from anchorage_pipeline.values import Named, search_space
@@ -36,7 +37,8 @@ def check_file(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     are left where they are: fetching them can take minutes.
 
     Raises:
-        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_DATA_MISSING; E_EXPERIMENT naming every key and value
+        UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_DATA_MISSING; E_BUCKET_MISSING, E_OBJECT_CREDENTIALS,
+            E_OBJECT_DENIED for what lies in an object store; E_EXPERIMENT naming every key and value
             that the schema refuses, metrics and loss that there are not, and missing data, or, if there are none of
             these, every other wrong name, parameter and value, with its path in the file.
     """
@@ -45,8 +47,9 @@ def check_file(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         of_names = _wrong_names(experiment)
         # What the schema refused was taken out: that it is now missing is no mistake of its own.
         mistakes |= {key: text for key, text in of_names.items() if not any(_within(told, key) for told in mistakes)}
+        check_places(experiment)
         try:
-            locate_data(experiment)
+            locate_data(experiment, again=True)
         except UsageError as error:
             if not mistakes:
                 raise

@@ -9,10 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anchorage.disk import check_free_space, disk_fault, make_folder
+from anchorage.disk import check_free_space, disk_fault
 from anchorage.errors import AnchorageError, DataError, GateError, ResourceError, UsageError, causes
 from anchorage.release import current_version
-from anchorage.storage import is_remote
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.graph import create_pipeline, fingerprint_run
 from anchorage_pipeline.lock import hold_folder
@@ -22,7 +21,7 @@ from anchorage_pipeline.metadata.server import PASSWORD, ServerMetadata
 from anchorage_pipeline.metadata.sqlite import SqliteMetadata
 from anchorage_pipeline.metadata.states import run_executions, state_of
 from anchorage_pipeline.nodes import watch_nodes
-from anchorage_pipeline.places import local_places
+from anchorage_pipeline.places import local_places, make_place
 from anchorage_pipeline.progress import log_to
 from anchorage_pipeline.results import shown
 from anchorage_pipeline.spread.conditions import measured_spread
@@ -41,14 +40,14 @@ class RunSummary:
 
     Args:
         states: state of each node by its id, such as `"COMPLETE"` or `"CACHED"`.
-        outputs: folder of each output artifact by `"node.key"`.
+        outputs: path or URI of the folder of each output artifact by `"node.key"`.
         seconds: wall time of each node in seconds; that of a cached one is the time of the look-up.
         refused: error of the gate if it rejected the candidate, in which case later nodes did not run; else None.
         times: start and end of each node in milliseconds since 1970.
     """
 
     states: dict[str, str] = field(default_factory=dict)
-    outputs: dict[str, Path] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     refused: GateError | None = None
     times: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -90,12 +89,11 @@ def _reset(metadata: Metadata) -> None:
 
 def _run(experiment: Experiment, metadata: Metadata, trigger: Mapping[str, Any] | None) -> RunSummary:
     places = local_places(experiment)
-    artifacts = Path(places.pipeline_root)
+    artifacts = places.pipeline_root
     log_file = experiment.run_folder / "run.log"
     print(f"running {experiment.name}; log file: {shown(log_file)}")
-    make_folder(artifacts)
-    if not is_remote(experiment.release_folder):
-        make_folder(Path(experiment.release_folder))
+    for folder in (artifacts, places.releases):
+        make_place(folder)
     check_free_space(experiment.run_folder, 0)
     forget_lost_releases(artifacts)
     fingerprints = fingerprint_run(experiment)
@@ -185,5 +183,5 @@ def read_run(metadata: Metadata, run: str) -> RunSummary:
         for event in store.get_events_by_execution_ids([execution.id]):
             if event.type == pb.Event.OUTPUT:
                 [artifact] = store.get_artifacts_by_id([event.artifact_id])
-                summary.outputs[f"{node}.{event.path.steps[0].key}"] = Path(artifact.uri)
+                summary.outputs[f"{node}.{event.path.steps[0].key}"] = artifact.uri
     return summary

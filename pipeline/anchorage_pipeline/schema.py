@@ -73,7 +73,7 @@ def reference_page() -> str:
                 continue  # a section of its own
             default = f"`{_toml(value['default'])}`" if "default" in value else ""
             default = "required" if key in section.get("required", ()) else default
-            lines.append(f"| `{key}` | {_kind(value)} | {default} | {value['description']} |")
+            lines.append(f"| `{key}` | {_kind(value)} | {default} | {' '.join(value['description'].split())} |")
     return "\n".join(lines) + "\n"
 
 

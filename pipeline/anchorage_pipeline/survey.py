@@ -11,9 +11,11 @@ import numpy as np
 
 from anchorage.data.intake import count_by_code, format_reject, read_image
 from anchorage.data.listing import SPLITS, SUFFIXES, Listing, Reject, Source
-from anchorage.data.vectors import VectorTable, is_vector_data
+from anchorage.data.remote import holds_vectors
+from anchorage.data.vectors import VectorTable
 from anchorage.errors import DataError, UsageError
 from anchorage.progress import track
+from anchorage.storage import is_remote
 from anchorage_pipeline.config import Data, Experiment
 from anchorage_pipeline.graph import locate_data
 from anchorage_pipeline.inspection import shorter_side
@@ -162,13 +164,13 @@ def survey_data(path: str) -> Survey:
         UsageError: E_DATA_MISSING, E_DATA_LAYOUT, E_TOO_FEW_CLASSES.
         DataError: E_DATA_EMPTY, E_TABLE_DAMAGED, E_TABLE_COLUMNS, E_SPLIT_EMPTY.
     """
-    if not Path(path).exists():
+    if not is_remote(path) and not Path(path).exists():
         raise UsageError(
             "E_DATA_MISSING",
             f"Expected a folder of images, a table of images or a table of vectors. Received: {path}, which does not "
             "exist. Paths are relative to the current folder.",
         )
-    found = _survey_vectors(path) if is_vector_data(path) else _survey_images(path)
+    found = _survey_vectors(path) if holds_vectors(path) else _survey_images(path)
     if found.labelled:
         _check_classes(found)
     if found.labelled and not found.given and len(found.sizes) == _FEWEST:

@@ -4,29 +4,30 @@ import time
 from pathlib import Path
 
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types.standard_artifacts import Model
 
+from anchorage_components.nodes import node
 
-@component
+
+@node
 def write_owner(text: OutputArtifact[Model], owner: Parameter[str]):
     _write(text.uri, owner)
     time.sleep(0.5)  # so that runs overlap
 
 
-@component
+@node
 def pass_on(text: InputArtifact[Model], copy: OutputArtifact[Model], owner: Parameter[str]):
     value = (Path(text.uri) / "owner.txt").read_text()
     assert value == owner
     _write(copy.uri, value)
 
 
-def owned_pipeline(root: Path, owner: str, connection) -> Pipeline:
+def owned_pipeline(root: str | Path, owner: str, connection) -> Pipeline:
     """The pipeline, named "shop" for every owner.
 
     Args:
-        root: folder of its artifacts.
+        root: path or URI of the folder of its artifacts.
         owner: what its nodes write.
         connection: connection config of ML Metadata.
     """

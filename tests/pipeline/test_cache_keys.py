@@ -11,14 +11,14 @@ from anchorage_pipeline.fingerprint import code_version, reached_modules, traini
 
 _ROOT = Path(__file__).parents[2]
 _PACKAGES = {"anchorage": "models", "anchorage_components": "components", "anchorage_pipeline": "pipeline"}
-_DATA = {"anchorage", "anchorage.data", "anchorage.disk", "anchorage.errors", "anchorage.progress"}
-_RELEASED = _DATA | {"anchorage.files", "anchorage.release", "anchorage.retrieval", "anchorage.storage"}
+_DATA = {"anchorage", *(f"anchorage.{name}" for name in ("data", "disk", "errors", "files", "progress", "storage"))}
+_RELEASED = _DATA | {"anchorage.release", "anchorage.retrieval"}
 # Packages, and modules right below `models`, that may be part of a node's key.
 _MAY_REACH = {
     "image_example_gen": _DATA,
-    "audit_examples": _DATA | {"anchorage.files"},
+    "audit_examples": _DATA,
     "vector_example_gen": _DATA,
-    "pack_examples": _DATA | {"anchorage.files"},
+    "pack_examples": _DATA,
     "embed_examples": _RELEASED,
     "build_index": _RELEASED,
     "identify_run": _RELEASED - {"anchorage.retrieval"},
@@ -38,6 +38,8 @@ _SHARED = {
     "anchorage_components.beam.embedding",
     "anchorage_components.beam.options",
     "anchorage_components.beam.running",
+    "anchorage_components.nodes",
+    "anchorage_components.object_store",
     "anchorage_components.parameters",
 }
 _SETTINGS = {"loss": {"name": "margin", "params": {}}, "training": {"methods": [{"name": "moving_average"}]}}

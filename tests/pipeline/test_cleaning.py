@@ -10,6 +10,8 @@ from releases import draw_images, publish_tiny
 
 from anchorage.errors import ResourceError
 from anchorage.release import list_releases, roll_back
+from anchorage.storage import list_files, write_bytes
+from anchorage_pipeline.cleaning import find_unneeded, remove_unneeded
 from anchorage_pipeline.cli import main
 from anchorage_pipeline.config import load_experiment
 from anchorage_pipeline.lock import hold_folder
@@ -86,6 +88,34 @@ def test_what_no_run_needs_is_listed_and_deleted_only_on_request(folder, capsys)
     }
     assert {number for number, state in states.items() if state == 4} == {"1", "2"}  # DELETED
     assert listed(capsys)[1] == set()
+
+
+def test_artifacts_and_checkpoints_in_a_bucket(bucket, tmp_path, monkeypatch):
+    from owned_pipeline import owned_pipeline
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop.toml").write_text(f'name = "shop"\nruns = "{bucket}"\n[data]\npath = "photos"\n')
+    experiment = load_experiment("shop.toml")
+    metadata, root = choose_metadata(experiment), f"{bucket}/shop/artifacts"
+    metadata.path.parent.mkdir(parents=True)
+    metadata.prepare(root)
+    for owner in ("first", "second"):
+        run_nodes(owned_pipeline(root, owner, metadata.config), owner)
+    write_bytes(f"{bucket}/shop/checkpoints/key/step-00000001/state.json", b"{}")
+    assert find_unneeded(experiment, older_than=1) == []
+    found = find_unneeded(experiment, older_than=-1)
+    unneeded = [f"{root}/pass_on/copy/2", f"{root}/write_owner/text/1", f"{bucket}/shop/checkpoints/key"]
+    assert sorted(str(item.path) for item in found) == unneeded
+    assert [item.size for item in found if item.kind == "artifact"] == [len("first")] * 2
+    remove_unneeded(experiment, found)
+    assert list(list_files(f"{bucket}/shop")) == [
+        "artifacts/pass_on/copy/4/owner.txt",
+        "artifacts/write_owner/text/3/owner.txt",
+    ]
+    metadata.rename()
+    metadata.prepare(root)  # what a new store makes must not lie in a folder of an old one
+    run_nodes(owned_pipeline(root, "third", metadata.config), "third")
+    assert f"{root}/write_owner/text/5" in {artifact.uri for artifact in metadata.open().get_artifacts()}
 
 
 def test_nothing_younger_than_stated_is_removed(folder, capsys):

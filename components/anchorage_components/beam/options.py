@@ -63,16 +63,28 @@ def is_in_process(options: PipelineOptions) -> bool:
     return runner in _LOCAL and options.view_as(DirectOptions).direct_running_mode != _PROCESSES
 
 
-def node_flags(flags: Sequence[str]) -> list[str]:
+def node_flags(flags: Sequence[str], *, is_shared: bool = True) -> list[str]:
     """The options for the nodes of a TFX pipeline: none if no flags are given.
 
+    Args:
+        flags: options for Beam.
+        is_shared: whether workers on other machines see the files of a node; not those copied from an object store.
+
     Raises:
-        UsageError: as `beam_options`; `E_BEAM_OPTION` if Dataflow has no image for its workers.
+        UsageError: as `beam_options`; `E_BEAM_OPTION` if Dataflow has no image for its workers; `E_BEAM_RUNNER` for
+            workers on other machines that do not see the files.
     """
     if not flags:
         return []
     options = beam_options(flags)
     runner = options.view_as(StandardOptions).runner or LOCAL_RUNNER
+    if not is_shared and runner not in _LOCAL:
+        raise UsageError(
+            "E_BEAM_RUNNER",
+            "Expected workers on the machine of the node, since `data.path` or `runs` is in an object store, of which "
+            f"a node reads and writes local copies. Received: {runner}. Take --direct_running_mode=multi_processing "
+            "--direct_num_workers=2, or a path of a volume that all workers mount",
+        )
     given = [flag for flag in flags if not flag.startswith("--runner=")]
     if not options.view_as(WorkerOptions).sdk_container_image:
         if runner.endswith("DataflowRunner"):

@@ -201,9 +201,14 @@ def find_files(
     if table is None:
         yield from folder.walk()
         return
-    for row in read_table(table, columns):
-        path = _normalise(row["path"])
+    for path in find_paths(table, columns):
         yield path, folder.find_fault(path)
+
+
+def find_paths(table: Path, columns: Mapping[str, str]) -> Iterator[str]:
+    """Yield the normalized paths that a table lists; raises as `list_images`."""
+    for row in read_table(table, columns):
+        yield _normalise(row["path"])
 
 
 def _from_folder(folder: DataFolder, own_labels: bool) -> Iterator[Source | Reject | None]:

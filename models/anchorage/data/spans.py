@@ -1,15 +1,18 @@
 """Where the data of a run are, and which: the span of a path, and the digest of what lies there."""
 
 import hashlib
+import posixpath
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from anchorage.data.listing import find_files
+from anchorage.data.remote import DataPlace, remote_spans, remote_version
 from anchorage.data.vectors import vector_files
 from anchorage.errors import UsageError
 from anchorage.files import digest, hash_file
+from anchorage.storage import exists, is_remote
 
 SPAN = "{SPAN}"
 TABLES = {".csv", ".tsv", ".parquet"}
@@ -32,17 +35,21 @@ def resolve_span(path: str, span: str = "") -> str:
             raise UsageError("E_SPAN", f"Expected `{SPAN}` in `data.path` for span {span!r}. Received: {path!r}")
         return path
     if span:
-        if Path(head + span + tail).exists() and span not in {".", ".."} and "/" not in span:
+        if _exists(head + span + tail) and span not in {".", ".."} and "/" not in span:
             return head + span + tail
         raise UsageError("E_SPAN", f"Expected span {span!r} at {head + span + tail}. Found no such file or folder")
-    parent, start = (Path(head), "") if head.endswith("/") or not head else (Path(head).parent, Path(head).name)
+    parent, _, start = head.rpartition("/")
     rest, _, below = tail.partition("/")
     pattern = re.compile(rf"{re.escape(start)}(?P<span>[^.].*){re.escape(rest)}")
-    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    if is_remote(path):
+        names = remote_spans(parent, files=rest == tail and bool(rest))
+    else:
+        folder = Path(parent or ("/" if head.startswith("/") else "."))
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     found = [match["span"] for name in names if (match := pattern.fullmatch(name))]
-    found = [each for each in found if Path(head + each + tail).exists()]
+    found = [each for each in found if _exists(head + each + tail)]
     if not found:
-        raise UsageError("E_SPAN", f"Expected spans at {path}. Found none in {parent}")
+        raise UsageError("E_SPAN", f"Expected spans at {path}. Found none in {parent or '.'}")
     newest = max(found, key=_order)
     return head + newest + rest + ("/" + below if below else "")
 
@@ -52,11 +59,33 @@ def _order(span: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", span)]
 
 
-def split_path(path: str, *, is_vectors: bool) -> tuple[Path, Path | None]:
+def _exists(path: str) -> bool:
+    return exists(path) if is_remote(path) else Path(path).exists()
+
+
+def split_path(path: str, *, is_vectors: bool) -> DataPlace:
     """Split the path of the data by its suffix into the image folder and the table, if any, without looking at it."""
-    location = Path(path).absolute()
-    is_table = is_vectors or location.suffix.lower() in TABLES
-    return (location.parent, location) if is_table else (location, None)
+    location = path.rstrip("/") if is_remote(path) else str(Path(path).absolute())
+    parent, name = posixpath.split(location)
+    is_table = is_vectors or posixpath.splitext(name)[1].lower() in TABLES
+    return DataPlace(parent, location) if is_table else DataPlace(location)
+
+
+def version_of(
+    place: DataPlace, columns: Mapping[str, str] | None = None, *, is_vectors: bool, follow_links: bool = False
+) -> str:
+    """Digest of the data at a place: `vectors_version` or `data_version`, or of the objects of a bucket.
+
+    Raises:
+        DataError: what listing the data raises.
+        AnchorageError: those of the object store.
+    """
+    if is_remote(place.root):
+        return remote_version(place, columns or {}, is_vectors=is_vectors)
+    table = Path(place.table) if place.table else None
+    if is_vectors and table:
+        return vectors_version(table)
+    return data_version(Path(place.root), table, columns, follow_links=follow_links)
 
 
 def data_version(

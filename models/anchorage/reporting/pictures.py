@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from anchorage.errors import AnchorageError
+from anchorage.storage import is_remote, join, local_input
+
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
@@ -94,6 +97,17 @@ def read_picture(path: str | Path, size: int = _CELL) -> np.ndarray | None:
     upright.thumbnail((size, size))
     white = Image.new("RGBA", upright.size, "white")
     return np.asarray(Image.alpha_composite(white, upright).convert("RGB"))
+
+
+def read_picture_of(root: str, path: str) -> np.ndarray | None:
+    """As `read_picture`, for a path relative to the folder of the data, which may lie in an object store."""
+    if not is_remote(root):
+        return read_picture(Path(root) / path)
+    try:
+        with local_input(join(root, path)) as file:
+            return read_picture(file)
+    except AnchorageError:  # a report without this picture is better than none
+        return None
 
 
 def draw_sheet(answers: Sequence[Answered], path: str | Path) -> None:

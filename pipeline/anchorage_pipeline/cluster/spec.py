@@ -13,7 +13,7 @@ import yaml
 
 from anchorage.errors import UsageError
 from anchorage.registry import nearest
-from anchorage.storage import is_remote
+from anchorage.storage import is_remote, join
 from anchorage_pipeline.cluster.extra import missing_packages
 from anchorage_pipeline.cluster.parameters import open_parameters
 from anchorage_pipeline.cluster.settings import Cluster
@@ -80,7 +80,9 @@ def format_spec(document: dict[str, Any], platform: dict[str, Any]) -> str:
 
 
 def artifacts_folder(experiment: Experiment) -> str:
-    """Where nodes write their artifacts, in all containers."""
+    """Where nodes write their artifacts, in all containers: in a bucket, if `runs` is there, or on the volume."""
+    if is_remote(experiment.runs):
+        return join(experiment.artifact_folder, "artifacts")
     return f"{experiment.cluster.volume}/artifacts/{experiment.name}"
 
 
@@ -91,11 +93,14 @@ def _compile_graph(experiment: Experiment) -> dict[str, Any]:
         raise missing_packages(error) from error
 
     volume = experiment.cluster.volume
+    trained = f"{volume}/checkpoints/{experiment.name}"
     places = Places(
         pipeline_root=artifacts_folder(experiment),
         releases=folder if is_remote(folder := experiment.release.folder) else f"{volume}/releases/{experiment.name}",
-        checkpoints=f"{volume}/checkpoints/{experiment.name}",
+        checkpoints=join(experiment.artifact_folder, "checkpoints") if is_remote(experiment.runs) else trained,
+        searches=trained,
         features=f"{volume}/features/{experiment.name}",
+        rejects=f"{volume}/artifacts/{experiment.name}/rejects.jsonl",
     )
     command = ["python", "-m", "anchorage_components.container", "--artifacts", places.pipeline_root]
     config = KubeflowV2DagRunnerConfig(

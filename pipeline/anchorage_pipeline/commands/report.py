@@ -58,13 +58,13 @@ def run(options: argparse.Namespace) -> None:
 def _compare(older: "Release", newer: "Release", folder: Path) -> Path:
     """Write the report of a release with an earlier one as its baseline, and return the path of the page."""
     from anchorage.judging.two_releases import compare_releases
-    from anchorage.reporting.pictures import read_picture
+    from anchorage.reporting.pictures import read_picture_of
     from anchorage.reporting.report import write_report
     from anchorage.serving.pictures import picture_paths
 
     report = compare_releases(older, newer)
-    root, paths = Path(newer.facts.get("data_root", ".")), picture_paths(newer)
-    write_report(report, folder, lambda ids: {id_: read_picture(root / paths.get(id_, id_)) for id_ in ids})
+    root, paths = newer.facts.get("data_root", "."), picture_paths(newer)
+    write_report(report, folder, lambda ids: {id_: read_picture_of(root, paths.get(id_, id_)) for id_ in ids})
     verdict = report["verdict"]
     answer({"report": folder / "report.html", "verdict": verdict})
     print(f"verdict  {verdict['state']}: {' '.join(verdict['reasons'])}")

@@ -109,17 +109,17 @@ def _print_notes(
 
 def _draw(searcher: "Searcher", queries: Sequence[str], answers: Sequence["Answer"], texts: int, picture: Path) -> None:
     """Draw the queries that can be used, the first `texts` of which are descriptions."""
-    from anchorage.reporting.pictures import Answered, Neighbor, draw_sheet, read_picture
+    from anchorage.reporting.pictures import Answered, Neighbor, draw_sheet, read_picture, read_picture_of
     from anchorage.serving.pictures import picture_paths
 
-    root, paths = Path(searcher.release.facts.get("data_root", ".")), picture_paths(searcher.release, searcher.gallery)
+    root, paths = searcher.release.facts.get("data_root", "."), picture_paths(searcher.release, searcher.gallery)
     sheet: list[Answered] = []
     for place, (query, found) in enumerate(zip(queries, answers, strict=True)):
         if found.fault or len(sheet) == _SHEET_ROWS:
             continue
         results = list(zip(found.ids, found.labels, found.scores, strict=True))[:_SHEET_COLUMNS]
         pictures = [
-            Neighbor(label, score, None, read_picture(root / paths.get(id_, id_))) for id_, label, score in results
+            Neighbor(label, score, None, read_picture_of(root, paths.get(id_, id_))) for id_, label, score in results
         ]
         is_text = place < texts
         sheet.append(

@@ -1,8 +1,10 @@
 """The ML Metadata store of an experiment: a SQLite file in its run folder, or a database on a server."""
 
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from anchorage.storage import is_remote, list_files
 from anchorage_pipeline.metadata.states import NodeState
 
 if TYPE_CHECKING:
@@ -24,14 +26,14 @@ class Metadata(Protocol):
     def config(self) -> Any:
         """The connection config of ML Metadata."""
 
-    def prepare(self, artifacts: Path) -> None:
+    def prepare(self, artifacts: str | PathLike) -> None:
         """Create the store, or check the existing one.
 
         TFX names the folder of an artifact by the id of its execution. So the ids of a new store continue from the
         artifacts that exist; otherwise TFX would write into old folders.
 
         Args:
-            artifacts: the pipeline root, with folders `<node>/<key>/<execution>`.
+            artifacts: path or URI of the pipeline root, with folders `<node>/<key>/<execution>`.
 
         Raises:
             AnchorageError: if the store is damaged or cannot be reached.
@@ -57,7 +59,11 @@ def choose_metadata(experiment: "Experiment") -> Metadata:
     return SqliteMetadata(experiment.run_folder / "metadata.sqlite")
 
 
-def last_execution(artifacts: Path) -> int:
+def last_execution(artifacts: str | PathLike) -> int:
     """The highest execution id among the folders of artifacts; 0 if there are none."""
-    names = [folder.name.partition(".")[0] for folder in artifacts.glob("*/*/*")]
+    if is_remote(artifacts):
+        folders = [parts[2] for name in list_files(fspath(artifacts)) if len(parts := name.split("/")) > 3]
+    else:
+        folders = [folder.name for folder in Path(artifacts).glob("*/*/*")]
+    names = [folder.partition(".")[0] for folder in folders]
     return max((int(name) for name in names if name.isdecimal()), default=0)

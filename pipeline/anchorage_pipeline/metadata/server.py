@@ -2,7 +2,7 @@
 
 import os
 import time
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -110,7 +110,7 @@ class ServerMetadata:
                 time.sleep(pause)
         raise AssertionError  # the last attempt returns or raises
 
-    def prepare(self, artifacts: Path) -> None:
+    def prepare(self, artifacts: str | PathLike) -> None:
         store = self.open()
         missing = last_execution(artifacts) - _newest(store)
         if missing > 0:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ class SqliteMetadata:
 
         return MetadataStore(self.config)
 
-    def prepare(self, artifacts: Path) -> None:
+    def prepare(self, artifacts: str | PathLike) -> None:
         """Create the store, or check the existing one.
 
         Raises:

@@ -1,0 +1,141 @@
+"""A whole run with data, artifacts, checkpoints and releases in an object store: killed, resumed elsewhere, cached."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from anchorage import storage
+from anchorage.release import open_release
+from anchorage.training.remote_checkpoints import RemoteCheckpoints
+from anchorage_pipeline import api
+from anchorage_pipeline.cli import main
+
+CLASSES, EACH, DIM, SIGNAL = 24, 8, 24, 6
+
+SETTINGS = """
+name = "shop"
+seed = 1
+runs = "{base}/runs"
+[data]
+path = "{base}/data/shop.parquet"
+[training]
+epochs = 3
+loggers = []
+[evaluation]
+resamples = 100
+force = "a test"
+[release]
+folder = "{base}/releases"
+"""
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Classes that differ in six directions of 24."""
+    random = np.random.default_rng(0)
+    means = random.normal(size=(CLASSES, SIGNAL)) @ random.normal(size=(SIGNAL, DIM))
+    vectors = np.repeat(means, EACH, axis=0) + 2.5 * random.normal(size=(CLASSES * EACH, DIM))
+    columns = {
+        "id": [f"sku-{n}" for n in range(len(vectors))],
+        "label": [f"p {n // EACH}" for n in range(len(vectors))],
+    }
+    path = tmp_path / "disk/data/shop.parquet"
+    path.parent.mkdir(parents=True)
+    parquet.write_table(pa.table({**columns, "vector": vectors.astype("float32").tolist()}), path)
+    return path
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.slow
+def test_a_run_on_a_bucket_equals_one_on_disk(bucket, table, tmp_path, monkeypatch, capsys):
+    storage.write_bytes(storage.join(bucket, "data/shop.parquet"), table.read_bytes())
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there, table.parents[1]):
+        folder.mkdir(exist_ok=True)
+        base = table.parents[1] if folder == table.parents[1] else bucket
+        (folder / "shop.toml").write_text(SETTINGS.format(base=base), encoding="utf-8")
+
+    # killed on one machine after its second checkpoint, which is in the bucket ...
+    monkeypatch.chdir(here)
+    with monkeypatch.context() as patch:
+        save = RemoteCheckpoints.save
+
+        def die_after_saving(self, learner, progress):
+            save(self, learner, progress)
+            if progress.epoch == 1:
+                raise KilledError
+
+        patch.setattr(RemoteCheckpoints, "save", die_after_saving)
+        with pytest.raises(KilledError):
+            api.run("shop.toml")
+    names = storage.list_files(storage.join(bucket, "runs/shop"))
+    assert sum(name.startswith("checkpoints/") and name.endswith("/state.json") for name in names) == 2
+    assert not [name for name in names if name.startswith("artifacts/Trainer/")]
+
+    # ... it goes on on another, which knows nothing but the bucket
+    monkeypatch.chdir(there)
+    monkeypatch.setenv("ANCHORAGE_CACHE", str(tmp_path / "other cache"))
+    capsys.readouterr()
+    remote = api.run("shop.toml")
+    assert f"resuming after step 10 of 30, from {bucket}/runs/shop/checkpoints/" in capsys.readouterr().out
+    assert set(remote.nodes.values()) == {"COMPLETE"}
+    names = storage.list_files(storage.join(bucket, "runs/shop"))
+    assert not [name for name in names if name.startswith("checkpoints/")]
+    assert not list(there.glob("runs/shop/artifacts"))
+    blessings = {name.split("/")[-1] for name in names if name.startswith("artifacts/EvaluateRetrieval/blessing/")}
+    assert blessings == {"BLESSED"}
+    assert remote.release == storage.join(bucket, "releases/1")
+    assert open_release(remote.release).facts["metrics"] == remote.metrics
+
+    # nothing changed: all is cached, and nothing is copied
+    with monkeypatch.context() as patch:
+        patch.setattr("anchorage.storage.folders.fetch_object", None)
+        again = api.run("shop.toml")
+    assert set(again.nodes.values()) == {"CACHED"}
+    assert again.metrics == remote.metrics
+
+    capsys.readouterr()
+    assert main(["runs", f"{bucket}/runs"]) == 0
+    assert "release 1" in capsys.readouterr().out
+    monkeypatch.chdir(table.parents[1])
+    on_disk = api.run("shop.toml")
+    assert remote.metrics == on_disk.metrics
+    assert remote.verdict == on_disk.verdict
+
+
+@pytest.mark.parametrize("setting", ["runs", "data.path", "release.folder"])
+@pytest.mark.parametrize(
+    ("change", "place", "code"),
+    [
+        ({}, "s3://no-such-bucket/shop", "E_BUCKET_MISSING"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "{bucket}/shop", "E_OBJECT_DENIED"),
+        ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "{bucket}/shop", "E_OBJECT_CREDENTIALS"),
+    ],
+)
+def test_what_cannot_be_reached_is_told_before_anything_starts(
+    bucket, tmp_path, monkeypatch, capsys, setting, change, place, code
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in change.items():
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    (tmp_path / "shop.toml").write_text('name = "shop"\n[data]\npath = "photos"\n', encoding="utf-8")
+    place = place.format(bucket=bucket)
+    for command in ("check", "run"):
+        assert main([command, "shop.toml", "--set", f"{setting}={place}"]) == 2
+        assert capsys.readouterr().err.startswith(f"anchorage: {code}: ")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("setting", ["runs", "data.path"])
+@pytest.mark.parametrize("scheme", ["gs", "hdfs"])
+def test_stores_of_another_kind_are_refused(tmp_path, monkeypatch, capsys, setting, scheme):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop.toml").write_text('name = "shop"\n[data]\npath = "photos"\n', encoding="utf-8")
+    assert main(["check", "shop.toml", "--set", f"{setting}={scheme}://things/shop"]) == 2
+    assert capsys.readouterr().err.startswith("anchorage: E_ADDRESS: ")
