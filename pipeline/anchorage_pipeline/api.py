@@ -37,7 +37,7 @@ class Run:
         verdict: state of the gate, such as `"FIRST"`, `"BETTER"` or `"HOLD"`.
         reasons: reasons of the verdict.
         report: the page of the report; if the artifacts lie in an object store, that of a copy in the run folder.
-        release: path or URI of the release; None if the gate rejected the candidate.
+        release: folder of the release, or its URI in an object store; None if the gate rejected the candidate.
         nodes: state of each node, such as `"COMPLETE"` or `"CACHED"`.
         seconds: wall time of each node that ran, in seconds.
         refused: the error of the gate if it rejected the candidate, else None.
@@ -47,7 +47,7 @@ class Run:
     verdict: str
     reasons: tuple[str, ...]
     report: Path
-    release: str | None
+    release: Path | str | None
     nodes: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)
     refused: GateError | None = None
@@ -90,10 +90,11 @@ def run(
     summary = run_experiment(experiment, reset_metadata=reset_metadata, trigger=trigger)
     folder = _local_copy(summary.outputs["EvaluateRetrieval.report"], experiment.run_folder / "report")
     document = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    release = None
+    release: Path | str | None = None
     if summary.refused is None:
         with local_input(summary.outputs["PublishRelease.release"]) as published:
-            release = json.loads((published / "release.json").read_text(encoding="utf-8"))["path"]
+            place = json.loads((published / "release.json").read_text(encoding="utf-8"))["path"]
+        release = place if is_remote(place) else Path(place)
     return Run(
         metrics={name: metric["value"] for name, metric in document["metrics"].items()},
         verdict=document["verdict"]["state"],

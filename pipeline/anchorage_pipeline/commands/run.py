@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
             "metrics": outcome.metrics,
             "verdict": json.loads((folder / "report.json").read_text(encoding="utf-8"))["verdict"],
             "report": outcome.report,
-            "release": _release_document(outcome.release) if outcome.release else None,
+            "release": _release_document(str(outcome.release)) if outcome.release else None,
         }
     )
     print()
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     print_recipe(folder)
     print_result(folder)
     if outcome.release:
-        _print_release(outcome.release)
+        _print_release(str(outcome.release))
     if outcome.refused:
         raise outcome.refused
 
