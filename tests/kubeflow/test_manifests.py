@@ -10,6 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from anchorage.storage import is_remote
+from anchorage.storage.cache import CACHE
 from anchorage_pipeline.cli import create_parser
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.serving.prediction import MODEL
@@ -17,7 +19,7 @@ from anchorage_pipeline.serving.settings import Limits, ServeSettings
 
 _FOLDER = Path(__file__).parents[2] / "kubeflow"
 _KUBECTL = Path(sys.executable).parent / "kubectl"
-OVERLAYS = ("base", "overlays/trial", "overlays/canary", "overlays/cronjob")
+OVERLAYS = ("base", "overlays/trial", "overlays/canary", "overlays/cronjob", "overlays/object-store")
 VERSIONS = ("1.30", "1.37")
 
 
@@ -78,7 +80,7 @@ def test_every_pod_is_confined(built, overlay):
             assert ":" in container["image"]
             if name != "retraining":
                 assert {"readinessProbe", "livenessProbe"} <= set(container)
-    assert {"gateway", "models"} <= set(names)
+    assert ({"gateway"} if overlay == "overlays/object-store" else {"gateway", "models"}) <= set(names)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -134,6 +136,23 @@ def test_the_model_server_keeps_the_releases_that_gateways_ask_for(built):
 def _config(documents):
     spec = find(documents, "Deployment", "models")["spec"]["template"]["spec"]
     return next(each["configMap"]["name"] for each in spec["volumes"] if "configMap" in each)
+
+
+def test_releases_in_an_object_store_need_neither_volume_nor_model_server(built):
+    documents = built["overlays/object-store"]
+    assert "PersistentVolumeClaim" not in {each["kind"] for each in documents}
+    assert not [each for each in documents if each["metadata"]["name"] == "models"]
+    spec = find(documents, "Deployment", "gateway")["spec"]["template"]["spec"]
+    [container] = spec["containers"]
+    arguments = [each.replace("$(ANCHORAGE_STORE)", "postgresql://u@h/d") for each in container["args"]]
+    options = create_parser("serve").parse_args(arguments)
+    assert is_remote(options.release)
+    assert options.model_server == ""
+    [cache] = [each["value"] for each in container["env"] if each["name"] == CACHE]
+    [volume] = [each["name"] for each in container["volumeMounts"] if each["mountPath"] == cache]
+    assert next(each for each in spec["volumes"] if each["name"] == volume)["emptyDir"]
+    ports = [rule["ports"][0]["port"] for rule in find(documents, "NetworkPolicy", "gateway")["spec"]["egress"]]
+    assert ports == [443, 5432, 53]
 
 
 def test_a_canary_gets_a_tenth_of_one_service(built):
