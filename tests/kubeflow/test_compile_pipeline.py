@@ -43,10 +43,14 @@ node_selector = { pool = "gpu" }
 def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compiled")
     documents = {}
-    for name, params in (("plain", "alpha = 16"), ("search", "alpha = { low = 8, high = 64 }")):
+    stored = ["--set", "release.folder=s3://shop/releases/toy"]
+    for name, params, options in (
+        ("plain", "alpha = 16", []),
+        ("search", "alpha = { low = 8, high = 64 }", stored),
+    ):
         (folder / f"{name}.toml").write_text(_EXPERIMENT % (params, _CLUSTER))
         output = folder / f"{name}.yaml"
-        assert main(["kubeflow", "compile", str(folder / f"{name}.toml"), "--output", str(output)]) == 0
+        assert main(["kubeflow", "compile", str(folder / f"{name}.toml"), "--output", str(output), *options]) == 0
         documents[name] = output
     return documents
 
@@ -104,6 +108,15 @@ def test_machines_are_those_of_the_section(compiled):
     assert tasks["BuildIndex"]["retryPolicy"]["maxRetryCount"] == 2
     assert "retryPolicy" not in tasks["Trainer"]
     assert "retryPolicy" not in tasks["PublishRelease"]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("plain", "/mnt/anchorage/releases/toy"), ("search", "s3://shop/releases/toy")]
+)
+def test_releases_lie_on_the_volume_or_in_an_object_store(compiled, name, folder):
+    tasks = parts(compiled[name])[0]["root"]["dag"]["tasks"]
+    for node in ("IdentifyRun", "FindRelease", "PublishRelease"):
+        assert tasks[node]["inputs"]["parameters"]["releases"] == {"runtimeValue": {"constant": folder}}
 
 
 def test_outputs_lie_on_the_volume_wherever_kubeflow_stores_artifacts():
