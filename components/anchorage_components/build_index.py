@@ -1,30 +1,34 @@
 """BuildIndex: builds a nearest-neighbor index of the gallery embeddings and checks its recall."""
 
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 from absl import logging
-from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
 from tfx.types.artifact_utils import get_split_uri
 from tfx.types.standard_artifacts import Examples
 
 from anchorage.data.store import RecordStore, content_digest
 from anchorage.errors import DataError
+from anchorage.files import TEMPORARY
 from anchorage.progress import task, track
 from anchorage.retrieval.index import save_index
-from anchorage.retrieval.index_building import build_index
+from anchorage.retrieval.index_building import SHARD_ROWS, build_index
 from anchorage.retrieval.index_tuning import IndexLimits
-from anchorage.retrieval.table import Embeddings, read_table, write_ids
+from anchorage.retrieval.table import Embeddings, map_gallery, write_ids
 from anchorage_components.artifacts import IDS, EmbeddingTable, RetrievalIndex, read_table_facts
+from anchorage_components.beam.indexing import shard_builder
 from anchorage_components.nodes import node
 from anchorage_components.parameters import from_parameter
 
 _CHUNK = 256  # images per read
 
 
-@node
+@node(use_beam=True)
 def BuildIndex(
     embeddings: InputArtifact[EmbeddingTable],
     index: OutputArtifact[RetrievalIndex],
@@ -35,10 +39,14 @@ def BuildIndex(
     max_p99_ms: Parameter[float] = 0.0,
     max_memory_mib: Parameter[float] = 0.0,
     leaves: Parameter[int] = 0,
+    shard_rows: Parameter[int] = SHARD_ROWS,
     seed: Parameter[int] = 0,
     code_version: Parameter[str] = "",
+    beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ):
     """Builds the fastest index of the gallery that keeps to limits of recall, time and memory.
+
+    A gallery of more than `shard_rows` is built in shards, each by a worker of Beam, and searched as one.
 
     The gallery consists of the rows with role "gallery" or "both". Recall is measured with the rows with role "query"
     or, if there are none, with gallery rows, each excluded from its own results.
@@ -46,51 +54,57 @@ def BuildIndex(
     Args:
         embeddings: output of EmbedExamples; rows of unit length.
         index: output folder for `scann/`, `ids.parquet` (id, label, role, split and, from `store`, the digest of the
-            pixels, in row order) and `index.json`; gets the custom properties `recall`, `rows` and `kind`.
+            pixels, in row order), `index.json` and, for an index in shards, `vectors.npy`; gets the custom properties
+            `recall`, `rows` and `kind`.
         store: packed images, whose digests let a search exclude a query image from its own results.
         splits_json: JSON list of the splits that make up the gallery.
         neighbors: number of neighbors per query.
         min_recall: minimum share of true neighbors found, in [0, 1].
         max_p99_ms: limit on the 99th percentile of the time of a query; 0 for none.
         max_memory_mib: limit on the memory of the index; 0 for none.
-        leaves: number of partitions of the index; 0 chooses it by the number of rows.
+        leaves: number of partitions of each shard; 0 chooses it by the number of rows.
+        shard_rows: most rows of a shard.
         seed: seed for the sample of probe queries.
         code_version: digest of the code; part of the cache key, otherwise unused.
+        beam_pipeline: provided by TFX.
 
     Raises:
         DataError: `E_SPLIT_EMPTY`, `E_VECTOR_NOT_FINITE`, `E_VECTOR_ZERO`, `E_INDEX_EMPTY`.
+        ResourceError: `E_BEAM_WORKER`, `E_BEAM_STALLED`.
         GateError: `E_INDEX_RECALL`, `E_INDEX_LIMITS` if no parameters of the index keep to the limits.
     """
     facts = read_table_facts(embeddings.uri)
     if facts is None:
         raise DataError("E_TABLE_MISSING", f"Expected embeddings in {embeddings.uri}. Received: an empty table")
-    table = read_table(embeddings.uri, from_parameter(splits_json))
-    gallery, queries = table.select(table.roles != "query"), table.select(table.roles == "query")
-    with task("building the index"):
-        built = build_index(
-            gallery.vectors,
-            ids=gallery.ids,
-            neighbors=neighbors,
-            labels=gallery.labels,
-            limits=IndexLimits(min_recall, max_p99_ms, max_memory_mib),
-            leaves=leaves,
-            probes=queries.vectors if len(queries) else None,
-            seed=seed,
-        )
-
     folder = Path(index.uri)
-    folder.mkdir(parents=True, exist_ok=True)
-    digests, packed = (None, {}) if store is None else _read_digests(store, gallery)
-    write_ids(folder / IDS, gallery, digests)
-    save_index(
-        built,
-        folder,
-        gallery.vectors,
-        model_fingerprint=facts["model_fingerprint"],
-        classes=len(np.unique(gallery.labels)),
-        splits=dict(Counter(gallery.splits.tolist())),
-        **packed,
-    )
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder.parent) as work:
+        vectors = Path(work) / "vectors.npy"
+        gallery, queries = map_gallery(embeddings.uri, vectors, from_parameter(splits_json))
+        with task("building the index"):
+            built = build_index(
+                gallery.vectors,
+                ids=gallery.ids,
+                neighbors=neighbors,
+                labels=gallery.labels,
+                limits=IndexLimits(min_recall, max_p99_ms, max_memory_mib),
+                leaves=leaves,
+                shard_rows=shard_rows,
+                build=shard_builder(vectors, beam_pipeline.options),
+                probes=queries if len(queries) else None,
+                seed=seed,
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        digests, packed = (None, {}) if store is None else _read_digests(store, gallery)
+        write_ids(folder / IDS, gallery, digests)
+        save_index(
+            built,
+            folder,
+            gallery.vectors,
+            model_fingerprint=facts["model_fingerprint"],
+            classes=len(np.unique(gallery.labels)),
+            splits=dict(Counter(gallery.splits.tolist())),
+            **packed,
+        )
     index.set_float_custom_property("recall", built.facts["recall"])
     index.set_int_custom_property("rows", len(gallery))
     index.set_string_custom_property("kind", built.facts["kind"])

@@ -11,6 +11,7 @@ from anchorage.data.remote import holds_vectors
 from anchorage.data.spans import resolve_span
 from anchorage.errors import UsageError
 from anchorage.judging.settings import JudgeSettings
+from anchorage.retrieval.index_building import SHARD_ROWS
 from anchorage.storage import is_remote, join
 from anchorage.training.settings import (
     VECTOR_ENCODER,
@@ -242,7 +243,9 @@ class Index(Section):
     neighbors: Neighbors = 10
     """Neighbors per query for which recall is measured."""
     leaves: Count = 0
-    """Partitions of the index; 0 chooses them by the number of images."""
+    """Partitions of the index, or of each shard; 0 chooses them by the number of images."""
+    shard_rows: Annotated[int, Field(gt=0, le=1_000_000_000)] = SHARD_ROWS
+    """Most images of a shard; of a larger gallery, workers of Beam index the shards, which are searched as one."""
     min_recall: Fraction = 0.95
     """Minimum share of true neighbors that the index finds."""
 
@@ -279,7 +282,7 @@ class Experiment(Section):
     trigger: Trigger = Trigger()
     """When a scheduled run trains again."""
     beam: Beam = Beam()
-    """The engine of the nodes that read, audit, pack and embed the data."""
+    """The engine of the nodes that read, audit, pack, embed and index the data."""
     card: Card = Card()
     """What the report and the model card say beside what was measured."""
     cluster: Cluster = Cluster()

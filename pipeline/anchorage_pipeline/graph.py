@@ -336,6 +336,7 @@ def _judging_nodes(
         max_p99_ms=float(experiment.evaluation.index_p99_ms),
         max_memory_mib=float(experiment.evaluation.index_memory_mib),
         leaves=index.leaves,
+        shard_rows=index.shard_rows,
         seed=experiment.seed,
         code_version=code_version("anchorage_components.build_index"),
     )

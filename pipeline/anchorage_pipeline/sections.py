@@ -39,7 +39,7 @@ class Trigger(Section):
 
 
 class Beam(Section):
-    """The engine of the nodes that read, audit, pack and embed the data: see `pipeline/reference/engines.md`."""
+    """The engine of the nodes that read, audit, pack, embed and index the data: see `pipeline/reference/engines.md`."""
 
     flags: list[str] = []
     """Options for Beam, such as "--runner=FlinkRunner"; [] uses one worker in the process of the node."""

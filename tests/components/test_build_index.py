@@ -4,13 +4,14 @@ import hashlib
 import json
 from pathlib import Path
 
+import apache_beam as beam
 import numpy as np
 import pytest
 from tfx.types.standard_artifacts import Examples
 
 from anchorage.data.store import Record, RecordSpec, write_store
 from anchorage.errors import DataError, GateError
-from anchorage.retrieval.index import load_index, search
+from anchorage.retrieval.index import load_index, load_vectors, search
 from anchorage.retrieval.table import Embeddings, read_ids, write_table
 from anchorage_components.artifacts import EmbeddingTable, RetrievalIndex
 from anchorage_components.build_index import BuildIndex
@@ -39,7 +40,8 @@ def artifacts(tmp_path):
 
 def build(artifacts, **parameters):
     table, index = artifacts
-    BuildIndex.test_call(embeddings=table, index=index, **{"neighbors": 5, "min_recall": 1.0, **parameters})
+    usual = {"neighbors": 5, "min_recall": 1.0, "beam_pipeline": beam.Pipeline()}
+    BuildIndex.test_call(embeddings=table, index=index, **{**usual, **parameters})
     return Path(index.uri)
 
 
@@ -65,6 +67,17 @@ def test_facts_travel_with_the_index(artifacts):
     assert index.get_float_custom_property("recall") == 1.0
     assert index.get_int_custom_property("rows") == 60
     assert index.get_string_custom_property("kind") == "brute_force"
+
+
+def test_a_larger_gallery_is_indexed_in_shards(artifacts):
+    folder = build(artifacts, shard_rows=25)
+    facts, names = json.loads((folder / "index.json").read_text()), read_ids(folder / "ids.parquet")
+    assert (facts["shards"], facts["recall"], facts["probes"]) == ([20, 20, 20], 1.0, 3)
+    vectors = np.concatenate([rows(50).vectors, rows(10, role="gallery", seed=1).vectors])
+    found, _ = search(load_index(folder), vectors, 1)
+    assert found[:, 0].tolist() == list(range(60))  # file after file
+    assert names["id"].tolist() == [*rows(50).ids, *rows(10, role="gallery").ids]
+    np.testing.assert_array_equal(load_vectors(folder), vectors)
 
 
 def test_only_the_splits_asked_for(artifacts):

@@ -11,7 +11,7 @@ from PIL import Image
 from anchorage.data.images import load_image
 from anchorage.release import fingerprint_model, publish_release
 from anchorage.retrieval.index import save_index
-from anchorage.retrieval.index_building import build_index
+from anchorage.retrieval.index_building import SHARD_ROWS, build_index
 from anchorage.retrieval.table import Embeddings, write_ids
 
 SIZE = 4
@@ -48,7 +48,9 @@ def encode(pixels, kind="PNG", **options):
     return buffer.getvalue()
 
 
-def publish_tiny(folder, images, *, gain=1.0, calibration=None, data_root=None, report=True, extra=None):
+def publish_tiny(
+    folder, images, *, gain=1.0, calibration=None, data_root=None, report=True, extra=None, shard_rows=SHARD_ROWS
+):
     """Publish a release of these images in `folder/releases`: ids are `class-N/N.png`, three classes, two colours.
 
     `extra` are more files of the release.
@@ -63,8 +65,8 @@ def publish_tiny(folder, images, *, gain=1.0, calibration=None, data_root=None, 
     tf.saved_model.save(model, str(work / "model"), signatures=signatures)
     vectors = model.embed(tf.constant(images))["embeddings"].numpy()
     fingerprint = fingerprint_model(work / "model")
-    index = build_index(vectors, neighbors=3)
-    save_index(index, work / "index", model_fingerprint=fingerprint, image_size=SIZE, fit="squash")
+    index = build_index(vectors, neighbors=3, shard_rows=shard_rows)
+    save_index(index, work / "index", vectors, model_fingerprint=fingerprint, image_size=SIZE, fit="squash")
     labels = [f"class-{number % 3}" for number in range(len(images))]
     ids = [f"{label}/{number}.png" for number, label in enumerate(labels)]
     if data_root is not None:

@@ -1,4 +1,4 @@
-"""A table of vectors through the whole pipeline: a head that helps, a release, search by vectors."""
+"""A table of vectors through the whole pipeline: a head that helps, a release in shards, search by vectors."""
 
 import json
 
@@ -23,7 +23,8 @@ def folder(tmp_path_factory):
     vectors = np.repeat(means, EACH, axis=0) + 2.5 * random.normal(size=(CLASSES * EACH, DIM))
     write(folder / "shop.parquet", vectors, label=[f"product {number // EACH}" for number in range(len(vectors))])
     write(folder / "queries.parquet", [*vectors[:2], np.full(DIM, np.nan)])
-    (folder / "shop.toml").write_text('name = "shop"\nseed = 1\n[data]\npath = "shop.parquet"\n')
+    experiment = 'name = "shop"\nseed = 1\n[data]\npath = "shop.parquet"\n[index]\nshard_rows = 300\n'
+    (folder / "shop.toml").write_text(experiment)
     return folder
 
 
@@ -54,6 +55,11 @@ def test_a_head_beats_the_given_vectors_and_is_searched_by_vectors(anchorage, fo
     [baseline] = [entry for entry in report["untrained"] if entry["name"] == "given vectors"]
     assert baseline["metrics"]["map@r"]["difference"] > 0.03
     assert report["verdict"]["state"] == "FIRST"
+    index = json.loads((folder / "releases/shop/1/manifest.json").read_text("utf-8"))["index"]
+    assert (index["shards"], index["recall"]) == ([280, 280, 280], 1)
+    status, text = anchorage("index", "audit", "--queries", "100")
+    assert status == 0
+    assert "recall@10 1.0000" in text
     status, text = anchorage("search", "queries.parquet", "--neighbors", "3")
     assert status == 0
     first, second = text.split("sku-1\n", 1)

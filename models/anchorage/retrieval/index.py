@@ -8,6 +8,7 @@ with all leaves.
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import numpy as np
 from anchorage.errors import DataError, UsageError
 from anchorage.files import replace_file
 from anchorage.retrieval.neighbors import check_vectors
+from anchorage.retrieval.sharded import Searcher, merge_shards, shard_folder
 
-FORMAT = 1
+FORMAT, FORMAT_OF_SHARDS = 1, 2  # a version that knows no shards refuses an index of several
 
 _VECTORS = "vectors.npy"
 _PICKLES = {".pkl", ".pickle"}
@@ -29,14 +31,15 @@ class Index:
     """A searcher in memory, with its metadata.
 
     Args:
-        searcher: ScaNN searcher; it identifies rows by number.
+        searcher: ScaNN searcher, or one of several shards; it identifies rows by number.
         facts: content of `index.json`: `kind` ("brute_force" or "tree_ah") with its `reason`, `rows`, `dimension`,
-            `distance`, `normalized`, `neighbors`, `leaves`, `leaves_to_search`, `reorder` (candidates whose exact
+            `shards` (the rows of each), `shard_rows` (the most that one may have), `distance`, `normalized`,
+            `neighbors`, `leaves` and `leaves_to_search` of each shard, `reorder` (candidates of each shard whose exact
             similarity is computed, for `neighbors` results), `stored` (type of the vectors), `soar` (its lambda, 0
             without), `recall`, `probes`, `min_recall`, and `trials`: the parameters that were measured.
     """
 
-    searcher: Any
+    searcher: Searcher
     facts: dict[str, Any]
 
     @property
@@ -46,6 +49,11 @@ class Index:
     @property
     def dimension(self) -> int:
         return self.facts["dimension"]
+
+    @property
+    def shards(self) -> list[int]:
+        """Rows of each shard."""
+        return self.facts["shards"]
 
     def with_facts(self, **facts: Any) -> "Index":
         """Return the same searcher with other facts, such as the number of leaves to search."""
@@ -91,10 +99,13 @@ def search(index: Index, queries: np.ndarray, k: int, leaves: int = 0) -> tuple[
 def save_index(index: Index, folder: str | os.PathLike, vectors: np.ndarray | None = None, **facts: Any) -> None:
     """Write `scann/` and then `index.json` to `folder`, which can be moved afterwards.
 
+    Of several shards, each has a folder in `scann/`, and the vectors of all are in `vectors.npy`.
+
     Args:
         index: the index to save.
         folder: created if missing; must not contain an index, since ScaNN does not remove the files of an older one.
-        vectors: `(M, D)` float32 rows, for an index that stores others: written to `vectors.npy`.
+        vectors: `(M, D)` float32 rows, for an index in shards or one that stores other numbers: written to
+            `vectors.npy`.
         facts: additional JSON values for `index.json`, such as `model_fingerprint`.
 
     Raises:
@@ -106,9 +117,9 @@ def save_index(index: Index, folder: str | os.PathLike, vectors: np.ndarray | No
         raise UsageError("E_FOLDER_NOT_EMPTY", f"Expected a fresh folder for the index. Received: one in {folder}")
     files.mkdir(parents=True)
     index.searcher.serialize(str(files), relative_path=True)
-    if vectors is not None and index.facts["stored"] != "float32":
+    if vectors is not None and _has_vectors(index.facts):
         np.save(folder / _VECTORS, np.asarray(vectors, np.float32))
-    content = {"format": FORMAT, **index.facts, **facts}
+    content = {"format": _format(index.facts), **index.facts, **facts}
     replace_file(folder / "index.json", json.dumps(content, indent=1, sort_keys=True).encode())
 
 
@@ -138,17 +149,21 @@ def load_index(folder: str | os.PathLike, dimension: int | None = None) -> Index
             f"Expected queries of {facts['dimension']} dimensions for the index in {folder}. Received: {dimension}. "
             "Use index and model of the same release",
         )
-    _check_assets(folder / "scann")
+    files = folder / "scann"
+    shards = facts["shards"]
+    folders = [files] if len(shards) == 1 else [shard_folder(files, number) for number in range(len(shards))]
+    return Index(merge_shards([_load_shard(*shard, folder) for shard in zip(folders, shards, strict=True)]), facts)
 
+
+def load_searcher(files: str | os.PathLike) -> Searcher:
+    """Load a searcher that ScaNN has written.
+
+    Raises:
+        RuntimeError, ValueError, OSError: if it is damaged.
+    """
     from scann.scann_ops.py import scann_ops_pybind
 
-    try:
-        searcher = scann_ops_pybind.load_searcher(str(folder / "scann"), assets_backcompat_shim=False)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise _damaged(folder, str(error)) from error
-    if searcher.size() != facts["rows"]:
-        raise _damaged(folder, f"{searcher.size()} rows in scann/, {facts['rows']} in index.json")
-    return Index(searcher, facts)
+    return scann_ops_pybind.load_searcher(os.fspath(files), assets_backcompat_shim=False)
 
 
 def load_vectors(folder: str | os.PathLike) -> np.ndarray:
@@ -159,7 +174,7 @@ def load_vectors(folder: str | os.PathLike) -> np.ndarray:
     """
     folder = Path(folder)
     facts = _read_facts(folder)
-    path = folder / _VECTORS if facts.get("stored", "float32") != "float32" else folder / "scann" / "dataset.npy"
+    path = folder / _VECTORS if _has_vectors(facts) else folder / "scann" / "dataset.npy"
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -200,23 +215,49 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise _damaged(folder, f"index.json: {error}") from error
     required = {"kind": str, "rows": int, "dimension": int, "leaves": int, "leaves_to_search": int, "reorder": int}
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise _damaged(folder, f"index.json is not of format {FORMAT}")
+    if not isinstance(facts, dict) or facts.get("format") not in (FORMAT, FORMAT_OF_SHARDS):
+        raise _damaged(folder, f"index.json is not of format {FORMAT} or {FORMAT_OF_SHARDS}")
     for name, kind in required.items():
         if not isinstance(facts.get(name), kind):
             raise _damaged(folder, f"{name} = {facts.get(name)!r} in index.json")
+    shards = facts.setdefault("shards", [facts["rows"]])  # earlier releases do not name them
+    whole = isinstance(shards, list) and all(type(rows) is int and rows > 0 for rows in shards)
+    if not whole or sum(shards) != facts["rows"] or facts["format"] != _format(facts):
+        raise _damaged(folder, f"{facts['rows']} rows in shards of {shards!r:.80}, format {facts['format']}")
     return facts
 
 
-def _check_assets(files: Path) -> None:
-    """Raise unless every file in ScaNN's list of assets exists in the folder of that list."""
+def _format(facts: Mapping[str, Any]) -> int:
+    return FORMAT if len(facts["shards"]) == 1 else FORMAT_OF_SHARDS
+
+
+def _has_vectors(facts: Mapping[str, Any]) -> bool:
+    """Whether the vectors are in a file of their own: ScaNN's has other numbers, or only a part."""
+    return facts.get("stored", "float32") != "float32" or len(facts["shards"]) > 1
+
+
+def _load_shard(files: Path, rows: int, folder: Path) -> Searcher:
+    _check_assets(files, folder)
     try:
-        names = re.findall(r'asset_path:\s*"([^"]*)"', (files / "scann_assets.pbtxt").read_text("utf-8"))
+        searcher = load_searcher(files)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise _damaged(folder, str(error)) from error
+    if searcher.size() != rows:
+        raise _damaged(folder, f"{searcher.size()} rows in {files.relative_to(folder)}/, {rows} in index.json")
+    return searcher
+
+
+def _check_assets(files: Path, folder: Path) -> None:
+    """Raise unless every file in ScaNN's list of assets exists in the folder of that list."""
+    path = files / "scann_assets.pbtxt"
+    try:
+        names = re.findall(r'asset_path:\s*"([^"]*)"', path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise _damaged(files.parent, f"scann_assets.pbtxt: {error}") from error
+        raise _damaged(folder, f"{path.relative_to(folder)}: {error}") from error
     outside = [name for name in names if Path(name).name != name or not (files / name).is_file()]
     if outside or not names:
-        raise _damaged(files.parent, f"scann_assets.pbtxt names {outside or 'no file'}, which is not in its folder")
+        shown = path.relative_to(folder)
+        raise _damaged(folder, f"{shown} names {outside or 'no file'}, which is not in its folder")
 
 
 def _damaged(folder: Path, what: str) -> DataError:

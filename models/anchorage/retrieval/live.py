@@ -20,7 +20,7 @@ from anchorage.retrieval.changes import Added, State
 from anchorage.retrieval.exact import best_rows
 from anchorage.retrieval.filters import Column, Filter, Keys, matching_rows
 from anchorage.retrieval.index import Index, check_queries, search
-from anchorage.retrieval.index_building import build_index
+from anchorage.retrieval.index_building import SHARD_ROWS, build_index
 from anchorage.retrieval.index_tuning import IndexLimits
 
 _EXACT_ROWS = 2_000  # matching rows up to which a filtered search compares all of them
@@ -215,7 +215,13 @@ class LiveIndex:
             gallery[f"{ATTRIBUTE}{name}"] = np.concatenate([old, _texts([each.get(name, "") for each in attributes])])
         facts = self.index.facts
         limits = IndexLimits(facts.get("min_recall", 0.95))
-        built = build_index(vectors, ids=gallery["id"], neighbors=facts.get("neighbors", 10), limits=limits)
+        built = build_index(
+            vectors,
+            ids=gallery["id"],
+            neighbors=facts.get("neighbors", 10),
+            limits=limits,
+            shard_rows=facts.get("shard_rows", SHARD_ROWS),
+        )
         return LiveIndex(Index(built.searcher, {**facts, **built.facts}), gallery, vectors, state.change)
 
     def exact(self, vectors: np.ndarray, k: int, leave_out: Sequence[Sequence[str]] | None = None) -> list[Hits]:

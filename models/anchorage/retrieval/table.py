@@ -6,7 +6,7 @@ folder of several files, as a Beam job writes them.
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 TEXT_COLUMNS = ("id", "label", "role", "split")
+_BATCH = 8_192  # vectors read at once
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,7 @@ def read_table(path: str | os.PathLike, splits: Sequence[str] | None = None) -> 
 
     files = table_files(Path(path))
     parts = [_read(file) for file in files]
-    column_names = [part.schema.names for part in parts]
-    if any(names != column_names[0] for names in column_names):
-        raise DataError(
-            "E_TABLE_DAMAGED", f"Expected the same columns in all files of {path}. Received: {column_names}"
-        )
+    _check_columns(path, parts)
     dimensions = {part.schema.field("vector").type.list_size for part in parts}
     if len(dimensions) > 1:
         raise DataError("E_VECTOR_SHAPE", f"Expected vectors of one dimension in {path}. Received: {dimensions}")
@@ -112,11 +109,7 @@ def read_table(path: str | os.PathLike, splits: Sequence[str] | None = None) -> 
     if splits is not None:
         table = table.filter(pc.is_in(table["split"], pa.array(list(splits), pa.string())))
     if not len(table):
-        raise DataError(
-            "E_SPLIT_EMPTY",
-            f"Expected embeddings of the splits {list(splits or ['any'])} in {path}. Received: none; "
-            f"splits in the table: {present}",
-        )
+        raise _no_split(path, splits, present)
     table = table.sort_by([(name, "ascending") for name in ("split", "label", "id")]).combine_chunks()
     _check_ids(path, table["id"])
     vectors = table["vector"].combine_chunks()
@@ -125,6 +118,62 @@ def read_table(path: str | os.PathLike, splits: Sequence[str] | None = None) -> 
     additional = [name for name in table.schema.names if name not in {*TEXT_COLUMNS, "vector"}]
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in additional}
     return Embeddings(ids, labels, roles, row_splits, np.ascontiguousarray(matrix, np.float32), columns)
+
+
+def map_gallery(
+    path: str | os.PathLike, file: str | os.PathLike, splits: Sequence[str] | None = None
+) -> tuple[Embeddings, np.ndarray]:
+    """Write the vectors of the gallery of a table to a file that is mapped into memory, and read the other columns.
+
+    The vectors of a few thousand rows are in memory at once.
+
+    Args:
+        path: as for `read_table`.
+        file: `.npy` file to write.
+        splits: splits to read; None for all.
+
+    Returns:
+        The rows with role "gallery" or "both", file after file by name and in each in its order, whose vectors are
+        mapped from `file`; and the `(N, D)` vectors of the rows with role "query".
+
+    Raises:
+        DataError: as `read_table`, and `E_INDEX_EMPTY` if no row is of the gallery.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    files = table_files(Path(path))
+    parts = [read_columns(each, TEXT_COLUMNS, further=True) for each in files]
+    _check_columns(path, parts)
+    table = pa.concat_tables(parts)
+    chosen = pc.is_in(table["split"], pa.array(list(splits), pa.string())) if splits is not None else None
+    wanted = np.ones(len(table), bool) if chosen is None else chosen.to_numpy()
+    if not wanted.any():
+        raise _no_split(path, splits, sorted(pc.unique(table["split"]).to_pylist()))
+    asks = pc.equal(table["role"], "query").to_numpy()
+    rows, queries = np.flatnonzero(wanted & ~asks), []
+    if not len(rows):
+        raise DataError("E_INDEX_EMPTY", f"Expected rows of the gallery in {path}. Received: queries only")
+    texts = table.take(pa.array(rows))
+    _check_ids(path, texts["id"])
+
+    vectors: np.ndarray | None = None
+    read = written = 0
+    for matrix in _read_vectors(files):
+        if vectors is None:
+            vectors = np.lib.format.open_memmap(file, "w+", np.float32, (len(rows), matrix.shape[1]))
+        if matrix.shape[1] != vectors.shape[1]:
+            dimensions = {vectors.shape[1], matrix.shape[1]}
+            raise DataError("E_VECTOR_SHAPE", f"Expected vectors of one dimension in {path}. Received: {dimensions}")
+        place = slice(read, read + len(matrix))
+        kept = matrix[wanted[place] & ~asks[place]]
+        vectors[written : written + len(kept)] = kept
+        queries.append(matrix[wanted[place] & asks[place]])
+        read, written = read + len(matrix), written + len(kept)
+    columns = {name: texts[name].to_numpy(zero_copy_only=False) for name in texts.column_names}
+    ids, labels, roles, row_splits = (columns.pop(name) for name in TEXT_COLUMNS)
+    mapped = np.load(file, mmap_mode="r")
+    return Embeddings(ids, labels, roles, row_splits, mapped, columns), np.concatenate(queries)
 
 
 def is_embedding_table(path: str | os.PathLike) -> bool:
@@ -190,15 +239,57 @@ def table_files(path: Path) -> list[Path]:
 
 
 def _read(file: Path) -> "pyarrow.Table":
+    table = read_columns(file, (*TEXT_COLUMNS, "vector"), further=True)
+    _check_kind(file, table.schema.field("vector").type)
+    return table
+
+
+def _read_vectors(files: Iterable[Path]) -> Iterator[np.ndarray]:
+    """Yield the vectors of files in parts `(n, D)`."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    for file in files:
+        try:
+            with parquet.ParquetFile(file) as reader:
+                if absent := {"vector"} - set(reader.schema_arrow.names):
+                    raise DataError("E_TABLE_DAMAGED", f"Expected the column {absent.pop()} in {file}. Received: none")
+                kind = reader.schema_arrow.field("vector").type
+                _check_kind(file, kind)
+                for batch in reader.iter_batches(_BATCH, columns=["vector"]):
+                    column = batch.column(0)
+                    if column.null_count:
+                        raise DataError(
+                            "E_TABLE_DAMAGED",
+                            f"Expected a value in every row of vector in {file}. Received: {column.null_count} "
+                            "empty rows",
+                        )
+                    yield column.flatten().to_numpy(zero_copy_only=False).reshape(len(batch), kind.list_size)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError("E_TABLE_DAMAGED", f"Expected a Parquet file at {file}. Received: {error}") from error
+
+
+def _check_kind(file: Path, kind: "pyarrow.DataType") -> None:
     import pyarrow as pa
 
-    table = read_columns(file, (*TEXT_COLUMNS, "vector"), further=True)
-    kind = table.schema.field("vector").type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
         raise DataError(
             "E_TABLE_DAMAGED", f"Expected a fixed-size list of float32 as `vector` in {file}. Received: {kind}"
         )
-    return table
+
+
+def _check_columns(path: str | os.PathLike, parts: Sequence["pyarrow.Table"]) -> None:
+    names = [part.schema.names for part in parts]
+    if any(each != names[0] for each in names):
+        raise DataError("E_TABLE_DAMAGED", f"Expected the same columns in all files of {path}. Received: {names}")
+
+
+def _no_split(path: str | os.PathLike, splits: Sequence[str] | None, present: Sequence[str]) -> DataError:
+    return DataError(
+        "E_SPLIT_EMPTY",
+        f"Expected embeddings of the splits {list(splits or ['any'])} in {path}. Received: none; "
+        f"splits in the table: {list(present)}",
+    )
 
 
 def read_columns(file: Path, columns: Iterable[str], further: bool = False) -> "pyarrow.Table":

@@ -46,6 +46,7 @@ class Metrics:
         self.pending = make(Gauge, "pending", "Queries and items in work.")
         self.queue = make(Gauge, "queue_length", "Records that wait for the next batch.")
         self.rows = make(Gauge, "index_rows", "Searchable items.")
+        self.shard_rows = make(Gauge, "index_shard_rows", "Rows of each shard, as it was built.", ("shard",))
         self.changed_share = make(Gauge, "changed_share", "Rows changed since the index was built, per row.")
         self.left_out = make(Gauge, "left_out_items", "Added items that the served model cannot search.")
         self.queries = make(Counter, "queries", "Answered queries.")

@@ -222,6 +222,9 @@ class Releases:
         if self.current is not None:
             follower = self.current.follower
             self._metrics.rows.set(follower.live.rows)
+            self._metrics.shard_rows.clear()
+            for number, rows in enumerate(follower.live.index.shards):
+                self._metrics.shard_rows.labels(number).set(rows)
             self._metrics.changed_share.set(follower.live.changed_share())
             self._metrics.left_out.set(len(follower.left_out))
             self._metrics.rebuilds.set(follower.rebuilds)

@@ -1,41 +1,52 @@
-"""Shards of an index, built by Beam: together they find what exact search of all rows finds."""
+"""Shards of an index, built by workers of Beam: together they find what exact search of all rows finds."""
 
 import numpy as np
 import pytest
 
-from anchorage.errors import DataError
-from anchorage.retrieval.sharded import load_shards
-from anchorage.retrieval.table import Embeddings, read_ids, write_table
-from anchorage_components.beam.indexing import build_shards
+from anchorage.errors import ResourceError
+from anchorage.retrieval.index import search
+from anchorage.retrieval.index_building import build_index
+from anchorage_components.beam import indexing
+from anchorage_components.beam.indexing import shard_builder
+from anchorage_components.beam.options import beam_options
 
 
-def table_of(rows, start, role="both"):
-    vectors = np.random.default_rng(start).normal(size=(rows, 8)).astype("float32")
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    ids = np.array([f"{start + row:04}" for row in range(rows)], object)
-    texts = (ids, np.full(rows, "", object), np.full(rows, role, object), np.full(rows, "test", object))
-    return Embeddings(*texts, vectors)
+@pytest.fixture
+def file(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(100, 8)).astype("float32")
+    np.save(tmp_path / "vectors.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    return tmp_path / "vectors.npy"
 
 
-def test_shards_together_find_the_exact_neighbors(tmp_path):
-    parts = [table_of(50, 0), table_of(30, 50), table_of(5, 80, role="query"), table_of(20, 85)]
-    (tmp_path / "table").mkdir()
-    for number, part in enumerate(parts):
-        write_table(tmp_path / f"table/vectors-{number}.parquet", part, {"model_fingerprint": "f" * 64})
-    assert build_shards(tmp_path / "table", tmp_path / "index", 33) == 3
-    index = load_shards(tmp_path / "index")
-    gallery = [part for part in parts if part.roles[0] != "query"]
-    vectors, ids = np.concatenate([part.vectors for part in gallery]), np.concatenate([part.ids for part in gallery])
-    shards = [read_ids(tmp_path / f"index/shard-{number:02}/ids.parquet")["id"] for number in range(3)]
-    assert np.concatenate(shards).tolist() == ids.tolist()
-    queries = parts[2].vectors
-    found, similarities = index.search(queries, 4)
-    exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :4]
+def test_shards_together_find_the_exact_neighbors(file):
+    vectors = np.load(file, mmap_mode="r")
+    index = build_index(vectors, shard_rows=40, build=shard_builder(file, beam_options([])))
+    assert index.shards == [33, 33, 34]
+    queries = vectors[:5]
+    found, similarities = search(index, queries, 50)
+    exact = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :50]
     assert found.tolist() == exact.tolist()
     np.testing.assert_allclose(similarities, np.take_along_axis(queries @ vectors.T, exact, axis=1), atol=1e-6)
+    assert list(file.parent.iterdir()) == [file]  # what the workers wrote is gone
 
 
-def test_a_table_without_a_gallery_has_no_index(tmp_path):
-    write_table(tmp_path / "table.parquet", table_of(3, 0, role="query"))
-    with pytest.raises(DataError, match="E_INDEX_EMPTY"):
-        build_shards(tmp_path / "table.parquet", tmp_path / "index", 10)
+def test_a_gallery_of_one_shard_needs_no_workers(file, monkeypatch):
+    monkeypatch.setattr(indexing, "run_jobs", lambda *_, **__: pytest.fail("a job was run"))
+    vectors = np.load(file)
+    assert build_index(vectors, build=shard_builder(file, beam_options([]))).shards == [100]
+
+
+def test_a_shard_that_is_built_twice_is_written_once(file, tmp_path):
+    plan, shard = indexing.Plan(0, shards=3), indexing._Shard(1, 33, 66)
+    for _ in range(2):
+        indexing._build_shard(str(file), str(tmp_path), 5, plan, shard)
+    assert indexing.load_searcher(tmp_path / "shard-01").size() == 33
+
+
+def test_a_full_disk_is_told(file, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(indexing, "build_shard", full)
+    with pytest.raises(ResourceError, match="E_DISK_FULL"):
+        build_index(np.load(file), shard_rows=50, build=shard_builder(file, beam_options([])))

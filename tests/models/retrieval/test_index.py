@@ -109,7 +109,7 @@ def test_damaged_folders(tmp_path):
         load_index(tmp_path)
     save_index(build_index(clustered_rows(30)), tmp_path)
     facts = json.loads((tmp_path / "index.json").read_text())
-    (tmp_path / "index.json").write_text(json.dumps({**facts, "rows": 31}))
+    (tmp_path / "index.json").write_text(json.dumps({**facts, "rows": 31, "shards": [31]}))
     with pytest.raises(DataError, match=r"E_INDEX_DAMAGED: .* 30 rows in scann/, 31 in index\.json"):
         load_index(tmp_path)
     (tmp_path / "index.json").write_text(json.dumps({**facts, "dimension": "16"}))

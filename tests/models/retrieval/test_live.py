@@ -38,6 +38,14 @@ INDEX = build_index(BASE, limits=IndexLimits(0.9))
 QUERIES = unit(4, 1)
 
 
+@pytest.fixture(scope="module", params=[60, 25], ids=["one index", "shards"], autouse=True)
+def _index(request):
+    with pytest.MonkeyPatch.context() as patch:
+        built = build_index(BASE, limits=IndexLimits(0.9), shard_rows=request.param)
+        patch.setattr(request.module, "INDEX", built)
+        yield
+
+
 def live_index():
     return LiveIndex(INDEX, gallery_of(60), BASE)
 

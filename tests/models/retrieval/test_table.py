@@ -12,6 +12,7 @@ from anchorage.retrieval.table import (
     Embeddings,
     count_rows,
     embedding_schema,
+    map_gallery,
     read_ids,
     read_table,
     write_ids,
@@ -44,6 +45,50 @@ def test_files_of_a_folder_are_one_table_whatever_their_cut(tmp_path):
     again = read_table(tmp_path)
     assert again.ids.tolist() == list("abcd")
     np.testing.assert_array_equal(again.vectors, whole.vectors)
+
+
+def test_a_gallery_is_mapped_file_after_file(tmp_path):
+    family = {"family": np.array(list("pqrstu"), object)}
+    roles = ["query", "gallery", "both", "both", "query", "both"]
+    whole = replace(table(list("abcdef"), list("xxyyzz"), ["test", "val"] * 3, roles=roles), columns=family)
+    for name, rows in (("p-1.parquet", [5, 4, 3]), ("p-0.parquet", [2, 1, 0])):
+        write_table(tmp_path / name, whole.select(rows))
+    gallery, queries = map_gallery(tmp_path, tmp_path / "vectors.npy")
+    assert gallery.ids.tolist() == ["c", "b", "f", "d"]
+    assert gallery.columns["family"].tolist() == ["r", "q", "u", "s"]
+    np.testing.assert_array_equal(gallery.vectors, whole.vectors[[2, 1, 5, 3]])
+    np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), gallery.vectors)
+    np.testing.assert_array_equal(queries, whole.vectors[[0, 4]])
+    gallery, queries = map_gallery(tmp_path, tmp_path / "val.npy", ["val"])
+    assert (gallery.ids.tolist(), gallery.splits.tolist()) == (["b", "f", "d"], ["val"] * 3)
+    np.testing.assert_array_equal(gallery.vectors, whole.vectors[[1, 5, 3]])
+    assert queries.shape == (0, 3)
+
+
+def test_galleries_that_cannot_be_mapped(tmp_path):
+    def read(*parts, splits=None):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for number, part in enumerate(parts):
+            write_table(folder / f"{number}.parquet", part)
+        return map_gallery(folder, folder / "vectors.npy", splits)
+
+    one = table(["a"], ["x"], ["test"])
+    with pytest.raises(DataError, match="E_TABLE_MISSING"):
+        read()
+    with pytest.raises(DataError, match="E_ID_DUPLICATE"):
+        read(one, one)
+    with pytest.raises(DataError, match=r"E_VECTOR_SHAPE: .*\{3, 4\}"):
+        read(one, table(["b"], ["x"], ["test"], dim=4))
+    with pytest.raises(DataError, match=r"E_SPLIT_EMPTY: .*'train'"):
+        read(one, splits=["train"])
+    with pytest.raises(DataError, match="E_INDEX_EMPTY"):
+        read(table(["a"], ["x"], ["test"], roles=["query"]))
+    with pytest.raises(DataError, match="E_TABLE_DAMAGED: Expected the same columns"):
+        read(one, replace(table(["b"], ["x"], ["test"]), columns={"family": np.array(["p"], object)}))
+    parquet.write_table(pa.table({name: ["a"] for name in ("id", "label", "role", "split")}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="E_TABLE_DAMAGED: Expected the column vector"):
+        map_gallery(tmp_path / "t.parquet", tmp_path / "v.npy")
 
 
 def test_further_columns_come_back_and_are_selected(tmp_path):

@@ -1,12 +1,13 @@
 """Switches of the release: by request, by the pointer on disk, under load, and refused ones."""
 
+import base64
 import json
 import shutil
 import threading
 import time
 
 import pytest
-from releases import draw_images
+from releases import CALIBRATION, draw_images, publish_tiny
 from services import WITH_KEY, running
 
 from anchorage.release import current_version, roll_back
@@ -56,6 +57,34 @@ def test_the_pointer_on_disk_is_followed(client, releases):
     roll_back(releases, 1)
     wait_for(lambda: version_of(client) == 1)
     assert 'anchorage_switches_total{result="done"} 1.0' in client.get("/metrics").text
+
+
+def test_a_release_in_shards_answers_as_one_index(client, releases, images):
+    """The same images in shards of 4, 4 and 4: switched to, searched, filtered, written to, and switched from."""
+
+    def search(image, **body):
+        body |= {"image": base64.b64encode(image).decode(), "k": 5}
+        return client.post("/v1/search", json=body).json()["results"]
+
+    filters = [{}, {"filter": {"label": "class-1"}}, {"filter": {"attributes": {"color": "red"}}}]
+    expected = [[search(image, **each) for each in filters] for image in images[:3]]
+    made = publish_tiny(releases.parent, images, gain=2.0, calibration=CALIBRATION, shard_rows=5)
+    wait_for(lambda: version_of(client) == made)
+    served = client.get("/v1/release").json()
+    assert (served["rows"], served["index"]["shards"]) == (12, [4, 4, 4])
+    for image, before in zip(images, expected, strict=False):
+        for each, results in zip(filters, before, strict=True):
+            found = search(image, **each)
+            assert [result["id"] for result in found] == [result["id"] for result in results]
+            assert [result["score"] for result in found] == pytest.approx([result["score"] for result in results])
+    assert 'anchorage_index_shard_rows{shard="2"} 4.0' in client.get("/metrics").text
+    body = {"vector": [1.0] * 48, "label": "new"}
+    assert client.put("/v1/items/new", json=body, headers=WITH_KEY).status_code == 200
+    assert client.post("/v1/search", json={"vector": [1.0] * 48, "k": 1}).json()["results"][0]["id"] == "new"
+    assert client.delete("/v1/items/class-0%2F0.png", headers=WITH_KEY).status_code == 200
+    assert "class-0/0.png" not in [result["id"] for result in search(images[3])]
+    assert switch(client, 2).json()["index"]["shards"] == [12]
+    assert 'shard="2"' not in client.get("/metrics").text
 
 
 def test_f22_a_damaged_release_is_refused_and_the_old_one_goes_on(client, releases, images):

@@ -17,7 +17,7 @@ from anchorage_pipeline.serving.service import Service
 
 _REPORT = "report/"
 _FACTS = ("metrics", "intervals", "primary", "split", "evaluation_set", "untrained", "verdict", "previous")
-_INDEX = ("kind", "reason", "recall", "neighbors", "leaves", "leaves_to_search", "reorder")
+_INDEX = ("kind", "reason", "shards", "recall", "neighbors", "leaves", "leaves_to_search", "reorder")
 _SMALL = 4096  # bytes of a body with a version
 
 
