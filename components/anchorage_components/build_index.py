@@ -1,8 +1,6 @@
 """BuildIndex: builds a nearest-neighbor index of the gallery embeddings and checks its recall."""
 
-import tempfile
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -14,14 +12,12 @@ from tfx.types.standard_artifacts import Examples
 
 from anchorage.data.store import RecordStore, content_digest
 from anchorage.errors import DataError
-from anchorage.files import TEMPORARY
-from anchorage.progress import task, track
-from anchorage.retrieval.index import save_index
-from anchorage.retrieval.index_building import SHARD_ROWS, build_index
+from anchorage.progress import track
+from anchorage.retrieval.index_building import SHARD_ROWS
 from anchorage.retrieval.index_tuning import IndexLimits
-from anchorage.retrieval.table import Embeddings, map_gallery, write_ids
-from anchorage_components.artifacts import IDS, EmbeddingTable, RetrievalIndex, read_table_facts
-from anchorage_components.beam.indexing import shard_builder
+from anchorage.retrieval.table import Embeddings
+from anchorage_components.artifacts import EmbeddingTable, RetrievalIndex, read_table_facts
+from anchorage_components.beam.indexing import index_table
 from anchorage_components.nodes import node
 from anchorage_components.parameters import from_parameter
 
@@ -76,39 +72,30 @@ def BuildIndex(
     facts = read_table_facts(embeddings.uri)
     if facts is None:
         raise DataError("E_TABLE_MISSING", f"Expected embeddings in {embeddings.uri}. Received: an empty table")
-    folder = Path(index.uri)
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder.parent) as work:
-        vectors = Path(work) / "vectors.npy"
-        gallery, queries = map_gallery(embeddings.uri, vectors, from_parameter(splits_json))
-        with task("building the index"):
-            built = build_index(
-                gallery.vectors,
-                ids=gallery.ids,
-                neighbors=neighbors,
-                labels=gallery.labels,
-                limits=IndexLimits(min_recall, max_p99_ms, max_memory_mib),
-                leaves=leaves,
-                shard_rows=shard_rows,
-                build=shard_builder(vectors, beam_pipeline.options),
-                probes=queries if len(queries) else None,
-                seed=seed,
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        digests, packed = (None, {}) if store is None else _read_digests(store, gallery)
-        write_ids(folder / IDS, gallery, digests)
-        save_index(
-            built,
-            folder,
-            gallery.vectors,
-            model_fingerprint=facts["model_fingerprint"],
-            classes=len(np.unique(gallery.labels)),
-            splits=dict(Counter(gallery.splits.tolist())),
-            **packed,
-        )
+    fingerprint = facts["model_fingerprint"]
+    built = index_table(
+        embeddings.uri,
+        index.uri,
+        options=beam_pipeline.options,
+        describe=lambda gallery: _describe(gallery, store, fingerprint),
+        splits=from_parameter(splits_json),
+        neighbors=neighbors,
+        limits=IndexLimits(min_recall, max_p99_ms, max_memory_mib),
+        leaves=leaves,
+        shard_rows=shard_rows,
+        seed=seed,
+    )
     index.set_float_custom_property("recall", built.facts["recall"])
-    index.set_int_custom_property("rows", len(gallery))
+    index.set_int_custom_property("rows", built.rows)
     index.set_string_custom_property("kind", built.facts["kind"])
     logging.info("index: %s", {name: value for name, value in built.facts.items() if name != "trials"})
+
+
+def _describe(gallery: Embeddings, store: Examples | None, fingerprint: str) -> tuple[list[str] | None, dict[str, Any]]:
+    """Digests of the packed pixels of the gallery, and the facts that searches and the report need."""
+    digests, packed = (None, {}) if store is None else _read_digests(store, gallery)
+    told = {"classes": len(np.unique(gallery.labels)), "splits": dict(Counter(gallery.splits.tolist()))}
+    return digests, {"model_fingerprint": fingerprint, **told, **packed}
 
 
 def _read_digests(store: Examples, gallery: Embeddings) -> tuple[list[str], dict[str, Any]]:

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     beam_arguments: list[str] = []
-    if arguments[:1] and arguments[0] in BEAM_COMMANDS and "--" in arguments:
+    if "--" in arguments and {arguments[0], " ".join(arguments[:2])} & set(BEAM_COMMANDS):
         separator = arguments.index("--")
         arguments, beam_arguments = arguments[:separator], arguments[separator + 1 :]
     command = next((word for word in arguments if not word.startswith("-")), "")

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from anchorage.errors import UsageError
 
-BEAM_COMMANDS = ("embed", "evaluate")  # pass options after -- to Beam
+BEAM_COMMANDS = ("embed", "evaluate", "index build")  # pass options after -- to Beam
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
-            beam = " Put options for Beam after --." if self.prog.split()[-1] in BEAM_COMMANDS else ""
+            beam = " Put options for Beam after --." if self.prog.partition(" ")[2] in BEAM_COMMANDS else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}.{_nearest(unknown[0], known)}{beam}")
         return options, unknown
 

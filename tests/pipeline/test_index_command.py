@@ -1,4 +1,4 @@
-"""`anchorage index audit` on a release and the items beside it."""
+"""`anchorage index`: an audit of a release and the items beside it, and an index of a table."""
 
 import json
 
@@ -8,6 +8,8 @@ from vector_releases import publish_vectors, unit_vectors
 
 from anchorage.items import Item
 from anchorage.release.items import ItemStore, default_store
+from anchorage.retrieval.index import load_index, load_vectors, search
+from anchorage.retrieval.table import Embeddings, read_ids, write_table
 from anchorage_pipeline.cli import main
 
 VECTORS = unit_vectors(40)
@@ -52,3 +54,53 @@ def test_an_index_that_serves_other_rows_fails_with_status_5(folder, capsys, mon
     told = capsys.readouterr()
     assert "E_INDEX_RECALL" in told.err
     assert "misses item" in told.out
+
+
+def write(path, rows, fingerprint="f" * 64):
+    texts = [np.array([f"{name}{row}" for row in rows], object) for name in ("id ", "label ")]
+    roles, splits = (np.full(len(rows), text, object) for text in ("both", ""))
+    facts = {"model_fingerprint": fingerprint} if fingerprint else None
+    write_table(path, Embeddings(*texts, roles, splits, VECTORS[rows]), facts)
+
+
+def build(folder, *more):
+    table, output = str(folder / "table"), str(folder / "catalogue/index")
+    return main(["index", "build", table, "--output", output, "--json", "--neighbors", "3", *more])
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A folder of 40 embeddings in two files."""
+    (tmp_path / "table").mkdir()
+    for number, rows in enumerate((range(15), range(15, 40))):
+        write(tmp_path / f"table/vectors-{number}.parquet", np.array(rows))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("more", "shards"), [([], [40]), (["--shard-rows", "15", "--", "--runner=FnApiRunner"], [13, 13, 14])]
+)
+def test_an_index_of_a_table(table, capsys, more, shards):
+    assert build(table, *more) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows"], told["shards"], told["recall"], told["model_fingerprint"]) == (40, shards, 1, "f" * 64)
+    folder = table / "catalogue/index"
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+    assert read_ids(folder / "ids.parquet")["id"].tolist() == [f"id {row}" for row in range(40)]
+    found, _ = search(load_index(folder), VECTORS[:5], 7)
+    assert found.tolist() == np.argsort(-(VECTORS[:5] @ VECTORS.T), axis=1)[:, :7].tolist()
+    np.testing.assert_array_equal(load_vectors(folder), VECTORS)
+    assert build(table) == 2
+    assert "E_FOLDER_NOT_EMPTY" in capsys.readouterr().err
+
+
+def test_tables_that_cannot_be_indexed(table, capsys):
+    assert build(table, "--", "--runer=FnApiRunner") == 2
+    assert "E_BEAM_OPTION" in capsys.readouterr().err
+    write(table / "table/vectors-1.parquet", np.arange(15, 40), "other")
+    assert build(table) == 3
+    assert "E_RELEASE_MIXED: Expected embeddings of one model" in capsys.readouterr().err
+    (table / "table/vectors-1.parquet").write_bytes(b"none")
+    assert build(table) == 3
+    assert "E_TABLE_DAMAGED" in capsys.readouterr().err
+    assert not (table / "catalogue").exists()

@@ -1,12 +1,16 @@
-"""Shards of an index, each built by one worker of Beam: for a gallery that no worker could index as a whole."""
+"""An index of an embedding table, whose shards are each built by a worker of Beam: for any number of rows.
+
+The process that starts them maps the vectors into memory, and holds and tunes the index; the memory that building needs
+beside is that of the workers.
+"""
 
 import functools
 import os
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -14,9 +18,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from anchorage.files import TEMPORARY
 from anchorage.progress import advance, task
-from anchorage.retrieval.index import load_searcher
-from anchorage.retrieval.index_building import Plan, build_shard, build_shards
+from anchorage.retrieval.index import Index, check_fresh, load_searcher, save_index
+from anchorage.retrieval.index_building import Plan, build_index, build_shard, build_shards
 from anchorage.retrieval.sharded import Searcher, shard_folder
+from anchorage.retrieval.table import Embeddings, map_gallery, write_ids
+from anchorage_components.artifacts import IDS
 from anchorage_components.beam.jobs import run_jobs
 from anchorage_components.beam.running import STALL_SECONDS
 
@@ -30,6 +36,53 @@ class _Shard(NamedTuple):
     number: int
     first: int
     last: int
+
+
+def index_table(
+    table: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    options: PipelineOptions,
+    describe: Callable[[Embeddings], tuple[Sequence[str] | None, Mapping[str, Any]]],
+    splits: Sequence[str] | None = None,
+    **settings: Any,
+) -> Index:
+    """Build an index of the gallery of an embedding table, and write it to a folder.
+
+    Args:
+        table: a Parquet file or a folder of them, see `map_gallery`.
+        folder: gets `ids.parquet` and the files of `save_index`; must have no index.
+        options: options for Beam, which builds the shards if there are several.
+        describe: function of the gallery to the digests of its pixels, or None, and additional facts of the index.
+        splits: splits of the gallery; None for all.
+        settings: further arguments of `build_index`.
+
+    Raises:
+        UsageError: `E_FOLDER_NOT_EMPTY`, and those of `build_index`.
+        DataError: as `map_gallery` and `build_index`.
+        GateError: as `build_index`.
+        ResourceError: `E_BEAM_WORKER`, `E_BEAM_STALLED`.
+    """
+    folder = Path(folder)
+    check_fresh(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder.parent) as work:
+        file = Path(work) / "vectors.npy"
+        gallery, queries = map_gallery(table, file, splits)
+        with task("building the index"):
+            index = build_index(
+                gallery.vectors,
+                ids=gallery.ids,
+                labels=gallery.labels,
+                probes=queries if len(queries) else None,
+                build=shard_builder(file, options),
+                **settings,
+            )
+        digests, facts = describe(gallery)
+        folder.mkdir(exist_ok=True)
+        write_ids(folder / IDS, gallery, digests)
+        save_index(index, folder, gallery.vectors, **facts)
+    return index
 
 
 def shard_builder(

@@ -111,16 +111,21 @@ def save_index(index: Index, folder: str | os.PathLike, vectors: np.ndarray | No
     Raises:
         UsageError: `E_FOLDER_NOT_EMPTY` if the folder contains an index.
     """
+    check_fresh(folder)
     folder = Path(folder)
     files = folder / "scann"
-    if files.exists() or (folder / "index.json").exists():
-        raise UsageError("E_FOLDER_NOT_EMPTY", f"Expected a fresh folder for the index. Received: one in {folder}")
     files.mkdir(parents=True)
     index.searcher.serialize(str(files), relative_path=True)
     if vectors is not None and _has_vectors(index.facts):
         np.save(folder / _VECTORS, np.asarray(vectors, np.float32))
     content = {"format": _format(index.facts), **index.facts, **facts}
     replace_file(folder / "index.json", json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+def check_fresh(folder: str | os.PathLike) -> None:
+    """Raise `UsageError` `E_FOLDER_NOT_EMPTY` if there is an index in a folder."""
+    if any(Path(folder, name).exists() for name in ("scann", "index.json")):
+        raise UsageError("E_FOLDER_NOT_EMPTY", f"Expected a fresh folder for the index. Received: one in {folder}")
 
 
 def load_index(folder: str | os.PathLike, dimension: int | None = None) -> Index:

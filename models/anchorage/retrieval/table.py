@@ -194,6 +194,25 @@ def is_embedding_table(path: str | os.PathLike) -> bool:
     return pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32()
 
 
+def read_fingerprint(path: str | os.PathLike) -> str:
+    """Return the fingerprint of the model that made the embeddings of a table; "" if the table does not name it.
+
+    Raises:
+        DataError: `E_TABLE_MISSING`, `E_TABLE_DAMAGED`; `E_RELEASE_MIXED` if its files are of several models.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        metadata = [parquet.read_schema(file).metadata or {} for file in table_files(Path(path))]
+    except (pa.ArrowException, OSError) as error:
+        raise DataError("E_TABLE_DAMAGED", f"Expected Parquet files at {path}. Received: {error}") from error
+    fingerprints = sorted({each.get(b"model_fingerprint", b"").decode() for each in metadata})
+    if len(fingerprints) > 1:
+        raise DataError("E_RELEASE_MIXED", f"Expected embeddings of one model in {path}. Received: {fingerprints}")
+    return fingerprints[0]
+
+
 def count_rows(path: str | os.PathLike) -> dict[str, int]:
     """Count the rows of each split of a table, without reading the vectors."""
     counts: Counter[str] = Counter()

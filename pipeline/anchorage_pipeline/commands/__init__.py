@@ -22,7 +22,7 @@ COMMANDS = {
         "search": "find the gallery images most similar to the given images or descriptions",
         "embed": "embed images into a Parquet table; options after -- go to Beam",
         "export": "write a release for other runtimes or search engines, or to the Hugging Face Hub",
-        "index": "compare the searches of a release, with the items added since, with exact search: index audit",
+        "index": "build an index of any number of embeddings; compare the searches of a release with exact search",
         "drift": "compare live queries with those that a release was evaluated on; exit status 5 if they have drifted",
         "report": "open the report of a release, or compare two releases",
         "releases": "list the releases, or roll back to an earlier one",
