@@ -36,6 +36,7 @@ _SHARED = {
     "anchorage_components.beam",
     "anchorage_components.beam.jobs",
     "anchorage_components.beam.embedding",
+    "anchorage_components.beam.indexing",
     "anchorage_components.beam.options",
     "anchorage_components.beam.running",
     "anchorage_components.nodes",

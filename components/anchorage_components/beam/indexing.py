@@ -4,11 +4,12 @@ The process that starts them maps the vectors into memory, and holds and tunes t
 beside is that of the workers.
 """
 
+import contextlib
 import functools
 import os
 import secrets
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,11 +64,10 @@ def index_table(
         GateError: as `build_index`.
         ResourceError: `E_BEAM_WORKER`, `E_BEAM_STALLED`.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     check_fresh(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder.parent) as work:
-        file = Path(work) / "vectors.npy"
+    with _emptied(folder.with_name(f"{TEMPORARY}{folder.name}")) as work:
+        file = work / "vectors.npy"
         gallery, queries = map_gallery(table, file, splits)
         with task("building the index"):
             index = build_index(
@@ -90,7 +90,7 @@ def shard_builder(
 ) -> Callable[[np.ndarray, int, Plan], list[Searcher]]:
     """Return a function for `build_index` that lets workers build the shards; a single shard needs none.
 
-    A worker maps the vectors from the file, and writes its shard to a temporary folder beside it.
+    A worker maps the vectors from the file, and writes its shard to `shards` beside it, which is temporary.
 
     Args:
         file: `.npy` file with the vectors of the gallery, at the same path for all workers.
@@ -104,16 +104,13 @@ def shard_builder(
         if plan.shards == 1:
             return build_shards(vectors, neighbors, plan)
         shards = [_Shard(number, *bounds) for number, bounds in enumerate(plan.bounds(len(vectors)))]
-        with (
-            tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=Path(file).parent) as folder,
-            task(_TASK, len(shards)),
-        ):
+        with _emptied(Path(file).with_name("shards")) as folder, task(_TASK, len(shards)):
             run_jobs(
                 beam.Pipeline(options=options),
                 shards,
-                functools.partial(_build_shard, os.fspath(file), folder, neighbors, plan),
+                functools.partial(_build_shard, os.fspath(file), str(folder), neighbors, plan),
                 _ignore,
-                folder,
+                str(folder),
                 stall_seconds=STALL_SECONDS + _SECONDS_PER_ROW * len(vectors) / plan.shards,
             )
             return [load_searcher(shard_folder(folder, shard.number)) for shard in shards]
@@ -134,6 +131,17 @@ def _build_shard(file: str, folder: str, neighbors: int, plan: Plan, shard: _Sha
         if not target.exists():
             raise
     advance(_TASK)
+
+
+@contextlib.contextmanager
+def _emptied(folder: Path) -> Iterator[Path]:
+    """A folder for the time of a build, without what a killed one has left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ignore(results: list) -> None:

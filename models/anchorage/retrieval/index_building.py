@@ -117,7 +117,7 @@ def build_index(
 
     Raises:
         DataError: `E_VECTOR_NOT_FINITE`, `E_VECTOR_ZERO`, `E_VECTOR_SHAPE`, `E_INDEX_EMPTY`.
-        UsageError: if `neighbors`, `leaves` or a limit is out of range.
+        UsageError: if `neighbors`, `leaves`, `shard_rows` or a limit is out of range.
         GateError: `E_INDEX_RECALL` or `E_INDEX_LIMITS` if no parameters keep to the limits, with the nearest ones.
     """
     _check_settings(neighbors, leaves, shard_rows, limits)
