@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from anchorage.errors import AnchorageError
-from anchorage.release.manifest import read_manifest
+from anchorage.release.manifest import NAME
+from anchorage.storage import is_remote, join, read_bytes
 
 _REPORTS = "artifacts/EvaluateRetrieval/report/*/report.json"
 _RELEASES = "artifacts/PublishRelease/release/*/release.json"
@@ -99,10 +100,14 @@ def _published(folder: Path) -> Iterator[tuple[str, str, str]]:
     for path in folder.glob(_RELEASES):
         try:
             release = json.loads(path.read_text(encoding="utf-8"))["path"]
-            manifest = read_manifest(release)
+            manifest = json.loads(_read_manifest(release))
             yield manifest["created"], manifest["facts"]["run_key"], release
         except (AnchorageError, OSError, ValueError, KeyError, TypeError):
             continue  # the release was removed
+
+
+def _read_manifest(release: str) -> bytes:
+    return read_bytes(join(release, NAME)) if is_remote(release) else Path(release, NAME).read_bytes()
 
 
 def _changed(path: Path) -> str:
