@@ -24,6 +24,7 @@ params = { %s }
 [cluster]
 %s
 """
+_BUCKET = "s3://shop/runs"
 _CLUSTER = """
 image = "here/anchorage:7"
 volume_claim = "shared"
@@ -43,7 +44,7 @@ node_selector = { pool = "gpu" }
 def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compiled")
     documents = {}
-    stored = ["--set", "release.folder=s3://shop/releases/toy"]
+    stored = ["--set", f"runs={_BUCKET}", "--set", "release.folder=s3://shop/releases/toy"]
     for name, params, options in (
         ("plain", "alpha = 16", []),
         ("search", "alpha = { low = 8, high = 64 }", stored),
@@ -125,6 +126,25 @@ def test_outputs_lie_on_the_volume_wherever_kubeflow_stores_artifacts():
     assert placed["outputs"]["artifacts"]["model"]["artifacts"] == [
         {"uri": "/mnt/a/minio/mlpipeline/v2/artifacts/toy/1/Trainer/model"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "artifacts", "checkpoints"),
+    [
+        ("plain", "/mnt/anchorage/artifacts/toy", "/mnt/anchorage/checkpoints/toy"),
+        ("search", f"{_BUCKET}/toy/artifacts", f"{_BUCKET}/toy/checkpoints"),
+    ],
+)
+def test_artifacts_and_checkpoints_lie_on_the_volume_or_in_the_bucket(compiled, name, artifacts, checkpoints):
+    document, _ = parts(compiled[name])
+    for executor in document["deploymentSpec"]["executors"].values():
+        command = executor["container"]["command"]
+        assert command[command.index("--artifacts") + 1] == artifacts
+    given = document["root"]["dag"]["tasks"]["Trainer"]["inputs"]["parameters"]["custom_config"]
+    declared = document["root"]["inputDefinitions"]["parameters"]
+    config = json.loads(declared[given["componentInputParameter"]]["defaultValue"])
+    assert config["checkpoints"] == checkpoints
+    assert config["features"] == "/mnt/anchorage/features/toy"
 
 
 def test_deploy_run_and_roll_back(compiled, monkeypatch, tmp_path, capsys):
