@@ -104,6 +104,15 @@ def test_index_of_another_dimension_is_refused(tmp_path):
         load_index(tmp_path, dimension=32)
 
 
+def test_an_index_of_an_earlier_version_has_one_shard(tmp_path):
+    save_index(build_index(clustered_rows(30)), tmp_path)
+    facts = json.loads((tmp_path / "index.json").read_text())
+    assert facts["format"] == 1
+    del facts["shards"], facts["shard_rows"]
+    (tmp_path / "index.json").write_text(json.dumps(facts))
+    assert load_index(tmp_path).shards == [30]
+
+
 def test_damaged_folders(tmp_path):
     with pytest.raises(DataError, match="E_INDEX_MISSING"):
         load_index(tmp_path)
