@@ -69,6 +69,7 @@ def EvaluateRetrieval(
     facts_json: Parameter[str] = "{}",
     data_version: Parameter[str] = "",
     run_key: Parameter[str] = "",
+    trigger_json: Parameter[str] = "{}",
     spread_json: Parameter[str] = "{}",
     code_version: Parameter[str] = "",
 ):
@@ -100,6 +101,7 @@ def EvaluateRetrieval(
             `limits` (a list of sentences) and `license`.
         data_version: digest of the data.
         run_key: identity of the run.
+        trigger_json: JSON object with the reasons why a scheduled run started, as `Need.to_facts` gives them.
         spread_json: JSON object with the spread of the metrics over seeds, see `format_spread`; empty if not measured.
         code_version: digest of the code; part of the cache key, otherwise unused.
 
@@ -109,7 +111,7 @@ def EvaluateRetrieval(
     """
     fingerprint = fingerprint_model(path_utils.serving_model_path(model.uri))
     check_pair(fingerprint, (read_table_facts(embeddings.uri) or {}).get("model_fingerprint"), "embeddings")
-    told = {"data_version": data_version, "run_key": run_key}
+    told = {"data_version": data_version, "run_key": run_key, "trigger": from_parameter(trigger_json)}
     provenance = {**from_parameter(facts_json), **{name: value for name, value in told.items() if value}}
     context: dict[str, Any] = {"facts": provenance, "model": {"Fingerprint": fingerprint[:16]}}
     context["spread"] = from_parameter(spread_json)

@@ -31,6 +31,7 @@ def PublishRelease(
     facts_json: Parameter[str] = "{}",
     data_version: Parameter[str] = "",
     run_key: Parameter[str] = "",
+    trigger_json: Parameter[str] = "{}",
     code_version: Parameter[str] = "",
 ):
     """Publishes the candidate if it is blessed, and raises otherwise.
@@ -48,6 +49,7 @@ def PublishRelease(
         facts_json: JSON object for the manifest, such as `experiment`.
         data_version: digest of the data, for the manifest.
         run_key: identity of the run, for the manifest.
+        trigger_json: JSON object with the reasons why a scheduled run started, as `Need.to_facts` gives them.
         code_version: digest of the code; part of the cache key, otherwise unused.
 
     Raises:
@@ -56,7 +58,7 @@ def PublishRelease(
         ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`; nothing is published.
     """
     _check_blessing(blessing, model)
-    told = {name: value for name, value in {"data_version": data_version, "run_key": run_key}.items() if value}
+    told = {"data_version": data_version, "run_key": run_key, "trigger": from_parameter(trigger_json)}
     ids = Path(index.uri) / IDS
     labels = np.unique(read_ids(ids)["label"]).tolist()
     version = publish_release(
@@ -71,7 +73,11 @@ def PublishRelease(
             "report": Path(report.uri),
             CARD: Path(report.uri) / CARD,
         },
-        facts={**from_parameter(facts_json), **told, **_read_results(report)},
+        facts={
+            **from_parameter(facts_json),
+            **{name: value for name, value in told.items() if value},
+            **_read_results(report),
+        },
     )
     path = version_address(releases, version)
     folder = Path(release.uri)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anchorage.errors import DataError, UsageError
+from anchorage.errors import DataError
 
 if TYPE_CHECKING:
     from anchorage.judging.drift import DriftSettings
@@ -34,12 +34,13 @@ def examine(
         ResourceError: E_STORE_UNAVAILABLE.
     """
     from anchorage.judging.drift import detect_drift, read_reference
+    from anchorage.release.query_samples import read_samples
 
     times = None
     if queries is not None:
         vectors, source = _read_vectors(Path(queries), release.model_fingerprint), queries
     else:
-        vectors, times, source = _read_samples(release, store)
+        vectors, times, source = read_samples(release, store)
     document = detect_drift(read_reference(release, settings), vectors, settings, times)
     experiment = release.facts.get("experiment", {}).get("name", release.name)
     head = {"version": release.version, "fingerprint": release.model_fingerprint, "experiment": experiment}
@@ -53,11 +54,17 @@ def examine(
 def _compared(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Sentences on the newest window before the retraining and the newest since."""
     then, newest = before["statistics"], now["windows"][-1]["statistics"]
-    sentences = [
-        "The drift has ended since the retraining."
-        if not now["drift"]
-        else "The drift goes on: the retraining did not end it."
-    ]
+    found = {test for window in now["windows"] for test in window["drifted"]}
+    ended = sorted(set(before.get("tests", ())) - found)
+    if not now["drift"]:
+        head = "The drift has ended since the retraining."
+    elif ended:
+        names = [", ".join(now["tests"][test] for test in tests) for tests in (ended, sorted(found))]
+        head = f"Since the retraining, there is no more drift by {names[0]}; that by {names[1]} goes on."
+    else:
+        head = "The drift goes on: the retraining did not end it."
+    distances = f"{then['distance']:.3f} before, and is {newest['distance']:.3f} now"
+    sentences = [head, f"The median distance of the nearest item was {distances}."]
     if then["unknown"] is not None and newest["unknown"] is not None:
         sentences.append(
             f"Unknown were {100 * then['unknown']:.1f} % of the queries before, now {100 * newest['unknown']:.1f} %."
@@ -67,28 +74,6 @@ def _compared(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         f"{sum(window['drift'] for window in now['windows'])} of {len(now['windows'])} now."
     )
     return sentences
-
-
-def _read_samples(release: "Release", store: str | None) -> tuple[np.ndarray, list[float], str]:
-    from anchorage.release.items import find_store
-    from anchorage.release.query_samples import QueryStore
-
-    url = store or find_store(release.folder)
-    if url is None:
-        raise UsageError(
-            "E_QUERIES_MISSING",
-            f"Expected sampled queries of {release.folder}. Found no database of them: serve with `anchorage serve "
-            "--sample-queries 100`, name its database with --store, or give a table of embeddings with --queries",
-        )
-    opened = QueryStore(url)
-    samples = opened.read(release.model_fingerprint)
-    opened.close()
-    vectors = (
-        np.stack([sample.vector for sample in samples])
-        if samples
-        else np.empty((0, release.manifest["index"]["dimension"]))
-    )
-    return vectors, [sample.time for sample in samples], opened.name
 
 
 def _read_vectors(path: Path, fingerprint: str) -> np.ndarray:

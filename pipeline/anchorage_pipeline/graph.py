@@ -17,6 +17,7 @@ from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.fingerprint import code_version, preset_version, training_modules
 from anchorage_pipeline.places import Fingerprints, Places
 from anchorage_pipeline.provenance import describe_run
+from anchorage_pipeline.trigger import find_limits
 from anchorage_pipeline.values import search_space
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def create_pipeline(
         fingerprints: digests for the cache keys and for the choice of the baseline; None lets a first node compute them
             at the start of each run, for a pipeline that runs later and elsewhere.
         spread: spread of the metrics over seeds, for the report; None if it was not measured.
-        trigger: why a scheduled run started, for the report and the manifest; None for other runs.
+        trigger: why a scheduled run started, for the report and the manifest; None for other runs. Without
+            `fingerprints`, the first node finds this, too, if the experiment has limits.
 
     Returns:
         A `tfx.dsl.Pipeline`; it contains a Tuner only if the experiment has ranges.
@@ -131,19 +133,20 @@ def create_pipeline(
     from anchorage_components.beam.options import node_flags
 
     is_shared = not (is_remote(places.pipeline_root) or is_remote(experiment.data.path))
-    nodes, source = {}, place_data(experiment)
+    nodes, source, why = {}, place_data(experiment), places.to_parameter(dict(trigger or {}))
     if fingerprints is None:
         nodes["identify"] = _identify_node(experiment, places)
         found = {name: channel.future()[0].value for name, channel in nodes["identify"].outputs.items()}
         fingerprints = Fingerprints(found["data_version"], found["run_key"], found["baseline"])
-        source = DataPlace(found["root"], found["table"])
+        source, why = DataPlace(found["root"], found["table"]), found["trigger"]
     nodes |= _data_nodes(experiment, places, fingerprints, source)
     nodes |= _training_nodes(experiment, places, nodes["pack"])
     nodes |= _judging_nodes(
         experiment,
         places,
-        describe_run(experiment, place_data(experiment).root, trigger),
+        describe_run(experiment, place_data(experiment).root),
         fingerprints,
+        why,
         spread,
         nodes,
     )
@@ -161,6 +164,13 @@ def _identify_node(experiment: Experiment, places: Places):
     from anchorage_components.identify_run import IdentifyRun
 
     data = experiment.data
+    listing = {
+        "splits": experiment.index.splits,
+        "val_share": data.val_share,
+        "test_share": data.test_share,
+        "seed": experiment.seed,
+        "own_labels": experiment.untrained,
+    }
     return IdentifyRun(
         path=data.path,
         releases=places.releases,
@@ -169,6 +179,8 @@ def _identify_node(experiment: Experiment, places: Places):
         is_vectors=int(data.input == "vectors"),
         columns_json=places.to_parameter(data.columns),
         follow_links=int(data.follow_links),
+        limits_json=places.to_parameter(find_limits(experiment)),
+        listing_json=places.to_parameter(listing),
         code_version=code_version("anchorage_components.identify_run"),
     )
 
@@ -287,7 +299,13 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
 
 
 def _judging_nodes(
-    experiment: Experiment, places: Places, facts: dict, prints: Fingerprints, spread: "Summary | None", nodes: dict
+    experiment: Experiment,
+    places: Places,
+    facts: dict,
+    prints: Fingerprints,
+    trigger: str,
+    spread: "Summary | None",
+    nodes: dict,
 ) -> dict:
     """Embedding, index, evaluation against the last release, and publication."""
     from anchorage_components.build_index import BuildIndex
@@ -355,6 +373,7 @@ def _judging_nodes(
         facts_json=places.to_parameter(facts),
         data_version=prints.data,
         run_key=prints.run,
+        trigger_json=trigger,
         spread_json=places.to_parameter(spread.model_dump() if spread else {}),
         code_version=code_version("anchorage_components.evaluate_retrieval"),
     )
@@ -367,6 +386,7 @@ def _judging_nodes(
         facts_json=places.to_parameter(facts),
         data_version=prints.data,
         run_key=prints.run,
+        trigger_json=trigger,
         code_version=code_version("anchorage_components.publish_release"),
     )
     return {

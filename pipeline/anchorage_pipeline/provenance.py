@@ -1,19 +1,17 @@
 """What the report and the manifest of a release say of the run that made it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.encoders import describe_preset
 
 
-def describe_run(experiment: Experiment, data_root: str, trigger: Mapping[str, Any] | None) -> dict[str, Any]:
+def describe_run(experiment: Experiment, data_root: str) -> dict[str, Any]:
     """Return the provenance of a candidate as JSON values, but for the digests of the run.
 
     Args:
         experiment: the experiment.
         data_root: folder of the images.
-        trigger: why a scheduled run started; None for other runs.
     """
     source, card = experiment.source, experiment.card
     told = {"intended_use": card.intended_use, "limits": card.limitations, "license": card.license}
@@ -21,7 +19,6 @@ def describe_run(experiment: Experiment, data_root: str, trigger: Mapping[str, A
         **{name: value for name, value in told.items() if value},
         "experiment": experiment.computed(),
         "data_root": data_root,
-        **({"trigger": dict(trigger)} if trigger else {}),
         **({"command": source.command("run"), "experiment_file": source.text} if source else {}),
         **({"preset": describe_preset(experiment.encoder)} if experiment.encoder.preset else {}),
     }

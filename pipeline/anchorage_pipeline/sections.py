@@ -28,7 +28,7 @@ class Release(Section):
 
 
 class Trigger(Section):
-    """When `anchorage run --if-needed` trains again; a limit of 0 or "" is none."""
+    """When `anchorage run --if-needed` and the schedule on Kubeflow train again; a limit of 0 or "" is none."""
 
     max_age_days: Count = 0
     """Age of the current release in days."""
@@ -36,6 +36,9 @@ class Trigger(Section):
     """Number of images in the data, and of items added to the service, that the current release does not have."""
     drift: Literal["", "evaluation", "first"] = ""
     """Drift of the sampled queries, against "evaluation" or "first" as in `anchorage drift --reference`."""
+    store: Annotated[str, Field(pattern=r"^$|^sqlite:///\S+$|^postgresql://[^:/@\s]+@\S+$")] = ""
+    """Database with the queries and the added items, such as "postgresql://USER@HOST/DATABASE" with the password in
+    $PGPASSWORD; "" is the file beside the releases."""
 
 
 class Beam(Section):

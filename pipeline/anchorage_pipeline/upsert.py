@@ -85,7 +85,8 @@ class ServedIndex:
             except (OSError, ValueError) as error:
                 reason, pause = str(error), ""
             if attempt + 1 < _ATTEMPTS:
-                self._wait(float(pause) if pause.isdigit() else min(30.0, 0.5 * 2**attempt))
+                asked = float(pause) if pause.isdigit() else 0.0
+                self._wait(max(asked, min(30.0, 0.5 * 2**attempt)))  # a minute in all, while it restarts
         raise ResourceError(
             "E_SERVICE",
             f"Expected an answer of {self._url} within {_ATTEMPTS} attempts. Received: {reason}. Run the same command "

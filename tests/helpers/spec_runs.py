@@ -8,6 +8,7 @@ Processes are forked from one that has imported TFX, which takes ten seconds, un
 import itertools
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -17,12 +18,20 @@ from pathlib import Path
 
 import yaml
 
+_CONDITION = re.compile(r"inputs\.parameter_values\['(\w+)'\] != '(\w*)'")  # the part of CEL that specs use
 _HEAVY = ("tfx.components", "tensorflow_transform", "keras", "scann", "tfx.orchestration.portable.outputs_utils")
 
 
 @dataclass
 class Task:
-    """What became of a task: "SUCCEEDED", "CACHED", "FAILED" or, after a failure, "SKIPPED"; with its log."""
+    """What became of a task, with its log.
+
+    Args:
+        state: "SUCCEEDED", "CACHED" or "FAILED"; "NOT_TRIGGERED" if its condition does not hold, "SKIPPED" if a task
+            that it depends on has no outputs.
+        log: what its process wrote.
+        exit_status: that of its process.
+    """
 
     state: str
     log: str = ""
@@ -68,7 +77,8 @@ class Backend:
         run, outputs, done = f"run-{next(self._runs)}", {}, {}
         while waiting := [name for name in tasks if name not in done]:
             name = next(each for each in waiting if set(tasks[each].get("dependentTasks", [])) <= set(done))
-            if any(done[each].state in {"FAILED", "SKIPPED"} for each in tasks[name].get("dependentTasks", [])):
+            before = {done[each].state for each in tasks[name].get("dependentTasks", [])}
+            if before - {"SUCCEEDED", "CACHED"}:
                 done[name] = Task("SKIPPED")
                 continue
             done[name] = self._execute(run, name, values, outputs, name in from_nothing)
@@ -94,6 +104,10 @@ class Backend:
             },
         }
         self._check_types(inputs["parameterValues"], component)
+        if condition := task.get("triggerPolicy", {}).get("condition"):
+            key, other = _CONDITION.fullmatch(condition).groups()
+            if inputs["parameterValues"][key] == other:
+                return Task("NOT_TRIGGERED")
         identity = json.dumps(
             [
                 {name: each["artifacts"][0]["name"] for name, each in inputs["artifacts"].items()},

@@ -21,13 +21,16 @@ def unit_vectors(rows: int, dimension: int = 8, seed: int = 0) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def publish_vectors(folder: Path, vectors: np.ndarray, order: np.ndarray | None = None) -> Release:
+def publish_vectors(
+    folder: Path, vectors: np.ndarray, order: np.ndarray | None = None, facts: dict | None = None
+) -> Release:
     """Publish a release with the rows `item 0 ü`, `item 1 ü`, ..., of five classes and the attribute "color".
 
     Args:
         folder: gets `releases`.
         vectors: rows of the gallery.
         order: order of the ids, where they are to stand beside wrong vectors.
+        facts: facts of the manifest.
     """
     model = folder / "model"
     model.mkdir(parents=True)
@@ -46,6 +49,6 @@ def publish_vectors(folder: Path, vectors: np.ndarray, order: np.ndarray | None 
         model_folder=model,
         index_folder=folder / "index",
         files={"gallery.parquet": folder / "ids", "labels.json": json.dumps([]).encode()},
-        facts={},
+        facts=facts or {},
     )
     return open_release(folder / "releases")

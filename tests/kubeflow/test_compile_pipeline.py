@@ -12,10 +12,16 @@ from kubeflow_server import serve_kubeflow
 
 from anchorage_components.container import place_outputs
 from anchorage_pipeline.cli import main
+from anchorage_pipeline.cluster.parameters import run_parameters
+from anchorage_pipeline.cluster.spec import compile_experiment
+from anchorage_pipeline.config import load_experiment
 
 _SCRIPTS = Path(__file__).parents[2] / "kubeflow"
 _EXPERIMENT = """
 name = "toy"
+[trigger]
+max_age_days = 30
+drift = "evaluation"
 [data]
 path = "/mnt/anchorage/data/{SPAN}/photos.csv"
 [loss]
@@ -30,6 +36,7 @@ image = "here/anchorage:7"
 volume_claim = "shared"
 cron = "0 0 3 * * 1"
 memory = "8Gi"
+secrets = { PGPASSWORD = "anchorage/postgresql-password" }
 [cluster.nodes.Trainer]
 cpu = "4"
 memory = "32Gi"
@@ -88,6 +95,17 @@ def test_names_are_those_that_argo_allows_and_producers_exist(compiled):
         assert producers <= set(tasks) & set(task.get("dependentTasks", []))
 
 
+def test_the_first_nodes_after_the_look_run_only_if_it_finds_a_need(compiled):
+    document = parts(compiled["plain"])[0]
+    tasks = document["root"]["dag"]["tasks"]
+    assert {name: task["triggerPolicy"] for name, task in tasks.items() if "triggerPolicy" in task} == {
+        "ImageExampleGen": {"condition": "inputs.parameter_values['data_version'] != ''"},
+        "FindRelease": {"condition": "inputs.parameter_values['run_key'] != ''"},
+    }
+    parameter = document["root"]["inputDefinitions"]["parameters"]["trigger"]
+    assert json.loads(parameter["defaultValue"]) == {"max_age_days": 30, "drift": "evaluation"}  # a schedule takes it
+
+
 def test_machines_are_those_of_the_section(compiled):
     document, platform = parts(compiled["plain"])
     executors = document["deploymentSpec"]["executors"]
@@ -96,6 +114,9 @@ def test_machines_are_those_of_the_section(compiled):
         assert set(executor) == {"container"}  # no resolver, which Kubeflow refuses
         assert executor["container"]["image"] == "here/anchorage:7"
         assert platform[name]["pvcMount"] == [{"constant": "shared", "mountPath": "/mnt/anchorage"}]
+        [secret] = platform[name]["secretAsEnv"]
+        assert secret["secretName"] == "anchorage"
+        assert secret["keyToEnv"] == [{"secretKey": "postgresql-password", "envVar": "PGPASSWORD"}]
     assert executors["BuildIndex_executor"]["container"]["resources"] == {
         "resourceMemoryLimit": "8Gi",
         "resourceMemoryRequest": "8Gi",
@@ -169,7 +190,8 @@ def test_deploy_run_and_roll_back(compiled, monkeypatch, tmp_path, capsys):
         assert anchorage("run", file, "--span", "2026-11-30", *changes)[0] == 0
         [run] = store.runs.values()
         parameters = run["runtime_config"]["parameters"]
-        assert set(parameters) == {"span", "training", "evaluation", "experiment", "settings_version"}
+        assert set(parameters) == {"span", "training", "trigger", "evaluation", "experiment", "settings_version"}
+        assert parameters["trigger"] == "{}"  # a run that is asked for needs no reason
         assert parameters["span"] == "2026-11-30"
         settings = json.loads(json.loads(parameters["training"])["settings_json"])
         assert (settings["training"]["epochs"], settings["loss"]["params"]["alpha"]) == (7, 8)
@@ -177,11 +199,40 @@ def test_deploy_run_and_roll_back(compiled, monkeypatch, tmp_path, capsys):
         status, told = anchorage("run", file, "--set", "index.neighbors=3")
         assert (status, "E_RUN_PARAMETER" in told.err, "BuildIndex" in told.err) == (2, True, True)
         assert anchorage("run", file, "--set", "training.epochs=-1")[0] == 2
+        changes = ("--set", "trigger.max_age_days=7", "--set", 'trigger.drift=""')
+        status, told = anchorage("run", file, "--if-needed", *changes, "--json")
+        assert json.loads(json.loads(told.out)["parameters"]["trigger"]) == {"max_age_days": 7}
+        status, told = anchorage("run", file, "--if-needed", *changes, "--set", "trigger.max_age_days=0")
+        assert (status, "E_TRIGGER_MISSING" in told.err) == (2, True)
         assert anchorage("deploy", file, "--set", "training.epochs=9")[0] == 0
         status, told = anchorage("roll-back", file, "--json")
         assert json.loads(told.out)["version"] == version["display_name"]
         assert "paused" in anchorage("pause", file)[1].out
         assert "paused" not in anchorage("resume", file)[1].out
+
+
+def test_a_budget_is_a_run_parameter_of_its_type(compiled, capsys):
+    file = compiled["search"].with_suffix(".toml")
+
+    def spec(*overrides):
+        return compile_experiment(load_experiment(file, overrides, is_local=False))[0]
+
+    deployed = spec()
+    budget = ("tuning.trials=4", "tuning.minutes=30", "training.epochs=2")
+    parameters = run_parameters(deployed, spec(*budget))
+    tuning = json.loads(json.loads(parameters["tuning"])["tuning_json"])
+    assert (tuning["trials"], tuning["minutes"]) == (4, 30.0)
+    assert json.loads(json.loads(parameters["training"])["settings_json"])["training"]["epochs"] == 2
+    for wrong, expected in (
+        ("tuning.trials=2.5", "integer"),
+        ("tuning.minutes=long", "number"),
+        ("tuning.tries=2", ""),
+    ):
+        assert main(["kubeflow", "run", str(file), "--set", wrong]) == 2  # before it asks a server
+        told = capsys.readouterr().err
+        assert "E_EXPERIMENT" in told
+        assert wrong.partition("=")[0] in told
+        assert expected in told
 
 
 def test_mistakes_are_told(compiled, capsys):

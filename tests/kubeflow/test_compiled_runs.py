@@ -1,4 +1,4 @@
-"""The compiled pipeline runs: every task by its command line, a cached repetition, a retraining with a new span."""
+"""The compiled pipeline runs: every task by its command line, a cached repetition, a retraining once items are new."""
 
 import json
 
@@ -22,6 +22,8 @@ path = "{volume}/data/{{SPAN}}/shop.parquet"
 input = "vectors"
 [training]
 epochs = 0
+[trigger]
+new_items = 100
 [cluster]
 volume = "{volume}"
 """
@@ -64,18 +66,31 @@ def manifest(volume, version):
 
 def test_first_run_cached_run_and_retraining(backend_and_volume):
     backend, volume = backend_and_volume
-    first, log = states(backend.run(from_nothing={"IdentifyRun"}))
+    manual = {"trigger": "{}"}  # as `anchorage kubeflow run` starts a run, which asks for no reason
+    first, log = states(backend.run(manual, from_nothing={"IdentifyRun"}))
     assert set(first.values()) == {"SUCCEEDED"}, log
     assert (volume / "releases/shop/current").read_text().strip() == "1"
-    assert manifest(volume, 1)["facts"]["verdict"]["state"] == "FIRST"
+    facts = manifest(volume, 1)["facts"]
+    assert facts["verdict"]["state"] == "FIRST"
+    assert "trigger" not in facts
 
     # Nothing is new: only the look at the data is no cached result, and nothing is published.
-    again, log = states(backend.run())
+    again, log = states(backend.run(manual))
     assert {name for name, state in again.items() if state != "CACHED"} == {"IdentifyRun"}, log
     assert not (volume / "releases/shop/2").exists()
 
+    # A scheduled run ends after its first task, green: no items are new.
+    tasks = backend.run()
+    unneeded, log = states(tasks)
+    assert unneeded.pop("IdentifyRun") == "SUCCEEDED", log
+    assert "not needed: Release 1 keeps to the limits of [trigger]." in tasks["IdentifyRun"].log
+    assert {name for name, state in unneeded.items() if state == "NOT_TRIGGERED"} == {"VectorExampleGen", "FindRelease"}
+    assert set(unneeded.values()) == {"NOT_TRIGGERED", "SKIPPED"}
+
     deliver(volume / "data", 10)
     tasks = backend.run()
+    reason = f"{CLASSES * EACH} items are not in release 1; the limit is 100."
+    assert f"needed: {reason}" in tasks["IdentifyRun"].log
     retrained, log = states(tasks)
     assert retrained.pop("PublishRelease") in {"SUCCEEDED", "FAILED"}
     assert set(retrained.values()) == {"SUCCEEDED"}, log
@@ -88,4 +103,5 @@ def test_first_run_cached_run_and_retraining(backend_and_volume):
         facts = manifest(volume, 2)["facts"]
         assert facts["previous"] == 1
         assert facts["verdict"]["state"] == "SHIP"
+        assert facts["trigger"] == {"reasons": [reason], "release": 1}
         assert facts["data_version"] != manifest(volume, 1)["facts"]["data_version"]

@@ -16,6 +16,7 @@ from anchorage_pipeline.cli import create_parser
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.serving.prediction import MODEL
 from anchorage_pipeline.serving.settings import Limits, ServeSettings
+from anchorage_pipeline.trigger import find_limits
 
 _FOLDER = Path(__file__).parents[2] / "kubeflow"
 _KUBECTL = Path(sys.executable).parent / "kubectl"
@@ -175,9 +176,12 @@ def test_the_scheduled_run_never_overlaps_and_does_not_repeat_a_verdict(built):
     fails = job["podFailurePolicy"]["rules"][0]
     assert (fails["action"], fails["onExitCodes"]["values"]) == ("FailJob", [2, 3, 5])
     [container] = job["template"]["spec"]["containers"]
-    assert container["command"][:2] == ["anchorage", "run"]
+    assert container["command"] == ["anchorage", "run", "/experiment/experiment.toml", "--if-needed"]
     config = next(each for each in built["overlays/cronjob"] if each.get("data", {}).get("experiment.toml"))
-    assert Experiment.model_validate(tomllib.loads(config["data"]["experiment.toml"])).name == "icons"
+    experiment = Experiment.model_validate(tomllib.loads(config["data"]["experiment.toml"]))
+    assert experiment.name == "icons"
+    assert find_limits(experiment)
+    assert [variable["name"] for variable in container["env"]] == ["PGPASSWORD"]  # the password of trigger.store
 
 
 @pytest.mark.parametrize("file", ["Dockerfile", "serving/Dockerfile"])

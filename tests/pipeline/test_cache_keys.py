@@ -21,7 +21,7 @@ _MAY_REACH = {
     "pack_examples": _DATA,
     "embed_examples": _RELEASED,
     "build_index": _RELEASED,
-    "identify_run": _RELEASED - {"anchorage.retrieval"},
+    "identify_run": _RELEASED | {"anchorage.items", "anchorage.judging"},
     "find_release": _RELEASED - {"anchorage.data", "anchorage.retrieval"},
     "evaluate_retrieval": _RELEASED
     | {

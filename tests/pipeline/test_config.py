@@ -51,10 +51,9 @@ def test_the_card_reaches_report_and_manifest(write):
 
     keys = {"intended_use", "limits", "license"}
     path = write(f"{_LEAST}[card]\nintended_use = 'Icons.'\nlimitations = ['No photos.']\nlicense = 'mit'")
-    facts = describe_run(load_experiment(path), "folder", {"reasons": ["Old."]})
+    facts = describe_run(load_experiment(path), "folder")
     assert {key: facts[key] for key in keys} == {"intended_use": "Icons.", "limits": ["No photos."], "license": "mit"}
-    assert facts["trigger"] == {"reasons": ["Old."]}
-    assert not {*keys, "trigger"} & set(describe_run(load_experiment(write(_LEAST)), "folder", None))
+    assert not keys & set(describe_run(load_experiment(write(_LEAST)), "folder"))
 
 
 def test_all_mistakes_are_reported_at_once_with_their_paths(write):

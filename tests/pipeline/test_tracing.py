@@ -1,4 +1,10 @@
-"""Spans of a run and of requests, collected in memory."""
+"""Spans of a run and of requests, collected in memory and by a collector of OTLP."""
+
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -46,6 +52,50 @@ def test_without_an_endpoint_nothing_is_traced(monkeypatch):
         assert current is None
     tracing.annotate(a=1)
     tracing.trace_nodes(lambda: pytest.fail("read in vain"))
+
+
+_PROGRAM = """
+from anchorage_pipeline import tracing
+
+tracing.start_tracing()
+with tracing.span("anchorage.run", anchorage__experiment="icons"), tracing.span("inside"):
+    pass
+"""
+
+
+class Collector(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.server.received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_collector_has_all_spans_when_the_program_has_ended():
+    trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        server.received = []
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            given = {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+                "OTEL_SERVICE_NAME": "retraining",
+            }
+            subprocess.run([sys.executable, "-c", _PROGRAM], env={**os.environ, **given}, check=True, timeout=120)
+        finally:
+            server.shutdown()
+            thread.join()
+    [(path, body)] = server.received
+    assert path == "/v1/traces"
+    [resource] = trace_service.ExportTraceServiceRequest.FromString(body).resource_spans
+    assert {each.key: each.value.string_value for each in resource.resource.attributes}["service.name"] == "retraining"
+    inside, run = resource.scope_spans[0].spans
+    assert (inside.name, run.name) == ("inside", "anchorage.run")
+    assert inside.parent_span_id == run.span_id
+    assert [(each.key, each.value.string_value) for each in run.attributes] == [("anchorage.experiment", "icons")]
 
 
 def test_an_endpoint_needs_the_packages_of_the_extra(monkeypatch):

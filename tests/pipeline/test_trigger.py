@@ -8,12 +8,14 @@ import pytest
 from PIL import Image
 from vector_releases import publish_vectors, unit_vectors
 
+from anchorage.judging.drift import NAMES
 from anchorage.release.items import Item, ItemStore, default_store
 from anchorage.release.query_samples import QueryStore, SampledQuery
-from anchorage_pipeline import api, trigger
+from anchorage_pipeline import api, drift, trigger
 from anchorage_pipeline.cli import main
 from anchorage_pipeline.config import load_experiment
 from anchorage_pipeline.drift import examine
+from anchorage_pipeline.graph import fingerprint_run
 
 
 @pytest.fixture
@@ -58,10 +60,26 @@ def test_the_age_is_a_reason_from_the_limit_on(experiment, tmp_path, monkeypatch
     release = publish_vectors(tmp_path, unit_vectors(60))
     assert not trigger.find_need(experiment("max_age_days = 1")).reasons
     manifest = {**release.manifest, "created": "2020-01-01T00:00:00+00:00"}
-    monkeypatch.setattr("anchorage.release.open_release", lambda path: replace(release, manifest=manifest))
+    monkeypatch.setattr("anchorage.judging.need.open_release", lambda path: replace(release, manifest=manifest))
     (reason,) = trigger.find_need(experiment("max_age_days = 1")).reasons
     assert reason.startswith("Release 1 is ")
     assert reason.endswith(" days old; the limit is 1.")
+
+
+def test_a_run_that_would_make_the_release_again_is_not_needed(experiment, tmp_path, capsys):
+    limits = 'drift = "evaluation"'
+    release = publish_vectors(tmp_path, unit_vectors(600), facts={"run_key": fingerprint_run(experiment(limits)).run})
+    sample(release, shifted(500))
+    assert not trigger.find_need(experiment(limits)).is_met
+    assert main(["run", "toy.toml", "--if-needed", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["needed"], len(told["reasons"])) == (False, 1)
+    assert main(["run", "toy.toml", "--if-needed"]) == 0
+    told = capsys.readouterr().out
+    assert "not needed: Drift in one window" in told
+    assert "release 1 was made from the same data and settings" in told
+    (tmp_path / "images/class 0/new.png").write_bytes((tmp_path / "images/class 0/0.png").read_bytes())
+    assert trigger.find_need(experiment(limits)).is_met
 
 
 def test_new_images_and_new_items_of_the_service_count_together(experiment, tmp_path):
@@ -94,7 +112,24 @@ def test_drift_is_a_reason_and_too_few_queries_are_none(experiment, tmp_path):
     before = examine(released, DriftSettings(windows=1))["before"]
     assert before["reasons"] == need.reasons
     assert before["sentences"][0] == "The drift has ended since the retraining."
+    assert before["sentences"][1].startswith("The median distance of the nearest item was ")
     assert before["sentences"][-1] == "Windows beyond the limit: 1 of 1 before, 0 of 1 now."
+
+
+def test_the_next_report_tells_drift_that_ended_from_drift_that_goes_on():
+    statistics = {"distance": 0.5146, "unknown": None}
+    now = {
+        "drift": True,
+        "tests": NAMES,
+        "windows": [{"drift": True, "drifted": ["hubs"], "statistics": {"distance": 0.2491, "unknown": None}}],
+    }
+    before = {"statistics": statistics, "tests": ["distance", "hubs"], "drifted": 1, "windows": 1}
+    assert drift._compared(before, now) == [
+        "Since the retraining, there is no more drift by distance of the nearest item; that by items found goes on.",
+        "The median distance of the nearest item was 0.515 before, and is 0.249 now.",
+        "Windows beyond the limit: 1 of 1 before, 1 of 1 now.",
+    ]
+    assert drift._compared({**before, "tests": ["hubs"]}, now)[0] == "The drift goes on: the retraining did not end it."
 
 
 def test_the_command_runs_only_if_needed_and_passes_the_reasons_on(experiment, tmp_path, monkeypatch, capsys):
@@ -108,7 +143,7 @@ def test_the_command_runs_only_if_needed_and_passes_the_reasons_on(experiment, t
 
     monkeypatch.setattr(api, "run", run)
     assert main(["run", "toy.toml", "--if-needed", "--set", "trigger.new_items=7", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"needed": False, "release": 1}
+    assert json.loads(capsys.readouterr().out) == {"needed": False, "release": 1, "reasons": []}
     assert main(["run", "toy.toml", "--if-needed"]) == 4
     assert "needed   6 items are not in release 1" in capsys.readouterr().out
     assert started == [{"reasons": ["6 items are not in release 1; the limit is 6."], "release": 1}]

@@ -41,6 +41,8 @@ class Handler(BaseHTTPRequestHandler):
         content = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
+        if status in {429, 503}:
+            self.send_header("Retry-After", "1")
         self.end_headers()
         self.wfile.write(content)
 
@@ -81,7 +83,7 @@ def test_a_busy_service_is_asked_again(service, table):
     service.refusals, waits = [429, 503], []
     assert ServedIndex(service.url, MODEL, waits.append).add(table) == 3
     assert sorted(service.items) == ["a", "b/ü", "c"]
-    assert waits == [0.5, 1.0]
+    assert waits == [1.0, 1.0]
 
 
 def test_what_goes_wrong_is_said(service, table, monkeypatch):
@@ -91,6 +93,7 @@ def test_what_goes_wrong_is_said(service, table, monkeypatch):
     service.refusals, waits = [503] * 20, []
     with pytest.raises(ResourceError, match=r"E_SERVICE: .* 8 attempts. Received: status 503"):
         ServedIndex(service.url, MODEL, waits.append).add(table)
+    assert waits == [1.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0]  # long enough for a service to start again
     with pytest.raises(DataError, match=r"E_RELEASE_MIXED: .* serves release 3 with ffff"):
         ServedIndex(service.url, "e" * 64)
     service.kind = "vectors"

@@ -65,7 +65,7 @@ _TEXTS = ("path", "id", "label", "role", "split")
 
 
 class Embedded(NamedTuple):
-    """Numbers of embedded and rejected images, and of those that an earlier, interrupted run had embedded."""
+    """Numbers of embedded and rejected images, and of those of either kind that an interrupted run had done."""
 
     embedded: int
     rejected: int

@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anchorage.errors import UsageError
 from anchorage.release.database import Database
+from anchorage.release.items import find_store
+
+if TYPE_CHECKING:
+    from anchorage.release.reading import Release
 
 KEPT = 10_000  # newest queries of a database: older ones are deleted
 
@@ -78,6 +83,38 @@ class QueryStore:
     def close(self) -> None:
         """Close the connections."""
         self._database.close()
+
+
+def read_samples(release: "Release", store: str | None = None) -> tuple[np.ndarray, list[float], str]:
+    """Read the sampled queries that the model of a release embedded, oldest first.
+
+    Args:
+        release: the release.
+        store: URL of the database; None for the file beside the releases.
+
+    Returns:
+        `(N, D)` embeddings, their times in seconds since 1970, and the name of the database.
+
+    Raises:
+        UsageError: E_QUERIES_MISSING if there is no file; E_STORE_URL, E_EXTRA_MISSING.
+        ResourceError: E_STORE_UNAVAILABLE.
+    """
+    url = store or find_store(release.folder)
+    if url is None:
+        raise UsageError(
+            "E_QUERIES_MISSING",
+            f"Expected sampled queries of {release.folder}. Found no database of them: serve with `anchorage serve "
+            "--sample-queries 100`, name its database with --store, or give a table of embeddings with --queries",
+        )
+    opened = QueryStore(url)
+    samples = opened.read(release.model_fingerprint)
+    opened.close()
+    vectors = (
+        np.stack([sample.vector for sample in samples])
+        if samples
+        else np.empty((0, release.manifest["index"]["dimension"]))
+    )
+    return vectors, [sample.time for sample in samples], opened.name
 
 
 def _table() -> Any:

@@ -16,6 +16,10 @@ PARAMETERS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
         "Span of the data, which takes the place of {SPAN} in data.path; empty for the newest.",
         (("IdentifyRun", "span"),),
     ),
+    "trigger": (
+        "Limits of [trigger], as JSON: the run goes on only if one is passed; {} for a run that always does.",
+        (("IdentifyRun", "limits_json"),),
+    ),
     "training": ("Encoder, loss and training, as JSON.", (("Trainer", "custom_config"),)),
     "tuning": ("Search, encoder, loss and training, as JSON.", (("Tuner", "custom_config"),)),
     "evaluation": ("Evaluation and gate, as JSON.", (("EvaluateRetrieval", "settings_json"),)),
@@ -73,7 +77,8 @@ def run_parameters(deployed: Mapping[str, Any], wanted: Mapping[str, Any]) -> di
         raise UsageError(
             "E_RUN_PARAMETER",
             "Expected values that a run of the deployed version can take: those of `training`, `loss`, `encoder`, "
-            f"`tuning` and `evaluation`. Received values that change {', '.join(changed[:3])}: deploy a new version",
+            f"`tuning`, `trigger` and `evaluation`. Received values that change {', '.join(changed[:3])}: deploy a new "
+            "version",
         )
     return {name: value for name, value in want.items() if have[name] != value}
 

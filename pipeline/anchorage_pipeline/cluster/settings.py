@@ -9,6 +9,7 @@ from anchorage_pipeline.values import Count, NonNegative, Section
 Quantity = Annotated[
     str, Field(pattern=r"^$|^[0-9]+(\.[0-9]+)?(m|[kMGTPE]i?)?$")
 ]  # of Kubernetes, such as "500m", "16Gi"
+SecretKey = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9._-]+$")]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^$|^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
 
 
@@ -44,6 +45,9 @@ class Cluster(Section):
     """Folder in all containers that they share: artifacts, releases, checkpoints, cached features."""
     volume_claim: Annotated[str, Field(pattern=r"^$|^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")] = ""
     """Persistent volume claim mounted there, of access mode ReadWriteMany; "" mounts none."""
+    secrets: dict[str, SecretKey] = {}
+    """Variables of the environment of all nodes from Kubernetes secrets, such as
+    `{ PGPASSWORD = "anchorage/postgresql-password" }` for the key after the slash."""
     cron: str = ""
     """Schedule in six fields, seconds first, such as "0 0 3 * * 1" for Mondays at 3; "" has none."""
     interval_hours: NonNegative = 0.0

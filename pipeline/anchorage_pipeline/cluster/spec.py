@@ -1,8 +1,9 @@
 """Compile an experiment to a pipeline spec of Kubeflow Pipelines (version 2.1), with the same graph as `anchorage run`.
 
 TFX compiles the graph. What it has no words for is added to the document afterwards: pipeline parameters (a
-`RuntimeParameter` is no value for the Trainer's settings), resources, retries, the shared volume, time limits and node
-selectors. The last three are the "platform spec", a second YAML document that kfp-kubernetes defines.
+`RuntimeParameter` is no value for the Trainer's settings), conditions, resources, retries, the shared volume, secrets,
+time limits and node selectors. The last four are the "platform spec", a second YAML document that kfp-kubernetes
+defines.
 """
 
 from pathlib import Path
@@ -22,6 +23,7 @@ from anchorage_pipeline.graph import create_pipeline
 from anchorage_pipeline.places import Places
 
 _UNCACHED = "IdentifyRun"  # looks at data and releases, which are no parameters
+_NEVER_EMPTY = ("data_version", "run_key")  # its outputs that a needed run has in any case
 _FINAL = "PublishRelease"  # fails if the candidate is rejected, which no retry changes
 _BACKOFF = {"backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s"}
 
@@ -39,6 +41,7 @@ def compile_experiment(experiment: Experiment) -> tuple[dict[str, Any], dict[str
     document = _compile_graph(experiment)
     tasks = document["root"]["dag"]["tasks"]
     _fix_producers(tasks)
+    _skip_unless_needed(tasks)
     if unknown := sorted(set(cluster.nodes) - set(tasks)):
         raise UsageError(
             "E_CLUSTER_NODE",
@@ -122,6 +125,22 @@ def _fix_producers(tasks: dict[str, Any]) -> None:
                 task["dependentTasks"] = sorted({*task.get("dependentTasks", []), producer})
 
 
+def _skip_unless_needed(tasks: dict[str, Any]) -> None:
+    """Let the nodes that depend on IdentifyRun alone run only if it says so; without their outputs, no other one runs.
+
+    Its outputs are empty if the run is not needed. The expression is CEL, as kfp compiles conditions to.
+    """
+    for task in tasks.values():
+        if task.get("dependentTasks") != [_UNCACHED]:
+            continue
+        key = next(
+            key
+            for key, value in task["inputs"]["parameters"].items()
+            if value.get("taskOutputParameter", {}).get("outputParameterKey") in _NEVER_EMPTY
+        )
+        task["triggerPolicy"] = {"condition": f"inputs.parameter_values['{key}'] != ''"}
+
+
 def _resources(node: Any, cluster: Cluster) -> dict[str, Any]:
     resources: dict[str, Any] = {}
     for kind, amount in (("Cpu", node.cpu), ("Memory", node.memory)):
@@ -137,6 +156,11 @@ def _platform_config(node: Any, cluster: Cluster) -> dict[str, Any]:
     config: dict[str, Any] = {}
     if cluster.volume_claim:
         config["pvcMount"] = [{"constant": cluster.volume_claim, "mountPath": cluster.volume}]
+    for variable, place in cluster.secrets.items():
+        name, _, key = place.partition("/")
+        config.setdefault("secretAsEnv", []).append(
+            {"secretName": name, "keyToEnv": [{"secretKey": key, "envVar": variable}]}
+        )
     if node.timeout_minutes:
         config["activeDeadlineSeconds"] = str(round(60 * node.timeout_minutes))
     if node.node_selector:

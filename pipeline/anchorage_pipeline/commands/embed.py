@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     answer({"table": output, "release": release.path, **facts})
     print(f"{counts.embedded} images embedded into {output} with release {release.version} of {releases}")
     if counts.resumed:
-        print(f"{counts.resumed} of them by an earlier run")
+        print(f"{counts.resumed} of all images done by an earlier run")
     if counts.rejected:
         print(f"{counts.rejected} rejected, listed in {rejects_file(output)}")
     if served:

@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts["run"].add_argument(
         "--span", default="", metavar="NAME", help="span of the data, in place of {SPAN} in data.path (default: newest)"
     )
+    parts["run"].add_argument(
+        "--if-needed",
+        action="store_true",
+        help="end after the first node unless a limit of [trigger] is passed, as scheduled runs do (default: run)",
+    )
     parts["roll-back"].add_argument(
         "--to", metavar="VERSION", help="name of the version (default: the one before the one in use)"
     )
@@ -51,9 +56,9 @@ def run(options: argparse.Namespace) -> None:
     """Compile, deploy, run, pause, resume or roll back.
 
     Raises:
-        UsageError: E_EXTRA_MISSING without kfp; E_OUTPUT_SUFFIX, E_CLUSTER_NODE, E_RUN_PARAMETER, E_SPAN; what the
-            server refuses: E_KUBEFLOW_DENIED, E_KUBEFLOW_PIPELINE, E_KUBEFLOW_VERSION, E_KUBEFLOW_SCHEDULE,
-            E_KUBEFLOW_REFUSED.
+        UsageError: E_EXTRA_MISSING without kfp; E_OUTPUT_SUFFIX, E_CLUSTER_NODE, E_RUN_PARAMETER, E_SPAN,
+            E_TRIGGER_MISSING; what the server refuses: E_KUBEFLOW_DENIED, E_KUBEFLOW_PIPELINE, E_KUBEFLOW_VERSION,
+            E_KUBEFLOW_SCHEDULE, E_KUBEFLOW_REFUSED.
         ResourceError: E_KUBEFLOW_SERVER.
     """
     {
@@ -93,15 +98,20 @@ def _run(options: argparse.Namespace) -> None:
     from anchorage_pipeline.cluster.parameters import run_parameters
     from anchorage_pipeline.cluster.spec import compile_experiment
     from anchorage_pipeline.config import load_experiment
+    from anchorage_pipeline.trigger import find_limits, require_limits
 
     with progress():
-        deployed = load_experiment(options.experiment, is_local=False)
+        deployed, wanted = load_experiment(options.experiment, is_local=False), _load(options)
         server = _connect(deployed)
         parameters = {}
         if options.set:
-            parameters = run_parameters(compile_experiment(deployed)[0], compile_experiment(_load(options))[0])
+            parameters = run_parameters(compile_experiment(deployed)[0], compile_experiment(wanted)[0])
         if options.span:
             parameters["span"] = options.span
+        if options.if_needed:
+            require_limits(wanted)
+        elif find_limits(wanted):
+            parameters["trigger"] = "{}"
         id_, version = run_once(server, _spec(deployed), parameters)
     answer({"run": id_, "version": version, "parameters": parameters})
     print(f"run      {id_} of version {version}")

@@ -47,9 +47,9 @@ def run(options: argparse.Namespace) -> None:
         from anchorage_pipeline.trigger import find_need
 
         need = find_need(experiment)
-        if not need.reasons:
-            answer({"needed": False, "release": need.release})
-            print(f"not needed: release {need.release} keeps to the limits of [trigger]")
+        if not need.is_met:
+            answer({"needed": False, "release": need.release, "reasons": need.reasons})
+            print(f"not needed: {need.describe()}")
             return
         with progress():
             print("\n".join(f"needed   {reason}" for reason in need.reasons))
