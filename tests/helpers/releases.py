@@ -91,6 +91,7 @@ def publish_tiny(
         files=files,
         facts={
             "name": "tiny",
+            "experiment": {"name": "tiny", "encoder": {"name": "small"}, "loss": None},
             "metrics": {"recall@1": 0.9},
             "intervals": {"recall@1": [0.8, 0.95]},
             "data_root": str(data_root or ""),

@@ -104,7 +104,7 @@ def _describe(service: Service, deployment: Deployment) -> dict[str, Any]:
         "left_out_count": len(deployment.follower.left_out),
         **{name: facts.get(name) for name in _FACTS},
         "encoder": experiment.get("encoder", {}).get("name"),
-        "loss": experiment.get("loss", {}).get("name"),
+        "loss": (experiment.get("loss") or {}).get("name"),  # None leaves it to the recipe
         "index": {name: live.index.facts.get(name) for name in _INDEX},
         "thresholds": {"likely_from": engine.judgement.threshold, "unknown_below": engine.judgement.unknown_below},
         "probabilities": engine.judgement.probability is not None,
