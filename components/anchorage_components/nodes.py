@@ -8,7 +8,9 @@ an artifact in a store is never half of one. Beam's workers must see these folde
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from tfx.dsl.component.experimental.decorators import component
@@ -25,8 +27,10 @@ _Artifacts = Mapping[str, Sequence[Artifact]]
 
 _NOTHING = ".nothing"  # stands for an empty output, since an object store has no empty folders
 
-_uris: dict[str, str] = {}  # of the artifacts of the running executor, by their local folders
-_afterwards: list[ExitStack] = []  # what the running executor wants to be done at its end
+_NO_URIS: Mapping[str, str] = MappingProxyType({})
+# Of the executor that runs in this thread: the URIs of the artifacts by their local folders, and what follows its end.
+_uris: ContextVar[Mapping[str, str]] = ContextVar("uris", default=_NO_URIS)
+_afterwards: ContextVar[ExitStack | None] = ContextVar("afterwards", default=None)
 
 object_store.register()
 
@@ -50,7 +54,7 @@ def on_local_folders(executor: E) -> E:
             result = do(self, input_dict, output_dict, exec_properties)
             for artifacts in result.output_artifacts.values() if result else ():
                 for artifact in artifacts.artifacts:
-                    artifact.uri = _uris.get(artifact.uri, artifact.uri)
+                    artifact.uri = _uris.get().get(artifact.uri, artifact.uri)
             return result
 
     executor.Do = Do
@@ -59,15 +63,15 @@ def on_local_folders(executor: E) -> E:
 
 def uri_of(artifact: Artifact) -> str:
     """The URI of an artifact in the metadata, for an executor that records it: `artifact.uri` is a local folder."""
-    return _uris.get(artifact.uri, artifact.uri)
+    return _uris.get().get(artifact.uri, artifact.uri)
 
 
 def once_stored(action: Callable[[], Any]) -> None:
     """Call a function when the outputs of the running executor are where they belong; at once on a disk."""
-    if _afterwards:
-        _afterwards[-1].callback(action)
-    else:
+    if (afterwards := _afterwards.get()) is None:
         action()
+    else:
+        afterwards.callback(action)
 
 
 @contextmanager
@@ -86,19 +90,20 @@ def _local_folders(inputs: _Artifacts, outputs: _Artifacts) -> Iterator[None]:
         yield
         return
     succeeded, afterwards = False, ExitStack()
-    _afterwards.append(afterwards)
+    local_uris: dict[str, str] = {}
+    tokens = _afterwards.set(afterwards), _uris.set(local_uris)
     try:
         with ExitStack() as stack:
             for side, local in zip(sides, (local_input, _output), strict=True):
                 for artifact in (each for artifacts in side.values() for each in artifacts):
                     if is_remote(artifact.uri) and not isinstance(artifact, ValueArtifact):  # TFX itself reads a value
                         folder = str(stack.enter_context(local(artifact.uri)))
-                        _uris[folder], artifact.uri = artifact.uri, folder
+                        local_uris[folder], artifact.uri = artifact.uri, folder
             yield
         succeeded = True
     finally:
-        _afterwards.remove(afterwards)
-        _uris.clear()
+        _afterwards.reset(tokens[0])
+        _uris.reset(tokens[1])
         # The executor of a function puts copies of its outputs into the dict.
         for side, uris in zip(sides, given, strict=True):
             for key, artifacts in side.items():

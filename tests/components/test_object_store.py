@@ -1,6 +1,7 @@
 """Nodes and TFX's file access on an object store."""
 
 import json
+import logging
 from contextlib import suppress
 from pathlib import Path
 
@@ -121,6 +122,7 @@ def test_of_an_executor_that_fails_nothing_is_stored(artifacts, bucket):
 
 def test_a_container_of_kubeflow(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", [])
+    monkeypatch.setattr(logging.root, "handlers", logging.root.handlers[:])  # TFX's program adds one
     kind = {"instanceSchema": "title: anchorage_components.BaselineRelease\ntype: object\n"}
     place = {"uri": "minio://mlpipeline/v2/1/baseline", "type": kind}
     invocation = {

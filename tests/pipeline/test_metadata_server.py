@@ -53,8 +53,8 @@ def test_two_runs_at_once_each_keep_their_own(server, tmp_path):
         assert summary.states == {"write_owner": "COMPLETE", "pass_on": "COMPLETE"}
         assert set(summary.outputs) == {"write_owner.text", "pass_on.copy"}
         for folder in summary.outputs.values():
-            assert folder.is_relative_to(tmp_path / owner)
-            assert (folder / "owner.txt").read_text() == owner
+            assert Path(folder).is_relative_to(tmp_path / owner)
+            assert Path(folder, "owner.txt").read_text() == owner
     states = ServerMetadata(server).read_states("run of a")
     assert {node: state.state for node, state in states.items()} == {"write_owner": "COMPLETE", "pass_on": "COMPLETE"}
     assert ServerMetadata(server).read_states("run of nobody") == {}
