@@ -2,109 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anchorage.data.remote import DataPlace, copy_data
-from anchorage.data.spans import TABLES, split_path, version_of
-from anchorage.data.store import RecordSpec
-from anchorage.data.vectors import VectorTable
-from anchorage.errors import UsageError
-from anchorage.files import digest
-from anchorage.release import find_baseline
+from anchorage.data.remote import DataPlace
 from anchorage.storage import is_remote
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.fingerprint import code_version, preset_version, training_modules
+from anchorage_pipeline.fingerprint import code_version
+from anchorage_pipeline.identity import settings_version, training_code, training_settings
 from anchorage_pipeline.places import Fingerprints, Places
 from anchorage_pipeline.provenance import describe_run
+from anchorage_pipeline.source import place_data
 from anchorage_pipeline.trigger import find_limits
 from anchorage_pipeline.values import search_space
 
 if TYPE_CHECKING:
     from anchorage_pipeline.spread.record import Summary
-
-# Keys in the tables of the optimizer that the recipe chooses individually.
-_RECIPE_KEYS = {"rate_factors": ("proxies", "trunk"), "frozen_steps": ("trunk",), "params": ("weight_decay",)}
-
-
-def place_data(experiment: Experiment) -> DataPlace:
-    """Split `data.path` by its suffix into the image folder and the table, if any, without looking at either."""
-    return split_path(experiment.data.path, is_vectors=experiment.data.input == "vectors")
-
-
-def locate_data(experiment: Experiment, *, again: bool = False) -> tuple[Path, Path | None]:
-    """Like `place_data`, for data that must exist: on this machine, or in an object store, which is copied.
-
-    Args:
-        experiment: the experiment.
-        again: whether a copy that this process uses is brought up to date.
-
-    Raises:
-        UsageError: E_DATA_MISSING, if it does not exist; of an object store E_OBJECT_CREDENTIALS, E_OBJECT_DENIED,
-            E_BUCKET_MISSING.
-        ResourceError: E_OBJECT_STORE.
-    """
-    is_vectors = experiment.data.input == "vectors"
-    place = copy_data(place_data(experiment), _columns(experiment), is_vectors=is_vectors, again=again)
-    root, table = Path(place.root), Path(place.table) if place.table else None
-    path = table or root
-    if path.exists() if is_vectors else path.is_file() if table else path.is_dir():
-        return root, table
-    raise UsageError(
-        "E_DATA_MISSING",
-        f"`data.path` must be a folder of images or a table ({', '.join(sorted(TABLES))}). Received: {path}, "
-        + ("which is neither." if path.exists() else "which does not exist. Paths are relative to the current folder."),
-    )
-
-
-def fingerprint_data(experiment: Experiment) -> str:
-    """Digest of the experiment's images and table; of an object store it comes from the listing."""
-    place, data = place_data(experiment), experiment.data
-    if not is_remote(place.root):
-        locate_data(experiment)
-    return version_of(place, _columns(experiment), is_vectors=data.input == "vectors", follow_links=data.follow_links)
-
-
-def open_vectors(experiment: Experiment) -> VectorTable:
-    """The table of an experiment whose data are vectors."""
-    root, table = locate_data(experiment)
-    return VectorTable(table or root, _columns(experiment), experiment.attributes)
-
-
-def _columns(experiment: Experiment) -> dict[str, str]:
-    return {str(name): column for name, column in experiment.data.columns.items()}
-
-
-def record_spec(experiment: Experiment) -> RecordSpec:
-    """What one record of the data is; reads the first vector of a table."""
-    if experiment.data.input == "vectors":
-        return RecordSpec(dimension=open_vectors(experiment).dimension)
-    return RecordSpec(experiment.data.image_size, experiment.data.fit)
-
-
-def fingerprint_run(experiment: Experiment) -> Fingerprints:
-    """Digests of everything that a run on this machine depends on."""
-    data = fingerprint_data(experiment)
-    run = digest([_settings_version(experiment), data])
-    baseline = find_baseline(experiment.release_folder, run)
-    return Fingerprints(data=data, run=run, baseline=f"{baseline['version']}:{baseline['bundle']}")
-
-
-def _settings_version(experiment: Experiment) -> str:
-    settings = experiment.computed()
-    return digest([settings, _training_code(experiment, "anchorage_pipeline.graph")])
-
-
-def training_settings(experiment: Experiment) -> dict:
-    """The keyword arguments of `anchorage.procedures.run_training` as plain values; None where the recipe chooses."""
-    settings = experiment.model_dump(mode="json", include={"seed", "encoder", "loss", "training"})
-    optimizer = settings["training"]["optimizer"]
-    for table, keys in _RECIPE_KEYS.items():
-        optimizer[table] = {**dict.fromkeys(keys), **optimizer[table]}
-    if settings["loss"] is not None:
-        for loss in settings["loss"].get("choices", [settings["loss"]]):
-            loss["params"] = {"proxies_per_class": None, **loss["params"]}
-    return settings
 
 
 def create_pipeline(
@@ -174,7 +86,7 @@ def _identify_node(experiment: Experiment, places: Places):
     return IdentifyRun(
         path=data.path,
         releases=places.releases,
-        settings_version=_settings_version(experiment),
+        settings_version=settings_version(experiment),
         span="",
         is_vectors=int(data.input == "vectors"),
         columns_json=places.to_parameter(data.columns),
@@ -265,7 +177,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
         "settings_json": places.to_parameter(training_settings(experiment)),
         "checkpoints": places.checkpoints,
         "features": places.features,
-        "code_version": _training_code(experiment, "anchorage_components.trainer"),
+        "code_version": training_code(experiment, "anchorage_components.trainer"),
     }
     splits = {
         "train_args": TrainArgs(splits=["train"]),
@@ -276,7 +188,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
         from anchorage_components.tuner import Tuner
 
         tuning = experiment.tuning
-        code = _training_code(experiment, "anchorage_components.tuner", tuning.tuner_fn.rpartition(".")[0])
+        code = training_code(experiment, "anchorage_components.tuner", tuning.tuner_fn.rpartition(".")[0])
         nodes["tuner"] = Tuner(
             tuner_fn=tuning.tuner_fn,
             examples=pack.outputs["store"],
@@ -398,10 +310,3 @@ def _judging_nodes(
         "evaluate": evaluate,
         "publish": publish,
     }
-
-
-def _training_code(experiment: Experiment, *core: str) -> str:
-    """Digest of the code of modules and of the training code that this experiment uses, and of its preset."""
-    modules, tables = training_modules(training_settings(experiment), *core)
-    version, encoder = code_version(*modules, tables=tables), experiment.encoder
-    return digest([version, preset_version(encoder.weights or "")]) if encoder.preset else version

@@ -16,8 +16,9 @@ from anchorage.progress import track
 from anchorage.storage import is_remote
 from anchorage_pipeline.cautions import find_cautions
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.graph import locate_data, open_vectors, training_settings
+from anchorage_pipeline.identity import training_settings
 from anchorage_pipeline.plain import list_sources
+from anchorage_pipeline.source import locate_data, open_vectors
 from anchorage_pipeline.values import search_space
 
 _SAMPLE = 200  # images decoded as a sample

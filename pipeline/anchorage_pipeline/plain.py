@@ -14,8 +14,9 @@ from anchorage.errors import DataError, UsageError
 from anchorage.progress import track
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.fingerprint import code_version, digest
-from anchorage_pipeline.graph import fingerprint_data, locate_data, open_vectors, record_spec, training_settings
+from anchorage_pipeline.identity import training_settings
 from anchorage_pipeline.lock import hold_folder
+from anchorage_pipeline.source import fingerprint_data, locate_data, open_vectors, record_spec
 from anchorage_pipeline.upkeep import rename_damaged, with_advice
 from anchorage_pipeline.values import search_space
 

@@ -11,7 +11,7 @@ from anchorage.errors import UsageError
 from anchorage.files import replace_file
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.fingerprint import code_version, digest, training_modules
-from anchorage_pipeline.graph import training_settings
+from anchorage_pipeline.identity import training_settings
 from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.plain import open_splits
 from anchorage_pipeline.values import search_space

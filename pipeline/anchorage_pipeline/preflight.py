@@ -18,10 +18,11 @@ from anchorage.errors import UsageError
 from anchorage.training.settings import DEFAULT_EMBEDDING_SIZE, EncoderSettings, Part, RunSettings, Sections
 from anchorage.user_code import find_fault
 from anchorage_pipeline.config import Experiment, read_document
-from anchorage_pipeline.graph import locate_data, record_spec, training_settings
+from anchorage_pipeline.identity import training_settings
 from anchorage_pipeline.mistakes import format_mistakes, keys_of, mistakes_in
 from anchorage_pipeline.own_parts import try_own_parts
 from anchorage_pipeline.places import check_places
+from anchorage_pipeline.source import locate_data, record_spec
 from anchorage_pipeline.startup import load_keras
 from anchorage_pipeline.tuning import check_search
 from anchorage_pipeline.values import Named, search_space

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.graph import training_settings
+from anchorage_pipeline.identity import training_settings
 
 
 def write_out(experiment: Experiment, counts: Sequence[int]) -> Experiment:

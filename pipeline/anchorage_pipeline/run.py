@@ -13,7 +13,8 @@ from anchorage.disk import check_free_space, disk_fault
 from anchorage.errors import AnchorageError, DataError, GateError, ResourceError, UsageError, causes
 from anchorage.release import current_version
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.graph import create_pipeline, fingerprint_run
+from anchorage_pipeline.graph import create_pipeline
+from anchorage_pipeline.identity import fingerprint_run
 from anchorage_pipeline.lock import hold_folder
 from anchorage_pipeline.logs import set_context
 from anchorage_pipeline.metadata import Metadata, choose_metadata

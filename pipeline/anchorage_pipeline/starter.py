@@ -20,7 +20,7 @@ from anchorage.errors import UsageError
 from anchorage.progress import task
 from anchorage.training.recipes import choose_settings
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.graph import training_settings
+from anchorage_pipeline.identity import training_settings
 from anchorage_pipeline.mistakes import explain
 from anchorage_pipeline.schema import SCHEMA_FILE, experiment_schema
 from anchorage_pipeline.starting_file import Line, format_file

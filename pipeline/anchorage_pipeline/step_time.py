@@ -8,7 +8,8 @@ import numpy as np
 from anchorage.data.store import RecordSpec
 from anchorage.training.recipes import choose_settings
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.graph import record_spec, training_settings
+from anchorage_pipeline.identity import training_settings
+from anchorage_pipeline.source import record_spec
 
 _WARM_UP, _TIMED = 2, 8  # steps
 _SECONDS = 10.0  # after which no further step is timed

@@ -17,9 +17,9 @@ from anchorage.errors import DataError, UsageError
 from anchorage.progress import track
 from anchorage.storage import is_remote
 from anchorage_pipeline.config import Data, Experiment
-from anchorage_pipeline.graph import locate_data
 from anchorage_pipeline.inspection import shorter_side
 from anchorage_pipeline.plain import list_sources
+from anchorage_pipeline.source import locate_data
 
 _OPENED = 100  # images opened, spread evenly over all
 _FEWEST = 3  # classes that can be divided into train, val and test

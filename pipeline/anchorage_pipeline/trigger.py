@@ -38,7 +38,7 @@ def find_need(experiment: Experiment) -> "Need":
         ResourceError: E_STORE_UNAVAILABLE.
     """
     from anchorage.judging import need
-    from anchorage_pipeline.graph import fingerprint_run
+    from anchorage_pipeline.identity import fingerprint_run
     from anchorage_pipeline.plain import list_sources
 
     def list_ids() -> set[str]:

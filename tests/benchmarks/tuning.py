@@ -165,7 +165,7 @@ def open_features(work: Path) -> tuple[Any, Any]:
     from anchorage.training.features import cached_features
     from anchorage.training.run import choose_recipe
     from anchorage_pipeline.config import load_experiment
-    from anchorage_pipeline.graph import training_settings
+    from anchorage_pipeline.identity import training_settings
     from anchorage_pipeline.plain import open_splits
 
     experiment = load_experiment(HERE.parents[1] / "pipeline/experiments/cached.toml", OVERRIDES)

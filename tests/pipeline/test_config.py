@@ -7,7 +7,7 @@ from anchorage.errors import UsageError
 from anchorage.judging.settings import JudgeSettings
 from anchorage.tuning.ranges import Condition, Range, apply_values, grid_size
 from anchorage_pipeline.config import Evaluation, load_experiment
-from anchorage_pipeline.graph import training_settings
+from anchorage_pipeline.identity import training_settings
 from anchorage_pipeline.values import search_space
 
 _LEAST = """

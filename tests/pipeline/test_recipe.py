@@ -9,7 +9,7 @@ import pytest
 from anchorage_pipeline.comparison.plan import expand
 from anchorage_pipeline.comparison.settings import load_comparison
 from anchorage_pipeline.config import Experiment, load_experiment
-from anchorage_pipeline.graph import training_settings
+from anchorage_pipeline.identity import training_settings
 from anchorage_pipeline.recipe import explain_recipe, write_out
 
 FOLDER = Path(__file__).parents[2] / "pipeline/experiments"

@@ -15,7 +15,7 @@ from anchorage_pipeline import api, drift, trigger
 from anchorage_pipeline.cli import main
 from anchorage_pipeline.config import load_experiment
 from anchorage_pipeline.drift import examine
-from anchorage_pipeline.graph import fingerprint_run
+from anchorage_pipeline.identity import fingerprint_run
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from anchorage_pipeline.comparison.plan import CHOICE, Block
 from anchorage_pipeline.comparison.settings import Comparison
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.fingerprint import digest
-from anchorage_pipeline.graph import fingerprint_data
+from anchorage_pipeline.source import fingerprint_data
 
 
 @dataclass(frozen=True)

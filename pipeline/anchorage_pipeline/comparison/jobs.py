@@ -10,7 +10,7 @@ from anchorage_pipeline.comparison.data import Images
 from anchorage_pipeline.comparison.plan import CHOICE, Block, Candidate
 from anchorage_pipeline.comparison.settings import Comparison
 from anchorage_pipeline.fingerprint import code_version, digest, training_modules
-from anchorage_pipeline.graph import training_settings
+from anchorage_pipeline.identity import training_settings
 
 _CORE = (
     "anchorage.procedures",

@@ -12,8 +12,8 @@ from anchorage.errors import AnchorageError, DataError, ResourceError, UsageErro
 from anchorage.files import remove_leftovers
 from anchorage.progress import track
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.graph import fingerprint_data
 from anchorage_pipeline.lock import hold_folder
+from anchorage_pipeline.source import fingerprint_data
 from anchorage_pipeline.spread.conditions import (
     code_digest,
     content_digest,

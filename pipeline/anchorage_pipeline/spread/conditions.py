@@ -9,7 +9,8 @@ from pathlib import Path
 from anchorage.errors import UsageError
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.fingerprint import code_version, digest, training_modules
-from anchorage_pipeline.graph import locate_data, training_settings
+from anchorage_pipeline.identity import training_settings
+from anchorage_pipeline.source import locate_data
 from anchorage_pipeline.spread.record import FILE, Machine, Summary, read_spread
 
 _CORE = ("anchorage.procedures", "anchorage.inference", "anchorage.retrieval.metrics", "anchorage.data.store")
@@ -25,7 +26,7 @@ def measured_spread(experiment: Experiment, fingerprint: str) -> Summary | None:
 
     Args:
         experiment: the experiment.
-        fingerprint: fingerprint of its data, from `anchorage_pipeline.graph.fingerprint_data`.
+        fingerprint: fingerprint of its data, from `anchorage_pipeline.source.fingerprint_data`.
 
     Raises:
         DataError: E_SPREAD_DAMAGED.

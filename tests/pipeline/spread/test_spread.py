@@ -10,7 +10,7 @@ import anchorage_pipeline.spread as command
 from anchorage.errors import DataError, ResourceError, UsageError
 from anchorage_pipeline.cli import main
 from anchorage_pipeline.config import load_experiment
-from anchorage_pipeline.graph import fingerprint_data
+from anchorage_pipeline.source import fingerprint_data
 from anchorage_pipeline.spread import measure_spread
 from anchorage_pipeline.spread.conditions import describe_machine, measured_spread
 from anchorage_pipeline.spread.record import Conditions, Machine, Row, read_spread, write_spread
@@ -181,7 +181,8 @@ def test_a_run_finds_the_spread_of_its_own_settings_and_data_only(folder, traine
 
 
 def test_the_spread_is_a_parameter_of_the_node_that_judges(folder, trainer):
-    from anchorage_pipeline.graph import create_pipeline, fingerprint_run
+    from anchorage_pipeline.graph import create_pipeline
+    from anchorage_pipeline.identity import fingerprint_run
     from anchorage_pipeline.places import local_places
 
     assert spread("--seeds", "1", "2") == 0
