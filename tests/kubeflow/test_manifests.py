@@ -14,8 +14,8 @@ from anchorage.storage import is_remote
 from anchorage.storage.cache import CACHE
 from anchorage_pipeline.cli import create_parser
 from anchorage_pipeline.config import Experiment
-from anchorage_pipeline.serving.prediction import MODEL
 from anchorage_pipeline.serving.settings import Limits, ServeSettings
+from anchorage_pipeline.serving.signatures import MODEL
 from anchorage_pipeline.trigger import find_limits
 
 _FOLDER = Path(__file__).parents[2] / "kubeflow"

@@ -20,12 +20,11 @@ from anchorage.files import (
     write_hashed,
 )
 from anchorage.release import manifest as manifests
+from anchorage.release.naming import POINTER, numbers, whole_number
+from anchorage.release.stored import StoredReleases
 from anchorage.storage import Copy, is_remote, join
 
-POINTER = "current"
 COUNTER = ".last-version"
-
-_LONGEST = len(str(manifests.LAST_VERSION))
 
 
 class Place(Protocol):
@@ -78,8 +77,6 @@ def find_place(releases: str | PathLike) -> Place:
         UsageError: `E_ADDRESS` for a URI of another kind than `s3://BUCKET/PATH`.
     """
     if is_remote(releases):
-        from anchorage.release.stored import StoredReleases
-
         if not fspath(releases).startswith("s3://"):
             raise UsageError(
                 "E_ADDRESS", f"Expected releases at a path or at `s3://BUCKET/PATH`. Received: {fspath(releases)}"
@@ -91,18 +88,6 @@ def find_place(releases: str | PathLike) -> Place:
 def version_address(releases: str | PathLike, version: int) -> str:
     """Return path or URI of a version in a folder of releases."""
     return join(releases if is_remote(releases) else Path(releases).absolute(), str(version))
-
-
-def whole_number(text: str) -> int:
-    """Convert decimal digits to an integer; raise `ValueError` for anything else."""
-    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST):
-        raise ValueError(f"{text[:40]!r}")
-    return int(text)
-
-
-def numbers(names: list[str]) -> list[int]:
-    """Return the names that are version numbers as such."""
-    return [int(name) for name in names if name.isascii() and name.isdigit() and len(name) <= _LONGEST]
 
 
 class LocalReleases:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from anchorage.errors import AnchorageError, DataError, UsageError
 from anchorage.release import manifest as manifests
-from anchorage.release.places import POINTER, Place, find_place, version_address, whole_number
+from anchorage.release.naming import POINTER, whole_number
+from anchorage.release.places import Place, find_place, version_address
 from anchorage.storage import Copy, join, parent
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from anchorage.disk import check_free_space, disk_trouble
 from anchorage.errors import AnchorageError, UsageError
 from anchorage.release import manifest as manifests
-from anchorage.release.places import POINTER, numbers, whole_number
+from anchorage.release.naming import POINTER, numbers, whole_number
 from anchorage.storage import (
     Copy,
     Entry,

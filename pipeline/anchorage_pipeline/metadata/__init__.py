@@ -1,10 +1,8 @@
 """The ML Metadata store of an experiment: a SQLite file in its run folder, or a database on a server."""
 
-from os import PathLike, fspath
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol
 
-from anchorage.storage import is_remote, list_files
 from anchorage_pipeline.metadata.states import NodeState
 
 if TYPE_CHECKING:
@@ -57,13 +55,3 @@ def choose_metadata(experiment: "Experiment") -> Metadata:
     if experiment.metadata:
         return ServerMetadata(experiment.metadata)
     return SqliteMetadata(experiment.run_folder / "metadata.sqlite")
-
-
-def last_execution(artifacts: str | PathLike) -> int:
-    """The highest execution id among the folders of artifacts; 0 if there are none."""
-    if is_remote(artifacts):
-        folders = [parts[2] for name in list_files(fspath(artifacts)) if len(parts := name.split("/")) > 3]
-    else:
-        folders = [folder.name for folder in Path(artifacts).glob("*/*/*")]
-    names = [folder.partition(".")[0] for folder in folders]
-    return max((int(name) for name in names if name.isdecimal()), default=0)

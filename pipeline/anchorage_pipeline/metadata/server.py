@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from anchorage.errors import ResourceError, causes
-from anchorage_pipeline.metadata import last_execution
+from anchorage_pipeline.metadata.artifacts import last_execution
 from anchorage_pipeline.metadata.states import NodeState, run_executions, state_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from anchorage.disk import disk_fault
 from anchorage.errors import DataError
-from anchorage_pipeline.metadata import last_execution
+from anchorage_pipeline.metadata.artifacts import last_execution
 from anchorage_pipeline.metadata.states import NodeState
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +20,14 @@ from anchorage.release import Release
 from anchorage.serving.embedders import Embedder, LocalEmbedder, accepted
 from anchorage.serving.warmup import WARMUP, sample_images
 from anchorage_pipeline.serving.breaker import CircuitBreaker
-from anchorage_pipeline.serving.prediction import DEFAULT, MODEL, read_signatures
+from anchorage_pipeline.serving.calls import LateError, Transport, UnreachableError
+from anchorage_pipeline.serving.signatures import DEFAULT, MODEL, read_signatures
+from anchorage_pipeline.serving.transports import OpenInference, TensorFlowServing
 
+_TRANSPORTS: dict[str, Callable[[str, str, int], Transport]] = {
+    "tensorflow": TensorFlowServing,
+    "triton": OpenInference,
+}
 _NEAR = 0.01  # accepted difference of two embeddings, relative to their length: that of other hardware is below
 _RECORDS, _BYTES = 64, 20 * 2**20  # per call, at most
 
@@ -43,28 +49,6 @@ class ServerSettings:
     pause_seconds: float = 0.1
     failures: int = 5
     refuse_seconds: float = 2.0
-
-
-class UnreachableError(Exception):
-    """The server is out of reach, or not ready: the call can be tried again."""
-
-
-class LateError(Exception):
-    """The server did not answer in time."""
-
-
-class Transport(Protocol):
-    """One call of the signature `serving_default` of one version."""
-
-    def __call__(self, name: str, records: Sequence[bytes] | np.ndarray, seconds: float) -> Mapping[str, np.ndarray]:
-        """Return the outputs for an input of this name.
-
-        Raises:
-            UnreachableError: if another try may succeed.
-            LateError: if there is no answer after `seconds`.
-            ResourceError: `E_MODEL_SERVER` for any other error.
-        """
-        ...
 
 
 def connect_server(address: str, release: Release, settings: ServerSettings | None = None) -> Embedder:
@@ -235,18 +219,3 @@ def _probe(release: Release) -> tuple[Any, np.ndarray]:
             records = list(array) if array.dtype == object else array
             return records, tf.make_ndarray(log.response.outputs["embeddings"])
     raise DataError("E_RELEASE_DAMAGED", f"Expected requests of {DEFAULT} in {path}. Received: none.")
-
-
-def _tensorflow(host: str, name: str, version: int) -> Transport:
-    from anchorage_pipeline.serving.transports import TensorFlowServing
-
-    return TensorFlowServing(host, name, version)
-
-
-def _triton(host: str, name: str, version: int) -> Transport:
-    from anchorage_pipeline.serving.transports import OpenInference
-
-    return OpenInference(host, name, version)
-
-
-_TRANSPORTS: dict[str, Callable[[str, str, int], Transport]] = {"tensorflow": _tensorflow, "triton": _triton}

@@ -9,8 +9,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +19,7 @@ from anchorage.serving.queries import encode_query
 from anchorage_pipeline.serving.batching import OverloadedError
 from anchorage_pipeline.serving.deployment import Deployment
 from anchorage_pipeline.serving.service import Service
-
-MODEL = "anchorage"  # the name under which the releases are served
-DEFAULT = "serving_default"
-SIGNATURES = (DEFAULT, "examples", "pixels", "convert")
+from anchorage_pipeline.serving.signatures import DEFAULT, MODEL, read_signatures
 
 _BAD_RECORD = ("E_IMAGE_", "E_VECTOR_", "E_QUERY_SHAPE")
 
@@ -207,16 +202,6 @@ def check_tensor(name: str, info: Any, dtype: Any, shape: Sequence[int], most_ro
         raise Refusal("INVALID_ARGUMENT", f"Expected the shape {shown} for {name}. Received: {tuple(shape)}")
     if shape[0] > most_rows:
         raise Refusal("INVALID_ARGUMENT", f"Expected at most {most_rows} rows in one request. Received: {shape[0]}")
-
-
-@lru_cache(maxsize=8)
-def read_signatures(folder: Path) -> dict[str, Any]:
-    """Read the SignatureDefs that are served from the SavedModel of a release."""
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-
-    saved = SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    signatures = saved.meta_graphs[0].signature_def
-    return {name: signatures[name] for name in SIGNATURES if name in signatures}
 
 
 def _signature(signatures: Mapping[str, Any], spec: ModelSpec) -> Any:

@@ -12,7 +12,7 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from anchorage.errors import ResourceError
-from anchorage_pipeline.serving.model_servers import LateError, UnreachableError
+from anchorage_pipeline.serving.calls import LateError, UnreachableError
 
 _ANSWER_BYTES = 64 * 2**20
 _TYPES = {"FP32": np.float32, "BOOL": np.bool_}

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from anchorage.release import Release
-from anchorage_pipeline.serving.prediction import DEFAULT, MODEL, read_signatures
+from anchorage_pipeline.serving.signatures import DEFAULT, MODEL, read_signatures
 
 _CONFIG = """name: "{name}"
 backend: "python"

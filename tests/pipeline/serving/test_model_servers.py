@@ -17,13 +17,8 @@ from anchorage.errors import DataError, ResourceError, UsageError
 from anchorage.release import open_release
 from anchorage.serving.embedders import LocalEmbedder
 from anchorage_pipeline.serving import model_servers
-from anchorage_pipeline.serving.model_servers import (
-    LateError,
-    RemoteEmbedder,
-    ServerSettings,
-    UnreachableError,
-    connect_server,
-)
+from anchorage_pipeline.serving.calls import LateError, UnreachableError
+from anchorage_pipeline.serving.model_servers import RemoteEmbedder, ServerSettings, connect_server
 
 IMAGES = [picture(seed, kind) for seed, kind in ((1, "PNG"), (2, "JPEG"), (3, "GIF"))]
 QUICK = ServerSettings(call_seconds=1.5, tries=3, pause_seconds=0.05, failures=2, refuse_seconds=0.2)

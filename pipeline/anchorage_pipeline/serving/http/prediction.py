@@ -12,8 +12,9 @@ from starlette.responses import JSONResponse
 from anchorage.errors import UsageError
 from anchorage_pipeline.serving.http.bodies import read_body
 from anchorage_pipeline.serving.http.problems import responses
-from anchorage_pipeline.serving.prediction import MODEL, ModelSpec, Prediction, Refusal
+from anchorage_pipeline.serving.prediction import ModelSpec, Prediction, Refusal
 from anchorage_pipeline.serving.service import Service
+from anchorage_pipeline.serving.signatures import MODEL
 
 _STATUS = {
     "INVALID_ARGUMENT": 400,
