@@ -85,6 +85,8 @@ def check_places(experiment: Experiment) -> None:
 def local_places(experiment: Experiment) -> Places:
     """The paths of a run on this machine."""
     base = experiment.run_folder
+    if is_remote(experiment.artifact_folder):
+        base = base.relative_to(Path.cwd())  # parameters of nodes: equal on all machines, which share the artifacts
     artifacts = join(experiment.artifact_folder, "artifacts")
     return Places(
         pipeline_root=artifacts,
