@@ -18,6 +18,7 @@ from anchorage.data.store import RecordSpec
 from anchorage.disk import disk_trouble
 from anchorage.errors import UsageError
 from anchorage.progress import task
+from anchorage.storage import is_remote
 from anchorage.training.recipes import choose_settings
 from anchorage_pipeline.config import Experiment
 from anchorage_pipeline.identity import training_settings
@@ -153,8 +154,9 @@ def _data_lines(found: "Survey", gpus: int) -> list[Line]:
     from anchorage.data.intake import count_by_code, format_reject
 
     what = f"{found.layout[0].upper()}{found.layout[1:]}: {found.amount}."
-    relative = "" if Path(found.path).is_absolute() else " The path is relative to the current folder."
-    lines = [Line("path", found.path, what + relative)]
+    if not (is_remote(found.path) or Path(found.path).is_absolute()):
+        what += " The path is relative to the current folder."
+    lines = [Line("path", found.path, what)]
     if found.dimension:
         lines.append(Line("input", found.input))
     if found.columns:

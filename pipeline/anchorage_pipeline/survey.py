@@ -12,14 +12,13 @@ import numpy as np
 from anchorage.data.intake import count_by_code, format_reject, read_image
 from anchorage.data.listing import SPLITS, SUFFIXES, Listing, Reject, Source
 from anchorage.data.remote import holds_vectors
-from anchorage.data.vectors import VectorTable
 from anchorage.errors import DataError, UsageError
 from anchorage.progress import track
 from anchorage.storage import is_remote
 from anchorage_pipeline.config import Data, Experiment
 from anchorage_pipeline.inspection import shorter_side
 from anchorage_pipeline.plain import list_sources
-from anchorage_pipeline.source import locate_data
+from anchorage_pipeline.source import locate_data, open_vectors
 
 _OPENED = 100  # images opened, spread evenly over all
 _FEWEST = 3  # classes that can be divided into train, val and test
@@ -190,7 +189,7 @@ def _has_single_validation_class(found: Survey) -> bool:
 
 
 def _survey_vectors(path: str) -> Survey:
-    table = VectorTable(path)
+    table = open_vectors(Experiment.model_validate({"name": "unnamed", "data": {"path": path, "input": "vectors"}}))
     listing = _list(path, {}, "vectors")
     return Survey(
         path,

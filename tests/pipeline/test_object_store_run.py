@@ -1,6 +1,7 @@
 """A whole run with data, artifacts, checkpoints and releases in an object store: killed, resumed elsewhere, cached."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from anchorage.release import open_release
 from anchorage.training.remote_checkpoints import RemoteCheckpoints
 from anchorage_pipeline import api
 from anchorage_pipeline.cli import main
+from anchorage_pipeline.config import load_experiment
 
 CLASSES, EACH, DIM, SIGNAL = 24, 8, 24, 6
 
@@ -143,3 +145,14 @@ def test_stores_of_another_kind_are_refused(tmp_path, monkeypatch, capsys, setti
     (tmp_path / "shop.toml").write_text('name = "shop"\n[data]\npath = "photos"\n', encoding="utf-8")
     assert main(["check", "shop.toml", "--set", f"{setting}={scheme}://things/shop"]) == 2
     assert capsys.readouterr().err.startswith("anchorage: E_ADDRESS: ")
+
+
+def test_init_writes_a_file_for_data_in_a_bucket(bucket, table, tmp_path, monkeypatch):
+    address = storage.join(bucket, "data/shop.parquet")
+    storage.write_bytes(address, table.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", address, "--output", "shop.toml"]) == 0
+    text = Path("shop.toml").read_text(encoding="utf-8")
+    assert f'path = "{address}"' in text
+    assert "relative to the current folder" not in text
+    assert load_experiment("shop.toml").encoder.name == "head"
