@@ -42,6 +42,25 @@ def draw_images(count=12, seed=3):
     return [encode(pixels) for pixels in np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)]
 
 
+def save_text_encoder(folder, images):
+    """Save an encoder of texts: token t stands for gallery image t. `number_tokens` is its tokenizer."""
+    model = Shrink()
+    vectors = tf.constant(model.embed(tf.constant(images))["embeddings"].numpy())
+
+    class Look(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
+        def embed(self, token_ids):
+            return {"embeddings": tf.gather(vectors, token_ids[:, 0])}
+
+    text = Look()
+    tf.saved_model.save(text, str(folder), signatures={"serving_default": text.embed})
+    return folder
+
+
+def number_tokens(texts):
+    return np.array([[int(text)] for text in texts])
+
+
 def encode(pixels, kind="PNG", **options):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from releases import SIZE, Shrink, encode
+from releases import SIZE, Shrink, encode, number_tokens, save_text_encoder
 
 from anchorage.data.images import load_image
 from anchorage.errors import DataError, UsageError
@@ -276,20 +276,9 @@ def test_a_release_without_a_text_encoder_says_which_releases_have_one(searcher)
 
 
 def test_texts_are_searched_by_what_the_text_encoder_makes_of_them(make_release, images, monkeypatch, tmp_path):
-    """Token t of this encoder stands for gallery image t."""
-    model = Shrink(SIZE)
-    vectors = tf.constant(model.embed(tf.constant(images))["embeddings"].numpy())
-
-    class Look(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
-        def embed(self, token_ids):
-            return {"embeddings": tf.gather(vectors, token_ids[:, 0])}
-
-    text = Look()
-    tf.saved_model.save(text, str(tmp_path / "text"), signatures={"serving_default": text.embed})
-    searcher = Searcher(make_release(files={"text": tmp_path / "text"}))
+    searcher = Searcher(make_release(files={"text": save_text_encoder(tmp_path / "text", images)}))
     tokenizer = "anchorage.encoders.text.load_tokenizer"
-    monkeypatch.setattr(tokenizer, lambda folder: lambda texts: np.array([[int(text)] for text in texts]))
+    monkeypatch.setattr(tokenizer, lambda folder: number_tokens)
     seven, two = searcher.search_text(["7", "2"], k=3)
     assert (seven.ids[0], seven.labels[0]) == ("image 7 ü", "class 7 ü")
     assert two.ids[0] == "image 2 ü"

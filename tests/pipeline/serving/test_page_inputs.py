@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from pages import Site, Visit, expect, in_browser
-from releases import Shrink, publish_tiny
+from releases import number_tokens, publish_tiny, save_text_encoder
 from services import KEY
 
 from anchorage.release import fingerprint_model, publish_release
@@ -32,20 +32,9 @@ def show(browser):
 
 
 def test_a_description_finds_what_the_text_encoder_makes_of_it(show, images, monkeypatch, tmp_path):
-    """Token t of this encoder stands for gallery image t."""
-    model = Shrink()
-    vectors = tf.constant(model.embed(tf.constant(images))["embeddings"].numpy())
-
-    class Look(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
-        def embed(self, token_ids):
-            return {"embeddings": tf.gather(vectors, token_ids[:, 0])}
-
-    text = Look()
-    tf.saved_model.save(text, str(tmp_path / "text"), signatures={"serving_default": text.embed})
     tokenizer = "anchorage.encoders.text.load_tokenizer"
-    monkeypatch.setattr(tokenizer, lambda folder: lambda texts: np.array([[int(text)] for text in texts]))
-    publish_tiny(tmp_path, images, extra={"text": tmp_path / "text"})
+    monkeypatch.setattr(tokenizer, lambda folder: number_tokens)
+    publish_tiny(tmp_path, images, extra={"text": save_text_encoder(tmp_path / "text", images)})
     with Site(tmp_path / "releases") as site:
         visit = show(site)
         page = visit.page
