@@ -321,7 +321,11 @@ def read_columns(file: Path, columns: Iterable[str], further: bool = False) -> "
         with parquet.ParquetFile(file) as reader:
             absent = sorted(set(columns) - set(reader.schema_arrow.names))
             if absent:
-                raise DataError("E_TABLE_DAMAGED", f"Expected the column {absent[0]} in {file}. Received: none")
+                raise DataError(
+                    "E_TABLE_DAMAGED",
+                    f"Expected the column {absent[0]} in {file}. Received: {', '.join(reader.schema_arrow.names)}. "
+                    "`anchorage embed` writes embedding tables",
+                )
             others = [entry.name for entry in reader.schema_arrow if further and entry.type == pa.string()]
             columns = list(dict.fromkeys([*columns, *others]))
             if reader.num_row_groups:
