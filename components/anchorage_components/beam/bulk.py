@@ -32,13 +32,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from anchorage.data.examples import REJECTS
 from anchorage.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, check_image
-from anchorage.data.inputs import Input, list_inputs
+from anchorage.data.inputs import Input, is_object, list_inputs
 from anchorage.data.intake import read_file
 from anchorage.data.listing import Reject
 from anchorage.errors import DataError, UsageError
 from anchorage.files import TEMPORARY, flush_folder, locked, remove_leftovers
 from anchorage.progress import advance, task
 from anchorage.release.fingerprint import fingerprint_model
+from anchorage.storage import MissingObjectError, read_bytes
 from anchorage_components.beam.embedding import (
     EMBEDDING,
     Embedder,
@@ -97,14 +98,16 @@ def embed_files(
         stall_seconds: the longest time without a finished shard, if the workers are other processes.
 
     Raises:
-        UsageError: `E_IMAGE_MISSING`, `E_BEAM_OPTION`, `E_BEAM_RUNNER`; `E_OUTPUT_EXISTS` if the folder belongs to
-            other images or to another model.
+        UsageError: `E_IMAGE_MISSING`, `E_BEAM_OPTION`, `E_BEAM_RUNNER`; `E_ADDRESS` if the output is at `s3://...`;
+            `E_OUTPUT_EXISTS` if the folder belongs to other images or to another model.
         DataError: `E_NO_IMAGES` if there are no images or all are rejected, `E_MODEL_SIGNATURE`, and the errors of
             reading a table.
         ResourceError: `E_BEAM_WORKER`, `E_BEAM_STALLED`, `E_DISK_FULL`.
     """
     output, model_folder = os.fspath(output), str(model_folder)
     options = beam_options(beam_args)
+    if is_object(output):
+        raise UsageError("E_ADDRESS", f"Expected an output on a disk, or at `gs://BUCKET/PATH`. Received: {output}")
     sources, rejects = list_inputs(images, vectors=model_input(model_folder)[0] == "vectors")
     embedder = Embedder(model_folder, fingerprint_model(model_folder))
     folder = f"{output}.shards" if output.endswith(_FILE) else output
@@ -207,9 +210,11 @@ def _read_input(source: Input) -> Item | Reject:
 def _read_uri(uri: str) -> tuple[bytes, ImageFault | None]:
     """As `read_file`; an error of the network is raised, so that the job is repeated."""
     try:
+        if is_object(uri):
+            return read_bytes(uri, MAX_BYTES + 1), None
         with tf.io.gfile.GFile(uri, "rb") as file:
             return file.read(MAX_BYTES + 1), None
-    except tf.errors.NotFoundError:
+    except (tf.errors.NotFoundError, MissingObjectError):
         return b"", ImageFault("E_IMAGE_MISSING", "there is no such file")
     except (tf.errors.PermissionDeniedError, tf.errors.FailedPreconditionError) as error:
         return b"", ImageFault("E_IMAGE_UNREADABLE", f"the file cannot be read: {error.message}")

@@ -79,18 +79,18 @@ def list_folders(uri: str) -> list[str]:
         return [each["Prefix"][len(head) : -1] for page in pages for each in page.get("CommonPrefixes", [])]
 
 
-def read_object(uri: str) -> tuple[bytes, str]:
-    """Return the content and the etag of an object; `MissingObjectError` if there is none."""
+def read_object(uri: str, most: int | None = None) -> tuple[bytes, str]:
+    """Return content, or its first `most` bytes, and etag of an object; `MissingObjectError` if there is none."""
     bucket, key = split(uri)
     client = connect(uri)
     with store_trouble(uri):
         answer = client.get_object(Bucket=bucket, Key=key)
-        return answer["Body"].read(), answer["ETag"]
+        return answer["Body"].read(most), answer["ETag"]
 
 
-def read_bytes(uri: str) -> bytes:
-    """Return the content of an object; `MissingObjectError` if there is none."""
-    return read_object(uri)[0]
+def read_bytes(uri: str, most: int | None = None) -> bytes:
+    """Return the content of an object, or its first `most` bytes; `MissingObjectError` if there is none."""
+    return read_object(uri, most)[0]
 
 
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:

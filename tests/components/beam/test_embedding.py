@@ -13,6 +13,7 @@ from anchorage.data.listing import Reject
 from anchorage.errors import DataError, UsageError
 from anchorage.release.fingerprint import fingerprint_model
 from anchorage.retrieval.table import read_table
+from anchorage.storage import join, upload
 from anchorage_components.beam.bulk import embed_files
 from anchorage_components.beam.embedding import Item, embed_batch, embedding_size
 
@@ -61,6 +62,20 @@ def test_every_image_gets_its_own_vector(tmp_path, photos, saved_model, embed_ex
     assert [p.name for p in output.parent.iterdir()] == ["table.parquet"]
     facts = parquet.read_schema(output).metadata
     assert facts[b"model_fingerprint"].decode() == fingerprint_model(saved_model)
+
+
+def test_images_of_a_bucket_are_read_from_there(tmp_path, bucket, photos, saved_model):
+    upload(photos, join(bucket, "photos"))
+    (tmp_path / "list.txt").write_text(f"{bucket}/photos/none.png\n")
+    output, here = tmp_path / "table.parquet", tmp_path / "here.parquet"
+    assert embed_files([join(bucket, "photos"), tmp_path / "list.txt"], saved_model, output) == (5, 1, 0)
+    embed_files([photos], saved_model, here)
+    found, expected = read_table(output), read_table(here)
+    assert [id_.removeprefix(bucket) for id_ in found.ids] == [id_.removeprefix(str(tmp_path)) for id_ in expected.ids]
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+    assert dead_letters(output)[0]["code"] == "E_IMAGE_MISSING"
+    with pytest.raises(UsageError, match="E_ADDRESS: Expected an output on a disk"):
+        embed_files([photos], saved_model, join(bucket, "table"))
 
 
 def test_a_table_of_images_keeps_its_labels(tmp_path, photos, saved_model):

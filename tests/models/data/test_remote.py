@@ -8,6 +8,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from anchorage.data import remote
+from anchorage.data.inputs import list_inputs
 from anchorage.data.remote import DataPlace, copy_data, holds_vectors
 from anchorage.data.spans import resolve_span, split_path, version_of
 from anchorage.errors import DataError, UsageError
@@ -109,3 +110,28 @@ def test_the_newest_span(bucket, path, newest):
     assert resolve_span(join(bucket, path)) == join(bucket, path.replace("{SPAN}", newest))
     with pytest.raises(UsageError, match="E_SPAN"):
         resolve_span(join(bucket, path), "8")
+
+
+def test_images_to_embed_are_objects_folders_and_patterns(bucket):
+    put(
+        bucket,
+        "photos/cat/1.png",
+        "photos/cat/2.PNG",
+        "photos/cat/notes.txt",
+        "photos/dog/.hidden/3.png",
+        "photos/4.jpg",
+    )
+    there = join(bucket, "photos")
+
+    def listed(*places):
+        inputs, rejects = list_inputs([join(there, place) if place else there for place in places], vectors=False)
+        assert rejects == []
+        assert [item.path for item in inputs] == [item.id for item in inputs]
+        return [item.path.removeprefix(f"{there}/") for item in inputs]
+
+    assert listed("") == ["4.jpg", "cat/1.png", "cat/2.PNG"]
+    assert listed("cat", "4.jpg") == ["cat/1.png", "cat/2.PNG", "4.jpg"]
+    assert listed("*/*.png") == ["cat/1.png"]
+    assert listed("**/*") == ["4.jpg", "cat/1.png", "cat/2.PNG"]
+    with pytest.raises(DataError, match="E_NO_IMAGES"):
+        listed("bird")
