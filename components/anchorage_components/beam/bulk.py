@@ -251,7 +251,7 @@ def _plan(folder: str, sources: Sequence[Input], fingerprint: str) -> dict[int, 
         if different := [name for name in plan if plan[name] != before.get(name)]:
             raise UsageError(
                 "E_OUTPUT_EXISTS",
-                f"Expected the same images and model as in {folder}, to resume. Received: another {different[0]}: "
+                f"Expected the same images and model as in {folder}, to resume. Received: `{different[0]}` of "
                 f"{plan[different[0]]} instead of {before.get(different[0])}. Remove the folder, or choose another",
             )
         return shards

@@ -145,10 +145,10 @@ def test_a_folder_of_shards_is_resumed_where_it_ended(tmp_path, photos, saved_mo
     assert (folder / "vectors-00000.parquet").stat().st_mtime_ns == written
     assert len(read_table(folder)) == 5
     (photos / "new.png").write_bytes(b"another image")
-    with pytest.raises(UsageError, match=r"E_OUTPUT_EXISTS: .* another inputs: 7 instead of 6"):
+    with pytest.raises(UsageError, match=r"E_OUTPUT_EXISTS: .* `inputs` of 7 instead of 6"):
         embed_files([photos], saved_model, folder)
     (photos / "new.png").unlink()
-    with pytest.raises(UsageError, match=r"E_OUTPUT_EXISTS: .* another model_fingerprint"):
+    with pytest.raises(UsageError, match=r"E_OUTPUT_EXISTS: .* `model_fingerprint` of"):
         embed_files([photos], export_encoder(1), folder)
 
 
