@@ -4,7 +4,6 @@ TensorFlow, which TFX would ask otherwise, opens no `s3://`. A store has no fold
 object below it, to make one does nothing, and to remove what is not there is no error.
 """
 
-import fnmatch
 import io
 import posixpath
 from collections.abc import Callable, Iterator
@@ -52,13 +51,11 @@ class ObjectStore(filesystem.Filesystem):
     @staticmethod
     def glob(pattern: str | bytes) -> list[str]:
         """URIs of the objects and folders that match a pattern, whose `*` stays within one name."""
-        parts = _text(pattern).split("/")
-        depth = next((place for place, part in enumerate(parts) if any(mark in part for mark in "*?[")), len(parts))
-        root, wanted = "/".join(parts[:depth]), parts[depth:]
+        root, wanted = storage.split_pattern(_text(pattern))
         if not wanted:
             return [root] if storage.exists(root) else []
         names = ["/".join(name.split("/")[: len(wanted)]) for name in storage.list_files(root)]
-        found = [name for name in dict.fromkeys(names) if _matches(name.split("/"), wanted)]
+        found = [name for name in dict.fromkeys(names) if storage.matches(name.split("/"), wanted)]
         return [storage.join(root, name) for name in found]
 
     @staticmethod
@@ -151,7 +148,3 @@ def _read(uri: str) -> bytes:
         return storage.read_bytes(uri)
     except storage.MissingObjectError as error:
         raise filesystem.NotFoundError(uri) from error
-
-
-def _matches(parts: list[str], wanted: list[str]) -> bool:
-    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))

@@ -32,14 +32,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from anchorage.data.examples import REJECTS
 from anchorage.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, check_image
-from anchorage.data.inputs import Input, is_object, list_inputs
+from anchorage.data.inputs import Input, list_inputs
 from anchorage.data.intake import read_file
 from anchorage.data.listing import Reject
 from anchorage.errors import DataError, UsageError
 from anchorage.files import TEMPORARY, flush_folder, locked, remove_leftovers
 from anchorage.progress import advance, task
 from anchorage.release.fingerprint import fingerprint_model
-from anchorage.storage import MissingObjectError, read_bytes
+from anchorage.storage import MissingObjectError, is_object, read_bytes
 from anchorage_components.beam.embedding import (
     EMBEDDING,
     Embedder,

@@ -1,6 +1,5 @@
 """What is to be embedded or evaluated by a command: image files, folders, patterns, lists, tables, and vectors."""
 
-import fnmatch
 import glob
 import os
 import posixpath
@@ -17,7 +16,7 @@ from anchorage.data.store import ROLES
 from anchorage.data.tables import read_table
 from anchorage.data.vectors import VectorTable
 from anchorage.errors import DataError, UsageError
-from anchorage.storage import find_object, join, list_files
+from anchorage.storage import find_object, is_object, join, list_files, matches, split_pattern
 
 _TABLES = (".csv", ".tsv", ".parquet")
 _LIST = ".txt"
@@ -118,29 +117,13 @@ def _from_uri(uri: str) -> list[str]:
     return sorted(name for name in found if posixpath.splitext(name)[1].lower() in SUFFIXES)
 
 
-def is_object(uri: str) -> bool:
-    """Return whether a URI is of an object store that TensorFlow does not open."""
-    return uri.startswith("s3://")
-
-
 def _from_store(uri: str) -> list[str]:
-    parts = uri.rstrip("/").split("/")
-    depth = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    root, pattern = "/".join(parts[:depth]), parts[depth:]
+    root, pattern = split_pattern(uri.rstrip("/"))
     if not pattern and find_object(root):
         return [root]
-    names = [name for name in list_files(root) if not pattern or _matches(name.split("/"), pattern)]
+    names = [name for name in list_files(root) if not pattern or matches(name.split("/"), pattern)]
     images = [name for name in names if posixpath.splitext(name)[1].lower() in SUFFIXES]
     return [join(root, name) for name in images if not _is_hidden(Path(name))]
-
-
-def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the parts of a path match those of a pattern, of which "**" stands for any number of folders."""
-    if not pattern or not names:
-        return not pattern and not names
-    if pattern[0] == "**":
-        return any(_matches(names[start:], pattern[1:]) for start in range(len(names)))
-    return fnmatch.fnmatchcase(names[0], pattern[0]) and _matches(names[1:], pattern[1:])
 
 
 def _from_list(file: Path) -> Iterator[Input | Reject]:

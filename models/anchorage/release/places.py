@@ -22,7 +22,7 @@ from anchorage.files import (
 from anchorage.release import manifest as manifests
 from anchorage.release.naming import POINTER, numbers, whole_number
 from anchorage.release.stored import StoredReleases
-from anchorage.storage import Copy, is_remote, join
+from anchorage.storage import Copy, is_object, is_remote, join
 
 COUNTER = ".last-version"
 
@@ -77,7 +77,7 @@ def find_place(releases: str | PathLike) -> Place:
         UsageError: `E_ADDRESS` for a URI of another kind than `s3://BUCKET/PATH`.
     """
     if is_remote(releases):
-        if not fspath(releases).startswith("s3://"):
+        if not is_object(releases):
             raise UsageError(
                 "E_ADDRESS", f"Expected releases at a path or at `s3://BUCKET/PATH`. Received: {fspath(releases)}"
             )

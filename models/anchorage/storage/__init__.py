@@ -4,7 +4,7 @@ Credentials and endpoint come from where boto3 takes them: `AWS_*` variables, `~
 `AWS_ENDPOINT_URL` names another server than Amazon's. boto3 (extra `s3`) is imported at the first use of a URI.
 """
 
-from anchorage.storage.addresses import is_remote, join, parent
+from anchorage.storage.addresses import is_object, is_remote, join, matches, parent, split_pattern
 from anchorage.storage.cache import Copy, local_input, local_output
 from anchorage.storage.faults import LostRaceError, MissingObjectError
 from anchorage.storage.folders import download, upload
@@ -31,15 +31,18 @@ __all__ = [
     "download",
     "exists",
     "find_object",
+    "is_object",
     "is_remote",
     "join",
     "list_files",
     "list_folders",
     "local_input",
     "local_output",
+    "matches",
     "parent",
     "read_bytes",
     "read_object",
+    "split_pattern",
     "upload",
     "write_bytes",
 ]

@@ -1,7 +1,9 @@
 """Addresses of files: a path of this machine, or the URI of an object store."""
 
+import fnmatch
+import glob
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike, fspath
 from pathlib import PurePosixPath
 
@@ -28,6 +30,11 @@ def is_remote(uri: str | PathLike) -> bool:
     return True
 
 
+def is_object(uri: str | PathLike) -> bool:
+    """Return whether an address is at `s3://`, which this package reads and writes, not TensorFlow."""
+    return fspath(uri).startswith("s3://")
+
+
 def split(uri: str | PathLike) -> tuple[str, str]:
     """Return bucket and key of a URI; the key has no slash at its ends.
 
@@ -48,6 +55,22 @@ def join(uri: str | PathLike, *parts: str) -> str:
 def parent(uri: str | PathLike) -> str:
     """Return the address of the folder that a file or folder is in."""
     return fspath(uri).rstrip("/").rpartition("/")[0] or "/"
+
+
+def split_pattern(uri: str) -> tuple[str, list[str]]:
+    """Return the folder above the first wildcard of a URI, and the parts of the pattern below it; none without one."""
+    parts = uri.split("/")
+    depth = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return "/".join(parts[:depth]), parts[depth:]
+
+
+def matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether the parts of a path match those of a pattern, of which "**" stands for any number of folders."""
+    if not pattern or not names:
+        return not pattern and not names
+    if pattern[0] == "**":
+        return any(matches(names[start:], pattern[1:]) for start in range(len(names)))
+    return fnmatch.fnmatchcase(names[0], pattern[0]) and matches(names[1:], pattern[1:])
 
 
 def check_names(uri: str, names: Iterable[str]) -> None:

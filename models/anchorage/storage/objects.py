@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anchorage.errors import UsageError
-from anchorage.storage.addresses import join, split
+from anchorage.storage.addresses import is_object, join, split
 from anchorage.storage.faults import MissingObjectError, store_trouble
 
 PARALLEL = 16  # objects moved at once
@@ -175,7 +175,7 @@ def connect(uri: str) -> Any:
     Raises:
         UsageError: `E_EXTRA_MISSING` without boto3; `E_ADDRESS` for another store than S3.
     """
-    if not uri.startswith("s3://"):
+    if not is_object(uri):
         raise UsageError("E_ADDRESS", f"Expected `s3://BUCKET/PATH`. Received: {uri}")
     settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
     try:
