@@ -32,15 +32,15 @@ serve: setup ## install, build the icon release if there is none, and serve it o
 audit: ## look for known vulnerabilities in the locked dependencies; asks the OSV advisory service
 	@$(UV) audit --preview-features audit-command --frozen
 
-test: setup lint .venv-jax/installed ## install, lint, run all tests but the exhaustive grids
+test: setup lint .venv-jax/installed ## install, lint, run the tests
 	@echo '== tests'
-	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not grid"
+	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not thorough"
 
-test-all: setup lint .venv-jax/installed ## the same with the tests marked grid
+test-all: setup lint .venv-jax/installed ## the same with the tests marked thorough: an hour
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: setup lint ## install, lint, run the quick tests of `models`
-	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile -m "not slow and not grid" tests/models models/anchorage
+	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile -m "not slow and not thorough" tests/models models/anchorage
 
 conformance: setup .venv-jax/installed .venv-torch/installed ## test the losses on TensorFlow, JAX and PyTorch, and write their table
 	@rm -rf .conformance

@@ -1,6 +1,8 @@
 """A tiny encoder, exported as the real ones are, and pictures for it."""
 
 import io
+import shutil
+from functools import cache
 
 import keras
 import numpy as np
@@ -17,10 +19,11 @@ SIDE, DIM = 4, 5
 
 @pytest.fixture(scope="session")
 def export_encoder(tmp_path_factory):
-    """Exports a tiny encoder and gives its folder: `export_encoder(seed)`."""
+    """Exports a tiny encoder and gives its folder: `export_encoder(seed)`; a copy, if one of this seed was exported."""
 
-    def export(seed, folder=None):
-        folder = str(folder or tmp_path_factory.mktemp("encoder"))
+    @cache
+    def export(seed):
+        folder = tmp_path_factory.mktemp("encoder")
         encoder = keras.Sequential(
             [
                 keras.Input((SIDE, SIDE, 3)),
@@ -33,7 +36,10 @@ def export_encoder(tmp_path_factory):
         write(encoder, folder, RecordSpec(SIDE))
         return folder
 
-    return export
+    def copy(seed, folder=None):
+        return str(shutil.copytree(export(seed), folder or tmp_path_factory.mktemp("copy"), dirs_exist_ok=True))
+
+    return copy
 
 
 @pytest.fixture(scope="session")

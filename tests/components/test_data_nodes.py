@@ -46,6 +46,7 @@ def root(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.mark.thorough
 def test_stock_nodes_take_the_examples_and_a_second_run_is_cached(root, tmp_path):
     for _ in range(2):
         LocalDagRunner().run(pipeline(root, tmp_path))

@@ -76,6 +76,7 @@ def test_trains_with_what_the_tuner_found_and_records_all_settings(fn_args, tmp_
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.thorough
 def test_a_head_on_cached_features_is_exported_with_its_trunk(fn_args, tmp_path):
     encoder = {"name": "trunks:convolution", "weights": "own", "embedding_size": 4, "pooling": "avg", "cache": True}
     settings = {**SETTINGS, "encoder": {**encoder, "frozen_norm": None, "head": {"name": "plain"}}}

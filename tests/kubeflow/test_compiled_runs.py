@@ -11,7 +11,7 @@ from spec_runs import Backend
 from anchorage_pipeline.cluster.spec import write_spec
 from anchorage_pipeline.config import load_experiment
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 CLASSES, EACH, DIM = 24, 8, 16
 _EXPERIMENT = """

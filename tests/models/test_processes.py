@@ -42,7 +42,7 @@ def finish(*processes):
 
 
 @in_jax
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_train_as_one_with_the_joined_batch(tmp_path):
     port = free_port()
     finish(
@@ -61,7 +61,7 @@ def example(path, port, rank):
 
 
 @in_jax
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_processes_go_on_from_their_last_epoch_and_tensorflow_exports_the_result(tmp_path):
     whole = start(EXAMPLE, tmp_path / "whole.keras", "--epochs", 60)
     path, port = tmp_path / "learner.keras", free_port()

@@ -150,15 +150,14 @@ OTHER_CASES: dict[str, dict] = {
 COUNTED = {"active_pairs": 0.1, "dead_proxies": 0.13, "val_recall@1": 0.02, "val_map@r": 0.02}
 
 
-# Cases that `make test` leaves out: others draw, remember, clip, accumulate and round as they do.
-IN_GRID = ("alternating_projections", "class_mean_start", "intra_class_augmentation", "learned_concatenation")
-IN_GRID += ("proxy_synthesis", "whitened_start", "hierarchical_batches", "mixed_bfloat16", "mixed_float16")
-IN_GRID += ("sgd, clipnorm", "sgd, clipvalue", "sgd, global_clipnorm", "sgd, gradient_accumulation")
-IN_GRID += ("contrastive", "multi_proxy_anchor")
+# What `make test` trains: proxies, a memory, and all that is done to gradients. Others draw, remember and round as they do.
+QUICK = ("plain", "pairs", "cross_batch_memory", "chance_constrained_proxies", "sgd, all of it")
 
 
-def in_grid(item):
-    return bool(getattr(item, "callspec", None)) and item.callspec.params.get("name") in IN_GRID
+def is_thorough(item):
+    return getattr(item, "callspec", None) and item.callspec.params["name"] in (
+        {*METHOD_CASES, *OTHER_CASES, *IN_KERAS} - {*QUICK}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_own_loss(tmp_path):
     assert "loaded with push=2.0" in told
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_own_data(tmp_path, run_here):
     told = run_here(FOLDER / "own_data.py", tmp_path / "out")
     values = re.search(r"\{.*\}", told).group()
@@ -66,7 +66,7 @@ def test_own_data(tmp_path, run_here):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_quickstart(tmp_path):
     cells = json.loads((FOLDER / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
     code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]

@@ -79,6 +79,7 @@ def test_wheel_asks_for_keras_and_numpy_and_for_the_rest_as_extras(wheel):
     assert facts["Requires-Python"] == "<3.14,>=3.10"
 
 
+@pytest.mark.thorough
 def test_user_trains_saves_and_loads_beside_a_models_package_of_their_own(wheel, tmp_path, request):
     pythons = [Path(path).absolute() for path in request.config.getoption("--wheel-python")] or [ENVIRONMENT]
     if not pythons[0].exists():

@@ -54,7 +54,7 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_on_a_bucket_equals_one_on_disk(bucket, table, tmp_path, monkeypatch, capsys):
     storage.write_bytes(storage.join(bucket, "data/shop.parquet"), table.read_bytes())
     here, there = tmp_path / "here", tmp_path / "there"

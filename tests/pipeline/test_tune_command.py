@@ -49,6 +49,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_a_search_resumes_and_grows(folder, capsys):
     command = ["tune", "shop.toml", "--oracle", "grid", "--json"]
     assert main([*command, "--trials", "2"]) == 0

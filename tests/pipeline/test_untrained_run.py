@@ -83,6 +83,7 @@ def test_search_by_image_shows_a_name_once(backbone_and_folder):
     assert all(len(line.split()) in (3, 4) for line in done.stdout.splitlines()[2:4])
 
 
+@pytest.mark.thorough
 def test_another_preset_is_another_release_and_labels_are_measured(backbone_and_folder):
     _, folder, _ = backbone_and_folder
     for number in range(60):  # 12 classes of five similar pictures

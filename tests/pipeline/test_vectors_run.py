@@ -9,7 +9,7 @@ import pytest
 
 from anchorage_pipeline.cli import main
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 CLASSES, EACH, DIM, SIGNAL = 60, 14, 48, 8
 

@@ -193,6 +193,7 @@ def test_a_model_below_its_floor_is_not_published(folder, anchorage):
     assert not (folder / "releases/toy/3").exists()
 
 
+@pytest.mark.thorough
 def test_a_training_killed_twice_goes_on_where_it_was(folder, anchorage, monkeypatch):
     (folder / "toy.toml").write_text(_TOY.read_text().replace("epochs = 6", "epochs = 12"))
     kill_after_a_checkpoint(folder)

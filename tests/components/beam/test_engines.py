@@ -123,6 +123,7 @@ def killed_worker(folder, parent, clock=None):
     thread.join()
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("_small_shards")
 def test_killed_worker_of_the_local_runner_is_an_error_and_the_next_run_completes(
     tmp_path, photos, saved_model, expected, monkeypatch

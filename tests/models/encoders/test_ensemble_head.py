@@ -152,6 +152,7 @@ def test_saved_with_shares_and_means(tmp_path):
     assert again.train_on_batch(IMAGES, LABELS) == learner.train_on_batch(IMAGES, LABELS)
 
 
+@pytest.mark.thorough
 def test_trains_goes_on_and_exports_the_compressed_embedding(goes_on, settings, tmp_path):
     arguments = settings(epochs=4, steps_per_epoch=25, methods=[{"name": "learned_concatenation"}])
     head = {"name": "ensemble", "params": {"members": 2, "head_size": 4}}

@@ -178,6 +178,7 @@ def test_merged_weights_are_plain_and_give_the_same_embeddings(presets, images):
     assert merge_lora(merged) is merged
 
 
+@pytest.mark.thorough
 def test_training_with_lora_to_a_saved_model_and_a_saved_learner(presets, store, validation_store, settings, tmp_path):
     folder, _ = presets("dinov3")
     wanted = settings(

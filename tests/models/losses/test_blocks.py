@@ -30,7 +30,7 @@ SETTINGS_OF_GRID = [
 ]
 
 
-def in_grid(item):
+def is_thorough(item):
     return item.callspec.params["loss"] in SETTINGS_OF_GRID
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorage.losses.dynamic_soft_margin import DynamicSoftMarginLoss
@@ -42,6 +42,7 @@ def test_hand_worked_batch():
     assert float(DynamicSoftMarginLoss(num_bins=2)(embeddings, labels)) == pytest.approx((1 - gap / 2) * gap, rel=1e-5)
 
 
+@settings(max_examples=10)
 @given(
     st.integers(1, 9),
     st.integers(1, 3),

@@ -78,7 +78,7 @@ def settings(gone):
     )
 
 
-def in_grid(item):
+def is_thorough(item):
     """`make test` takes the settings with options of then, and the defaults of losses with weights."""
     if item.originalname != "test_older_settings_keep_their_cost_and_the_places_of_their_weights":
         return False

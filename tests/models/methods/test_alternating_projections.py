@@ -125,6 +125,7 @@ def test_the_sampler_chooses_the_representatives(store, validation_store, settin
         create_methods([{"name": "alternating_projections"}], num_classes=8)
 
 
+@pytest.mark.thorough
 def test_state_is_saved_and_resumed(goes_on, settings):
     sampler = {"name": "representative_batches", "params": {"classes": 4, "per_class": 3, "lifetime": 8}}
     arguments = settings(

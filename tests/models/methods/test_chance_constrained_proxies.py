@@ -279,6 +279,7 @@ def test_losses_that_cannot_are_refused():
         MetricLearner(encoder, create_loss("contrastive"), [ChanceConstrainedProxies(2, 2)]).build((4, 2))
 
 
+@pytest.mark.thorough
 def test_state_is_saved_and_resumed(goes_on, settings):
     around = {"name": "chance_constrained_proxies", "params": {"lam": 0.01, "patience": 1, "proxies_per_class": 2}}
     arguments = settings(epochs=5, steps_per_epoch=20, methods=[around])

@@ -45,6 +45,7 @@ def test_of_large_classes_some_images_are_enough(store, monkeypatch):
     assert np.bincount(store.labels[np.concatenate(read)]).tolist() == [2] * 8
 
 
+@pytest.mark.thorough
 def test_training_starts_there_and_goes_on_as_it_was(goes_on, settings):
     methods = [{"name": "class_mean_start", "params": {"per_class": 3}}]
     goes_on(settings(epochs=2, methods=methods) | {"loss": LOSS}, stops=(7,))

@@ -221,6 +221,7 @@ def test_has_no_part_in_evaluation():
         np.testing.assert_array_equal(variable, state)
 
 
+@pytest.mark.thorough
 def test_goes_on_as_if_never_stopped(goes_on, settings):
     around = [{"name": "densely_anchored_sampling", "params": {"slots": 3}}]
     arguments = {**settings(epochs=4, steps_per_epoch=25, methods=around), "loss": {"name": "multi_similarity"}}

@@ -188,6 +188,7 @@ def test_wrong_parameters_are_named(params):
         IntraClassAugmentation(CLASSES, DIM, **{"epochs": 10, "start_epoch": 1, **params})
 
 
+@pytest.mark.thorough
 def test_measures_on_schedule_and_goes_on_as_if_never_stopped(goes_on, settings, store, monkeypatch):
     measured = []
     update = IntraClassAugmentation.update

@@ -128,6 +128,7 @@ def test_no_gradient_reaches_the_teacher(learner):
     assert all(gradient is None for gradient in tape.gradient(value, sources))
 
 
+@pytest.mark.thorough
 def test_state_is_saved_and_resumed(goes_on, settings):
     around = [{"name": "listwise_self_distillation", "params": {"weight": 20.0}}]
     learner = goes_on(settings(epochs=5, steps_per_epoch=20, methods=around), stops=[50])

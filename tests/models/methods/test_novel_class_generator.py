@@ -176,6 +176,7 @@ def test_wrong_parameters_are_named(params):
         NovelClassGenerator(CLASSES, DIM, 1, **params)
 
 
+@pytest.mark.thorough
 def test_goes_on_as_if_never_stopped(goes_on, settings):
     params = {"warmup": 1, "hidden": 8, "noise_size": 4}
     arguments = settings(epochs=4, steps_per_epoch=25, methods=[{"name": "novel_class_generator", "params": params}])

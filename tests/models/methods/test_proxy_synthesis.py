@@ -206,6 +206,7 @@ def test_wrong_parameters_are_named(params):
         ProxySynthesis(CLASSES, **params)
 
 
+@pytest.mark.thorough
 def test_goes_on_as_if_never_stopped(goes_on, settings):
     arguments = settings(epochs=4, steps_per_epoch=25, methods=[{"name": "proxy_synthesis"}])
     learner = goes_on(arguments, stops=[50])

@@ -72,6 +72,7 @@ def test_a_head_without_one_projection_is_refused(store):
         around.learner.methods[0].start(around)
 
 
+@pytest.mark.thorough
 def test_a_training_that_was_cut_off_goes_on_from_there(goes_on, settings):
     methods = [{"name": "whitened_start"}, {"name": "class_mean_start"}]
     goes_on(settings(epochs=2, methods=methods), stops=(7,))

@@ -127,9 +127,9 @@ HUNDRED_STEPS = {  # epochs of 25 steps
 }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.grid if n == "self_training" else ()) for n in HUNDRED_STEPS]
+    "name", [pytest.param(n, marks=pytest.mark.thorough if n == "self_training" else ()) for n in HUNDRED_STEPS]
 )
 def test_cut_off_within_its_second_training_it_goes_on(name, store, validation_store, settings, monkeypatch, tmp_path):
     epochs, params = HUNDRED_STEPS[name]

@@ -60,6 +60,7 @@ def arguments(settings):
     return make
 
 
+@pytest.mark.thorough
 def test_a_killed_one_goes_on_and_its_labels_are_logged(store, validation_store, arguments, monkeypatch, tmp_path):
     settings = arguments(stop_after=0)
     straight = run_training(store, validation_store, **settings, log_folder=tmp_path / "logs")

@@ -132,6 +132,11 @@ def test_examples_answer_as_their_images_do(exported):
     assert not outputs["embeddings"][3:].numpy().any()
 
 
+def is_thorough(item):
+    """How an image is fitted is in the graph, which is the same in any process."""
+    return item.name == "test_answers_are_the_same_in_a_process_without_this_package[pad]"
+
+
 def test_answers_are_the_same_in_a_process_without_this_package(exported):
     _, model, _ = exported
     program = (
@@ -199,6 +204,7 @@ def test_a_trained_bfloat16_encoder_answers_in_float32(tmp_path):
     np.testing.assert_allclose(answer["embeddings"], encoder(pixels), atol=2e-2)
 
 
+@pytest.mark.thorough
 def test_two_exports_of_one_model_have_one_fingerprint_and_others_have_others(tmp_path):
     options = {"image_size": SIZE, "embedding_size": 6, "widths": (4, 8), "pooling": "gem"}
     encoder, twin = create_encoder("small", **options), create_encoder("small", **options)  # with other names within

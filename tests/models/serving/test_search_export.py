@@ -44,6 +44,7 @@ def exported(release, tmp_path_factory):
     return folder, export_search(release, folder, neighbors=4)
 
 
+@pytest.mark.thorough
 def test_a_fresh_process_finds_the_exact_neighbours(release, exported, tmp_path):
     folder, recall = exported
     assert recall == 1

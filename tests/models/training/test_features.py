@@ -121,6 +121,7 @@ def test_copies_are_the_same_after_a_restart(store, cached):
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.thorough
 def test_procedures_and_heads_of_several_outputs(store, validation_store, cached):
     folds = {"procedure": {"name": "class_folds", "params": {"folds": 2}}, "epochs": 1}
     learner, _ = run_training(store, validation_store, **cached(**folds))

@@ -145,14 +145,14 @@ def test_a_training_killed_before_its_first_step_ends_as_if_it_had_not_been(rig,
     assert same(result.start_weights, undisturbed[1].start_weights)
 
 
-@pytest.mark.grid  # else a training that was stopped would not end as one that was not
+@pytest.mark.thorough  # else a training that was stopped would not end as one that was not
 def test_the_same_seed_gives_the_same_learner(rig, undisturbed):
     learner, result = rig.fit()
     assert same(learner.get_weights(), undisturbed[0])
     assert result.history == undisturbed[1].history
 
 
-@pytest.mark.parametrize(("step", "kept"), [pytest.param(5, 0, marks=pytest.mark.grid), (13, 10)])
+@pytest.mark.parametrize(("step", "kept"), [pytest.param(5, 0, marks=pytest.mark.thorough), (13, 10)])
 def test_resumed_after_a_crash_equals_undisturbed(rig, undisturbed, tmp_path, step, kept):
     with pytest.raises(CrashError):
         rig.fit(checkpoint_folder=tmp_path, callbacks=[At(step, crash)])
@@ -162,7 +162,7 @@ def test_resumed_after_a_crash_equals_undisturbed(rig, undisturbed, tmp_path, st
     assert same(learner.get_weights(), undisturbed[0])
 
 
-@pytest.mark.parametrize("step", [3, pytest.param(10, marks=pytest.mark.grid)])
+@pytest.mark.parametrize("step", [3, pytest.param(10, marks=pytest.mark.thorough)])
 def test_sigterm_saves_the_step_and_asks_to_be_resumed(rig, undisturbed, tmp_path, step):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(ResourceError, match="E_INTERRUPTED: Interrupted after step") as caught:
@@ -271,7 +271,7 @@ def test_losses_that_ask_for_the_sizes_of_the_classes_get_them(store, settings, 
     assert learner.loss_layer.class_counts == [list(store.labels).count(label) for label in range(8)]
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.grid)])
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.thorough)])
 def test_mixed_precision_trains_and_leaves_the_policy_alone(store, validation_store, settings, precision):
     arguments = settings(precision=precision, epochs=1)
     learner, result = train_run(store, validation_store, **arguments)

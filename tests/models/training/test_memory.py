@@ -15,7 +15,7 @@ SIZE, CLASSES, PER_CLASS, BATCH = 128, 64, 172, 32
 BYTES = CLASSES * PER_CLASS * SIZE * SIZE * 3  # 516 MiB
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.thorough,
     pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's"),
 ]
 

@@ -51,13 +51,13 @@ def test_centres_are_of_the_network_as_it_is(trained, store):
     np.testing.assert_allclose(sampler.centres, embeddings.reshape(8, 2, -1).mean(axis=1), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_fifty_steps_and_fifty_more_equal_a_hundred(goes_on, settings):
     sampler = {"name": "hierarchical_batches", "params": NEAR}
     goes_on(settings(sampler=sampler, epochs=5, steps_per_epoch=20), stops=(50,))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "sampler",
     [

@@ -20,9 +20,9 @@ CASES = {
 }
 
 
-def in_grid(item):
-    """One by one what `both` has together."""
-    return hasattr(item, "callspec") and item.callspec.params["name"] in ("accumulated gradients", "averaged weights")
+def is_thorough(item):
+    """What `both` has together, one by one; `test_frozen_norms` and `test_fit` have the others, too."""
+    return hasattr(item, "callspec") and item.callspec.params["name"] != "both"
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ print(json.dumps([straight.history, again.history, again.resumed_step]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_replicas_stopped_within_an_epoch(store, validation_store, settings, tmp_path):
     arguments = json.dumps(settings(**CASES["both"], strategy="mirrored"))
     command = [sys.executable, "-c", TRAIN, *map(str, (store.folder, validation_store.folder, tmp_path)), arguments]

@@ -56,7 +56,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_goes_on_after_it_was_stopped_and_loses_nothing_to_a_failure(folder):
     records, ended = folder / "runs/tiny/records", threading.Event()
 

@@ -141,7 +141,7 @@ def test_the_tables_are_fair(path):
         assert {entry.against for entry in comparison.entries if entry.label[0].isdigit()} <= plan.keys()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_tables_are_made_of_parts_that_there_are():
     """Each combination of parts once, whatever its learning rates and length."""
     distinct = {}

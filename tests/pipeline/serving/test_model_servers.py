@@ -187,7 +187,7 @@ def server(releases, port):
         process.stdout.close()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_stopped_and_exchanged_servers(releases, swapped, release, local):
     port = free_port()
     address = f"tensorflow:127.0.0.1:{port}"

@@ -46,7 +46,7 @@ def test_a_query_leaves_out_its_own_family(tmp_path, monkeypatch):
     assert values(leave_out="family") == {"recall@1": pytest.approx(1 / 6)}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_seed_gives_what_training_with_that_seed_gives_and_is_not_trained_twice(tmp_path, monkeypatch, capsys):
     """`anchorage train` with the seed in the file is the oracle; the folders hold the split: no seed deals it."""
     draw_shapes(tmp_path / "drawn")
