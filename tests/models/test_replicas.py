@@ -150,7 +150,7 @@ OTHER_CASES: dict[str, dict] = {
 COUNTED = {"active_pairs": 0.1, "dead_proxies": 0.13, "val_recall@1": 0.02, "val_map@r": 0.02}
 
 
-# What `make test` trains: proxies, a memory, and all that is done to gradients. Others draw, remember and round as they do.
+# What `make test` trains: proxies, a memory, and all that is done to gradients. Others draw and remember as they do.
 QUICK = ("plain", "pairs", "cross_batch_memory", "chance_constrained_proxies", "sgd, all of it")
 
 
