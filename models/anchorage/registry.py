@@ -156,23 +156,6 @@ def import_named(name: str) -> Any:
         return getattr(module, attribute)
 
 
-def require_package(module: str, extra: str = "") -> None:
-    """Raise unless an optional package is installed; it is not imported.
-
-    Args:
-        module: its top-level module.
-        extra: extra of `anchorage` that installs it; default: that of the module's name.
-
-    Raises:
-        UsageError: E_EXTRA_MISSING.
-    """
-    if importlib.util.find_spec(module) is None:
-        raise UsageError(
-            "E_EXTRA_MISSING",
-            f"Expected the package {module}. It is not installed: `pip install 'anchorage[{extra or module}]'`",
-        )
-
-
 def _not_importable(name: str, why: str, missing: str = "") -> UsageError:
     extra = _EXTRAS.get(missing)
     hint = f" Install the extra {extra!r}: `uv sync --extra cpu --extra {extra}`." if extra else ""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from anchorage.errors import UsageError
+from anchorage.extras import needs_extra
 
 if TYPE_CHECKING:
     from anchorage_pipeline.run import RunSummary
@@ -29,17 +29,11 @@ def start_tracing(provider: Any = None) -> None:
     if provider is None:
         if not any(os.environ.get(name) for name in _ENDPOINTS):
             return
-        try:
+        with needs_extra("tracing", "OTEL_EXPORTER_OTLP_ENDPOINT is set, which"):
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                "E_EXTRA_MISSING",
-                f"Traces need packages that are not installed ({error}). They come with the extra 'tracing': "
-                "`uv sync --extra cpu --extra tracing`; or unset OTEL_EXPORTER_OTLP_ENDPOINT",
-            ) from error
         name = os.environ.get("OTEL_SERVICE_NAME", "anchorage")
         provider = TracerProvider(resource=Resource.create({"service.name": name}))
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

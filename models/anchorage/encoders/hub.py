@@ -14,6 +14,7 @@ import keras
 
 from anchorage.encoders.backbones import ScalePixels, measure_scaling
 from anchorage.errors import ResourceError, UsageError
+from anchorage.extras import needs_extra
 
 PREFIX = "hub:"
 
@@ -34,8 +35,7 @@ def hub_trunk(preset: str, pixels, weights: str | None, pooling: str, lora_rank:
         Symbolic `(N, C)` tensor with `pooling="token"`, else `(N, H, W, C)`.
 
     Raises:
-        UsageError: E_ENCODER_WEIGHTS, E_IMAGE_SIZE, E_POOLING or E_LORA.
-        ResourceError: E_EXTRA_MISSING if KerasHub is not installed.
+        UsageError: E_EXTRA_MISSING, E_ENCODER_WEIGHTS, E_IMAGE_SIZE, E_POOLING or E_LORA.
     """
     folder = check_folder(preset, weights)
     hub = import_hub()
@@ -132,16 +132,10 @@ def import_hub():
     """The module `keras_hub`.
 
     Raises:
-        ResourceError: E_EXTRA_MISSING.
+        UsageError: E_EXTRA_MISSING.
     """
-    try:
+    with needs_extra("hub", "An encoder `hub:...`"):
         import keras_hub
-    except ModuleNotFoundError as error:
-        raise ResourceError(
-            "E_EXTRA_MISSING",
-            f"Encoders 'hub:...' need KerasHub, which is not installed ({error}). It comes with the extra 'hub': "
-            "`uv sync --extra cpu --extra hub`.",
-        ) from error
     return keras_hub
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from anchorage.errors import ResourceError, UsageError
+from anchorage.extras import needs_extra
 
 _WAIT_SECONDS = 30.0  # for another writer
 _CREATION = 0x616E63686F72  # key of the lock under which tables are created
@@ -62,10 +63,8 @@ class Database:
 
 def _open(url: str) -> tuple[Any, str]:
     """Return the engine, and the URL without password."""
-    try:
+    with needs_extra("serve", "A database of items"):
         import sqlalchemy as sa
-    except ModuleNotFoundError as error:
-        raise _missing("SQLAlchemy", "serve", error) from error
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
@@ -76,13 +75,11 @@ def _open(url: str) -> tuple[Any, str]:
         raise UsageError(
             "E_STORE_URL", f"Expected `sqlite:///PATH` or `postgresql://USER@HOST/DATABASE`. Received: {shown}"
         )
-    try:
-        if kind == "sqlite":
-            engine = sa.create_engine(parsed.set(drivername="sqlite"), connect_args={"timeout": _WAIT_SECONDS})
-        else:
+    if kind == "sqlite":
+        engine = sa.create_engine(parsed.set(drivername="sqlite"), connect_args={"timeout": _WAIT_SECONDS})
+    else:
+        with needs_extra("postgresql", "A database of PostgreSQL"):
             engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
-    except ModuleNotFoundError as error:
-        raise _missing("psycopg", "postgresql", error) from error
     sa.event.listen(engine, "connect", _prepare_sqlite if kind == "sqlite" else _prepare_postgresql)
     if kind == "sqlite":
         sa.event.listen(engine, "begin", _begin_sqlite)
@@ -110,11 +107,3 @@ def _prepare_postgresql(connection: Any, _record: Any) -> None:
         if cursor.fetchone() in (("off",), ("local",)):
             cursor.execute("SET synchronous_commit TO on")
     connection.commit()
-
-
-def _missing(package: str, extra: str, error: Exception) -> UsageError:
-    return UsageError(
-        "E_EXTRA_MISSING",
-        f"The database needs {package}, which is not installed ({error}). It comes with the extra {extra!r}: "
-        f"`uv sync --extra cpu --extra {extra}`",
-    )

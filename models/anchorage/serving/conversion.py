@@ -18,8 +18,8 @@ import numpy as np
 
 from anchorage.disk import disk_fault, disk_trouble
 from anchorage.errors import DataError, GateError, UsageError
+from anchorage.extras import require_package
 from anchorage.files import TEMPORARY, flush_folder, flush_folders, hash_file, write_hashed
-from anchorage.registry import require_package
 from anchorage.release import Release
 from anchorage.serving.runtimes import RUNTIMES, Embed, hide_telemetry
 

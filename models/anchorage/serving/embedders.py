@@ -124,8 +124,8 @@ class TextEmbedder:
         release: a verified release.
 
     Raises:
-        UsageError: E_NO_TEXT if the release has no encoder for texts.
-        ResourceError: E_EXTRA_MISSING if KerasHub, which has the tokenizer, is not installed.
+        UsageError: E_NO_TEXT if the release has no encoder for texts; E_EXTRA_MISSING if KerasHub, which has the
+            tokenizer, is not installed.
     """
 
     def __init__(self, release: Release):

@@ -12,6 +12,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from anchorage.errors import ResourceError, UsageError
+from anchorage.extras import needs_extra
 from anchorage.release.reading import POINTER
 
 if TYPE_CHECKING:
@@ -37,17 +38,11 @@ def push_release(release: "Release", repository: str, *, public: bool = False) -
         UsageError: `E_EXTRA_MISSING`, `E_HUB_NAME`.
         ResourceError: `E_HUB_REFUSED` if the hub cannot be reached or refuses; nothing of the release is visible then.
     """
-    try:
+    with needs_extra("huggingface", "The Hugging Face Hub"):
         import httpx
         from huggingface_hub import CommitOperationAdd, HfApi
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils import disable_progress_bars
-    except ImportError as error:
-        raise UsageError(
-            "E_EXTRA_MISSING",
-            f"The Hugging Face Hub needs huggingface-hub, which is not installed ({error}). It comes with the extra "
-            "'huggingface': `uv sync --extra cpu --extra huggingface`",
-        ) from error
     disable_progress_bars()
     api, version = HfApi(endpoint=os.environ.get("HF_ENDPOINT")), str(release.version)
     files = sorted(path for path in release.path.rglob("*") if path.is_file())

@@ -115,8 +115,8 @@ class Searcher:
         What the release knows of matches and unknown queries was measured between images: these answers have none.
 
         Raises:
-            UsageError: E_NO_TEXT if the release has no encoder for texts; if `k < 1`.
-            ResourceError: E_EXTRA_MISSING if KerasHub, which has the tokenizer, is not installed.
+            UsageError: E_NO_TEXT if the release has no encoder for texts; E_EXTRA_MISSING if KerasHub, which has the
+                tokenizer, is not installed; if `k < 1`.
         """
         self._text = self._text or TextEmbedder(self.release)
         rows, scores = search(self.index, self._text.embed(texts), k)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anchorage.errors import UsageError
+from anchorage.extras import needs_extra
 from anchorage.storage.addresses import is_object, join, split
 from anchorage.storage.faults import MissingObjectError, store_trouble
 
@@ -178,14 +179,8 @@ def connect(uri: str) -> Any:
     if not is_object(uri):
         raise UsageError("E_ADDRESS", f"Expected `s3://BUCKET/PATH`. Received: {uri}")
     settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    try:
+    with needs_extra("s3", uri):
         return _client(settings, os.getpid())
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "E_EXTRA_MISSING",
-            f"{uri} needs boto3, which is not installed ({error}). It comes with the extra 's3': "
-            "`uv sync --extra cpu --extra s3`",
-        ) from error
 
 
 @lru_cache(maxsize=4)

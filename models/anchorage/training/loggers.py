@@ -11,7 +11,8 @@ from typing import Any
 
 import keras
 
-from anchorage.registry import create, require_package
+from anchorage.extras import require_package
+from anchorage.registry import create
 from anchorage.training.settings import Part
 
 Row = Mapping[str, float]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from anchorage.errors import ResourceError, UsageError
-from anchorage_pipeline.cluster.extra import missing_packages
+from anchorage.extras import needs_extra
 from anchorage_pipeline.cluster.settings import Cluster
 
 _TOKEN = "KF_PIPELINES_TOKEN"
@@ -60,10 +60,8 @@ class Server:
     """
 
     def __init__(self, cluster: Cluster, name: str):
-        try:
+        with needs_extra("kubeflow", "Kubeflow"):
             import kfp
-        except ImportError as error:
-            raise missing_packages(error) from error
 
         class Client(kfp.Client):
             """Asks once; kfp itself asks five times for half a minute whether there is a server."""

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from anchorage.errors import UsageError
+from anchorage.extras import needs_extra
 from anchorage.registry import nearest
 from anchorage.storage import is_remote, join
-from anchorage_pipeline.cluster.extra import missing_packages
 from anchorage_pipeline.cluster.parameters import open_parameters
 from anchorage_pipeline.cluster.settings import Cluster
 from anchorage_pipeline.config import Experiment
@@ -90,10 +90,8 @@ def artifacts_folder(experiment: Experiment) -> str:
 
 
 def _compile_graph(experiment: Experiment) -> dict[str, Any]:
-    try:
+    with needs_extra("kubeflow", "Kubeflow"):
         from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
-    except ImportError as error:
-        raise missing_packages(error) from error
 
     volume = experiment.cluster.volume
     trained = f"{volume}/checkpoints/{experiment.name}"

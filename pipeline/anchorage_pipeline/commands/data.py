@@ -1,10 +1,10 @@
 """`anchorage data`: one of the sample data sets."""
 
 import argparse
-from importlib.util import find_spec
+import importlib
 from pathlib import Path
 
-from anchorage.errors import ResourceError
+from anchorage.extras import needs_extra
 from anchorage_pipeline.console import answer, progress
 
 
@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> None:
     """Build the data set.
 
     Raises:
-        ResourceError: E_EXTRA_MISSING.
+        UsageError: E_EXTRA_MISSING.
     """
     output = Path(options.output or Path("data") / options.set)
     with progress():
@@ -33,12 +33,9 @@ def _build(name: str, output: Path) -> str:
         from anchorage_pipeline.datasets.shapes import draw_shapes
 
         return f"{draw_shapes(output)} images in {output}"
-    if missing := [module for module in ("fontTools", "pip", "resvg_py") if find_spec(module) is None]:
-        raise ResourceError(
-            "E_EXTRA_MISSING",
-            f"Expected the packages of the extra 'icons'. Missing: {', '.join(missing)}. "
-            "Install them: `uv sync --extra cpu --extra icons`",
-        )
+    with needs_extra("icons", f"The data set {name!r}"):
+        for module in ("fontTools", "pip", "resvg_py"):
+            importlib.import_module(module)
     if name == "icons":
         from anchorage_pipeline.datasets.icons import build_icons
 

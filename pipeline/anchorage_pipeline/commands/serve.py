@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anchorage.errors import UsageError
+from anchorage.extras import needs_extra
 from anchorage_pipeline.console import answer
 from anchorage_pipeline.logs import add_log, choose_format, create_formatter, set_context
 from anchorage_pipeline.options import add_release, find_release, whole
@@ -96,14 +97,8 @@ def run(options: argparse.Namespace) -> None:
     start_tracing()
     logging.getLogger("anchorage_pipeline.serving").setLevel(level)
     load_tensorflow()
-    try:
+    with needs_extra("serve", "`anchorage serve`"):
         from anchorage_pipeline.serving.server import serve
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "E_EXTRA_MISSING",
-            f"`anchorage serve` needs packages that are not installed ({error}). They come with the extra 'serve': "
-            "`uv sync --extra cpu --extra serve`",
-        ) from error
     gc.freeze()  # what was imported stays: collections need not pass over it
     serve(settings, _announce)
 

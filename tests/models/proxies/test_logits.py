@@ -62,9 +62,7 @@ def test_parts_give_value_and_gradients_of_the_whole(name, held, rows, take_part
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX compiles above, PyTorch runs as it is")
-@pytest.mark.parametrize(
-    "name", ["arcface", "multi_proxy_anchor", pytest.param("nivmf", marks=pytest.mark.thorough)]
-)
+@pytest.mark.parametrize("name", ["arcface", "multi_proxy_anchor", pytest.param("nivmf", marks=pytest.mark.thorough)])
 def test_parts_compile(name, rows, take_parts):
     import tensorflow as tf
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from anchorage.errors import UsageError
+from anchorage.extras import needs_extra
 from anchorage.items import Item
 from anchorage.serving.vector_export import Rows
 from anchorage.serving.vector_export.files import arrow_table
@@ -27,12 +28,8 @@ class LanceTable:
     """
 
     def __init__(self, folder: Path, table: str):
-        try:
+        with needs_extra("lancedb", "A LanceDB table"):
             import lancedb
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                "E_EXTRA_MISSING", f"Expected the package lancedb ({error}): `uv sync --extra cpu --extra lancedb`"
-            ) from error
         self._database = lancedb.connect(folder)
         self._name = table
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from anchorage.errors import ResourceError, UsageError
+from anchorage.extras import needs_extra
 from anchorage.items import Item
 from anchorage.serving.vector_export import Rows
 
@@ -32,14 +33,9 @@ class PgvectorTable:
     """
 
     def __init__(self, url: str, table: str):
-        try:
+        with needs_extra("postgresql", "A table of PostgreSQL"):
             import psycopg
             from pgvector.psycopg import register_vector
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                "E_EXTRA_MISSING",
-                f"Expected the packages of the extra 'postgresql' ({error}): `uv sync --extra cpu --extra postgresql`",
-            ) from error
         if not url.startswith(("postgresql://", "postgres://")):
             raise UsageError("E_STORE_URL", f"Expected `postgresql://USER@HOST/DATABASE`. Received: {url:.60}")
         if not 0 < len(table.encode()) <= _LONGEST:

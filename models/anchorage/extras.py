@@ -1,0 +1,45 @@
+"""Optional packages: what to install where one is missing."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from anchorage.errors import UsageError
+
+
+@contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Name the extra to install where an import in this context fails.
+
+    Args:
+        extra: extra of the pipeline that installs the packages.
+        what: what needs them, the beginning of the message.
+
+    Raises:
+        UsageError: E_EXTRA_MISSING.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "E_EXTRA_MISSING",
+            f"{what} needs packages that are not installed ({error}). They come with the extra {extra!r}: "
+            f"`uv sync --extra cpu --extra {extra}`",
+        ) from error
+
+
+def require_package(module: str, extra: str = "") -> None:
+    """Raise unless an optional package of `anchorage` is installed; it is not imported.
+
+    Args:
+        module: its top-level module.
+        extra: extra of `anchorage` that installs it; default: that of the module's name.
+
+    Raises:
+        UsageError: E_EXTRA_MISSING.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise UsageError(
+            "E_EXTRA_MISSING",
+            f"Expected the package {module}. It is not installed: `pip install 'anchorage[{extra or module}]'`",
+        )
