@@ -14,7 +14,7 @@ from pathlib import Path
 from anchorage.disk import disk_trouble
 from anchorage.storage.addresses import is_remote, parent
 from anchorage.storage.faults import MissingObjectError
-from anchorage.storage.folders import copy_entries, upload
+from anchorage.storage.folders import copy_entries, is_copy, upload
 from anchorage.storage.objects import Entry, endpoint, find_object, list_files
 
 CACHE = "ANCHORAGE_CACHE"  # variable of the environment: the folder of copies
@@ -104,6 +104,9 @@ class Copy:
 
     def discard(self) -> None:
         """Remove a damaged copy, unless another process uses it; its next reader makes a new one."""
+        for file in self._lock.with_suffix("").rglob("*"):
+            with suppress(FileNotFoundError):
+                os.utime(file)  # it is no copy any more, under none of its links
         self.close()
         with suppress(FileNotFoundError):
             _remove(self._lock)
@@ -131,8 +134,8 @@ def _prepare() -> Path:
 
 
 def _name(uri: str, entries: Mapping[str, Entry]) -> str:
-    """Return the name of the copy of these objects."""
-    return hashlib.sha256(repr((endpoint(uri), uri, entries)).encode()).hexdigest()[:32]
+    """Return the name of the copy of these objects: one part for their place, one for their contents."""
+    return "-".join(hashlib.sha256(repr(part).encode()).hexdigest()[:20] for part in ((endpoint(uri), uri), entries))
 
 
 def _adopt(folder: Path, uri: str) -> None:
@@ -179,9 +182,23 @@ def _make(folder: Path, uri: str, entries: Mapping[str, Entry], handle: int) -> 
     if not folder.is_dir():
         parts = folder.with_suffix(_PARTS)  # what a killed process has copied is used
         parts.mkdir(exist_ok=True)
+        _link_unchanged(folder, entries, parts)
         copy_entries(uri, entries, parts)
         parts.rename(folder)
     fcntl.flock(handle, fcntl.LOCK_SH)
+
+
+def _link_unchanged(folder: Path, entries: Mapping[str, Entry], parts: Path) -> None:
+    """Take the files whose objects have not changed from earlier copies of the same place."""
+    place, _, _ = folder.name.partition("-")
+    earlier = [copy for copy in folder.parent.glob(f"{place}-*") if copy.is_dir() and not copy.suffix]
+    for name, entry in entries.items():
+        for copy in earlier:
+            if is_copy(copy / name, entry):
+                (parts / name).parent.mkdir(parents=True, exist_ok=True)
+                with suppress(OSError):  # it was removed just now, or the file system has no links
+                    os.link(copy / name, parts / name)
+                break
 
 
 def _open_shared(path: Path) -> int:

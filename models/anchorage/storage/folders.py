@@ -73,7 +73,7 @@ def copy_entries(uri: str, entries: Mapping[str, Entry], folder: Path) -> None:
         LostRaceError: `E_OBJECT_CHANGED` if one of them was written meanwhile.
     """
     check_names(uri, entries)
-    missing = {name: entry for name, entry in entries.items() if not _is_copy(folder / name, entry)}
+    missing = {name: entry for name, entry in entries.items() if not is_copy(folder / name, entry)}
     check_free_space(folder, sum(entry.size for entry in missing.values()))
 
     def fetch(name: str) -> None:
@@ -92,7 +92,8 @@ def copy_entries(uri: str, entries: Mapping[str, Entry], folder: Path) -> None:
     _at_once(fetch, list(missing), f"copying {uri}")
 
 
-def _is_copy(path: Path, entry: Entry) -> bool:
+def is_copy(path: Path, entry: Entry) -> bool:
+    """Return whether a file is a copy of this object, made by this module."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):

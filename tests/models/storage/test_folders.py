@@ -183,6 +183,21 @@ def test_input_is_copied_once_for_each_content(bucket, folder, counted):
     with storage.local_input(bucket) as third:
         assert _read(third) == {**CONTENT, "a": b"2"}
     assert _read(first) == CONTENT
+    assert counted[len(CONTENT) :] == [f"{bucket}/a"]
+
+
+def test_what_was_damaged_is_not_taken_from_an_earlier_copy(bucket, folder):
+    storage.upload(folder, bucket)
+    before = storage.Copy(bucket)
+    storage.write_bytes(f"{bucket}/a", b"2")
+    damaged = storage.Copy(bucket)
+    status = (damaged.path / "b/c").stat()
+    (damaged.path / "b/c").write_bytes(b"33")
+    os.utime(damaged.path / "b/c", ns=(status.st_atime_ns, status.st_mtime_ns))
+    damaged.discard()
+    assert _read(before.path)["b/c"] == b"33"
+    with storage.local_input(bucket) as path:
+        assert _read(path) == {**CONTENT, "a": b"2"}
 
 
 def test_input_of_a_single_object(bucket):
