@@ -150,16 +150,6 @@ OTHER_CASES: dict[str, dict] = {
 COUNTED = {"active_pairs": 0.1, "dead_proxies": 0.13, "val_recall@1": 0.02, "val_map@r": 0.02}
 
 
-# What `make test` trains: proxies, a memory, and all that is done to gradients. Others draw and remember as they do.
-QUICK = ("plain", "pairs", "cross_batch_memory", "chance_constrained_proxies", "sgd, all of it")
-
-
-def is_thorough(item):
-    return getattr(item, "callspec", None) and item.callspec.params["name"] in (
-        {*METHOD_CASES, *OTHER_CASES, *IN_KERAS} - {*QUICK}
-    )
-
-
 @pytest.fixture(scope="module")
 def both(store, uneven_store, tmp_path_factory, settings, request):
     """What one device and two replicas came to, by case; all in one process, which takes long to start."""
@@ -187,7 +177,7 @@ def test_each_method_has_its_case():
     assert set(METHOD_CASES) == set(METHODS)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", [*METHOD_CASES, *OTHER_CASES])
 def test_two_replicas_give_what_one_device_gives(both, name):
@@ -208,7 +198,7 @@ def test_two_replicas_give_what_one_device_gives(both, name):
     np.testing.assert_allclose(together["directions"], alone["directions"], atol=signs)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", IN_KERAS)
 def test_two_replicas_train_as_one_device_with_the_joined_batch(both, name):
     alone, together = both["in keras"][name]
@@ -218,12 +208,12 @@ def test_two_replicas_train_as_one_device_with_the_joined_batch(both, name):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_batch_that_replicas_cannot_share_is_refused(both):
     assert "Expected a batch size that is a multiple of the 2 replicas. Received: 15 rows" in both["refused"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_is_clipped_was_too_large(both):
     """Else the cases above would not tell whether replicas clip the gradient of the whole batch."""
     plain = both["sgd"][0]["directions"]
@@ -231,7 +221,7 @@ def test_what_is_clipped_was_too_large(both):
         assert np.abs(both[name][0]["directions"] - plain).max() > 0.1, name
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_replicas_embed_each_row_once_and_in_order(both):
     for found, expected in both["rows"]:  # also where one replica would get none of the last batch
         np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -49,6 +49,7 @@ def test_losses_only(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_own_loss(tmp_path):
     told = run("own_loss.py", tmp_path, cwd=tmp_path)
     first, last = re.search(r"loss: ([\d.]+) in the first epoch, ([\d.]+) in the last", told).groups()

@@ -241,6 +241,7 @@ def test_unknown_loss_and_parameter_stop_before_anything_runs(folder, anchorage,
         assert not (folder / "runs/wrong/metadata.sqlite").exists()
 
 
+@pytest.mark.thorough
 def test_a_deleted_release_is_published_again_and_a_run_names_its_own(folder, anchorage):
     (folder / "toy.toml").write_text(_TOY.read_text() + "\n[index]\nneighbors = 7\n")
     first = anchorage(*_RUN)

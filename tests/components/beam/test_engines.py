@@ -145,6 +145,7 @@ def test_killed_worker_of_the_local_runner_is_an_error_and_the_next_run_complete
     assert content(tmp_path / "table") == expected
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("_small_shards")
 def test_killed_worker_of_a_job_service_is_an_error_and_the_next_run_completes(
     tmp_path, photos, saved_model, expected, portable, monkeypatch

@@ -167,6 +167,7 @@ def test_trains_goes_on_and_exports_the_compressed_embedding(goes_on, settings, 
     np.testing.assert_allclose(served["embeddings"], learner.encoder(images)["compressed"], atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_global_and_local_heads_train_and_go_on(goes_on, settings):
     arguments = settings(epochs=4, steps_per_epoch=25)
     arguments["encoder"] = {**arguments["encoder"], "head": {"name": "global_local"}}

@@ -50,17 +50,8 @@ WITH_MANY += [(name, {}) for name in ("ensemble", "hybrid", "nivmf", "p2s_grad",
 # MiB as a graph; under XLA always the same.
 UNDER_XLA = ("ensemble",)
 SETTINGS = [(name, params) for name in sorted(LOSSES) for params in ({}, *(MORE[name] if name in THOROUGH else ()))]
-# What `make test` measures: a loss of each way to walk through the pairs or the classes of a batch.
-KEPT = ("angular", "cross_batch_memory", "dynamic_soft_margin", "lifted_structure", "margin", "multi_similarity", "pnp")
-KEPT += ("roadmap", "soprc", "triplet", "arcface-3 of many", "nivmf of many", "soft_triple of many")
-
-
-def is_thorough(item):
-    return item.originalname == "test_stays_below_the_cap" and item.callspec.params["name"] not in KEPT
-
-
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.thorough,
     pytest.mark.skipif(sys.platform != "linux", reason="the cap is Linux's"),
 ]
 

@@ -9,9 +9,8 @@ from anchorage.learner import MetricLearner
 from anchorage.losses import LOSSES, create_loss
 
 STEPS, ROWS, DIM, CLASSES = 200, 12, 4, 4
-# What `make test` trains: one of each kind, and those whose sums of exponentials or of ranks are nearest to the range.
-KEPT = ("cbml", "contrastive", "cross_batch_memory", "dynamic_soft_margin", "multi_proxy_anchor", "multi_similarity")
-KEPT += ("n_pair", "nivmf", "nt_xent", "roadmap", "smooth_ap", "softmax", "soprc", "triplet")
+# What `make test` trains, in float16, whose range is the smaller one: a loss of each kind.
+KEPT = ("contrastive", "cross_batch_memory", "multi_proxy_anchor", "multi_similarity", "nivmf", "nt_xent", "roadmap")
 
 
 def is_thorough(item):

@@ -28,6 +28,7 @@ def test_values_by_hand():
     np.testing.assert_allclose(learner(images, training=True), np.full((2, 2), 10.0))
 
 
+@pytest.mark.thorough
 def test_the_encoder_ends_as_what_was_judged(store, validation_store, settings, tmp_path):
     arguments = settings(epochs=3, methods=[{"name": "moving_average", "params": {"momentum": 0.8}}])
     learner, result = train_run(store, validation_store, **arguments)

@@ -93,6 +93,7 @@ def test_spherical_kmeans_finds_directions():
         spherical_kmeans(np.eye(3), 4, seed=0)
 
 
+@pytest.mark.thorough
 def test_an_ensemble_over_folds(store, validation_store, settings, watched, tmp_path):
     arguments = settings(epochs=2, sampler=section("class_batches", classes=3, per_class=2))
     arguments["training"]["procedure"] = section("class_folds", folds=2)

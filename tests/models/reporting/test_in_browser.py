@@ -168,6 +168,7 @@ def rows(browser, column=1):
     return browser.evaluate(cells)
 
 
+@pytest.mark.thorough
 def test_the_table_of_classes_sorts_and_filters(opened, page):
     report = json.loads((page.parent / "report.json").read_text("utf-8"))
     values = sorted(100 * row["map@r"] for row in report["classes"])
@@ -184,6 +185,7 @@ def test_the_table_of_classes_sorts_and_filters(opened, page):
     assert rows(opened) == [name for name in names if names[3] in name]
 
 
+@pytest.mark.thorough
 def test_the_table_of_trials_sorts_and_marks_lines(opened):
     numbers = "[...document.querySelectorAll('#trials-table tbody tr')].map(row => Number(row.dataset.trial))"
     assert opened.evaluate(numbers) == [0, 1, 2, 3]
@@ -215,6 +217,7 @@ def test_a_click_on_a_class_shows_its_queries_without_themselves(opened, page):
     assert all(item not in near for item, near in zip(shown["queries"], shown["neighbors"], strict=True))
 
 
+@pytest.mark.thorough
 def test_the_map_answers_pointer_and_click(opened, page):
     point = opened.evaluate(
         "{const canvas = document.getElementById('map-canvas'); canvas.scrollIntoView({behavior: 'instant'});"
@@ -238,6 +241,7 @@ def test_the_map_answers_pointer_and_click(opened, page):
     assert opened.evaluate("document.getElementById('map-static').hidden")
 
 
+@pytest.mark.thorough
 def test_finds_images_by_a_part_of_their_name(opened, page):
     shown = json.loads((page.parent / "report.json").read_text("utf-8"))["explorer"]
     name = shown["ids"][shown["queries"][5]]

@@ -85,7 +85,8 @@ def test_a_frozen_trunk_gives_in_training_what_it_gives_in_evaluation(store, set
     assert losses["free"][0] != pytest.approx(losses["free"][1], rel=1e-3)
 
 
-@pytest.mark.parametrize("stop", [4, pytest.param(8, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("stop", [4, 8])
 def test_goes_on_while_frozen_and_after(goes_on, settings, stop):
     goes_on(settings(epochs=2, optimizer={**OPTIMIZER, "frozen_steps": {"trunk": 7}}), [stop])
 

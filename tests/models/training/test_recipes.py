@@ -233,6 +233,7 @@ def test_a_training_without_any_setting(store, validation_store, capsys):
     assert {choice.setting for choice in result.recipe} >= {"loss", "training.sampler", "training.optimizer.name"}
 
 
+@pytest.mark.thorough
 def test_a_procedure_chooses_batches_for_the_classes_of_each_training(store, validation_store):
     """Half of eight classes in a fold, where the recipe for all of them would draw eight."""
     given = settings(False, {"name": "triplet", "params": {}}, epochs=1)

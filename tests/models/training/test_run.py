@@ -64,6 +64,7 @@ def test_wrong_settings_are_named(store, settings, change, message):
         train_run(store, None, **settings(**change))
 
 
+@pytest.mark.thorough
 def test_a_saved_learner_loads_in_a_new_process(run, tmp_path):
     run.learner.save(tmp_path / "learner.keras")
     code = (
