@@ -19,14 +19,13 @@ import numpy as np
 
 from anchorage.errors import DataError, GateError, UsageError
 from anchorage.retrieval.index import Index
-from anchorage.retrieval.index_tuning import IndexLimits, Probes, Trial, apply, choose, measure, nearest_miss
+from anchorage.retrieval.index_tuning import MANY_ROWS, IndexLimits, Probes, Trial, apply, choose, measure, nearest_miss
 from anchorage.retrieval.neighbors import check_vectors
 from anchorage.retrieval.sharded import Searcher, merge_shards
 
 SHARD_ROWS = 10_000_000  # most rows of a shard, about 15 GB while it is built of 128 numbers each
 BRUTE_FORCE_ROWS = 20_000  # below this number exact search is as fast
 _FEWEST_ROWS = 1_000  # of a tree, where brute force takes too long
-_MANY_ROWS = 500_000  # from this number on more than one tree is tried
 _TRAINING_ROWS = 250_000  # rows to train the partitioning on; more only take longer
 _BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 _MIB = 1 << 20
@@ -189,7 +188,7 @@ def _plans(rows: int, dimension: int, shards: int, leaves: int, limits: IndexLim
             return
     chosen = min(leaves or round(math.sqrt(rows)), rows // 2)
     yield stored(chosen)
-    if rows >= _MANY_ROWS:
+    if rows >= MANY_ROWS:
         yield stored(chosen, 1.5)
         if not leaves:
             yield stored(2 * chosen)

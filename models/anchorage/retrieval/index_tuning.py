@@ -11,7 +11,8 @@ import numpy as np
 from anchorage.retrieval.index import Index, check_queries, search
 from anchorage.retrieval.neighbors import nearest_neighbors
 
-_PROBES = 1_024
+MANY_ROWS = 500_000  # from here on more is tried and measured: searches take long, and a margin of recall costs most
+_PROBES, _PROBES_OF_MANY = 1_024, 4_096
 _SINGLE = 200  # probes searched one at a time, for the 99th percentile
 _NEAR = 1e-5  # a row within this distance of the last true neighbor counts as a true neighbor
 _REORDER = (2, 3, 4, 6, 9, 12, 18, 25, 50)  # candidates to reorder, per neighbor
@@ -86,7 +87,7 @@ class Probes:
         gallery: `(M, D)` rows of the index.
         queries: `(N, D)`; None for gallery rows, which are excluded from their own results.
         neighbors: neighbors per query.
-        seed: samples at most 1,024 probes.
+        seed: samples at most 1,024 probes, and 4,096 of half a million rows and more.
         rows: rows to sample from; None for all.
     """
 
@@ -101,7 +102,8 @@ class Probes:
         self.gallery = gallery
         source = gallery if queries is None else queries
         among = np.arange(len(source)) if rows is None else rows
-        chosen = np.random.default_rng(seed).permutation(among)[:_PROBES]
+        most = _PROBES if len(gallery) < MANY_ROWS else _PROBES_OF_MANY
+        chosen = np.random.default_rng(seed).permutation(among)[:most]
         self.own = chosen if queries is None else None
         self.queries = check_queries(source[chosen], gallery.shape[1])
         self.neighbors = min(neighbors, len(gallery) - (queries is None))
