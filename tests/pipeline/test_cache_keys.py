@@ -11,7 +11,8 @@ from anchorage_pipeline.fingerprint import code_version, reached_modules, traini
 
 _ROOT = Path(__file__).parents[2]
 _PACKAGES = {"anchorage": "models", "anchorage_components": "components", "anchorage_pipeline": "pipeline"}
-_DATA = {"anchorage", *(f"anchorage.{name}" for name in ("data", "disk", "errors", "files", "progress", "storage"))}
+_GROUND = ("data", "disk", "errors", "extras", "files", "progress", "storage")
+_DATA = {"anchorage", *(f"anchorage.{name}" for name in _GROUND)}
 _RELEASED = _DATA | {"anchorage.release", "anchorage.retrieval"}
 # Packages, and modules right below `models`, that may be part of a node's key.
 _MAY_REACH = {

@@ -102,7 +102,7 @@ class LossLayer(keras.layers.Layer):
         before = [ops.copy(ops.convert_to_tensor(state)) for state in states]
         if "training" in self.takes:
             extras["training"] = training
-        value = self.compute(clean, labels, **extras)
+        value = _as_written(self.compute)(clean, labels, **extras)
         if in_range is not None:
             value = value * ops.cast(in_range, value.dtype)
         for state, old in zip(states, before, strict=True):
@@ -146,6 +146,15 @@ class LossLayer(keras.layers.Layer):
         open_ended = inspect.Parameter.VAR_KEYWORD
         parameters = constructor_signature(type(self)).parameters
         return [(name, value) for name, value in self._given.items() if parameters[name].kind is not open_ended]
+
+
+def _as_written(compute):
+    """Keeps TensorFlow from rewriting Python's control flow, as Keras does in `fit`: half of an eager step."""
+    if keras.backend.backend() != "tensorflow":
+        return compute
+    import tensorflow as tf
+
+    return tf.autograph.experimental.do_not_convert(compute)
 
 
 def call_arguments(loss: keras.layers.Layer | type[keras.layers.Layer]) -> set[str]:
