@@ -27,9 +27,9 @@ def start_tracing(provider: Any = None) -> None:
     """
     global _tracer
     if provider is None:
-        if not any(os.environ.get(name) for name in _ENDPOINTS):
+        if (named := next(filter(os.environ.get, _ENDPOINTS), None)) is None:
             return
-        with needs_extra("tracing", "OTEL_EXPORTER_OTLP_ENDPOINT is set, which"):
+        with needs_extra("tracing", f"The endpoint of {named}"):
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace import TracerProvider
