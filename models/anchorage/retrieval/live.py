@@ -23,7 +23,8 @@ from anchorage.retrieval.index import Index, check_queries, search
 from anchorage.retrieval.index_building import SHARD_ROWS, build_index
 from anchorage.retrieval.index_tuning import IndexLimits
 
-_EXACT_ROWS = 2_000  # matching rows up to which a filtered search compares all of them
+_EXACT_ROWS = 2_000  # matching rows up to which a filtered search compares all of them,
+_EXACT_PER_FETCHED = 8  # or matching rows for each that it would fetch: that takes as long, and finds less
 _MARGIN = 1.5  # rows fetched for each that a filtered search needs on average
 _LEAVES = 3  # leaves searched for a filter, per leaf that the index was tuned for and per leaf full of rows fetched
 _SPARE = 16  # rows fetched for ones that may be deleted or filtered out
@@ -243,11 +244,12 @@ class LiveIndex:
         conditions = self._conditions(where)
         fewest = min((column.count(allowed) for column, allowed in conditions), default=total)
         pending = np.arange(len(queries)) if fewest and len(state.alive) > state.dead else np.arange(0)
-        compare = bool(conditions) and fewest <= _EXACT_ROWS
+        compare = False
         width = need + min(state.dead, _SPARE)
-        if conditions and not compare:
+        if conditions and fewest:
             share = math.prod(column.count(allowed) / total for column, allowed in conditions)
             width = math.ceil(_MARGIN * width / share) + _SPARE
+            compare = fewest <= max(_EXACT_ROWS, _EXACT_PER_FETCHED * width)
         while len(pending) and not compare:
             width = min(width, total)
             found, similarities = search(self.index, queries[pending], width, self._leaves(width) if conditions else 0)

@@ -7,6 +7,7 @@ import pytest
 
 from anchorage.errors import UsageError
 from anchorage.items import Item
+from anchorage.retrieval import live as live_index
 from anchorage.retrieval.filters import Filter
 from anchorage.retrieval.index_building import build_index
 from anchorage.retrieval.live import LiveIndex
@@ -69,6 +70,19 @@ def test_recall_at_each_selectivity(index, gallery, name):
     assert all(hits.attributes[0][name] == "yes" for hits in found)
     assert {len(hits.ids) for hits in found} == {min(NEIGHBORS, mask.sum())}
     assert recall(found, mask) >= 0.99
+
+
+def test_where_a_search_would_fetch_many_rows_for_few_matches_all_matches_are_compared(index, gallery, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the index is searched")
+
+    monkeypatch.setattr(live_index, "_EXACT_ROWS", 0)
+    monkeypatch.setattr(live_index, "search", refuse)
+    live = LiveIndex(index, gallery, BASE)
+    found = live.search(QUERIES, NEIGHBORS, Filter.parse({"attributes": {"1 %": "yes"}}))
+    assert recall(found, gallery["attribute/1 %"] == "yes") == 1
+    with pytest.raises(AssertionError, match="the index is searched"):
+        live.search(QUERIES, NEIGHBORS, Filter.parse({"attributes": {"10 %": "yes"}}))
 
 
 def test_a_label_far_from_the_query(index, gallery):
