@@ -12,7 +12,7 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from anchorage.disk import disk_trouble
-from anchorage.storage.addresses import is_remote, parent
+from anchorage.storage.addresses import check_names, is_remote, parent
 from anchorage.storage.faults import MissingObjectError
 from anchorage.storage.folders import copy_entries, is_copy, upload
 from anchorage.storage.objects import Entry, endpoint, find_object, list_files
@@ -182,6 +182,7 @@ def _make(folder: Path, uri: str, entries: Mapping[str, Entry], handle: int) -> 
     if not folder.is_dir():
         parts = folder.with_suffix(_PARTS)  # what a killed process has copied is used
         parts.mkdir(exist_ok=True)
+        check_names(uri, entries)  # before any of them becomes a path
         _link_unchanged(folder, entries, parts)
         copy_entries(uri, entries, parts)
         parts.rename(folder)
