@@ -3,8 +3,9 @@
 The targets: one worker embeds at least 90 % of the images per second of a loop that reads files with `tf.data` and
 calls the same exported model; two workers on two cores embed at least 1.7 times as many as one. Loop and worker take
 turns in one process. Workers in processes of their own are timed from their first finished shard to their last, since
-the start of TensorFlow (5 to 10 s) does not grow with the work; each has one thread. On a busy machine only the CPU
-times count.
+the start of TensorFlow (5 to 10 s) does not grow with the work. Each has a core, which the threads that read its files
+share with the model. How much two cores of the machine compute at once is printed, too: it bounds what two workers can
+do. On a busy machine only the CPU times count.
 """
 
 import argparse
@@ -15,9 +16,11 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import keras
 import numpy as np
@@ -91,8 +94,26 @@ def one_against_loop(photos: Path, model: str, count: int, rounds: int) -> None:
         print(f"one worker, {name}: {clock:.2f} x the rate of the loop, {used:.2f} x by CPU time (target: 0.90)")
 
 
+def multiply(core: int, seconds: float = 4) -> int:
+    """Number of products of two matrices on one core, as many as there is time for."""
+    os.sched_setaffinity(0, {core})
+    matrix, end, count = np.ones((512, 512), np.float32), time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        matrix @ matrix
+        count += 1
+    return count
+
+
+def cores_together() -> float:
+    """How many times the products of one core two cores compute at once."""
+    with ThreadPoolExecutor(2) as threads:
+        alone = threads.submit(multiply, 0).result()
+        return sum(threads.map(multiply, (0, 1))) / alone
+
+
 def by_workers(photos: Path, model: str, workers: int) -> tuple[float, float, int]:
     """Images per second between the first shard and the last, CPU seconds of all processes, and number of shards."""
+    os.sched_setaffinity(0, range(workers))  # what Beam starts inherits it
     flags = ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
     with tempfile.TemporaryDirectory() as folder:
         _, used = timed(lambda: bulk.embed_files([photos], model, f"{folder}/table", flags))
@@ -122,6 +143,7 @@ def main() -> None:
         one, two = (by_workers(photos, model, workers) for workers in (1, 2))
         print(f"one worker {one[0]:.1f} images/s, {one[1]:.0f} CPU s; two {two[0]:.1f} images/s, {two[1]:.0f} CPU s")
         print(f"two workers: {two[0] / one[0]:.2f} x one (target: 1.70); load {os.getloadavg()[0]:.1f}")
+        print(f"two cores: {cores_together():.2f} x the products of matrices of one")
 
 
 if __name__ == "__main__":
