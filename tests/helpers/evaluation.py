@@ -84,7 +84,7 @@ class Workshop:
         (Path(artifact.uri) / "baseline.json").write_text(json.dumps(found))
         return artifact
 
-    def publish(self, index, outputs):
+    def publish(self, index, outputs, **others):
         release = self.artifact(Release, "release")
         PublishRelease.test_call(
             model=self.model,
@@ -93,6 +93,7 @@ class Workshop:
             releases=str(self.folder / "releases"),
             facts_json='{"run_key": "k"}',
             **outputs,
+            **others,
         )
         return release
 

@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
+from databases import fresh_database, running_postgresql
 from PIL import Image
 from vector_releases import publish_vectors, unit_vectors
 
@@ -16,6 +18,23 @@ from anchorage_pipeline.cli import main
 from anchorage_pipeline.config import load_experiment
 from anchorage_pipeline.drift import examine
 from anchorage_pipeline.identity import fingerprint_run
+
+_NUMBERS = count(1)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running_postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """URL of the store of the service, and the line of `[trigger]` that names it; none for the file beside releases."""
+    if request.param == "sqlite":
+        return default_store(tmp_path / "releases"), ""
+    url = fresh_database(request.getfixturevalue("server"), f"store-{next(_NUMBERS)}").replace(":@", "@")
+    return url, f'\nstore = "{url}"'
 
 
 @pytest.fixture
@@ -35,8 +54,8 @@ def experiment(tmp_path, monkeypatch):
     return write
 
 
-def sample(release, vectors, start=0.0):
-    store = QueryStore(default_store(release.path.parent))
+def sample(release, vectors, start=0.0, url=None):
+    store = QueryStore(url or default_store(release.path.parent))
     store.write(
         [
             SampledQuery(start + place, 1, release.model_fingerprint, vector, 0.1, None)
@@ -82,23 +101,25 @@ def test_a_run_that_would_make_the_release_again_is_not_needed(experiment, tmp_p
     assert trigger.find_need(experiment(limits)).is_met
 
 
-def test_new_images_and_new_items_of_the_service_count_together(experiment, tmp_path):
-    release = publish_vectors(tmp_path, unit_vectors(60))
+def test_new_images_and_new_items_of_the_service_count_together(experiment, tmp_path, database):
+    url, named = database
+    publish_vectors(tmp_path, unit_vectors(60))
     vector = np.ones(8, np.float32)
     items = [Item("new", "label", vector=vector), Item("item 3 ü", "label", vector=vector), Item("gone", deleted=True)]
-    ItemStore(default_store(release.path.parent)).write(items)
-    (reason,) = trigger.find_need(experiment("new_items = 7")).reasons  # six images and one item
+    ItemStore(url).write(items)
+    (reason,) = trigger.find_need(experiment("new_items = 7" + named)).reasons  # six images and one item
     assert reason == "7 items are not in release 1; the limit is 7."
-    assert not trigger.find_need(experiment("new_items = 8")).reasons
+    assert not trigger.find_need(experiment("new_items = 8" + named)).reasons
 
 
-def test_drift_is_a_reason_and_too_few_queries_are_none(experiment, tmp_path):
+def test_drift_is_a_reason_and_too_few_queries_are_none(experiment, tmp_path, database):
+    url, named = database
     release = publish_vectors(tmp_path, unit_vectors(600))
-    limits = experiment('drift = "evaluation"')
+    limits = experiment('drift = "evaluation"' + named)
     assert not trigger.find_need(limits).reasons
-    sample(release, shifted(499))
+    sample(release, shifted(499), url=url)
     assert not trigger.find_need(limits).reasons
-    sample(release, shifted(500))
+    sample(release, shifted(500), url=url)
     need = trigger.find_need(limits)
     assert need.reasons[0].startswith("Drift in one window")
     facts = need.to_facts()
@@ -106,10 +127,10 @@ def test_drift_is_a_reason_and_too_few_queries_are_none(experiment, tmp_path):
 
     # the next report: a release that this run made, with queries that are like its gallery again
     released = replace(release, manifest={**release.manifest, "facts": {"trigger": facts}})
-    sample(release, unit_vectors(500, seed=9), start=1000.0)
+    sample(release, unit_vectors(500, seed=9), start=1000.0, url=url)
     from anchorage.judging.drift import DriftSettings
 
-    before = examine(released, DriftSettings(windows=1))["before"]
+    before = examine(released, DriftSettings(windows=1), store=url)["before"]
     assert before["reasons"] == need.reasons
     assert before["sentences"][0] == "The drift has ended since the retraining."
     assert before["sentences"][1].startswith("The median distance of the nearest item was ")
