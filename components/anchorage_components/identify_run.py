@@ -1,14 +1,12 @@
 """IdentifyRun: finds out what a run on a cluster starts from, so that later nodes are cached if nothing changed."""
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from absl import logging
 from tfx.dsl.component.experimental.annotations import Parameter
 
-from anchorage.data.listing import list_images
-from anchorage.data.remote import DataPlace, copy_data
+from anchorage.data.remote import list_data
 from anchorage.data.spans import resolve_span, split_path, version_of
-from anchorage.data.vectors import VectorTable, list_vectors
 from anchorage.files import digest
 from anchorage.judging.need import find_need
 from anchorage.release import find_baseline
@@ -74,7 +72,10 @@ def IdentifyRun(
     if limits := from_parameter(limits_json):
 
         def list_ids() -> set[str]:
-            return _list_ids(place, bool(is_vectors), columns, bool(follow_links), **from_parameter(listing_json))
+            assignment = from_parameter(listing_json)
+            indexed, kind = assignment.pop("splits"), {"is_vectors": bool(is_vectors)}
+            listing = list_data(place, columns, follow_links=bool(follow_links), **kind, **assignment)
+            return {source.id for source in listing.sources if source.split in indexed}
 
         need = find_need(releases, run_key, list_ids, **limits)
         logging.info("%s: %s", "needed" if need.is_met else "not needed", need.describe())
@@ -92,21 +93,3 @@ def IdentifyRun(
     }
     logging.info("this run: %s", identity)
     return identity
-
-
-def _list_ids(
-    place: DataPlace,
-    is_vectors: bool,
-    columns: dict[str, str],
-    follow_links: bool,
-    *,
-    splits: list[str],
-    **assignment: Any,
-) -> set[str]:
-    """The ids of the data in some splits; data in an object store are copied first, as for the run."""
-    place = copy_data(place, columns, is_vectors=is_vectors)
-    if is_vectors:
-        listing = list_vectors(VectorTable(place.table, columns), **assignment)
-    else:
-        listing = list_images(place.root, place.table, columns, follow_links=follow_links, **assignment)
-    return {source.id for source in listing.sources if source.split in splits}

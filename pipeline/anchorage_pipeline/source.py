@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from anchorage.data.remote import DataPlace, copy_data
+from anchorage.data.remote import DataPlace, copy_data, list_data
 from anchorage.data.spans import TABLES, split_path, version_of
 from anchorage.data.store import RecordSpec
 from anchorage.data.vectors import VectorTable
@@ -47,6 +47,26 @@ def fingerprint_data(experiment: Experiment) -> str:
     if not is_remote(place.root):
         locate_data(experiment)
     return version_of(place, _columns(experiment), is_vectors=data.input == "vectors", follow_links=data.follow_links)
+
+
+def indexed_ids(experiment: Experiment) -> set[str]:
+    """Ids of the data that belong into the index; of images in an object store at most the table is copied.
+
+    Raises:
+        DataError: what listing the data raises.
+    """
+    data = experiment.data
+    listing = list_data(
+        place_data(experiment),
+        _columns(experiment),
+        is_vectors=data.input == "vectors",
+        follow_links=data.follow_links,
+        val_share=data.val_share,
+        test_share=data.test_share,
+        seed=experiment.seed,
+        own_labels=experiment.untrained,
+    )
+    return {source.id for source in listing.sources if source.split in experiment.index.splits}
 
 
 def open_vectors(experiment: Experiment) -> VectorTable:

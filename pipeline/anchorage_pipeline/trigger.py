@@ -1,5 +1,6 @@
 """Whether a scheduled run of an experiment is needed, by the limits of its `[trigger]`."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anchorage.errors import UsageError
@@ -39,12 +40,7 @@ def find_need(experiment: Experiment) -> "Need":
     """
     from anchorage.judging import need
     from anchorage_pipeline.identity import fingerprint_run
-    from anchorage_pipeline.plain import list_sources
+    from anchorage_pipeline.source import indexed_ids
 
-    def list_ids() -> set[str]:
-        indexed = set(experiment.index.splits)
-        listing = list_sources(experiment, val_share=experiment.data.val_share)
-        return {source.id for source in listing.sources if source.split in indexed}
-
-    limits = require_limits(experiment)
+    limits, list_ids = require_limits(experiment), partial(indexed_ids, experiment)
     return need.find_need(experiment.release_folder, fingerprint_run(experiment).run, list_ids, **limits)

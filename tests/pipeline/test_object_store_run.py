@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from vector_releases import publish_vectors, unit_vectors
 
 from anchorage import storage
 from anchorage.release import open_release
@@ -14,6 +15,7 @@ from anchorage.training.remote_checkpoints import RemoteCheckpoints
 from anchorage_pipeline import api
 from anchorage_pipeline.cli import main
 from anchorage_pipeline.config import load_experiment
+from anchorage_pipeline.trigger import find_need
 
 CLASSES, EACH, DIM, SIGNAL = 24, 8, 24, 6
 
@@ -156,3 +158,14 @@ def test_init_writes_a_file_for_data_in_a_bucket(bucket, table, tmp_path, monkey
     assert f'path = "{address}"' in text
     assert "relative to the current folder" not in text
     assert load_experiment("shop.toml").encoder.name == "head"
+
+
+def test_whether_a_run_is_needed_is_asked_without_a_copy_of_the_images(bucket, tmp_path, monkeypatch):
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+        storage.write_bytes(storage.join(bucket, "photos", name), b"never read")
+    publish_vectors(tmp_path, unit_vectors(60))
+    text = f'name = "shop"\n[data]\npath = "{bucket}/photos"\n[release]\nfolder = "{tmp_path}/releases"\n[trigger]\n'
+    (tmp_path / "shop.toml").write_text(f"{text}new_items = 3", encoding="utf-8")
+    monkeypatch.setattr("anchorage.storage.folders.fetch_object", None)
+    need = find_need(load_experiment(tmp_path / "shop.toml"))
+    assert need.reasons == ["3 items are not in release 1; the limit is 3."]

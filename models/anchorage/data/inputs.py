@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anchorage.data.listing import SPLITS, SUFFIXES, Reject
-from anchorage.data.paths import DataFolder
+from anchorage.data.paths import DataFolder, is_hidden
 from anchorage.data.store import ROLES
 from anchorage.data.tables import read_table
 from anchorage.data.vectors import VectorTable
@@ -83,7 +83,7 @@ def _expand(name: str, *, vectors: bool) -> Iterator[Input | Reject]:
         yield from map(_image, _from_uri(name))
     elif place.is_dir():
         files = (file for file in place.rglob("*") if _is_image(file))
-        yield from map(_image, sorted(file.as_posix() for file in files if not _is_hidden(file.relative_to(place))))
+        yield from map(_image, sorted(file.as_posix() for file in files if not is_hidden(file.relative_to(place))))
     elif not place.exists():
         if not glob.has_magic(name):
             raise UsageError(
@@ -123,7 +123,7 @@ def _from_store(uri: str) -> list[str]:
         return [root]
     names = [name for name in list_files(root) if not pattern or matches(name.split("/"), pattern)]
     images = [name for name in names if posixpath.splitext(name)[1].lower() in SUFFIXES]
-    return [join(root, name) for name in images if not _is_hidden(Path(name))]
+    return [join(root, name) for name in images if not is_hidden(name)]
 
 
 def _from_list(file: Path) -> Iterator[Input | Reject]:
@@ -175,7 +175,3 @@ def _texts(row: Mapping[str, str]) -> tuple[str, str, str]:
     """Label, role and split of a row; what is no role or split counts as missing."""
     role, split = row.get("role", "").strip().lower(), row.get("split", "").strip().lower()
     return row.get("label", "").strip(), role if role in ROLES else "both", split if split in SPLITS else ""
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anchorage.data.paths import DataFolder, PathFault
+from anchorage.data.paths import DataFolder, PathFault, is_hidden
 from anchorage.data.tables import ATTRIBUTE, read_table
 from anchorage.errors import DataError
 
@@ -116,7 +116,27 @@ def list_images(
     if table:
         items: Iterator = _from_table(folder, read_table(table, columns or {}, attributes), own_labels)
     else:
-        items = _from_folder(folder, own_labels)
+        names = {path.name for path in root.iterdir() if path.is_dir()}
+        items = _from_folder(folder.walk(), names, own_labels)
+    return assign_splits(items, val_share=val_share, test_share=test_share, seed=seed)
+
+
+def list_names(
+    names: Iterable[str], *, val_share: float, test_share: float, seed: int, own_labels: bool = False
+) -> Listing:
+    """List the images of a folder that is known by the names of its files, as `list_images` lists the folder.
+
+    Args:
+        names: paths of files, relative to the root.
+        val_share: see `list_images`.
+        test_share: see `list_images`.
+        seed: see `list_images`.
+        own_labels: see `list_images`.
+    """
+    names = list(names)
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    visible = ((name, None) for name in names if not is_hidden(name))
+    items = _from_folder(visible, folders, own_labels)
     return assign_splits(items, val_share=val_share, test_share=test_share, seed=seed)
 
 
@@ -211,11 +231,14 @@ def find_paths(table: Path, columns: Mapping[str, str]) -> Iterator[str]:
         yield _normalise(row["path"])
 
 
-def _from_folder(folder: DataFolder, own_labels: bool) -> Iterator[Source | Reject | None]:
-    names = {path.name for path in folder.root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+def _from_folder(
+    files: Iterable[tuple[str, PathFault | None]], folders: set[str], own_labels: bool
+) -> Iterator[Source | Reject | None]:
+    """The images among files, each with its fault or None; `folders` are the names of those in the root."""
+    names = {name for name in folders if not is_hidden(name)}
     by_split = names <= set(_PARTS) and "train" in names and ("test" in names or {"query", "gallery"} <= names)
     depth = 2 if by_split else 1
-    for path, fault in folder.walk():
+    for path, fault in files:
         if posixpath.splitext(path)[1].lower() not in SUFFIXES:
             yield None
             continue

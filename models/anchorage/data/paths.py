@@ -24,6 +24,11 @@ class PathFault(NamedTuple):
     message: str
 
 
+def is_hidden(path: str | os.PathLike) -> bool:
+    """Return whether a relative path names a hidden file, or one in a hidden folder."""
+    return any(part.startswith(".") for part in os.fspath(path).split("/"))
+
+
 class DataFolder:
     """A folder that all paths of a data set are relative to.
 

@@ -1,20 +1,22 @@
 """Data in an object store: what a run reads of it is copied to this machine once for each content of the bucket.
 
-The digest of the data comes from the listing, so that a run whose nodes are all cached copies nothing.
+The digest of the data and the listing of its images come from the listing of the bucket, so that a run whose nodes are
+all cached copies nothing, and neither does the question whether a run is needed.
 """
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from anchorage.data.listing import find_paths
-from anchorage.data.vectors import is_vector_data
+from anchorage.data.listing import Listing, find_paths, list_images, list_names
+from anchorage.data.vectors import VectorTable, is_vector_data, list_vectors
 from anchorage.errors import DataError
 from anchorage.files import digest
 from anchorage.storage import (
     Copy,
     MissingObjectError,
+    check_names,
     exists,
     find_object,
     is_remote,
@@ -75,6 +77,37 @@ def remote_version(place: DataPlace, columns: Mapping[str, str], *, is_vectors: 
         if not rows:
             raise MissingObjectError(uri)
     return digest(rows)
+
+
+def list_data(
+    place: DataPlace, columns: Mapping[str, str], *, is_vectors: bool, follow_links: bool = False, **assignment: Any
+) -> Listing:
+    """List the data as `list_vectors` or `list_images` does; of images in an object store only a table is copied.
+
+    Args:
+        place: folder and table.
+        columns: column names of the table.
+        is_vectors: whether the data are vectors.
+        follow_links: as for `list_images`.
+        **assignment: `val_share`, `test_share`, `seed` and `own_labels` as for `list_images`.
+
+    Raises:
+        DataError: `E_DATA_MISSING`, and the errors of listing.
+        AnchorageError: those of the object store.
+    """
+    if is_vectors:
+        place = copy_data(place, columns, is_vectors=True)
+        return list_vectors(VectorTable(place.table, columns), **assignment)
+    if not is_remote(place.root):
+        return list_images(place.root, place.table, columns, follow_links=follow_links, **assignment)
+    with _told_missing(place):
+        if place.table:
+            with local_input(place.table) as table:
+                return list_images(table.parent, table, columns, **assignment)
+        if names := list_files(place.root):
+            check_names(place.root, names)
+            return list_names(names, **assignment)
+        raise MissingObjectError(place.root)
 
 
 def remote_spans(parent: str, *, files: bool) -> list[str]:

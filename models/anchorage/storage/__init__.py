@@ -4,7 +4,7 @@ Credentials and endpoint come from where boto3 takes them: `AWS_*` variables, `~
 `AWS_ENDPOINT_URL` names another server than Amazon's. boto3 (extra `s3`) is imported at the first use of a URI.
 """
 
-from anchorage.storage.addresses import is_object, is_remote, join, matches, parent, split_pattern
+from anchorage.storage.addresses import check_names, is_object, is_remote, join, matches, parent, split_pattern
 from anchorage.storage.cache import Copy, local_input, local_output
 from anchorage.storage.faults import LostRaceError, MissingObjectError
 from anchorage.storage.folders import download, upload
@@ -26,6 +26,7 @@ __all__ = [
     "Entry",
     "LostRaceError",
     "MissingObjectError",
+    "check_names",
     "delete",
     "delete_tree",
     "download",

@@ -1,5 +1,6 @@
 """Data in an object store: what is copied, how often, and what its digest sees."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from anchorage.data import remote
 from anchorage.data.inputs import list_inputs
-from anchorage.data.remote import DataPlace, copy_data, holds_vectors
+from anchorage.data.remote import DataPlace, copy_data, holds_vectors, list_data
 from anchorage.data.spans import resolve_span, split_path, version_of
 from anchorage.errors import DataError, UsageError
 from anchorage.storage import delete, folders, join, write_bytes
@@ -74,6 +75,62 @@ def test_of_a_table_only_what_it_lists(bucket, fetched):
     assert "huge.bin" not in fetched
 
 
+@pytest.mark.parametrize(
+    ("names", "sources"),
+    [
+        (
+            [
+                "cat/1.png",
+                "cat/deep/2.JPG",
+                "dog/e\u0301.png",
+                "dog/\u00e9.png",
+                "loose.png",
+                "notes/read.txt",
+                "dog/.x/3.png",
+            ],
+            [("cat/1.png", "cat"), ("cat/deep/2.JPG", "cat"), ("dog/\u00e9.png", "dog")],
+        ),
+        (
+            ["train/cat/1.png", "test/dog/2.png", "test/3.png", ".cache/a/4.png", "notes.txt"],
+            [("test/dog/2.png", "dog"), ("train/cat/1.png", "cat")],
+        ),
+        (["train/cat/1.png", "other/dog/2.png"], [("other/dog/2.png", "other"), ("train/cat/1.png", "train")]),
+    ],
+)
+@pytest.mark.parametrize("own_labels", [False, True])
+def test_a_folder_is_listed_as_its_copy_would_be_and_nothing_is_copied(bucket, fetched, names, sources, own_labels):
+    put(bucket, *names)
+    place, assignment = DataPlace(bucket), {"val_share": 0.0, "test_share": 0.5, "seed": 1, "own_labels": own_labels}
+    listing = list_data(place, {}, is_vectors=False, **assignment)
+    assert fetched == []
+    if not own_labels:
+        assert [(source.id, source.label) for source in listing.sources] == sources
+    copied = list_data(copy_data(place, {}, is_vectors=False), {}, is_vectors=False, **assignment)
+    assert [each._replace(path="") for each in listing.sources] == [each._replace(path="") for each in copied.sources]
+    assert {(reject.id, reject.code) for reject in listing.rejects} == {
+        (reject.id, reject.code) for reject in copied.rejects
+    }
+    assert (listing.skipped, listing.unlisted) == (copied.skipped, copied.unlisted)
+
+
+def test_of_a_table_of_images_only_the_table_is_copied_to_list_them(bucket, fetched):
+    put(bucket, "shop/a/1.png", "shop/b.png")
+    put(bucket, "shop/list.csv", content=b"file,label,split\na/1.png,x,train\n./b.png,y,test\n../c.png,y,test\n")
+    place, columns = split_path(join(bucket, "shop/list.csv"), is_vectors=False), {"path": "file"}
+    assignment = {"val_share": 0.0, "test_share": 0.5, "seed": 1}
+    listing = list_data(place, columns, is_vectors=False, **assignment)
+    assert fetched == ["list.csv"]
+    assert [(source.id, source.split) for source in listing.sources] == [("a/1.png", "train"), ("b.png", "test")]
+    assert [reject.code for reject in listing.rejects] == ["E_PATH_OUTSIDE"]
+    assert listing == list_data(copy_data(place, columns, is_vectors=False), columns, is_vectors=False, **assignment)
+
+
+def test_a_bucket_that_cannot_be_copied_cannot_be_listed(bucket):
+    put(bucket, "cat/1.png", "cat/1.png/2.png")
+    with pytest.raises(DataError, match="E_OBJECT_NAME"):
+        list_data(DataPlace(bucket), {}, is_vectors=False, val_share=0.0, test_share=0.5, seed=1)
+
+
 def test_vectors(bucket, tmp_path):
     table = pa.table({"id": ["a"], "vector": [[1.0, 2.0]]})
     parquet.write_table(table, tmp_path / "v.parquet")
@@ -96,7 +153,7 @@ def test_no_data(bucket):
     put(bucket, "photos/cat/1.png")
     for path, is_vectors in (("phtos", False), ("photos/list.csv", False), ("v.parquet", True)):
         place = split_path(join(bucket, path), is_vectors=is_vectors)
-        for look in (copy_data, version_of):
+        for look in (copy_data, version_of, partial(list_data, val_share=0.0, test_share=0.5, seed=1)):
             with pytest.raises(DataError, match="E_DATA_MISSING"):
                 look(place, {}, is_vectors=is_vectors)
 
