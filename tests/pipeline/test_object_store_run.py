@@ -1,6 +1,10 @@
 """A whole run with data, artifacts, checkpoints and releases in an object store: killed, resumed elsewhere, cached."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,6 @@ from vector_releases import publish_vectors, unit_vectors
 
 from anchorage import storage
 from anchorage.release import open_release
-from anchorage.training.remote_checkpoints import RemoteCheckpoints
 from anchorage_pipeline import api
 from anchorage_pipeline.cli import main
 from anchorage_pipeline.config import load_experiment
@@ -52,8 +55,21 @@ def table(tmp_path):
     return path
 
 
-class KilledError(Exception):
-    """Stands for the end of the process."""
+_KILLED = """
+import os, signal
+from anchorage.training.remote_checkpoints import RemoteCheckpoints
+from anchorage_pipeline import api
+
+save = RemoteCheckpoints.save
+
+def die_after_saving(self, learner, progress):
+    save(self, learner, progress)
+    if progress.epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+RemoteCheckpoints.save = die_after_saving
+api.run("shop.toml")
+"""
 
 
 @pytest.mark.thorough
@@ -66,18 +82,9 @@ def test_a_run_on_a_bucket_equals_one_on_disk(bucket, table, tmp_path, monkeypat
         (folder / "shop.toml").write_text(SETTINGS.format(base=base), encoding="utf-8")
 
     # killed on one machine after its second checkpoint, which is in the bucket ...
-    monkeypatch.chdir(here)
-    with monkeypatch.context() as patch:
-        save = RemoteCheckpoints.save
-
-        def die_after_saving(self, learner, progress):
-            save(self, learner, progress)
-            if progress.epoch == 1:
-                raise KilledError
-
-        patch.setattr(RemoteCheckpoints, "save", die_after_saving)
-        with pytest.raises(KilledError):
-            api.run("shop.toml")
+    program, machine = [sys.executable, "-c", _KILLED], {**os.environ, "TMPDIR": str(here)}
+    done = subprocess.run(program, cwd=here, env=machine, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     names = storage.list_files(storage.join(bucket, "runs/shop"))
     assert sum(name.startswith("checkpoints/") and name.endswith("/state.json") for name in names) == 2
     assert not [name for name in names if name.startswith("artifacts/Trainer/")]
