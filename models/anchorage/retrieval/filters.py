@@ -27,6 +27,9 @@ class Filter:
     labels: frozenset[str] | None = None
     attributes: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        return hash((self.ids, self.labels, frozenset(self.attributes.items())))
+
     @classmethod
     def parse(cls, content: Any) -> "Filter":
         """Read a filter as JSON has it: `{"id": "a", "label": ["b", "c"], "attributes": {"color": "red"}}`.

@@ -19,6 +19,7 @@ from anchorage.items import Item, check_items
 from anchorage.retrieval.changes import Added, State
 from anchorage.retrieval.exact import best_rows
 from anchorage.retrieval.filters import Column, Filter, Keys, matching_rows
+from anchorage.retrieval.gathered import GatheredVectors
 from anchorage.retrieval.index import Index, check_queries, search
 from anchorage.retrieval.index_building import SHARD_ROWS, build_index
 from anchorage.retrieval.index_tuning import IndexLimits
@@ -80,6 +81,7 @@ class LiveIndex:
             if name.startswith(ATTRIBUTE)
         }
         self._by_id, self._by_label = Keys(self._row_of), Column(self._labels)
+        self._gathered = GatheredVectors(vectors)
         self._added_row: dict[str, int] = {}
         self._lock = Lock()  # of writers
         self._state = State(change, np.ones(index.rows, bool), 0, Added.empty(index.dimension), np.ones(0, bool))
@@ -133,8 +135,8 @@ class LiveIndex:
         Args:
             vectors: `(N, D)` floats, rows of unit length.
             k: number of results, at least 1; fewer where fewer items match.
-            where: conditions on the results. Few matching items are compared one by one; of many, the nearest rows are
-                fetched until enough of them match.
+            where: conditions on the results. Few matching items are compared one by one, from a copy of their vectors
+                if the filter is repeated; of many, the nearest rows are fetched until enough of them match.
             leave_out: ids left out of the results of each query, such as its own.
 
         Raises:
@@ -229,7 +231,7 @@ class LiveIndex:
         """Find the nearest items by comparing every one: what `search` is measured against."""
         queries, state = check_queries(vectors, self.dimension), self._state
         names = leave_out if leave_out is not None else [()] * len(queries)
-        base = self._compare(queries, k, np.flatnonzero(state.alive), self._rows_of(names))
+        base = self._compare(state, queries, k, None, self._rows_of(names))
         added = self._search_added(state, queries, k, None, names)
         return [self._hits(state, k, *found) for found in zip(*base, *added, strict=True)]
 
@@ -266,18 +268,26 @@ class LiveIndex:
             compare = bool(conditions)  # neighbors and matches lie apart
             width *= 4
         if len(pending):
-            compared = self._compare(
-                queries[pending], k, self._matching(state, where), [own[at] for at in pending.tolist()]
-            )
+            compared = self._compare(state, queries[pending], k, where, [own[at] for at in pending.tolist()])
             for query, found, similarities in zip(pending.tolist(), *compared, strict=True):
                 rows[query], scores[query] = found, similarities
         return rows, scores
 
     def _compare(
-        self, queries: np.ndarray, k: int, rows: np.ndarray, own: Sequence[Sequence[int]]
+        self, state: State, queries: np.ndarray, k: int, where: Filter | None, own: Sequence[Sequence[int]]
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The nearest of some rows of the release and their scores, for each query, without its own rows."""
-        found, scores = best_rows(queries, self._vectors, k + max(map(len, own), default=0), rows)
+        """The nearest matching rows of the release and their scores, for each query, without its own rows."""
+        need = k + max(map(len, own), default=0)
+        if where is None:
+            rows, gathered = np.arange(len(state.alive)), None
+        else:
+            rows, gathered = self._gathered.find(where, lambda: matching_rows(self._conditions(where)))
+        valid = np.flatnonzero(state.alive[rows]) if state.dead else np.arange(len(rows))
+        if gathered is None:
+            found, scores = best_rows(queries, self._vectors, need, rows[valid])
+        else:
+            places, scores = best_rows(queries, gathered, need, valid)
+            found = rows[places]
         kept = [~np.isin(each, left) for each, left in zip(found, own, strict=True)]
         return (
             [each[keep] for each, keep in zip(found, kept, strict=True)],
