@@ -1,4 +1,4 @@
-"""Tiny releases, made without a run of the pipeline: the model shrinks an image to 4 x 4 pixels, centred."""
+"""Tiny releases, made without a run of the pipeline: the model shrinks an image to 4 x 4 pixels, or fewer."""
 
 import hashlib
 import io
@@ -19,21 +19,22 @@ COLORS = ("red", "blue")
 
 
 class Shrink(tf.Module):
-    """Images to unit vectors of `rows * 4 * 3` numbers; `gain` makes a model of another fingerprint, not of others."""
+    """Images to unit vectors of `rows * size * 3` numbers; `gain` changes its fingerprint, not the numbers."""
 
-    def __init__(self, rows=SIZE, gain=1.0):
+    def __init__(self, rows=SIZE, gain=1.0, size=SIZE):
         super().__init__()
-        self.rows = rows
+        self.rows, self.size = min(rows, size), size
         self.gain = tf.Variable(gain)
+        pixels = tf.TensorSpec([None, size, size, 3], tf.uint8, name="images")
+        self.embed_pixels = tf.function(self._embed_pixels, input_signature=[pixels])
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="images")])
     def embed(self, images):
-        pixels = tf.map_fn(lambda data: load_image(data, SIZE, "squash"), images, fn_output_signature=tf.uint8)
-        return self.embed_pixels(tf.ensure_shape(pixels, (None, SIZE, SIZE, 3)))
+        pixels = tf.map_fn(lambda data: load_image(data, self.size, "squash"), images, fn_output_signature=tf.uint8)
+        return self.embed_pixels(tf.ensure_shape(pixels, (None, self.size, self.size, 3)))
 
-    @tf.function(input_signature=[tf.TensorSpec([None, SIZE, SIZE, 3], tf.uint8, name="images")])
-    def embed_pixels(self, images):
-        flat = tf.reshape(tf.cast(images[:, : self.rows], tf.float32), (-1, self.rows * SIZE * 3)) - 127.5
+    def _embed_pixels(self, images):
+        flat = tf.reshape(tf.cast(images[:, : self.rows], tf.float32), (-1, self.rows * self.size * 3)) - 127.5
         return {"embeddings": tf.linalg.l2_normalize(self.gain * flat, axis=1)}
 
 
@@ -68,24 +69,33 @@ def encode(pixels, kind="PNG", **options):
 
 
 def publish_tiny(
-    folder, images, *, gain=1.0, calibration=None, data_root=None, report=True, extra=None, shard_rows=SHARD_ROWS
+    folder,
+    images,
+    *,
+    gain=1.0,
+    size=SIZE,
+    calibration=None,
+    data_root=None,
+    report=True,
+    extra=None,
+    shard_rows=SHARD_ROWS,
 ):
     """Publish a release of these images in `folder/releases`: ids are `class-N/N.png`, three classes, two colours.
 
-    `extra` are more files of the release.
+    Its model resizes images to `size * size` pixels. `extra` are more files of the release.
 
     Returns:
         The version.
     """
     work = folder / f"made-{gain}-{len(list(folder.glob('made-*')))}"
     work.mkdir(parents=True)
-    model = Shrink(gain=gain)
+    model = Shrink(gain=gain, size=size)
     signatures = {"serving_default": model.embed, "pixels": model.embed_pixels}
     tf.saved_model.save(model, str(work / "model"), signatures=signatures)
     vectors = model.embed(tf.constant(images))["embeddings"].numpy()
     fingerprint = fingerprint_model(work / "model")
     index = build_index(vectors, neighbors=3, shard_rows=shard_rows)
-    save_index(index, work / "index", vectors, model_fingerprint=fingerprint, image_size=SIZE, fit="squash")
+    save_index(index, work / "index", vectors, model_fingerprint=fingerprint, image_size=size, fit="squash")
     labels = [f"class-{number % 3}" for number in range(len(images))]
     ids = [f"{label}/{number}.png" for number, label in enumerate(labels)]
     if data_root is not None:
@@ -95,7 +105,7 @@ def publish_tiny(
     texts = {"id": ids, "label": labels, "role": ["both"] * len(ids), "split": ["test"] * len(ids)}
     columns = {name: np.array(values, object) for name, values in texts.items()}
     colors = np.array([COLORS[number % 2] for number in range(len(ids))], object)
-    digests = [hashlib.sha256(load_image(image, SIZE, "squash").numpy().tobytes()).hexdigest() for image in images]
+    digests = [hashlib.sha256(load_image(image, size, "squash").numpy().tobytes()).hexdigest() for image in images]
     write_ids(work / "ids", Embeddings(*columns.values(), vectors, {"color": colors}), digests)
     files = {"gallery.parquet": work / "ids", "thresholds.json": b'{"likely_match": {"threshold": 0.9}}'}
     if calibration is not None:

@@ -6,8 +6,9 @@ import shutil
 import threading
 import time
 
+import numpy as np
 import pytest
-from releases import CALIBRATION, draw_images, publish_tiny
+from releases import CALIBRATION, Shrink, draw_images, publish_tiny
 from services import WITH_KEY, running
 
 from anchorage.release import current_version, roll_back
@@ -140,6 +141,47 @@ def test_f26_a_candidate_that_was_not_published_is_not_served(client, releases):
     answer = switch(client, 3)
     assert (answer.status_code, answer.json()["code"]) == (409, "E_RELEASE_DAMAGED")
     assert (version_of(client), current_version(releases)) == (2, 2)
+
+
+def test_f26_a_release_unlike_the_served_one_is_switched_to_as_a_whole(releases, images):
+    """Images of 2 x 2, not 4 x 4 pixels, and 12, not 48 dimensions: encoder, index and items change at once."""
+    made = publish_tiny(releases.parent, images, size=2, calibration=CALIBRATION)
+    versions = {2: 4, made: 2}  # with the size of their images
+    kept, *queries = draw_images(5, seed=41)
+    expected = {}
+    for version, size in versions.items():
+        vectors = Shrink(size=size).embed([*images, kept, *queries])["embeddings"].numpy()
+        gallery = list(vectors[: -len(queries)])
+        if version == 2:  # the other leaves it out
+            gallery.append(np.full(48, -(48**-0.5)))
+        expected[version] = [sorted(np.stack(gallery) @ query)[:-4:-1] for query in vectors[-len(queries) :]]
+    answers, stop = [], threading.Event()
+
+    def ask(client, number):
+        while not stop.is_set():
+            answers.append((number, client.post("/v1/search?k=3", content=queries[number], headers=PNG)))
+
+    with running(releases, keep_images=True, watch_seconds=60) as client:
+        switch(client, 2)
+        assert client.put("/v1/items/kept", content=kept, headers={**PNG, **WITH_KEY}).status_code == 200
+        vector = client.put("/v1/items/vector", json={"vector": [-1.0] * 48}, headers=WITH_KEY)
+        assert vector.status_code == 200
+        askers = [threading.Thread(target=ask, args=(client, number)) for number in range(len(queries))]
+        for asker in askers:
+            asker.start()
+        for version in (made, 2, made):
+            answer = switch(client, version)
+            assert (answer.status_code, answer.json()["dimension"]) == (200, 3 * versions[version] ** 2)
+        stop.set()
+        for asker in askers:
+            asker.join()
+        assert client.get("/v1/release").json()["left_out"] == ["vector"]
+        refused = client.post("/v1/search", json={"vector": [1.0] * 48})
+        assert (refused.status_code, refused.json()["code"]) == (422, "E_QUERY_SHAPE")
+    assert {answer.json()["release"]["version"] for _, answer in answers} == set(versions)
+    for number, answer in answers:
+        scores = [result["score"] for result in answer.json()["results"]]
+        assert scores == pytest.approx(expected[answer.json()["release"]["version"]][number], abs=1e-4)
 
 
 def test_f21_a_moved_release_is_served(releases, tmp_path, images):
