@@ -2,7 +2,7 @@
 
 Kubeflow Pipelines gives outputs URIs in its object store (`minio://`, `s3://`, `gs://`) and copies what a container
 leaves below `/minio`, `/s3` or `/gcs`. Nodes rename, lock and map files, so each output gets the folder on the shared
-volume, or below a URI `s3://...`, that corresponds to its URI. The node reports this folder, and Kubeflow hands it to
+volume, or below a URI of a bucket, that corresponds to its URI. The node reports this folder, and Kubeflow hands it to
 later nodes as it is.
 
     python -m anchorage_components.container --artifacts /mnt/anchorage/artifacts/NAME <arguments of TFX>

@@ -1,7 +1,8 @@
-"""TFX's file access for `s3://`, by which it makes, finds and removes the folders of artifacts in an object store.
+"""TFX's file access for `s3://` and `gs://`, by which it makes, finds and removes the folders of artifacts in a store.
 
-TensorFlow, which TFX would ask otherwise, opens no `s3://`. A store has no folders: one exists while there is an
-object below it, to make one does nothing, and to remove what is not there is no error.
+TensorFlow, which TFX would ask otherwise, opens no `s3://`, and `gs://` without the server of STORAGE_EMULATOR_HOST. A
+store has no folders: one exists while there is an object below it, to make one does nothing, and to remove what is not
+there is no error.
 """
 
 import io
@@ -13,7 +14,7 @@ from tfx.dsl.io import filesystem, filesystem_registry
 
 from anchorage import storage
 
-_FIRST = 0  # TensorFlow's own plugin, which claims the scheme too, has priority 10
+_FIRST = 0  # TensorFlow's own plugin, which claims both schemes too, has priority 10
 
 
 class _Stat(NamedTuple):
@@ -24,7 +25,7 @@ class _Stat(NamedTuple):
 class ObjectStore(filesystem.Filesystem):
     """Objects as TFX's file access reads and writes them; a file appears, complete, when it is closed."""
 
-    SUPPORTED_SCHEMES = ["s3://"]  # noqa: RUF012 - TFX's own name and type
+    SUPPORTED_SCHEMES = ["s3://", "gs://"]  # noqa: RUF012 - TFX's own name and type
 
     @staticmethod
     def open(name: str | bytes, mode: str = "r") -> Any:
@@ -116,7 +117,7 @@ class ObjectStore(filesystem.Filesystem):
 
 
 def register() -> None:
-    """Let TFX use this class for `s3://`; more calls change nothing."""
+    """Let TFX use this class for its schemes; more calls change nothing."""
     filesystem_registry.DEFAULT_FILESYSTEM_REGISTRY.register(ObjectStore, priority=_FIRST)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from anchorage.errors import DataError, ResourceError, UsageError
 from anchorage.progress import advance, task
+from anchorage.storage import local_input
 
 KEY = "ANCHORAGE_API_KEY"  # variable of the environment
 
@@ -63,8 +64,8 @@ class ServedIndex:
             ResourceError: `E_SERVICE`.
         """
         added = 0
-        with task(_TASK):
-            for items in _items(Path(table)):
+        with task(_TASK), local_input(table) as place:
+            for items in _items(place):
                 self._call("/v1/items:batch", {"put": items})
                 added += len(items)
                 advance(_TASK, len(items))

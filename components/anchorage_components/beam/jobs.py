@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import tensorflow as tf
 
 from anchorage.disk import disk_fault
 from anchorage.errors import AnchorageError, DataError, ResourceError
+from anchorage.storage import is_remote
+from anchorage_components.beam import files
 from anchorage_components.beam.running import STALL_SECONDS, run_bounded
 
 _FAULT = "fault.json"
@@ -46,14 +47,12 @@ def run_jobs(
         DataError, ResourceError: of a job; `E_BEAM_WORKER`, `E_BEAM_STALLED`.
     """
     path = posixpath.join(folder, _FAULT)
-    tf.io.gfile.makedirs(folder)
-    if tf.io.gfile.exists(path):  # of an earlier run in this folder
-        tf.io.gfile.remove(path)
+    files.make_folder(folder)
+    files.remove(path)  # of an earlier run in this folder
     add_jobs(pipeline, jobs, work, finish, folder)
     run_bounded(pipeline, progress or functools.partial(_files, folder), stall_seconds)
-    if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            fault = json.loads(file.read())
+    if files.exists(path):
+        fault = json.loads(files.read(path))
         raise _KINDS[fault["exit_status"]](fault["code"], fault["message"])
 
 
@@ -77,8 +76,8 @@ def add_jobs(
 
 def _files(folder: str) -> list:
     """Files of a folder, which change as the workers write; those of a local folder with their sizes."""
-    if "://" in folder:
-        return tf.io.gfile.glob(posixpath.join(folder, "*"))
+    if is_remote(folder):
+        return files.list_folder(folder)
     found = []
     for path in Path(folder).rglob("*"):
         with contextlib.suppress(OSError):
@@ -106,5 +105,4 @@ def _conclude(finish: Callable[[list], None], path: str, results: list) -> None:
     first = min(faults, key=lambda fault: (-fault.exit_status, fault.code, fault.message))
     more = f" ({len(faults) - 1} more errors)" if len(faults) > 1 else ""
     fault = {"exit_status": first.exit_status, "code": first.code, "message": first.message + more}
-    with tf.io.gfile.GFile(path, "w") as file:
-        file.write(json.dumps(fault))
+    files.write(path, json.dumps(fault).encode())

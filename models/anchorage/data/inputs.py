@@ -16,7 +16,7 @@ from anchorage.data.store import ROLES
 from anchorage.data.tables import read_table
 from anchorage.data.vectors import VectorTable
 from anchorage.errors import DataError, UsageError
-from anchorage.storage import find_object, is_object, join, list_files, matches, split_pattern
+from anchorage.storage import find_object, is_remote, join, list_files, matches, split_pattern
 
 _TABLES = (".csv", ".tsv", ".parquet")
 _LIST = ".txt"
@@ -41,12 +41,12 @@ def list_inputs(places: Sequence[str | os.PathLike], *, vectors: bool) -> tuple[
 
     Args:
         places: image files, folders, patterns such as `photos/**/*.jpg`, tables of images, and lists (`.txt`, one path
-            or URI per line); a file, folder or pattern may be at `s3://...` or a URI that TensorFlow can open, such as
-            `gs://...`. With `vectors`, tables of vectors.
+            or URI per line); a file, folder or pattern may be at `s3://...` or `gs://...`. With `vectors`, tables of
+            vectors.
         vectors: whether the model takes vectors.
 
     Raises:
-        UsageError: `E_IMAGE_MISSING`.
+        UsageError: `E_IMAGE_MISSING`; `E_ADDRESS` for a URI of another scheme.
         DataError: `E_NO_IMAGES` if there is nothing, and the errors of `read_table` and `VectorTable`.
     """
     found: dict[str, Input] = {}
@@ -79,7 +79,7 @@ def _expand(name: str, *, vectors: bool) -> Iterator[Input | Reject]:
     place = Path(name)
     if vectors:
         yield from _from_vectors(place)
-    elif "://" in name:
+    elif is_remote(name):
         yield from map(_image, _from_uri(name))
     elif place.is_dir():
         files = (file for file in place.rglob("*") if _is_image(file))
@@ -104,20 +104,7 @@ def _is_image(file: Path) -> bool:
 
 
 def _from_uri(uri: str) -> list[str]:
-    """The URIs of images in a folder, or of a pattern, sorted; any other URI itself."""
-    if is_object(uri):
-        return _from_store(uri)
-    import tensorflow as tf
-
-    if glob.has_magic(uri):
-        return sorted(name for name in tf.io.gfile.glob(uri) if posixpath.splitext(name)[1].lower() in SUFFIXES)
-    if not tf.io.gfile.isdir(uri):
-        return [uri]
-    found = (posixpath.join(folder, name) for folder, _, names in tf.io.gfile.walk(uri) for name in names)
-    return sorted(name for name in found if posixpath.splitext(name)[1].lower() in SUFFIXES)
-
-
-def _from_store(uri: str) -> list[str]:
+    """The URI of an object itself; else those of the images in a folder, or of a pattern, sorted."""
     root, pattern = split_pattern(uri.rstrip("/"))
     if not pattern and find_object(root):
         return [root]
@@ -132,7 +119,7 @@ def _from_list(file: Path) -> Iterator[Input | Reject]:
     except (OSError, ValueError) as error:
         raise DataError("E_TABLE_DAMAGED", f"Expected a list of paths in UTF-8 at {file}. Received: {error}") from error
     for line in filter(None, map(str.strip, lines)):
-        path = line if "://" in line else (file.parent / line).as_posix()
+        path = line if is_remote(line) else (file.parent / line).as_posix()
         yield Input(path, unicodedata.normalize("NFC", line))
 
 
@@ -147,7 +134,7 @@ def _image(path: str) -> Input | Reject:
 def _from_table(table: Path) -> Iterator[Input | Reject]:
     folder = DataFolder(table.parent)
     for number, row in enumerate(read_table(table, {}, needed=("path",)), start=1):
-        if "://" in row["path"]:
+        if is_remote(row["path"]):
             yield Input(row["path"], unicodedata.normalize("NFC", row["path"]), *_texts(row))
             continue
         path = os.path.normpath(row["path"]) if row["path"] else ""

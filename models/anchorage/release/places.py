@@ -22,7 +22,7 @@ from anchorage.files import (
 from anchorage.release import manifest as manifests
 from anchorage.release.naming import POINTER, numbers, whole_number
 from anchorage.release.stored import StoredReleases
-from anchorage.storage import Copy, is_object, is_remote, join
+from anchorage.storage import Copy, is_remote, join
 
 COUNTER = ".last-version"
 
@@ -74,15 +74,9 @@ def find_place(releases: str | PathLike) -> Place:
     """Return the folder of releases at a path or a URI, which may not exist.
 
     Raises:
-        UsageError: `E_ADDRESS` for a URI of another kind than `s3://BUCKET/PATH`.
+        UsageError: `E_ADDRESS` for a URI of an unknown scheme.
     """
-    if is_remote(releases):
-        if not is_object(releases):
-            raise UsageError(
-                "E_ADDRESS", f"Expected releases at a path or at `s3://BUCKET/PATH`. Received: {fspath(releases)}"
-            )
-        return StoredReleases(fspath(releases))
-    return LocalReleases(Path(releases))
+    return StoredReleases(fspath(releases)) if is_remote(releases) else LocalReleases(Path(releases))
 
 
 def version_address(releases: str | PathLike, version: int) -> str:

@@ -138,9 +138,9 @@ class StoredReleases:
             write_bytes(self._claim(version), self._signed("claimed"), if_absent=True)
             raise UsageError(
                 "E_OBJECT_CONDITIONS",
-                f"Expected a store that refuses to write an existing object with `If-None-Match: *`. Received: the "
-                f"store of {self.address} wrote it. Nothing was published. Take a newer version of the store, or "
-                "another one.",
+                "Expected a store that refuses to write an existing object with `If-None-Match: *`, or "
+                f"`ifGenerationMatch=0`. Received: the store of {self.address} wrote it. Nothing was published. Take a "
+                "newer version of the store, or another one.",
             )
 
 
@@ -187,7 +187,7 @@ def _get(files: Mapping[str, Entry], name: str) -> list[Entry]:
 def _write_once(uri: str, data: bytes, etag: str | None) -> str:
     """Write an object if it is absent, or over the one with this etag; `LostRaceError` if another process was first.
 
-    boto3 repeats a request whose answer was lost, and the repeated one finds what the first has written.
+    A client repeats a request whose answer was lost, and the repeated one finds what the first has written.
     """
     try:
         return write_bytes(uri, data, if_absent=etag is None, if_match=etag)

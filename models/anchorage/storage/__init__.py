@@ -1,15 +1,15 @@
-"""Files on this machine or in an object store: `s3://BUCKET/PATH`.
+"""Files on this machine or in an object store: `s3://BUCKET/PATH`, `gs://BUCKET/PATH`.
 
-Credentials and endpoint come from where boto3 takes them: `AWS_*` variables, `~/.aws`, the role of the machine;
-`AWS_ENDPOINT_URL` names another server than Amazon's. boto3 (extra `s3`) is imported at the first use of a URI.
+Credentials and endpoint come from where the client of the store takes them: of boto3 (extra `s3`), `AWS_*` variables,
+`~/.aws` and the role of the machine; of google-cloud-storage (extra `gs`), `GOOGLE_APPLICATION_CREDENTIALS`, what
+`gcloud` has stored, and the service account of the machine. A client is imported at the first use of a URI.
 """
 
-from anchorage.storage.addresses import check_names, is_object, is_remote, join, matches, parent, split_pattern
+from anchorage.storage.addresses import check_names, is_remote, join, matches, parent, split_pattern
 from anchorage.storage.cache import Copy, local_input, local_output
 from anchorage.storage.faults import LostRaceError, MissingObjectError
 from anchorage.storage.folders import download, upload
 from anchorage.storage.objects import (
-    Entry,
     delete,
     delete_tree,
     exists,
@@ -20,6 +20,7 @@ from anchorage.storage.objects import (
     read_object,
     write_bytes,
 )
+from anchorage.storage.stores import Entry
 
 __all__ = [
     "Copy",
@@ -32,7 +33,6 @@ __all__ = [
     "download",
     "exists",
     "find_object",
-    "is_object",
     "is_remote",
     "join",
     "list_files",

@@ -30,11 +30,6 @@ def is_remote(uri: str | PathLike) -> bool:
     return True
 
 
-def is_object(uri: str | PathLike) -> bool:
-    """Return whether an address is at `s3://`, which this package reads and writes, not TensorFlow."""
-    return fspath(uri).startswith("s3://")
-
-
 def split(uri: str | PathLike) -> tuple[str, str]:
     """Return bucket and key of a URI; the key has no slash at its ends.
 

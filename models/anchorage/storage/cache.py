@@ -15,7 +15,8 @@ from anchorage.disk import disk_trouble
 from anchorage.storage.addresses import check_names, is_remote, parent
 from anchorage.storage.faults import MissingObjectError
 from anchorage.storage.folders import copy_entries, is_copy, upload
-from anchorage.storage.objects import Entry, endpoint, find_object, list_files
+from anchorage.storage.objects import endpoint, find_object, list_files
+from anchorage.storage.stores import Entry
 
 CACHE = "ANCHORAGE_CACHE"  # variable of the environment: the folder of copies
 
@@ -98,8 +99,12 @@ class Copy:
             self._lock = folder.with_suffix(_LOCK)
             handle = _open_shared(self._lock)
             self.close = weakref.finalize(self, os.close, handle)
-            if not folder.is_dir():
-                _make(folder, parent(uri) if entry else uri, entries, handle)
+            try:
+                if not folder.is_dir():
+                    _make(folder, parent(uri) if entry else uri, entries, handle)
+            except BaseException:  # whoever keeps the error keeps this object, too
+                self.close()
+                raise
         self.path = folder / name if entry else folder
 
     def discard(self) -> None:

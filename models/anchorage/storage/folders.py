@@ -13,7 +13,8 @@ from anchorage.files import TEMPORARY
 from anchorage.progress import advance, task
 from anchorage.storage.addresses import check_names, join
 from anchorage.storage.faults import LostRaceError, MissingObjectError
-from anchorage.storage.objects import PARALLEL, Entry, fetch_object, list_files, send_object
+from anchorage.storage.objects import fetch_object, list_files, send_object
+from anchorage.storage.stores import PARALLEL, Entry
 
 _SECOND = 10**9  # nanoseconds
 
@@ -34,7 +35,7 @@ def download(uri: str, folder: str | PathLike) -> Path:
     Raises:
         MissingObjectError: `E_OBJECT_MISSING` if there is no object below the URI.
         DataError: `E_OBJECT_NAME` for a name that leads out of the folder.
-        ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`, and what `store_trouble` raises.
+        ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`, and what `Store.trouble` raises.
     """
     entries = list_files(uri)
     if not entries:

@@ -13,7 +13,7 @@ from anchorage.data.listing import Reject
 from anchorage.errors import DataError, UsageError
 from anchorage.release.fingerprint import fingerprint_model
 from anchorage.retrieval.table import read_table
-from anchorage.storage import join, upload
+from anchorage.storage import delete, join, list_files, local_input, upload, write_bytes
 from anchorage_components.beam.bulk import embed_files
 from anchorage_components.beam.embedding import Item, embed_batch, embedding_size
 
@@ -74,8 +74,29 @@ def test_images_of_a_bucket_are_read_from_there(tmp_path, bucket, photos, saved_
     assert [id_.removeprefix(bucket) for id_ in found.ids] == [id_.removeprefix(str(tmp_path)) for id_ in expected.ids]
     np.testing.assert_array_equal(found.vectors, expected.vectors)
     assert dead_letters(output)[0]["code"] == "E_IMAGE_MISSING"
-    with pytest.raises(UsageError, match="E_ADDRESS: Expected an output on a disk"):
-        embed_files([photos], saved_model, join(bucket, "table"))
+
+
+def test_a_table_in_a_bucket(make_bucket, photos, saved_model, embed_exactly, monkeypatch):
+    monkeypatch.setattr("anchorage_components.beam.bulk._SHARD", 2)
+    bucket = make_bucket("gs")
+    output = join(bucket, "table")
+    (photos / "bad.png").write_bytes(b"no image")
+    assert embed_files([photos], saved_model, output) == (5, 1, 0)
+    names = list_files(output).keys()
+    assert {"plan.json", "rejects.jsonl", "table.json", "vectors-00002.parquet"} < names
+    delete(join(output, "vectors-00001.parquet"))
+    assert embed_files([photos], saved_model, output) == (5, 1, 4)
+    assert list_files(output).keys() == names
+    with local_input(output) as folder:
+        table = read_table(folder)
+    expected = embed_exactly([(photos / name).read_bytes() for name in table.ids])
+    np.testing.assert_allclose(table.vectors, expected, atol=1e-6)
+
+    write_bytes(join(bucket, "other/x"), b"of somebody else")
+    with pytest.raises(UsageError, match=r"E_OUTPUT_EXISTS: .* Received: x"):
+        embed_files([photos], saved_model, join(bucket, "other"))
+    with pytest.raises(UsageError, match="E_ADDRESS: Expected a folder"):
+        embed_files([photos], saved_model, join(bucket, "table.parquet"))
 
 
 def test_a_table_of_images_keeps_its_labels(tmp_path, photos, saved_model):
@@ -152,15 +173,6 @@ def test_a_folder_of_shards_is_resumed_where_it_ended(tmp_path, photos, saved_mo
         embed_files([photos], export_encoder(1), folder)
 
 
-def test_images_are_read_by_uri(tmp_path, photos, saved_model):
-    (tmp_path / "list.txt").write_text(f"file://{photos}/a.png\nfile://{photos}/gone.png\nphotos/z/1.png\n")
-    output = tmp_path / "table.parquet"
-    assert embed_files([tmp_path / "list.txt"], saved_model, output) == (2, 1, 0)
-    assert sorted(read_table(output).ids) == [f"file://{photos}/a.png", "photos/z/1.png"]
-    assert [letter["code"] for letter in dead_letters(output)] == ["E_IMAGE_MISSING"]
-    assert embed_files([f"file://{photos}/z"], saved_model, output) == (2, 0, 0)
-
-
 def test_named_twice_is_embedded_once(tmp_path, photos, saved_model):
     output = tmp_path / "table.parquet"
     assert embed_files([photos, photos / "a.png", photos / "z"], saved_model, output) == (5, 0, 0)
@@ -213,6 +225,7 @@ def test_embedding_size_is_read_from_the_signature(saved_model, tmp_path):
         ({"images": ["absent.png"]}, UsageError, r"E_IMAGE_MISSING: .* absent\.png"),
         ({"images": ["."]}, DataError, r"E_NO_IMAGES: .* no image file"),
         ({"images": ["photos"], "beam_args": ["--runer=DirectRunner"]}, UsageError, "E_BEAM_OPTION: .* --runer"),
+        ({"images": ["https://photos/a.png"]}, UsageError, r"E_ADDRESS: .* https://photos/a\.png"),
         ({"images": ["photos"], "model_folder": "nowhere"}, DataError, "E_MODEL_SIGNATURE: .* nowhere"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from anchorage import storage
 from anchorage.errors import DataError, ResourceError
-from anchorage.storage import LostRaceError, MissingObjectError, cache, folders, objects
+from anchorage.storage import LostRaceError, MissingObjectError, cache, folders, gcs, s3
 
 CONTENT = {"a": b"1", "b/c": b"22", "b/ü x": b"", "b/d/e": bytes(range(256))}
 
@@ -51,7 +51,8 @@ def test_there_and_back(bucket, folder, tmp_path):
 
 
 def test_a_large_file_in_parts(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(objects, "_PART", 5 << 20)
+    for module in (s3, gcs):
+        monkeypatch.setattr(module, "PART", 5 << 20)
     data = os.urandom(11 << 20)
     storage.upload(_write(tmp_path / "source", {"large": data}), bucket)
     assert _read(storage.download(bucket, tmp_path / "copy")) == {"large": data}
