@@ -54,8 +54,8 @@ class Data(Section):
     """The images, their split, and their size."""
 
     path: Location
-    """Folder with a subfolder per class, table (CSV, TSV, Parquet), or vectors, also on `s3://`; `{SPAN}` stands for
-    the newest one."""
+    """Folder with a subfolder per class, table (CSV, TSV, Parquet), or vectors, also on `s3://` or `gs://`; `{SPAN}`
+    stands for the newest one."""
     input: Literal["images", "vectors"] = "images"
     """What the data are; found out from `path` if not set."""
     columns: dict[Literal["path", "label", "split", "role", "vector", "id"], str] = {}
@@ -258,8 +258,8 @@ class Experiment(Section):
     seed: Seed = RunSettings.seed
     """Seed of the split, the training and the evaluation."""
     runs: Location = "runs"
-    """Folder that holds the run folder of the experiment; with `s3://BUCKET/PATH` it is `runs/<name>` that holds
-    metadata, logs and cached features, and the bucket has the artifacts and checkpoints."""
+    """Folder that holds the run folder of the experiment; with `s3://BUCKET/PATH` or `gs://BUCKET/PATH` it is
+    `runs/<name>` that holds metadata, logs and cached features, and the bucket has the artifacts and checkpoints."""
     metadata: DatabaseUrl = ""
     """Database of ML Metadata, `postgresql://USER@HOST:PORT/DATABASE` or `mysql://...`, with its password in the
     environment variable `ANCHORAGE_METADATA_PASSWORD`; "" is a SQLite file in the run folder."""

@@ -61,7 +61,7 @@ def add_release(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--release",
         metavar="FOLDER",
-        help="folder of releases, or of one version in it, also s3://BUCKET/PATH (default: the only one in releases/)",
+        help="folder of releases, or of one version in it, also at s3:// or gs:// (default: the only one in releases/)",
     )
 
 

@@ -14,7 +14,8 @@ class Release(Section):
     """The publication of releases."""
 
     folder: Annotated[str, Field(max_length=1_000, pattern=r"^[^\x00]*$")] = ""
-    """Folder of releases, a path or `s3://BUCKET/PATH`; "" is `releases/<name>`, on a cluster that of its volume."""
+    """Folder of releases, a path, `s3://BUCKET/PATH` or `gs://BUCKET/PATH`; "" is `releases/<name>`, on a cluster that
+    of its volume."""
 
     @field_validator("folder")
     @classmethod

@@ -18,6 +18,12 @@ from anchorage_components.beam.options import node_flags
 from anchorage_components.nodes import on_local_folders, once_stored, uri_of
 
 
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request, make_bucket):
+    """An empty folder of either kind of store."""
+    return make_bucket(request.param)
+
+
 def put(bucket, *names):
     for name in names:
         write_bytes(join(bucket, name), name.encode())

@@ -47,7 +47,9 @@ def _store_file(releases: str | Path) -> Path:
     if not is_remote(releases):
         return Path(releases).absolute() / FILE
     base = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()
-    return Path(base, "anchorage", fspath(releases).partition("://")[2].strip("/"), FILE)
+    scheme, _, place = fspath(releases).partition("://")
+    # No bucket is called "gs": its name would have three characters at least.
+    return Path(base, "anchorage", "" if scheme == "s3" else scheme, place.strip("/"), FILE)
 
 
 class ItemStore:

@@ -362,9 +362,11 @@ def test_no_such_bucket(sources, bucket):
             action(f"{bucket.partition(':')[0]}://no-such-bucket/releases")
 
 
-def test_items_of_a_service_stay_on_this_machine(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("scheme", "folder"), [("s3", "things"), ("gs", "gs/things")])
+def test_items_of_a_service_stay_on_this_machine(tmp_path, monkeypatch, scheme, folder):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    releases, file = "s3://things/releases/shop", tmp_path / "anchorage/things/releases/shop/items.sqlite"
+    releases = f"{scheme}://things/releases/shop"
+    file = tmp_path / "anchorage" / folder / "releases/shop/items.sqlite"
     assert find_store(releases) is None
     assert default_store(releases) == f"sqlite:///{file}"
     assert file.parent.is_dir()
