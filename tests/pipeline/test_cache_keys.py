@@ -35,6 +35,7 @@ _SHARED = {
     "anchorage_components",
     "anchorage_components.artifacts",
     "anchorage_components.beam",
+    "anchorage_components.beam.files",
     "anchorage_components.beam.jobs",
     "anchorage_components.beam.embedding",
     "anchorage_components.beam.indexing",
