@@ -125,7 +125,7 @@ class GoogleStore:
         except NotFound as error:
             _forget_callers(error)
             if bucket not in self._found:
-                next(self.list_objects(bucket, key, most=1), None)
+                list(self.list_objects(bucket, key, most=1))
             raise
 
     @contextmanager

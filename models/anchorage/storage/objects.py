@@ -19,8 +19,8 @@ _STORES: dict[str, type[Store]] = {"s3": S3Store, "gs": GoogleStore}  # by the s
 def exists(uri: str) -> bool:
     """Return whether there is an object at the URI, or a folder with one below it."""
     with _connected(uri) as (store, bucket, key):
-        found = any(store.list_objects(bucket, _folder(key), most=1))
-    return found or find_object(uri) is not None
+        found = list(store.list_objects(bucket, _folder(key), most=1))
+    return bool(found) or find_object(uri) is not None
 
 
 def find_object(uri: str) -> Entry | None:

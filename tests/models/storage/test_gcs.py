@@ -147,3 +147,17 @@ def test_a_missing_bucket_in_every_request(bucket, tmp_path):
     ):
         with pytest.raises(UsageError, match=f"E_BUCKET_MISSING.*{missing}"):
             action(missing)
+
+
+def test_a_bucket_that_was_found_is_not_looked_for_again(bucket, monkeypatch):
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "another")  # a client that has seen no bucket
+    listed, honest = [], gcs.GoogleStore.list_objects
+
+    def count(self, *arguments, **settings):
+        listed.append(arguments)
+        return honest(self, *arguments, **settings)
+
+    monkeypatch.setattr(gcs.GoogleStore, "list_objects", count)
+    for _ in range(3):
+        assert storage.find_object(f"{bucket}/none") is None
+    assert len(listed) == 1
