@@ -12,7 +12,7 @@ from tfx.proto.orchestration import execution_result_pb2
 from tfx.types.standard_artifacts import Model, String
 
 from anchorage.errors import UsageError
-from anchorage.storage import join, list_files, read_bytes, write_bytes
+from anchorage.storage import folders, join, list_files, local_input, read_bytes, write_bytes
 from anchorage_components import container
 from anchorage_components.beam.options import node_flags
 from anchorage_components.nodes import on_local_folders, once_stored, uri_of
@@ -116,6 +116,20 @@ def test_an_executor_works_on_local_folders(artifacts, bucket):
     assert read_bytes(join(bucket, "out/1/part.txt")) == b"in/part.txtin/part.txt"
     assert fileio.exists(uris["empty"])  # or TFX would never take it from the cache
     assert stored == [list(list_files(join(bucket, "out")))]
+
+
+def test_of_an_output_that_changes_only_the_change_is_copied(artifacts, bucket, monkeypatch):
+    made = artifacts["made"].uri
+    run(artifacts, bucket)
+    write_bytes(join(made, "later.txt"), b"of another machine")
+    fetched, fetch = [], folders.fetch_object
+    monkeypatch.setattr(folders, "fetch_object", lambda uri, *rest: (fetched.append(uri), fetch(uri, *rest)))
+    with local_input(made) as copy:
+        assert {file.name: file.read_bytes() for file in copy.iterdir()} == {
+            "part.txt": b"in/part.txtin/part.txt",
+            "later.txt": b"of another machine",
+        }
+    assert fetched == [join(made, "later.txt")]
 
 
 def test_of_an_executor_that_fails_nothing_is_stored(artifacts, bucket):

@@ -14,7 +14,7 @@ from pathlib import Path
 from anchorage.disk import disk_trouble
 from anchorage.storage.addresses import check_names, is_remote, parent
 from anchorage.storage.faults import MissingObjectError
-from anchorage.storage.folders import copy_entries, is_copy, upload
+from anchorage.storage.folders import copy_entries, is_copy, mark_copy, upload
 from anchorage.storage.objects import endpoint, find_object, list_files
 from anchorage.storage.stores import Entry
 
@@ -151,6 +151,8 @@ def _adopt(folder: Path, uri: str) -> None:
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     if sizes != {name: entry.size for name, entry in entries.items()}:
         return
+    for name, entry in entries.items():
+        mark_copy(folder / name, entry)
     copy = folder.with_name(_name(uri, entries))
     handle = _open_shared(copy.with_suffix(_LOCK))
     with suppress(BlockingIOError):  # a reader makes it already

@@ -85,7 +85,7 @@ def copy_entries(uri: str, entries: Mapping[str, Entry], folder: Path) -> None:
             fetch_object(join(uri, name), entries[name], temporary)
             if temporary.stat().st_size != entries[name].size:
                 raise LostRaceError(join(uri, name))
-            os.utime(temporary, ns=(_stamp(entries[name]),) * 2)
+            mark_copy(temporary, entries[name])
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -100,6 +100,11 @@ def is_copy(path: Path, entry: Entry) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return (status.st_size, status.st_mtime_ns) == (entry.size, _stamp(entry))
+
+
+def mark_copy(path: Path, entry: Entry) -> None:
+    """Say of a file with the content of an object that it is its copy, by the time of change."""
+    os.utime(path, ns=(_stamp(entry),) * 2)
 
 
 def _stamp(entry: Entry) -> int:
