@@ -81,7 +81,9 @@ class S3Store:
     def delete_many(self, bucket: str, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), _KEYS):
             wanted = [{"Key": key} for key in keys[start : start + _KEYS]]
-            self._client.delete_objects(Bucket=bucket, Delete={"Objects": wanted, "Quiet": True})
+            answer = self._client.delete_objects(Bucket=bucket, Delete={"Objects": wanted, "Quiet": True})
+            for error in answer.get("Errors", ()):
+                raise _translate_answer({"Error": error}, f"s3://{bucket}/{error.get('Key', '')}")
 
     def fetch(self, bucket: str, key: str, entry: Entry, target: Path) -> None:
         if entry.size > PART:

@@ -163,7 +163,7 @@ def test_output_is_the_copy_that_is_read_unless_it_was_changed(bucket, counted):
         _write(folder, CONTENT)
     with storage.local_input(bucket) as path:
         assert _read(path) == {**CONTENT, "stranger": b"x"}
-    assert len(counted) == len(CONTENT) + 1
+    assert f"{bucket}/stranger" in counted
 
 
 def test_local_places_are_used_as_they_are(tmp_path):
