@@ -19,6 +19,8 @@ def try_own_parts(learner, settings: RunSettings, sampler: Any, sections: Sectio
     """
     training, loss = settings.training, settings.loss.name
     own_methods = [index for index, method in enumerate(training.methods) if ":" in method.name]
+    if not own_methods and not any(":" in name for name in (loss, training.sampler.name)):
+        return
     labels = None
     with sections.at("training.sampler"):
         labels = _draw_labels(sampler, ":" in training.sampler.name)

@@ -27,7 +27,7 @@ from anchorage_pipeline.startup import load_keras
 from anchorage_pipeline.tuning import check_search
 from anchorage_pipeline.values import Named, search_space
 
-_CLASSES = 1_000_000  # stand-in for a number that only the data knows
+_CLASSES = 100_000  # stand-in for a number that only the data knows
 _BUILT_CLASSES = 1_000  # the same where each takes memory
 
 
