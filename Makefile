@@ -16,6 +16,8 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 # Trust the certificates of the system, such as those of a corporate proxy.
 export UV_SYSTEM_CERTS := 1
+# Each process would compile all the Python it imports: seconds, where TFX and Beam are.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run serve audit test test-all check lint setup data conformance similarity triton clean
 
@@ -37,7 +39,7 @@ test: setup lint .venv-jax/installed ## install, lint, run the tests
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not thorough"
 
 test-all: setup lint .venv-jax/installed ## the same with the tests marked thorough: an hour
-	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
+	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder --hypothesis-profile thorough
 
 check: setup lint ## install, lint, run the quick tests of `models`
 	@$(PYTHON) -m pytest -q --numprocesses auto --dist loadfile -m "not slow and not thorough" tests/models models/anchorage
