@@ -249,8 +249,9 @@ def _add_training(tables: Tables, found: "Survey", minutes: int, measure: Measur
         Line("", None, "The recipe chooses optimizer, learning rates, augmentation and methods; a run prints them."),
     ]
     size = "a residual head" if found.dimension else f"{experiment.encoder.name} at {experiment.data.image_size} pixels"
+    rounds = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     return _Plan(
-        f"{size}, {loss}, {epochs} epochs of {steps.value} steps of {step:.2g} s (measured): {duration}",
+        f"{size}, {loss}, {rounds} of {steps.value} steps of {step:.2g} s (measured): {duration}",
         {
             "encoder": experiment.encoder.name,
             "image_size": experiment.data.image_size,
