@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from databases import fresh_database, running_postgresql
+from databases import fresh_database
 from vector_releases import publish_vectors, unit_vectors
 
 from anchorage.release.items import Item, ItemStore
@@ -31,19 +31,18 @@ def test_images_in_a_bucket_are_counted_without_a_copy(bucket, tmp_path, monkeyp
     assert set(unneeded.values()) == {""}
 
 
-def test_a_store_of_the_service_in_postgresql_gives_the_reasons(tmp_path):
+def test_a_store_of_the_service_in_postgresql_gives_the_reasons(tmp_path, postgresql_server):
     release = publish_vectors(tmp_path, unit_vectors(600))
     (tmp_path / "photos/cat").mkdir(parents=True)
     turned = 0.2 * unit_vectors(500, seed=6) + np.eye(8, dtype=np.float32)[0]
     turned /= np.linalg.norm(turned, axis=1, keepdims=True)
-    with running_postgresql(tmp_path / "postgresql") as server:
-        store = fresh_database(server, "gallery")
-        limits = {"new_items": 2, "drift": "evaluation", "store": store}
-        assert set(identify(str(tmp_path / "photos"), tmp_path / "releases", **limits).values()) == {""}
-        ItemStore(store).write([Item(name, "label", vector=np.ones(8, np.float32)) for name in ("new", "newer")])
-        queries = QueryStore(store)
-        queries.write([SampledQuery(n, 1, release.model_fingerprint, each, 0.1, None) for n, each in enumerate(turned)])
-        facts = json.loads(identify(str(tmp_path / "photos"), tmp_path / "releases", **limits)["trigger"])
+    store = fresh_database(postgresql_server, "gallery")
+    limits = {"new_items": 2, "drift": "evaluation", "store": store}
+    assert set(identify(str(tmp_path / "photos"), tmp_path / "releases", **limits).values()) == {""}
+    ItemStore(store).write([Item(name, "label", vector=np.ones(8, np.float32)) for name in ("new", "newer")])
+    queries = QueryStore(store)
+    queries.write([SampledQuery(n, 1, release.model_fingerprint, each, 0.1, None) for n, each in enumerate(turned)])
+    facts = json.loads(identify(str(tmp_path / "photos"), tmp_path / "releases", **limits)["trigger"])
     new, drifted = facts["reasons"]
     assert new == "2 items are not in release 1; the limit is 2."
     assert drifted.startswith("Drift in one window")

@@ -6,7 +6,7 @@ from itertools import count
 
 import numpy as np
 import pytest
-from databases import fresh_database, running_postgresql
+from databases import fresh_database
 from PIL import Image
 from vector_releases import publish_vectors, unit_vectors
 
@@ -22,18 +22,12 @@ from anchorage_pipeline.identity import fingerprint_run
 _NUMBERS = count(1)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running_postgresql(tmp_path_factory.mktemp("postgresql")) as url:
-        yield url
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request, tmp_path):
     """URL of the store of the service, and the line of `[trigger]` that names it; none for the file beside releases."""
     if request.param == "sqlite":
         return default_store(tmp_path / "releases"), ""
-    url = fresh_database(request.getfixturevalue("server"), f"store-{next(_NUMBERS)}").replace(":@", "@")
+    url = fresh_database(request.getfixturevalue("postgresql_server"), f"store-{next(_NUMBERS)}").replace(":@", "@")
     return url, f'\nstore = "{url}"'
 
 

@@ -12,7 +12,7 @@ from threading import Event, Thread
 import numpy as np
 import psycopg
 import pytest
-from databases import fresh_database, running_postgresql
+from databases import fresh_database
 
 from anchorage.errors import DataError, ResourceError, UsageError
 from anchorage.release.items import Item, ItemStore, default_store
@@ -24,17 +24,11 @@ def item(id_, first=1.0, **more):
     return Item(id_, "label", vector=np.array([first, 2.0], np.float32), **more)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running_postgresql(tmp_path_factory.mktemp("postgresql")) as url:
-        yield url
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/items.sqlite"
-    return fresh_database(request.getfixturevalue("server"), f"items {next(_NUMBERS)}")
+    return fresh_database(request.getfixturevalue("postgresql_server"), f"items {next(_NUMBERS)}")
 
 
 def test_items_come_back_as_they_were_written(url):
@@ -147,8 +141,8 @@ def test_every_commit_of_sqlite_is_flushed_to_the_disk(tmp_path):
     assert sqlite3.connect(tmp_path / "items.sqlite").execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_server_that_does_not_wait_for_its_disk_is_told_to(server):
-    url = fresh_database(server, "careless")
+def test_a_server_that_does_not_wait_for_its_disk_is_told_to(postgresql_server):
+    url = fresh_database(postgresql_server, "careless")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("ALTER DATABASE careless SET synchronous_commit TO off")
     store = ItemStore(url)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from databases import fresh_database, running_postgresql
+from databases import fresh_database
 
 from anchorage.release import query_samples
 from anchorage.release.items import Item, ItemStore
@@ -12,10 +12,8 @@ from anchorage.release.query_samples import QueryStore, SampledQuery
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path):
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/items.sqlite"
-        return
-    with running_postgresql(tmp_path / "server") as server:
-        yield fresh_database(server, "queries")
+        return f"sqlite:///{tmp_path}/items.sqlite"
+    return fresh_database(request.getfixturevalue("postgresql_server"), f"queries_{tmp_path.name}")
 
 
 def query(time, fingerprint="model", **more):

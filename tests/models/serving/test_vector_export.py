@@ -12,7 +12,7 @@ import numpy as np
 import psycopg
 import pyarrow.parquet as parquet
 import pytest
-from databases import fresh_database, running_postgresql
+from databases import fresh_database
 from vector_releases import publish_vectors, unit_vectors
 
 from anchorage.errors import DataError, ResourceError, UsageError
@@ -37,17 +37,11 @@ def release(tmp_path_factory):
     return publish_vectors(tmp_path_factory.mktemp("published"), VECTORS)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running_postgresql(tmp_path_factory.mktemp("postgresql")) as url:
-        yield url
-
-
 @pytest.fixture(params=KINDS)
 def place(request, tmp_path):
     """Kind and place of an export: a folder, or the URL of an empty database."""
     if request.param == "pgvector":
-        return request.param, fresh_database(request.getfixturevalue("server"), f"export_{tmp_path.name}")
+        return request.param, fresh_database(request.getfixturevalue("postgresql_server"), f"export_{tmp_path.name}")
     return request.param, str(tmp_path / "export")
 
 
@@ -158,8 +152,8 @@ def test_after_kill_9_the_same_command_goes_on(release, place):
     check(read(*place), gallery_of(release))
 
 
-def test_readers_of_postgresql_see_the_old_rows_until_the_new_are_complete(release, server):
-    place = "pgvector", fresh_database(server, "replaced")
+def test_readers_of_postgresql_see_the_old_rows_until_the_new_are_complete(release, postgresql_server):
+    place = "pgvector", fresh_database(postgresql_server, "replaced")
     export(release, place, [])
     rows = gallery_rows(gallery_of(release), release.content)
 
@@ -171,8 +165,8 @@ def test_readers_of_postgresql_see_the_old_rows_until_the_new_are_complete(relea
     check(read(*place), gallery_of(release))
 
 
-def test_neighbors_in_postgresql_are_those_of_the_index(release, server):
-    place = "pgvector", fresh_database(server, "searched")
+def test_neighbors_in_postgresql_are_those_of_the_index(release, postgresql_server):
+    place = "pgvector", fresh_database(postgresql_server, "searched")
     export(release, place, [])
     with psycopg.connect(place[1]) as connection:
         query = str(VECTORS[7].tolist())
