@@ -18,10 +18,9 @@ from anchorage_components.beam.options import node_flags
 from anchorage_components.nodes import on_local_folders, once_stored, uri_of
 
 
-@pytest.fixture(params=["s3", "gs"])
-def bucket(request, make_bucket):
-    """An empty folder of either kind of store."""
-    return make_bucket(request.param)
+@pytest.fixture
+def bucket(either_bucket):
+    return either_bucket
 
 
 def put(bucket, *names):

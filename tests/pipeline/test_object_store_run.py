@@ -72,12 +72,6 @@ api.run("shop.toml")
 """
 
 
-@pytest.fixture(params=["s3", "gs"])
-def either_bucket(request, make_bucket):
-    """An empty folder of either kind of store."""
-    return make_bucket(request.param)
-
-
 @pytest.mark.thorough
 def test_a_run_on_a_bucket_equals_one_on_disk(either_bucket, table, tmp_path, monkeypatch, capsys):
     bucket = either_bucket

@@ -12,9 +12,9 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from anchorage.disk import disk_trouble
-from anchorage.storage.addresses import check_names, is_remote, parent
+from anchorage.storage.addresses import is_remote, parent
 from anchorage.storage.faults import MissingObjectError
-from anchorage.storage.folders import copy_entries, is_copy, mark_copy, upload
+from anchorage.storage.folders import copy_entries, mark_copy, upload
 from anchorage.storage.objects import endpoint, find_object, list_files
 from anchorage.storage.stores import Entry
 
@@ -189,24 +189,15 @@ def _make(folder: Path, uri: str, entries: Mapping[str, Entry], handle: int) -> 
     if not folder.is_dir():
         parts = folder.with_suffix(_PARTS)  # what a killed process has copied is used
         parts.mkdir(exist_ok=True)
-        check_names(uri, entries)  # before any of them becomes a path
-        _link_unchanged(folder, entries, parts)
-        copy_entries(uri, entries, parts)
+        copy_entries(uri, entries, parts, _copies_beside(folder))
         parts.rename(folder)
     fcntl.flock(handle, fcntl.LOCK_SH)
 
 
-def _link_unchanged(folder: Path, entries: Mapping[str, Entry], parts: Path) -> None:
-    """Take the files whose objects have not changed from earlier copies of the same place."""
+def _copies_beside(folder: Path) -> list[Path]:
+    """Return the other copies of the same place, of what it contained before."""
     place, _, _ = folder.name.partition("-")
-    earlier = [copy for copy in folder.parent.glob(f"{place}-*") if copy.is_dir() and not copy.suffix]
-    for name, entry in entries.items():
-        for copy in earlier:
-            if is_copy(copy / name, entry):
-                (parts / name).parent.mkdir(parents=True, exist_ok=True)
-                with suppress(OSError):  # it was removed just now, or the file system has no links
-                    os.link(copy / name, parts / name)
-                break
+    return [copy for copy in folder.parent.glob(f"{place}-*") if copy.is_dir() and not copy.suffix]
 
 
 def _open_shared(path: Path) -> int:

@@ -5,6 +5,7 @@ import secrets
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
@@ -67,13 +68,20 @@ def upload(folder: str | PathLike, uri: str, *, last: str | None = None) -> None
         send(last)
 
 
-def copy_entries(uri: str, entries: Mapping[str, Entry], folder: Path) -> None:
+def copy_entries(uri: str, entries: Mapping[str, Entry], folder: Path, earlier: Sequence[Path] = ()) -> None:
     """Copy objects below a URI into an existing folder, as `download` does.
+
+    Args:
+        uri: a folder of an object store.
+        entries: the objects, by their relative paths.
+        folder: local folder.
+        earlier: other copies of the place, whose files are linked where their objects have not changed.
 
     Raises:
         LostRaceError: `E_OBJECT_CHANGED` if one of them was written meanwhile.
     """
-    check_names(uri, entries)
+    check_names(uri, entries)  # before any of them becomes a path
+    _link_unchanged(entries, folder, earlier)
     missing = {name: entry for name, entry in entries.items() if not is_copy(folder / name, entry)}
     check_free_space(folder, sum(entry.size for entry in missing.values()))
 
@@ -91,6 +99,17 @@ def copy_entries(uri: str, entries: Mapping[str, Entry], folder: Path) -> None:
             temporary.unlink(missing_ok=True)
 
     _at_once(fetch, list(missing), f"copying {uri}")
+
+
+def _link_unchanged(entries: Mapping[str, Entry], folder: Path, earlier: Sequence[Path]) -> None:
+    """Take the files whose objects have not changed from earlier copies."""
+    for name, entry in entries.items():
+        for copy in earlier:
+            if is_copy(copy / name, entry):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with suppress(OSError):  # it was removed just now, or the file system has no links
+                    os.link(copy / name, folder / name)
+                break
 
 
 def is_copy(path: Path, entry: Entry) -> bool:

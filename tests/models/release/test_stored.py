@@ -21,10 +21,9 @@ from anchorage.release.manifest import NAME
 from anchorage.storage import LostRaceError, cache
 
 
-@pytest.fixture(params=["s3", "gs"])
-def bucket(request, make_bucket):
-    """An empty folder of either kind of store."""
-    return make_bucket(request.param)
+@pytest.fixture
+def bucket(either_bucket):
+    return either_bucket
 
 
 def tell(action):

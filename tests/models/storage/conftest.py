@@ -3,7 +3,6 @@
 import pytest
 
 
-@pytest.fixture(params=["s3", "gs"])
-def bucket(request, make_bucket):
-    """An empty folder of a store."""
-    return make_bucket(request.param)
+@pytest.fixture
+def bucket(either_bucket):
+    return either_bucket
