@@ -40,7 +40,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     config = fn_args.custom_config
     settings, tuning = from_parameter(config["settings_json"]), TuningSettings(**from_parameter(config["tuning_json"]))
     store, validation_store = open_stores(fn_args)
-    parts = [settings, [tuning.epochs, tuning.folds], store.digest, validation_store.digest, config["code_version"]]
+    parts = [settings, tuning.identity, store.digest, validation_store.digest, config["code_version"]]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config["checkpoints"]) / f"search-{key}"
     tuner = SearchTuner(

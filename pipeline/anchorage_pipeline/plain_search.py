@@ -24,9 +24,9 @@ _CORE = ("anchorage.procedures", "anchorage.tuning.training")
 def search_plainly(experiment: Experiment, output: Path) -> dict[str, Any] | None:
     """Pack the images, search, and train the best values again with new seeds.
 
-    An interrupted search resumes: no trial is repeated whose settings, data and code are the same. Packed images are
-    kept for the next call. With the variables of Keras Tuner's chief and workers, each of these processes has its own
-    packed images, and all write their trials below `output`.
+    An interrupted search resumes: no trial is repeated whose settings, oracle, data and code are the same. Packed
+    images are kept for the next call. With the variables of Keras Tuner's chief and workers, each of these processes
+    has its own packed images, and all write their trials below `output`.
 
     Args:
         experiment: an experiment with ranges.
@@ -60,7 +60,7 @@ def search_plainly(experiment: Experiment, output: Path) -> dict[str, Any] | Non
         data, [train, validation, _] = open_splits(experiment, own / "stores")
         settings = training_settings(experiment)
         modules, tables = training_modules(settings, *_CORE)
-        parts = [settings, tuning.epochs, tuning.folds, data, code_version(*modules, tables=tables)]
+        parts = [settings, tuning.identity, data, code_version(*modules, tables=tables)]
         found = run_search(
             trial_training(train, validation, settings, tuning, cache_folder=own / "features"),
             space,

@@ -113,6 +113,16 @@ def test_a_trial_trains_with_values_in_the_range_for_the_epochs_of_the_search(fn
     assert {"recall@1", "loss"} <= set(trial.metrics)
 
 
+def test_another_oracle_is_another_search_and_a_larger_budget_is_not(fn_args):
+    def folder(**tuning):
+        fn_args.custom_config["tuning_json"] = json.dumps(tuning)
+        return tuner_fn(fn_args).tuner.folder
+
+    assert folder(trials=1) == folder(trials=2, minutes=3.0, repeats=4)
+    others = [folder(oracle="grid"), folder(stop_early=False), folder(epochs=2), folder(folds=2)]
+    assert len({folder(), *others}) == 5
+
+
 @pytest.fixture
 def run_node(fn_args, tmp_path, monkeypatch):
     """Runs the node with a tuner function; its outputs are folders of their names."""

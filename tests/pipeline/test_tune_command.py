@@ -60,9 +60,15 @@ def test_a_search_resumes_and_grows(folder, capsys):
     second = json.loads(capsys.readouterr().out)
     assert second["trials"][:2] == first["trials"]  # down to the times: they were not trained again
     assert (len(second["trials"]), second["max_trials"]) == (3, 3)
+    searches = folder / "runs/shop/tune/searches"
+    assert len(list(searches.iterdir())) == 1
     kept = read_search(folder / "runs/shop/tune/search.json")
     assert (kept.oracle, kept.best) == ("grid", second["best"])
     assert "loss.params.neg_margin" in (folder / "runs/shop/tune/search.html").read_text("utf-8")
+    # A trial that another search has stopped is none of this one, nor is its time.
+    assert main([*command, "--trials", "1", "--set", "tuning.stop_early=false"]) == 0
+    assert len(list(searches.iterdir())) == 2
+    assert json.loads(capsys.readouterr().out)["trials"][0]["started"] > second["trials"][2]["started"]
 
 
 def test_without_ranges_it_tells_how_to_write_one(folder, capsys):

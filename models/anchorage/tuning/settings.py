@@ -1,7 +1,7 @@
 """The settings of a hyperparameter search, with every default."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 OBJECTIVE = "map@r"
@@ -32,3 +32,9 @@ class TuningSettings:
     folds: int = 0
     stop_early: bool = True
     repeats: int = 3
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it another search; with other budgets or repeats the same search goes on."""
+        found = asdict(self)
+        return {name: found[name] for name in ("oracle", "params", "epochs", "folds", "stop_early")}
