@@ -26,7 +26,8 @@ class Trial:
             `training.epochs`.
         state: `"completed"`, `"stopped"` as unpromising before its last epoch, or `"failed"`.
         reason: why it was stopped or failed; empty if it was completed.
-        score: best objective of its curve, which higher is better; None if it failed.
+        score: objective, which higher is better; None if it failed. That of a stopped trial is the best of its curve,
+            but no more than the median of the completed trials.
         curve: objective of each validation, in order.
         samples: training samples seen at each validation, as many as `curve`.
         metrics: further metrics by name.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any, Protocol
 
 import keras_tuner
@@ -178,8 +178,7 @@ class SearchTuner(keras_tuner.Tuner):
         def report(samples: int, objective: float) -> None:
             curve.append(float(objective))
             seen.append(int(samples))
-            others = [other.curve for other in self._trials.all() if other.state == "completed"] if stops_early else []
-            if reason := reason_to_stop_trial(curve, others):
+            if stops_early and (reason := reason_to_stop_trial(curve, [other.curve for other in self._completed()])):
                 raise TrialStopped(reason)
 
         score, metrics, state, reason = None, dict[str, float](), "completed", ""
@@ -187,7 +186,9 @@ class SearchTuner(keras_tuner.Tuner):
             metrics = {name: float(value) for name, value in self._train(dict(values), report).items()}
             score = metrics.pop(OBJECTIVE)
         except TrialStopped as stopped:
-            state, reason, score = "stopped", str(stopped), max(curve)
+            # It cannot win: the folds that it has seen may be easier than the others.
+            bound = median(other.score for other in self._completed() if other.score is not None)
+            state, reason, score = "stopped", str(stopped), min(max(curve), bound)
         except ResourceError as error:
             raise keras_tuner.errors.FatalError(str(error)) from error
         except (Exception, SystemExit) as error:
@@ -212,6 +213,9 @@ class SearchTuner(keras_tuner.Tuner):
             started=started,
             worker=self.tuner_id,
         )
+
+    def _completed(self) -> list[Trial]:
+        return [trial for trial in self._trials.all() if trial.state == "completed"]
 
     def _repeat(self, best: Trial) -> list[Repeat]:
         """Train with the best values and new seeds; a training that fails is left out."""

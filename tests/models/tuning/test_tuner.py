@@ -3,6 +3,7 @@
 import itertools
 
 import keras_tuner
+import numpy as np
 import pytest
 
 from anchorage.errors import DataError, ResourceError, UsageError
@@ -215,6 +216,24 @@ def test_an_unpromising_trial_stops_early_unless_it_is_the_oracle_that_compares(
     for options in ({"stop_early": False}, {"oracle": "hyperband"}):
         patient = search(train, tmp_path / str(options), MARGIN, **{"trials": 20, **options})
         assert {trial.state for trial in patient.trials} == {"completed"}
+
+
+def test_a_stopped_trial_does_not_win_for_an_easy_fold(tmp_path):
+    def train(values, report):
+        report(100, 0.5 + values["margin"] / 4)  # of the first fold, and then the mean over both
+        report(200, values["margin"] / 4)
+        return {"map@r": values["margin"] / 4}
+
+    found = search(train, tmp_path, MARGIN, trials=20, folds=2)
+    stopped = [trial for trial in found.trials if trial.state == "stopped"]
+    completed = [trial for trial in found.trials if trial.state == "completed"]
+    assert stopped
+    for trial in stopped:
+        peers = [peer.score for peer in completed if peer.number < trial.number]
+        assert trial.curve[0] > max(peers)
+        assert trial.score == pytest.approx(np.median(peers))
+    assert found.best_trial == max(completed, key=lambda trial: trial.values["margin"])
+    assert found.folds == 2
 
 
 def test_the_time_is_a_budget_that_recorded_trials_have_used(tmp_path, monkeypatch):
