@@ -1,9 +1,16 @@
 """The trials of a search for the HParams page of TensorBoard."""
 
+import shutil
 from pathlib import Path
 
 from anchorage.tuning.record import Trial
 from anchorage.tuning.settings import OBJECTIVE
+
+
+def clear_trials(folder: str | Path) -> None:
+    """Remove the runs that `log_trial` wrote for an earlier search or an interrupted one."""
+    for run in Path(folder).glob("trial-*"):
+        shutil.rmtree(run)
 
 
 def log_trial(folder: str | Path, trial: Trial) -> None:

@@ -13,7 +13,7 @@ import keras_tuner
 from keras_tuner.src import config
 
 from anchorage.errors import AnchorageError, DataError, ResourceError, UsageError
-from anchorage.tuning.hparams import log_trial
+from anchorage.tuning.hparams import clear_trials, log_trial
 from anchorage.tuning.oracles import EPOCHS, create_oracle, stops_early
 from anchorage.tuning.ranges import Range, active_ranges
 from anchorage.tuning.record import SEARCH, Interval, Repeat, Search, StopReason, Trial, write_search
@@ -97,6 +97,8 @@ class SearchTuner(keras_tuner.Tuner):
             DataError: E_SEARCH_DAMAGED if the workers do not write to the folder of the chief.
         """
         config.DEBUG = False  # otherwise Keras Tuner prints the traceback of each failed trial
+        if self._log_folder is not None and not self._is_worker():
+            clear_trials(self._log_folder)  # recorded trials are logged again
         self._started, self._busy_before = time.time(), busy_seconds(self._trials.all())
         try:
             super().search(*fit_args, **fit_kwargs)
