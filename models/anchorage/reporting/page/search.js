@@ -16,7 +16,7 @@
     const values = scored.map(trial => trial.values[setting.path]).filter(value => value !== undefined);
     const read = trial => trial.values[setting.path];
     const choices = range && range.choices || (!range && values.some(value => typeof value !== "number") ? [...new Set(values)] : null);
-    if (choices) return {name: setting.name, read, ticks: choices.map((value, at) => [at / Math.max(1, choices.length - 1), String(value)]),
+    if (choices) return {name: setting.name, read, named: true, ticks: choices.map((value, at) => [at / Math.max(1, choices.length - 1), String(value)]),
       place: value => choices.indexOf(value) / Math.max(1, choices.length - 1)};
     const [low, high] = range ? [range.low, range.high] : [Math.min(...values), Math.max(...values)];
     const scale = range && range.sampling === "log" ? Math.log : value => value;
@@ -78,8 +78,8 @@
       : shape("text", {x: 14, y: point(at, 0)[1] - 8, class: "axis-name first"}, axis.name)));
     axes.forEach((axis, at) => axis.ticks.forEach(([share, text]) => {
       const [x, y] = point(at, share);
-      if (upright) picture.append(axis.ticks.length === 2 ? shape("text", {x, y: share ? y - 8 : y + 16, class: "tick"}, text)
-        : shape("text", {x: x + 5, y: y + 4, class: "tick first"}, text));
+      if (upright) picture.append(axis.named ? shape("text", {x: x + 5, y: y + 4, class: "tick first"}, text)
+        : shape("text", {x, y: share ? y - 8 : y + 16, class: "tick"}, text));
       else picture.append(shape("text", {x, y: y + 14, class: share <= 0 ? "tick first" : share >= 1 ? "tick last" : "tick"},
         axis.ticks.length > 3 && share > 0 && share < 1 ? "" : text));
     }));
