@@ -20,6 +20,7 @@ from anchorage.storage import is_remote
 from anchorage.tuning.ranges import read_space
 from anchorage.tuning.record import SEARCH, write_search
 from anchorage.tuning.settings import TuningSettings
+from anchorage.tuning.settling import changed_steps
 from anchorage.tuning.training import trial_training
 from anchorage.tuning.tuner import SearchTuner
 from anchorage_components.nodes import on_local_folders
@@ -50,6 +51,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
         seed=settings["seed"],
         folder=folder,
         log_folder=folder / _LOGS,
+        steps=lambda values: changed_steps(settings, values, store),
     )
     return TunerFnResult(tuner=tuner, fit_kwargs={})
 

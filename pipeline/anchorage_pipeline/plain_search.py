@@ -45,6 +45,7 @@ def search_plainly(experiment: Experiment, output: Path) -> dict[str, Any] | Non
     from anchorage.reporting.report import write_search_page
     from anchorage.tuning.record import SEARCH
     from anchorage.tuning.search import run_search
+    from anchorage.tuning.settling import changed_steps
     from anchorage.tuning.training import trial_training
 
     space, tuning = search_space(experiment), experiment.tuning.settings
@@ -68,6 +69,7 @@ def search_plainly(experiment: Experiment, output: Path) -> dict[str, Any] | Non
             seed=experiment.seed,
             folder=output / "searches" / digest(parts),
             log_folder=output / "logs",
+            steps=lambda values: changed_steps(settings, values, train),
         )
         if found is None:
             return None
@@ -101,7 +103,9 @@ def format_winner(search: Mapping[str, Any]) -> str:
 
     best = next(trial for trial in search["trials"] if trial["number"] == search["best"])
     name, count = metric_name(search["objective"]), len(search["trials"])
-    lines = [f"best     trial {best['number']}, {name} {100 * best['score']:.1f} on the validation classes, of {count}"]
+    folds = search["folds"]
+    target = f"over {folds} folds of the training classes" if folds else "on the validation classes"
+    lines = [f"best     trial {best['number']}, {name} {100 * best['score']:.1f} {target}, of {count}"]
     interval = search["interval"]
     if interval and interval["low"] is not None:
         low, high, confidence = (100 * interval[key] for key in ("low", "high", "confidence"))

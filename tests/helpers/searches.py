@@ -48,4 +48,6 @@ def record(trials=None, best=1):
         "stop_reason": "trials",
         "repeats": [{"seed": 2, "score": 0.38}, {"seed": 3, "score": 0.36}],
         "interval": {"mean": 0.37, "low": 0.25, "high": 0.49, "confidence": 0.95},
+        "folds": 0,
+        "steps": {},
     }

@@ -101,5 +101,7 @@ def test_the_table_has_every_trial_and_the_winner_its_lines():
     assert told.endswith(
         'loss.name = "triplet"\n  loss.params.margin = 0.25\n  training.optimizer.learning_rate = 0.001'
     )
+    folds = format_winner(describe_search({**record(), "folds": 5}))
+    assert "trial 1, MAP@R 40.0 over 5 folds of the training classes, of 4" in folds
     alone = {**record([trial(0, 0.5)], best=0), "repeats": [], "interval": None}
     assert "repeated" not in format_winner(describe_search(alone))

@@ -20,17 +20,18 @@ def describe_search(search: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         The record with `settings` (`path` and `name` of each column of the trials' values), `progress` (per trial in
         the order of their ends: `number`, `minutes` of the search so far and `best` score so far, None before the first
-        score), `importance` as from `measure_importance`, and `lines`, the winner's values as lines of an experiment
-        file.
+        score), `importance` as from `measure_importance`, and `lines`, the winner's values and steps as lines of an
+        experiment file.
     """
-    settings = _settings(search)
+    settings, ranges = _settings(search), {item["path"] for item in search["space"]}
     best = next((trial for trial in search["trials"] if trial["number"] == search["best"]), None)
+    written = {path: value for path, value in best["values"].items() if path in ranges} if best else {}
     return {
         **search,
         "settings": settings,
         "progress": _progress(search["trials"]),
         "importance": measure_importance(search["trials"], [each["path"] for each in settings]),
-        "lines": write_lines(best["values"]) if best else [],
+        "lines": write_lines({**written, **search.get("steps", {})}),
     }
 
 

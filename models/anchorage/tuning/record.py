@@ -89,6 +89,8 @@ class Search:
             to try, `"converged"` or `"max_cycles"` of the coordinate search.
         repeats: the winner's trainings with new seeds.
         interval: of the repeats; None without any.
+        folds: folds of the training classes over which a score is the mean; 0 if it is that of the validation classes.
+        steps: steps by the path of their setting that the winner changes with the size of its batches.
     """
 
     oracle: str
@@ -102,6 +104,8 @@ class Search:
     stop_reason: StopReason
     repeats: Sequence[Repeat] = ()
     interval: Interval | None = None
+    folds: int = 0
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def best_trial(self) -> Trial | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from anchorage.tuning.ranges import Range
 from anchorage.tuning.record import Search
 from anchorage.tuning.settings import TuningSettings
-from anchorage.tuning.tuner import SearchTuner, Train
+from anchorage.tuning.tuner import SearchTuner, Steps, Train
 
 
 def run_search(
@@ -17,6 +17,7 @@ def run_search(
     seed: int,
     folder: str | Path,
     log_folder: str | Path | None = None,
+    steps: Steps | None = None,
 ) -> Search | None:
     """Search `space` for the values with the highest objective, and train the best ones again with new seeds.
 
@@ -32,7 +33,8 @@ def run_search(
         settings: how to search.
         seed: of the oracle; repeats have the seeds that follow it.
         folder: of the records of all trials of this search, and of no other with the same space.
-        log_folder: of TensorBoard's HParams, one run per trial; None for none.
+        log_folder: of TensorBoard's HParams, one run per trial, in place of those of an earlier search; None for none.
+        steps: what `Search.steps` has of the values of the winner; None for nothing.
 
     Returns:
         The record of the search; None in a process that only ran trials for a chief.
@@ -42,6 +44,6 @@ def run_search(
             trial succeeded.
         ResourceError: from a trial, unchanged.
     """
-    tuner = SearchTuner(train, space, settings, seed=seed, folder=folder, log_folder=log_folder)
+    tuner = SearchTuner(train, space, settings, seed=seed, folder=folder, log_folder=log_folder, steps=steps)
     tuner.search()
     return tuner.result

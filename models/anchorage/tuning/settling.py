@@ -43,6 +43,21 @@ def settle(settings: Mapping[str, Any], values: Mapping[str, Any], store: Any) -
     return trial
 
 
+def changed_steps(settings: Mapping[str, Any], values: Mapping[str, Any], store: Any) -> dict[str, int]:
+    """The steps that `settle` changes, by their path: without them the values alone are another training."""
+    written, settled = apply_values(settings, values), settle(settings, values, store)
+    if settled == written:
+        return {}
+    before, after = written["training"]["optimizer"], settled["training"]["optimizer"]
+    frozen = (before.get("frozen_steps") or {}).items()
+    steps = {
+        "training.steps_per_epoch": (batches(written, store)[1], settled["training"]["steps_per_epoch"]),
+        "training.optimizer.warmup_steps": (before.get("warmup_steps"), after.get("warmup_steps")),
+        **{f"training.optimizer.frozen_steps.{name}": (old, after["frozen_steps"][name]) for name, old in frozen},
+    }
+    return {path: new for path, (old, new) in steps.items() if new != old}
+
+
 def batches(settings: Mapping[str, Any], store: Any) -> tuple[int, int]:
     """Rows of a batch, and batches of an epoch."""
     training = choose_recipe(store, settings, verbose=0)[0].training

@@ -37,6 +37,7 @@ class Report(Protocol):
         """Report the training samples seen so far, and the objective, which higher is better."""
 
 
+Steps = Callable[[Mapping[str, Any]], Mapping[str, int]]
 Train = Callable[[dict[str, Any], Report], Mapping[str, float]]
 
 
@@ -55,6 +56,7 @@ class SearchTuner(keras_tuner.Tuner):
         seed: of the oracle; the repeats have the seeds that follow it.
         folder: of this search alone.
         log_folder: of TensorBoard's HParams; None for none.
+        steps: what `Search.steps` has of the values of the winner; None for nothing.
 
     Attributes:
         result: the record of the search once it has ended; None in a process that runs trials for a chief.
@@ -72,11 +74,12 @@ class SearchTuner(keras_tuner.Tuner):
         seed: int,
         folder: str | Path,
         log_folder: str | Path | None = None,
+        steps: Steps | None = None,
     ):
         oracle = create_oracle(space, settings, seed)
         self.space, self.settings, self.seed, self.folder = space, settings, seed, Path(folder)
         self.result: Search | None = None
-        self._train, self._log_folder = train, log_folder
+        self._train, self._log_folder, self._steps = train, log_folder, steps
         self._trials, self._repeats = TrialFiles(self.folder / "trials"), TrialFiles(self.folder / "repeats")
         self._stops_early = settings.stop_early and stops_early(oracle)
         self._stop_reason: StopReason = "trials"
@@ -128,6 +131,8 @@ class SearchTuner(keras_tuner.Tuner):
             stop_reason=self._stop_reason,
             repeats=tuple(repeats),
             interval=_interval([repeat.score for repeat in repeats]),
+            folds=self.settings.folds,
+            steps=self._steps(best.values) if self._steps else {},
         )
         write_search(self.result, self.folder / SEARCH)
 

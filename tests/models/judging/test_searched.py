@@ -13,6 +13,14 @@ def test_the_winner_as_lines_of_a_file():
     assert describe_search(record(best=None))["lines"] == []
 
 
+def test_the_lines_have_the_steps_and_only_what_was_a_range():
+    search = {**record(), "steps": {"training.steps_per_epoch": 24}}
+    search["trials"][1]["values"]["training.epochs"] = 3  # granted by Hyperband
+    lines = describe_search(search)["lines"]
+    assert lines[-2:] == ["training.optimizer.learning_rate = 0.001", "training.steps_per_epoch = 24"]
+    assert not [line for line in lines if "epochs" in line]
+
+
 def test_values_of_the_oracle_are_no_lines():
     assert write_lines({"a": True, "b": 1.0, "tuner/epochs": 3}) == ["a = true", "b = 1.0"]
 

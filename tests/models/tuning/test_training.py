@@ -9,7 +9,7 @@ from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage.errors import UsageError
 from anchorage.tuning import training
 from anchorage.tuning.settings import TuningSettings
-from anchorage.tuning.settling import settle
+from anchorage.tuning.settling import changed_steps, settle
 from anchorage.tuning.training import trial_training
 
 SETTINGS = {
@@ -46,6 +46,27 @@ def test_every_size_of_a_batch_sees_as_many_samples(classes, steps, warmup, froz
     assert settled["optimizer"]["warmup_steps"] == warmup
     assert settled["optimizer"]["frozen_steps"] == {"trunk": frozen}
     assert settled["optimizer"]["learning_rate"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("steps", "classes", "changed"),
+    [
+        (12, 8, {}),
+        (12, 4, {"steps_per_epoch": 24, "optimizer.warmup_steps": 12, "optimizer.frozen_steps.trunk": 18}),
+        # an epoch has all images by itself
+        (None, 16, {"optimizer.warmup_steps": 3, "optimizer.frozen_steps.trunk": 4}),
+    ],
+)
+def test_the_steps_that_go_with_a_size_of_a_batch(steps, classes, changed):
+    sampler = {"name": "class_batches", "params": {"classes": CLASSES, "per_class": 4}}
+    given = settings(sampler=sampler, steps_per_epoch=steps)
+    found = changed_steps(given, {"training.sampler.params.classes": classes}, STORE)
+    assert found == {f"training.{path}": value for path, value in changed.items()}
+
+
+def test_other_ranges_change_no_steps():
+    given = {**SETTINGS, "loss": {"name": "contrastive", "params": {"neg_margin": {"low": 0.1, "high": 0.5}}}}
+    assert changed_steps(given, {"loss.params.neg_margin": 0.2}, STORE) == {}
 
 
 def test_a_choice_of_samplers_counts_samples_too():

@@ -282,6 +282,29 @@ def test_the_winner_is_trained_again_with_new_seeds(tmp_path):
     assert (single.interval.mean, single.interval.low, single.interval.high) == (0.5, None, None)
 
 
+def test_the_record_has_the_steps_of_the_winner(tmp_path):
+    def train(values, report):
+        return {"map@r": values["margin"]}
+
+    def steps(values):
+        return {"training.steps_per_epoch": round(100 * values["margin"])}
+
+    found = run_search(train, MARGIN, TuningSettings(trials=3, repeats=0), seed=1, folder=tmp_path, steps=steps)
+    assert found.steps == steps(max((trial.values for trial in found.trials), key=lambda values: values["margin"]))
+    assert read_search(tmp_path / "search.json") == found
+
+
+def test_the_logs_are_those_of_this_search_once(tmp_path):
+    logs = tmp_path / "logs"
+    (logs / "other").mkdir(parents=True)
+    for trials in (3, 3, 2):
+        settings = TuningSettings(trials=trials, repeats=0)
+        run_search(Trainer(), SPACE, settings, seed=1, folder=tmp_path / "search", log_folder=logs)
+        assert sorted(run.name for run in logs.glob("trial-*")) == [f"trial-{number:03d}" for number in range(trials)]
+        assert all(len(list(run.iterdir())) == 1 for run in logs.glob("trial-*"))
+    assert (logs / "other").is_dir()
+
+
 def test_a_small_space_ends_the_search_early(tmp_path):
     train = Trainer()
     found = search(train, tmp_path, [Range("loss.params.margin", choices=(0.1, 0.2))])
