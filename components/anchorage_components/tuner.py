@@ -35,18 +35,20 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
 
     Args:
         fn_args: provided by TFX. Its `custom_config` contains `settings_json`, `checkpoints` and `features` as for the
-            Trainer, and `tuning_json`, the fields of `TuningSettings`. An interrupted search resumes in a folder below
-            `checkpoints`.
+            Trainer, and `tuning_json`, the fields of `TuningSettings`; `settings_json` has the order of the experiment
+            file. An interrupted search resumes in a folder below `checkpoints`.
     """
     config = fn_args.custom_config
     settings, tuning = from_parameter(config["settings_json"]), TuningSettings(**from_parameter(config["tuning_json"]))
     store, validation_store = open_stores(fn_args)
-    parts = [settings, tuning.identity, store.digest, validation_store.digest, config["code_version"]]
+    space = read_space(settings)  # in the order of the file, in which the ranges are searched
+    order = [item.path for item in space]
+    parts = [settings, order, tuning.identity, store.digest, validation_store.digest, config["code_version"]]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config["checkpoints"]) / f"search-{key}"
     tuner = SearchTuner(
         trial_training(store, validation_store, settings, tuning, cache_folder=config["features"]),
-        read_space(settings),
+        space,
         tuning,
         seed=settings["seed"],
         folder=folder,

@@ -194,6 +194,7 @@ def _training_nodes(experiment: Experiment, places: Places, pack) -> dict:
             examples=pack.outputs["store"],
             custom_config={
                 **config,
+                "settings_json": places.to_parameter(training_settings(experiment), ordered=True),
                 "checkpoints": places.searches,
                 "tuning_json": places.to_parameter(asdict(tuning.settings)),
                 "code_version": code,

@@ -34,9 +34,9 @@ class Places:
     rejects: str
     metadata: Metadata | None = None
 
-    def to_parameter(self, value: Any) -> str:
+    def to_parameter(self, value: Any, *, ordered: bool = False) -> str:
         """Write a JSON value as the text of a parameter, as the store of ML Metadata can record it."""
-        return to_parameter(value, encoded=self.metadata is not None and self.metadata.encoded)
+        return to_parameter(value, encoded=self.metadata is not None and self.metadata.encoded, ordered=ordered)
 
 
 @dataclass(frozen=True)

@@ -25,5 +25,11 @@ def test_an_encoded_value_needs_no_backslash_even_within_another_json_text(value
     assert not {"\\", '"'} & set(to_parameter(value, encoded=True))
 
 
+def test_keys_are_sorted_unless_their_order_counts():
+    value = {"margin": 1, "alpha": 2}
+    assert list(from_parameter(to_parameter(value))) == ["alpha", "margin"]
+    assert list(from_parameter(to_parameter(value, ordered=True))) == ["margin", "alpha"]
+
+
 def test_plain_json_is_read_too():
     assert from_parameter('{"share": "5%25"}') == {"share": "5%25"}

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from kubeflow_server import serve_kubeflow
 
+from anchorage.tuning.ranges import read_space
 from anchorage_components.container import place_outputs
 from anchorage_pipeline.cli import main
 from anchorage_pipeline.cluster.parameters import run_parameters
@@ -209,6 +210,15 @@ def test_deploy_run_and_roll_back(compiled, monkeypatch, tmp_path, capsys):
         assert json.loads(told.out)["version"] == version["display_name"]
         assert "paused" in anchorage("pause", file)[1].out
         assert "paused" not in anchorage("resume", file)[1].out
+
+
+def test_the_tuner_searches_the_ranges_in_the_order_of_the_file(compiled):
+    file = compiled["search"].with_suffix(".toml")
+    params = "loss.params={ margin = { low = 0.1, high = 0.2 }, alpha = { low = 8, high = 64 } }"
+    experiment = load_experiment(file, [params], is_local=False)
+    task = compile_experiment(experiment)[0]["root"]["inputDefinitions"]["parameters"]["tuning"]
+    settings = json.loads(json.loads(task["defaultValue"])["settings_json"])
+    assert [item.path for item in read_space(settings)] == ["loss.params.margin", "loss.params.alpha"]
 
 
 def test_a_budget_is_a_run_parameter_of_its_type(compiled, capsys):
