@@ -171,7 +171,7 @@ class CoordinateDescentOracle(keras_tuner.Oracle):
                 self.stop_reason = "max_cycles"
             self._cycle, self._axes, self._moved = self._cycle + 1, self._ordered_names(), False
             return
-        name = self._axes.pop(0)
+        name, self._incumbent = self._axes.pop(0), self._complete(self._incumbent)
         axis = next((hp for hp in self._active(self._incumbent) if hp.name == name), None)
         if axis is None or isinstance(axis, kinds.Fixed):
             return
@@ -210,14 +210,19 @@ class CoordinateDescentOracle(keras_tuner.Oracle):
         ]
 
     def _key(self, values: Values) -> str:
-        """Identifies a configuration: numbers by their place on the scale to nine decimals."""
+        """Identifies a configuration by what differs from the defaults: a new hyperparameter does not change it."""
+        complete = self._complete(values)
         places = {
-            hp.name: round(_to_unit(hp, values[hp.name]), 9)
-            if isinstance(hp, kinds.Float | kinds.Int)
-            else values[hp.name]
-            for hp in self._active(values)
+            hp.name: _place(hp, complete[hp.name])
+            for hp in self._active(complete)
+            if _place(hp, complete[hp.name]) != _place(hp, hp.default)
         }
         return json.dumps(places, sort_keys=True)
+
+
+def _place(axis: Any, value: Any) -> Any:
+    """What a value is known by: a number by its place on the scale to nine decimals."""
+    return round(_to_unit(axis, value), 9) if isinstance(axis, kinds.Float | kinds.Int) else value
 
 
 def _scale(axis: Any) -> Any:

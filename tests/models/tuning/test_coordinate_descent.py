@@ -235,6 +235,23 @@ def test_only_active_hyperparameters_are_searched(tmp_path):
     assert searched._incumbent == {"loss": "multi_similarity", "base": 1.0}
 
 
+def test_hyperparameters_that_a_trial_registers_are_searched_from_the_next_cycle_on(tmp_path):
+    class Tuner(keras_tuner.Tuner):
+        def run_trial(self, trial):
+            x = trial.hyperparameters.Float("x", 0.0, 1.0, default=0.5)
+            y = trial.hyperparameters.Float("y", 0.0, 1.0, default=0.5) if x > 0.5 else 0.0
+            asked.append((x, y))
+            return {"score": x + y}
+
+    asked: list[tuple[float, float]] = []
+    searched = oracle(keras_tuner.HyperParameters(), points=3, max_cycles=3, allow_new_entries=True)
+    Tuner(oracle=searched, directory=str(tmp_path), project_name="new").search()
+    # The share of the scale around the incumbent is the half in the second cycle and a quarter in the third.
+    assert asked == [(0.5, 0.0), (0.25, 0.0), (0.75, 0.5), (0.625, 0.5), (0.875, 0.5), (0.875, 0.375), (0.875, 0.625)]
+    assert searched._incumbent == {"x": 0.875, "y": 0.625}
+    assert searched.stop_reason == "max_cycles"
+
+
 def test_the_order_can_be_chosen(tmp_path):
     case = CASES["search_two_floats"]
     searched = case_oracle(case, order=["margin"])
