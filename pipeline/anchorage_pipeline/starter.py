@@ -167,22 +167,22 @@ def _data_lines(found: "Survey", gpus: int) -> list[Line]:
     if not found.dimension:
         lines.append(Line("image_size", choose_size(found.side, gpus), _explain_size(found, gpus)))
     if found.labelled and found.given:
-        lines.append(Line("", None, f"The data defines the split; images / classes: {found.splits}."))
+        lines.append(Line("", None, f"The data defines the split; {found.input} / classes: {found.splits}."))
     elif found.labelled:
         why = "Share of the classes to test on. A class is in one split only, so the test shows how search works on "
-        why += f"classes that are new to the network. Images / classes: {found.splits}."
+        why += f"classes that are new to the network. {found.input.capitalize()} / classes: {found.splits}."
         lines.append(Line("test_share", found.test_share, why))
         if found.val_share is not None:
-            why = "Share of the other classes to validate on. The default would be one class, among whose images every "
-            why += "result is right, so that no epoch is better than another."
+            why = "Share of the other classes to validate on. The default would be one class, among whose "
+            why += f"{found.input} every result is right, so that no epoch is better than another."
             lines.append(Line("val_share", found.val_share, why))
     if found.labelled and found.shared_classes:
-        why = f"{found.shared_classes:,} classes have images in several splits. By default this stops a run: results "
-        why += "on classes of the training are better than those on new classes. To measure search on new classes, put "
-        why += "all classes into one folder without splits, and write a new file."
+        why = f"{found.shared_classes:,} classes have {found.input} in several splits. By default this stops a run: "
+        why += "results on classes of the training are better than those on new classes. To measure search on new "
+        why += "classes, put all classes into one folder without splits, and write a new file."
         lines.append(Line("block_on_leaks", False, why))
     if not found.labelled:
-        why = "Copies of an image would stop a run, lest a network is tested on images of its training."
+        why = f"Copies would stop a run, lest a network is tested on {found.input} of its training."
         lines.append(Line("block_on_leaks", False, f"{why} Here nothing is trained."))
     rejects = [reject for reject in found.listing.rejects if found.labelled or reject.code != "E_LABEL_MISSING"]
     if len(rejects) > MAX_REJECTS:
@@ -295,7 +295,9 @@ def _describe_machine(machine: dict[str, Any]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"about {seconds / 60:.1f} minutes" if seconds >= 60 else f"about {max(round(seconds), 1)} seconds"
+    if seconds >= 60:
+        return f"about {seconds / 60:.1f} minutes"
+    return f"about {round(seconds)} seconds" if seconds >= 1.5 else "about a second"
 
 
 def _sentence(text: str) -> str:

@@ -193,8 +193,21 @@ def test_vectors_get_a_head(folder):
     assert document["training"]["sampler"]["params"] == {"classes": 3, "per_class": 3}
     assert inspect_data(check_file("vectors.toml"))[0].startswith("data     24 vectors of 8 classes")
     assert summary[0].startswith("data     table of vectors with 5 numbers each in vectors.parquet: 24 vectors of 8 cl")
+    assert summary[-3].endswith("10 steps of 1 s (measured): about 3.3 minutes")
     assert start("unlabelled.npy")[0]["training"] == {"epochs": 0}
+    for file in ("vectors.toml", "unlabelled.toml"):
+        assert "image" not in (folder / file).read_text().lower()
     assert inspect_data(check_file("unlabelled.toml"))[0].startswith("data     24 vectors")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.0001, "a second"), (0.0074, "a second"), (0.0076, "2 seconds"), (0.3, "1.0 minutes")]
+)
+def test_the_time_of_the_training_is_told_in_words(folder, seconds, told):
+    table = {"vector": list(np.eye(24, dtype="float32")), "label": [str(row % 8) for row in range(24)]}
+    parquet.write_table(pa.table(table), folder / "vectors.parquet")
+    _, summary = start("vectors.parquet", seconds)  # 20 epochs of 10 steps
+    assert summary[-3].endswith(f"(measured): about {told}")
 
 
 def test_few_classes_leave_two_to_validate_on(folder):
