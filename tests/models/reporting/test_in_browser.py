@@ -147,6 +147,8 @@ def test_opens_clean_on_desk_and_phone(browser, page):
         assert pictures["broken"] == []
         assert browser.evaluate("document.documentElement.scrollWidth") <= width
         assert browser.evaluate("[...document.querySelectorAll('section.missing')].map(part => part.id)") == ["index"]
+        ids = browser.evaluate("[...document.querySelectorAll('[id]')].map(part => part.id)")
+        assert len(set(ids)) == len(ids)
         assert not [event for event in browser.events if event["method"] in COMPLAINTS]
         asked = [event["params"] for event in browser.events if event["method"] == "Network.requestWillBeSent"]
         assert {params["request"]["url"].partition(":")[0] for params in asked} <= {"file", "data"}
@@ -245,6 +247,7 @@ def test_the_map_answers_pointer_and_click(opened, page):
 def test_finds_images_by_a_part_of_their_name(opened, page):
     shown = json.loads((page.parent / "report.json").read_text("utf-8"))["explorer"]
     name = shown["ids"][shown["queries"][5]]
+    assert opened.evaluate("document.getElementById('find').checkVisibility()")
     opened.evaluate(
         f"{{const box = document.getElementById('find'); box.value = {name!r};box.dispatchEvent(new Event('change'));}}"
     )

@@ -24,6 +24,8 @@
     made.append(...children);
     return made;
   };
+  // A name that may continue on a new line after a sign between its words.
+  const breakable = name => name.split(/(?<=[_\-./])/).flatMap((part, at) => at ? [element("wbr"), part] : [part]);
   const percent = share => `${(100 * share).toFixed(1)} %`;
 
   // Pictures: tiles of one large image.
@@ -190,7 +192,7 @@
         show(like.length ? `${like.length} queries with “${wanted}”` : `No query of this page has “${wanted}” in its name`, like);
       }
     });
-    document.getElementById("explorer").hidden = false;
+    document.getElementById("finder").hidden = false;
   }
 
   // All classes, sortable and filterable.
@@ -225,8 +227,10 @@
         cell.setAttribute("aria-sort", at === order[0] ? (order[1] > 0 ? "ascending" : "descending") : "none"));
       count.textContent = `${rows.length} of ${report.classes.length} classes`;
       body.replaceChildren(...rows.map(row => element("tr", {}, ...columns.map(([, value, format], at) => {
-        if (at) return element("td", at === columns.length - 1 ? {class: "text"} : {}, format(value(row), row));
-        const button = element("button", {type: "button", class: "link", title: "show its queries"}, row.label);
+        const text = at ? format(value(row), row) : row.label;
+        if (at === columns.length - 1) return element("td", {class: "text"}, ...breakable(text));
+        if (at) return element("td", {}, text);
+        const button = element("button", {type: "button", class: "link", title: "show its queries"}, ...breakable(text));
         button.addEventListener("click", () => showClass(row.label));
         return element("td", {}, button);
       }))));
