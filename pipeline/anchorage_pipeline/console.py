@@ -39,6 +39,21 @@ def progress() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def no_native_messages() -> Iterator[None]:
+    """Drop what the native code of converters and runtimes writes to standard error; its errors are exceptions, too."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def answer(document: Mapping[str, Any] | list[Any]) -> None:
     """Write the result of a command as one JSON document, if that was asked for with `--json`."""
     if stream := _DOCUMENT.get():

@@ -72,7 +72,7 @@ def test_no_picture_is_drawn_unless_asked_for(folder):
     assert [path.name for path in folder.iterdir()] == ["query.png"]
 
 
-def test_vectors_with_ids_are_drawn_with_the_pictures_of_their_paths(folder, monkeypatch):
+def test_vectors_with_ids_are_drawn_with_the_pictures_of_their_paths(folder, monkeypatch, capsys):
     drawn = []
     monkeypatch.setattr("anchorage.reporting.pictures.draw_sheet", lambda answers, path: drawn.extend(answers))
     facts = {"data_root": str(folder), "experiment": {"data": {"input": "vectors"}}}
@@ -80,10 +80,18 @@ def test_vectors_with_ids_are_drawn_with_the_pictures_of_their_paths(folder, mon
     monkeypatch.setattr(anchorage.release, "open_release", lambda path: release)
     gallery = {"id": np.array(GALLERY, object), "attribute/path": np.array(["query.png"] * 2 + [""] * 28, object)}
     monkeypatch.setattr(StandIn, "gallery", gallery)
-    parquet.write_table(pa.table({"id": ["a"], "vector": [[1.0, 0.0]]}), folder / "queries.parquet")
-    assert main(["search", "queries.parquet", "--release", "x", "--picture", "x.png", "--neighbors", "2"]) == 0
-    [answer] = drawn
-    assert [neighbor.picture is None for neighbor in answer.neighbors] == [False, True]  # images 1 and 2
+    table = {"id": ["a", "b", "c"], "vector": [[1.0, 0.0]] * 3, "path": ["red.png", "absent.png", None]}
+    (folder / "shop").mkdir()
+    Image.new("RGB", (8, 8), "red").save(folder / "shop/red.png")
+    parquet.write_table(pa.table(table), folder / "shop/queries.parquet")
+    assert main(["search", "shop/queries.parquet", "--release", "x", "--picture", "x.png", "--neighbors", "2"]) == 0
+    told = capsys.readouterr().out
+    assert [line for line in told.splitlines() if not line.startswith(" ")][:3] == ["a", "b", "c"]
+    assert "the query vector is in the gallery" in told
+    first, second, third = drawn
+    assert [neighbor.picture is None for neighbor in first.neighbors] == [False, True]  # images 1 and 2
+    np.testing.assert_array_equal(first.picture[0, 0], [255, 0, 0])
+    assert second.picture is third.picture is None
 
 
 def test_results_as_json_are_the_only_output(folder, capsys):

@@ -1,15 +1,11 @@
 """`anchorage export`: parts of a release in the formats of other programs, or all of it to a hub."""
 
 import argparse
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anchorage.errors import UsageError
-from anchorage_pipeline.console import answer, progress
+from anchorage_pipeline.console import answer, no_native_messages, progress
 from anchorage_pipeline.gallery import add_store, open_gallery
 from anchorage_pipeline.options import add_console, find_release
 from anchorage_pipeline.results import shown
@@ -99,7 +95,7 @@ def _export_model(options: argparse.Namespace) -> None:
         return
     from anchorage.serving.conversion import MANIFEST, convert_release
 
-    with progress(), _no_native_messages():
+    with progress(), no_native_messages():
         document = convert_release(release, options.to, output)
     answer({"folder": output, **document})
     comparison, input_ = document["comparison"], document["input"]
@@ -172,18 +168,3 @@ def _open_target(kind: str, output: str, table: str):
 
 def _print_rows(done: int, total: int) -> None:
     print(f"vectors  {done:,} of {total:,}", flush=True)
-
-
-@contextmanager
-def _no_native_messages() -> Iterator[None]:
-    """Drop what the native code of converters and runtimes writes to standard error; its errors are exceptions, too."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)

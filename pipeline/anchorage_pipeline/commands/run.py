@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,15 @@ def _print_release(release: str) -> None:
             f"         release {current} is the current one, not this one; to switch: "
             f"`anchorage releases rollback --release {shown(releases)} --to {version}`"
         )
-    command = shown(Path(sys.executable).absolute().parent / "anchorage")
-    print(f"search   {command} search IMAGE --release {shown(releases)}")
-    if any(name.startswith(f"{TEXT}/") for name in read_manifest(release)["files"]):
+    command, manifest = _own_command(), read_manifest(release)
+    data = manifest["facts"].get("experiment", {}).get("data", {})
+    query = "TABLE" if data.get("input") == "vectors" else "IMAGE"
+    print(f"search   {command} search {query} --release {shown(releases)}")
+    if any(name.startswith(f"{TEXT}/") for name in manifest["files"]):
         print(f'         {command} search --text "DESCRIPTION" --release {shown(releases)}')
+
+
+def _own_command() -> str:
+    """How to call this installation: by name if its environment is first on the PATH, otherwise by its path."""
+    own = Path(sys.executable).absolute().parent / "anchorage"
+    return "anchorage" if shutil.which("anchorage") == str(own) else str(shown(own))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anchorage.errors import DataError, UsageError
-from anchorage_pipeline.console import answer
+from anchorage_pipeline.console import answer, no_native_messages
 from anchorage_pipeline.options import add_release, find_release, positive
 from anchorage_pipeline.queries import read_queries
 from anchorage_pipeline.startup import load_tensorflow
@@ -51,24 +51,27 @@ def run(options: argparse.Namespace) -> None:
         )
     release = open_release(releases)
     data = release.facts.get("experiment", {}).get("data", {})
-    names, contents = read_queries(options.images, vectors=data.get("input") == "vectors")
+    vectors = data.get("input") == "vectors"
+    given = read_queries(options.images, vectors=vectors)
     load_tensorflow()
     from anchorage.serving.searcher import Searcher
 
-    searcher = Searcher(release)
+    with no_native_messages():
+        searcher = Searcher(release)
     answers = [
         *(searcher.search_text(texts, neighbors) if texts else []),
-        *(searcher.search(contents, neighbors) if names else []),
+        *(searcher.search([query.content for query in given], neighbors) if given else []),
     ]
+    names = [query.name for query in given]
     queries = [*texts, *names]
     for query, found in zip(queries, answers, strict=True):
         print(query)
-        _print_answer(found)
+        _print_answer(found, "vector" if vectors else "image")
     if all(found.fault for found in answers):
         raise DataError("E_NO_IMAGES", "Expected at least one readable query. None can be used, see above")
     _print_notes(searcher, answers, neighbors, has_texts=bool(texts), has_images=bool(names))
     if picture:
-        _draw(searcher, queries, answers, len(texts), picture)
+        _draw(searcher, queries, [*(None for _ in texts), *(query.picture for query in given)], answers, picture)
         print(f"picture  {picture}   (release {release.version} of {releases})")
         if len(answers) > _SHEET_ROWS or neighbors > _SHEET_COLUMNS:
             print(f"         limited to {_SHEET_ROWS} images and {_SHEET_COLUMNS} results each")
@@ -78,12 +81,12 @@ def run(options: argparse.Namespace) -> None:
     answer({"release": release.address, "version": release.version, "queries": documents, **notes})
 
 
-def _print_answer(found: "Answer") -> None:
+def _print_answer(found: "Answer", kind: str) -> None:
     if found.fault:
         print(f"  {found.fault.code}: {found.fault.message}")
         return
     if found.left_out:
-        print(f"  the query image is in the gallery and left out of its results: {', '.join(found.left_out)}")
+        print(f"  the query {kind} is in the gallery and left out of its results: {', '.join(found.left_out)}")
     if found.unknown:
         print("  unknown: its class is probably not in the gallery; the percentages assume that it is")
     for rank, row in enumerate(_document(found)["results"], 1):
@@ -107,26 +110,28 @@ def _print_notes(
         print(doubt)
 
 
-def _draw(searcher: "Searcher", queries: Sequence[str], answers: Sequence["Answer"], texts: int, picture: Path) -> None:
-    """Draw the queries that can be used, the first `texts` of which are descriptions."""
+def _draw(
+    searcher: "Searcher",
+    queries: Sequence[str],
+    files: Sequence[Path | None],
+    answers: Sequence["Answer"],
+    picture: Path,
+) -> None:
+    """Draw the queries that can be used, with the file that shows each, if any."""
     from anchorage.reporting.pictures import Answered, Neighbor, draw_sheet, read_picture, read_picture_of
     from anchorage.serving.pictures import picture_paths
 
     root, paths = searcher.release.facts.get("data_root", "."), picture_paths(searcher.release, searcher.gallery)
     sheet: list[Answered] = []
-    for place, (query, found) in enumerate(zip(queries, answers, strict=True)):
+    for query, file, found in zip(queries, files, answers, strict=True):
         if found.fault or len(sheet) == _SHEET_ROWS:
             continue
         results = list(zip(found.ids, found.labels, found.scores, strict=True))[:_SHEET_COLUMNS]
         pictures = [
             Neighbor(label, score, None, read_picture_of(root, paths.get(id_, id_))) for id_, label, score in results
         ]
-        is_text = place < texts
-        sheet.append(
-            Answered(
-                query if is_text else Path(query).name, "query", None if is_text else read_picture(query), pictures
-            )
-        )
+        shown = read_picture(file) if file else None
+        sheet.append(Answered(Path(query).name if file else query, "query", shown, pictures))
     draw_sheet(sheet, picture)
 
 
