@@ -57,7 +57,8 @@ def _in_classes(experiment: Experiment, sources: Sequence[Source]) -> list[str]:
     several = Counter(label for sizes in classes.values() for label in sizes)
     if shared := sorted(label for label, number in several.items() if number > 1):
         effect = "this stops a run" if experiment.data.block_on_leaks else "results do not hold for new classes"
-        found.append(f"{len(shared):,} classes in several splits, such as {shared[0]!r}: {effect}")
+        told = "1 class is" if len(shared) == 1 else f"{len(shared):,} classes are"
+        found.append(f"{told} in several splits, such as {shared[0]!r}: {effect}")
     return found
 
 
@@ -94,7 +95,9 @@ def _copies(experiment: Experiment, root: Path, sources: Sequence[Source]) -> li
         return []
     leaks = [group for group in groups if len({source.split for source in group}) > 1]
     first = (leaks or groups)[0]
-    text = f"{sum(map(len, groups)) - len(groups):,} files are copies of others, such as {first[1].id} of {first[0].id}"
+    count = sum(map(len, groups)) - len(groups)
+    told = "1 file is a copy of another:" if count == 1 else f"{count:,} files are copies of others, such as"
+    text = f"{told} {first[1].id} of {first[0].id}"
     if leaks:
         text += f"; {len(leaks):,} of them in several splits"
         text += ", which stops a run" if experiment.data.block_on_leaks else ", which makes results too good"

@@ -45,6 +45,6 @@ def print_result(folder: Path) -> None:
         f"{counts['classes']} classes, gallery {counts['gallery']}, seed {report['reproduce']['seed']}"
     )
     if "index" in report:
-        print(f"index    {report['index']['rows']:,} searchable images of {report['index']['classes']:,} classes")
+        print(f"index    {report['index']['rows']:,} searchable items of {report['index']['classes']:,} classes")
     print(f"verdict  {verdict['state']}: {' '.join(verdict['reasons'])}")
     print(f"report   {shown(folder / 'report.html')}")

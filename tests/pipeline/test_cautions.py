@@ -78,6 +78,14 @@ def test_copies_and_shared_classes(cautions):
     split |= {f"test/t{name}": number for name, number in even(6).items()} | {"test/c000": 2}
     copies = [("train/c001/0.png", "train/c001/2.png"), ("train/c002/0.png", "test/tc002/2.png")]
     shared, copied = cautions(split, copies)
-    assert shared == "1 classes in several splits, such as 'c000': this stops a run"
+    assert shared == "1 class is in several splits, such as 'c000': this stops a run"
     assert copied.startswith("2 files are copies of others, such as train/c002/0.png of test/tc002/2.png; 1 of them in")
     assert copied.endswith("several splits, which stops a run")
+
+
+def test_a_single_copy(cautions):
+    split = {f"train/{name}": number for name, number in even(12).items()}
+    split |= {f"val/v{name}": number for name, number in even(20).items()}
+    split |= {f"test/t{name}": number for name, number in even(6).items()}
+    (told,) = cautions(split, [("train/c001/0.png", "train/c001/2.png")])
+    assert told == "1 file is a copy of another: train/c001/2.png of train/c001/0.png"

@@ -110,7 +110,7 @@ def test_results_as_json_are_the_only_output(folder, capsys):
 def test_more_neighbors_than_the_gallery_holds_are_noted(folder, capsys):
     assert search("--neighbors", "500") == 0
     shown = capsys.readouterr().out
-    assert "the gallery has only 30 images: fewer results than the requested 500" in shown
+    assert "the gallery has only 30 items: fewer results than the requested 500" in shown
     assert shown.count(" a ") == 29
     assert search("--neighbors", "29") == 0
     assert "only" not in capsys.readouterr().out

@@ -134,7 +134,7 @@ def test_classes_in_several_splits_do_not_stop_a_run(folder):
     document, _ = start("photos")
     assert document["data"]["block_on_leaks"] is False
     assert "6 classes have images in several splits" in (folder / "photos.toml").read_text()
-    assert any("6 classes in several splits" in line for line in inspect_data(check_file("photos.toml")))
+    assert any("6 classes are in several splits" in line for line in inspect_data(check_file("photos.toml")))
 
 
 def write_table(path, rows):

@@ -52,9 +52,9 @@ def run(options: argparse.Namespace) -> None:
         added = served.add(output) if served else None
     facts = {"embedded": counts.embedded, "rejected": counts.rejected, "resumed": counts.resumed, "added": added}
     answer({"table": output, "release": release.path, **facts})
-    print(f"{counts.embedded} images embedded into {output} with release {release.version} of {releases}")
+    print(f"{counts.embedded:,} items embedded into {output} with release {release.version} of {releases}")
     if counts.resumed:
-        print(f"{counts.resumed} of all images done by an earlier run")
+        print(f"{counts.resumed:,} of all items done by an earlier run")
     if counts.rejected:
         print(f"{counts.rejected} rejected, listed in {rejects_file(output)}")
     if served:

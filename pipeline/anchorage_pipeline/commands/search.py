@@ -99,7 +99,7 @@ def _print_notes(
     searcher: "Searcher", answers: Sequence["Answer"], neighbors: int, *, has_texts: bool, has_images: bool
 ) -> None:
     if min(len(found.ids) for found in answers if not found.fault) < neighbors:
-        print(f"the gallery has only {searcher.index.rows:,} images: fewer results than the requested {neighbors:,}")
+        print(f"the gallery has only {searcher.index.rows:,} items: fewer results than the requested {neighbors:,}")
     if has_texts:
         print("descriptions have no match probability and no likely match: both are calibrated between images")
     if has_images and searcher.threshold is not None:
