@@ -67,7 +67,7 @@ lint: setup
 data: setup ## build the icon data set in data/icons
 	@.venv/bin/anchorage data icons
 
-setup: .venv/installed-$(EXTRA)
+setup: .venv/installed-$(EXTRA) ## only install, into .venv; enough for images of your own
 
 # The environment is up to date if the stamp is newer than the lock file and the project files.
 .venv/installed-$(EXTRA): uv.lock $(PROJECTS)
