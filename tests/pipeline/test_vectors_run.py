@@ -51,6 +51,7 @@ def test_a_head_beats_the_given_vectors_and_is_searched_by_vectors(anchorage, fo
     assert "840 vectors of 60 classes" in text
     status, text = anchorage("run", "shop.toml")
     assert status == 0, text
+    assert "search TABLE --release releases/shop\n" in text
     report = json.loads(next(folder.glob("releases/shop/1/report/report.json")).read_text("utf-8"))
     [baseline] = [entry for entry in report["untrained"] if entry["name"] == "given vectors"]
     assert baseline["metrics"]["map@r"]["difference"] > 0.03
