@@ -41,5 +41,6 @@ def require_package(module: str, extra: str = "") -> None:
     if importlib.util.find_spec(module) is None:
         raise UsageError(
             "E_EXTRA_MISSING",
-            f"Expected the package {module}. It is not installed: `pip install 'anchorage[{extra or module}]'`",
+            f"Expected the package {module}. It is not installed. It comes with the extra {extra or module!r}: "
+            f"`uv sync --extra cpu --extra {extra or module}`",
         )

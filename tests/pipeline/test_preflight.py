@@ -39,7 +39,7 @@ def check(tmp_path):
 
 def test_a_logger_whose_package_is_missing_names_the_extra(check, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "mlflow" else find_spec(name))
-    with pytest.raises(UsageError, match=r"training.loggers.0.*pip install 'anchorage\[mlflow\]'"):
+    with pytest.raises(UsageError, match=r"training.loggers.0.*uv sync --extra cpu --extra mlflow`"):
         check("[training]", "[training]\nloggers = ['mlflow']")
 
 

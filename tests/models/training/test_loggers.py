@@ -98,7 +98,7 @@ def test_a_class_that_is_no_callback_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
 def test_a_missing_package_names_the_extra(monkeypatch, tmp_path, name):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=rf"E_EXTRA_MISSING: .*pip install 'anchorage\[{name}\]'"):
+    with pytest.raises(UsageError, match=rf"E_EXTRA_MISSING: .*uv sync --extra cpu --extra {name}`"):
         create_logger(Part(name), tmp_path, {})
 
 
