@@ -29,11 +29,11 @@ def needs_extra(extra: str, what: str) -> Iterator[None]:
 
 
 def require_package(module: str, extra: str = "") -> None:
-    """Raise unless an optional package of `anchorage` is installed; it is not imported.
+    """Raise unless an optional package is installed; it is not imported.
 
     Args:
         module: its top-level module.
-        extra: extra of `anchorage` that installs it; default: that of the module's name.
+        extra: extra of the pipeline that installs it; default: that of the name of the module.
 
     Raises:
         UsageError: E_EXTRA_MISSING.

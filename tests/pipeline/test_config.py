@@ -288,7 +288,7 @@ def test_a_byte_order_mark_is_accepted(tmp_path):
     [
         "a = " + "[" * 20_000 + "]" * 20_000,
         "a = " + "{ b = " * 20_000 + "1" + " }" * 20_000,
-        ".".join("a" * 20_000) + " = 1",
+        ".".join("a" * 2_000) + " = 1",  # the time of `tomllib` grows with the square
         "a = " + "[" * 200 + "]" * 200,
         "seed = " + "1" * 5_000,
         "\ud800",

@@ -172,7 +172,7 @@ def test_a_gallery_that_is_not_there_is_replaced_by_drawn_images(release, tmp_pa
 def test_nothing_is_replaced_and_an_extra_is_asked_for(release, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     monkeypatch.setitem(conversion.RUNTIMES, "litert", RUNTIMES["litert"]._replace(modules=("no_such_runtime",)))
-    with pytest.raises(UsageError, match=r"E_EXTRA_MISSING: .*anchorage\[litert\]"):
+    with pytest.raises(UsageError, match=r"E_EXTRA_MISSING: .*--extra litert"):
         convert_release(release, "litert", tmp_path / "new")
     stand_in(monkeypatch, None)
     with pytest.raises(UsageError, match="E_OUTPUT_EXISTS"):
