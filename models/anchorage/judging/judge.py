@@ -236,7 +236,7 @@ def _thresholds(validation: "Embeddings | None", seed: int) -> dict[str, Any]:
     """Return the thresholds, or the reason why there are none."""
     if validation is None:
         return {"split": VALIDATION, "reason": f"there are no embeddings of split {VALIDATION!r} to choose them on"}
-    return choose_thresholds(_pairs(validation, QueryProtocol(), seed), VALIDATION)
+    return choose_thresholds(_pairs(validation, QueryProtocol(), seed), len(set(validation.labels)), VALIDATION)
 
 
 def reproduction(context: Mapping[str, Any]) -> dict[str, Any]:

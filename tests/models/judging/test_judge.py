@@ -97,9 +97,11 @@ def test_evaluation_set_depends_on_images_and_labels_not_on_order_or_vectors():
 
 
 def test_thresholds_come_from_validation_classes_or_not_at_all(judge):
-    with_them = judge(clusters(0.3), validation=clusters(0.3, split="val", seed=1))["thresholds"]
+    with_them = judge(clusters(0.3), validation=clusters(0.3, classes=15, split="val", seed=1))["thresholds"]
     assert with_them["split"] == "val"
     assert with_them["likely_match"]["false_accept"] <= 0.01
+    few = judge(clusters(0.3), validation=clusters(0.3, split="val", seed=1))["thresholds"]
+    assert few == {"split": "val", "reason": "6 classes of split 'val' are 15 pairs of classes, 100 are needed"}
     without = judge(clusters(0.3))["thresholds"]
     assert without == {"split": "val", "reason": "there are no embeddings of split 'val' to choose them on"}
 

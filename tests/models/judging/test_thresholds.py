@@ -20,7 +20,7 @@ def statistics(positive, negative):
 
 
 def test_pairs_that_a_threshold_can_separate():
-    found = choose_thresholds(statistics([(0.90005, 10)], [(0.10005, 1000)]), "val")
+    found = choose_thresholds(statistics([(0.90005, 10)], [(0.10005, 1000)]), 15, "val")
     assert found["equal_error"]["false_accept"] == 0
     assert found["equal_error"]["true_accept"] == 1
     assert 0.1 < found["equal_error"]["threshold"] <= 0.9
@@ -32,7 +32,7 @@ def test_pairs_that_a_threshold_can_separate():
 def test_one_percent_of_false_accepts_is_the_most():
     # 9 of 1000 other pairs at 0.7, 20 at 0.5: only above 0.5 are there at most 1 %
     found = choose_thresholds(
-        statistics([(0.80005, 60), (0.60005, 40)], [(0.70005, 9), (0.50005, 20), (0.00005, 971)]), "val"
+        statistics([(0.80005, 60), (0.60005, 40)], [(0.70005, 9), (0.50005, 20), (0.00005, 971)]), 15, "val"
     )
     likely = found["likely_match"]
     assert likely["threshold"] == pytest.approx(0.5001)
@@ -42,14 +42,14 @@ def test_one_percent_of_false_accepts_is_the_most():
 
 def test_equal_error_where_both_kinds_err_alike():
     # at 0.5: 10 % of the same-class pairs are below, 10 % of the others above
-    found = choose_thresholds(statistics([(0.80005, 90), (0.20005, 10)], [(0.10005, 90), (0.70005, 10)]), "val")
+    found = choose_thresholds(statistics([(0.80005, 90), (0.20005, 10)], [(0.10005, 90), (0.70005, 10)]), 15, "val")
     assert found["equal_error"]["true_accept"] == pytest.approx(0.9)
     assert found["equal_error"]["false_accept"] == pytest.approx(0.1)
     assert 0.2 < found["equal_error"]["threshold"] <= 0.7
 
 
 def test_hopeless_overlap_accepts_next_to_nothing():
-    found = choose_thresholds(statistics([(0.50005, 100)], [(0.99995, 100)]), "val")
+    found = choose_thresholds(statistics([(0.50005, 100)], [(0.99995, 100)]), 15, "val")
     assert found["likely_match"] == {
         "threshold": 1.0,
         "false_accept": 0.0,
@@ -59,5 +59,12 @@ def test_hopeless_overlap_accepts_next_to_nothing():
 
 
 def test_without_one_kind_of_pair_there_is_a_reason_instead():
-    found = choose_thresholds(statistics([(0.50005, 3)], []), "val")
+    found = choose_thresholds(statistics([(0.50005, 3)], []), 15, "val")
     assert found == {"split": "val", "reason": "split 'val' has 3 pairs of one class and 0 of different classes"}
+
+
+def test_fewer_than_a_hundred_pairs_of_classes_give_a_reason_instead():
+    pairs = statistics([(0.80005, 60)], [(0.10005, 5000)])
+    reason = "14 classes of split 'val' are 91 pairs of classes, 100 are needed"
+    assert choose_thresholds(pairs, 14, "val") == {"split": "val", "reason": reason}
+    assert "likely_match" in choose_thresholds(pairs, 15, "val")
