@@ -69,7 +69,7 @@ def _in_validation(experiment: Experiment, classes: int) -> list[str]:
     if classes == 1 and not experiment.untrained:
         lost.append("no choice among the epochs, as every result within one class is right")
     if classes < FEW_CLASSES:
-        lost.append(f"no match probabilities, which need {FEW_CLASSES}")
+        lost.append(f"no match probabilities or likely matches, which need {FEW_CLASSES}")
     if classes < needed or lost:
         lost.append(f"no report of unknown classes, which needs {max(needed, FEW_CLASSES)}")
     if not lost:
@@ -100,5 +100,8 @@ def _copies(experiment: Experiment, root: Path, sources: Sequence[Source]) -> li
     text = f"{told} {first[1].id} of {first[0].id}"
     if leaks:
         text += f"; {len(leaks):,} of them in several splits"
-        text += ", which stops a run" if experiment.data.block_on_leaks else ", which makes results too good"
+        if experiment.data.block_on_leaks:
+            text += ", which stops a run"
+        elif any(source.label != source.id for source in sources):  # else nothing is measured
+            text += ", which makes results too good"
     return [text]

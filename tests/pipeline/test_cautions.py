@@ -12,7 +12,7 @@ def cautions(tmp_path):
     """Writes images, all different, and gives the warnings of `anchorage check` about them."""
     drawn = 0
 
-    def write(sizes, copies=(), side=96, **data):
+    def write(sizes, copies=(), side=96, trained=True, **data):
         nonlocal drawn
         for label, number in sizes.items():
             folder = tmp_path / "images" / label
@@ -24,7 +24,8 @@ def cautions(tmp_path):
             shutil.copy(tmp_path / "images" / source, tmp_path / "images" / target)
         sampler = {"name": "class_batches", "params": {"classes": 2, "per_class": 2}}
         document = {"name": "toy", "data": {"path": str(tmp_path / "images"), **data}, "loss": {"name": "contrastive"}}
-        lines = inspect_data(Experiment.model_validate(document | {"training": {"sampler": sampler}}))
+        document["training"] = {"sampler": sampler} if trained else {"epochs": 0}
+        lines = inspect_data(Experiment.model_validate(document))
         return [line.removeprefix("warning  ") for line in lines if line.startswith("warning")]
 
     return write
@@ -44,19 +45,19 @@ def test_few_classes(cautions):
     assert training.startswith("few training classes, 3")
     assert test.startswith("4 test classes: the gate needs at least 5")
     assert validation.startswith("1 validation classes with several images: no choice among the epochs, as every ")
-    assert "no match probabilities, which need 15" in validation
+    assert "no match probabilities or likely matches, which need 15" in validation
 
 
 @pytest.mark.parametrize(
     ("val_share", "expected"),
     [
-        (14 / 40, "14 validation classes with several images: no match probabilities, which need 15, and no report of"),
-        (16 / 40, "16 validation classes with several images: no report of unknown classes, which needs 19;"),
+        (14 / 40, "no match probabilities or likely matches, which need 15, and no report of unknown classes"),
+        (16 / 40, "no report of unknown classes, which needs 19;"),
     ],
 )
 def test_few_validation_classes(cautions, val_share, expected):
     (told,) = cautions(even(60), test_share=1 / 3, val_share=val_share)
-    assert told.startswith(expected)
+    assert told.startswith(f"{val_share * 40:.0f} validation classes with several images: {expected}")
 
 
 def test_images_much_smaller_than_the_network_wants(cautions):
@@ -89,3 +90,15 @@ def test_a_single_copy(cautions):
     split |= {f"test/t{name}": number for name, number in even(6).items()}
     (told,) = cautions(split, [("train/c001/0.png", "train/c001/2.png")])
     assert told == "1 file is a copy of another: train/c001/2.png of train/c001/0.png"
+
+
+def test_copies_in_several_splits_make_results_too_good(cautions):
+    copies = [("c000/0.png", f"c{number:03}/copy.png") for number in range(1, 40)]
+    *_, told = cautions(even(40), copies, block_on_leaks=False)
+    assert told.endswith("in several splits, which makes results too good")
+
+
+def test_without_labels_there_are_no_results(cautions):
+    copies = [("0.png", f"copy {number}.png") for number in range(40)]
+    *_, told = cautions({"": 40}, copies, trained=False, block_on_leaks=False)
+    assert told.endswith("in several splits")

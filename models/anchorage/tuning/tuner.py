@@ -264,7 +264,7 @@ class SearchTuner(keras_tuner.Tuner):
 
 
 def _interval(scores: Sequence[float]) -> Interval | None:
-    """The mean of the scores with its t-interval."""
+    """The mean of the scores with its t-interval, cut off at 0 and 1, between which every score is."""
     if not scores:
         return None
     mean = fmean(scores)
@@ -273,4 +273,4 @@ def _interval(scores: Sequence[float]) -> Interval | None:
     from scipy import stats
 
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1)) * stdev(scores) / len(scores) ** 0.5
-    return Interval(mean, mean - half, mean + half, CONFIDENCE)
+    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half), CONFIDENCE)

@@ -9,7 +9,7 @@ import pytest
 from anchorage.errors import DataError, ResourceError, UsageError
 from anchorage.tuning.oracles import ORACLES
 from anchorage.tuning.ranges import Condition, Range
-from anchorage.tuning.record import read_search
+from anchorage.tuning.record import Interval, read_search
 from anchorage.tuning.search import run_search
 from anchorage.tuning.settings import TuningSettings
 from anchorage.tuning.tuner import SearchTuner
@@ -280,6 +280,9 @@ def test_the_winner_is_trained_again_with_new_seeds(tmp_path):
     assert seeds == [2, 3, 4]
     single = search(seeded, tmp_path / "one", repeats=1)
     assert (single.interval.mean, single.interval.low, single.interval.high) == (0.5, None, None)
+    # With one degree of freedom 12.7 standard errors of 0.1: -0.67 to 1.87, which no score can be.
+    both = search(seeded, tmp_path / "two", repeats=2)
+    assert both.interval == Interval(pytest.approx(0.6), 0.0, 1.0, 0.95)
 
 
 def test_the_record_has_the_steps_of_the_winner(tmp_path):
