@@ -87,8 +87,9 @@ KEPT_CASES = {
 }
 
 
-# The defaults that `make test` compiles with XLA, too; the graphs of TensorFlow it compiles of all.
-KEPT_UNDER_XLA = ("arcface", "cross_batch_memory", "ensemble", "multi_proxy_anchor", "roadmap", "soprc", "triplet")
+# The defaults that `make test` and `make conformance` compile with XLA and PyTorch, up to 40 seconds for a loss;
+# they compile all as graphs of TensorFlow and on JAX.
+KEPT_COMPILED = ("arcface", "cross_batch_memory", "ensemble", "multi_proxy_anchor", "roadmap", "soprc", "triplet")
 
 
 def is_thorough(item):
@@ -96,8 +97,8 @@ def is_thorough(item):
     if not hasattr(item, "callspec"):
         return False
     case = item.callspec.params
-    if case.get("compiler") == "xla":
-        return case["setting"][0] not in KEPT_UNDER_XLA
+    if case.get("compiler") == "xla" or (BACKEND == "torch" and "compiled" in item.fixturenames):
+        return case["setting"][0] not in KEPT_COMPILED
     return bool(kept and case["setting"][1] and not kept(case))
 
 
