@@ -23,8 +23,7 @@ def needs_extra(extra: str, what: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise UsageError(
             "E_EXTRA_MISSING",
-            f"{what} needs packages that are not installed ({error}). They come with the extra {extra!r}: "
-            f"`uv sync --extra cpu --extra {extra}`",
+            f"{what} needs packages that are not installed ({error}). {_remedy(extra)}",
         ) from error
 
 
@@ -41,6 +40,9 @@ def require_package(module: str, extra: str = "") -> None:
     if importlib.util.find_spec(module) is None:
         raise UsageError(
             "E_EXTRA_MISSING",
-            f"Expected the package {module}. It is not installed. It comes with the extra {extra or module!r}: "
-            f"`uv sync --extra cpu --extra {extra or module}`",
+            f"Expected the package {module}. It is not installed. {_remedy(extra or module)}",
         )
+
+
+def _remedy(extra: str) -> str:
+    return f"What is missing comes with the extra {extra!r}: `uv sync --extra cpu --extra {extra}`"
