@@ -236,7 +236,8 @@ def _thresholds(validation: "Embeddings | None", seed: int) -> dict[str, Any]:
     """Return the thresholds, or the reason why there are none."""
     if validation is None:
         return {"split": VALIDATION, "reason": f"there are no embeddings of split {VALIDATION!r} to choose them on"}
-    return choose_thresholds(_pairs(validation, QueryProtocol(), seed), len(set(validation.labels)), VALIDATION)
+    pairs = _pairs(validation, QueryProtocol(), seed)
+    return choose_thresholds(pairs, len(set(validation.labels[pairs.query_rows])), VALIDATION)
 
 
 def reproduction(context: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def choose_thresholds(pairs: PairStatistics, classes: int, split: str) -> dict[s
 
     Args:
         pairs: statistics of the pairs of the validation split.
-        classes: number of classes in the split.
+        classes: number of classes of its queries, which have several images.
         split: name of the split, for the result.
 
     Returns:
@@ -36,7 +36,8 @@ def choose_thresholds(pairs: PairStatistics, classes: int, split: str) -> dict[s
         reason = f"split {split!r} has {positives} pairs of one class and {negatives} of different classes"
         return {"split": split, "reason": reason}
     if (combinations := math.comb(classes, 2)) < _FEW_PAIRS:
-        reason = f"{classes} classes of split {split!r} are {combinations} pairs of classes, {_FEW_PAIRS} are needed"
+        which = f"{classes} classes of split {split!r} with several images"
+        reason = f"{which} are {combinations} pairs of classes, {_FEW_PAIRS} are needed"
         return {"split": split, "reason": reason}
     true_accept = accepted_share(pairs.positive)
     false_accept = accepted_share(pairs.negative)

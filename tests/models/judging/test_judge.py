@@ -101,7 +101,11 @@ def test_thresholds_come_from_validation_classes_or_not_at_all(judge):
     assert with_them["split"] == "val"
     assert with_them["likely_match"]["false_accept"] <= 0.01
     few = judge(clusters(0.3), validation=clusters(0.3, split="val", seed=1))["thresholds"]
-    assert few == {"split": "val", "reason": "6 classes of split 'val' are 15 pairs of classes, 100 are needed"}
+    reason = "6 classes of split 'val' with several images are 15 pairs of classes, 100 are needed"
+    assert few == {"split": "val", "reason": reason}
+    # From the eleventh class on there is one image each: no queries, so that the pairs are those of ten classes.
+    single = clusters(0.3, classes=15, split="val", seed=1).select([*range(50), *range(50, 75, 5)])
+    assert "10 classes of split 'val'" in judge(clusters(0.3), validation=single)["thresholds"]["reason"]
     without = judge(clusters(0.3))["thresholds"]
     assert without == {"split": "val", "reason": "there are no embeddings of split 'val' to choose them on"}
 

@@ -65,6 +65,6 @@ def test_without_one_kind_of_pair_there_is_a_reason_instead():
 
 def test_fewer_than_a_hundred_pairs_of_classes_give_a_reason_instead():
     pairs = statistics([(0.80005, 60)], [(0.10005, 5000)])
-    reason = "14 classes of split 'val' are 91 pairs of classes, 100 are needed"
+    reason = "14 classes of split 'val' with several images are 91 pairs of classes, 100 are needed"
     assert choose_thresholds(pairs, 14, "val") == {"split": "val", "reason": reason}
     assert "likely_match" in choose_thresholds(pairs, 15, "val")
