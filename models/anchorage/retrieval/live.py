@@ -25,8 +25,8 @@ from anchorage.retrieval.index_building import SHARD_ROWS, build_index
 from anchorage.retrieval.index_tuning import IndexLimits
 
 _EXACT_ROWS = 2_000  # matching rows up to which a filtered search compares all of them,
-_EXACT_PER_FETCHED = 8  # or matching rows for each that it would fetch: that takes as long, and finds less
-_MARGIN = 1.5  # rows fetched for each that a filtered search needs on average
+_EXACT_PER_FETCHED = 6  # or matching rows for each that it would fetch: that takes as long, and finds less
+_DEVIATIONS = 3  # of the number of matches among fetched rows: how many more are fetched than suffice on average
 _LEAVES = 3  # leaves searched for a filter, per leaf that the index was tuned for and per leaf full of rows fetched
 _SPARE = 16  # rows fetched for ones that may be deleted or filtered out
 
@@ -250,7 +250,7 @@ class LiveIndex:
         width = need + min(state.dead, _SPARE)
         if conditions and fewest:
             share = math.prod(column.count(allowed) / total for column, allowed in conditions)
-            width = math.ceil(_MARGIN * width / share) + _SPARE
+            width = math.ceil((width + _DEVIATIONS * math.sqrt(width)) / share) + _SPARE
             compare = fewest <= max(_EXACT_ROWS, _EXACT_PER_FETCHED * width)
         while len(pending) and not compare:
             width = min(width, total)

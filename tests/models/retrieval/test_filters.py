@@ -85,6 +85,29 @@ def test_where_a_search_would_fetch_many_rows_for_few_matches_all_matches_are_co
         live.search(QUERIES, NEIGHBORS, Filter.parse({"attributes": {"10 %": "yes"}}))
 
 
+@pytest.mark.parametrize("k", [1, NEIGHBORS])
+def test_enough_rows_are_fetched_for_nearly_all_queries(index, gallery, monkeypatch, k):
+    """Where too few of the fetched rows match, all matches are compared, which can take ten times as long.
+
+    The number of matches among the fetched rows is a binomial one. By its tails, 19 % (`k` = 1) and 6 % (10) have too
+    few where 1.5 `k` are expected, and 1.5 % and 0.5 % where `k + 3 sqrt(k)` are.
+    """
+    monkeypatch.setattr(live_index, "_EXACT_ROWS", 0)
+    monkeypatch.setattr(live_index, "_EXACT_PER_FETCHED", 0)
+    live, compared = LiveIndex(index, gallery, BASE), 0
+    compare = live._compare
+
+    def counting(state, queries, *rest):
+        nonlocal compared
+        compared += len(queries)
+        return compare(state, queries, *rest)
+
+    monkeypatch.setattr(live, "_compare", counting)
+    found = live.search(unit(1_000, 3), k, Filter.parse({"attributes": {"1 %": "yes"}}))
+    assert {len(hits.ids) for hits in found} == {k}
+    assert compared <= 30
+
+
 def test_a_label_far_from_the_query(index, gallery):
     live = LiveIndex(index, gallery, BASE)
     labels = ["axis 0", "axis 1", "axis 2"]
