@@ -9,7 +9,8 @@ The release has the network of the icon experiment with random weights, 64 x 64 
     soak        searches, bad requests, writes, switches and two kills for `--soak-seconds`; bar: memory of each process
                 flat, every acknowledged write read back
 
-The clients run on the same cores as the service. One JSON document is printed; serving.md reports a run.
+The clients run on the same cores as the service. One JSON document is printed; serving.md reports a run. Filters are
+measured by serving_filters.py.
 """
 
 import argparse
@@ -23,38 +24,49 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from anchorage.retrieval.index import Index
 
 SIZE, DIMENSION, ROWS = 64, 128, 3_795
 KEY = "a key of the benchmark"
 
 
 def make_release(folder: Path, seed: int) -> None:
-    """Publish a release with an untrained network."""
+    """Publish a release of random vectors."""
+    from anchorage.retrieval.index_building import build_index
+    from anchorage.vectors import unit_vectors
+
+    vectors = unit_vectors(np.random.default_rng(seed).normal(size=(ROWS, DIMENSION))).astype(np.float32)
+    publish(folder, seed, build_index(vectors), vectors, {})
+
+
+def publish(folder: Path, seed: int, index: "Index", vectors: np.ndarray, attributes: dict[str, np.ndarray]) -> None:
+    """Publish a release with an untrained network, and the ids `id-0`, `id-1`, ...."""
     import keras
 
     from anchorage.data.store import RecordSpec
     from anchorage.encoders import create_encoder
     from anchorage.release import fingerprint_model, publish_release
     from anchorage.retrieval.index import save_index
-    from anchorage.retrieval.index_building import build_index
     from anchorage.retrieval.table import Embeddings, write_ids
     from anchorage.serving.export import export_encoder
-    from anchorage.vectors import unit_vectors
 
     keras.utils.set_random_seed(seed)
     work = folder / f"made-{seed}"
     encoder = create_encoder("small", image_size=SIZE, embedding_size=DIMENSION, pooling="gem")
     export_encoder(encoder, work / "model", RecordSpec(SIZE))
-    vectors = unit_vectors(np.random.default_rng(seed).normal(size=(ROWS, DIMENSION))).astype(np.float32)
     fingerprint = fingerprint_model(work / "model")
     facts = {"model_fingerprint": fingerprint, "image_size": SIZE, "fit": "pad"}
-    save_index(build_index(vectors), work / "index", **facts)
-    names = {name: [f"{name}-{row}" for row in range(ROWS)] for name in ("id", "label", "role", "split")}
-    write_ids(work / "ids", Embeddings(*(np.array(each, object) for each in names.values()), vectors))
+    save_index(index, work / "index", **facts)
+    names = {name: [f"{name}-{row}" for row in range(len(vectors))] for name in ("id", "label", "role", "split")}
+    texts = [np.array(each, object) for each in names.values()]
+    write_ids(work / "ids", Embeddings(*texts, vectors, attributes))
     files = {"gallery.parquet": work / "ids"}
     publish_release(
         folder / "releases", model_folder=work / "model", index_folder=work / "index", files=files, facts={}
