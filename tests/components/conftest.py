@@ -70,9 +70,17 @@ def picture():
 
 
 @pytest.fixture
-def workshop(tmp_path, export_encoder):
-    """Artifacts of one model below one folder."""
+def drawing_workshop(tmp_path, export_encoder):
+    """Artifacts of one model below one folder; its reports are whole."""
     return Workshop(tmp_path, export_encoder)
+
+
+@pytest.fixture
+def workshop(drawing_workshop, monkeypatch):
+    """The same with reports without figures, which take most of their time."""
+    monkeypatch.setattr("anchorage.reporting.report.draw_figures", lambda report, folder: {})
+    monkeypatch.setattr("anchorage.reporting.report.draw_sheet", lambda queries, path: None)
+    return drawing_workshop
 
 
 @pytest.fixture

@@ -146,7 +146,8 @@ def test_vectors_have_the_pictures_of_their_paths(workshop):
     assert set(places) == set(plain.ids[:-1])
 
 
-def test_pictures_audit_and_history(workshop, table):
+def test_pictures_audit_and_history(drawing_workshop, table):
+    workshop = drawing_workshop
     store = workshop.artifact(Examples, "store")
     store.splits = ["test"]
     images = np.random.default_rng(0).integers(0, 256, (len(table), 16, 16, 3), np.uint8)
@@ -176,3 +177,4 @@ def test_pictures_audit_and_history(workshop, table):
     page = (Path(outputs["report"].uri) / "report.html").read_text()
     assert page.count('src="data:image/') > 20
     assert "image<br>missing" in page
+    assert (Path(outputs["report"].uri) / "figures/training.png").is_file()

@@ -3,6 +3,10 @@
 import hashlib
 import io
 import json
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -36,6 +40,21 @@ class Shrink(tf.Module):
     def _embed_pixels(self, images):
         flat = tf.reshape(tf.cast(images[:, : self.rows], tf.float32), (-1, self.rows * self.size * 3)) - 127.5
         return {"embeddings": tf.linalg.l2_normalize(self.gain * flat, axis=1)}
+
+
+def save_shrink(folder, **arguments):
+    """Copy the saved `Shrink(**arguments)` to a new folder, and return it; it is saved once a process."""
+    kept, model = _saved(tuple(arguments.items()))
+    shutil.copytree(Path(kept.name) / "model", folder)
+    return model
+
+
+@cache
+def _saved(arguments):
+    model, kept = Shrink(**dict(arguments)), tempfile.TemporaryDirectory()
+    signatures = {"serving_default": model.embed, "pixels": model.embed_pixels}
+    tf.saved_model.save(model, str(Path(kept.name) / "model"), signatures=signatures)
+    return kept, model
 
 
 def draw_images(count=12, seed=3):
@@ -89,9 +108,7 @@ def publish_tiny(
     """
     work = folder / f"made-{gain}-{len(list(folder.glob('made-*')))}"
     work.mkdir(parents=True)
-    model = Shrink(gain=gain, size=size)
-    signatures = {"serving_default": model.embed, "pixels": model.embed_pixels}
-    tf.saved_model.save(model, str(work / "model"), signatures=signatures)
+    model = save_shrink(work / "model", gain=gain, size=size)
     vectors = model.embed(tf.constant(images))["embeddings"].numpy()
     fingerprint = fingerprint_model(work / "model")
     index = build_index(vectors, neighbors=3, shard_rows=shard_rows)

@@ -90,6 +90,7 @@ def test_epochs_follow_the_measured_step_and_the_minutes(folder, seconds, minute
     assert fit_epochs(seconds * 10, minutes, 10) == epochs
 
 
+@pytest.mark.thorough
 def test_a_step_is_measured_and_all_is_told_as_json(folder, monkeypatch, capsys):
     monkeypatch.setattr(step_time, "_TIMED", 2)
     write_images(folder / "photos", 8, side=20)

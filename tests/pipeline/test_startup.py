@@ -46,6 +46,7 @@ assert tf.keras.layers.Dense is keras.layers.Dense
     )
 
 
+@pytest.mark.thorough
 def test_keras_is_whole_without_what_it_offers_to_work_with():
     run(
         f"""

@@ -11,7 +11,8 @@ from command import run_command
 from PIL import Image
 from presets import SIZE, save_preset
 
-pytestmark = pytest.mark.slow
+# `test_embed_untrained`, `test_evaluate_unlabelled` and `test_searcher` have the parts.
+pytestmark = pytest.mark.thorough
 
 _EXPERIMENT = f"""
 name = "photos"

@@ -169,6 +169,7 @@ def test_evaluate_gives_the_numbers_of_the_report(folder, anchorage, capsys):
     assert "E_TABLE_MISSING" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_another_index_leaves_training_and_embedding_cached_then_rolls_back(folder, anchorage):
     (folder / "toy.toml").write_text(_TOY.read_text() + "\n[index]\nneighbors = 5\n")
     done = anchorage(*_RUN)
@@ -184,6 +185,7 @@ def test_another_index_leaves_training_and_embedding_cached_then_rolls_back(fold
     assert (folder / "releases/toy/current").read_text().strip() == "1"
 
 
+@pytest.mark.thorough
 def test_a_model_below_its_floor_is_not_published(folder, anchorage):
     (folder / "toy.toml").write_text(_TOY.read_text().replace('"map@r" = 0.05', '"map@r" = 0.999'))
     done = anchorage(*_RUN)

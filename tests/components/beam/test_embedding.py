@@ -64,6 +64,7 @@ def test_every_image_gets_its_own_vector(tmp_path, photos, saved_model, embed_ex
     assert facts[b"model_fingerprint"].decode() == fingerprint_model(saved_model)
 
 
+@pytest.mark.thorough
 def test_images_of_a_bucket_are_read_from_there(tmp_path, bucket, photos, saved_model):
     upload(photos, join(bucket, "photos"))
     (tmp_path / "list.txt").write_text(f"{bucket}/photos/none.png\n")
@@ -76,6 +77,7 @@ def test_images_of_a_bucket_are_read_from_there(tmp_path, bucket, photos, saved_
     assert dead_letters(output)[0]["code"] == "E_IMAGE_MISSING"
 
 
+@pytest.mark.thorough
 def test_a_table_in_a_bucket(make_bucket, photos, saved_model, embed_exactly, monkeypatch):
     monkeypatch.setattr("anchorage_components.beam.bulk._SHARD", 2)
     bucket = make_bucket("gs")
@@ -238,6 +240,7 @@ def test_rejects_wrong_use_before_anything_runs(tmp_path, photos, saved_model, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_any_local_runner_of_beam(tmp_path, photos, saved_model):
     output = tmp_path / "table.parquet"
     arguments = ["--runner=DirectRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=2"]

@@ -23,6 +23,11 @@ FAMILIES = ("dinov2", "dinov3", "vit", "resnet", "clip", "siglip")
 IDENTITY = {"name": "identity"}
 
 
+def is_thorough(item):
+    """A vision transformer, a model of images and texts and a convolutional network stand for the others."""
+    return hasattr(item, "callspec") and item.callspec.params.get("family") in ("dinov3", "siglip", "vit")
+
+
 @pytest.fixture(scope="module")
 def presets(tmp_path_factory):
     """Folder and backbone by family, each made on its first use."""
@@ -273,6 +278,7 @@ def test_a_preset_that_cannot_be_fetched_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_keras_hub_is_loaded_only_when_it_is_named():
     code = "import sys, anchorage.encoders, anchorage.training.run; assert 'keras_hub' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -186,34 +186,34 @@ def test_nothing_to_do_costs_nothing():
 
 @pytest.fixture
 def running(store):
-    """A method in its surroundings, whose epochs a test ends by hand."""
+    """A method in a training context, whose epochs a test ends by hand."""
     layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(2)]
     loss = create_loss("contrastive", {"normalize": False})
     method = ChanceConstrainedProxies(8, 2, proxies_per_class=2, pool=4, lam=0.5, decay=0.5, patience=3)
     learner = MetricLearner(keras.Sequential([keras.Input((16, 16, 3)), *layers]), loss, [method])
     learner.compile("sgd")
     learner.build((None, 16, 16, 3))
-    around = TrainingContext(learner, store, None, 5, 10, 0)
-    method.start(around)
-    return learner, method, around
+    context = TrainingContext(learner, store, None, 5, 10, 0)
+    method.start(context)
+    return learner, method, context
 
 
 def test_problems_follow_one_another(running):
-    learner, method, around = running
+    learner, method, context = running
     first = ops.convert_to_numpy(method.bank.proxies).copy()
-    pool = embed_rows(learner.encoder, around.store, np.arange(len(around.store)))
+    pool = embed_rows(learner.encoder, context.store, np.arange(len(context.store)))
     kernel, states = learner.encoder.layers[-1].kernel, []
     for epoch in range(9):  # a value that never changes: the first of a problem is its best
         kernel.assign_add(np.full(kernel.shape, 1e-4, "float32"))
         if epoch == 0:
             best = ops.convert_to_numpy(kernel).copy()
-        method.after_epoch(around, {"val_map@r": 0.25})
+        method.after_epoch(context, {"val_map@r": 0.25})
         states.append((int(method.problem), int(method.waited), float(method.strength)))
         if epoch == 3:
             for number, proxies in ((0, first), (1, ops.convert_to_numpy(method.bank.proxies))):
-                now = embed_rows(learner.encoder, around.store, np.arange(len(around.store))) if number else pool
+                now = embed_rows(learner.encoder, context.store, np.arange(len(context.store))) if number else pool
                 for label in range(8):
-                    own = now[around.store.labels == label]
+                    own = now[context.store.labels == label]
                     for proxy in proxies.reshape(8, 2, 2)[label]:
                         assert np.abs(own - proxy).max(axis=1).min() < 1e-6
             assert not np.array_equal(first, method.bank.proxies)
@@ -225,23 +225,23 @@ def test_problems_follow_one_another(running):
 
 
 def test_a_better_value_keeps_a_problem_going(running):
-    _, method, around = running
+    _, method, context = running
     for value in (0.1, 0.1 + 5e-6, 0.1, 0.2, 0.2, 0.2):
-        method.after_epoch(around, {"val_map@r": value})
+        method.after_epoch(context, {"val_map@r": value})
     assert (int(method.problem), int(method.waited)) == (0, 2)
     assert float(method.best_value) == pytest.approx(0.2)
 
 
 def test_validation_classes_are_needed(running):
-    _, method, around = running
+    _, method, context = running
     with pytest.raises(UsageError, match="E_NO_VALIDATION"):
-        method.after_epoch(around, {"loss": 1.0})
+        method.after_epoch(context, {"loss": 1.0})
 
 
 def test_a_huge_penalty_holds_the_network(running):
     """With the step size over which the penalty alone takes a weight straight back, it never gets farther away."""
-    learner, method, around = running
-    images, labels = around.store.read(np.arange(48)), around.store.labels
+    learner, method, context = running
+    images, labels = context.store.read(np.arange(48)), context.store.labels
     rate = 1e-4
     learner.optimizer.learning_rate = rate
 
@@ -281,8 +281,8 @@ def test_losses_that_cannot_are_refused():
 
 @pytest.mark.thorough
 def test_state_is_saved_and_resumed(goes_on, settings):
-    around = {"name": "chance_constrained_proxies", "params": {"lam": 0.01, "patience": 1, "proxies_per_class": 2}}
-    arguments = settings(epochs=5, steps_per_epoch=20, methods=[around])
+    method = {"name": "chance_constrained_proxies", "params": {"lam": 0.01, "patience": 1, "proxies_per_class": 2}}
+    arguments = settings(epochs=5, steps_per_epoch=20, methods=[method])
     arguments["loss"] = {"name": "contrastive", "params": {"pos_margin": 0.2, "normalize": False}}
     learner = goes_on(arguments, stops=[50])
     assert learner.methods[0].bank.proxies.shape == (16, 8)

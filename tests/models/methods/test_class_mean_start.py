@@ -14,7 +14,7 @@ from anchorage.training.run import train_run
 LOSS = {"name": "proxy_nca"}
 
 
-def surroundings(store, method, loss="proxy_nca"):
+def create_context(store, method, loss="proxy_nca"):
     keras.utils.set_random_seed(1)
     pixels = keras.Input((16, 16, 3))
     encoder = keras.Model(pixels, keras.layers.Dense(4)(keras.layers.Flatten()(pixels)))
@@ -26,22 +26,22 @@ def surroundings(store, method, loss="proxy_nca"):
 
 
 def test_proxies_point_at_the_means_of_their_classes(store):
-    around = surroundings(store, ClassMeanStart())
-    around.learner.methods[0].start(around)
-    rows = around.learner.encoder.predict(store.read(np.arange(48)), verbose=0)
+    context = create_context(store, ClassMeanStart())
+    context.learner.methods[0].start(context)
+    rows = context.learner.encoder.predict(store.read(np.arange(48)), verbose=0)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     means = np.stack([rows[store.labels == label].mean(axis=0) for label in range(8)])
-    proxies = np.array(around.learner.loss_layer.proxies)
+    proxies = np.array(context.learner.loss_layer.proxies)
     cosines = np.sum(means * proxies, axis=1) / np.linalg.norm(means, axis=1) / np.linalg.norm(proxies, axis=1)
     np.testing.assert_allclose(cosines, 1.0, rtol=1e-5)
 
 
 def test_of_large_classes_some_images_are_enough(store, monkeypatch):
     read = []
-    around = surroundings(store, ClassMeanStart(per_class=2))
+    context = create_context(store, ClassMeanStart(per_class=2))
     plain = type(store).read
     monkeypatch.setattr(type(store), "read", lambda self, rows: read.append(rows) or plain(self, rows))
-    around.learner.methods[0].start(around)
+    context.learner.methods[0].start(context)
     assert np.bincount(store.labels[np.concatenate(read)]).tolist() == [2] * 8
 
 
@@ -59,9 +59,9 @@ def test_the_first_step_is_better_than_from_random_proxies(store, validation_sto
 
 
 def test_a_loss_without_proxies_is_refused(store):
-    around = surroundings(store, ClassMeanStart(), loss="contrastive")
+    context = create_context(store, ClassMeanStart(), loss="contrastive")
     with pytest.raises(UsageError, match=r"E_NO_PROXIES: 'class_mean_start' .* Received: Contrastive"):
-        around.learner.methods[0].start(around)
+        context.learner.methods[0].start(context)
 
 
 def test_images_of_a_class_must_be_at_least_one():

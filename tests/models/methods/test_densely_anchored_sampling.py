@@ -223,7 +223,7 @@ def test_has_no_part_in_evaluation():
 
 @pytest.mark.thorough
 def test_goes_on_as_if_never_stopped(goes_on, settings):
-    around = [{"name": "densely_anchored_sampling", "params": {"slots": 3}}]
-    arguments = {**settings(epochs=4, steps_per_epoch=25, methods=around), "loss": {"name": "multi_similarity"}}
+    methods = [{"name": "densely_anchored_sampling", "params": {"slots": 3}}]
+    arguments = {**settings(epochs=4, steps_per_epoch=25, methods=methods), "loss": {"name": "multi_similarity"}}
     learner = goes_on(arguments, stops=[50])
     assert (learner.methods[0].pushed.numpy() >= 3).all()

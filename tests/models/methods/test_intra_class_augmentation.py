@@ -61,16 +61,16 @@ def method(loss="contrastive", encoder=None, **params):
     """The method, prepared for a learner on images of 4 x 4, and that learner."""
     facts = {"num_classes": CLASSES, "embedding_size": DIM, "epochs": 10, "seed": 1}
     settings = {"start_epoch": 2, "fade": False, **params}
-    [around] = create_methods([{"name": "intra_class_augmentation", "params": settings}], **facts)
+    [augmentation] = create_methods([{"name": "intra_class_augmentation", "params": settings}], **facts)
     encoder = encoder or create_encoder("small", image_size=4, embedding_size=DIM, widths=[4], raw=True)
     num_classes = {"num_classes": CLASSES} if loss == "softmax" else {}
-    learner = MetricLearner(encoder, create_loss(loss, **num_classes), [around])
+    learner = MetricLearner(encoder, create_loss(loss, **num_classes), [augmentation])
     learner.compile("sgd")
     learner.build((None, 4, 4, 3))
-    return around, learner
+    return augmentation, learner
 
 
-def see(around, raw, labels):
+def see(augmentation, raw, labels):
     """The step that reaches the loss."""
     seen = []
 
@@ -79,7 +79,7 @@ def see(around, raw, labels):
         return tf.constant(float(len(seen)))
 
     outputs = {"embeddings": unit_rows(raw), "raw": raw}
-    place = int(around.loss(Step(None, outputs, tf.constant(labels), True), inner))
+    place = int(augmentation.loss(Step(None, outputs, tf.constant(labels), True), inner))
     return seen[place - 1]
 
 
@@ -88,16 +88,16 @@ LABELS = np.array([0, 0, 1, 1, 2])
 
 
 def test_nothing_is_added_before_the_first_measurement():
-    around, _ = method()
-    assert "references" not in see(around, RAW, LABELS).outputs
-    around.update(RAW, LABELS)
-    assert "references" in see(around, RAW, LABELS).outputs
+    augmentation, _ = method()
+    assert "references" not in see(augmentation, RAW, LABELS).outputs
+    augmentation.update(RAW, LABELS)
+    assert "references" in see(augmentation, RAW, LABELS).outputs
 
 
 def test_what_is_compared_with_what():
-    around, _ = method(copies=3)
-    around.update(RAW, LABELS)
-    step = see(around, RAW, LABELS)
+    augmentation, _ = method(copies=3)
+    augmentation.update(RAW, LABELS)
+    step = see(augmentation, RAW, LABELS)
     references = step.outputs["references"]
     assert step.embeddings.shape == (5, DIM)
     assert references.embeddings.shape == (20, DIM)
@@ -113,9 +113,9 @@ def test_what_is_compared_with_what():
 
 
 def test_losses_with_proxies_get_copies_as_items():
-    around, _ = method("softmax", copies=2)
-    around.update(RAW, LABELS)
-    step = see(around, RAW, LABELS)
+    augmentation, _ = method("softmax", copies=2)
+    augmentation.update(RAW, LABELS)
+    step = see(augmentation, RAW, LABELS)
     assert step.embeddings.shape == (15, DIM)
     np.testing.assert_array_equal(step.labels, np.tile(LABELS, 3))
 
@@ -140,9 +140,9 @@ def test_gradient_reaches_an_embedding_through_its_copies_alone():
 
 
 def test_copies_without_variance_are_duplicates():
-    around, learner = method(strength=0.0, copies=1)
-    around.update(RAW, LABELS)
-    step = see(around, RAW, LABELS)
+    augmentation, learner = method(strength=0.0, copies=1)
+    augmentation.update(RAW, LABELS)
+    step = see(augmentation, RAW, LABELS)
     found = learner.loss_layer(step.embeddings, step.labels, references=step.outputs["references"])
     rows = step.embeddings.numpy()
     apart = np.sqrt(np.maximum(2 - 2 * rows @ rows.T, 0))
@@ -154,19 +154,19 @@ def test_copies_without_variance_are_duplicates():
 
 def test_small_classes_are_corrected_on_wish():
     plain, corrected = method()[0], method(few_sample=True)[0]
-    for around in (plain, corrected):
-        around.update(RAW, LABELS)
+    for augmentation in (plain, corrected):
+        augmentation.update(RAW, LABELS)
     np.testing.assert_allclose(plain.spread, plain.variance)
     assert not plain.spread.numpy()[2].any()
     assert (corrected.spread.numpy()[2] > 0).all()  # the class with one item varies as the others do
 
 
 def test_strength_fades_with_the_epochs():
-    around, _ = method(fade=True, strength=1.0)
+    augmentation, _ = method(fade=True, strength=1.0)
     found = []
     for epoch in range(10):
-        around.epoch.assign(epoch)
-        found.append(round(float(around._strength()), 6))
+        augmentation.epoch.assign(epoch)
+        found.append(round(float(augmentation._strength()), 6))
     assert found == [1.0] * 5 + [0.9] * 2 + [0.75] * 2 + [0.6]
 
 
@@ -207,10 +207,10 @@ def test_measures_on_schedule_and_goes_on_as_if_never_stopped(goes_on, settings,
 
 
 def test_saved_with_what_it_measured(tmp_path):
-    around, learner = method(copies=1)
+    augmentation, learner = method(copies=1)
     images = np.random.default_rng(0).uniform(0, 255, (6, 4, 4, 3)).astype("float32")
     labels = np.array([0, 0, 1, 1, 2, 2])
-    around.update(learner.encoder.predict(images, verbose=0)["raw"], labels)
+    augmentation.update(learner.encoder.predict(images, verbose=0)["raw"], labels)
     learner.train_on_batch(images, labels)
     learner.save(tmp_path / "learner.keras")
     again = keras.models.load_model(tmp_path / "learner.keras")

@@ -98,12 +98,12 @@ def loss_of(learner, outputs, training=True):
 
 
 def test_the_term_grows_by_the_epoch_and_its_teacher_is_the_last_epoch(learner):
-    method, around = learner.methods[0], TrainingContext(learner, None, None, 1, 4, 0)
+    method, context = learner.methods[0], TrainingContext(learner, None, None, 1, 4, 0)
     outputs = learner(IMAGES, training=False)
     plain = loss_of(learner, outputs, training=False)
     assert loss_of(learner, outputs) == pytest.approx(plain, rel=1e-6)  # epoch 0
     taught = ops.convert_to_numpy(outputs)  # the teacher runs without dropout
-    method.after_epoch(around, {})
+    method.after_epoch(context, {})
     kernel = learner.encoder.layers[-2].kernel
     kernel.assign(ops.convert_to_numpy(kernel)[:, ::-1] * [[1.0], [-2.0], [0.5]])
     moved = learner(IMAGES, training=False)
@@ -130,8 +130,8 @@ def test_no_gradient_reaches_the_teacher(learner):
 
 @pytest.mark.thorough
 def test_state_is_saved_and_resumed(goes_on, settings):
-    around = [{"name": "listwise_self_distillation", "params": {"weight": 20.0}}]
-    learner = goes_on(settings(epochs=5, steps_per_epoch=20, methods=around), stops=[50])
+    methods = [{"name": "listwise_self_distillation", "params": {"weight": 20.0}}]
+    learner = goes_on(settings(epochs=5, steps_per_epoch=20, methods=methods), stops=[50])
     method = learner.methods[0]
     assert type(method).__name__ == "ListwiseSelfDistillation"
     for ours, theirs in zip(method.teacher.get_weights(), learner.encoder.get_weights(), strict=True):
@@ -140,8 +140,8 @@ def test_state_is_saved_and_resumed(goes_on, settings):
 
 
 def test_history_tells_base_divergence_and_share(store, validation_store, settings):
-    around = [{"name": "listwise_self_distillation", "params": {"weight": 20.0}}]
-    _, *history = train_run(store, validation_store, **settings(epochs=2, methods=around)).result.history
+    methods = [{"name": "listwise_self_distillation", "params": {"weight": 20.0}}]
+    _, *history = train_run(store, validation_store, **settings(epochs=2, methods=methods)).result.history
     assert [row["distillation_share"] for row in history] == [0.0, 0.5]
     for row in history:
         total = row["distillation_base_loss"] + 20 * row["distillation_share"] * row["distillation_divergence"]

@@ -30,10 +30,10 @@ class Affine(Method):
         self.steps.assign_add(1.0)
         return self.scale * inner(step) + self.shift
 
-    def start(self, surroundings):
+    def start(self, context):
         self.started.assign_add(1.0)
 
-    def after_epoch(self, surroundings, logs):
+    def after_epoch(self, context, logs):
         assert {"loss", "val_map@r"} <= set(logs)
         self.epochs.assign_add(1.0)
 
@@ -102,24 +102,25 @@ def test_saved_with_its_state(batch, tmp_path):
     assert again.train_on_batch(*batch) == learner.train_on_batch(*batch)
 
 
+@pytest.mark.thorough
 def test_hooks_and_state_through_a_training_that_goes_on(store, validation_store, settings, monkeypatch, tmp_path):
-    around = [{"name": "affine", "params": {"scale": 0.5}}]
+    methods = [{"name": "affine", "params": {"scale": 0.5}}]
     options = {"checkpoint_folder": tmp_path, "run_key": "a"}
 
     class Crash(Affine):
-        def after_epoch(self, surroundings, logs):
-            super().after_epoch(surroundings, logs)
+        def after_epoch(self, context, logs):
+            super().after_epoch(context, logs)
             if float(ops.convert_to_numpy(self.epochs)) == 2:
                 raise KeyboardInterrupt
 
     monkeypatch.setitem(METHODS, "affine", Crash)
     with pytest.raises(KeyboardInterrupt):
-        train_run(store, validation_store, **settings(epochs=3, methods=around), **options)
+        train_run(store, validation_store, **settings(epochs=3, methods=methods), **options)
     monkeypatch.setitem(METHODS, "affine", Affine)
-    learner, result = train_run(store, validation_store, **settings(epochs=3, methods=around), **options)
+    learner, result = train_run(store, validation_store, **settings(epochs=3, methods=methods), **options)
     counts = [float(ops.convert_to_numpy(w)) for w in learner.methods[0].weights]
     best = result.best_epoch  # the weights, states among them, are those of the best epoch
     assert result.resumed_step == 5
     assert counts == [5 * best, best, 1]
-    straight = train_run(store, validation_store, **settings(epochs=3, methods=around))
+    straight = train_run(store, validation_store, **settings(epochs=3, methods=methods))
     assert straight.result.history == result.history

@@ -91,8 +91,8 @@ def learner_of(**params):
     encoder = keras.Sequential([keras.Input((DIM,)), keras.layers.Dense(DIM), keras.layers.UnitNormalization()])
     facts = {"num_classes": CLASSES, "embedding_size": DIM, "steps_per_epoch": 2, "seed": 1}
     sizes = {"hidden": 8, "noise_size": 4}
-    [around] = create_methods([{"name": "novel_class_generator", "params": {**sizes, **params}}], **facts)
-    learner = MetricLearner(encoder, create_loss("softmax", SOFTMAX, num_classes=CLASSES), [around])
+    [generator] = create_methods([{"name": "novel_class_generator", "params": {**sizes, **params}}], **facts)
+    learner = MetricLearner(encoder, create_loss("softmax", SOFTMAX, num_classes=CLASSES), [generator])
     learner.compile(create_optimizer("sgd", 0.1, rate_factors={"generator": 0.0}))
     learner.build((None, DIM))
     return learner

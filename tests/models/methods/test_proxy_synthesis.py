@@ -116,8 +116,8 @@ def test_opposite_rows_have_no_mix():
 
 def learner_of(loss, params=None, **method):
     encoder = keras.Sequential([keras.Input((DIM,)), keras.layers.Dense(DIM), keras.layers.UnitNormalization()])
-    [around] = create_methods([{"name": "proxy_synthesis", "params": method}], num_classes=CLASSES, seed=1)
-    learner = MetricLearner(encoder, create_loss(loss, params, num_classes=CLASSES), [around])
+    [synthesis] = create_methods([{"name": "proxy_synthesis", "params": method}], num_classes=CLASSES, seed=1)
+    learner = MetricLearner(encoder, create_loss(loss, params, num_classes=CLASSES), [synthesis])
     learner.compile("sgd")
     learner.build((None, DIM))
     return learner
@@ -126,10 +126,10 @@ def learner_of(loss, params=None, **method):
 @pytest.mark.parametrize(
     ("loss", "params"),
     [
-        ("softmax", {**SOFTMAX, "label_smoothing": 0.1}),
-        ("proxy_nca", {"include_positive": True, "label_smoothing": 0.1}),
+        pytest.param("softmax", {**SOFTMAX, "label_smoothing": 0.1}, marks=pytest.mark.thorough),
+        pytest.param("proxy_nca", {"include_positive": True, "label_smoothing": 0.1}, marks=pytest.mark.thorough),
         ("multi_proxy_anchor", {"proxies_per_class": 1}),
-        ("soft_triple", {"centers_per_class": 1}),
+        pytest.param("soft_triple", {"centers_per_class": 1}, marks=pytest.mark.thorough),
     ],
 )
 def test_losses_with_proxies_train_compiled_and_keep_their_size(batch, loss, params):

@@ -14,7 +14,7 @@ from anchorage.methods.whitened_start import WhitenedStart, whitening
 LOSS = {"name": "contrastive"}
 
 
-def surroundings(store, method, **head):
+def create_context(store, method, **head):
     keras.utils.set_random_seed(1)
     encoder = create_encoder("small", image_size=16, embedding_size=4, widths=[4, 8], normalize=False, **head)
     learner = MetricLearner(encoder, create_loss("contrastive"), [method])
@@ -24,14 +24,14 @@ def surroundings(store, method, **head):
 
 
 def test_embeddings_of_the_training_images_are_white(store):
-    around = surroundings(store, WhitenedStart())
-    around.learner.methods[0].start(around)
-    rows = around.learner.encoder.predict(store.read(np.arange(len(store))), verbose=0)
+    context = create_context(store, WhitenedStart())
+    context.learner.methods[0].start(context)
+    rows = context.learner.encoder.predict(store.read(np.arange(len(store))), verbose=0)
     np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-3 * rows.std())
     covariance = np.cov(rows.T, bias=True)
     assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-3 * covariance.max()
     # Equal but for the floor of one per cent.
-    pooled = keras.Model(around.learner.encoder.inputs, around.learner.encoder.get_layer("pooling").output)
+    pooled = keras.Model(context.learner.encoder.inputs, context.learner.encoder.get_layer("pooling").output)
     features = pooled.predict(store.read(np.arange(len(store))), verbose=0)
     variances = np.linalg.eigvalsh(np.cov(features.T.astype("float64"), bias=True))[::-1][:4]
     expected = variances / (variances + 0.01 * variances.mean())
@@ -67,9 +67,9 @@ def test_features_that_are_all_equal_are_no_trouble():
 
 
 def test_a_head_without_one_projection_is_refused(store):
-    around = surroundings(store, WhitenedStart(), head={"name": "global_local"})
+    context = create_context(store, WhitenedStart(), head={"name": "global_local"})
     with pytest.raises(UsageError, match="E_NO_PROJECTION"):
-        around.learner.methods[0].start(around)
+        context.learner.methods[0].start(context)
 
 
 @pytest.mark.thorough

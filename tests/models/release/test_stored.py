@@ -116,6 +116,7 @@ for n in (*range(1, 12, 4), *range(12, 1000)):  # the last ones are claim, manif
 """
 
 
+@pytest.mark.thorough
 def test_killed_before_a_request(sources, bucket):
     releases = f"{bucket}/releases"
     sources.publish(releases)

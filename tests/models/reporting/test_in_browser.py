@@ -109,8 +109,8 @@ def browser(tmp_path):
     started.close()
 
 
-@pytest.fixture
-def page(tmp_path):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
     """A report with every part that a few clusters can give, and a picture for each image."""
     candidate, validation = clusters(1.6, classes=12), clusters(1.6, classes=20, split="val", seed=1)
     settings = JudgeSettings(metrics=["recall@1"], minimum={"map@r": 0.1})
@@ -131,8 +131,9 @@ def page(tmp_path):
         },
     )
     rng = np.random.default_rng(0)
-    write_report(report, tmp_path, lambda ids: {id_: rng.integers(0, 255, (64, 64, 3), np.uint8) for id_ in ids})
-    return tmp_path / "report.html"
+    folder = tmp_path_factory.mktemp("report")
+    write_report(report, folder, lambda ids: {id_: rng.integers(0, 255, (64, 64, 3), np.uint8) for id_ in ids})
+    return folder / "report.html"
 
 
 def test_opens_clean_on_desk_and_phone(browser, page):

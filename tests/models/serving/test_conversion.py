@@ -140,7 +140,10 @@ def stand_in(monkeypatch, embed):
     monkeypatch.setattr(conversion, "_write", lambda release, endpoint, spec, name, path: path.touch())
 
 
-@pytest.mark.parametrize("fault", ["first call", "not a number", "shape", "error"])
+@pytest.mark.parametrize(
+    "fault",
+    ["first call", "error", *(pytest.param(fault, marks=pytest.mark.thorough) for fault in ("not a number", "shape"))],
+)
 def test_what_differs_at_any_call_is_not_published(release, tmp_path, monkeypatch, fault):
     model, calls = tf.saved_model.load(str(release.path)), []
 

@@ -189,6 +189,7 @@ def test_vectors_that_cannot_be_embedded_are_marked(tmp_path):
     np.testing.assert_allclose(from_examples["embeddings"][0], outputs["embeddings"][4], atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_trained_bfloat16_encoder_answers_in_float32(tmp_path):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")

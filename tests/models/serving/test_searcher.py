@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from releases import SIZE, Shrink, encode, number_tokens, save_text_encoder
+from releases import SIZE, Shrink, encode, number_tokens, save_shrink, save_text_encoder
 
 from anchorage.data.images import load_image
 from anchorage.errors import DataError, UsageError
@@ -33,8 +33,8 @@ def make_release(tmp_path_factory, images):
         rows=SIZE, index_rows=SIZE, gallery=12, thresholds=b'{"likely_match": {"threshold": 0.9}}', pixels=None, **more
     ):
         folder = tmp_path_factory.mktemp("release")
-        model, indexed = Shrink(rows), Shrink(index_rows)
-        tf.saved_model.save(model, str(folder / "model"), signatures={"serving_default": model.embed})
+        model = save_shrink(folder / "model", rows=rows)
+        indexed = model if rows == index_rows else Shrink(index_rows)
         vectors = indexed.embed(tf.constant(images))["embeddings"].numpy()
         index = build_index(vectors, neighbors=3)
         packed = {} if pixels is None else {"image_size": SIZE, "fit": "squash"}

@@ -120,6 +120,7 @@ def test_a_training_that_does_harm_ends_early_and_keeps_the_network_before_it(ri
     assert "40.0% before the first step and at most 12.0% since" in told
 
 
+@pytest.mark.thorough
 def test_a_short_training_that_does_harm_ends_with_a_note(rig, monkeypatch, capsys):
     values = iter([0.4, 0.1, 0.2])
     monkeypatch.setattr(monitor, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
@@ -128,6 +129,7 @@ def test_a_short_training_that_does_harm_ends_with_a_note(rig, monkeypatch, caps
     assert "no epoch is better" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_start_that_may_not_be_kept_is_judged_all_the_same(rig, monkeypatch):
     values = iter([0.4, 0.1, 0.12, 0.11, 0.1])
     monkeypatch.setattr(monitor, "validate", lambda *_: {"recall@1": 0.0, "map@r": next(values)})
@@ -135,6 +137,7 @@ def test_a_start_that_may_not_be_kept_is_judged_all_the_same(rig, monkeypatch):
     assert (result.best_epoch, result.best_value, len(result.history)) == (2, 0.12, 5)
 
 
+@pytest.mark.thorough
 def test_a_training_killed_before_its_first_step_ends_as_if_it_had_not_been(rig, undisturbed, tmp_path):
     with pytest.raises(CrashError):
         rig.fit(checkpoint_folder=tmp_path, callbacks=[At(1, crash)])

@@ -39,7 +39,10 @@ def of_head(found):
 
 @pytest.mark.parametrize(
     ("held", "precision"),
-    [({"frozen_steps": {"trunk": 10}}, "mixed_float16"), ({"rate_factors": {"trunk": 0.0}}, "float32")],
+    [
+        ({"frozen_steps": {"trunk": 10}}, "mixed_float16"),
+        pytest.param({"rate_factors": {"trunk": 0.0}}, "float32", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_frozen_trunk_does_not_change_at_all(moved, held, precision):
     found, learner = moved(optimizer={**OPTIMIZER, **held}, precision=precision)
@@ -54,6 +57,7 @@ def test_then_all_of_it_moves(moved):
     assert all(of_trunk(found))
 
 
+@pytest.mark.thorough
 def test_only_the_norms_of_the_group_keep_their_statistics(moved):
     found, _ = moved(optimizer={**OPTIMIZER, "frozen_steps": {"stage_0_0_norm": 10, "stage_1_0": 10}})
     still = {path for path, hit in found.items() if not hit}

@@ -65,6 +65,7 @@ def goes_on(found, expected):
         np.testing.assert_array_equal(weights, others)
 
 
+@pytest.mark.thorough
 def test_killed_while_writing_a_checkpoint(store, validation_store, settings, killed, undisturbed, tmp_path):
     folder = tmp_path / "checkpoints"
     killed(folder, "anchorage.training.checkpoints", "write_hashed")
@@ -73,6 +74,7 @@ def test_killed_while_writing_a_checkpoint(store, validation_store, settings, ki
     assert not any(path.name.startswith(".tmp-") for path in folder.iterdir())
 
 
+@pytest.mark.thorough
 def test_killed_while_copying_a_checkpoint_to_a_bucket(
     store, validation_store, settings, killed, undisturbed, tmp_path, bucket
 ):

@@ -40,16 +40,27 @@ def wandb_records(data):
             record = b""
 
 
-@pytest.fixture
-def train(store, validation_store, settings, tmp_path):
+@pytest.fixture(scope="module")
+def train(store, validation_store, settings):
     """Trains two epochs with the given loggers; returns the history."""
 
-    def train(*loggers):
+    def train(folder, *loggers):
         arguments = settings(epochs=2, steps_per_epoch=2, loggers=list(loggers))
-        run = train_run(store, validation_store, **arguments, log_folder=tmp_path / "logs")
-        return run.result.history
+        return train_run(store, validation_store, **arguments, log_folder=folder / "logs").result.history
 
     return train
+
+
+@pytest.fixture(scope="module")
+def logged(train, tmp_path_factory):
+    """The folder and the history of a training with several loggers."""
+    folder = tmp_path_factory.mktemp("logged")
+    loggers = [
+        {"name": "mlflow"},
+        {"name": f"{__name__}:Epochs", "params": {"path": str(folder / "seen.json")}},
+        {"name": "keras.callbacks:CSVLogger", "params": {"filename": str(folder / "log.csv")}},
+    ]
+    return folder, train(folder, *loggers)
 
 
 def test_settings_by_the_path_of_their_key():
@@ -68,21 +79,21 @@ def test_tensorboard_is_the_default(store, settings, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
 
 
-def test_no_loggers_write_nothing(train, tmp_path):
-    train()
+def test_no_loggers_write_nothing(store, settings, tmp_path):
+    train_run(store, None, **settings(epochs=1, steps_per_epoch=1, loggers=[]), log_folder=tmp_path / "logs")
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_keras_callback_by_its_dotted_name(train, tmp_path):
-    history = train({"name": f"{__name__}:Epochs", "params": {"path": str(tmp_path / "seen.json")}})
+def test_a_keras_callback_by_its_dotted_name(logged):
+    folder, history = logged
     names = sorted(set(history[1]) - {"epoch"})
     assert {"loss", "val_map@r"} <= set(names)
-    assert json.loads((tmp_path / "seen.json").read_text()) == [[0, names], [1, names]]
+    assert json.loads((folder / "seen.json").read_text()) == [[0, names], [1, names]]
 
 
-def test_the_callback_of_keras_for_csv_files(train, tmp_path):
-    history = train({"name": "keras.callbacks:CSVLogger", "params": {"filename": str(tmp_path / "log.csv")}})
-    lines = (tmp_path / "log.csv").read_text().splitlines()
+def test_the_callback_of_keras_for_csv_files(logged):
+    folder, history = logged
+    lines = (folder / "log.csv").read_text().splitlines()
     assert [float(line.split(",")[lines[0].split(",").index("val_map@r")]) for line in lines[1:]] == pytest.approx(
         [row["val_map@r"] for row in history[1:]]
     )
@@ -106,11 +117,11 @@ def test_loggers_write_nothing_before_the_training(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_mlflow_gets_settings_and_every_epoch(train, tmp_path):
+def test_mlflow_gets_settings_and_every_epoch(logged):
     from mlflow import tracking
 
-    history = train({"name": "mlflow"})
-    client = tracking.MlflowClient(f"sqlite:///{tmp_path / 'logs' / 'mlruns' / 'mlflow.db'}")
+    folder, history = logged
+    client = tracking.MlflowClient(f"sqlite:///{folder / 'logs' / 'mlruns' / 'mlflow.db'}")
     [run] = client.search_runs([client.get_experiment_by_name("anchorage").experiment_id])
     assert run.info.status == "FINISHED"
     assert (run.data.params["seed"], run.data.params["training.epochs"]) == ("3", "2")
@@ -125,16 +136,17 @@ def test_a_training_that_fails_is_a_failed_run_of_mlflow(train, tmp_path, monkey
 
     monkeypatch.setattr("anchorage.learner.MetricLearner.fit", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train({"name": "mlflow"})
+        train(tmp_path, {"name": "mlflow"})
     client = tracking.MlflowClient(f"sqlite:///{tmp_path / 'logs' / 'mlruns' / 'mlflow.db'}")
     [run] = client.search_runs([client.get_experiment_by_name("anchorage").experiment_id])
     assert run.info.status == "FAILED"
 
 
+@pytest.mark.thorough
 def test_wandb_gets_settings_and_every_epoch_offline(train, tmp_path):
     from wandb.proto.wandb_internal_pb2 import Record
 
-    history = train({"name": "wandb"})
+    history = train(tmp_path, {"name": "wandb"})
     [file] = (tmp_path / "logs" / "wandb").rglob("offline-run-*/*.wandb")
     rows, config = {}, {}
     for data in wandb_records(file.read_bytes()):

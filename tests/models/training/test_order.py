@@ -53,8 +53,15 @@ def out_of_order(graph):
 
 @pytest.mark.parametrize(
     ("loss", "methods"),
-    [({"name": "multi_proxy_anchor", "params": {"proxies_per_class": 1}}, [GENERATOR]), ({"name": "pce"}, [])],
-    ids=["novel_class_generator", "pce"],
+    [
+        pytest.param(
+            {"name": "multi_proxy_anchor", "params": {"proxies_per_class": 1}},
+            [GENERATOR],
+            id="novel_class_generator",
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param({"name": "pce"}, [], id="pce"),
+    ],
 )
 def test_a_weight_is_read_before_it_is_updated(loss, methods, store, validation_store, settings):
     arguments = settings(epochs=1, steps_per_epoch=1, methods=methods) | {"loss": loss}

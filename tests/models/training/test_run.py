@@ -15,7 +15,7 @@ from anchorage.training.schedules import WarmupDecay
 
 @pytest.fixture(scope="module")
 def run(store, validation_store, settings):
-    arguments = settings(epochs=30, steps_per_epoch=0, augmentation={})
+    arguments = settings(epochs=12, steps_per_epoch=0, augmentation={})
     return train_run(store, validation_store, **arguments)
 
 
@@ -28,9 +28,9 @@ def test_settings_reach_their_parts(run):
     schedule = learner.optimizer.get_config()["learning_rate"]
     assert schedule["class_name"] == WarmupDecay.__name__
     # 8 classes, 4 a batch: a round is 2 steps
-    assert schedule["config"]["total_steps"] == 60
-    assert int(learner.optimizer.iterations.numpy()) == 60
-    assert len(result.history) == 31
+    assert schedule["config"]["total_steps"] == 24
+    assert int(learner.optimizer.iterations.numpy()) == 24
+    assert len(result.history) == 13
 
 
 def test_training_teaches_what_holds_for_unseen_classes(run):
@@ -45,7 +45,7 @@ def test_saved_whole(run, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype="uint8")
     np.testing.assert_array_equal(run.learner.predict(images, verbose=0), again.predict(images, verbose=0))
     np.testing.assert_array_equal(run.learner.loss_layer.proxies, again.loss_layer.proxies)
-    assert int(again.optimizer.iterations.numpy()) == 60
+    assert int(again.optimizer.iterations.numpy()) == 24
 
 
 @pytest.mark.parametrize(

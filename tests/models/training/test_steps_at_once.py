@@ -52,6 +52,7 @@ def test_the_same_training_as_step_by_step(stores, monkeypatch):
         assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_stopped_training_goes_on(stores, tmp_path, monkeypatch):
     straight = train_run(*stores, **SETTINGS).result
     kept = {"checkpoint_folder": tmp_path, "run_key": "a"}
