@@ -20,6 +20,17 @@ from anchorage.release.items import default_store, find_store
 from anchorage.release.manifest import NAME
 from anchorage.storage import LostRaceError, cache
 
+ON_BOTH = ("test_the_same_story_as_on_a_disk", "test_publishers_at_once_take_versions_of_their_own")
+
+
+def is_thorough(item):
+    """The tests of `storage` compare the two kinds of store operation by operation."""
+    return (
+        hasattr(item, "callspec")
+        and item.callspec.params.get("either_bucket") == "gs"
+        and item.originalname not in ON_BOTH
+    )
+
 
 @pytest.fixture
 def bucket(either_bucket):
