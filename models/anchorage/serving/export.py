@@ -43,9 +43,16 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
     from anchorage.data.tolerant import load_valid, try_each
 
     records = tf.TensorSpec((None, *spec.shape), spec.dtype, name="vectors" if spec.dimension else "images")
+    images = tf.TensorSpec((None,), tf.string, name="images")
+    examples = tf.TensorSpec((None,), tf.string, name="examples")
 
-    # Traced once for all signatures. It has no control flow: LiteRT runs no convolution after the `tf.cond` below, and
-    # OpenVINO 2026.4 answers its first call with each batch size wrongly.
+    # Like `convert`, traced once for all signatures.
+    @tf.function(input_signature=[images])
+    def load(images):
+        return load_valid(images, spec.image_size, spec.fit)
+
+    # Without control flow: LiteRT runs no convolution after the `tf.cond` below, and OpenVINO 2026.4 answers its first
+    # call with each batch size wrongly.
     @tf.function(input_signature=[records])
     def convert(records):
         outputs = encoder(records, training=False)
@@ -62,7 +69,7 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
         return {"embeddings": tf.where(valid[:, None], embeddings, 0.0), "valid": valid}
 
     def embed_images(images):
-        return embed_valid(*load_valid(images, spec.image_size, spec.fit))
+        return embed_valid(*load(images))
 
     def embed_vectors(vectors):
         finite = tf.reduce_all(tf.math.is_finite(vectors), 1)
@@ -80,8 +87,6 @@ def export_encoder(encoder: keras.Model, folder: str | os.PathLike, spec: Record
         return embed_vectors(contents) if spec.dimension else embed_images(contents)
 
     encoder = merge_lora(encoder)
-    images = tf.TensorSpec((None,), tf.string, name="images")
-    examples = tf.TensorSpec((None,), tf.string, name="examples")
     endpoints = {
         "serving_default": (embed_vectors, records) if spec.dimension else (embed_images, images),
         "examples": (embed_examples, examples),
