@@ -27,6 +27,7 @@ def ids(tmp_path):
     return path
 
 
+@pytest.mark.thorough
 def test_a_search_waits_for_tensorflow_alone(ids):
     run(
         f"""

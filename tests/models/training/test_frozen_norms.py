@@ -52,6 +52,7 @@ def test_a_frozen_trunk_does_not_change_at_all(moved, held, precision):
     assert all(layer.trainable for layer in learner._flatten_layers())  # as if nothing had been
 
 
+@pytest.mark.thorough
 def test_then_all_of_it_moves(moved):
     found, _ = moved(optimizer={**OPTIMIZER, "frozen_steps": {"trunk": 7}})
     assert all(of_trunk(found))

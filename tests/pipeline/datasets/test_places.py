@@ -87,6 +87,7 @@ def packages(tmp_path_factory):
     return folder_with(earth, tmp_path_factory.mktemp("packages"))
 
 
+@pytest.mark.thorough
 def test_land_with_something_on_it_becomes_classes_and_the_west_is_for_training(packages, tmp_path):
     summary = build_set(_recipe(None), tmp_path / "places", packages, say=lambda _: None)
     with (tmp_path / "places/manifest.csv").open(newline="") as handle:
