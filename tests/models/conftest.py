@@ -1,6 +1,7 @@
 """A small world to train in: eight classes of coloured noise, eight others for validation; published cases."""
 
 import json
+import random
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -41,13 +42,13 @@ def _precision(request):
 
 
 def draw_store(folder, seed, classes=8, per_class=6, size=16):
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
 
     def records():
         for number in range(classes):
-            colour = random.uniform(40, 215, 3)
+            colour = rng.uniform(40, 215, 3)
             for item in range(per_class):
-                noise = random.normal(0, 40, (size, size, 3))
+                noise = rng.normal(0, 40, (size, size, 3))
                 image = np.clip(colour + noise, 0, 255).astype("uint8")
                 yield Record(f"class-{number}/{item}.png", f"class-{number}", "both", image)
 
@@ -88,6 +89,7 @@ def build(settings):
 
     def build(sections=None, **training):
         values = {key: value for key, value in settings(**training).items() if key != "verbose"}
+        random.seed(values["seed"])  # what layers draw their seeds from, also in a fixture of a module
         return build_training(RunSettings.from_dict({**values, **(sections or {})}), facts).learner
 
     return build
