@@ -4,6 +4,7 @@ A generation, a number that grows with each write of an object, is what this sto
 object. TensorFlow's own access to `gs://` knows none, so that two publishers of a release could overwrite each other.
 """
 
+import os
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,9 @@ class GoogleStore:
         from google.cloud.storage.retry import DEFAULT_RETRY
         from requests.adapters import HTTPAdapter
 
+        # Else the client looks up each bucket in a thread, for traces, and for minutes if the store does not answer.
+        # That draws random numbers, so that a training that begins meanwhile would not repeat with its seed.
+        os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
         self._client = Client(project=None)  # the requests of this class belong to no project
         session = self._client._http
         if not session.is_mtls:  # which has an adapter of its own

@@ -44,6 +44,16 @@ def answering(status, body, asked=None):
         server.shutdown()
 
 
+def test_the_client_does_nothing_in_the_background(bucket, monkeypatch):
+    started = []
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name))
+    store = gcs.GoogleStore()  # one that has seen no bucket
+    name, _, folder = bucket.removeprefix("gs://").partition("/")
+    store.write(name, f"{folder}/a", b"a", if_absent=False, if_match=None)
+    assert store.read(name, f"{folder}/a")[0] == b"a"
+    assert not started
+
+
 @pytest.mark.parametrize(
     ("status", "code"),
     [
