@@ -55,7 +55,8 @@ class LiveIndex:
 
     Args:
         index: index of the release.
-        gallery: columns of its rows from `read_ids`: `id`, `label`, and `attribute/<name>` for each attribute.
+        gallery: columns of its rows from `read_ids`: `id`, `label`, `attribute/<name>` for each attribute and, if it is
+            known what was embedded, `pixels`.
         vectors: `(M, D)` float32 in the order of the rows, such as `load_vectors` maps.
         change: number of the last change that these rows contain.
 
@@ -73,7 +74,7 @@ class LiveIndex:
             )
         self.index = index
         self._vectors = vectors
-        self._ids, self._labels = gallery["id"], gallery["label"]
+        self._ids, self._labels, self._pixels = gallery["id"], gallery["label"], gallery.get("pixels")
         self._row_of = {id_: row for row, id_ in enumerate(self._ids.tolist())}
         self._attributes = {
             name.removeprefix(ATTRIBUTE): Column(values)
@@ -165,6 +166,13 @@ class LiveIndex:
         """Return the `(D,)` vector of an item; None if there is none of this id."""
         item = self.item(id)
         return None if item is None else item.vector
+
+    def published(self, id: str, pixels: str) -> np.ndarray | None:
+        """Return the `(D,)` vector that the release has of an item, changed since or not, if it is of these pixels."""
+        row = self._row_of.get(id)
+        if row is None or not pixels or self._pixels is None or self._pixels[row] != pixels:
+            return None
+        return np.array(self._vectors[row])
 
     def items(self, where: Filter | None = None) -> Iterator[Item]:
         """Yield the items that meet the conditions: those of the release in its order, then those added in theirs."""

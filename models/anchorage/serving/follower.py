@@ -62,7 +62,8 @@ def load_live_index(release: Release, dimension: int | None = None) -> LiveIndex
 class Follower:
     """Keeps a live index at the last change of a store.
 
-    Items whose vectors another model made are embedded again, once, if their image is stored; others are left out. The
+    Items whose vectors another model made are embedded again, once, if their image is stored. One of the release itself
+    that has kept its image, such as after a change of its label, has the release's vector; others are left out. The
     store keeps the new vectors beside the old, so that an earlier release finds its own after a rollback.
 
     Args:
@@ -173,7 +174,7 @@ class Follower:
 
         Raises:
             DataError: `E_INDEX_EMPTY` if there are no items.
-            GateError: `E_INDEX_RECALL`; the index at hand stays.
+            GateError: `E_INDEX_RECALL` or `E_INDEX_LIMITS`; the index at hand stays.
         """
         with self._rebuilding:
             rebuilt = self.live.rebuilt()
@@ -220,7 +221,9 @@ class Follower:
     def _searchable(self, changes: Sequence[Item]) -> list[Item]:
         """The changes with vectors of this model; an item that has none is deleted from this index."""
         foreign = [item for item in changes if not item.deleted and not self._fits(item)]
-        embedded = {item.id: item for item in self.store.kept_vectors(foreign, self._fingerprint)}
+        embedded = {item.id: item for item in self._published(foreign)}
+        others = [item for item in foreign if item.id not in embedded]
+        embedded |= {item.id: item for item in self.store.kept_vectors(others, self._fingerprint)}
         if new := self._embed([item for item in foreign if item.id not in embedded]):
             self.store.keep_vectors(new)
             embedded |= {item.id: item for item in new}
@@ -239,6 +242,14 @@ class Follower:
     def _fits(self, item: Item) -> bool:
         fits = item.vector is not None and item.vector.shape == (self.live.dimension,)
         return fits and item.fingerprint == self._fingerprint
+
+    def _published(self, items: Sequence[Item]) -> list[Item]:
+        """Return those items that the release has with the same image, with its vectors."""
+        found = []
+        for item in items:
+            if (vector := self.live.published(item.id, item.pixels)) is not None:
+                found.append(replace(item, vector=vector, fingerprint=self._fingerprint))
+        return found
 
     def _embed(self, items: Sequence[Item]) -> list[Item]:
         """Return those items whose images are stored and can be embedded, with vectors of this model."""

@@ -248,6 +248,21 @@ def test_items_of_another_model_are_embedded_again_or_left_out(releases):
         assert client.post("/v1/search", content=lost, headers=PNG).json()["left_out"] == ["lost"]
 
 
+def test_a_relabelled_item_of_the_gallery_stays_with_another_model(releases, images):
+    """Its vector is that of the other release: no image needs to be kept for it."""
+    item = "class-0/0.png"
+    with running(releases) as client:
+        assert client.put(f"/v1/items/{item}", params={"label": "other"}, headers=WITH_KEY).status_code == 200
+        switch(client, 1)
+        release = client.get("/v1/release").json()
+        assert (release["version"], release["left_out"], release["rows"]) == (1, [], 12)
+        answer = client.post("/v1/search?k=20", content=images[1], headers=PNG).json()
+        assert "other" in [result["label"] for result in answer["results"] if result["id"] == item]
+        client.put(f"/v1/items/{item}", content=images[1], headers={**PNG, **WITH_KEY})
+        switch(client, 2)  # has another image of this id
+        assert client.get("/v1/release").json()["left_out"] == [item]
+
+
 def test_the_report_is_served_apart(shared):
     answer = shared.get("/report/")
     assert "<title>Report</title>" in answer.text
