@@ -36,7 +36,8 @@ class Index:
             `shards` (the rows of each), `shard_rows` (the most that one may have), `distance`, `normalized`,
             `neighbors`, `leaves` and `leaves_to_search` of each shard, `reorder` (candidates of each shard whose exact
             similarity is computed, for `neighbors` results), `stored` (type of the vectors), `soar` (its lambda, 0
-            without), `recall`, `probes`, `min_recall`, and `trials`: the parameters that were measured.
+            without), `recall`, `probes`, `min_recall`, `max_memory_mib`, and `trials`: the parameters that were
+            measured.
     """
 
     searcher: Searcher

@@ -138,6 +138,7 @@ def build_index(
         "normalized": bool(np.all(np.abs(lengths - 1) < 1e-3)),
         "neighbors": neighbors,
         "min_recall": limits.min_recall,
+        "max_memory_mib": limits.max_memory_mib,
     }
     tuning, check = _halves(vectors, probes, neighbors, seed)
     best: tuple[Trial, Index] | None = None

@@ -210,7 +210,8 @@ class LiveIndex:
 
         Raises:
             DataError: `E_INDEX_EMPTY` if there are no items.
-            GateError: `E_INDEX_RECALL` if no parameters reach the recall that the index was built for.
+            GateError: `E_INDEX_RECALL` or `E_INDEX_LIMITS` if no parameters keep to the recall and the memory that the
+                index was built for.
         """
         state = self._state
         base, added = np.flatnonzero(state.alive), np.flatnonzero(state.alive_added)
@@ -225,7 +226,8 @@ class LiveIndex:
             old = self._attributes.get(name, self._blank).values[base]
             gallery[f"{ATTRIBUTE}{name}"] = np.concatenate([old, _texts([each.get(name, "") for each in attributes])])
         facts = self.index.facts
-        limits = IndexLimits(facts.get("min_recall", 0.95))
+        # Without the limit of the time of single searches: those that are served meanwhile slow them down.
+        limits = IndexLimits(facts.get("min_recall", 0.95), max_memory_mib=facts.get("max_memory_mib", 0))
         built = build_index(
             vectors,
             ids=gallery["id"],

@@ -140,6 +140,16 @@ def test_fewer_items_than_asked_for():
         live.rebuilt()
 
 
+def test_a_rebuilt_index_keeps_to_the_memory_of_the_first():
+    full = build_index(BASE, limits=IndexLimits(0.9)).facts["trials"][0]["memory_mib"]
+    built = build_index(BASE, limits=IndexLimits(0.9, max_memory_mib=0.75 * full))
+    live = LiveIndex(built, gallery_of(60), BASE)
+    live.apply([Item("base-0", "other", vector=QUERIES[0], change=1)])
+    facts = live.rebuilt().index.facts
+    assert built.facts["stored"] == facts["stored"] == "bfloat16"
+    assert facts["max_memory_mib"] == 0.75 * full
+
+
 def test_queries_that_do_not_fit():
     with pytest.raises(DataError, match="E_QUERY_SHAPE"):
         live_index().search(np.ones((1, 3), np.float32), 1)
