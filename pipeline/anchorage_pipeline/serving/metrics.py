@@ -12,7 +12,7 @@ class Metrics:
     Attributes:
         requests: answered requests by method, route and status.
         request_seconds: time from the head of a request to its answer, by route.
-        stage_seconds: time of the stages read, check, queue, embed, search and write.
+        stage_seconds: time of the stages check, queue, embed, search and write.
         batch_size: records per call of the model.
         pending: queries and items in work.
         queue: records that wait for the next batch.

@@ -59,6 +59,7 @@ def test_every_answer_has_the_security_headers(shared, path):
     ("method", "path", "status", "code"),
     [
         ("GET", "/v2/search", 404, "E_PATH_UNKNOWN"),
+        ("GET", "/v1/release/", 404, "E_PATH_UNKNOWN"),
         ("DELETE", "/v1/search", 405, "E_METHOD"),
         ("BREW", "/v1/search", 405, "E_METHOD"),
         ("GET", "/v1/items?limit=0", 422, "E_REQUEST_FIELDS"),
@@ -81,6 +82,25 @@ def test_an_internal_error_tells_nothing_of_itself(shared, monkeypatch):
     assert (answer.status_code, answer.json()["code"]) == (500, "E_BUG")
     assert "NoneType" not in answer.text
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_internal_error(releases):
+    scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/search", "raw_path": b"/v1/search"}
+    scope |= {"query_string": b"", "root_path": "", "scheme": "http", "server": ("localhost", 80)}
+    scope |= {"headers": [(b"host", b"localhost"), (b"content-type", b"image/png")]}
+    messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"half", "more_body": True}]
+
+    async def receive():
+        return messages.pop()
+
+    async def send(message):
+        pass
+
+    with running(releases) as client:
+        client.portal.call(client.app, scope, receive, send)
+        text = client.get("/metrics").text
+        assert 'anchorage_requests_total{method="POST",route="/v1/search",status="499"} 1.0' in text
+        assert client.service.admission.pending == 0
 
 
 def test_on_the_loopback_only_its_names_are_answered(published, tmp_path):

@@ -35,6 +35,7 @@ def create_app(service: Service) -> Guard:
         description="Search in a release, changes of its gallery, and switches between releases.",
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
     )
     problems.install(app)
     for router in (search_router, items_router, releases_router, health_router, prediction_router):

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from anchorage.errors import AnchorageError, ResourceError
@@ -15,6 +16,7 @@ from anchorage_pipeline.serving.batching import OverloadedError
 
 MEDIA_TYPE = "application/problem+json"
 _SHOWN = 50  # faults in one document
+_GONE = 499  # in the metrics, as nginx has it
 
 # Others are 503 if a resource is missing, and else 422: the request is understood, and cannot be met.
 STATUS = {
@@ -114,6 +116,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(AnchorageError, _anchorage)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(RequestValidationError, _fields)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -152,6 +155,11 @@ async def _framework(request: Request, error: Exception) -> Response:
     }.get(status, ("E_REQUEST_SYNTAX", str(getattr(error, "detail", ""))[:200]))
     content = _document(status, code, detail, request.url.path)
     return _response(content, getattr(error, "headers", None) or {})
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """The client left before its request was read: nobody reads the answer, and the service has no fault."""
+    return Response(status_code=_GONE)
 
 
 async def _bug(request: Request, error: Exception) -> Response:
