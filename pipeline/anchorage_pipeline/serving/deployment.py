@@ -114,9 +114,12 @@ class Deployment:
 
     def pixels(self, id: str) -> str:
         """Return the digest of the pixels or numbers of an item; "" if it is not known."""
-        stored, row = self.follower.copies.pixels(id), self.engine.published_rows.get(id)
-        if stored is not None:
-            return stored
+        stored = self.follower.copies.pixels(id)
+        return self.published_pixels(id) if stored is None else stored
+
+    def published_pixels(self, id: str) -> str:
+        """Return the digest of an item as the release has it; "" if it is not known."""
+        row = self.engine.published_rows.get(id)
         return "" if row is None or "pixels" not in self.engine.gallery else self.engine.gallery["pixels"][row]
 
     @property

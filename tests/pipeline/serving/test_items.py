@@ -174,6 +174,35 @@ def test_pictures_are_those_of_the_release_and_those_that_are_kept(releases, ima
         assert picture(client, "vector") == (404, "application/problem+json")
 
 
+def test_an_item_with_another_image_does_not_show_the_old_one(client, stranger):
+    picture = f"/v1/items/{ITEM}/image"
+    client.put(f"/v1/items/{ITEM}", headers=WITH_KEY, params={"label": "other"})
+    assert client.get(picture).status_code == 200  # the image is as it was
+    client.put(f"/v1/items/{ITEM}", content=stranger, headers=PNG)  # and is not kept
+    assert client.get(picture).json()["code"] == "E_ITEM_NO_IMAGE"
+
+
+def test_too_long_attributes_are_a_fault_of_the_request(client):
+    answer = client.put(f"/v1/items/{ITEM}", headers=WITH_KEY, params={"attributes": json.dumps({"color": "x" * 1025})})
+    assert (answer.status_code, answer.json()["code"]) == (422, "E_REQUEST_FIELDS")
+    assert answer.json()["faults"][0]["at"] == "color"
+
+
+def test_fields_of_a_form_that_would_be_lost_are_refused(client, stranger):
+    form = {"files": {"image": ("a.png", stranger)}, "data": {"label": "x"}}
+    answer = client.put("/v1/items/form", headers=WITH_KEY, **form)
+    assert (answer.status_code, answer.json()["code"]) == (422, "E_REQUEST_FIELDS")
+    assert "['label']" in answer.json()["detail"]
+    answer = client.put("/v1/items/form", headers=WITH_KEY, files=form["files"], params=form["data"])
+    assert answer.status_code == 200
+
+
+def test_a_key_of_any_letters_is_accepted(published, tmp_path):
+    with running(published, api_key="Schlüssel", store=f"sqlite:///{tmp_path}/items.sqlite") as client:
+        headers = [(b"Authorization", "Bearer Schlüssel".encode())]  # as curl sends it
+        assert client.delete(f"/v1/items/{ITEM}", headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize("name", ["../releases/current", "..%2F..%2Fetc%2Fpasswd", "/etc/passwd"])
 def test_no_id_is_a_path(shared, name):
     assert shared.get(f"/v1/items/{name}/image").status_code == 404

@@ -23,7 +23,8 @@ def key_check(settings: ServeSettings) -> Callable[..., None]:
                 "Expected a service with a key: set ANCHORAGE_API_KEY or --key-file. Received: one that only searches",
             )
         given = credentials.credentials if credentials else ""
-        if not hmac.compare_digest(given.encode("utf-8", "replace"), settings.api_key.encode()):
+        # Headers are decoded as Latin-1, whatever bytes the client sent.
+        if not hmac.compare_digest(given.encode("latin-1", "replace"), settings.api_key.encode()):
             raise UsageError(
                 "E_KEY_WRONG", f"Expected `Authorization: Bearer KEY`. Received: {'another key' if given else 'none'}"
             )

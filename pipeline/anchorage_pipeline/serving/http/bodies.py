@@ -50,7 +50,7 @@ async def read_content(request: Request, most: int) -> tuple[bytes, bool]:
         The bytes of the image or of the JSON text, and whether it is JSON.
 
     Raises:
-        UsageError: `E_BODY_KIND`, `E_BODY_TOO_LARGE`, `E_REQUEST_SYNTAX`.
+        UsageError: `E_BODY_KIND`, `E_BODY_TOO_LARGE`, `E_REQUEST_SYNTAX`, `E_REQUEST_FIELDS`.
     """
     kind = media_type(request)
     if kind.startswith("image/"):
@@ -121,6 +121,11 @@ async def _image_of_form(request: Request, body: bytes, most: int) -> bytes:
         form = await parser.parse()
     except (MultiPartException, KeyError, AssertionError) as error:
         raise UsageError("E_REQUEST_SYNTAX", f"Expected a form. Received: {str(error)[:200]}") from error
+    if others := sorted(set(form) - {"image"}):
+        raise UsageError(
+            "E_REQUEST_FIELDS",
+            f"Expected only the field `image` in the form, and the rest as query parameters. Received: {others!r:.200}",
+        )
     image = form.get("image")
     if not isinstance(image, UploadFile):
         raise UsageError("E_REQUEST_SYNTAX", "Expected a file in the field `image` of the form. Received: none")

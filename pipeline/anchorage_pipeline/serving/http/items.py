@@ -26,6 +26,7 @@ from anchorage_pipeline.serving.http.schemas import (
     ItemAnswer,
     ItemBody,
     ItemsAnswer,
+    Text,
     WriteAnswer,
 )
 from anchorage_pipeline.serving.http.search import numbers
@@ -33,7 +34,7 @@ from anchorage_pipeline.serving.service import Service
 
 _SIDE = 512  # pixels of a picture's longer side
 _SHOWN = 100  # most items, and most values of an attribute, in one answer
-_ATTRIBUTES = TypeAdapter(dict[str, str])
+_ATTRIBUTES = TypeAdapter(dict[Text, Text])
 Id = Annotated[str, Path(min_length=1, max_length=1024, description="Id of an item; may contain slashes.")]
 
 
@@ -225,7 +226,8 @@ def _thumbnail(service: Service, deployment: Deployment, id: str) -> bytes:
     item = _find(service, deployment, id)
     stored = service.releases.store.get(item.id)
     data = stored.image if stored is not None else None
-    if data is None and (file := image_file(deployment.engine, item.id)) is not None:
+    unchanged = stored is None or stored.pixels == deployment.published_pixels(item.id)
+    if data is None and unchanged and (file := image_file(deployment.engine, item.id)) is not None:
         data, fault = read_file(file)
         if fault:
             raise UsageError("E_ITEM_NO_IMAGE", "Expected an item with a picture. Received: one that cannot be read")
