@@ -189,6 +189,21 @@ def test_what_no_export_made_is_not_overwritten(release, place, tmp_path):
         export(release, place)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_files_that_were_deleted_are_written_again(release, tmp_path, kind):
+    place = kind, str(tmp_path / "export")
+    export(release, place)
+    next(Path(place[1]).glob("vectors-000000000014.*")).unlink()
+    assert export(release, place)[0] == 0
+    check(read(*place), gallery_of(release))
+
+
+def test_a_file_is_no_folder_for_an_export(release, tmp_path):
+    (tmp_path / "vectors.jsonl").write_text("mine")
+    with pytest.raises(UsageError, match="E_OUTPUT_EXISTS"):
+        export(release, ("jsonl", str(tmp_path / "vectors.jsonl")))
+
+
 def test_an_empty_gallery(release, tmp_path):
     gone = [Item(f"item {number} ü", deleted=True, change=number + 1) for number in range(40)]
     with pytest.raises(DataError, match="E_INDEX_EMPTY"):

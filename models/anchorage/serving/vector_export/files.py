@@ -41,16 +41,17 @@ class VectorFiles:
     def begin(self, rows: Rows) -> int:
         self._rows = rows
         mark = self._folder / MARK
-        if not mark.is_file() and self._folder.exists() and any(self._folder.iterdir()):
+        if self._folder.is_file() or (not mark.is_file() and self._folder.exists() and any(self._folder.iterdir())):
             raise UsageError(
                 "E_OUTPUT_EXISTS", f"Expected a new folder, or one of an earlier export. {self._folder} is another"
             )
         wanted = {"identity": rows.identity, "suffix": self._suffix, "total": rows.total}
         found = json.loads(mark.read_bytes()) if mark.is_file() else {}
-        if wanted.items() <= found.items():
+        if wanted.items() <= found.items() and all((self._folder / name).is_file() for name in found.get("files", ())):
+            self._mark = found
             return found["rows"]
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._mark = {**wanted, "rows": 0}
+        self._mark = {**wanted, "rows": 0, "files": []}
         self._write_mark()
         for path in self._folder.glob("vectors-*"):
             path.unlink()
@@ -58,9 +59,10 @@ class VectorFiles:
 
     def write(self, start: int, batch: list[Item]) -> None:
         encode = _parquet if self._suffix == ".parquet" else _json_lines
-        replace_file(self._folder / f"vectors-{start:012}{self._suffix}", encode(batch, self._rows))
-        wanted = {"identity": self._rows.identity, "suffix": self._suffix, "total": self._rows.total}
-        self._mark = {**wanted, "rows": start + len(batch)}
+        name = f"vectors-{start:012}{self._suffix}"
+        replace_file(self._folder / name, encode(batch, self._rows))
+        self._mark["rows"] = start + len(batch)
+        self._mark.setdefault("files", []).append(name)
         self._write_mark()
 
     def finish(self, total: int) -> None:
