@@ -1,11 +1,17 @@
 """The gallery of a release as a service has it: its rows, and the items added, changed and deleted since."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from anchorage.errors import UsageError
 
 if TYPE_CHECKING:
     from anchorage.release import Release
     from anchorage.retrieval.live import LiveIndex
+
+
+_SQLITE = "sqlite:///"
 
 
 class Gallery(NamedTuple):
@@ -39,7 +45,7 @@ def open_gallery(release: "Release", store: str | None) -> Gallery:
         store: URL of the items; None for the file beside the releases, if there is one.
 
     Raises:
-        UsageError: E_STORE_URL, E_EXTRA_MISSING.
+        UsageError: E_STORE_URL, also if there is no such file of SQLite; E_EXTRA_MISSING.
         ResourceError: E_STORE_UNAVAILABLE.
         DataError: E_RELEASE_MIXED, E_INDEX_DAMAGED.
     """
@@ -47,6 +53,8 @@ def open_gallery(release: "Release", store: str | None) -> Gallery:
     from anchorage.serving.follower import Follower, load_live_index
 
     live = load_live_index(release)
+    if store and store.startswith(_SQLITE) and not Path(store.removeprefix(_SQLITE)).is_file():
+        raise UsageError("E_STORE_URL", f"Expected a database of items to read. Received: {store}, where no file is")
     url = store or find_store(release.folder)
     if url is None:
         return Gallery(live, [], "")

@@ -48,6 +48,12 @@ def test_items_added_since_belong_to_it(folder, capsys):
     assert found["store"] == default_store(folder)
 
 
+def test_a_store_that_is_not_there_is_not_created(folder, tmp_path, capsys):
+    assert audit(folder, "--store", f"sqlite:///{tmp_path}/none.sqlite") == 2
+    assert "E_STORE_URL" in capsys.readouterr().err
+    assert not (tmp_path / "none.sqlite").exists()
+
+
 def test_an_index_that_serves_other_rows_fails_with_status_5(folder, capsys, monkeypatch):
     monkeypatch.setattr("anchorage.serving.follower.load_vectors", lambda folder: np.roll(VECTORS, 1, axis=0))
     assert main(["index", "audit", "--release", str(folder)]) == 5
