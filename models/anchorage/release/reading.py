@@ -167,11 +167,7 @@ def open_release(path: str | Path, version: int | None = None) -> Release:
     else:
         version = _current(place) if version is None else version
         if version is None:
-            raise UsageError(
-                "E_RELEASE_MISSING",
-                f"Expected a published release in {place.address}. Received: no current release. "
-                "Publish one with `anchorage run`.",
-            )
+            raise no_release(place)
         if version not in place.versions():
             raise no_such_version(place, version)
         address = version_address(place.address, version)
@@ -218,6 +214,15 @@ def no_folder(place: Place) -> UsageError:
     """Return the error for a place where nothing is."""
     return UsageError(
         "E_RELEASE_MISSING", f"Expected a folder of releases at {place.address}. Received: no such folder."
+    )
+
+
+def no_release(place: Place) -> UsageError:
+    """Return the error for a place where nothing was published."""
+    return UsageError(
+        "E_RELEASE_MISSING",
+        f"Expected a published release in {place.address}. Received: no current release. Publish one with "
+        "`anchorage run`.",
     )
 
 

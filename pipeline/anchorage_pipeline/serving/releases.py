@@ -7,6 +7,7 @@ from anchorage.errors import AnchorageError, ResourceError, UsageError
 from anchorage.release import current_version, roll_back
 from anchorage.release.items import ItemStore, default_store
 from anchorage.release.places import find_place
+from anchorage.release.reading import no_release
 from anchorage.serving.embedders import Embedder
 from anchorage.storage import parent
 from anchorage_pipeline.logs import set_context
@@ -95,6 +96,8 @@ class Releases:
         """Find out what is served, and open the database of the items."""
         place = find_place(self._settings.release)
         self.follows_pointer = not place.is_release()
+        if self.follows_pointer and current_version(place.address) is None:
+            raise no_release(place)  # before a database is created there
         folder = place.address if self.follows_pointer else parent(place.address)
         self.store_url = self._settings.store or default_store(folder)
         return ItemStore(self.store_url)
@@ -129,13 +132,18 @@ class Releases:
                 "E_RELEASE_SINGLE", "Expected a service of a folder of releases. Received: one of a release"
             )
         async with self._switching:
-            if self.current is not None and self.current.version == version:
-                deployment = self.current
-            else:
-                deployment = await self._load(version)
-            self._pointer = await self._threads.run(self._threads.loading, roll_back, self._settings.release, version)
-            if deployment is not self.current:
-                await self._replace(deployment)
+            current, seen = self.current, self._pointer
+            deployment = current if current and current.version == version else await self._load(version)
+            try:
+                move = self._threads.run(self._threads.loading, roll_back, self._settings.release, version)
+                self._pointer = await move
+                if deployment is not current:
+                    await self._replace(deployment)
+            except BaseException:
+                self._pointer = seen  # where the pointer was moved, it is followed
+                if deployment is not current:
+                    deployment.retire()
+                raise
             return deployment
 
     async def compare(self, version: int) -> Deployment:

@@ -11,8 +11,11 @@ import pytest
 from releases import CALIBRATION, Shrink, draw_images, publish_tiny
 from services import WITH_KEY, running
 
+from anchorage.errors import ResourceError, UsageError
 from anchorage.release import current_version, roll_back
 from anchorage.release.manifest import NAME
+from anchorage.serving.follower import Follower
+from anchorage_pipeline.serving import releases as serving
 
 PNG = {"Content-Type": "image/png"}
 
@@ -190,6 +193,43 @@ def test_f21_a_moved_release_is_served(releases, tmp_path, images):
         assert client.post("/v1/search", content=images[0], headers=PNG).json()["release"]["version"] == 1
         answer = switch(client, 2)
         assert (answer.status_code, answer.json()["code"]) == (409, "E_RELEASE_SINGLE")
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_without_a_release_is_told_and_left_alone(tmp_path, exists):
+    folder = tmp_path / "releases"
+    if exists:
+        folder.mkdir()
+    with pytest.raises(UsageError, match="E_RELEASE_MISSING"), running(folder):
+        pass
+    assert list(tmp_path.iterdir()) == [folder] * exists
+    assert not exists or not list(folder.iterdir())
+
+
+def test_a_release_whose_pointer_cannot_be_written_is_freed(client, monkeypatch):
+    loaded, load = [], serving.load_deployment
+    monkeypatch.setattr(serving, "load_deployment", lambda *given: loaded.append(load(*given)) or loaded[-1])
+
+    def refuse(*_):
+        raise ResourceError("E_NOT_WRITABLE", "Expected to write. Received: a read-only folder")
+
+    monkeypatch.setattr(serving, "roll_back", refuse)
+    assert (switch(client, 1).status_code, switch(client, 1).json()["code"]) == (503, "E_NOT_WRITABLE")
+    assert version_of(client) == 2
+    assert [each.freed for each in loaded] == [True, True]
+
+
+def test_a_switch_that_fails_after_the_pointer_moved_is_made_up_for(client, monkeypatch):
+    catch_up, failures = Follower.catch_up, iter([True])
+
+    def fail_once(follower):
+        if threading.current_thread().name.startswith("store") and next(failures, False):
+            raise ResourceError("E_STORE_UNAVAILABLE", "Expected a database. Received: none")
+        return catch_up(follower)
+
+    monkeypatch.setattr(Follower, "catch_up", fail_once)
+    assert switch(client, 1).json()["code"] == "E_STORE_UNAVAILABLE"
+    wait_for(lambda: version_of(client) == 1)
 
 
 def test_a_version_that_is_not_there(client):
