@@ -121,14 +121,14 @@ async def _image_of_form(request: Request, body: bytes, most: int) -> bytes:
         form = await parser.parse()
     except (MultiPartException, KeyError, AssertionError) as error:
         raise UsageError("E_REQUEST_SYNTAX", f"Expected a form. Received: {str(error)[:200]}") from error
+    image = form.get("image")
+    if not isinstance(image, UploadFile):
+        raise UsageError("E_REQUEST_SYNTAX", "Expected a file in the field `image` of the form. Received: none")
     if others := sorted(set(form) - {"image"}):
         raise UsageError(
             "E_REQUEST_FIELDS",
             f"Expected only the field `image` in the form, and the rest as query parameters. Received: {others!r:.200}",
         )
-    image = form.get("image")
-    if not isinstance(image, UploadFile):
-        raise UsageError("E_REQUEST_SYNTAX", "Expected a file in the field `image` of the form. Received: none")
     return await image.read()
 
 
