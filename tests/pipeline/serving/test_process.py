@@ -1,9 +1,11 @@
 """The real process: it is killed and comes back with what it acknowledged, and stops without a failed request."""
 
+import contextlib
 import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -58,10 +60,24 @@ def serving(releases):
         process.process.stdout.close()
 
 
+def refuses_endless_headers(service):
+    """The connection is closed after 64 KiB and what is on its way, not after 50 MB, and others are answered."""
+    sent = 0
+    with socket.create_connection((service.host, service.port), timeout=60) as connection:
+        connection.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
+        with contextlib.suppress(ConnectionError):
+            while sent < 50_000_000:
+                sent += connection.send(b"a" * 100_000)
+    assert sent < 20_000_000
+    head = {f"X-{number}": "a" * 1000 for number in range(40)}
+    assert [service.ask("GET", "/readyz", headers=head)[0] for _ in range(2)] == [200, 200]
+
+
 def test_acknowledged_items_survive_a_kill_and_a_stop_answers_what_is_open(releases, images):
     acknowledged = []
     with serving(releases) as service:
         assert service.ask("GET", "/readyz")[0] == 200
+        refuses_endless_headers(service)
         status, body = service.ask("POST", "/v1/search?k=1", images[0], {"Content-Type": "image/png"})
         assert (status, json.loads(body)["left_out"]) == (200, ["class-0/0.png"])
 
