@@ -1,14 +1,16 @@
 """The changed rows of a live index, as states that searches can go on using while later changes are applied."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from anchorage.data.tables import ATTRIBUTE
 from anchorage.items import Item
 from anchorage.retrieval.filters import Filter
 
 _CAPACITY = 256  # rows at first
+_LABEL = "label"
 
 
 @dataclass(frozen=True)
@@ -20,16 +22,35 @@ class Added:
     Args:
         vectors: `(capacity, D)` float32.
         ids, labels, attributes: of each row.
+        rows_of: rows by "label" or the name of an attribute with a prefix, and value, ascending.
     """
 
     vectors: np.ndarray
     ids: list[str]
     labels: list[str]
     attributes: list[Mapping[str, str]]
+    rows_of: dict[tuple[str, str], list[int]]
 
     @classmethod
     def empty(cls, dimension: int, capacity: int = _CAPACITY) -> "Added":
-        return cls(np.empty((capacity, dimension), np.float32), [], [], [])
+        return cls(np.empty((capacity, dimension), np.float32), [], [], [], {})
+
+    def append(self, id: str, label: str, attributes: Mapping[str, str]) -> None:
+        """Add a row, whose vector is there already."""
+        row = len(self.ids)
+        self.ids.append(id)
+        self.labels.append(label)
+        self.attributes.append(attributes)
+        for key in ((_LABEL, label), *((f"{ATTRIBUTE}{name}", value) for name, value in attributes.items())):
+            self.rows_of.setdefault(key, []).append(row)
+
+    def mask(self, column: str, allowed: Collection[str], count: int) -> np.ndarray:
+        """Return which of the first rows have one of these values: `(count,)` bool."""
+        mask = np.zeros(count, bool)
+        for value in allowed:
+            rows = np.array(self.rows_of.get((column, value), ()), np.int64)  # one that is written to has more rows
+            mask[rows[: np.searchsorted(rows, count)]] = True
+        return mask
 
 
 @dataclass(frozen=True)
@@ -71,6 +92,14 @@ class State:
         if where is None:
             return rows
         added = self.added
+        named = [(_LABEL, where.labels), *((f"{ATTRIBUTE}{name}", values) for name, values in where.attributes.items())]
+        mask = self.alive_added
+        for column, values in named:
+            if values is not None and "" not in values:  # which items without the attribute have, too
+                mask = mask & added.mask(column, values, len(mask))
+        rows = np.flatnonzero(mask)
+        if where.ids is None and not any(values and "" in values for _, values in named):
+            return rows
         kept = [row for row in rows.tolist() if where.accepts(added.ids[row], added.labels[row], added.attributes[row])]
         return np.array(kept, np.int64)
 
@@ -105,9 +134,8 @@ class State:
         for place, item in enumerate(puts, count):
             added.vectors[place] = item.vector
             added_row[item.id] = place
-        added.ids.extend(item.id for item in puts)
-        added.labels.extend(item.label for item in puts)
-        added.attributes.extend(item.attributes for item in puts)
+        for item in puts:
+            added.append(item.id, item.label, item.attributes)
         change = max(state.change, *(item.change for item in items))
         return State(change, alive, len(alive) - int(np.count_nonzero(alive)), added, alive_added), added_row
 
@@ -118,8 +146,7 @@ class State:
         valid = np.flatnonzero(self.alive_added).tolist()
         old, added = self.added, Added.empty(self.added.vectors.shape[1], 2 * (len(valid) + more))
         added.vectors[: len(valid)] = old.vectors[valid]
-        added.ids.extend(old.ids[row] for row in valid)
-        added.labels.extend(old.labels[row] for row in valid)
-        added.attributes.extend(old.attributes[row] for row in valid)
+        for row in valid:
+            added.append(old.ids[row], old.labels[row], old.attributes[row])
         rows = {id_: row for row, id_ in enumerate(added.ids)}
         return State(self.change, self.alive, self.dead, added, np.ones(len(valid), bool)), rows

@@ -150,6 +150,18 @@ def test_a_rebuilt_index_keeps_to_the_memory_of_the_first():
     assert facts["max_memory_mib"] == 0.75 * full
 
 
+def test_a_filter_of_many_added_rows_does_not_ask_each(monkeypatch):
+    live = live_index()
+    points = unit(50, 3)
+    put = [Item(f"new-{n}", f"x{n % 2}", {"color": COLORS[n % 3]}, points[n], n + 1) for n in range(50)]
+    live.apply(put)
+    monkeypatch.setattr(Filter, "accepts", None)
+    live.apply([Item("new-4", deleted=True, change=51)])
+    where = Filter.parse({"label": "x0", "attributes": {"color": ["blue", "green"]}})
+    expected = [item.id for item in put if item.label == "x0" and item.attributes["color"] == "blue"]
+    assert [item.id for item in live.items(where)] == [id_ for id_ in expected if id_ != "new-4"]
+
+
 def test_queries_that_do_not_fit():
     with pytest.raises(DataError, match="E_QUERY_SHAPE"):
         live_index().search(np.ones((1, 3), np.float32), 1)
