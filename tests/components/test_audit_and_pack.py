@@ -167,8 +167,8 @@ def test_f12_one_image_in_two_splits_under_two_labels_stops_the_run_or_is_report
     with pytest.raises(DataError) as error:
         audit(examples, tmp_path)
     assert error.value.code == "E_SPLIT_LEAK"
-    told = "1 images with copies in several splits: a/5.png (train, apple) = d/2.png (test, date). Assign each "
-    assert told in error.value.message
+    expected = "1 images with copies in several splits: a/5.png (train, apple) = d/2.png (test, date). Assign each "
+    assert expected in error.value.message
     found = audit(examples, tmp_path, block=0)["identical"]
     assert (found["across_splits"]["count"], found["across_labels"]["count"]) == (1, 1)
     [[first, second]] = found["across_labels"]["first"]

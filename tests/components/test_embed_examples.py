@@ -82,8 +82,8 @@ def test_every_record_of_the_splits_once(tmp_path, examples, model, images, embe
     table = embed(tmp_path, examples, model=model)
     found = read_table(table.uri)
     expected = {path: fields for path, fields in ROWS.items() if fields[1] != "train"}
-    told = {i: (la, s, r) for i, la, s, r in zip(found.ids, found.labels, found.splits, found.roles, strict=True)}
-    assert told == expected
+    rows = {i: (la, s, r) for i, la, s, r in zip(found.ids, found.labels, found.splits, found.roles, strict=True)}
+    assert rows == expected
     np.testing.assert_allclose(found.vectors, embed_exactly([images[path] for path in found.ids]), atol=1e-6)
     assert read_table_facts(table.uri) == {
         "model_fingerprint": fingerprint_model(tmp_path / "model/Format-Serving"),

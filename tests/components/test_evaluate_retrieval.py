@@ -20,8 +20,8 @@ def test_the_page_states_that_the_spread_is_not_measured(workshop, table):
     outputs, report = workshop.evaluate(workshop.embeddings("embeddings", table))
     assert "spread" not in report
     page = (Path(outputs["report"].uri) / "report.html").read_text(encoding="utf-8")
-    told = "One training, seed 1. The spread over seeds is not measured: `anchorage spread FILE`"
-    assert page.split("</header>")[0].count(told) == 1
+    expected = "One training, seed 1. The spread over seeds is not measured: `anchorage spread FILE`"
+    assert page.split("</header>")[0].count(expected) == 1
 
 
 def test_comparison_with_the_release_before(workshop, table):

@@ -171,8 +171,8 @@ def test_too_many_rejects_stop_the_run_and_say_which(tmp_path):
     file = tmp_path / "kept/rejects.jsonl"
     with pytest.raises(DataError, match=f"All are in {file}"):
         ingest(tmp_path, "again", max_rejects=1, rejects_file=str(file))
-    told = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [(reject["path"], reject["code"]) for reject in told] == [
+    result = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(reject["path"], reject["code"]) for reject in result] == [
         ("class a/x.png", "E_IMAGE_FORMAT"),
         ("class b/y.png", "E_IMAGE_FORMAT"),
     ]

@@ -107,9 +107,9 @@ def run(artifacts, bucket, *, fails=False):
 def test_an_executor_works_on_local_folders(artifacts, bucket):
     uris = {name: artifact.uri for name, artifact in artifacts.items()}
     executor, result, stored = run(artifacts, bucket)
-    given, made, *told = executor.seen
+    given, made, *outcome = executor.seen
     assert given[0] == made[0] == "/"
-    assert told == [uris["given"], uris["made"], uris["text"]]  # TFX itself writes a value
+    assert outcome == [uris["given"], uris["made"], uris["text"]]  # TFX itself writes a value
     assert {name: artifact.uri for name, artifact in artifacts.items()} == uris
     assert result.output_artifacts["made"].artifacts[0].uri == uris["made"]
     assert read_bytes(join(bucket, "out/1/part.txt")) == b"in/part.txtin/part.txt"
@@ -146,7 +146,7 @@ def test_a_container_of_kubeflow(bucket, tmp_path, monkeypatch):
     place = {"uri": "minio://mlpipeline/v2/1/baseline", "type": kind}
     invocation = {
         "inputs": {"parameterValues": {"releases": join(bucket, "releases"), "run_key": ""}},
-        "outputs": {"artifacts": {"baseline": {"artifacts": [place]}}, "outputFile": str(tmp_path / "told.json")},
+        "outputs": {"artifacts": {"baseline": {"artifacts": [place]}}, "outputFile": str(tmp_path / "output.json")},
     }
     put(bucket, "artifacts/minio/mlpipeline/v2/1/baseline/half.json")  # of an attempt that was killed
     arguments = ["--executor_class_path", "anchorage_components.find_release.FindRelease_Executor"]
@@ -156,9 +156,9 @@ def test_a_container_of_kubeflow(bucket, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         container.main(["--artifacts", join(bucket, "artifacts"), *arguments])
     assert not ended.value.code
-    [told] = json.loads((tmp_path / "told.json").read_text())["artifacts"]["baseline"]["artifacts"]
-    assert told["uri"] == join(bucket, "artifacts/minio/mlpipeline/v2/1/baseline")
-    assert list(list_files(told["uri"])) == ["baseline.json"]
+    [result] = json.loads((tmp_path / "output.json").read_text())["artifacts"]["baseline"]["artifacts"]
+    assert result["uri"] == join(bucket, "artifacts/minio/mlpipeline/v2/1/baseline")
+    assert list(list_files(result["uri"])) == ["baseline.json"]
 
 
 def test_workers_elsewhere_do_not_see_the_local_folders():

@@ -37,9 +37,9 @@ def test_first_model_is_blessed_and_published(workshop, table, picture):
     why = {"reasons": ["2 items are not in release 1; the limit is 2."], "release": 1}
     published = workshop.publish(index, outputs, trigger_json=json.dumps(why))
     assert published.get_int_custom_property("version") == 1
-    told = json.loads((Path(published.uri) / "release.json").read_text())
-    release = open_release(told["path"])
-    assert release.version == told["version"] == 1
+    result = json.loads((Path(published.uri) / "release.json").read_text())
+    release = open_release(result["path"])
+    assert release.version == result["version"] == 1
     assert release.facts["run_key"] == "k"
     assert release.facts["trigger"] == why
     assert release.facts["metrics"]["map@r"] == report["metrics"]["map@r"]["value"]

@@ -23,7 +23,7 @@ def test_there_are_forty():
 
 
 @pytest.mark.parametrize(
-    ("text", "planted", "told"),
+    ("text", "planted", "expected"),
     [
         ("a = 1", "d - e", "0 times"),
         ("a = b + c\nd = b + c", "d - e", "2 times"),
@@ -31,9 +31,9 @@ def test_there_are_forty():
         ("a = b + c", "b +", "not valid Python"),
     ],
 )
-def test_rejects_a_fault_that_cannot_be_planted(text, planted, told):
+def test_rejects_a_fault_that_cannot_be_planted(text, planted, expected):
     fault = PLANT["Fault"]("name", "file.py", "b + c", planted, "what", ("tests",))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=expected):
         fault.plant(text)
 
 
@@ -41,13 +41,13 @@ def test_table_is_read_back():
     values = {name: "x" for name in PLANT["_COLUMNS"]}
     rows = [{**values, "fault": "one", "mistake": "a | b", "result": PLANT["FOUND"]}]
     rows.append({**values, "fault": "other", "result": PLANT["MISSED"]})
-    page = PLANT["render"](rows, "All told.")
+    page = PLANT["render"](rows, "Summary.")
     assert "1 of 2 found." in page
     assert PLANT["found_in"](page) == {"one"}
 
 
 def test_first_failure_is_named():
-    told = "F\n=== summary ===\nFAILED tests/test_a.py::test_b[x - y] - assert [1] == 2\nERROR tests/test_c.py\n"
-    assert PLANT["first_failure"](told) == "tests/test_a.py::test_b[x - y]"
+    output = "F\n=== summary ===\nFAILED tests/test_a.py::test_b[x - y] - assert [1] == 2\nERROR tests/test_c.py\n"
+    assert PLANT["first_failure"](output) == "tests/test_a.py::test_b[x - y]"
     assert PLANT["first_failure"]("ERROR tests/test_c.py\n") == "tests/test_c.py"
     assert PLANT["first_failure"]("3 passed") == ""

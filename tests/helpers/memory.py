@@ -14,7 +14,7 @@ from pathlib import Path
 MEASURABLE = {"TF_ENABLE_ONEDNN_OPTS": "0", "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
 
 
-def held(field: str) -> int:
+def process_memory(field: str) -> int:
     """A figure of this process in bytes: `VmRSS` is resident now, `VmHWM` was at most, `VmData` may become so."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field + ":"))
     return int(line.split()[1]) * 1024
@@ -24,9 +24,9 @@ def resident_peak(step: Callable[[], object]) -> float:
     """MiB by which the resident memory of this process grows at most during a step; its first call is not typical."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now; needs no privileges
-    before = held("VmRSS")
+    before = process_memory("VmRSS")
     step()
-    return (held("VmHWM") - before) / 2**20
+    return (process_memory("VmHWM") - before) / 2**20
 
 
 def cap_data(size: int) -> None:

@@ -182,9 +182,9 @@ def test_deploy_run_and_roll_back(compiled, monkeypatch, tmp_path, capsys):
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", host)
         assert anchorage("run", file)[0] == 2  # not deployed
         assert anchorage("deploy", file)[0] == 0
-        status, told = anchorage("deploy", file)
-        assert "as deployed before" in told.out
-        assert "schedule cron 0 0 3 * * 1" in told.out
+        status, output = anchorage("deploy", file)
+        assert "as deployed before" in output.out
+        assert "schedule cron 0 0 3 * * 1" in output.out
         [version] = store.versions.values()
         assert version["spec"] == compiled["plain"].read_text()
         changes = ("--set", "training.epochs=7", "--set", "evaluation.max_drop=0.5", "--set", "loss.params.alpha=8")
@@ -197,17 +197,17 @@ def test_deploy_run_and_roll_back(compiled, monkeypatch, tmp_path, capsys):
         settings = json.loads(json.loads(parameters["training"])["settings_json"])
         assert (settings["training"]["epochs"], settings["loss"]["params"]["alpha"]) == (7, 8)
         assert json.loads(parameters["evaluation"])["max_drop"] == 0.5
-        status, told = anchorage("run", file, "--set", "index.neighbors=3")
-        assert (status, "E_RUN_PARAMETER" in told.err, "BuildIndex" in told.err) == (2, True, True)
+        status, output = anchorage("run", file, "--set", "index.neighbors=3")
+        assert (status, "E_RUN_PARAMETER" in output.err, "BuildIndex" in output.err) == (2, True, True)
         assert anchorage("run", file, "--set", "training.epochs=-1")[0] == 2
         changes = ("--set", "trigger.max_age_days=7", "--set", 'trigger.drift=""')
-        status, told = anchorage("run", file, "--if-needed", *changes, "--json")
-        assert json.loads(json.loads(told.out)["parameters"]["trigger"]) == {"max_age_days": 7}
-        status, told = anchorage("run", file, "--if-needed", *changes, "--set", "trigger.max_age_days=0")
-        assert (status, "E_TRIGGER_MISSING" in told.err) == (2, True)
+        status, output = anchorage("run", file, "--if-needed", *changes, "--json")
+        assert json.loads(json.loads(output.out)["parameters"]["trigger"]) == {"max_age_days": 7}
+        status, output = anchorage("run", file, "--if-needed", *changes, "--set", "trigger.max_age_days=0")
+        assert (status, "E_TRIGGER_MISSING" in output.err) == (2, True)
         assert anchorage("deploy", file, "--set", "training.epochs=9")[0] == 0
-        status, told = anchorage("roll-back", file, "--json")
-        assert json.loads(told.out)["version"] == version["display_name"]
+        status, output = anchorage("roll-back", file, "--json")
+        assert json.loads(output.out)["version"] == version["display_name"]
         assert "paused" in anchorage("pause", file)[1].out
         assert "paused" not in anchorage("resume", file)[1].out
 
@@ -239,13 +239,13 @@ def test_a_budget_is_a_run_parameter_of_its_type(compiled, capsys):
         ("tuning.tries=2", ""),
     ):
         assert main(["kubeflow", "run", str(file), "--set", wrong]) == 2  # before it asks a server
-        told = capsys.readouterr().err
-        assert "E_EXPERIMENT" in told
-        assert wrong.partition("=")[0] in told
-        assert expected in told
+        stderr = capsys.readouterr().err
+        assert "E_EXPERIMENT" in stderr
+        assert wrong.partition("=")[0] in stderr
+        assert expected in stderr
 
 
-def test_mistakes_are_told(compiled, capsys):
+def test_mistakes_are_reported(compiled, capsys):
     source = str(compiled["plain"].with_suffix(".toml"))
     for arguments, code in (
         (["--output", "pipeline.json"], "E_OUTPUT_SUFFIX"),

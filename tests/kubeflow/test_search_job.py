@@ -26,8 +26,9 @@ def test_each_replica_knows_its_part(manifests, tmp_path, index, name, address):
     (tmp_path / "anchorage").write_text('#!/bin/sh\nenv\necho "ARGUMENTS=$*"\n')
     (tmp_path / "anchorage").chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "JOB_COMPLETION_INDEX": index}
-    told = subprocess.run([*container["command"], *container["args"]], env=environment, capture_output=True, text=True)
-    found = dict(line.split("=", 1) for line in told.stdout.splitlines())
+    command = [*container["command"], *container["args"]]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    found = dict(line.split("=", 1) for line in process.stdout.splitlines())
     assert (found["KERASTUNER_TUNER_ID"], found["KERASTUNER_ORACLE_IP"]) == (name, address)
     assert found["KERASTUNER_ORACLE_PORT"] == "8000"
     assert found["ARGUMENTS"].startswith("tune /mnt/anchorage/")

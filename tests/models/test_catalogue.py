@@ -18,20 +18,20 @@ def test_every_loss_of_the_table_is_described():
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_the_description_read_from_the_source_is_that_of_the_class(name):
-    cls, told = LOSSES[name], DESCRIBED[name]
-    assert told.parameters == constructor_parameters(cls)
-    assert list(told.parameters) == list(constructor_parameters(cls))
-    assert told.text == inspect.getdoc(cls)
-    assert told.summary == told.text.splitlines()[0]
-    assert told.paper == sys.modules[cls.__module__].__doc__.splitlines()[0]
-    assert told.paper.rstrip(".")[-1].isalnum()
-    assert describe_loss(name) == told
+    cls, expected = LOSSES[name], DESCRIBED[name]
+    assert expected.parameters == constructor_parameters(cls)
+    assert list(expected.parameters) == list(constructor_parameters(cls))
+    assert expected.text == inspect.getdoc(cls)
+    assert expected.summary == expected.text.splitlines()[0]
+    assert expected.paper == sys.modules[cls.__module__].__doc__.splitlines()[0]
+    assert expected.paper.rstrip(".")[-1].isalnum()
+    assert describe_loss(name) == expected
 
 
 def test_a_class_from_outside_is_described_too():
-    told = describe_loss("keras.losses:Circle")
-    assert told.parameters["margin"] == 0.4
-    assert "Circle Loss" in told.summary
+    description = describe_loss("keras.losses:Circle")
+    assert description.parameters["margin"] == 0.4
+    assert "Circle Loss" in description.summary
 
 
 def test_an_unknown_name_gets_the_nearest():

@@ -26,7 +26,7 @@ def rows():
         ("snr", lambda a, b: np.var(a[:, None] - b[None], axis=2, ddof=1) / np.var(a, axis=1, ddof=1)[:, None]),
     ],
 )
-def test_measures(rows, name, oracle):
+def test_measures_equal_their_oracles(rows, name, oracle):
     np.testing.assert_allclose(find_measure(name).matrix(*rows), oracle(*rows), rtol=1e-10)
 
 

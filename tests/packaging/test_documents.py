@@ -61,7 +61,7 @@ def test_picture_of_the_layers_is_the_contract():
 
 def test_every_direct_dependency_has_a_row_in_the_readme():
     rows = re.findall(r"^\| ([\w, -]+) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    told = {name.strip() for row in rows for name in row.split(",")}
+    listed = {name.strip() for row in rows for name in row.split(",")}
     asked = set()
     for folder in ("models", "components", "pipeline", "."):
         facts = _facts(folder)
@@ -69,4 +69,4 @@ def test_every_direct_dependency_has_a_row_in_the_readme():
         groups = [*project.get("optional-dependencies", {}).values(), *facts.get("dependency-groups", {}).values()]
         needs = [need for group in [project["dependencies"], *groups] for need in group if isinstance(need, str)]
         asked |= {re.match(r"[\w.-]+", need)[0] for need in needs}
-    assert {name for name in asked if not name.startswith("anchorage")} - told == set()
+    assert {name for name in asked if not name.startswith("anchorage")} - listed == set()

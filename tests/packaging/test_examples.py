@@ -38,10 +38,10 @@ def run_here(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_losses_only(tmp_path):
-    told = run("losses_only.py", cwd=tmp_path)
+def test_losses_only_improves_retrieval(tmp_path):
+    output = run("losses_only.py", cwd=tmp_path)
     values = {
-        name: (float(a), float(b)) for name, a, b in re.findall(r"(\S+) on .*: ([\d.]+) .*, ([\d.]+) after", told)
+        name: (float(a), float(b)) for name, a, b in re.findall(r"(\S+) on .*: ([\d.]+) .*, ([\d.]+) after", output)
     }
     assert set(values) == {"recall@1", "map@r"}
     for before, after in values.values():
@@ -50,25 +50,25 @@ def test_losses_only(tmp_path):
 
 
 @pytest.mark.thorough
-def test_own_loss(tmp_path):
-    told = run("own_loss.py", tmp_path, cwd=tmp_path)
-    first, last = re.search(r"loss: ([\d.]+) in the first epoch, ([\d.]+) in the last", told).groups()
+def test_own_loss_trains_and_is_loaded(tmp_path):
+    output = run("own_loss.py", tmp_path, cwd=tmp_path)
+    first, last = re.search(r"loss: ([\d.]+) in the first epoch, ([\d.]+) in the last", output).groups()
     assert float(last) < 0.8 * float(first)
-    assert "loaded with push=2.0" in told
+    assert "loaded with push=2.0" in output
 
 
 @pytest.mark.thorough
-def test_own_data(tmp_path, run_here):
-    told = run_here(FOLDER / "own_data.py", tmp_path / "out")
-    values = re.search(r"\{.*\}", told).group()
+def test_own_data_is_trained_searched_and_exported(tmp_path, run_here):
+    output = run_here(FOLDER / "own_data.py", tmp_path / "out")
+    values = re.search(r"\{.*\}", output).group()
     assert "'recall@1'" in values
-    assert len(re.findall(r"^\S+ -> \S+ \(\d\.\d\d\)$", told, re.MULTILINE)) == 3
+    assert len(re.findall(r"^\S+ -> \S+ \(\d\.\d\d\)$", output, re.MULTILINE)) == 3
     assert (tmp_path / "out" / "saved_model").is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.thorough
-def test_quickstart(tmp_path):
+def test_quickstart_runs_as_a_script(tmp_path):
     cells = json.loads((FOLDER / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
     code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
     assert all(cell.get("outputs", []) == [] for cell in cells)  # stored without results, which would become old

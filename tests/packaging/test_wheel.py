@@ -31,10 +31,10 @@ def build_wheel(project, folder):
     source = folder / project
     shutil.copytree(ROOT / project, source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", build, str(source.parent)], cwd=source, check=True, capture_output=True, text=True
     )
-    return source.parent / told.stdout.split()[-1]
+    return source.parent / process.stdout.split()[-1]
 
 
 def test_wheel_holds_the_code_and_its_types_alone(wheel):
@@ -101,10 +101,10 @@ def test_user_trains_saves_and_loads_beside_a_models_package_of_their_own(wheel,
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout.splitlines()[-1])
-        print(python, told["python"], told["backend"])
-        assert not TOO_MUCH & set(told["modules"])
-        assert not _others(python) & set(told["modules"])
+        result = json.loads(done.stdout.splitlines()[-1])
+        print(python, result["python"], result["backend"])
+        assert not TOO_MUCH & set(result["modules"])
+        assert not _others(python) & set(result["modules"])
 
 
 def _others(python):

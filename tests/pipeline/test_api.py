@@ -34,9 +34,9 @@ def test_evaluate_gives_metrics(tmp_path):
     vectors = np.repeat(np.eye(3, dtype=np.float32), 2, axis=0)
     columns = (["a", "b", "c", "d", "e", "f"], list("xxyyzz"), ["both"] * 6, ["test"] * 6)
     write_table(tmp_path / "table.parquet", Embeddings(*(np.array(column, object) for column in columns), vectors))
-    told = api.evaluate(tmp_path / "table.parquet", tmp_path / "out", ["recall@1"], keep_neighbors=1)
-    assert told["values"] == {"recall@1": 1.0}
-    assert (told["queries"], told["gallery"]) == (6, 6)
+    result = api.evaluate(tmp_path / "table.parquet", tmp_path / "out", ["recall@1"], keep_neighbors=1)
+    assert result["values"] == {"recall@1": 1.0}
+    assert (result["queries"], result["gallery"]) == (6, 6)
 
 
 def test_a_missing_release_is_refused(tmp_path):

@@ -40,7 +40,7 @@ def test_enough_classes_of_good_images_have_no_warning(cautions):
     assert cautions(even(60), test_share=1 / 3, val_share=0.5) == []
 
 
-def test_few_classes(cautions):
+def test_few_classes_are_cautioned_about(cautions):
     training, test, validation = cautions(even(8))
     assert training.startswith("few training classes, 3")
     assert test.startswith("4 test classes: the gate needs at least 5")
@@ -55,22 +55,22 @@ def test_few_classes(cautions):
         (16 / 40, "no report of unknown classes, which needs 19;"),
     ],
 )
-def test_few_validation_classes(cautions, val_share, expected):
-    (told,) = cautions(even(60), test_share=1 / 3, val_share=val_share)
-    assert told.startswith(f"{val_share * 40:.0f} validation classes with several images: {expected}")
+def test_few_validation_classes_are_cautioned_about(cautions, val_share, expected):
+    (caution,) = cautions(even(60), test_share=1 / 3, val_share=val_share)
+    assert caution.startswith(f"{val_share * 40:.0f} validation classes with several images: {expected}")
 
 
 def test_images_much_smaller_than_the_network_wants(cautions):
-    (told,) = cautions(even(60), side=47, test_share=1 / 3, val_share=0.5)
-    assert told.startswith("the shorter side of the images is 47 pixels (median), much smaller than")
+    (caution,) = cautions(even(60), side=47, test_share=1 / 3, val_share=0.5)
+    assert caution.startswith("the shorter side of the images is 47 pixels (median), much smaller than")
 
 
 def test_a_class_that_dominates(cautions):
     split = {f"train/{name}": number for name, number in even(12).items()}
     split |= {f"val/v{name}": number for name, number in even(20).items()}
     split |= {f"test/t{name}": number for name, number in even(6).items()} | {"test/most": 13}
-    (told,) = cautions(split)  # 13 of 25 test images
-    assert told.startswith("class 'most' has 52 % of the test images")
+    (caution,) = cautions(split)  # 13 of 25 test images
+    assert caution.startswith("class 'most' has 52 % of the test images")
 
 
 def test_copies_and_shared_classes(cautions):
@@ -88,17 +88,17 @@ def test_a_single_copy(cautions):
     split = {f"train/{name}": number for name, number in even(12).items()}
     split |= {f"val/v{name}": number for name, number in even(20).items()}
     split |= {f"test/t{name}": number for name, number in even(6).items()}
-    (told,) = cautions(split, [("train/c001/0.png", "train/c001/2.png")])
-    assert told == "1 file is a copy of another: train/c001/2.png of train/c001/0.png"
+    (caution,) = cautions(split, [("train/c001/0.png", "train/c001/2.png")])
+    assert caution == "1 file is a copy of another: train/c001/2.png of train/c001/0.png"
 
 
 def test_copies_in_several_splits_make_results_too_good(cautions):
     copies = [("c000/0.png", f"c{number:03}/copy.png") for number in range(1, 40)]
-    *_, told = cautions(even(40), copies, block_on_leaks=False)
-    assert told.endswith("in several splits, which makes results too good")
+    *_, caution = cautions(even(40), copies, block_on_leaks=False)
+    assert caution.endswith("in several splits, which makes results too good")
 
 
 def test_without_labels_there_are_no_results(cautions):
     copies = [("0.png", f"copy {number}.png") for number in range(40)]
-    *_, told = cautions({"": 40}, copies, trained=False, block_on_leaks=False)
-    assert told.endswith("in several splits")
+    *_, caution = cautions({"": 40}, copies, trained=False, block_on_leaks=False)
+    assert caution.endswith("in several splits")

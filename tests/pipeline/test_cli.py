@@ -114,9 +114,9 @@ def test_check_shows_what_the_file_asks_for(folder, capsys, monkeypatch):
     )
     monkeypatch.setattr("anchorage_pipeline.inspection.inspect_data", lambda experiment: ["data     of its own test"])
     assert main(["check", "toy.toml"]) == 0
-    first, *told = capsys.readouterr().out.splitlines()
+    first, *output = capsys.readouterr().out.splitlines()
     assert first == "toy.toml: valid (loss contrastive, encoder small)"
-    assert told == [
+    assert output == [
         "data     of its own test",
         "search   grid, at most 8 trials and 30 minutes of 5 epochs, for map@r on the validation classes; 60 grid "
         "points",
@@ -128,7 +128,7 @@ def test_check_shows_what_the_file_asks_for(folder, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["check", "nowhere.toml"], "E_EXPERIMENT_MISSING"),
         (["check", "toy.toml"], "E_DATA_MISSING"),
@@ -138,11 +138,11 @@ def test_check_shows_what_the_file_asks_for(folder, capsys, monkeypatch):
         (["report"], "E_RELEASE_MISSING"),
     ],
 )
-def test_wrong_use_is_one_line_and_exit_status_2(folder, capsys, arguments, told):
+def test_wrong_use_is_one_line_and_exit_status_2(folder, capsys, arguments, expected):
     (folder / "toy.toml").write_text(_EXPERIMENT.format(path="elsewhere"))
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"anchorage: {told}: ")
+    assert error.startswith(f"anchorage: {expected}: ")
     assert error.count("\n") == 1
 
 
@@ -150,8 +150,8 @@ def test_wrong_use_is_one_line_and_exit_status_2(folder, capsys, arguments, told
 def test_a_comparison_is_sent_where_it_belongs(folder, capsys, verb):
     (folder / "methods.toml").write_text('name = "c"\nexperiment = "toy.toml"\n[[entries]]\nname = "one"')
     assert main([verb, "methods.toml"]) == 2
-    told = "E_EXPERIMENT_KIND: methods.toml is a comparison, not an experiment: `anchorage compare methods.toml`\n"
-    assert capsys.readouterr().err == f"anchorage: {told}"
+    expected = "E_EXPERIMENT_KIND: methods.toml is a comparison, not an experiment: `anchorage compare methods.toml`\n"
+    assert capsys.readouterr().err == f"anchorage: {expected}"
 
 
 def test_a_search_needs_an_image_or_a_description(folder, capsys):
@@ -182,7 +182,7 @@ def test_unknown_words_exit_with_2(folder, arguments):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["chek", "toy.toml"], "Did you mean 'check'?"),
         (["embed", "a.png", "--output", "t.parquet", "--relase", "x"], "--relase x. Did you mean '--release'?"),
@@ -191,13 +191,13 @@ def test_unknown_words_exit_with_2(folder, arguments):
         (["search", "a.png", "--", "--runner=y", "--neighbours"], "E_RELEASE_MISSING"),
     ],
 )
-def test_a_mistyped_word_is_answered_with_the_nearest(folder, capsys, arguments, told):
+def test_a_mistyped_word_is_answered_with_the_nearest(folder, capsys, arguments, expected):
     try:
         status = main(arguments)
     except SystemExit as stopped:
         status = stopped.code
     assert status == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_what_stands_after_two_dashes_goes_to_beam(folder, monkeypatch):
@@ -269,7 +269,7 @@ def test_releases_are_listed_beside_one_whose_manifest_is_a_folder(releases, cap
 
 
 @pytest.mark.parametrize(
-    ("damage", "status", "told"),
+    ("damage", "status", "expected"),
     [
         (lambda path: (path / "current").write_text("x"), 3, "--to VERSION"),
         (lambda path: ((path / "current").unlink(), (path / "current").mkdir()), 3, "--to VERSION"),
@@ -278,13 +278,13 @@ def test_releases_are_listed_beside_one_whose_manifest_is_a_folder(releases, cap
     ],
 )
 def test_releases_are_listed_when_the_pointer_is_damaged_and_the_way_out_is_named(
-    releases, capsys, damage, status, told
+    releases, capsys, damage, status, expected
 ):
     damage(releases)
     assert main(["releases"]) == status
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 4
-    assert told in shown.err
+    assert expected in shown.err
     assert shown.err.count("\n") == 1
 
 

@@ -60,11 +60,11 @@ def test_all_mistakes_are_reported_at_once_with_their_paths(write):
     text = _LEAST + "margin = 3\n[training]\nepochs = -1\nlearning_rat = 3\n[training.optimizer]\nlearning_rate = -1\n"
     with pytest.raises(UsageError) as caught:
         load_experiment(write(text))
-    told = str(caught.value)
+    message = str(caught.value)
     assert caught.value.code == "E_EXPERIMENT"
     for path in ("loss.margin", "training.epochs", "training.learning_rat", "training.optimizer.learning_rate"):
-        assert f"\n  {path} " in told
-    assert told.count("\n") == 4
+        assert f"\n  {path} " in message
+    assert message.count("\n") == 4
 
 
 def test_values_do_not_change_after_loading(write):
@@ -154,7 +154,7 @@ def test_building_blocks_stand_inside_others(write):
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "expected"),
     [
         ("{ margin = { low = 0.5, high = 0.05 } }", "`low` must be below `high`"),
         ("{ margin = { low = 0.0, high = 0.5, sampling = 'log' } }", "must lie above 0"),
@@ -171,8 +171,8 @@ def test_building_blocks_stand_inside_others(write):
         ("{ loss = { name = 'triplet', params = { margin = { low = 0.5 } } } }", "loss.params.loss.params.margin.high"),
     ],
 )
-def test_an_invalid_range_is_reported_once(write, params, told):
-    with pytest.raises(UsageError, match=told) as caught:
+def test_an_invalid_range_is_reported_once(write, params, expected):
+    with pytest.raises(UsageError, match=expected) as caught:
         load_experiment(write(_LEAST + f"params = {params}"))
     assert str(caught.value).count("\n") == 1
 
@@ -183,7 +183,7 @@ def test_only_measured_metrics_can_judge(write):
 
 
 @pytest.mark.parametrize(
-    ("loss", "told"),
+    ("loss", "expected"),
     [
         ("choices = ['triplet']", "loss.choices  Expected a list with at least 2 items"),
         ("choices = ['triplet', 'triplet']", "loss  `choices` must be distinct. Received twice: 'triplet'"),
@@ -196,10 +196,10 @@ def test_only_measured_metrics_can_judge(write):
         ),
     ],
 )
-def test_wrong_parts_to_choose_from_are_reported_once(write, loss, told):
+def test_wrong_parts_to_choose_from_are_reported_once(write, loss, expected):
     with pytest.raises(UsageError) as caught:
         load_experiment(write(f"name = 'toy'\ndata = {{ path = '.' }}\n[loss]\n{loss}\n"))
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert str(caught.value).count("\n") == 1
 
 
@@ -318,13 +318,13 @@ def test_every_key_of_evaluation_reaches_the_judge(write):
     assert (judged.metrics, judged.max_drop, judged.force, judged.seed) == (("recall@1", "map@r"), 0.25, "a trial", 6)
 
 
-def test_overrides_replace_values_and_the_source_tells_how_to_run_it_again(write):
+def test_overrides_replace_values_and_are_part_of_the_command_of_the_source(write):
     path = write(_LEAST)
     experiment = load_experiment(path, ["seed=5", "data.path=my photos"])
     assert (experiment.seed, experiment.data.path) == (5, "my photos")
     assert experiment.source.text == path.read_text()
-    told = shlex.split(experiment.source.command("run"))
-    assert told == ["anchorage", "run", str(path), "--set", "seed=5", "--set", "data.path=my photos"]
+    result = shlex.split(experiment.source.command("run"))
+    assert result == ["anchorage", "run", str(path), "--set", "seed=5", "--set", "data.path=my photos"]
     by_file = load_experiment(
         write(_LEAST.replace('name = "toy"', 'name = "toy"\nseed = 5').replace("images", "my photos"))
     )

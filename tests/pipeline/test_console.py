@@ -26,7 +26,7 @@ def command():
         (True, True, {"value": None, "file": "a/b", "rows": [[1, 0.5]]}, ""),
     ],
 )
-def test_streams(capsys, as_json, quiet, out, err):
+def test_results_and_progress_go_to_separate_streams(capsys, as_json, quiet, out, err):
     with console(as_json=as_json, quiet=quiet):
         command()
     shown = capsys.readouterr()
@@ -58,17 +58,17 @@ def test_check_as_json(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("anchorage_pipeline.inspection.inspect_data", lambda experiment: ["data     20 images"])
     assert main(["check", "toy.toml", "--json", "--set", "loss.params.neg_margin={ low = 0.1, high = 0.5 }"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    [margin] = told["ranges"]
+    result = json.loads(capsys.readouterr().out)
+    [margin] = result["ranges"]
     assert {key: value for key, value in margin.items() if value is not None} == {
         "path": "loss.params.neg_margin",
         "low": 0.1,
         "high": 0.5,
         "sampling": "linear",
     }
-    assert told["grid_points"] == 5
-    assert told["experiment"]["name"] == "toy"
-    assert told["data"] == {"data": "20 images"}
+    assert result["grid_points"] == 5
+    assert result["experiment"]["name"] == "toy"
+    assert result["data"] == {"data": "20 images"}
     assert main(["check", "toy.toml", "--json", "--set", "loss.params.marge=1"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""

@@ -1,4 +1,4 @@
-"""The list of encoders and the preset of a release, told without loading Keras."""
+"""The list of encoders and the description of a preset, without loading Keras."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def test_size_and_license_of_a_preset(name, size, license_):
     assert found.parameters == keras_hub.models.Backbone.presets[name]["metadata"]["params"]
 
 
-def test_patterns():
+def test_encoders_are_listed_by_pattern():
     assert {found.name for found in list_encoders("DINOv2_small")} == {"hub:dinov2_small"}
     assert [found.name for found in list_encoders("hub:clip*336")] == ["hub:clip_vit_large_patch14_336"]
     assert list_encoders("nothing like it") == []

@@ -77,8 +77,8 @@ def test_vectors_go_to_a_folder_with_the_items_added_since(tmp_path, monkeypatch
         Item("of another model", vector=vectors[0], fingerprint="other"),
     ])  # fmt: skip
     assert main(["export", "vectors", "releases", "--to", "parquet"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told == [
+    output = capsys.readouterr().out.splitlines()
+    assert output == [
         "vectors  0 of 31",
         "vectors  31 of 31",
         "export   31 items of release 1 to releases-1-parquet",

@@ -57,9 +57,9 @@ def test_a_store_that_is_not_there_is_not_created(folder, tmp_path, capsys):
 def test_an_index_that_serves_other_rows_fails_with_status_5(folder, capsys, monkeypatch):
     monkeypatch.setattr("anchorage.serving.follower.load_vectors", lambda folder: np.roll(VECTORS, 1, axis=0))
     assert main(["index", "audit", "--release", str(folder)]) == 5
-    told = capsys.readouterr()
-    assert "E_INDEX_RECALL" in told.err
-    assert "misses item" in told.out
+    output = capsys.readouterr()
+    assert "E_INDEX_RECALL" in output.err
+    assert "misses item" in output.out
 
 
 def write(path, rows, fingerprint="f" * 64):
@@ -88,8 +88,8 @@ def table(tmp_path):
 )
 def test_an_index_of_a_table(table, capsys, more, shards):
     assert build(table, *more) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["rows"], told["shards"], told["recall"], told["model_fingerprint"]) == (40, shards, 1, "f" * 64)
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["rows"], facts["shards"], facts["recall"], facts["model_fingerprint"]) == (40, shards, 1, "f" * 64)
     folder = table / "catalogue/index"
     assert [path.name for path in folder.parent.iterdir()] == ["index"]
     assert read_ids(folder / "ids.parquet")["id"].tolist() == [f"id {row}" for row in range(40)]

@@ -47,8 +47,8 @@ def test_f24_a_killed_holder_leaves_the_folder_free(tmp_path, holder):
     holder.wait()
     assert json.loads((tmp_path / "runs/toy" / LOCK).read_text())["pid"] == holder.pid
     with hold_folder(tmp_path / "runs/toy", "mine"):
-        told = json.loads((tmp_path / "runs/toy" / LOCK).read_text())
-        assert (told["pid"], told["experiment"]) == (os.getpid(), "mine")
+        result = json.loads((tmp_path / "runs/toy" / LOCK).read_text())
+        assert (result["pid"], result["experiment"]) == (os.getpid(), "mine")
     assert (tmp_path / "runs/toy" / LOCK).read_text() == ""
 
 

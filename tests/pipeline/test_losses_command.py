@@ -19,8 +19,8 @@ _LIST = [sys.executable, "-m", "anchorage_pipeline.cli", "losses"]
 
 def entries(listing):
     """Name of a loss to all that is said of it, folded lines joined again."""
-    told = [list(map(str.strip, entry.splitlines())) for entry in re.split(r"\n(?=\S)", listing)]
-    return {name: " ".join(lines) for name, *lines in told}
+    rows = [list(map(str.strip, entry.splitlines())) for entry in re.split(r"\n(?=\S)", listing)]
+    return {name: " ".join(lines) for name, *lines in rows}
 
 
 @pytest.mark.parametrize("columns", ["500", "80", "24"])
@@ -28,12 +28,12 @@ def test_losses_lists_whole_names_papers_and_defaults_at_any_width(capsys, monke
     monkeypatch.setenv("COLUMNS", columns)
     show_losses(None)
     listing = capsys.readouterr().out
-    told = entries(listing)
-    assert list(told) == sorted(LOSSES)
-    assert "Hadsell, Chopra & LeCun, CVPR 2006, equation 4." in told["contrastive"]
-    assert "neg_margin=1.0" in told["contrastive"]
-    assert told["arcface"].endswith("section 3.2. num_classes, margin=28.6, scale=64.0, sub_centers=1, reducer='mean'")
-    assert told["arcface"].startswith("also known as: subcenter_arcface (sub_centers=3) ArcFace: Deng")
+    shown = entries(listing)
+    assert list(shown) == sorted(LOSSES)
+    assert "Hadsell, Chopra & LeCun, CVPR 2006, equation 4." in shown["contrastive"]
+    assert "neg_margin=1.0" in shown["contrastive"]
+    assert shown["arcface"].endswith("section 3.2. num_classes, margin=28.6, scale=64.0, sub_centers=1, reducer='mean'")
+    assert shown["arcface"].startswith("also known as: subcenter_arcface (sub_centers=3) ArcFace: Deng")
     assert not any(cut in listing for cut in ("\N{HORIZONTAL ELLIPSIS}", "...", "\N{NO-BREAK SPACE}"))
     if columns == "80":
         assert max(map(len, listing.splitlines())) <= 80
@@ -79,8 +79,8 @@ def test_losses_shows_a_loss_of_ones_own(capsys, monkeypatch, tmp_path):
     )
     monkeypatch.syspath_prepend(tmp_path)
     show_losses("own_listed_loss:CentreLoss")
-    told = capsys.readouterr().out
-    assert told == (
+    output = capsys.readouterr().out
+    assert output == (
         "own_listed_loss:CentreLoss(weight, power=2)\nCentres: nobody, nowhere, 2030.\n\nDraws rows to the mean.\n"
     )
     show_losses("own_listed_loss:BareLoss")

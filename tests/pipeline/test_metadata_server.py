@@ -99,7 +99,7 @@ def test_a_server_that_cannot_be_reached_is_named_with_what_to_check(tmp_path):
     assert metadata.read_states("any") is None
 
 
-def test_urls():
+def test_urls_are_parsed():
     assert parse_url("postgresql://me@db.example:5433/runs") == Address(
         "postgresql", "db.example", 5433, "", "me", "runs"
     )

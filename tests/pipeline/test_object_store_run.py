@@ -133,7 +133,7 @@ def test_a_run_on_a_bucket_equals_one_on_disk(either_bucket, table, tmp_path, mo
         ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "{bucket}/shop", "E_OBJECT_CREDENTIALS"),
     ],
 )
-def test_what_cannot_be_reached_is_told_before_anything_starts(
+def test_unreachable_places_are_reported_before_anything_starts(
     make_bucket, tmp_path, monkeypatch, capsys, setting, change, place, code
 ):
     make_bucket("gs")

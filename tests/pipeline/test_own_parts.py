@@ -1,4 +1,4 @@
-"""Losses, methods, samplers and encoders of a user's own that fail: told with file and line, before anything runs."""
+"""Errors in a user's own losses, methods, samplers and encoders are reported with file and line before a run."""
 
 from textwrap import dedent, indent
 
@@ -44,7 +44,7 @@ def check(tmp_path, monkeypatch, request):
             check_file("own.toml")
         assert caught.value.exit_status == 2
         _, *lines = str(caught.value).splitlines()
-        return {path: told.replace(module, "own") for path, told in (line.split(maxsplit=1) for line in lines)}
+        return {path: text.replace(module, "own") for path, text in (line.split(maxsplit=1) for line in lines)}
 
     return check
 
@@ -61,7 +61,7 @@ def test_a_sound_loss_passes(check):
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "expected"),
     [
         ("import sys\n\nsys.exit(0)\n", "it calls sys.exit(0) (SystemExit in own.py, line 3, 'own:OwnLoss')"),
         ("raise RuntimeError('no\\nlicence')\n", "no licence (RuntimeError in own.py, line 1, 'own:OwnLoss')"),
@@ -75,14 +75,14 @@ def test_a_sound_loss_passes(check):
         ("assert False\n", "no message (AssertionError in own.py, line 1"),
     ],
 )
-def test_a_module_that_fails_on_import(check, source, told):
+def test_a_module_that_fails_on_import(check, source, expected):
     found = check(source, _OWN_LOSS)
     assert list(found) == ["loss.name"]
-    assert told in found["loss.name"]
+    assert expected in found["loss.name"]
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "expected"),
     [
         (loss(init="raise RuntimeError('boom')"), "boom (RuntimeError in own.py, line 8, 'own:OwnLoss')"),
         (loss(init="raise SystemExit(0)"), "it calls sys.exit(0) (SystemExit in own.py, line 8"),
@@ -102,10 +102,10 @@ def test_a_module_that_fails_on_import(check, source, told):
         (loss(call="return value + ops.sqrt(0.0 * value)"), "a finite gradient"),
     ],
 )
-def test_a_loss_that_fails_when_it_is_made_or_called(check, source, told):
+def test_a_loss_that_fails_when_it_is_made_or_called(check, source, expected):
     found = check(source, _OWN_LOSS)
     assert list(found) == ["loss"]
-    assert told in found["loss"]
+    assert expected in found["loss"]
     assert "Exception encountered" not in found["loss"]
 
 
@@ -132,7 +132,7 @@ class OwnSampler:
 
 
 @pytest.mark.parametrize(
-    ("init", "batch", "told"),
+    ("init", "batch", "expected"),
     [
         ("pass", "return np.arange(8)", None),
         ("raise OSError('no index')", "return np.arange(8)", "no index (OSError in own.py, line 9"),
@@ -140,12 +140,12 @@ class OwnSampler:
         ("pass", "return ['a', 'b']", "Expected `batch` to return row numbers"),
     ],
 )
-def test_a_sampler_of_ones_own(check, init, batch, told):
+def test_a_sampler_of_ones_own(check, init, batch, expected):
     experiment = "[loss]\nname = 'contrastive'\n[training]\nsampler = { name = 'MODULE:OwnSampler' }\n"
-    found = check(_SAMPLER.format(init=init, batch=batch), experiment, sound=told is None)
-    if told is not None:
+    found = check(_SAMPLER.format(init=init, batch=batch), experiment, sound=expected is None)
+    if expected is not None:
         assert list(found) == ["training.sampler"]
-        assert told in found["training.sampler"]
+        assert expected in found["training.sampler"]
 
 
 _METHOD = """
@@ -161,7 +161,7 @@ class OwnMethod(Method):
 
 
 @pytest.mark.parametrize(
-    ("prepare", "body", "told"),
+    ("prepare", "body", "expected"),
     [
         ("pass", "return 2.0 * inner(step)", None),
         ("raise RuntimeError('boom')", "return inner(step)", "boom (RuntimeError in own.py, line 6)"),
@@ -169,28 +169,28 @@ class OwnMethod(Method):
         ("pass", "raise SystemExit(0)", "it calls sys.exit(0) (SystemExit in own.py, line 9)"),
     ],
 )
-def test_a_method_of_ones_own(check, prepare, body, told):
+def test_a_method_of_ones_own(check, prepare, body, expected):
     experiment = "[loss]\nname = 'contrastive'\n[training]\nmethods = [{ name = 'MODULE:OwnMethod' }]\n"
-    found = check(_METHOD.format(prepare=prepare, loss=body), experiment, sound=told is None)
-    if told is not None:
+    found = check(_METHOD.format(prepare=prepare, loss=body), experiment, sound=expected is None)
+    if expected is not None:
         assert list(found) == ["training.methods.0"]
-        assert told in found["training.methods.0"]
+        assert expected in found["training.methods.0"]
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "expected"),
     [
         ("return keras.layers.Conv2D(8, 3)(pixels)", None),
         ("raise RuntimeError('boom')", "boom (RuntimeError in own.py, line 5, 'own:trunk')"),
         ("return None", "(ValueError in 'own:trunk')"),
     ],
 )
-def test_an_encoder_of_ones_own(check, body, told):
+def test_an_encoder_of_ones_own(check, body, expected):
     source = f"import keras\n\n\ndef trunk(pixels, weights=None):\n    {body}\n"
-    found = check(source, "[loss]\nname = 'contrastive'\n[encoder]\nname = 'MODULE:trunk'\n", sound=told is None)
-    if told is not None:
+    found = check(source, "[loss]\nname = 'contrastive'\n[encoder]\nname = 'MODULE:trunk'\n", sound=expected is None)
+    if expected is not None:
         assert list(found) == ["encoder"]
-        assert told in found["encoder"]
+        assert expected in found["encoder"]
 
 
 @pytest.mark.parametrize("verb", ["check", "train", "run", "losses"])
@@ -201,7 +201,7 @@ def test_a_module_that_exits_does_not_make_a_command_succeed(verb, tmp_path, mon
     (tmp_path / "own.toml").write_text(f"{_REST}{_SMALL}[loss]\nname = 'exits:OwnLoss'\n")
     (tmp_path / "a").mkdir()
     assert main([verb, "exits:OwnLoss" if verb == "losses" else "own.toml"]) == 2
-    told = capsys.readouterr().err
-    assert "it calls sys.exit(0) (SystemExit in exits.py, line 4" in told
-    assert "Traceback" not in told
+    stderr = capsys.readouterr().err
+    assert "it calls sys.exit(0) (SystemExit in exits.py, line 4" in stderr
+    assert "Traceback" not in stderr
     assert not (tmp_path / "runs").exists()

@@ -50,7 +50,7 @@ def test_a_sound_experiment_passes(check):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "path", "told"),
+    ("old", "new", "path", "expected"),
     [
         ('name = "small"', 'name = "small"\ncache = true', "encoder.cache", "random features"),
         ('name = "small"', 'name = "small"\ncached_copies = 2', "encoder.cached_copies", "needs `cache` = true"),
@@ -117,14 +117,14 @@ def test_a_sound_experiment_passes(check):
         ("[training]", "[evaluation]\nmetrics = ['map@r', 'recal@1']\n[training]", "evaluation.metrics.1", "recall@k"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_path(check, old, new, path, told):
+def test_what_is_wrong_is_named_with_its_path(check, old, new, path, expected):
     with pytest.raises(UsageError) as caught:
         check(old, new)
     head, *lines = str(caught.value).splitlines()
     assert head == "E_EXPERIMENT: the experiment 'toy' has mistakes:"
     assert len(lines) == 1
     assert lines[0].split()[0] == path
-    assert told in lines[0]
+    assert expected in lines[0]
 
 
 _CONTRASTIVE = 'name = "contrastive"\nparams = {}'
@@ -133,7 +133,7 @@ _REST = '[encoder]\nname = "small"\n[training]'
 
 
 @pytest.mark.parametrize(
-    ("loss", "encoder", "training", "path", "told"),
+    ("loss", "encoder", "training", "path", "expected"),
     [
         (
             _CONTRASTIVE,
@@ -200,14 +200,14 @@ _REST = '[encoder]\nname = "small"\n[training]'
         ),
     ],
 )
-def test_rejects_parts_that_do_not_fit_before_anything_runs(check, loss, encoder, training, path, told):
+def test_rejects_parts_that_do_not_fit_before_anything_runs(check, loss, encoder, training, path, expected):
     with pytest.raises(UsageError) as caught:
         check(f"{_MULTI_PROXY}\n{_REST}", f"{loss}\n[encoder]\nname = 'small'\n{encoder}\n[training]\n{training}")
     head, *lines = str(caught.value).splitlines()
     assert head == "E_EXPERIMENT: the experiment 'toy' has mistakes:"
     assert len(lines) == 1
     assert lines[0].split()[0].removeprefix("training.") == path
-    assert told in lines[0]
+    assert expected in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ metrics = ["map@r", "recal@1"]
 
 
 def check_text(tmp_path, text):
-    """The mistakes that are told of a file: what is wrong by path, in order."""
+    """The mistakes reported for a file, by path, in order."""
     (tmp_path / "experiment.toml").write_text(text)
     with pytest.raises(UsageError) as caught:
         check_file(tmp_path / "experiment.toml")
@@ -267,18 +267,18 @@ def check_text(tmp_path, text):
 
 
 def test_mistakes_found_without_keras_are_reported_first(tmp_path):
-    told = check_text(tmp_path, _WRONG)
-    assert sorted(told) == ["data.path", "evaluation.metrics.1", "name", "sed", "training.epochs"]
+    result = check_text(tmp_path, _WRONG)
+    assert sorted(result) == ["data.path", "evaluation.metrics.1", "name", "sed", "training.epochs"]
 
 
-def test_a_file_full_of_mistakes_tells_all_of_them_at_once(tmp_path, monkeypatch):
+def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     right = {"Toy": "toy", "sed = 1": "", "nowhere": ".", "epochs = -1": "epochs = 1", "recal@1": "recall@1"}
     text = _WRONG
     for wrong, mended in right.items():
         text = text.replace(wrong, mended)
-    told = check_text(tmp_path, text)
-    assert sorted(told) == [
+    result = check_text(tmp_path, text)
+    assert sorted(result) == [
         "encoder.head.name",
         "encoder.name",
         "loss.params.los",
@@ -295,8 +295,8 @@ def test_a_file_full_of_mistakes_tells_all_of_them_at_once(tmp_path, monkeypatch
         "training.sampler.params",
         "training.sampler.params.class",
     ]
-    assert told["training.sampler.params"].startswith("'class_batches' needs ['classes']")
-    assert "Did you mean 'triplet'?" in told["loss.params.loss.name"]
+    assert result["training.sampler.params"].startswith("'class_batches' needs ['classes']")
+    assert "Did you mean 'triplet'?" in result["loss.params.loss.name"]
 
 
 @pytest.mark.parametrize(
@@ -392,5 +392,5 @@ def test_a_file_that_the_schema_refuses_loads_neither_keras_nor_tensorflow(tmp_p
         [sys.executable, "-c", code, str(tmp_path / "wrong.toml")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    told = done.stderr.partition("wrong.toml has mistakes:\n")[2]
-    assert len(told.splitlines()) == 5
+    result = done.stderr.partition("wrong.toml has mistakes:\n")[2]
+    assert len(result.splitlines()) == 5

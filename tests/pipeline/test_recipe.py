@@ -97,12 +97,12 @@ def test_a_range_is_a_written_value():
         "proxies": None,
         "trunk": {"low": 0.01, "high": 0.3, "sampling": "linear", "step": None, "default": None},
     }
-    told = explain_recipe(searched, COUNTS)
-    assert "rate_factors.trunk" not in told
-    assert "rate_factors.proxies" in told
+    result = explain_recipe(searched, COUNTS)
+    assert "rate_factors.trunk" not in result
+    assert "rate_factors.proxies" in result
 
 
 def test_the_choices_of_the_recipe_are_shown_before_a_run():
-    told = explain_recipe(experiment(encoder={"name": "small"}), [7] * 300)
-    assert told.startswith("recipe for a trunk with random weights, 300 training classes of 7 images")
-    assert "multi_proxy_anchor" in told
+    result = explain_recipe(experiment(encoder={"name": "small"}), [7] * 300)
+    assert result.startswith("recipe for a trunk with random weights, 300 training classes of 7 images")
+    assert "multi_proxy_anchor" in result

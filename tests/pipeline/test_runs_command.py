@@ -42,12 +42,12 @@ def folder(tmp_path, monkeypatch):
 
 def test_runs_are_listed_with_verdict_metrics_and_release(folder, capsys):
     assert main(["runs"]) == 0
-    told = capsys.readouterr().out
-    assert "2026-02-01 08:00  shop   FIRST   map@r 50.0  release 1\n" in told
-    assert "2026-03-01 08:00  shop   HOLD    map@r 40.0\n" in told
-    assert "anchorage run shop.toml  runs/shop/artifacts/EvaluateRetrieval/report/7/report.html" in told
-    assert "shop   train   recall@1 25.0\n" in told
-    assert "other  run     cannot be read: JSONDecodeError" in told
+    output = capsys.readouterr().out
+    assert "2026-02-01 08:00  shop   FIRST   map@r 50.0  release 1\n" in output
+    assert "2026-03-01 08:00  shop   HOLD    map@r 40.0\n" in output
+    assert "anchorage run shop.toml  runs/shop/artifacts/EvaluateRetrieval/report/7/report.html" in output
+    assert "shop   train   recall@1 25.0\n" in output
+    assert "other  run     cannot be read: JSONDecodeError" in output
 
 
 def test_runs_as_json_have_settings_and_all_metrics(folder, capsys):

@@ -54,9 +54,9 @@ def search(*arguments):
 def test_a_picture_that_cannot_be_written_is_refused_before_the_search(folder, monkeypatch, capsys, picture):
     monkeypatch.setattr(anchorage.serving.searcher, "Searcher", lambda release: pytest.fail("searched"))
     assert search("--picture", picture) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("anchorage: E_PICTURE_PLACE: `--picture` must name a file in an existing folder.")
-    assert told.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("anchorage: E_PICTURE_PLACE: `--picture` must name a file in an existing folder.")
+    assert stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("query", ["absent.png", "photos"])
@@ -85,9 +85,9 @@ def test_vectors_with_ids_are_drawn_with_the_pictures_of_their_paths(folder, mon
     Image.new("RGB", (8, 8), "red").save(folder / "shop/red.png")
     parquet.write_table(pa.table(table), folder / "shop/queries.parquet")
     assert main(["search", "shop/queries.parquet", "--release", "x", "--picture", "x.png", "--neighbors", "2"]) == 0
-    told = capsys.readouterr().out
-    assert [line for line in told.splitlines() if not line.startswith(" ")][:3] == ["a", "b", "c"]
-    assert "the query vector is in the gallery" in told
+    output = capsys.readouterr().out
+    assert [line for line in output.splitlines() if not line.startswith(" ")][:3] == ["a", "b", "c"]
+    assert "the query vector is in the gallery" in output
     first, second, third = drawn
     assert [neighbor.picture is None for neighbor in first.neighbors] == [False, True]  # images 1 and 2
     np.testing.assert_array_equal(first.picture[0, 0], [255, 0, 0])
@@ -98,10 +98,10 @@ def test_results_as_json_are_the_only_output(folder, capsys):
     (folder / "query 2.png").write_bytes((folder / "query.png").read_bytes())
     assert main(["search", "query.png", "query 2.png", "--release", "releases", "--neighbors", "2", "--json"]) == 0
     shown = capsys.readouterr()
-    told = json.loads(shown.out)
-    assert (told["version"], [query["image"] for query in told["queries"]]) == (3, ["query.png", "query 2.png"])
-    assert told["queries"][0]["left_out"] == ["images/0.png"]
-    assert told["queries"][0]["results"] == [
+    result = json.loads(shown.out)
+    assert (result["version"], [query["image"] for query in result["queries"]]) == (3, ["query.png", "query 2.png"])
+    assert result["queries"][0]["left_out"] == ["images/0.png"]
+    assert result["queries"][0]["results"] == [
         {"id": f"images/{n}.png", "label": "a", "score": 0.5, "likely": None, "probability": None} for n in (1, 2)
     ]
     assert shown.err == ""

@@ -91,22 +91,22 @@ def test_epochs_follow_the_measured_step_and_the_minutes(folder, seconds, minute
 
 
 @pytest.mark.thorough
-def test_a_step_is_measured_and_all_is_told_as_json(folder, monkeypatch, capsys):
+def test_a_step_is_measured_and_the_plan_is_written_as_json(folder, monkeypatch, capsys):
     monkeypatch.setattr(step_time, "_TIMED", 2)
     write_images(folder / "photos", 8, side=20)
     assert main(["init", "photos", "--minutes", "1", "--json"]) == 0
     assert load_experiment("photos.toml").data.image_size == 32
-    told = json.loads(capsys.readouterr().out)
-    assert (told["file"], told["next"]) == ("photos.toml", "anchorage check photos.toml")
-    assert told["data"]["splits"] == {
+    result = json.loads(capsys.readouterr().out)
+    assert (result["file"], result["next"]) == ("photos.toml", "anchorage check photos.toml")
+    assert result["data"]["splits"] == {
         "train": {"images": 12, "classes": 3},
         "val": {"images": 4, "classes": 1},
         "test": {"images": 16, "classes": 4},
     }
-    assert told["data"]["class_sizes"] == {"min": 4, "median": 4, "max": 4, "single": 0}
-    assert told["data"]["shorter_sides"] == {"min": 20, "median": 20, "max": 20, "opened": 32}
-    assert told["machine"]["packed_bytes"] == 32 * 32 * 32 * 3
-    plan = told["plan"]
+    assert result["data"]["class_sizes"] == {"min": 4, "median": 4, "max": 4, "single": 0}
+    assert result["data"]["shorter_sides"] == {"min": 20, "median": 20, "max": 20, "opened": 32}
+    assert result["machine"]["packed_bytes"] == 32 * 32 * 32 * 3
+    plan = result["plan"]
     assert (plan["encoder"], plan["image_size"], plan["loss"]) == ("efficientnet_lite0", 32, "multi_similarity")
     assert plan["training_seconds"] == pytest.approx(plan["epochs"] * plan["steps_per_epoch"] * plan["step_seconds"])
 
@@ -202,13 +202,13 @@ def test_vectors_get_a_head(folder):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0.0001, "a second"), (0.0074, "a second"), (0.0076, "2 seconds"), (0.3, "1.0 minutes")]
+    ("seconds", "expected"), [(0.0001, "a second"), (0.0074, "a second"), (0.0076, "2 seconds"), (0.3, "1.0 minutes")]
 )
-def test_the_time_of_the_training_is_told_in_words(folder, seconds, told):
+def test_the_time_of_the_training_is_written_in_words(folder, seconds, expected):
     table = {"vector": list(np.eye(24, dtype="float32")), "label": [str(row % 8) for row in range(24)]}
     parquet.write_table(pa.table(table), folder / "vectors.parquet")
     _, summary = start("vectors.parquet", seconds)  # 20 epochs of 10 steps
-    assert summary[-3].endswith(f"(measured): about {told}")
+    assert summary[-3].endswith(f"(measured): about {expected}")
 
 
 def test_few_classes_leave_two_to_validate_on(folder):
@@ -262,7 +262,7 @@ def test_no_file_is_overwritten(folder):
         ("\udcff", {}, "E_PATH_ENCODING"),
     ],
 )
-def test_what_cannot_be_used_is_told(folder, path, options, code):
+def test_rejects_unusable_data(folder, path, options, code):
     (folder / "notes.txt").write_text("no images")
     (folder / "empty").mkdir()
     (folder / "broken").mkdir()
@@ -276,7 +276,7 @@ def test_what_cannot_be_used_is_told(folder, path, options, code):
     assert not list(folder.glob("*.toml"))
 
 
-def test_a_folder_above_the_folders_of_classes_is_told(folder):
+def test_rejects_a_folder_above_the_class_folders(folder):
     write_images(folder / "download/images", 8)
     with pytest.raises(AnchorageError, match="give download/images"):
         start("download")

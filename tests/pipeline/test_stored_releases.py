@@ -64,7 +64,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.02)
 
 
-def test_commands(releases, on_disk, tmp_path, capsys):
+def test_commands_take_releases_in_a_bucket(releases, on_disk, tmp_path, capsys):
     found = answer(capsys, "search", "query.png", "--release", releases)
     assert found["release"] == f"{releases}/2"
     assert found["queries"][0]["results"]
@@ -113,7 +113,7 @@ def test_a_service_outlives_its_store(releases, images, monkeypatch):
         wait_for(lambda: client.get("/v1/release").json()["version"] == 1)
 
 
-def test_gc(releases, on_disk, tmp_path, capsys, monkeypatch):
+def test_gc_removes_abandoned_versions(releases, on_disk, tmp_path, capsys, monkeypatch):
     publish_again(on_disk, 1, releases)
     storage.write_bytes(f"{releases}/.claims/4", b"claimed by a dead process")
     storage.write_bytes(f"{releases}/4/saved_model.pb", b"half of it")
@@ -137,6 +137,6 @@ def test_the_folder_of_an_experiment(tmp_path, monkeypatch, capsys):
         file.write_text(f'name = "shop"\n[data]\npath = "photos"\n[release]\nfolder = "{folder}"\n')
         assert local_places(load_experiment(file)).releases == folder
     assert main(["check", "shop.toml", "--set", "release.folder=hdfs://things/shop"]) == 2
-    assert "release.folder" in (told := capsys.readouterr().err)
-    assert "s3://BUCKET/PATH" in told
-    assert "gs://BUCKET/PATH" in told
+    assert "release.folder" in (stderr := capsys.readouterr().err)
+    assert "s3://BUCKET/PATH" in stderr
+    assert "gs://BUCKET/PATH" in stderr

@@ -85,12 +85,12 @@ def test_a_run_that_would_make_the_release_again_is_not_needed(experiment, tmp_p
     sample(release, shifted(500))
     assert not trigger.find_need(experiment(limits)).is_met
     assert main(["run", "toy.toml", "--if-needed", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["needed"], len(told["reasons"])) == (False, 1)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["needed"], len(result["reasons"])) == (False, 1)
     assert main(["run", "toy.toml", "--if-needed"]) == 0
-    told = capsys.readouterr().out
-    assert "not needed: Drift in one window" in told
-    assert "release 1 was made from the same data and settings" in told
+    result = capsys.readouterr().out
+    assert "not needed: Drift in one window" in result
+    assert "release 1 was made from the same data and settings" in result
     (tmp_path / "images/class 0/new.png").write_bytes((tmp_path / "images/class 0/0.png").read_bytes())
     assert trigger.find_need(experiment(limits)).is_met
 
@@ -131,7 +131,7 @@ def test_drift_is_a_reason_and_too_few_queries_are_none(experiment, tmp_path, da
     assert before["sentences"][-1] == "Windows beyond the limit: 1 of 1 before, 0 of 1 now."
 
 
-def test_the_next_report_tells_drift_that_ended_from_drift_that_goes_on():
+def test_the_next_report_distinguishes_drift_that_ended_from_drift_that_continues():
     statistics = {"distance": 0.5146, "unknown": None}
     now = {
         "drift": True,

@@ -71,21 +71,21 @@ def test_a_search_resumes_and_grows(folder, capsys):
     assert json.loads(capsys.readouterr().out)["trials"][0]["started"] > second["trials"][2]["started"]
 
 
-def test_without_ranges_it_tells_how_to_write_one(folder, capsys):
+def test_without_ranges_the_error_shows_how_to_write_one(folder, capsys):
     (folder / "shop.toml").write_text(FILE % "0.4")
     assert main(["tune", "shop.toml"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("anchorage: E_TUNER_SPACE: ")
-    assert "margin = { low = 0.05, high = 0.5 }" in told
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("anchorage: E_TUNER_SPACE: ")
+    assert "margin = { low = 0.05, high = 0.5 }" in stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [(["--oracle", "guessing"], "tuning.oracle"), (["--set", "tuning.repeats=-1"], "tuning.repeats")],
 )
-def test_mistakes_name_their_key(folder, capsys, arguments, told):
+def test_mistakes_name_their_key(folder, capsys, arguments, expected):
     assert main(["tune", "shop.toml", *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_the_table_has_every_trial_and_the_winner_its_lines():
@@ -95,10 +95,10 @@ def test_the_table_has_every_trial_and_the_winner_its_lines():
     assert lines[1].split() == ["0", "20.0", "nca", "-", "0.0001", "completed"]
     assert lines[2].split() == ["1", "40.0", "triplet", "0.25", "0.001", "completed,", "best"]
     assert lines[3].endswith("failed: E_LOSS_NOT_FINITE: <loss> is nan")
-    told = format_winner(search)
-    assert "trial 1, MAP@R 40.0" in told
-    assert "MAP@R 37.0, 95 % interval 25.0 to 49.0, new seeds 2, 3" in told
-    assert told.endswith(
+    result = format_winner(search)
+    assert "trial 1, MAP@R 40.0" in result
+    assert "MAP@R 37.0, 95 % interval 25.0 to 49.0, new seeds 2, 3" in result
+    assert result.endswith(
         'loss.name = "triplet"\n  loss.params.margin = 0.25\n  training.optimizer.learning_rate = 0.001'
     )
     folds = format_winner(describe_search({**record(), "folds": 5}))

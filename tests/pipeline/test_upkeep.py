@@ -67,9 +67,9 @@ def test_a_damaged_artifact_is_set_aside_with_a_remedy(tmp_path):
     for number in (7, 8):
         (tmp_path / f"PackExamples/store/{number}/Split-train").mkdir(parents=True)
     fault = DataError("E_STORE_DAMAGED", f"{tmp_path}/PackExamples/store/8/Split-train/shard-00000.u8 is not whole.")
-    told = rename_damaged_artifact(tmp_path, fault)
-    assert told.code == "E_STORE_DAMAGED"
-    assert told.message.endswith("is not whole. It was renamed: run the same command again to recreate it.")
+    result = rename_damaged_artifact(tmp_path, fault)
+    assert result.code == "E_STORE_DAMAGED"
+    assert result.message.endswith("is not whole. It was renamed: run the same command again to recreate it.")
     names = sorted(path.name for path in (tmp_path / "PackExamples/store").iterdir())
     assert names == ["7", "8.damaged-1"]
 

@@ -95,10 +95,10 @@ def test_a_second_run_takes_everything_from_the_cache(folder, anchorage):
     assert set(states(done).values()) == {"cached"}
     assert (folder / "releases/toy/current").read_text().strip() == "1"
     done = anchorage(*_RUN, "--json")
-    told = json.loads(done.stdout)
-    assert {node["state"] for node in told["nodes"].values()} == {"CACHED"}
-    assert told["release"] == {"path": str(folder / "releases/toy/1"), "version": 1, "current": True}
-    assert told["verdict"]["state"] == "FIRST"
+    result = json.loads(done.stdout)
+    assert {node["state"] for node in result["nodes"].values()} == {"CACHED"}
+    assert result["release"] == {"path": str(folder / "releases/toy/1"), "version": 1, "current": True}
+    assert result["verdict"]["state"] == "FIRST"
     assert "[ 1/" in done.stderr
     done = anchorage(*_RUN, "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
@@ -159,12 +159,12 @@ def test_evaluate_gives_the_numbers_of_the_report(folder, anchorage, capsys):
     table = str(judged.parent / "embeddings.parquet")
     done = anchorage("evaluate", table, "--metrics", "map@r", "recall@1", "--output", "out/judged")
     assert done.returncode == 0, done.stderr
-    told = json.loads((folder / "out/judged/metrics.json").read_text(encoding="utf-8"))
-    for name, value in told["values"].items():
+    result = json.loads((folder / "out/judged/metrics.json").read_text(encoding="utf-8"))
+    for name, value in result["values"].items():
         assert value == pytest.approx(report["metrics"][name]["value"], abs=1e-6)
-    counted = (told["queries"], told["gallery"])
+    counted = (result["queries"], result["gallery"])
     assert counted == (report["counts"]["queries"], report["counts"]["gallery"])
-    assert f"{told['queries']:,} of {told['all_queries']:,} queries" in done.stdout
+    assert f"{result['queries']:,} of {result['all_queries']:,} queries" in done.stdout
     assert main(["evaluate", str(folder / "nowhere"), "--output", str(folder / "out/judged")]) == 3
     assert "E_TABLE_MISSING" in capsys.readouterr().err
 
@@ -231,14 +231,14 @@ def kill_after_a_checkpoint(folder):
 
 
 def test_unknown_loss_and_parameter_stop_before_anything_runs(folder, anchorage, tmp_path):
-    for old, new, told in (
+    for old, new, text in (
         ('name = "multi_proxy_anchor"', 'name = "contrastiv"', "contrastive"),
         ("proxies_per_class = 1", "proxies = 1", "proxies_per_class"),
     ):
         (folder / "wrong.toml").write_text(_TOY.read_text().replace(old, new).replace('"toy"', '"wrong"'))
         done = anchorage("run", "wrong.toml")
         assert done.returncode == 2, done.stderr
-        assert told in done.stderr
+        assert text in done.stderr
         assert done.stderr.count("\n") == 2  # what is wrong with the file, and a line for its one mistake
         assert not (folder / "runs/wrong/metadata.sqlite").exists()
 

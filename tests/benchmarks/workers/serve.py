@@ -28,9 +28,9 @@ def serve(prepare: Callable[[dict[str, Any]], Step], cases: Iterable[str] = ()) 
         try:
             answer = {"cases": list(cases)} if order["do"] == "cases" else _carry_out(order, steps, prepare)
         except (Exception, MemoryError) as error:
-            told = f"{type(error).__name__}: {error}"
-            memory = isinstance(error, MemoryError) or "t allocate memory" in told or "OOM" in told
-            answer = {"error": "out of memory" if memory else told.splitlines()[0][:200]}
+            message = f"{type(error).__name__}: {error}"
+            memory = isinstance(error, MemoryError) or "t allocate memory" in message or "OOM" in message
+            answer = {"error": "out of memory" if memory else message.splitlines()[0][:200]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

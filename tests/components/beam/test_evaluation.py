@@ -41,9 +41,9 @@ def test_same_ids_and_metrics_as_in_memory(tmp_path, coarse, monkeypatch):
     assert found["values"] == pytest.approx(expected.values, abs=1e-9)
     assert (found["queries"], found["skipped"]) == (expected.num_queries, expected.num_skipped)
     assert found["gallery"] == expected.num_gallery
-    told = parquet.read_table(tmp_path / "out" / "neighbors.parquet")
+    result = parquet.read_table(tmp_path / "out" / "neighbors.parquet")
     ids: dict = {}
-    for query, id_ in zip(told["query"].to_pylist(), told["id"].to_pylist(), strict=True):
+    for query, id_ in zip(result["query"].to_pylist(), result["id"].to_pylist(), strict=True):
         ids.setdefault(query, []).append(id_)
     for row, neighbors in zip(expected.query_rows, expected.neighbor_rows, strict=True):
         assert ids[table.ids[row]] == table.ids[neighbors].tolist()

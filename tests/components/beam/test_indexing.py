@@ -43,7 +43,7 @@ def test_a_shard_that_is_built_twice_is_written_once(file, tmp_path):
     assert indexing.load_searcher(tmp_path / "shard-01").size() == 33
 
 
-def test_a_full_disk_is_told(file, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(file, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 

@@ -139,7 +139,7 @@ def test_shards_are_listed_from_the_counts_or_from_the_folder(tmp_path, shard):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"splits": {"train": {"shards": [{"name": 1}]}}}'])
-def test_damaged_counts(tmp_path, content):
+def test_rejects_damaged_counts(tmp_path, content):
     (tmp_path / COUNTS).write_text(content)
     with pytest.raises(DataError, match="E_COUNTS_DAMAGED"):
         read_counts(str(tmp_path))

@@ -18,12 +18,12 @@ def test_a_file_that_is_not_an_image_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "expected"),
     [(os.mkfifo, "a named pipe"), (os.mkdir, "a folder"), (lambda path: path.symlink_to("/dev/zero"), "a device")],
 )
-def test_a_special_file_is_reported_and_never_opened(tmp_path, make, told):
+def test_a_special_file_is_reported_and_never_opened(tmp_path, make, expected):
     make(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png")[1] == ("E_IMAGE_NO_FILE", f"expected a regular file. Received: {told}")
+    assert read_image(tmp_path / "a.png")[1] == ("E_IMAGE_NO_FILE", f"expected a regular file. Received: {expected}")
 
 
 def test_broken_links_are_reported(tmp_path):
@@ -66,6 +66,6 @@ def test_an_empty_split_is_rejected_with_what_removed_its_images():
         check_splits({}, {}, [], 4)
 
 
-def test_codes_are_counted():
+def test_rejects_are_counted_by_code():
     assert count_by_code(rejects("A", "B", "B")) == "2 B, 1 A"
     assert count_by_code([]) == "none"

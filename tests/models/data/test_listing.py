@@ -235,7 +235,7 @@ def test_a_row_without_a_path_is_named_by_its_number(tmp_path):
     assert [reject.message for reject in listing.rejects] == ["row 2, with label 'b', has no path"]
 
 
-def test_no_folder(tmp_path):
+def test_rejects_a_missing_folder(tmp_path):
     with pytest.raises(DataError, match=r"E_DATA_MISSING: Expected a folder of images at .*nothing"):
         list_images(tmp_path / "nothing", **SHARES)
 
@@ -251,7 +251,7 @@ def test_attributes_of_a_table_travel_with_each_image(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("parts", "shares", "split", "told"),
+    ("parts", "shares", "split", "expected"),
     [
         (
             [("a", ""), ("b", "")],
@@ -272,14 +272,14 @@ def test_attributes_of_a_table_travel_with_each_image(tmp_path):
         ([("a", "test"), ("b", "val")], (0.25, 0.5), "train", "the splits of the data have no images for it"),
     ],
 )
-def test_a_split_without_a_class_has_a_reason_and_a_remedy_that_helps(tmp_path, parts, shares, split, told):
+def test_a_split_without_a_class_has_a_reason_and_a_remedy_that_helps(tmp_path, parts, shares, split, expected):
     rows = [f"{label}.png,{label},{part}" for label, part in parts]
     if not any(part for _, part in parts):
         rows = [row.rstrip(",") for row in rows]
     (tmp_path / "t.csv").write_text("\n".join(["path,label" + (",split" if rows[0].count(",") == 2 else ""), *rows]))
     listing = list_images(tmp_path, tmp_path / "t.csv", val_share=shares[0], test_share=shares[1], seed=0)
     assert split not in {source.split for source in listing.sources}
-    assert told in listing.unlisted[split]
+    assert expected in listing.unlisted[split]
 
 
 def test_an_image_without_a_label_can_be_the_only_one_of_its_class(tmp_path):

@@ -39,7 +39,7 @@ def _pairs(store, human):
     return zip(store.labels[human.rows].tolist(), human.labels.tolist(), strict=True)
 
 
-def test_labels_in_names(store):
+def test_labels_are_read_from_ids_by_a_pattern(store):
     weak = labels_in_names(store, r"/([0-2])\.png")
     assert weak.class_names == ["0", "1", "2"]
     assert len(weak) == 24

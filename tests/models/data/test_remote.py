@@ -131,7 +131,7 @@ def test_a_bucket_that_cannot_be_copied_cannot_be_listed(bucket):
         list_data(DataPlace(bucket), {}, is_vectors=False, val_share=0.0, test_share=0.5, seed=1)
 
 
-def test_vectors(bucket, tmp_path):
+def test_vectors_are_copied_and_recognized_by_their_columns(bucket, tmp_path):
     table = pa.table({"id": ["a"], "vector": [[1.0, 2.0]]})
     parquet.write_table(table, tmp_path / "v.parquet")
     parquet.write_table(table.select(["id"]), tmp_path / "list.parquet")
@@ -149,7 +149,7 @@ def test_vectors(bucket, tmp_path):
         assert Path(local.table).exists()
 
 
-def test_no_data(bucket):
+def test_rejects_an_address_without_data(bucket):
     put(bucket, "photos/cat/1.png")
     for path, is_vectors in (("phtos", False), ("photos/list.csv", False), ("v.parquet", True)):
         place = split_path(join(bucket, path), is_vectors=is_vectors)

@@ -82,7 +82,7 @@ def test_batch_larger_than_the_data_names_both_numbers():
         ShuffledBatches(LABELS, batch_size=11, seed=0)
 
 
-def test_table_names():
+def test_names_in_the_table_are_those_of_the_classes():
     assert SAMPLERS["class_batches"] is ClassBatches
     for name, cls in SAMPLERS.items():  # the name in an experiment file is that of the class
         assert "".join(part.title() for part in name.split("_")) == cls.__name__

@@ -174,7 +174,7 @@ def test_missing_shard(folder):
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 nonsense PAR1"])
-def test_damaged_index(folder, content):
+def test_rejects_a_damaged_index(folder, content):
     (folder / "index.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"E_STORE_DAMAGED: .*index.parquet"):
         RecordStore(folder)

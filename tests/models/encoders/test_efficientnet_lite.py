@@ -30,7 +30,7 @@ def test_features_are_those_of_pytorch(pretrained):
     assert int(pooled.argmax()) == 245
 
 
-def test_size(pretrained):
+def test_has_the_published_number_of_weights(pretrained):
     trunk = pretrained.get_layer("trunk")
     assert len(trunk.weights) == 245
     assert trunk.count_params() == 3_413_024

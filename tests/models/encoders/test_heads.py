@@ -19,7 +19,7 @@ FEATURES = np.array([[[[1.0, 0.0], [2.0, 4.0]], [[3.0, 0.0], [6.0, 4.0]]]])  # (
         ("gem", [((1 + 8 + 27 + 216) / 4) ** (1 / 3), (2 * 64 / 4) ** (1 / 3)]),
     ],
 )
-def test_pooling(name, expected):
+def test_pools_a_feature_map_by_hand(name, expected):
     np.testing.assert_allclose(POOLINGS[name]()(FEATURES), [expected], rtol=1e-6)
 
 

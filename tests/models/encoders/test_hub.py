@@ -113,7 +113,7 @@ def test_position_embeddings_are_interpolated_for_another_size(presets):
 
 
 @pytest.mark.parametrize(
-    ("family", "size", "told"),
+    ("family", "size", "expected"),
     [
         ("dinov2", 50, "a multiple of 12 pixels, such as 48"),
         ("dinov3", 8, "a multiple of 16 pixels, such as 16"),
@@ -122,8 +122,8 @@ def test_position_embeddings_are_interpolated_for_another_size(presets):
         ("siglip", 64, "images of 48 pixels"),
     ],
 )
-def test_a_size_that_the_encoder_cannot_take_is_refused_with_one_that_it_can(presets, family, size, told):
-    with pytest.raises(UsageError, match=told) as raised:
+def test_a_size_that_the_encoder_cannot_take_is_refused_with_one_that_it_can(presets, family, size, expected):
+    with pytest.raises(UsageError, match=expected) as raised:
         make(presets(family)[0], size=size)
     assert raised.value.code == "E_IMAGE_SIZE"
 
@@ -162,7 +162,7 @@ def test_lora_trains_low_rank_updates_of_queries_and_values_only(presets, images
     np.testing.assert_allclose(encoder(images), make(presets(family)[0])(images), atol=1e-6)  # updates start at zero
 
 
-def test_lora_needs_attention(presets):
+def test_lora_is_rejected_for_an_encoder_without_attention(presets):
     with pytest.raises(UsageError, match="no query and value") as raised:
         make(presets("resnet")[0], pooling="avg", lora_rank=2)
     assert raised.value.code == "E_LORA"

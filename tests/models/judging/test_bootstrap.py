@@ -70,7 +70,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert 78 <= hits <= 98
 
 
-def test_seeded():
+def test_the_seed_determines_the_resamples():
     arguments = np.arange(20) / 20, np.zeros(20), np.arange(20) % 5
     assert np.array_equal(compare(*arguments, seed=3).draws, compare(*arguments, seed=3).draws)
     assert not np.array_equal(compare(*arguments, seed=3).draws, compare(*arguments, seed=4).draws)

@@ -46,7 +46,7 @@ def test_new_queries_meet_the_old_gallery():
     assert found["new"]["old"] == found["old"]["new"] == 0
 
 
-def test_other_dimension():
+def test_a_model_of_another_dimension_requires_re_embedding():
     table = clusters(0.3)
     found = ask(replace(table, vectors=table.vectors[:, :5]), table)
     assert found["cells"]["new"]["old"] is found["cells"]["old"]["new"] is None

@@ -18,7 +18,7 @@ def circle():
     return make
 
 
-def test_pairs_with_examples(circle):
+def test_confused_pairs_are_counted_with_examples(circle):
     # nearest: a0 -> a4, a4 -> a0, b90 -> c96, b100 -> c96, c10 -> a4, c96 -> b100
     found = confused_pairs(*circle([0, 4, 90, 100, 10, 96], "aabbcc"))
     assert [(pair["label"], pair["taken_for"], pair["queries"], pair["of"]) for pair in found] == [

@@ -41,7 +41,7 @@ def gate(minimum=None, drop=0.02, **settings):
     return StatisticalGate(JudgeSettings(minimum=minimum or {}, max_drop=drop, **settings))
 
 
-def test_first_run():
+def test_a_first_model_above_its_floor_passes():
     verdict = gate({"map@r": 0.4}).judge(first())
     assert (verdict.state, verdict.case, verdict.blessed) == ("FIRST", "first_run", True)
     assert verdict.reasons == (
@@ -60,7 +60,7 @@ def test_no_baseline_is_not_a_first_run():
 
 
 @pytest.mark.parametrize("value", [0.39, float("nan")])
-def test_below_its_floor(value):
+def test_holds_a_model_below_its_floor(value):
     verdict = gate({"map@r": 0.4}).judge(Comparison({"map@r": value}))
     assert (verdict.state, verdict.case, verdict.blessed) == ("HOLD", "below_floor", False)
     assert "below its floor of 40 %" in verdict.reasons[0]
@@ -145,7 +145,7 @@ def test_a_slice_of_few_classes_is_shown_and_not_judged():
     assert entry["p"] is None
 
 
-def test_changed_test_set():
+def test_a_changed_test_set_is_compared_on_common_images():
     verdict = gate().judge(compare(0.01, set_changed=True))
     assert (verdict.state, verdict.case) == ("SHIP", "changed_test_set")
     assert any("not those release 3 was published with; both models were evaluated again" in r for r in verdict.reasons)

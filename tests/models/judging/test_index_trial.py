@@ -70,7 +70,7 @@ def test_what_the_index_forgets_is_held_against_it(tmp_path):
     assert "points below an exact search; 2 are allowed." in found["faults"][0]
 
 
-def test_limits(saved):
+def test_exceeded_limits_are_reported(saved):
     folder, table = saved
     found = judge_index(
         folder,

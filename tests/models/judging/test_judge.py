@@ -34,7 +34,7 @@ def judge():
     return call
 
 
-def test_first_release(judge):
+def test_a_first_release_has_no_baseline(judge):
     report = judge(clusters(0.4))
     assert report["verdict"]["state"] == "FIRST"
     assert report["baseline"]["name"] is None
@@ -110,7 +110,7 @@ def test_thresholds_come_from_validation_classes_or_not_at_all(judge):
     assert without == {"split": "val", "reason": "there are no embeddings of split 'val' to choose them on"}
 
 
-def test_identity_card(judge):
+def test_the_identity_card_describes_model_and_limits(judge):
     report = judge(
         clusters(0.3), context={"facts": {"experiment": EXPERIMENT, "limits": ["Only icons."]}, "model": {"A": "b"}}
     )
@@ -124,7 +124,7 @@ def test_identity_card(judge):
     assert judge(clusters(0.3), context={})["experiment"] == "unnamed experiment"
 
 
-def test_the_card_of_a_head_over_vectors_tells_of_no_pixels(judge):
+def test_the_card_of_a_head_over_vectors_mentions_no_pixels(judge):
     experiment = {**EXPERIMENT, "data": {"path": "shop.parquet", "input": "vectors", "image_size": 96}}
     experiment["encoder"] = {"name": "head", "params": {"kind": "residual"}, "pooling": "gem"}
     card = judge(clusters(0.3), context={"facts": {"experiment": experiment}})["identity"]
@@ -134,7 +134,7 @@ def test_the_card_of_a_head_over_vectors_tells_of_no_pixels(judge):
     assert card["limits"][1] == "Not evaluated on other vectors, of other models or items, than those of the data set."
 
 
-def test_the_card_tells_the_spread_over_seeds_and_what_the_intervals_cover(judge):
+def test_the_card_has_the_spread_over_seeds_and_what_the_intervals_cover(judge):
     found = {"mean": 0.469, "deviation": 0.004, "lowest": 0.464, "highest": 0.475}
     spread = {"metrics": {"map@r": found}, "seeds": [1, 2], "machines": 1, "trainings": 2, "same_code": True}
     facts = {"experiment": EXPERIMENT}
@@ -145,8 +145,8 @@ def test_the_card_tells_the_spread_over_seeds_and_what_the_intervals_cover(judge
     assert any("mean ± standard deviation" in limit for limit in card["limits"])
     alone = judge(clusters(0.3), context={"facts": facts, "spread": {}})
     assert "spread" not in alone
-    told = "One training, seed 7. The spread over seeds is not measured: `anchorage spread FILE`"
-    assert alone["identity"]["model"]["Spread over seeds"] == told
+    expected = "One training, seed 7. The spread over seeds is not measured: `anchorage spread FILE`"
+    assert alone["identity"]["model"]["Spread over seeds"] == expected
     for one in (card, alone["identity"]):
         covered = "The 95 % confidence intervals cover the choice of test classes, not the seed of the training."
         assert covered in one["limits"]
@@ -243,7 +243,7 @@ def test_what_the_report_can_draw(judge):
     assert report["calibration"] == calibration
 
 
-def test_ways_to_ask(judge):
+def test_groups_and_parents_change_the_evaluation(judge):
     table = clusters(0.6, classes=6, per_class=6)
     table.columns["family"] = np.array([f"family {n % 3}" for n in range(36)], object)
     table.columns["kind"] = np.array(["low" if label[-1] in "012" else "high" for label in table.labels], object)

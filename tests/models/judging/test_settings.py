@@ -14,8 +14,8 @@ def test_through_json_and_back():
 
 
 def test_an_experiment_of_another_version_has_keys_that_are_gone_and_lacks_new_ones():
-    told = {"name": "toy", "seed": 3, "evaluation": {"max_drop": 0.1, "bootstrap": 5, "slices": ["label"]}}
-    settings = JudgeSettings.from_experiment(told)
+    expected = {"name": "toy", "seed": 3, "evaluation": {"max_drop": 0.1, "bootstrap": 5, "slices": ["label"]}}
+    settings = JudgeSettings.from_experiment(expected)
     assert (settings.max_drop, settings.slices, settings.seed) == (0.1, ("label",), 3)
     assert (settings.confidence, settings.resamples, settings.slice_drops) == (0.95, 2000, {"": 0.05})
     assert JudgeSettings.from_experiment({}) == JudgeSettings()
@@ -26,6 +26,6 @@ def test_a_wrong_name_is_refused():
         JudgeSettings.from_dict({"max_dorp": 0.1})
 
 
-def test_out_of_range():
+def test_rejects_a_floor_in_percent():
     with pytest.raises(UsageError, match=r"Expected `recall@1` of the gate in \[0, 1\]. Received: 90"):
         JudgeSettings(minimum={"recall@1": 90})

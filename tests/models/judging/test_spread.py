@@ -12,7 +12,7 @@ BOTH = "MAP@R 46.9 ± 0.4 (46.4 to 47.5), recall@1 89.0 ± 0.3 (88.6 to 89.4)"
 
 
 @pytest.mark.parametrize(
-    ("spread", "primary", "told"),
+    ("spread", "primary", "expected"),
     [
         (FIVE, "map@r", f"{BOTH} over 5 seeds on 1 machine"),
         (FIVE, "recall@1", "recall@1 89.0 ± 0.3 (88.6 to 89.4) over 5 seeds on 1 machine"),
@@ -20,8 +20,8 @@ BOTH = "MAP@R 46.9 ± 0.4 (46.4 to 47.5), recall@1 89.0 ± 0.3 (88.6 to 89.4)"
         ({**FIVE, "same_code": False}, "map@r", f"{BOTH} over 5 seeds on 1 machine, measured with earlier code"),
     ],
 )
-def test_a_measured_spread_is_shown_in_percent(spread, primary, told):
-    assert format_spread(spread, primary, 1) == told
+def test_a_measured_spread_is_shown_in_percent(spread, primary, expected):
+    assert format_spread(spread, primary, 1) == expected
 
 
 @pytest.mark.parametrize("spread", [None, {}])

@@ -30,9 +30,9 @@ def test_alias_is_the_loss_with_its_parameters(alias, name, params):
         one.assign(other)
     assert float(ours(x, labels)) == float(theirs(x, labels))
     check_name(alias)
-    told = describe_loss(alias)
-    assert told.name == alias
-    assert told.parameters == describe_loss(name).parameters | params
+    description = describe_loss(alias)
+    assert description.name == alias
+    assert description.parameters == describe_loss(name).parameters | params
     [listed] = [loss for loss in describe_losses() if loss.name == name]
     assert listed.aliases == {alias: params}
 
@@ -51,7 +51,7 @@ def test_aliases_stand_beside_the_table_and_mistakes_are_rejected():
 
 
 def test_other_names_are_written_with_what_they_set():
-    told = {loss.name: loss.also_known_as() for loss in describe_losses()}
-    assert told["multi_proxy_anchor"] == "proxy_anchor (proxies_per_class=1)"
-    assert told["nt_xent"] == "info_nce"
-    assert told["triplet"] == ""
+    description = {loss.name: loss.also_known_as() for loss in describe_losses()}
+    assert description["multi_proxy_anchor"] == "proxy_anchor (proxies_per_class=1)"
+    assert description["nt_xent"] == "info_nce"
+    assert description["triplet"] == ""

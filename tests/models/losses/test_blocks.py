@@ -10,7 +10,7 @@ from anchorage.pairs import walk
 
 ROWS, DIM, CLASSES = 23, 6, 4  # the rows fill no number of blocks, so that the last one is padded
 
-# The ways through the loop: by class, differentiated by the backend or by hand, costs of pairs or triplets.
+# The branches of the loop: by class, differentiated by the backend or by hand, costs of pairs or triplets.
 SETTINGS = [
     ("angular", {}),
     ("roadmap", {}),

@@ -17,7 +17,7 @@ from anchorage.losses import LOSSES, create_loss
 slow = pytest.mark.slow  # minutes for the whole table; for one loss: `pytest -k <its name>` on this file
 
 ROWS, DIM, CLASSES, MANY_CLASSES = 12, 8, 4, 30
-# Settings that take another way through the code than the defaults do: every choice of every loss is in it.
+# Settings that reach other code than the defaults do; they include every choice of every loss.
 MORE_SETTINGS = json.loads((Path(__file__).parents[2] / "data" / "loss_settings.json").read_text())
 
 
@@ -111,11 +111,11 @@ def is_thorough(item):
     return bool(kept and case["setting"][1] and not kept(case))
 
 
-def told(setting):
+def setting_id(setting):
     return "-".join([setting[0], *map(str, setting[1].values())])
 
 
-@pytest.fixture(scope="module", params=SETTINGS, ids=told)
+@pytest.fixture(scope="module", params=SETTINGS, ids=setting_id)
 def setting(request):
     return request.param
 
@@ -339,7 +339,7 @@ def test_learner_takes_the_same_next_step_after_loading(setting, loss, batch, tm
 
 
 @slow
-@pytest.mark.parametrize("setting", ORDERED_SETTINGS, ids=told, indirect=True)
+@pytest.mark.parametrize("setting", ORDERED_SETTINGS, ids=setting_id, indirect=True)
 def test_ignores_order_of_whole_classes(setting, batch, slopes):
     """Also where the order within a class, or the places of a pair, matter."""
     embeddings, labels = batch
@@ -360,9 +360,9 @@ def test_ignores_order_of_whole_classes(setting, batch, slopes):
 # The defaults, compiled.
 @pytest.fixture(scope="module")
 def compiled(setting):
-    """Each way of the backend to compile, by name: functions of a batch that start from the first state."""
-    loss, ways = default(setting[0])
-    return {name: rewound(loss, step) for name, step in ways.items()}
+    """Each compiler of the backend, by name: functions of a batch that start from the first state."""
+    loss, steps = default(setting[0])
+    return {name: rewound(loss, step) for name, step in steps.items()}
 
 
 @slow

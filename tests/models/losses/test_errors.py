@@ -124,11 +124,11 @@ def annotated():
 
 @pytest.mark.parametrize(("name", "parameter"), [pytest.param(*x, id=f"{x[0]}-{x[1].name}") for x in annotated()])
 def test_values_of_another_kind_are_refused(name, parameter):
-    told, values = WRONG[parameter.annotation]
+    expected, values = WRONG[parameter.annotation]
     needed = inspect.signature(LOSSES[name]).parameters
     facts = {"num_classes": CLASSES} if "num_classes" in needed else {}
     for value in values:
-        text = re.escape(f"`{parameter.name}` must be {told}. Received: {parameter.name}={value!r}")
+        text = re.escape(f"`{parameter.name}` must be {expected}. Received: {parameter.name}={value!r}")
         with pytest.raises(UsageError, match=f"^E_PARAMETER_VALUE: '{name}': {text}$"):
             make(name, **{parameter.name: value})
         with pytest.raises(ValueError, match=f"^{text}$"):

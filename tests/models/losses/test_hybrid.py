@@ -52,7 +52,7 @@ def test_is_the_sum_of_its_members():
     assert value == pytest.approx(float(loss.pair_loss(X, LABELS)) + 0.5 * float(loss.proxy_loss(X, LABELS)), rel=1e-6)
 
 
-def test_any_two_losses():
+def test_combines_any_two_losses():
     loss = HybridLoss(pair=ContrastiveLoss(neg_margin=0.4), proxy=ProxyNCALoss(3))
     assert loss.pair_loss.neg_margin == 0.4
     assert np.isfinite(loss(X, LABELS))

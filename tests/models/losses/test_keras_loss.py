@@ -55,7 +55,7 @@ def test_labels_that_float32_cannot_tell_apart_stay_apart():
     assert float(loss(ROWS, big)) != float(loss(ROWS, np.zeros(8, "int32")))
 
 
-def test_mean_and_sum():
+def test_costs_are_averaged_or_summed():
     rows, labels = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], "float32"), np.array([4, 4, 1])
     name = f"{__name__}:SameClassDistance"  # costs 0.4, 0.4, 0
     assert float(create_loss(name, {"scale": 3.0})(rows, labels)) == pytest.approx(0.8)

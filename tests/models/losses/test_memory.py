@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from memory import MEASURABLE, cap_data, held, resident_peak
+from memory import MEASURABLE, cap_data, process_memory, resident_peak
 
 from anchorage.losses import LOSSES
 
@@ -32,7 +32,7 @@ def fit(params):
     return params
 
 
-def told(setting):
+def setting_id(setting):
     return "-".join([setting[0], *map(str, setting[1].values())])
 
 
@@ -76,7 +76,9 @@ def peaks(request):
     return found
 
 
-@pytest.mark.parametrize("name", [*map(told, SETTINGS), *(f"{told(setting)} of many" for setting in WITH_MANY)])
+@pytest.mark.parametrize(
+    "name", [*map(setting_id, SETTINGS), *(f"{setting_id(setting)} of many" for setting in WITH_MANY)]
+)
 def test_stays_below_the_cap(name, peaks):
     assert name in peaks, peaks.get("died", "no answer")
     assert isinstance(peaks[name], float), peaks[name]
@@ -106,14 +108,14 @@ def measure(asked: list[str]) -> None:
     labels = tf.constant(np.arange(ROWS) % CLASSES_IN_BATCH, tf.int32)
 
     def report(name, step):
-        cap_data(held("VmData") + HARD_CAP * 2**20)
+        cap_data(process_memory("VmData") + HARD_CAP * 2**20)
         try:
-            told = resident_peak(step)
-            if told >= MOST:  # the first step folds constants and makes kernels, too: the bar is for those after it
-                told = resident_peak(step)
+            result = resident_peak(step)
+            if result >= MOST:  # the first step folds constants and makes kernels, too: the bar is for those after it
+                result = resident_peak(step)
         except tf.errors.ResourceExhaustedError as error:
-            told = str(error)
-        print(json.dumps([name, told]), flush=True)
+            result = str(error)
+        print(json.dumps([name, result]), flush=True)
 
     def step_of(loss, xla):
         @tf.function(jit_compile=xla)
@@ -129,8 +131,8 @@ def measure(asked: list[str]) -> None:
     tf.ones((ROWS, ROWS))  # makes the kernel
     for name, count in {**PLANTED, REFUSED: 65}.items():
         report(name, lambda count=count: tf.ones((count, ROWS, ROWS)))
-    measured = [(setting, CLASSES, told(setting)) for setting in SETTINGS]
-    measured += [(setting, MANY_CLASSES, f"{told(setting)} of many") for setting in WITH_MANY]
+    measured = [(setting, CLASSES, setting_id(setting)) for setting in SETTINGS]
+    measured += [(setting, MANY_CLASSES, f"{setting_id(setting)} of many") for setting in WITH_MANY]
     for (name, params), classes, key in measured:
         if key not in asked:
             continue

@@ -270,7 +270,7 @@ def test_exact_normaliser_and_equal_coordinates_give_the_isotropic_density(kappa
 
 
 @pytest.mark.parametrize("rho", [1.0, 0.5])
-def test_kernels_do_not_tell_image_from_proxy(rho):
+def test_kernels_are_symmetric_in_image_and_proxy(rho):
     z, proxies, _ = batch(8)
     kappa = np.array([2.0, 5.0, 9.0])
 

@@ -90,7 +90,7 @@ def test_proxy_nca_plus_plus_settings():
     assert float(loss(x, labels)) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_log_of_the_classes_where_nothing_tells_them_apart():
+def test_equal_proxies_give_the_log_of_the_number_of_classes():
     rng = np.random.default_rng(2)
     x, proxies, labels = rng.normal(size=(6, 3)), rng.normal(size=(4, 3)), np.array([0, 1, 2, 3, 0, 1])
     params = {"include_positive": True, "dtype": "float64"}

@@ -25,7 +25,7 @@ def views():
     return x / np.linalg.norm(x, axis=2, keepdims=True)
 
 
-def test_symmetric(views):
+def test_both_views_are_anchors(views):
     rows = views.reshape(10, 3)
     others = [np.delete(rows, i, axis=0) for i in range(10)]
     own = [i + 5 - 1 if i < 5 else i - 5 for i in range(10)]

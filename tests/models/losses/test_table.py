@@ -18,10 +18,10 @@ FACTS = {
 def test_published_page_says_of_every_loss_what_the_code_says():
     """Paper, parameters, origin of the defaults, purpose and formula, in the order of the table."""
     page = TABLE["PAGE"].read_text(encoding="utf-8")
-    told = "the published table is out of date: run `python tests/models/losses/table.py --text`"
+    expected = "the published table is out of date: run `python tests/models/losses/table.py --text`"
     assert [line for line in page.splitlines() if line.startswith("### ")] == [f"### {name}" for name in sorted(LOSSES)]
     for was, now in zip(page.splitlines(), TABLE["refresh"](page).splitlines(), strict=True):
-        assert was == now, told
+        assert was == now, expected
 
 
 def test_refreshed_page_keeps_its_figures_and_takes_the_words_from_the_code():

@@ -110,7 +110,7 @@ def test_a_used_up_class_starts_again():
     assert {tuple(sorted(pair)) for pair in (rows[1, :2], rows[1, 2:4])} == {(0, 2)}
 
 
-def test_the_unit_ball():
+def test_long_rows_are_projected_to_the_unit_ball():
     rows = np.array([[0.3, 0.4], [3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
     found = ops.convert_to_numpy(ball_rows(ops.array(rows)))
     np.testing.assert_allclose(found, [[0.3, 0.4], [0.6, 0.8], [0.0, 0.0], [1.0, 0.0]], rtol=1e-6)
@@ -248,11 +248,11 @@ def test_a_huge_penalty_holds_the_network(running):
     def travelled(strength):
         method.held.take()
         method.strength.assign(strength)
-        ways = []
+        distances = []
         for _ in range(21):
             learner.train_on_batch(images, labels)
-            ways.append(float(method.held.penalty(2.0)) ** 0.5)
-        return ways
+            distances.append(float(method.held.penalty(2.0)) ** 0.5)
+        return distances
 
     held = travelled(1 / rate)
     free = travelled(0.0)

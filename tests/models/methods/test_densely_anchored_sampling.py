@@ -98,7 +98,7 @@ def test_memory_is_a_queue_for_each_class():
     assert not das.differences.numpy()[-1].any()
 
 
-def test_masks_and_counts():
+def test_largest_channels_are_counted_by_class():
     das, (rows, labels) = method(channels=2), draw_batch()
     das.count(tf.constant(rows), tf.constant(labels))
     assert das.counts.numpy().sum() == 12 * 2

@@ -139,7 +139,7 @@ def test_state_is_saved_and_resumed(goes_on, settings):
     assert method.epochs == 5
 
 
-def test_history_tells_base_divergence_and_share(store, validation_store, settings):
+def test_history_has_base_divergence_and_share(store, validation_store, settings):
     methods = [{"name": "listwise_self_distillation", "params": {"weight": 20.0}}]
     _, *history = train_run(store, validation_store, **settings(epochs=2, methods=methods)).result.history
     assert [row["distillation_share"] for row in history] == [0.0, 0.5]

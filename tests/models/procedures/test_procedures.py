@@ -21,15 +21,15 @@ from anchorage.training.fit import FitResult
 
 
 @pytest.fixture
-def watched(monkeypatch):
+def trainings(monkeypatch):
     """The trainings of a procedure by name: learner, store and result."""
     seen, plain = {}, procedure.Task.train
 
-    def watching(self, name, **options):
+    def recording(self, name, **options):
         seen[name] = (plain(self, name, **options), options.get("store", self.store), options)
         return seen[name][0]
 
-    monkeypatch.setattr(procedure.Task, "train", watching)
+    monkeypatch.setattr(procedure.Task, "train", recording)
     return seen
 
 
@@ -37,12 +37,12 @@ def section(name, **params):
     return {"name": name, "params": params}
 
 
-def test_weak_labels_come_first(store, validation_store, settings, watched):
+def test_weak_labels_come_first(store, validation_store, settings, trainings):
     pattern = r"/(\d)\.png$"
     arguments = settings(epochs=2, procedure=section("weak_labels", pattern=pattern, weak_epochs=1, labelled_share=0.5))
     learner, result = run_training(store, validation_store, **arguments)
-    weak, human = watched["weak-labels"], watched["human-labels"]
-    assert list(watched) == ["weak-labels", "human-labels"]
+    weak, human = trainings["weak-labels"], trainings["human-labels"]
+    assert list(trainings) == ["weak-labels", "human-labels"]
     assert (len(weak[1]), weak[1].class_names) == (48, [str(n) for n in range(6)])
     assert (len(human[1]), len(human[1].class_names)) == (24, 8)
     assert human[2]["optimizer"].learning_rate == pytest.approx(1e-4)
@@ -57,18 +57,18 @@ def test_weak_labels_come_first(store, validation_store, settings, watched):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_clusters_are_drawn_anew(store, validation_store, settings, watched, tmp_path):
+def test_clusters_are_drawn_anew(store, validation_store, settings, trainings, tmp_path):
     arguments = settings(epochs=3, procedure=section("pseudo_clusters", num_pseudo_classes=6, refresh_every=2))
     learner, result = run_training(store, validation_store, **arguments, log_folder=tmp_path)
-    assert list(watched) == ["round-0", "round-1"]
+    assert list(trainings) == ["round-0", "round-1"]
     assert [row["stage"] for row in result.history] == [0, 0, 0, 1, 1]
-    for number, (_, clustered, _) in enumerate(watched.values()):
+    for number, (_, clustered, _) in enumerate(trainings.values()):
         table = parquet.read_table(tmp_path / f"clusters-{number}.parquet").to_pydict()
         assert table["id"] == clustered.ids.tolist()
         sizes = np.bincount(clustered.labels)
         assert len(sizes) == len(clustered.class_names) <= 6
         assert sizes.min() >= 2
-    assert learner in [run.learner for run, _, _ in watched.values()]
+    assert learner in [run.learner for run, _, _ in trainings.values()]
 
 
 def test_spherical_kmeans_finds_directions():
@@ -94,18 +94,18 @@ def test_spherical_kmeans_finds_directions():
 
 
 @pytest.mark.thorough
-def test_an_ensemble_over_folds(store, validation_store, settings, watched, tmp_path):
+def test_an_ensemble_over_folds(store, validation_store, settings, trainings, tmp_path):
     arguments = settings(epochs=2, sampler=section("class_batches", classes=3, per_class=2))
     arguments["training"]["procedure"] = section("class_folds", folds=2)
     learner, result = run_training(store, validation_store, **arguments, log_folder=tmp_path)
-    trained = [set(part.class_names) for _, part, _ in watched.values()]
-    judged = [set(options["validation_store"].class_names) for _, _, options in watched.values()]
+    trained = [set(part.class_names) for _, part, _ in trainings.values()]
+    judged = [set(options["validation_store"].class_names) for _, _, options in trainings.values()]
     assert trained == judged[::-1]
     assert not trained[0] & trained[1]
     vectors = embed_store(learner, validation_store)
     assert vectors.shape == (48, 16)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    single = [embed_store(run.learner, validation_store) for run, _, _ in watched.values()]
+    single = [embed_store(run.learner, validation_store) for run, _, _ in trainings.values()]
     cosines = sum(each @ each.T for each in single) / 2
     np.testing.assert_allclose(vectors @ vectors.T, cosines, atol=1e-5)
     values = json.loads((tmp_path / "folds.json").read_text())

@@ -141,7 +141,7 @@ def test_every_commit_of_sqlite_is_flushed_to_the_disk(tmp_path):
     assert sqlite3.connect(tmp_path / "items.sqlite").execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_server_that_does_not_wait_for_its_disk_is_told_to(postgresql_server):
+def test_commits_are_synchronous_whatever_the_server_defaults_to(postgresql_server):
     url = fresh_database(postgresql_server, "careless")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("ALTER DATABASE careless SET synchronous_commit TO off")

@@ -108,7 +108,7 @@ def no_file(path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "expected"),
     [
         (no_file, "it is not a file"),
         (lambda path: path.write_text("[" * 100_000), "recursion"),
@@ -121,11 +121,11 @@ def no_file(path):
         (lambda path: path.write_text("[1]"), "not an object"),
     ],
 )
-def test_manifest_that_is_none_is_a_fault_of_its_version_alone(sources, releases, damage, told):
+def test_manifest_that_is_none_is_a_fault_of_its_version_alone(sources, releases, damage, expected):
     sources.publish(releases, run_key="a")
     sources.publish(releases)
     damage(releases / "2/manifest.json")
-    with pytest.raises(DataError, match=f"E_RELEASE_DAMAGED.*{told}"):
+    with pytest.raises(DataError, match=f"E_RELEASE_DAMAGED.*{expected}"):
         open_release(releases)
     first, second = list_releases(releases)
     assert (first.fault, first.facts["run_key"]) == ("", "a")

@@ -253,8 +253,8 @@ def test_the_page_of_a_search_alone(tmp_path):
     assert json.loads(page.data["report-data"])["search"]["best"] == 1
     links = [a.get("src", a.get("href")) for tag in ("img", "link", "a", "script") for a in page.all(tag)]
     assert {link.partition(":")[0] for link in links if link} == {"data"}
-    for told in ("37.0", "95 %: 25.0 to 49.0", "seed 2 38.0", "loss.params.margin = 0.25", "&lt;loss&gt; is nan"):
-        assert told in text
+    for part in ("37.0", "95 %: 25.0 to 49.0", "seed 2 38.0", "loss.params.margin = 0.25", "&lt;loss&gt; is nan"):
+        assert part in text
     assert "Not shown: 3 settings need at least 10 trials with a score. Received: 3" in text
 
 

@@ -42,7 +42,7 @@ def test_added_and_deleted_items_belong_to_it():
     assert (found.recall, found.queries, found.neighbors, found.rows) == (1, 5, 11, 12)
 
 
-def test_too_few_items():
+def test_rejects_an_index_with_too_few_items():
     live = live_index()
     live.apply([Item(f"base-{row}", deleted=True, change=row + 1) for row in range(11)])
     with pytest.raises(DataError, match="E_INDEX_EMPTY"):

@@ -208,5 +208,5 @@ def test_too_little_has_a_reason(shown, table):
     }
 
 
-def test_seeded(calibration, shown):
+def test_the_seed_determines_the_calibration(calibration, shown):
     assert calibrate(shown, split="val", seed=1) == calibration

@@ -129,7 +129,7 @@ def test_all_conditions_hold_together_and_for_added_items(index, gallery):
     assert first.ids.tolist() == ["new", *(f"i{row}" for row in true)]
 
 
-def test_ids(index, gallery):
+def test_filters_by_id_with_added_and_deleted_items(index, gallery):
     live = LiveIndex(index, gallery, BASE)
     live.apply([Item("i7", deleted=True, change=1), Item("new", vector=QUERIES[0], change=2)])
     found = live.search(QUERIES[:1], 5, Filter.parse({"id": ["i3", "i7", "new", "unknown"]}))[0]

@@ -33,7 +33,7 @@ def test_collapsed_space_uses_no_dimension(point):
     assert effective_rank(np.full((500, 3), point, "float32"))["effective_rank"] == 0
 
 
-def test_hubness():
+def test_hubness_by_hand():
     answers = np.array([[4, 5], [4, 6], [4, 7], [4, 5]])
     found = hubness(answers, np.arange(4, 10))
     times = np.array([4, 2, 1, 1, 0, 0])

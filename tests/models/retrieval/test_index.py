@@ -113,7 +113,7 @@ def test_an_index_of_an_earlier_version_has_one_shard(tmp_path):
     assert load_index(tmp_path).shards == [30]
 
 
-def test_damaged_folders(tmp_path):
+def test_rejects_missing_and_damaged_folders(tmp_path):
     with pytest.raises(DataError, match="E_INDEX_MISSING"):
         load_index(tmp_path)
     save_index(build_index(clustered_rows(30)), tmp_path)

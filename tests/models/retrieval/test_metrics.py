@@ -220,7 +220,7 @@ def test_queries_without_a_relevant_item_are_left_out_and_counted():
     assert result.values == {"map@r": 1.0}
 
 
-def test_per_class_table():
+def test_values_are_averaged_per_class():
     result = evaluate_retrieval(spread([0, 5, 100, 10, 108]), list("aabba"), metrics=["recall@1", "map@r"])
     table = result.per_class
     assert table["label"].tolist() == ["a", "b"]
@@ -250,7 +250,7 @@ def test_k_beyond_the_gallery(name):
         evaluate_retrieval(spread([0, 1, 2]), [0, 0, 0], metrics=[name])
 
 
-def test_unknown_role():
+def test_rejects_an_unknown_role():
     with pytest.raises(DataError, match=r"E_ROLE: .* query, gallery, both. Received: 'probe'"):
         evaluate_retrieval(spread([0, 1]), [0, 0], ["both", "probe"], ["recall@1"])
 

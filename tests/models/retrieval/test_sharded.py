@@ -91,7 +91,7 @@ def test_a_shard_may_be_anywhere():
     np.testing.assert_array_equal(rows, whole.search_batched(QUERIES, 9)[0])
 
 
-def test_files(folder):
+def test_each_shard_has_its_folder_and_the_index_its_facts(folder):
     facts = json.loads((folder / "index.json").read_text())
     assert (facts["format"], facts["shards"], facts["rows"]) == (2, [166, 167, 167], 500)
     assert facts["reason"] == "3 shards of 166 rows are fewer than 20,000: brute force, which is exact"
@@ -99,7 +99,7 @@ def test_files(folder):
     np.testing.assert_array_equal(load_vectors(folder), VECTORS)
 
 
-def test_no_queries(folder):
+def test_no_queries_give_no_rows(folder):
     rows, similarities = search(load_index(folder), np.empty((0, 8), np.float32), 4)
     assert rows.shape == similarities.shape == (0, 4)
 
@@ -114,7 +114,7 @@ def test_facts_that_do_not_fit(folder, tmp_path, facts):
         load_index(tmp_path)
 
 
-def test_damaged_folders(folder, tmp_path):
+def test_rejects_exchanged_and_damaged_shards(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     swapped = [copy / "scann/shard-00", copy / "scann/shard-01"]
     swapped[0].rename(tmp_path / "first")

@@ -126,7 +126,7 @@ def test_files_without_rows_count_for_nothing(tmp_path):
     assert len(read_table(tmp_path)) == 2
 
 
-def test_nothing_there(tmp_path):
+def test_rejects_a_missing_table(tmp_path):
     with pytest.raises(DataError, match="E_TABLE_MISSING"):
         read_table(tmp_path)
     with pytest.raises(DataError, match="E_TABLE_MISSING"):
@@ -141,7 +141,7 @@ def test_cut_off_file(tmp_path):
         read_table(path)
 
 
-def test_repeated_ids(tmp_path):
+def test_rejects_repeated_ids(tmp_path):
     write_table(tmp_path / "t.parquet", table(list("aba"), list("xxy"), ["test"] * 3))
     with pytest.raises(DataError, match=r"E_ID_DUPLICATE: .* 1 repeated: \['a'\]"):
         read_table(tmp_path)
@@ -170,7 +170,7 @@ def test_columns_that_are_not_right(tmp_path, column, values, message):
         read_table(tmp_path)
 
 
-def test_absent_column(tmp_path):
+def test_rejects_a_table_without_a_required_column(tmp_path):
     parquet.write_table(pa.table({"id": ["a"]}), tmp_path / "t.parquet")
     with pytest.raises(DataError, match="E_TABLE_DAMAGED: Expected the column label"):
         read_table(tmp_path)

@@ -70,7 +70,7 @@ def test_no_interval_is_as_narrow_as_if_pairs_were_independent():
     assert at["interval"][1] - at["interval"][0] > 4 * naive
 
 
-def test_seeded(measured):
+def test_the_seed_determines_the_intervals(measured):
     table = space()
     assert verification(pair_statistics(*table), *table, resamples=200, seed=3) == measured[2]
     assert verification(pair_statistics(*table), *table, resamples=200, seed=4) != measured[2]

@@ -81,7 +81,7 @@ def test_a_release_on_the_hub_is_a_folder_of_releases(hub, release, tmp_path, ca
     assert open_release(tmp_path / "downloaded").manifest == release.manifest
 
 
-def test_a_refusal_tells_what_to_do(hub, release, monkeypatch):
+def test_a_refused_upload_says_what_to_do(hub, release, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "another")
     with pytest.raises(ResourceError, match=r"E_HUB_REFUSED: .*401.* Log in with `hf auth login`"):
         push_release(release, "me/shop")

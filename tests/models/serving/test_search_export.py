@@ -74,7 +74,7 @@ def test_the_release_itself_has_no_operations_of_scann(release):
     assert b"Scann>" not in (release.path / "saved_model.pb").read_bytes()
 
 
-def test_wrong_use(release, exported):
+def test_rejects_a_used_folder_and_no_neighbors(release, exported):
     with pytest.raises(UsageError, match="E_FOLDER_NOT_EMPTY"):
         export_search(release, exported[0])
     with pytest.raises(UsageError, match=r"E_NEIGHBORS: .* Received: 0"):

@@ -216,7 +216,7 @@ def test_calibrated_release_gives_probabilities_and_marks_unknown_queries(make_r
         for score, probability in zip(answer.scores[:3], answer.probabilities, strict=False):
             assert probability == pytest.approx(1 / (1 + np.exp(1 - 2 * score)), abs=1e-6)
     assert (known.unknown, unknown.unknown, bad.unknown) == (False, True, None)
-    assert len(unknown.ids) == 4  # what is nearest is still told
+    assert len(unknown.ids) == 4  # the nearest are still reported
     assert bad.probabilities is None
     assert searcher.doubts == []
 

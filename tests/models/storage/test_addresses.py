@@ -1,4 +1,4 @@
-"""Addresses: paths and URIs are told apart, and what cannot be a file is refused."""
+"""Addresses: paths are distinguished from URIs, and names that cannot be files are refused."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_a_uri_that_was_made_a_path_is_refused():
         is_remote(Path("s3://bucket/x"))
 
 
-def test_split_and_join():
+def test_uris_are_split_and_joined():
     assert split("s3://bucket/a/b/") == ("bucket", "a/b")
     assert split("s3://bucket") == ("bucket", "")
     assert join("s3://bucket/", "a", "b/c") == "s3://bucket/a/b/c"
@@ -44,5 +44,5 @@ def test_names_that_cannot_be_files_of_a_folder(names):
         check_names("s3://bucket", names)
 
 
-def test_names_of_files():
+def test_unusual_file_names_are_accepted():
     check_names("s3://bucket", ["a", "b/a", "b/ ü", "..a", "a..b"])

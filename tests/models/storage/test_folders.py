@@ -40,7 +40,7 @@ def _read(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_there_and_back(bucket, folder, tmp_path):
+def test_a_folder_is_uploaded_and_downloaded_unchanged(bucket, folder, tmp_path):
     (folder / ".tmp-x").write_bytes(b"of a killed writer")
     storage.upload(folder, bucket)
     assert {name: entry.size for name, entry in storage.list_files(bucket).items()} == {
@@ -133,7 +133,7 @@ def test_names_that_lead_out_of_the_folder(bucket, tmp_path, monkeypatch):
         storage.download(bucket, tmp_path / "copy")
 
 
-def test_no_space(bucket, folder, tmp_path, monkeypatch):
+def test_a_download_needs_free_space(bucket, folder, tmp_path, monkeypatch):
     storage.upload(folder, bucket)
     monkeypatch.setattr("anchorage.disk._free", lambda folder: 0)
     with pytest.raises(ResourceError, match="E_DISK_FULL"):

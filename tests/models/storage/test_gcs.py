@@ -135,7 +135,7 @@ def test_a_generation_that_is_gone(bucket, tmp_path):
         fetch_object(uri, entry, tmp_path / "x")
 
 
-def test_the_first_bytes(bucket):
+def test_reads_the_first_bytes(bucket):
     storage.write_bytes(f"{bucket}/x", b"123")
     storage.write_bytes(f"{bucket}/empty", b"")
     assert storage.read_bytes(f"{bucket}/x", 2) == b"12"

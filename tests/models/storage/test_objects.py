@@ -14,7 +14,7 @@ from anchorage.errors import ResourceError, UsageError
 from anchorage.storage import LostRaceError, MissingObjectError, gcs, objects, s3
 
 
-def test_write_read_delete(bucket):
+def test_an_object_is_written_read_and_deleted(bucket):
     uri = f"{bucket}/a b/ü+%41"
     assert not storage.exists(uri)
     etag = storage.write_bytes(uri, b"one")
@@ -57,7 +57,7 @@ def test_one_of_many_writers_at_once_wins(bucket):
     assert storage.read_bytes(f"{bucket}/claim") == b"%d" % wins.index(True)
 
 
-def test_listings(bucket, monkeypatch):
+def test_lists_files_and_folders(bucket, monkeypatch):
     for name in ("b/2", "b/c/3", "a"):
         storage.write_bytes(f"{bucket}/{name}", name.encode())
     with objects._connected(bucket) as (store, name, key):

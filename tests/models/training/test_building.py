@@ -89,7 +89,7 @@ def test_every_section_is_tried_before_any_error_counts():
             "methods": [{"name": "moving_average", "params": {"momentum": 2.0}}, {"name": "moving_avrage"}],
         },
     }
-    told = {
+    expected = {
         "training.sampler": "E_TOO_FEW_CLASSES",
         "training.methods.0": "`momentum`",
         "training.methods.1": "'moving_avrage'",
@@ -98,12 +98,12 @@ def test_every_section_is_tried_before_any_error_counts():
         "training.optimizer": "'lion'",
     }
     found = failures(**wrong)
-    assert set(found) == set(told)
-    assert all(told[path] in found[path] for path in told)
+    assert set(found) == set(expected)
+    assert all(expected[path] in found[path] for path in expected)
 
 
 @pytest.mark.parametrize(
-    ("changes", "path", "told"),
+    ("changes", "path", "expected"),
     [
         (
             {
@@ -125,7 +125,7 @@ def test_every_section_is_tried_before_any_error_counts():
         ),
     ],
 )
-def test_parts_that_do_not_go_together_are_the_fault_of_the_later_one(changes, path, told):
+def test_parts_that_do_not_go_together_are_the_fault_of_the_later_one(changes, path, expected):
     found = failures(**changes)
     assert list(found) == [path]
-    assert told in found[path]
+    assert expected in found[path]

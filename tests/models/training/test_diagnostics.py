@@ -40,7 +40,7 @@ class AllRows:
         return np.arange(ROWS)
 
 
-def signs_of(loss, vectors, labels):
+def diagnostics_of(loss, vectors, labels):
     encoder = keras.Sequential([keras.Input((DIM,)), keras.layers.UnitNormalization()])
     learner = MetricLearner(encoder, loss)
     learner.compile("sgd")
@@ -55,8 +55,8 @@ def batch():
 
 def test_shares_of_a_loss_with_known_weights(batch):
     """Seven items teach: 3 pairs of a class (both ways 6), 36 others; 56 ordered pairs in all."""
-    signs, learner = signs_of(Pulls(), *batch)
-    found = signs.measure(learner, 1)
+    diagnostics, learner = diagnostics_of(Pulls(), *batch)
+    found = diagnostics.measure(learner, 1)
     assert found["active_pairs"] == pytest.approx(42 / 56)
     assert found["positive_gradient_share"] == pytest.approx(6 * 3 / (6 * 3 + 36 * 1), rel=1e-4)
 
@@ -69,9 +69,9 @@ def test_shares_of_a_proxy_loss_with_known_weights(batch):
         num_classes=4,
         embedding_size=DIM,
     )
-    signs, learner = signs_of(loss, *batch)
+    diagnostics, learner = diagnostics_of(loss, *batch)
     loss.proxies.assign(np.random.default_rng(1).normal(size=(4, DIM)))
-    found = signs.measure(learner, 1)
+    found = diagnostics.measure(learner, 1)
     vectors = batch[0] / np.linalg.norm(batch[0], axis=1, keepdims=True)
     proxies = keras.ops.convert_to_numpy(loss.proxies)
     proxies = proxies / np.linalg.norm(proxies, axis=1, keepdims=True)
@@ -86,10 +86,10 @@ def test_shares_of_a_proxy_loss_with_known_weights(batch):
 
 def test_looking_changes_nothing(batch):
     loss = create_loss("cross_batch_memory", {"loss": {"name": "contrastive"}, "memory_size": 16})
-    signs, learner = signs_of(loss, *batch)
+    diagnostics, learner = diagnostics_of(loss, *batch)
     learner.train_on_batch(*batch)
     before = [keras.ops.convert_to_numpy(v) for v in learner.variables]
-    signs.measure(learner, 1)
+    diagnostics.measure(learner, 1)
     for old, new in zip(before, learner.variables, strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -107,7 +107,7 @@ def test_proxies_by_hand():
     assert found["proxy_distance"] == pytest.approx((0.0 + 1.0 - np.sqrt(0.5)) / 2)
 
 
-def test_sentences():
+def test_anomalies_are_described_in_sentences():
     well = {"effective_rank": 40.0, "active_pairs": 0.5, "positive_gradient_share": 0.5, "dead_proxies": 0.0}
     assert list(diagnose(well)) == []
     ill = {"effective_rank": 1.2, "active_pairs": 0.004, "positive_gradient_share": 0.001, "dead_proxies": 0.8}
@@ -118,78 +118,79 @@ def test_sentences():
 
 
 def test_a_sign_that_is_odd_for_three_epochs_is_noted_once(batch, capsys):
-    signs, learner = signs_of(Pulls(), *batch)
-    odd, well = {"dead_proxies": 1.0}, {"dead_proxies": 0.2}
-    measured = iter([odd, well, odd, odd, odd, odd, well, odd, odd, odd])
-    signs.measure = lambda learner, step: next(measured)
-    history, said = [odd], []  # what is odd before the first step does not count
+    diagnostics, learner = diagnostics_of(Pulls(), *batch)
+    anomalous, well = {"dead_proxies": 1.0}, {"dead_proxies": 0.2}
+    measured = iter([anomalous, well, *[anomalous] * 4, well, *[anomalous] * 3])
+    diagnostics.measure = lambda learner, step: next(measured)
+    history, said = [anomalous], []  # what is anomalous before the first step does not count
     for epoch in range(1, 11):
-        history.append(signs.after_epoch(learner, epoch, history))
+        history.append(diagnostics.after_epoch(learner, epoch, history))
         said.append(capsys.readouterr().out.count("not the nearest proxy of any item"))
     assert said == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
 
 
 def test_the_warm_up_is_allowed_to_be_odd(batch, capsys):
-    signs, learner = signs_of(Pulls(), *batch)
-    odd = {"dead_proxies": 1.0}
-    signs.measure = lambda learner, step: odd
+    diagnostics, learner = diagnostics_of(Pulls(), *batch)
+    anomalous = {"dead_proxies": 1.0}
+    diagnostics.measure = lambda learner, step: anomalous
     for epoch in range(1, 6):
-        signs.after_epoch(learner, epoch, [odd] * epoch, after_warm_up=4)
+        diagnostics.after_epoch(learner, epoch, [anomalous] * epoch, after_warm_up=4)
     assert not capsys.readouterr().out
-    signs.after_epoch(learner, 6, [odd] * 6, after_warm_up=4)
+    diagnostics.after_epoch(learner, 6, [anomalous] * 6, after_warm_up=4)
     assert "100% of the proxies" in capsys.readouterr().out
 
 
 def test_nothing_is_odd_while_validation_improves(batch, capsys):
-    signs, learner = signs_of(Pulls(), *batch)
-    odd = {"dead_proxies": 1.0}
-    signs.measure = lambda learner, step: dict(odd)
-    history, said = [{**odd, "val_map@r": 0.1}], []
+    diagnostics, learner = diagnostics_of(Pulls(), *batch)
+    anomalous = {"dead_proxies": 1.0}
+    diagnostics.measure = lambda learner, step: dict(anomalous)
+    history, said = [{**anomalous, "val_map@r": 0.1}], []
     for epoch, value in enumerate([0.2, 0.3, 0.4, 0.5, 0.4, 0.4, 0.4, 0.4], start=1):
-        history.append({**signs.after_epoch(learner, epoch, history), "val_map@r": value})
+        history.append({**diagnostics.after_epoch(learner, epoch, history), "val_map@r": value})
         said.append(capsys.readouterr().out.count("not the nearest proxy of any item"))
     assert said == [0, 0, 0, 0, 0, 0, 0, 1]  # the best of epoch 4 is three epochs back after epoch 7
 
 
 @pytest.mark.parametrize(
-    ("factor", "told"),
+    ("factor", "expected"),
     [(1.0, r"E_COLLAPSED.*same embedding \(mean cosine 1.0"), (0.0, "E_COLLAPSED.*have been zero for")],
 )
-def test_a_collapsed_training_stops_with_a_reason(batch, factor, told):
-    signs, learner = signs_of(Pulls(), factor * np.ones((ROWS, DIM), "float32"), batch[1])
+def test_a_collapsed_training_stops_with_a_reason(batch, factor, expected):
+    diagnostics, learner = diagnostics_of(Pulls(), factor * np.ones((ROWS, DIM), "float32"), batch[1])
     well = {"effective_rank": 8.0, "mean_cosine": 0.1}
-    first = signs.after_epoch(learner, 1, [well])
+    first = diagnostics.after_epoch(learner, 1, [well])
     assert first["mean_cosine"] == pytest.approx(factor)
-    again, _ = signs_of(Pulls(), signs.store.vectors, batch[1])  # as after an interruption: only the history is left
-    with pytest.raises(DataError, match=told):
+    # As after an interruption: only the history is left.
+    again, _ = diagnostics_of(Pulls(), diagnostics.store.vectors, batch[1])
+    with pytest.raises(DataError, match=expected):
         again.after_epoch(learner, 2, [well, first])
 
 
 def test_a_network_that_starts_as_one_point_gets_two_epochs(batch):
-    signs, learner = signs_of(Pulls(), np.ones((ROWS, DIM), "float32"), batch[1])
-    start = signs.measure(learner, 0)
-    first = signs.after_epoch(learner, 1, [start])
+    diagnostics, learner = diagnostics_of(Pulls(), np.ones((ROWS, DIM), "float32"), batch[1])
+    start = diagnostics.measure(learner, 0)
+    first = diagnostics.after_epoch(learner, 1, [start])
     with pytest.raises(DataError, match="E_COLLAPSED"):
-        signs.after_epoch(learner, 2, [start, first])
+        diagnostics.after_epoch(learner, 2, [start, first])
 
 
 def test_two_collapsed_epochs_must_follow_each_other(batch):
-    signs, learner = signs_of(Pulls(), np.ones((ROWS, DIM), "float32"), batch[1])
+    diagnostics, learner = diagnostics_of(Pulls(), np.ones((ROWS, DIM), "float32"), batch[1])
     well = {"effective_rank": 8.0, "mean_cosine": 0.1}
-    ill = signs.after_epoch(learner, 1)
-    assert signs.after_epoch(learner, 3, [ill, well]) == ill
+    ill = diagnostics.after_epoch(learner, 1)
+    assert diagnostics.after_epoch(learner, 3, [ill, well]) == ill
 
 
 def test_one_image_is_not_a_collapse():
-    signs, learner = signs_of(Pulls(), np.ones((1, DIM), "float32"), np.zeros(1, int))
-    signs.measure = lambda learner, step: {"effective_rank": 0.0, "mean_cosine": 0.0}
-    assert signs.after_epoch(learner, 2, [signs.after_epoch(learner, 1)])["mean_cosine"] == 0.0
+    diagnostics, learner = diagnostics_of(Pulls(), np.ones((1, DIM), "float32"), np.zeros(1, int))
+    diagnostics.measure = lambda learner, step: {"effective_rank": 0.0, "mean_cosine": 0.0}
+    assert diagnostics.after_epoch(learner, 2, [diagnostics.after_epoch(learner, 1)])["mean_cosine"] == 0.0
 
 
 def test_rejects_embeddings_that_are_not_finite(batch):
-    signs, learner = signs_of(Pulls(), np.where(np.eye(ROWS, DIM) > 0, np.nan, batch[0]), batch[1])
+    diagnostics, learner = diagnostics_of(Pulls(), np.where(np.eye(ROWS, DIM) > 0, np.nan, batch[0]), batch[1])
     with pytest.raises(FloatingPointError, match="embeddings became NaN"):
-        signs.after_epoch(learner, 1)
+        diagnostics.after_epoch(learner, 1)
 
 
 def test_logged_in_every_epoch(store, validation_store, settings):

@@ -141,7 +141,7 @@ def test_the_learner_can_be_saved(store, cached, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "training", "told"),
+    ("encoder", "training", "expected"),
     [
         ({"name": "small"}, {}, "random features"),
         ({"name": "head"}, {}, "vectors, which are features already"),
@@ -157,8 +157,8 @@ def test_the_learner_can_be_saved(store, cached, tmp_path):
         ({"cache": False, "cached_copies": 2}, {}, "needs `cache` = true"),
     ],
 )
-def test_what_does_not_go_with_a_cache_is_refused(cached, encoder, training, told):
-    with pytest.raises(UsageError, match=f"E_CACHE: .*{told}"):
+def test_what_does_not_go_with_a_cache_is_refused(cached, encoder, training, expected):
+    with pytest.raises(UsageError, match=f"E_CACHE: .*{expected}"):
         check_cache(of_run(cached(encoder, **training)))
 
 

@@ -115,9 +115,9 @@ def test_a_training_that_does_harm_ends_early_and_keeps_the_network_before_it(ri
     assert (result.best_epoch, result.best_value, bool(result.stop_reason)) == (0, 0.4, True)
     assert len(result.history) == 1 + 3
     assert same(learner.encoder.get_weights(), rig.learner().encoder.get_weights())
-    told = capsys.readouterr().out
-    assert "stopped after epoch 3 of 9" in told
-    assert "40.0% before the first step and at most 12.0% since" in told
+    output = capsys.readouterr().out
+    assert "stopped after epoch 3 of 9" in output
+    assert "40.0% before the first step and at most 12.0% since" in output
 
 
 @pytest.mark.thorough

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from memory import MEASURABLE, cap_data, held
+from memory import MEASURABLE, cap_data, process_memory
 
 from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 
@@ -37,10 +37,10 @@ def test_a_quarter_of_the_data_fits_in_memory_and_all_of_it_is_trained_on(tmp_pa
     finally:
         (tmp_path / "shard-00000.u8").unlink()  # pytest would keep it
     assert child.returncode == 0, child.stderr[-3000:]
-    told = json.loads(child.stdout.splitlines()[-1])
-    assert told["rows"] == CLASSES * PER_CLASS
-    assert np.isfinite(told["losses"]).all()
-    assert told["all at once"] == "MemoryError"
+    result = json.loads(child.stdout.splitlines()[-1])
+    assert result["rows"] == CLASSES * PER_CLASS
+    assert np.isfinite(result["losses"]).all()
+    assert result["all at once"] == "MemoryError"
 
 
 def trunk(pixels, weights=None):
@@ -82,7 +82,7 @@ def train_in_a_quarter(folder: str) -> None:
         "epochs": 1,
     }
     train_run(store, None, training={**training, "steps_per_epoch": 2}, **arguments)
-    cap_data(held("VmData") + BYTES // 4)
+    cap_data(process_memory("VmData") + BYTES // 4)
     seen.clear()
     history = train_run(store, None, training=training, **arguments).result.history
     rows = len(seen)

@@ -195,7 +195,7 @@ def test_groups_without_weights_are_refused():
     options = {"groups": {"trunk": paths[:1]}}
     with pytest.raises(UsageError, match=r"E_NAME_UNKNOWN: `frozen_steps` names the group 'trunc'") as caught:
         create_optimizer("sgd", 0.1, frozen_steps={"trunc": 500}, **options).check_groups(paths)
-    told = "beta, learner, learner_1, margin_loss, margin_loss_1, proxies, trunk, or a part of a path in the trunk"
-    assert f"Known: {told}. Did you mean 'trunk'?" in str(caught.value)
+    expected = "beta, learner, learner_1, margin_loss, margin_loss_1, proxies, trunk, or a part of a path in the trunk"
+    assert f"Known: {expected}. Did you mean 'trunk'?" in str(caught.value)
     with pytest.raises(UsageError, match=r"`rate_factors` names the group 'prxies'.*Did you mean 'proxies'\?"):
         create_optimizer("sgd", 0.1, {"prxies": 10.0}).check_groups(paths)

@@ -196,10 +196,10 @@ def test_only_a_plain_head_without_a_procedure_is_whitened(change):
 
 def test_choices_are_listed_with_their_reasons():
     _, choices = choose_settings(settings(epochs=3), COUNTS["usual"])
-    told = format_choices(choices, Facts.of({"weights": "imagenet"}, COUNTS["usual"]))
-    assert told.startswith("recipe for a pretrained trunk, 98 training classes of 13 images (median; minimum 13)")
-    assert "class_batches classes=32 per_class=4" in told
-    assert "training.epochs" not in told
+    result = format_choices(choices, Facts.of({"weights": "imagenet"}, COUNTS["usual"]))
+    assert result.startswith("recipe for a pretrained trunk, 98 training classes of 13 images (median; minimum 13)")
+    assert "class_batches classes=32 per_class=4" in result
+    assert "training.epochs" not in result
     assert all(choice.reason for choice in choices)
     assert format_choices([choice for choice in choices if choice.reason == WRITTEN]) == ""
 
@@ -244,8 +244,8 @@ def test_a_procedure_chooses_batches_for_the_classes_of_each_training(store, val
 
 
 @pytest.mark.parametrize("encoder", [{"name": "head"}, {"cache": True, "cached_copies": 2}, {}])
-def test_each_setting_is_told_once(encoder):
+def test_each_setting_is_listed_once(encoder):
     made = settings()
     made["encoder"] |= encoder
-    told = [choice.setting for choice in choose_settings(made, COUNTS["usual"])[1]]
-    assert sorted(told) == sorted(set(told))
+    rows = [choice.setting for choice in choose_settings(made, COUNTS["usual"])[1]]
+    assert sorted(rows) == sorted(set(rows))

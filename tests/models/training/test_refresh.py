@@ -1,4 +1,4 @@
-"""Samplers that go by where the classes lie: what they are told, when, and that a training goes on with it."""
+"""Embedding-aware samplers: what they are updated with and when, also after a resumption."""
 
 import threading
 

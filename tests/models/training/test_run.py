@@ -39,7 +39,7 @@ def test_training_teaches_what_holds_for_unseen_classes(run):
     assert run.result.best_value > run.result.history[0]["val_map@r"] + 0.05
 
 
-def test_saved_whole(run, tmp_path):
+def test_a_loaded_learner_predicts_the_same(run, tmp_path):
     run.learner.save(tmp_path / "learner.keras")
     again = keras.models.load_model(tmp_path / "learner.keras")
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype="uint8")

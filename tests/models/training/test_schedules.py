@@ -16,7 +16,7 @@ from anchorage.training.schedules import WarmupDecay
         ("cosine", [0.5, 1, 1.5, 2, 2, 0.2 + 0.9 * (1 + np.cos(np.pi / 4)), 1.1, 0.2, 0.2]),
     ],
 )
-def test_shapes(shape, expected):
+def test_rates_follow_the_shape_of_the_schedule(shape, expected):
     rate = WarmupDecay(2.0, total_steps=12, shape=shape, warmup_steps=4, final_share=0.1)
     found = [float(rate(step)) for step in (0, 1, 2, 3, 4, 6, 8, 12, 50)]
     assert found == pytest.approx(expected, abs=1e-6)

@@ -47,7 +47,7 @@ def test_what_the_optimizer_of_keras_takes_may_stand_beside_its_own_settings():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"training": {**LEAST, "epoch": 3}}, r"E_PARAMETER_UNKNOWN: training takes .* Received unknown: \['epoch'\]"),
         ({"encoder": {"name": "small", "widths": [4]}}, r"UNKNOWN: encoder takes .* Received unknown: \['widths'\]"),
@@ -57,6 +57,6 @@ def test_what_the_optimizer_of_keras_takes_may_stand_beside_its_own_settings():
         ({"loss": {"params": {}}}, r"E_PARAMETER_MISSING: a building block needs \['name'\]"),
     ],
 )
-def test_a_wrong_or_missing_name_is_refused(change, told):
-    with pytest.raises(UsageError, match=told):
+def test_a_wrong_or_missing_name_is_refused(change, expected):
+    with pytest.raises(UsageError, match=expected):
         RunSettings.from_dict({**RUN, **change})

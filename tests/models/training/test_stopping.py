@@ -23,7 +23,7 @@ def stops(values, epochs=18, **options):
         ([0.36, 0.05, 0.052, 0.054, 0.056, 0.058], True),  # 0.2 points an epoch
     ],
 )
-def test_below_the_start(values, stopped):
+def test_stops_a_training_that_stays_below_its_start(values, stopped):
     assert bool(stops(values)) == stopped
 
 
@@ -33,9 +33,9 @@ def test_a_short_training_gets_three_epochs():
 
 
 def test_the_reason_names_epoch_and_cause():
-    told = stops([0.36, 0.05, 0.07, 0.06], epochs=5)
-    assert told.startswith("stopped after epoch 3 of 5: map@r on the validation classes was 36.0% before the first")
-    assert "at most 7.0% since" in told
+    result = stops([0.36, 0.05, 0.07, 0.06], epochs=5)
+    assert result.startswith("stopped after epoch 3 of 5: map@r on the validation classes was 36.0% before the first")
+    assert "at most 7.0% since" in result
 
 
 def test_the_warm_up_does_not_count():
@@ -44,7 +44,7 @@ def test_the_warm_up_does_not_count():
     assert not stops([*values], epochs=5, warm_up=2)
 
 
-def test_patience():
+def test_stops_after_the_patience():
     values = [0.1, 0.3, 0.2, 0.2]
     assert not stops(values, patience=3, waited=2)
     assert "has not improved for 2 epochs" in stops(values, patience=2, waited=2)

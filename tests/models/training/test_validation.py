@@ -1,4 +1,4 @@
-"""Validation by retrieval, with an encoder whose answers can be told by hand."""
+"""Validation by retrieval, with an encoder whose results can be computed by hand."""
 
 import keras
 import numpy as np

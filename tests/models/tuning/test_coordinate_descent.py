@@ -88,7 +88,7 @@ def case_oracle(case, **options):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_published_sequence(tmp_path, name):
+def test_trials_follow_the_published_sequence(tmp_path, name):
     case, expected = CASES[name], CASES[name]["expected"]
     searched = case_oracle(case)
     trials = Search(searched, OBJECTIVES[name], tmp_path).run()
@@ -134,7 +134,7 @@ def test_resumes_with_the_same_rest(tmp_path, interrupted_after, inside_a_trial)
     st.sampled_from(["min", "max"]),
     st.randoms(use_true_random=False),
 )
-def test_any_search(tmp_path_factory, optimum, points, max_cycles, direction, random):
+def test_no_search_tries_a_configuration_twice(tmp_path_factory, optimum, points, max_cycles, direction, random):
     names = [f"x{place}" for place in range(len(optimum))]
     sign = 1 if direction == "min" else -1
 

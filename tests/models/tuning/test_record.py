@@ -1,4 +1,4 @@
-"""The record of a search: what is written is read again, and what is damaged is told."""
+"""The record of a search: it is read as it was written, and a damaged one is reported."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_what_is_written_is_read_again(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"space": []}', '{"space": 3, "trials": [], "repeats": []}'])
-def test_a_damaged_record_is_told(tmp_path, text):
+def test_a_damaged_record_is_reported(tmp_path, text):
     path = tmp_path / "search.json"
     path.write_text(text)
     with pytest.raises(DataError, match=r"E_SEARCH_DAMAGED: .*search\.json"):

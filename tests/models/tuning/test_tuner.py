@@ -83,10 +83,10 @@ def test_an_interrupted_search_goes_on_without_repeating_a_trial(tmp_path, oracl
 
     def interrupted(values, report):
         if len(train.asked) == 4:
-            raise ResourceError("E_INTERRUPTED", "told to stop")
+            raise ResourceError("E_INTERRUPTED", "stopped by a signal")
         return train(values, report)
 
-    with pytest.raises(ResourceError, match="E_INTERRUPTED: told to stop"):
+    with pytest.raises(ResourceError, match="E_INTERRUPTED: stopped by a signal"):
         search(interrupted, tmp_path / "cut", oracle=oracle)
     resumed = search(train, tmp_path / "cut", oracle=oracle)
     assert train.asked == undisturbed.asked

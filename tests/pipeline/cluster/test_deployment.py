@@ -158,7 +158,7 @@ def test_errors_say_what_to_do(kubeflow, monkeypatch):
     assert store.requests[-1][2] == "Bearer secret"
 
 
-def test_no_server(tmp_path, monkeypatch):
+def test_an_unreachable_server_is_a_resource_error(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ResourceError, match=r"E_KUBEFLOW_SERVER.*127\.0\.0\.1:9.*cluster\.host"):
         Server(Cluster(host="http://127.0.0.1:9"), "icons")

@@ -52,7 +52,7 @@ def test_a_key_stands_for_all_that_a_run_depends_on(job_of):
     assert job_of().record.name == f"{keys[0]}.json"
 
 
-def test_values_in_short():
+def test_values_are_named_by_the_last_part_of_their_key():
     assert format_values({"training.optimizer.learning_rate": 3e-4, "loss.name": "a"}) == "learning_rate 0.0003, name a"
 
 

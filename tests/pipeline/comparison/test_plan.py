@@ -14,7 +14,7 @@ LABELS = np.repeat(np.arange(10), 4)
 RATE = "training.optimizer.learning_rate"
 
 
-def test_blocks(make):
+def test_blocks_combine_seeds_and_folds(make):
     entry = {"name": "a"}
     assert report_blocks(make(entry, seeds=[1, 2], folds=3)) == [
         Block(1, 1),
@@ -52,18 +52,18 @@ def test_unequal_trials_are_refused(make, document):
 
 
 @pytest.mark.parametrize(
-    ("changed", "code", "told"),
+    ("changed", "code", "expected"),
     [
         ({"loss": {"name": 3}}, "E_COMPARISON_ENTRY", "loss.name"),
         ({"los": 3}, "E_COMPARISON_ENTRY", "los "),
         ({"loss": {"params": {"neg_margin": {"low": 0.1, "high": 0.2}}}}, "E_RANGES_NOT_SEARCHED", "neg_margin"),
     ],
 )
-def test_entries_that_are_no_settled_experiment(make, document, changed, code, told):
+def test_entries_that_are_no_settled_experiment(make, document, changed, code, expected):
     with pytest.raises(UsageError) as caught:
         expand(make({"name": "a"}, {"name": "b", "set": changed}), document)
     assert caught.value.code == code
-    assert told in caught.value.message
+    assert expected in caught.value.message
     assert "'b'" in caught.value.message
 
 
@@ -103,7 +103,7 @@ def test_unlike_entries_are_refused_unless_they_say_why(make, document, changed,
         {"training": {"epochs": 2, "sampler": {"name": "shuffled_batches", "params": {"batch_size": 8}}}},
     ],
 )
-def test_what_may_differ(make, document, changed):
+def test_entries_may_differ_in_settings_outside_the_budget(make, document, changed):
     comparison = make({"name": "a"}, {"name": "b", "set": changed})
     assert check_alike(comparison, expand(comparison, document), LABELS) == {}
 

@@ -69,7 +69,7 @@ def test_friedman_p_is_scipys():
 
 
 def test_groups_are_maximal():
-    """40 units in which the order 0 1 2 3 never changes: mean ranks 1 to 4, 0.742 apart is told apart."""
+    """40 units in which the order 0 1 2 3 never changes: mean ranks 1 to 4, with a critical difference of 0.742."""
     values = np.tile([4.0, 3.0, 2.0, 1.0], (40, 1))
     assert rank_settings(values).groups == []
     # with 8 units the critical difference is 2.569 sqrt(20 / 48) = 1.66: neighbours only are joined

@@ -103,7 +103,7 @@ def test_failed_runs_leave_the_others(make):
 
 
 @pytest.mark.parametrize(
-    ("ours", "told"),
+    ("ours", "expected"),
     [
         ([0.2, 0.4, 0.61], "better: +10.3 ± 0.3 *"),
         ([0.0, 0.2, 0.39], "worse: -10.3 ± 0.3 *"),
@@ -111,11 +111,11 @@ def test_failed_runs_leave_the_others(make):
         ([0.15], "one run, no standard error: +5.0"),
     ],
 )
-def test_words_promise_no_more_than_was_measured(make, ours, told):
+def test_words_promise_no_more_than_was_measured(make, ours, expected):
     comparison = make({"name": "base"}, {"name": "other", "against": "base"})
     rows = rows_of(comparison, {"base": [0.1, 0.3, 0.5][: len(ours)], "other": ours})
     other = summarize(comparison, BLOCKS[: len(ours)], rows).row("other")
-    assert format_difference(other.differences["map@r"], "map@r" in other.holds) == told
+    assert format_difference(other.differences["map@r"], "map@r" in other.holds) == expected
 
 
 def test_table_and_pictures(make, tmp_path, monkeypatch):
@@ -157,7 +157,7 @@ def test_table_and_pictures(make, tmp_path, monkeypatch):
     assert pictures[0].read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_table_of_trials_tells_each_and_no_verdict(make, document, tmp_path, monkeypatch):
+def test_a_table_of_trials_lists_each_without_a_verdict(make, document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     comparison = make(
         {"name": "base"}, {"name": "other", "against": "base", "tune": {RATE: [0.1, 0.2, 0.3]}}, judge="choice"
@@ -168,8 +168,8 @@ def test_a_table_of_trials_tells_each_and_no_verdict(make, document, tmp_path, m
     write_table(summarize(comparison, BLOCKS[:1], rows), Images(tmp_path, None, [["a"]], ""), tmp_path / "table.md")
     text = (tmp_path / "table.md").read_text()
     assert "MAP@R of the trials: learning_rate 0.1 45.0 %; learning_rate 0.2 20.0 %; learning_rate 0.3 failed." in text
-    told = "one run, no standard error: +5.0"
-    assert f"| other | 45.0 | 45.0 | base | {told} | {told} | 10 | 1.00 x | 1.00 x |  |" in text.splitlines()
+    expected = "one run, no standard error: +5.0"
+    assert f"| other | 45.0 | 45.0 | base | {expected} | {expected} | 10 | 1.00 x | 1.00 x |  |" in text.splitlines()
     assert "- Trials only: seed 0, fold 0, which also selects the epoch of each run with `validation`." in text
     assert "Tuned on fold 0" not in text
 

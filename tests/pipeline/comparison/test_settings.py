@@ -44,7 +44,7 @@ def test_overrides_belong_to_the_comparison_or_to_its_experiment(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("", "entries"),
         ("folds = 2\n[[entries]]\nname = 'a'\n", "folds"),
@@ -58,11 +58,11 @@ def test_overrides_belong_to_the_comparison_or_to_its_experiment(tmp_path):
         ("[[entries]]\nname = 'a'\ntune = { seed = [] }\n", "tune.seed"),
     ],
 )
-def test_mistakes(tmp_path, text, told):
+def test_rejects_invalid_comparison_files(tmp_path, text, expected):
     with pytest.raises(UsageError) as caught:
         load_comparison(write(tmp_path, text))
     assert caught.value.code == "E_COMPARISON"
-    assert told in caught.value.message
+    assert expected in caught.value.message
 
 
 @pytest.mark.parametrize(("text", "code"), [(None, "E_COMPARISON_MISSING"), ("= 3", "E_COMPARISON_SYNTAX")])

@@ -140,7 +140,7 @@ def test_of_characters_of_one_shape_the_first_is_kept():
     assert list(map(chr, drop_lookalikes(drawings, faces))) == ["A"]
 
 
-def test_a_font_of_many_scripts_tells_that_two_characters_are_one_shape():
+def test_a_font_of_many_scripts_shows_that_two_characters_have_one_shape():
     characters = {"A": "wedge", ALPHA: "wedge", "Ж": "bar"}
     shapes = list(SHAPES)
     own, _ = draw_characters(faces_of(**{f"f{n}": {"A": shapes[n]} for n in range(6)}))

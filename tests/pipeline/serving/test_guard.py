@@ -76,7 +76,7 @@ def test_errors_of_the_framework_are_problems_too(shared, method, path, status, 
     assert {"title", "detail", "instance"} <= set(problem)
 
 
-def test_an_internal_error_tells_nothing_of_itself(shared, monkeypatch):
+def test_an_internal_error_reveals_no_details(shared, monkeypatch):
     monkeypatch.setattr(shared.service, "search", None)
     answer = shared.post("/v1/search", json={"id": "a"})
     assert (answer.status_code, answer.json()["code"]) == (500, "E_BUG")
@@ -140,7 +140,7 @@ def test_f25_beyond_the_bound_requests_are_refused_at_once_and_later_ones_answer
         assert client.service.admission.pending == 0
 
 
-def test_a_request_that_takes_too_long_is_told_so_and_its_record_is_not_run(published, images, tmp_path):
+def test_a_request_that_times_out_gets_an_error_and_its_record_is_not_run(published, images, tmp_path):
     limits = Limits(request_seconds=0.3)
     with running(published, limits=limits, store=f"sqlite:///{tmp_path}/items.sqlite") as client:
         gate = held(client)

@@ -135,7 +135,7 @@ def test_a_batch_with_faults_names_all_and_applies_nothing(client, releases, str
         ({"delete": ["\ud800"]}, "E_REQUEST_SYNTAX"),
     ],
 )
-def test_a_batch_that_is_none(client, body, code):
+def test_rejects_a_malformed_batch(client, body, code):
     content = json.dumps(body).encode()
     headers = {"Content-Type": "application/json", **WITH_KEY}
     answer = client.post("/v1/items:batch", content=content, headers=headers)

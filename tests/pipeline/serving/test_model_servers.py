@@ -150,7 +150,7 @@ def test_embeddings_of_another_dimension_or_number_are_refused(remote, local):
 
 
 @pytest.mark.parametrize("address", ["", "tensorflow", "tensorflow:host", "torch:host:80", "triton:host:port"])
-def test_addresses(release, address):
+def test_rejects_malformed_addresses(release, address):
     with pytest.raises(UsageError, match=r"E_MODEL_SERVER_ADDRESS: Expected tensorflow:HOST:PORT"):
         connect_server(address, release)
 

@@ -80,7 +80,7 @@ def test_drop_click_filter_and_back(visit, images):
     expect(page.locator(".hit")).to_have_count(12)
 
 
-def test_paste_and_file(visit, images):
+def test_an_image_can_be_pasted_or_chosen(visit, images):
     page = visit.page
     page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": images[3]})
     expect(page.locator(".hit .score")).to_have_count(11)
@@ -101,7 +101,7 @@ def test_paste_and_file(visit, images):
     assert page.get_attribute("#camera", "capture") == "environment"
 
 
-def test_problems_are_told_in_words(visit):
+def test_problems_are_shown_as_sentences(visit):
     page = visit.page
     visit.drop(b"no image at all")
     problem = page.locator("#problem .problem")

@@ -27,7 +27,7 @@ def b64(data):
     return {"b64": base64.b64encode(data).decode()}
 
 
-def test_rows(client):
+def test_instances_are_answered_row_by_row(client):
     expected = client.expected["serving_default"](images=tf.constant([*IMAGES, b"bad"]))
     for instances in ([*map(b64, IMAGES), "bad"], [*({"images": b64(image)} for image in IMAGES), {"images": "bad"}]):
         answer = client.post(PREDICT, json={"instances": instances})
@@ -37,7 +37,7 @@ def test_rows(client):
         np.testing.assert_allclose([row["embeddings"] for row in rows], expected["embeddings"], atol=1e-5)
 
 
-def test_columns(client):
+def test_inputs_are_answered_in_columns(client):
     expected = client.expected["serving_default"](images=tf.constant(IMAGES))["embeddings"]
     for inputs in ([*map(b64, IMAGES)], {"images": [*map(b64, IMAGES)]}):
         answer = client.post("/v1/models/anchorage/versions/1:predict", json={"inputs": inputs})

@@ -102,7 +102,7 @@ def test_a_filter_does_not_change_what_an_item_probably_is(shared, images):
     assert [result["probability"] for result in narrow] == [whole[result["id"]] for result in narrow]
 
 
-def test_least_score(shared, images):
+def test_results_below_the_minimum_score_are_omitted(shared, images):
     answers = search(shared, images[3], k=12).json()["results"]
     least = answers[4]["score"]
     kept = search(shared, images[3], k=12, min_score=least).json()
@@ -154,7 +154,7 @@ def test_f19_f27_what_cannot_be_answered(shared, body, status, code):
 
 
 @pytest.mark.parametrize("text", ['{"id": ', "[1]", '"id"', '{"vector": [NaN]}', "", '{"queries": {"a": 1}}', "\xff"])
-def test_json_that_is_none(shared, text):
+def test_rejects_malformed_json(shared, text):
     answer = search(shared, text.encode("latin-1"), headers={"Content-Type": "application/json"})
     assert answer.status_code in (400, 422)
     assert answer.json()["code"] in ("E_REQUEST_SYNTAX", "E_REQUEST_FIELDS")

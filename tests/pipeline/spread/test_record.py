@@ -80,7 +80,7 @@ def _change(path, value):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "expected"),
     [
         (_change(["rows", 0, "values", "map@r"], 1.5), "rows.0.values.map@r"),
         (_change(["rows", 0, "values"], {}), "rows.0.values"),
@@ -91,13 +91,13 @@ def _change(path, value):
         (_change(["format"], 2), "format"),
     ],
 )
-def test_rejects_a_damaged_file(row, tmp_path, damage, told):
+def test_rejects_a_damaged_file(row, tmp_path, damage, expected):
     document = Spread(rows=[row(1, 0.25)]).model_dump()
     damage(document)
     (tmp_path / "spread.json").write_text(json.dumps(document))
     with pytest.raises(DataError, match=r"E_SPREAD_DAMAGED.*remove the file") as caught:
         read_spread(tmp_path / "spread.json")
-    assert f"Received: {told}: " in str(caught.value)
+    assert f"Received: {expected}: " in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\x00", b'{"rows": [NaN]}'])

@@ -80,15 +80,15 @@ def spread(*words):
 
 def test_each_seed_is_trained_once_and_listed(folder, trainer, capsys):
     assert spread("--seeds", "1", "2", "3", "--machine", "here") == 0
-    told = capsys.readouterr().out.splitlines()
+    output = capsys.readouterr().out.splitlines()
     assert trainer.trained == [1, 2, 3]
-    assert told[0].startswith("training 3 of 3 seeds; logs: ")
-    assert told[1:4] == [
+    assert output[0].startswith("training 3 of 3 seeds; logs: ")
+    assert output[1:4] == [
         f"seed {seed}    map@r {100 * _VALUES[seed]:.1f}  recall@1 50.0  (epoch 1, 2 s)" for seed in (1, 2, 3)
     ]
-    assert told[5].startswith("here: ")
-    assert told[7] == "map@r     40.0       20.0    20.0     60.0    20.0    40.0    60.0"
-    assert told[-1] == "spread   runs/toy/spread.json: `anchorage run` includes it in the report"
+    assert output[5].startswith("here: ")
+    assert output[7] == "map@r     40.0       20.0    20.0     60.0    20.0    40.0    60.0"
+    assert output[-1] == "spread   runs/toy/spread.json: `anchorage run` includes it in the report"
 
 
 def test_what_was_measured_is_not_trained_again(folder, trainer, capsys):
@@ -99,9 +99,9 @@ def test_what_was_measured_is_not_trained_again(folder, trainer, capsys):
     trainer.stops_at = None
     assert spread("--seeds", "1", "2", "3") == 0
     assert trainer.trained == [1, 2, 3]
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("training 1 of 3 seeds")
-    assert [line.endswith(", measured 2026-01-02") for line in told[1:4]] == [True, True, False]
+    output = capsys.readouterr().out.splitlines()
+    assert output[0].startswith("training 1 of 3 seeds")
+    assert [line.endswith(", measured 2026-01-02") for line in output[1:4]] == [True, True, False]
     assert spread("--seeds", "3", "2") == 0
     assert trainer.trained == [1, 2, 3]
 
@@ -190,23 +190,23 @@ def test_the_spread_is_a_parameter_of_the_node_that_judges(folder, trainer):
     for found in (measured(folder), None):
         made = create_pipeline(experiment, local_places(experiment), fingerprint_run(experiment), found)
         [node] = [node for node in made.components if node.id == "EvaluateRetrieval"]
-        told = json.loads(node.exec_properties["spread_json"])
-        assert told == (found.model_dump() if found else {})
+        result = json.loads(node.exec_properties["spread_json"])
+        assert result == (found.model_dump() if found else {})
 
 
 @pytest.mark.parametrize(
-    ("seeds", "told"),
+    ("seeds", "expected"),
     [
         (["1"], "at least 2 seeds"),
         (["1", "2", "1"], "Received repeatedly: 1"),
         (["1", "4294967295"], "from 0 to 4294967294. Received: 4294967295"),
     ],
 )
-def test_seeds_that_give_no_spread_are_refused(folder, trainer, capsys, seeds, told):
+def test_seeds_that_give_no_spread_are_refused(folder, trainer, capsys, seeds, expected):
     assert spread("--seeds", *seeds) == 2
     error = capsys.readouterr().err
     assert error.startswith("anchorage: E_SEEDS: ")
-    assert told in error
+    assert expected in error
     assert not (folder / "runs").exists()
 
 
@@ -217,7 +217,7 @@ def test_rejects_a_seed_that_is_not_a_whole_number(folder, seed):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "status", "told"),
+    ("old", "new", "status", "expected"),
     [
         ('path = "images"', 'path = "nowhere"', 2, "E_DATA_MISSING"),
         (
@@ -230,10 +230,10 @@ def test_rejects_a_seed_that_is_not_a_whole_number(folder, seed):
         ("[loss]", "[evaluation]\nleave_out = 'family'\n[loss]", 3, "E_TABLE_COLUMNS"),
     ],
 )
-def test_a_wrong_experiment_is_refused_before_any_training(folder, trainer, capsys, old, new, status, told):
+def test_a_wrong_experiment_is_refused_before_any_training(folder, trainer, capsys, old, new, status, expected):
     (folder / "toy.toml").write_text(_EXPERIMENT.replace(old, new))
     assert spread() == status
-    assert capsys.readouterr().err.startswith(f"anchorage: {told}")
+    assert capsys.readouterr().err.startswith(f"anchorage: {expected}")
     assert trainer.trained == []
 
 
@@ -256,7 +256,7 @@ def test_a_machine_needs_a_name(folder):
 
 
 @pytest.mark.parametrize(
-    ("child", "kind", "told"),
+    ("child", "kind", "expected"),
     [
         ("raise SystemExit(7)", ResourceError, "E_RUN_DIED: seed 5: the training ended with exit status 7; "),
         (f"os.kill(os.getpid(), {signal.SIGKILL:d})", ResourceError, "E_RUN_DIED: seed 5: .* signal 9; .*seed-5.log"),
@@ -265,8 +265,8 @@ def test_a_machine_needs_a_name(folder):
         ("fail(4, 'E_DISK_FULL')", ResourceError, "E_DISK_FULL: seed 5: why"),
     ],
 )
-def test_what_a_training_met_is_the_error_of_the_command(folder, monkeypatch, child, kind, told):
-    """The child is another program than the worker, with the same ways to end."""
+def test_what_a_training_met_is_the_error_of_the_command(folder, monkeypatch, child, kind, expected):
+    """The child is another program than the worker, which ends with the same statuses."""
     program = folder / "child"
     program.write_text(
         f"#!{sys.executable}\nimport json, os, sys\njob = json.load(sys.stdin)\n"
@@ -278,6 +278,6 @@ def test_what_a_training_met_is_the_error_of_the_command(folder, monkeypatch, ch
     )
     program.chmod(0o755)
     monkeypatch.setattr(command.sys, "executable", str(program))
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=expected):
         measure_spread(load_experiment("toy.toml"), [5, 6])
     assert read_spread(folder / "runs/toy/spread.json").rows == []

@@ -5,7 +5,7 @@ def test_one_training_is_a_line(row):
     assert format_row(row(7, 0.4321)) == "seed 7    map@r 43.2  recall@1 50.0  (epoch 3, 61 s)"
 
 
-def test_one_machine(row):
+def test_one_machine_is_listed_above_the_table(row):
     assert format_table([row(1, 0.2), row(2, 0.4), row(3, 0.6)]).splitlines() == [
         "one: Some CPU, 2 cores, oneDNN on, TensorFlow 2.20.0",
         "percent   mean  deviation  lowest  highest  seed 1  seed 2  seed 3",

@@ -62,14 +62,14 @@ def test_a_seed_gives_what_training_with_that_seed_gives_and_is_not_trained_twic
     monkeypatch.chdir(tmp_path)
     spread = ["spread", "toy.toml", "--seeds", "1", "2", "--machine", "here"]
     assert main(spread) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     kept = json.loads((tmp_path / "runs/toy/spread.json").read_text(encoding="utf-8"))
     first, second = kept["rows"]
     assert (first["seed"], second["seed"]) == (1, 2)
     assert first["values"] != second["values"]
     assert first["machine"]["name"] == "here"
     mean = 100 * (first["values"]["map@r"] + second["values"]["map@r"]) / 2
-    [line] = [line.split() for line in told.splitlines() if line.startswith("map@r")]
+    [line] = [line.split() for line in output.splitlines() if line.startswith("map@r")]
     assert float(line[1]) == pytest.approx(mean, abs=0.051)
     assert main(["train", "second.toml"]) == 0
     metrics = json.loads((tmp_path / "runs/second/train/metrics.json").read_text(encoding="utf-8"))
