@@ -94,8 +94,8 @@ def BuildIndex(
 def _describe(gallery: Embeddings, store: Examples | None, fingerprint: str) -> tuple[list[str] | None, dict[str, Any]]:
     """Digests of the packed pixels of the gallery, and the facts that searches and the report need."""
     digests, packed = (None, {}) if store is None else _read_digests(store, gallery)
-    told = {"classes": len(np.unique(gallery.labels)), "splits": dict(Counter(gallery.splits.tolist()))}
-    return digests, {"model_fingerprint": fingerprint, **told, **packed}
+    counts = {"classes": len(np.unique(gallery.labels)), "splits": dict(Counter(gallery.splits.tolist()))}
+    return digests, {"model_fingerprint": fingerprint, **counts, **packed}
 
 
 def _read_digests(store: Examples, gallery: Embeddings) -> tuple[list[str], dict[str, Any]]:

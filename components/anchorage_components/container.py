@@ -26,7 +26,7 @@ _INVOCATION = "--json_serialized_invocation_args"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a node; returns the exit status, which tells a rejected candidate (5) from other errors."""
+    """Run a node; returns the exit status, which distinguishes a rejected candidate (5) from other errors."""
     if len(arguments) < 4 or arguments[0] != "--artifacts" or _INVOCATION not in arguments:
         print(f"anchorage: expected --artifacts FOLDER and the arguments of {_TFX}", file=sys.stderr)
         return 2

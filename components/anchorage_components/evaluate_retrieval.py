@@ -111,8 +111,8 @@ def EvaluateRetrieval(
     """
     fingerprint = fingerprint_model(path_utils.serving_model_path(model.uri))
     check_pair(fingerprint, (read_table_facts(embeddings.uri) or {}).get("model_fingerprint"), "embeddings")
-    told = {"data_version": data_version, "run_key": run_key, "trigger": from_parameter(trigger_json)}
-    provenance = {**from_parameter(facts_json), **{name: value for name, value in told.items() if value}}
+    origin = {"data_version": data_version, "run_key": run_key, "trigger": from_parameter(trigger_json)}
+    provenance = {**from_parameter(facts_json), **{name: value for name, value in origin.items() if value}}
     context: dict[str, Any] = {"facts": provenance, "model": {"Fingerprint": fingerprint[:16]}}
     context["spread"] = from_parameter(spread_json)
     settings, trial = JudgeSettings.from_dict(from_parameter(settings_json)), None

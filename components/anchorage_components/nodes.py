@@ -1,4 +1,4 @@
-"""What all nodes share: their executors work on local folders, wherever the artifacts lie.
+"""Shared code of the nodes: executors work on local folders, also if the artifacts are in an object store.
 
 On a disk an executor reads and writes the folders of the artifacts. In an object store it reads copies of its inputs in
 the cache, and writes its outputs to temporary folders, which are copied to the store once it ends without an error. So

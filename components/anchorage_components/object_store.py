@@ -1,4 +1,4 @@
-"""TFX's file access for `s3://` and `gs://`, by which it makes, finds and removes the folders of artifacts in a store.
+"""TFX's file access for `s3://` and `gs://`, with which it creates, finds and removes artifacts in an object store.
 
 TensorFlow, which TFX would ask otherwise, opens no `s3://`, and `gs://` without the server of STORAGE_EMULATOR_HOST. A
 store has no folders: one exists while there is an object below it, to make one does nothing, and to remove what is not

@@ -58,7 +58,7 @@ def PublishRelease(
         ResourceError: `E_DISK_FULL`, `E_NOT_WRITABLE`; nothing is published.
     """
     _check_blessing(blessing, model)
-    told = {"data_version": data_version, "run_key": run_key, "trigger": from_parameter(trigger_json)}
+    origin = {"data_version": data_version, "run_key": run_key, "trigger": from_parameter(trigger_json)}
     ids = Path(index.uri) / IDS
     labels = np.unique(read_ids(ids)["label"]).tolist()
     version = publish_release(
@@ -75,7 +75,7 @@ def PublishRelease(
         },
         facts={
             **from_parameter(facts_json),
-            **{name: value for name, value in told.items() if value},
+            **{name: value for name, value in origin.items() if value},
             **_read_results(report),
         },
     )

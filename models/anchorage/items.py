@@ -1,4 +1,4 @@
-"""Items of a gallery that is changed while it is served: what is stored of each, and the checks before a write."""
+"""Items of a gallery that changes while it is served: their fields, and the validation of a batch of changes."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ class Item:
 
 
 class ItemFault(NamedTuple):
-    """What is wrong with one item of a batch.
+    """A fault of one item of a batch.
 
     Args:
         place: position in the batch: first the items to put, then those to delete.

@@ -1,4 +1,4 @@
-"""Training past one machine: Keras on JAX in several processes, with the loss computed on their joined batch.
+"""Training on several machines: Keras on JAX in several processes, with the loss computed on the global batch.
 
 Each process runs the same program and feeds its own part of every batch. JAX holds one copy of the weights on all
 devices, so losses, proxies, memories and optimizers see the joined batch without a change. TensorFlow has no such
@@ -73,7 +73,7 @@ def local_part(rows: np.ndarray) -> np.ndarray:
 
 
 class SharedCheckpoint(keras.callbacks.Callback):
-    """Saves the learner with its optimizer after each epoch, so that a later start of all processes goes on from there.
+    """Saves the learner with its optimizer after each epoch, so that a restart of all processes resumes from it.
 
     Of what the processes write, the file of the first one is kept, by a rename; `load` reads it in every process. It is
     an ordinary `.keras` file, which Keras on TensorFlow loads and exports, too.

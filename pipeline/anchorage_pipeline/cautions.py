@@ -57,13 +57,13 @@ def _in_classes(experiment: Experiment, sources: Sequence[Source]) -> list[str]:
     several = Counter(label for sizes in classes.values() for label in sizes)
     if shared := sorted(label for label, number in several.items() if number > 1):
         effect = "this stops a run" if experiment.data.block_on_leaks else "results do not hold for new classes"
-        told = "1 class is" if len(shared) == 1 else f"{len(shared):,} classes are"
-        found.append(f"{told} in several splits, such as {shared[0]!r}: {effect}")
+        subject = "1 class is" if len(shared) == 1 else f"{len(shared):,} classes are"
+        found.append(f"{subject} in several splits, such as {shared[0]!r}: {effect}")
     return found
 
 
 def _in_validation(experiment: Experiment, classes: int) -> list[str]:
-    """Of the number of validation classes with several images, which search is calibrated with."""
+    """Cautions about too few validation classes with several images, with which search is calibrated."""
     needed = int(np.ceil(1 / experiment.evaluation.false_accepts - 1 - 1e-9))
     lost = []
     if classes == 1 and not experiment.untrained:
@@ -96,8 +96,8 @@ def _copies(experiment: Experiment, root: Path, sources: Sequence[Source]) -> li
     leaks = [group for group in groups if len({source.split for source in group}) > 1]
     first = (leaks or groups)[0]
     count = sum(map(len, groups)) - len(groups)
-    told = "1 file is a copy of another:" if count == 1 else f"{count:,} files are copies of others, such as"
-    text = f"{told} {first[1].id} of {first[0].id}"
+    subject = "1 file is a copy of another:" if count == 1 else f"{count:,} files are copies of others, such as"
+    text = f"{subject} {first[1].id} of {first[0].id}"
     if leaks:
         text += f"; {len(leaks):,} of them in several splits"
         if experiment.data.block_on_leaks:

@@ -1,4 +1,4 @@
-"""What a command writes where: its result to standard output, for people or as JSON, and its progress."""
+"""Output of the commands: the result on standard output, for people or as JSON, and the progress."""
 
 import json
 import math

@@ -13,7 +13,7 @@ _DEPTH = 20  # nesting limit for tables and lists; an experiment needs seven lev
 
 @dataclass(frozen=True)
 class Source:
-    """Where the settings of an experiment come from.
+    """Source of the settings of an experiment.
 
     Args:
         path: the experiment file, as given on the command line.

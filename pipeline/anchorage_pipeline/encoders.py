@@ -1,4 +1,4 @@
-"""Which encoders there are, told without loading Keras: KerasHub and `keras.applications` are read as text."""
+"""List of encoders, without loading Keras: KerasHub and `keras.applications` are read as text."""
 
 import ast
 import importlib.util
@@ -56,7 +56,7 @@ def list_encoders(pattern: str = "") -> list[Found]:
 
 
 def describe_preset(encoder: Encoder) -> dict[str, str]:
-    """What a release says of the preset that it began with: name, license and digest of the files."""
+    """Facts about the preset for a release: name, license and digest of the files."""
     known = next((found for found in _presets() if found.name == encoder.name), None)
     folder = Path(encoder.weights or "")
     return {
@@ -87,8 +87,8 @@ def _presets() -> tuple[Found, ...]:
             for name, preset in _tables(ast.parse(path.read_text(encoding="utf-8"))):
                 facts = preset["metadata"]
                 text = " ".join(facts["description"].split())
-                told = re.search(r"_(\d{3})(?:_|$)", name)
-                size = _SIZES.get(family) or (told[1] if told else "224")
+                size_in_name = re.search(r"_(\d{3})(?:_|$)", name)
+                size = _SIZES.get(family) or (size_in_name[1] if size_in_name else "224")
                 text += " Text search." if family in _WITH_TEXT else ""
                 license_ = _OTHER_LICENSES.get(name, _LICENSES[family])
                 found.append(Found(f"hub:{name}", size, facts.get("params"), license_, text))
@@ -109,7 +109,7 @@ def _source(package: str, inside: str) -> Path:
 
 
 def _family(folder: Path) -> str:
-    """The family of KerasHub that a preset folder belongs to; empty if it does not tell."""
+    """The family of KerasHub that a preset folder belongs to; empty if its configuration does not say."""
     try:
         module = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("module", "")
     except (OSError, ValueError):

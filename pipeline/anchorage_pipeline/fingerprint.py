@@ -50,10 +50,10 @@ def reached_modules(*modules: str, tables: Collection[str] = ()) -> set[str]:
 
 
 def training_modules(settings: Mapping[str, Any], *core: str) -> tuple[list[str], list[str]]:
-    """What a training of these settings counts as its code: `code_version`'s modules and tables.
+    """Modules and tables for `code_version` that a training with these settings depends on.
 
     A change in a loss or a method that it does not use leaves its result valid. Where the recipe is to choose, all that
-    it may choose count; where the settings do not tell, all there are.
+    it may choose count; where the settings do not name them, all of them count.
 
     Args:
         settings: what `anchorage.training.run.train_run` takes; None for what it chooses by itself.
@@ -151,7 +151,7 @@ def _package(root: str) -> Path:
 
 @cache
 def _file(module: str) -> Path | None:
-    """Where the source of a module lies; ours are found by path, so that nothing heavy is imported to look."""
+    """Path of the source of a module; our own modules are found without importing their packages."""
     if not _is_ours(module):
         spec = importlib.util.find_spec(module)
         return Path(spec.origin) if spec and spec.origin else None

@@ -1,4 +1,4 @@
-"""The candidates that runs evaluated, and the plain trainings, from what they left in their folders."""
+"""The evaluated candidates of runs and the plain trainings, read from their folders."""
 
 import json
 from collections.abc import Iterator

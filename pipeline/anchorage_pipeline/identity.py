@@ -1,4 +1,4 @@
-"""What a run depends on: the settings and the code of its training, and the digests that identify it."""
+"""Identity of a run: the settings and the code of its training, and their digests."""
 
 from anchorage.files import digest
 from anchorage.release import find_baseline

@@ -1,4 +1,4 @@
-"""Where a run reads and writes, and the digests that identify it."""
+"""Paths that a run reads and writes, and the digests that identify it."""
 
 import secrets
 from dataclasses import dataclass

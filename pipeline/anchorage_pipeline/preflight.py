@@ -1,4 +1,4 @@
-"""Builds what an experiment names before anything runs: a wrong name or value should not cost an hour."""
+"""Builds all parts of an experiment before it runs, so that a wrong name or value is found at once."""
 
 import copy
 import math
@@ -34,8 +34,8 @@ _BUILT_CLASSES = 1_000  # the same where each takes memory
 def check_file(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file, with `overrides` as for `load_experiment`, and make its parts.
 
-    What can be told without Keras is told first: it takes most of the time. Stored weights of `keras.applications`
-    are left where they are: fetching them can take minutes.
+    Mistakes that can be found without Keras are reported first: loading it takes most of the time. Stored weights of
+    `keras.applications` are not loaded: a download can take minutes.
 
     Raises:
         UsageError: E_EXPERIMENT_MISSING, E_EXPERIMENT_SYNTAX, E_DATA_MISSING; E_BUCKET_MISSING, E_OBJECT_CREDENTIALS,
@@ -46,8 +46,8 @@ def check_file(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     experiment, mistakes = _drop_invalid(read_document(path, overrides))
     if experiment is not None:
         of_names = _wrong_names(experiment)
-        # What the schema refused was taken out: that it is now missing is no mistake of its own.
-        mistakes |= {key: text for key, text in of_names.items() if not any(_within(told, key) for told in mistakes)}
+        # Values that the schema refused were removed: that they are now missing is not another mistake.
+        mistakes |= {key: text for key, text in of_names.items() if not any(_within(known, key) for known in mistakes)}
         check_places(experiment)
         try:
             locate_data(experiment, again=True)
@@ -78,7 +78,7 @@ def check_parts(experiment: Experiment) -> None:
 def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str, str]:
     """Wrong names, parameters and values of the parts, by their path in the file.
 
-    All names and parameters are looked up; of several wrong values of one part the first is told.
+    All names and parameters are looked up; of several wrong values of one part only the first is reported.
     """
     import numpy as np
 
@@ -93,13 +93,13 @@ def find_mistakes(experiment: Experiment, load_weights: bool = True) -> dict[str
         settings, _ = choose_settings(apply_values(given, values), np.full(_CLASSES, 2))
         mistakes = _Mistakes(names)
         _make_parts(RunSettings.from_dict(settings), record_spec(experiment), load_weights, mistakes)
-        for path, told in mistakes.found.items():
-            found.setdefault(path_in_file(path, given, values), told)
+        for path, message in mistakes.found.items():
+            found.setdefault(path_in_file(path, given, values), message)
     return found
 
 
 def _wrong_names(experiment: Experiment) -> dict[str, str]:
-    """Metrics and a loss that there are not; nothing heavy is loaded to look."""
+    """Unknown metrics and losses, found without loading Keras or TensorFlow."""
     from anchorage.catalogue import check_name
     from anchorage.registry import nearest
     from anchorage.retrieval.metrics import METRICS, parse_metric
@@ -118,9 +118,9 @@ def _wrong_names(experiment: Experiment) -> dict[str, str]:
 
 
 def _drop_invalid(document: dict[str, Any]) -> tuple[Experiment | None, dict[str, str]]:
-    """The experiment without what the schema refuses, and the mistakes; None if they cannot be taken out.
+    """The experiment without the values that the schema refuses, and the mistakes; None if that is not possible.
 
-    What a file cannot do without is made up where it is missing or wrong.
+    Required values that are missing or wrong are replaced by placeholders.
     """
     document = copy.deepcopy(document)
     mistakes: dict[str, str] = {}
@@ -202,7 +202,7 @@ def _check_cache(
 
 
 def _check_names(settings: RunSettings, load_weights: bool, mistakes: "_Mistakes") -> RunSettings:
-    """Note names that lead nowhere and parameters that nobody takes; the settings without the latter."""
+    """Record unknown names and parameters; returns the settings without the latter."""
     import keras
 
     from anchorage.data.sampling import SAMPLERS
@@ -262,15 +262,14 @@ def _check_loss_params(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes"
     """As `_Mistakes.check_params`, for a loss and the parts inside it."""
     import keras
 
-    from anchorage.losses import LOSSES, find_loss, resolve_alias
-    from anchorage.losses._keras_loss import is_keras_loss
+    from anchorage.losses import LOSSES, find_loss, is_keras_loss, resolve_alias
 
     name, own = resolve_alias(loss["name"])
     loss = {**loss, "name": name, "params": {**(own or {}), **loss["params"]}}
     if is_keras_loss(name):
         return dict(loss)
-    sifted = mistakes.check_params(path, loss, LOSSES, keras.layers.Layer)
-    if sifted is None:
+    checked = mistakes.check_params(path, loss, LOSSES, keras.layers.Layer)
+    if checked is None:
         return None
 
     def check_part(path: str, part: Any, table: Mapping[str, type] | None) -> Any:
@@ -284,11 +283,11 @@ def _check_loss_params(path: str, loss: Mapping[str, Any], mistakes: "_Mistakes"
             return _check_loss_params(path, part, mistakes)
         return mistakes.check_params(path, part, table, keras.layers.Layer)
 
-    params = sifted["params"]
+    params = checked["params"]
     for key, table in getattr(find_loss(name), "parts", {}).items():
         if key in params:
             params[key] = check_part(f"{path}.params.{key}", params[key], table)
-    return {**sifted, "params": {key: value for key, value in params.items() if value is not None}}
+    return {**checked, "params": {key: value for key, value in params.items() if value is not None}}
 
 
 def _is_part(value: Any) -> bool:
@@ -297,22 +296,22 @@ def _is_part(value: Any) -> bool:
     return isinstance(value.get("name"), str) and isinstance(value.get("params", {}), Mapping)
 
 
-# Where the fault lies that a maker of parts tells by this code.
+# Key of a section that an error with this code refers to.
 _PLACES = {"E_NAME_UNKNOWN": "name", "E_PARAMETER_UNKNOWN": "params", "E_ENCODER_WEIGHTS": "weights"}
 
 
 class _MistakesFoundError(Exception):
-    """Mistakes were noted, so that what comes next cannot be made."""
+    """Stops the construction of parts that depend on parts with mistakes."""
 
 
 class _Mistakes(Sections):
-    """What was found wrong so far, by its path in the file.
+    """The mistakes found so far, by their path in the file.
 
     Args:
-        found: what is known already.
+        found: mistakes that are already known.
 
     Attributes:
-        settings: those that parts are made of; an error that names one of them is noted at its path.
+        settings: the settings of the parts; an error that names one of them is recorded at its path.
     """
 
     def __init__(self, found: Mapping[str, str] = MappingProxyType({})):
@@ -323,7 +322,7 @@ class _Mistakes(Sections):
     def check_params(
         self, path: str, section: Mapping[str, Any], table: Mapping[str, Any], base: type = object
     ) -> dict[str, Any] | None:
-        """A part without the parameters that it does not take, which are noted; None if its name leads nowhere."""
+        """A part without unknown parameters, which are recorded as mistakes; None if its name is unknown."""
         from anchorage.registry import constructor_parameters, find_class, nearest
 
         name = section["name"]
@@ -333,8 +332,8 @@ class _Mistakes(Sections):
             self.found.setdefault(f"{path}.name", error.message)
             return None
         for key in [key for key in section["params"] if key not in takes]:
-            told = f"{name!r} takes {sorted(takes)}. Received unknown: {key!r}.{nearest(key, takes)}"
-            self.found.setdefault(f"{path}.params.{key}", told)
+            message = f"{name!r} takes {sorted(takes)}. Received unknown: {key!r}.{nearest(key, takes)}"
+            self.found.setdefault(f"{path}.params.{key}", message)
         return {"name": name, "params": {key: value for key, value in section["params"].items() if key in takes}}
 
     @contextmanager
@@ -356,9 +355,9 @@ class _Mistakes(Sections):
         if self.found:
             raise _MistakesFoundError
 
-    def _note(self, path: str, told: str, code: str = "") -> None:
+    def _note(self, path: str, message: str, code: str = "") -> None:
         if f"{path}.name" not in self.found:  # of a part without a class everything else is a consequence
-            self.found.setdefault(self._place(path, told, code), told)
+            self.found.setdefault(self._place(path, message, code), message)
 
     def _is_consequence(self, path: str) -> bool:
         """Whether an argument may be missing only because something else is wrong.
@@ -369,11 +368,11 @@ class _Mistakes(Sections):
         needed = "training.sampler" if path.startswith("training.methods") else ""
         return any(inside.match(key) or _within(key, needed) for key in self.found)
 
-    def _place(self, path: str, told: str, code: str) -> str:
+    def _place(self, path: str, message: str, code: str) -> str:
         section = self._section(path)
         if not section:
             return path
-        named = re.match(r"`(\w+)`", told)  # as in "`margin` must be positive"
+        named = re.match(r"`(\w+)`", message)  # as in "`margin` must be positive"
         params = section["params"]
         if named and named[1] in params:
             return f"{path}.params.{named[1]}"
@@ -393,5 +392,5 @@ class _Mistakes(Sections):
 
 
 def _within(path: str, other: str) -> bool:
-    """Whether the path is the other one, or lies in it."""
+    """Whether the path is equal to the other one or below it."""
     return bool(other) and f"{path}.".startswith(f"{other}.")

@@ -1,4 +1,4 @@
-"""What the libraries would print on the terminal: it goes to a log file, or nowhere."""
+"""Redirects the output of libraries from the terminal to a log file, or drops it."""
 
 import logging
 import os

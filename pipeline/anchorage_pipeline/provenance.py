@@ -1,4 +1,4 @@
-"""What the report and the manifest of a release say of the run that made it."""
+"""Provenance of a release, for its report and its manifest."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ def describe_run(experiment: Experiment, data_root: str) -> dict[str, Any]:
         data_root: folder of the images.
     """
     source, card = experiment.source, experiment.card
-    told = {"intended_use": card.intended_use, "limits": card.limitations, "license": card.license}
+    written = {"intended_use": card.intended_use, "limits": card.limitations, "license": card.license}
     return {
-        **{name: value for name, value in told.items() if value},
+        **{name: value for name, value in written.items() if value},
         "experiment": experiment.computed(),
         "data_root": data_root,
         **({"command": source.command("run"), "experiment_file": source.text} if source else {}),

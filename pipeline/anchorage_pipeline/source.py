@@ -76,7 +76,7 @@ def open_vectors(experiment: Experiment) -> VectorTable:
 
 
 def record_spec(experiment: Experiment) -> RecordSpec:
-    """What one record of the data is; reads the first vector of a table."""
+    """Shape and type of the records of the data; reads the first vector of a table."""
     if experiment.data.input == "vectors":
         return RecordSpec(dimension=open_vectors(experiment).dimension)
     return RecordSpec(experiment.data.image_size, experiment.data.fit)

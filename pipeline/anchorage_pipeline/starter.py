@@ -39,7 +39,7 @@ Measure = Callable[[Experiment, Sequence[int]], float]
 
 
 class Start(NamedTuple):
-    """What was found and chosen.
+    """The data that was found, and the settings chosen for it.
 
     Args:
         lines: a summary for the user, at most ten lines.
@@ -126,8 +126,8 @@ def _check_paths(path: str, target: Path) -> None:
     except UnicodeEncodeError:
         raise UsageError("E_PATH_ENCODING", f"Expected paths in UTF-8. Received: {path!r}, {str(target)!r}") from None
     if target.exists() or target.is_symlink():
-        told = f"Expected no file at {target}. Found one, which is kept: name another by --output FILE.toml"
-        raise UsageError("E_OUTPUT_EXISTS", told)
+        message = f"Expected no file at {target}. Found one, which is kept: name another by --output FILE.toml"
+        raise UsageError("E_OUTPUT_EXISTS", message)
     if not target.parent.is_dir():
         raise UsageError("E_OUTPUT_PLACE", f"Expected a file in an existing folder. There is no folder {target.parent}")
 

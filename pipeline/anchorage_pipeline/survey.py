@@ -1,4 +1,4 @@
-"""What `anchorage init` finds in a folder or table of images, or in a table of vectors, before there is a file."""
+"""Inspection of a folder or table of images, or of a table of vectors, for `anchorage init`."""
 
 import csv
 from collections import Counter
@@ -32,7 +32,7 @@ _KNOWN = {"path": {"path"}, "label": {"label", "class"}}  # names that need no `
 
 @dataclass(frozen=True)
 class Survey:
-    """What is in the data.
+    """Properties of the data.
 
     Args:
         path: as given.
@@ -64,7 +64,7 @@ class Survey:
 
     @property
     def input(self) -> str:
-        """What `data.input` calls the records."""
+        """The value of `data.input`."""
         return "vectors" if self.dimension else "images"
 
     @property
@@ -96,7 +96,7 @@ class Survey:
 
     @property
     def amount(self) -> str:
-        """How much there is, in words."""
+        """The size of the data, in words."""
         if not self.labelled:
             return f"{self.records:,} {self.input}"
         median = int(np.median(list(self.sizes.values())))

@@ -181,7 +181,7 @@ def _embed(
 
 
 def _ignore(results: list) -> None:
-    """The files tell the results."""
+    """Ignore the returned values: the results are in the files."""
 
 
 def _embed_shard(embedder: Embedder, folder: str, shard: int) -> None:

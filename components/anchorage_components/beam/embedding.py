@@ -141,7 +141,7 @@ def embedding_size(model_folder: str) -> int:
 
 
 def model_input(model_folder: str) -> tuple[str, int]:
-    """What a SavedModel takes, "images" or "vectors", and its embedding size D; read without loading the model.
+    """Input kind of a SavedModel, "images" or "vectors", and its embedding size D; read without loading the model.
 
     Raises:
         DataError: `E_MODEL_SIGNATURE` if there is no model that maps image bytes or vectors to `(N, D)` floats.

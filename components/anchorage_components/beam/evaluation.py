@@ -37,7 +37,7 @@ QUERIES, METRICS, NEIGHBORS = "queries.parquet", "metrics.json", "neighbors.parq
 # Functions that Beam runs have no NamedTuple type hints, since Beam would convert these tuples into rows.
 _TASK = "shards"
 _BLOCK = 256  # queries per merge
-_LIMIT = 24 * 3600.0  # seconds; workers in other processes tell no progress, so that this limits each pass
+_LIMIT = 24 * 3600.0  # seconds; workers in other processes report no progress, so this limits each pass
 _TO_R = {"map@r", "r_precision"}
 
 

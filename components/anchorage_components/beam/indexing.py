@@ -145,4 +145,4 @@ def _emptied(folder: Path) -> Iterator[Path]:
 
 
 def _ignore(results: list) -> None:
-    """The files tell the results."""
+    """Ignore the returned values: the results are in the files."""

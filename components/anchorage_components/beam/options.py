@@ -34,12 +34,12 @@ def beam_options(beam_args: Sequence[str]) -> PipelineOptions:
         UsageError: `E_BEAM_OPTION` for an unknown option, `E_BEAM_RUNNER` for a runner that loses data.
     """
     try:
-        with redirect_stderr(io.StringIO()) as told:
+        with redirect_stderr(io.StringIO()) as errors:
             options = PipelineOptions(list(beam_args))
             known = options.get_all_options(retain_unknown_options=False)
             unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
     except SystemExit:  # of argparse, for a wrong value
-        reason = told.getvalue().strip().rpartition("error: ")[2]
+        reason = errors.getvalue().strip().rpartition("error: ")[2]
         raise UsageError("E_BEAM_OPTION", f"Expected options of Beam after `--`. Received: {reason}") from None
     if unknown:  # Beam would only log a warning and use its defaults
         raise UsageError("E_BEAM_OPTION", f"Expected options of Beam after `--`. Received: --{unknown[0]}")

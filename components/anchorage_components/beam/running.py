@@ -34,7 +34,7 @@ def run_bounded(
     Args:
         pipeline: the pipeline.
         progress: function that returns a value that changes with the progress, such as the number of finished shards;
-            None if nothing tells the progress, so that `stall_seconds` limits the whole run.
+            None if the progress is unknown; `stall_seconds` then limits the whole run.
         stall_seconds: longest time without progress.
 
     Raises:

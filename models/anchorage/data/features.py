@@ -1,4 +1,4 @@
-"""A store of features that a frozen trunk gave for the images of another store, with those of augmented copies.
+"""A store of the features of a frozen trunk, for the images of another store and for augmented copies of them.
 
     original/     record store of vectors `(C,)`, see `anchorage.data.store`
     copy-1/ ...   the same images, augmented

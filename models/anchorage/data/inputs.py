@@ -1,4 +1,4 @@
-"""What is to be embedded or evaluated by a command: image files, folders, patterns, lists, tables, and vectors."""
+"""Inputs of the commands that embed or evaluate: image files, folders, patterns, lists, tables, and vectors."""
 
 import glob
 import os

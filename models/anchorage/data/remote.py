@@ -1,4 +1,4 @@
-"""Data in an object store: what a run reads of it is copied to this machine once for each content of the bucket.
+"""Data in an object store, copied to this machine once for each content of the bucket.
 
 The digest of the data and the listing of its images come from the listing of the bucket, so that a run whose nodes are
 all cached copies nothing, and neither does the question whether a run is needed.

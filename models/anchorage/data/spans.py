@@ -1,4 +1,4 @@
-"""Where the data of a run are, and which: the span of a path, and the digest of what lies there."""
+"""The data of a run: the span in their path, and the digest of their files."""
 
 import hashlib
 import posixpath

@@ -93,7 +93,7 @@ def _count_pixels(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     head = read_bytes(image, 0, HEAD_BYTES)
     counts = [_count_jpeg, _count_png, _count_gif, _count_bmp, _count_webp]
     branches: list[Callable] = [partial(count, image, head) for count in counts]
-    branches.append(lambda: (tf.constant(0, tf.int64),) * 2)  # decoding will tell
+    branches.append(lambda: (tf.constant(0, tf.int64),) * 2)  # decoding reports the error
     flags = format_flags(head)
     return tf.switch_case(
         tf.where(tf.reduce_any(flags > 0), tf.argmax(flags, output_type=tf.int32), len(counts)), branches

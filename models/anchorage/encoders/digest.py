@@ -1,4 +1,4 @@
-"""What identifies a model: its architecture and its weights, whatever else the process has built before."""
+"""Digests of the architecture and the weights of a model, independent of other models in the process."""
 
 import hashlib
 import json

@@ -160,8 +160,8 @@ def _load_backbone(hub, preset: str, folder: Path, size: int):
     try:
         backbone = hub.models.Backbone.from_preset(str(folder), load_weights=False)
     except (ValueError, TypeError, OSError) as error:
-        told = " ".join(str(error).split())
-        raise UsageError("E_ENCODER_WEIGHTS", f"{folder} is no preset that KerasHub can read: {told:.300}") from error
+        reason = " ".join(str(error).split())
+        raise UsageError("E_ENCODER_WEIGHTS", f"{folder} is no preset that KerasHub can read: {reason:.300}") from error
     vision = getattr(backbone, "vision_encoder", backbone)
     own = getattr(vision, "image_shape", (None,))[0]
     patch = _patch_size(vision)
@@ -175,8 +175,8 @@ def _load_backbone(hub, preset: str, folder: Path, size: int):
         return hub.models.Backbone.from_preset(str(folder), **sized)
     except ValueError as error:  # position embeddings of another length
         if own in (None, size):
-            told = " ".join(str(error).split())
-            raise UsageError("E_ENCODER_WEIGHTS", f"The weights in {folder} do not fit: {told:.300}") from error
+            reason = " ".join(str(error).split())
+            raise UsageError("E_ENCODER_WEIGHTS", f"The weights in {folder} do not fit: {reason:.300}") from error
         raise _wrong_size(preset, f"{own} pixels", size) from error
 
 

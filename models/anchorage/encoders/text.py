@@ -1,4 +1,4 @@
-"""Text encoders of image-text presets, such as CLIP and SigLIP: what a release is searched by descriptions with."""
+"""Text encoders of image-text presets, such as CLIP and SigLIP, for search by description."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence

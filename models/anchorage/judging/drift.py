@@ -69,7 +69,7 @@ class DriftSettings:
 
 @dataclass(frozen=True, eq=False)  # arrays do not compare to one truth value
 class Reference:
-    """What a release is compared with.
+    """The queries and the gallery that windows are compared with.
 
     Args:
         kind: "evaluation", "gallery" or "first".
@@ -215,7 +215,7 @@ def _check(vectors: np.ndarray, dimension: int) -> np.ndarray:
 
 
 def _statistics(queries: Observed) -> dict[str, float | None]:
-    """What a person can compare: median distance of the nearest item, share of unknown, unevenness of the hubs."""
+    """Summary statistics: median distance of the nearest item, share of unknown, unevenness of the hubs."""
     found = queries.neighbors[queries.neighbors >= 0]
     items, places = np.unique(found, return_inverse=True)
     hubs = hubness(places.reshape(-1, 1), np.arange(len(items))) if len(items) else {"skewness": 0.0}
@@ -235,15 +235,15 @@ def _sentences(windows: list[dict[str, Any]], before: Mapping[str, Any], setting
     tests = sorted({name for window in drifted for name in window["drifted"]}, key=TESTS.index)
     now = drifted[-1]["statistics"]
     where = f"{len(drifted)} of {_count(windows)}, the newest of them number {drifted[-1]['number']}"
-    told = [
+    sentences = [
         f"Drift in {where if len(windows) > 1 else 'one window'}, by "
         f"{', '.join(NAMES[name] for name in tests)}; {chance}.",
         f"The median distance of the nearest item is {now['distance']:.3f}; it was {before['distance']:.3f} in the "
         "reference.",
     ]
     if now["unknown"] is not None and before["unknown"] is not None:
-        told.append(f"Unknown are {100 * now['unknown']:.1f} %, in the reference {100 * before['unknown']:.1f} %.")
-    return told
+        sentences.append(f"Unknown are {100 * now['unknown']:.1f} %, in the reference {100 * before['unknown']:.1f} %.")
+    return sentences
 
 
 def _count(windows: Sequence[Any]) -> str:

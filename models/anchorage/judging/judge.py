@@ -241,7 +241,7 @@ def _thresholds(validation: "Embeddings | None", seed: int) -> dict[str, Any]:
 
 
 def reproduction(context: Mapping[str, Any]) -> dict[str, Any]:
-    """What it takes to get the same candidate again."""
+    """Return what is needed to reproduce the candidate."""
     facts = context.get("facts", {})
     return {
         **{key: facts[key] for key in ("command", "run_key", "data_version") if key in facts},

@@ -49,7 +49,7 @@ class Need:
         return f"Release {self.release} keeps to the limits of [trigger]."
 
     def to_facts(self) -> dict[str, Any]:
-        """Return what the manifest of a release tells; nothing if there was no reason."""
+        """Return the reasons for the manifest of a release; empty if there are none."""
         known = {"reasons": self.reasons, "drift": self.drift, "release": self.release}
         return {key: value for key, value in known.items() if value} if self.reasons else {}
 

@@ -1,4 +1,4 @@
-"""What the report shows of a hyperparameter search beside its record."""
+"""The section of the report about a hyperparameter search, derived from its record."""
 
 import json
 import re

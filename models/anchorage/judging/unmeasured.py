@@ -1,4 +1,4 @@
-"""The report on a candidate of which nothing can be measured: no two of its images show the same."""
+"""The report on a candidate that cannot be evaluated, because no two images have the same label."""
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -17,18 +17,18 @@ _WHY = f"no two images of split {TEST!r} have the same label"
 
 
 def is_measurable(candidate: "Embeddings") -> bool:
-    """Whether some image has another one of its class."""
+    """Return whether a class has at least two images."""
     return len(np.unique(candidate.labels)) < len(candidate)
 
 
 def report_unmeasured(
     candidate: "Embeddings", settings: JudgeSettings, *, baseline_facts: Mapping[str, Any], context: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The report without numbers, and a verdict: what was measured before is not replaced by what cannot be.
+    """Create a report without metrics; its verdict is HOLD if the current release was evaluated.
 
     Args:
         candidate: embeddings of the evaluation split.
-        settings: what decides.
+        settings: settings of the gate.
         baseline_facts: as for `judge_candidate`, with the `metrics` of the release.
         context: see there.
     """

@@ -186,7 +186,7 @@ def find_loss(name: str) -> type:
 
 
 def resolve_alias(name: str, params: dict[str, Any] | None = None) -> tuple[str, dict[str, Any] | None]:
-    """The name in `LOSSES` and the parameters that another name stands for; what the user wrote wins."""
+    """Resolve an alias to a name in `LOSSES` and its parameters; given parameters take precedence."""
     if isinstance(name, str) and name in ALIASES and (params is None or isinstance(params, Mapping)):
         known, own = ALIASES[name]
         return known, {**own, **(params or {})}

@@ -1,4 +1,4 @@
-"""What combined losses do with the layers they are made of."""
+"""Validation and dtype of the layers inside combined losses."""
 
 from typing import Any
 

@@ -121,7 +121,7 @@ class AngularLoss(LossLayer):
         return reduce_over_positives(products, labels, cost, self.reducer, between=products_of_positives, **where)
 
     def _with_long_negatives(self, products, pairs, embeddings, labels, references):
-        """The products, but those with items of other classes at the length of these."""
+        """The products; those with items of other classes use the unnormalized embeddings of these."""
         others, columns = ops.convert_to_tensor(labels), embeddings
         if references is not None and references.embeddings is not None:
             others, columns = ops.convert_to_tensor(references.labels), references.embeddings

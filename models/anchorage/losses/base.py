@@ -149,7 +149,7 @@ class LossLayer(keras.layers.Layer):
 
 
 def _as_written(compute):
-    """Keeps TensorFlow from rewriting Python's control flow, as Keras does in `fit`: half of an eager step."""
+    """Disable AutoGraph for `compute`, as Keras does in `fit`; it takes half of the time of an eager step."""
     if keras.backend.backend() != "tensorflow":
         return compute
     import tensorflow as tf

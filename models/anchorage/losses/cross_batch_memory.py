@@ -105,24 +105,24 @@ class CrossBatchMemoryLoss(LossLayer):
     def compute(self, embeddings, labels, training=None):
         self._check_size(embeddings.shape[0])
         labels = ops.cast(labels, "int32")
-        held = tuple(ops.convert_to_tensor(x) for x in (self.memory, self.memory_labels, self.filled))
+        state = tuple(ops.convert_to_tensor(x) for x in (self.memory, self.memory_labels, self.filled))
         places = ops.mod(self.next_place + ops.arange(ops.shape(labels)[0], dtype="int32"), self.memory_size)
         own = ops.zeros((1, self.memory_size), dtype="bool")
         store = training is not False
         if store and self.enqueue == "before":
-            held = self._put(embeddings, labels, places, held)
+            state = self._put(embeddings, labels, places, state)
             own = places[:, None] == ops.arange(self.memory_size, dtype="int32")[None, :]
         value = self.memory_weight * self.inner(
-            embeddings, labels, references=self._references(embeddings, labels, held, own)
+            embeddings, labels, references=self._references(embeddings, labels, state, own)
         )
         if self.batch_weight:
             value = value + self.batch_weight * self.inner(embeddings, labels)
         if store and self.enqueue == "after":
-            self._put(embeddings, labels, places, held)
+            self._put(embeddings, labels, places, state)
         return value
 
-    def _references(self, embeddings, labels, held, own):
-        memory, memory_labels, filled = held
+    def _references(self, embeddings, labels, state, own):
+        memory, memory_labels, filled = state
         present = ops.arange(self.memory_size, dtype="int32") < filled
         same = labels[:, None] == memory_labels[None, :]
         counted = ops.logical_and(present[None, :], ops.logical_not(own))
@@ -131,12 +131,12 @@ class CrossBatchMemoryLoss(LossLayer):
             masks = self.choose(unit_rows(embeddings), unit_rows(memory), *masks)
         return References(*masks, memory, memory_labels, present)
 
-    def _put(self, embeddings, labels, places, held):
+    def _put(self, embeddings, labels, places, state):
         """Overwrite the oldest rows with the batch; returns memory, labels and the number of filled rows."""
-        memory = ops.scatter_update(held[0], places[:, None], ops.cast(ops.stop_gradient(embeddings), held[0].dtype))
-        memory_labels = ops.scatter_update(held[1], places[:, None], labels)
+        memory = ops.scatter_update(state[0], places[:, None], ops.cast(ops.stop_gradient(embeddings), state[0].dtype))
+        memory_labels = ops.scatter_update(state[1], places[:, None], labels)
         size = ops.shape(labels)[0]
-        filled = ops.minimum(held[2] + size, self.memory_size)
+        filled = ops.minimum(state[2] + size, self.memory_size)
         self.memory.assign(memory)
         self.memory_labels.assign(memory_labels)
         self.filled.assign(filled)

@@ -115,10 +115,10 @@ class DynamicSoftMarginLoss(LossLayer):
         return ops.sum(ops.map(count_rows, walk.blocks(POSITIVES_PER_STEP)), axis=0)
 
     def _blend(self, counts):
-        held = ops.convert_to_tensor(self.histogram)
+        previous = ops.convert_to_tensor(self.histogram)
         number = ops.sum(counts)
         fresh = counts / ops.maximum(number, 1.0)
-        known = ops.cast(ops.sum(held) > 0, held.dtype)
+        known = ops.cast(ops.sum(previous) > 0, previous.dtype)
         share = 1.0 + known * (self.momentum - 1.0)
-        share = share * ops.cast(number > 0, held.dtype)  # a batch without triplets changes nothing
-        return ops.stop_gradient((1.0 - share) * held + share * fresh)
+        share = share * ops.cast(number > 0, previous.dtype)  # a batch without triplets changes nothing
+        return ops.stop_gradient((1.0 - share) * previous + share * fresh)

@@ -15,13 +15,13 @@ WEIGHTINGS = ("multi_similarity", "contrastive", "binomial_deviance", "lifted_st
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class GeneralPairWeightingLoss(LossLayer):
-    """A pair loss reduced to what acts: a sum of cosines, each with a weight held constant.
+    """Gradient of a pair loss as a weighted sum of cosines, with the weights held constant.
 
     Formula, with cosines `S`, positives `P_i` and negatives `N_i` of anchor i:
 
         loss = 1/N sum_i [ sum_{N_i} w_ij S_ij - sum_{P_i} w_ij S_ij ]
 
-    Its gradient is that of the loss the weights stand for; its value says nothing. The weights:
+    Its gradient equals that of the loss with these weights; its value has no meaning. The weights:
 
     - `"multi_similarity"`: on mined pairs, `exp(-alpha (S_ij - base)) / (1 + sum exp(...))` for positives, likewise
       with `beta` and the other sign for negatives.
@@ -29,7 +29,7 @@ class GeneralPairWeightingLoss(LossLayer):
     - `"binomial_deviance"`: `alpha / |P_i| sigma(alpha (base - S_ij))`, `beta / |N_i| sigma(beta (S_ij - base))`.
     - `"lifted_structure"`: `softmax(-S)` over positives and `softmax(S)` over negatives, for anchors with
       `base + log sum exp(-S) + log sum exp(S) > 0`.
-    - `"triplet"`: in how many of the anchor's triplets with `S_in > S_ip - margin` the pair stands.
+    - `"triplet"`: the number of the anchor's triplets with `S_in > S_ip - margin` that contain the pair.
 
     Defaults: 2 and 50, which pytorch-metric-learning 2.9 gives for the paper (`docs/losses.md`, MultiSimilarityLoss;
     with base 1); base 0.5 and eps 0.1 are those of the authors' `losses/multi_similarity_loss.py`
@@ -124,7 +124,7 @@ class GeneralPairWeightingLoss(LossLayer):
         )
 
     def _violations(self, s, positives, negatives):
-        """In how many triplets that are less than `margin` apart each pair stands, as positive and as negative."""
+        """Number of margin-violating triplets that contain each pair, as the positive and as the negative."""
         others = ops.where(negatives, s, float("-inf"))
 
         def step(shift, near, far):

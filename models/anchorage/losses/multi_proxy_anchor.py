@@ -130,7 +130,7 @@ class MultiProxyAnchorLoss(LossLayer):
             exponents = class_logits(rows, proxies, aggregate) + shift[:, None]
             return masked_log1p_sum_exp(exponents, labels[:, None] != ids[None, :], axis=0)
 
-        return over_classes(of_chunk, (proxies,), rows, shift, held=(rows.shape[0], self.proxies_per_class))
+        return over_classes(of_chunk, (proxies,), rows, shift, memory_per_class=(rows.shape[0], self.proxies_per_class))
 
     def _regularizer(self):
         k = self.proxies_per_class

@@ -168,8 +168,10 @@ class NivMFLoss(LossLayer):
             *classes, points, temp = rest
             return ops.stack(split_target_logit(self._similarities(points, temp, *classes), ids, labels))[None]
 
-        held = (points.shape[-2], 3 * (points.shape[0] if self.metric == "el_nivmf" else 1))  # two products and theirs
-        found = over_classes(of_part, self._classes(), points, ops.exp(self.log_temp), held=held)
+        samples = points.shape[0] if self.metric == "el_nivmf" else 1
+        memory = (points.shape[-2], 3 * samples)  # two products, and what is made of them
+        temp = ops.exp(self.log_temp)
+        found = over_classes(of_part, self._classes(), points, temp, memory_per_class=memory)
         # Softplus of the difference is accurate for confident predictions.
         return ops.softplus(ops.logsumexp(found[:, 1], axis=0) - ops.sum(found[:, 0], axis=0))
 

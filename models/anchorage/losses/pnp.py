@@ -16,7 +16,7 @@ AVERAGES = ("all", "with_positives")
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class PNPLoss(LossLayer):
-    """Counts, softly, the negatives that stand before each positive, and shapes the count.
+    """Penalizes the soft count of negatives ranked before each positive.
 
     Formula, with cosines `s` and `P_i` the class of i, i among them:
 

@@ -19,7 +19,7 @@ _STEEPEST = 50.0  # beyond which a sigmoid is 1 to the last digit
 
 @keras.saving.register_keras_serializable(package="anchorage")
 class RoadmapLoss(LossLayer):
-    """Average precision of every item as a query, made smooth from above, and absolute thresholds on the scores.
+    """Smooth surrogate of one minus the average precision, plus absolute thresholds on the scores.
 
     Formula, with cosines `s`, positives `P_q` and negatives of query q, `u = s_qj - s_qi`:
 

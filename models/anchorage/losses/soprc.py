@@ -209,7 +209,7 @@ class SOPRCLoss(LossLayer):
         return ops.cond(members.largest <= _SMALL_CLASS, own_class, whole_batch)
 
     def _spread(self, scores, count):
-        """`(N, num_v)` sketches; what is no positive score stands as a number above all scores."""
+        """`(N, num_v)` sketches; other entries hold a number above all scores."""
         last = ops.maximum(count - 1, 0)
         ordered = ops.sort(scores, axis=1)
 

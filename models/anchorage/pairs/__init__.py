@@ -1,1 +1,1 @@
-"""What losses over pairs share: masks, references, walks over positives in blocks, reducers."""
+"""Shared code of the pair losses: masks, references, loops over positives in blocks, reducers."""

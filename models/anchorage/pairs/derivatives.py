@@ -1,4 +1,4 @@
-"""Differentiates a cost on the spot, where the loop around it runs outside the gradient."""
+"""Differentiates a cost inside a loop through which no gradient flows."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ def value_and_slopes(cost, *inputs) -> tuple[tuple[Any, Any], tuple[Any, ...]]:
     """Differentiates a scalar with respect to each of its inputs.
 
     Args:
-        cost: function of the inputs that gives a scalar, which is differentiated, and something beside it.
+        cost: function of the inputs that returns a scalar, which is differentiated, and auxiliary data.
         *inputs: float tensors.
 
     Returns:
-        What `cost` gives, and the derivatives of the scalar.
+        The result of `cost`, and the derivatives of the scalar.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -37,7 +37,7 @@ def value_and_slopes(cost, *inputs) -> tuple[tuple[Any, Any], tuple[Any, ...]]:
 
 
 def measure_of(cost, weights, of_anchors=()):
-    """Makes the `measure` of `sum_over_positives` out of a plain cost, differentiated by the backend.
+    """Creates the `measure` of `sum_over_positives` from a cost that the backend differentiates.
 
     Args:
         cost: function of `(positive, rows, ...)`: the `(P, 1)` entries at the positives, for each of `others` the

@@ -59,7 +59,7 @@ class GapNodes:
         return ops.segment_sum(ops.reshape(shares, (-1,)), ops.reshape(nodes, (-1,)), num_segments=self.intervals + 1)
 
     def read(self, block, value, rows, table):
-        """Entries of an `(intervals + 1,)` table at the node at or below each gap: `(P, N)`, 0 for what is no gap."""
+        """Entries of an `(intervals + 1,)` table at the node at or below each gap: `(P, N)`, 0 for other entries."""
         present = ops.cast(block.present, rows.dtype)[:, None]
         if self._reach > _FEW:
             nodes = ops.cast(ops.clip(ops.floor(value - rows), 0, self.intervals), "int32")

@@ -78,11 +78,11 @@ def sum_over_positives(
         weights = ops.reshape(weights, (-1, ops.shape(matrix)[1]))[: ops.shape(matrix)[0]]
         sums = [ops.sum(total) for total in sums]
     carrier = ops.sum(ops.stop_gradient(weights) * matrix)
-    held = ops.stop_gradient(carrier)
-    first = sums[0] + held if linear else sums[0]
+    constant = ops.stop_gradient(carrier)
+    first = sums[0] + constant if linear else sums[0]
     if linear and not signed:
         first = ops.relu(first)
-    return (ops.stop_gradient(first) + carrier - held, *sums[1:])
+    return (ops.stop_gradient(first) + carrier - constant, *sums[1:])
 
 
 def reduce_over_positives(

@@ -102,7 +102,7 @@ def name_of(reducer: Reducer) -> str:
 
 
 def counted(costs, mask, reducer: Reducer):
-    """Which of the entries in `mask` enter the average, by their costs."""
+    """Mask of the entries that the reducer averages, which can depend on their costs."""
     name, params = _split(reducer)
     if name in ("avg_non_zero", "anchor_mean_nonzero"):
         return ops.logical_and(mask, costs > 0)

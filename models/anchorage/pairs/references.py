@@ -7,7 +7,7 @@ from anchorage.pairs.masks import pair_masks
 
 
 class References(NamedTuple):
-    """What a wrapper such as `CrossBatchMemoryLoss` or `MinedLoss` passes to a pair loss beside the batch.
+    """Pairs that a wrapper such as `CrossBatchMemoryLoss` or `MinedLoss` passes to a pair loss.
 
     Attributes:
         positives: `(N, M)` bool, the positive pairs that count.

@@ -188,7 +188,7 @@ def _is_symbol(size) -> bool:
 
 
 def _runs(ordered, place):
-    """Where the class of each item begins among the `(N,)` ordered labels, and its size, by the place of the item."""
+    """First position of the class of each item among the `(N,)` ordered labels, and its size, by `place`."""
     rows = ops.shape(ordered)[0]
     if _is_symbol(rows):  # then nothing can be of that size
         start = ops.sum(ops.cast(ordered[None, :] < ordered[:, None], "int32"), axis=1)

@@ -95,7 +95,7 @@ def _train(store, validation_store, given: Mapping[str, Any], options: Mapping[s
     if not training.get("procedure"):
         return train_run(store, validation_store, **given, **options)
     settings, recipe = choose_recipe(store, given, options["verbose"])
-    # The training runs have different classes: what the recipe chose of the batches is chosen anew for each of them.
+    # The training runs have different classes, so the recipe chooses the batches separately for each of them.
     reopened = [key for key in ("sampler", "steps_per_epoch") if training.get(key, 0) is None]
     task = Task(store, validation_store, settings, reopened, **options)
     run = create_procedure(training["procedure"], seed=given["seed"]).run(task)

@@ -93,8 +93,8 @@ def logsumexp_of_others(rows, proxies, labels, aggregate=nearest):
     def of_chunk(ids, proxies, rows):
         return split_target_logit(class_logits(rows, proxies, aggregate), ids, labels)[1][None, :]
 
-    held = (rows.shape[0], proxies.shape[1])
-    return ops.logsumexp(over_classes(of_chunk, (proxies,), rows, held=held), axis=0)
+    memory = (rows.shape[0], proxies.shape[1])
+    return ops.logsumexp(over_classes(of_chunk, (proxies,), rows, memory_per_class=memory), axis=0)
 
 
 def target_and_others(rows, proxies, labels, aggregate=nearest):
@@ -114,10 +114,10 @@ def logsumexp_of_all(rows, proxies):
     def of_chunk(_, proxies, rows):
         return ops.logsumexp(class_logits(rows, proxies), axis=1)[None, :]
 
-    return ops.logsumexp(over_classes(of_chunk, (proxies,), rows, held=(rows.shape[0], 1)), axis=0)
+    return ops.logsumexp(over_classes(of_chunk, (proxies,), rows, memory_per_class=(rows.shape[0], 1)), axis=0)
 
 
-def over_classes(function, classes, *others, held: tuple[Any, int]):
+def over_classes(function, classes, *others, memory_per_class: tuple[Any, int]):
     """Apply a function to all classes, in chunks where its tensors would need too much memory.
 
     Chunks are recomputed for the gradient, so that the peak memory is that of one chunk.
@@ -128,22 +128,22 @@ def over_classes(function, classes, *others, held: tuple[Any, int]):
             concatenated along the first axis.
         classes: tuple of `(C, ...)` float tensors.
         others: float tensors.
-        held: number of rows N, which may be unknown, and the number of `(N, C)` tensors the function keeps in
-            memory besides those of a log-sum-exp.
+        memory_per_class: number of rows N, which may be unknown, and the number of `(N, C)` tensors that the function
+            keeps in memory besides those of a log-sum-exp.
 
     Returns:
         The concatenated results.
     """
-    rows, size = held[0], classes[0].shape[0]
+    rows, size = memory_per_class[0], classes[0].shape[0]
     ids = ops.arange(ops.shape(classes[0])[0], dtype="int32")
-    if _fits(held, size):
+    if _fits(memory_per_class, size):
         return function(ids, *classes, *others)
 
     def of_chunk(chunk):
         ids, *classes = chunk
         return keras.remat(lambda *tensors: function(ids, *tensors))(*classes, *others)
 
-    length = min(size, max(_MIN_CHUNK, _MAX_CHUNK_ENTRIES // (rows * (held[1] + _LOGSUMEXP_TENSORS))))
+    length = min(size, max(_MIN_CHUNK, _MAX_CHUNK_ENTRIES // (rows * (memory_per_class[1] + _LOGSUMEXP_TENSORS))))
     end = size // length * length
     results = ops.map(of_chunk, tuple(ops.reshape(x[:end], (-1, length, *x.shape[1:])) for x in (ids, *classes)))
     results = ops.reshape(results, (-1, *results.shape[2:]))
@@ -152,8 +152,8 @@ def over_classes(function, classes, *others, held: tuple[Any, int]):
     return ops.concatenate([results, of_chunk([x[end:] for x in (ids, *classes)])], axis=0)
 
 
-def _fits(held, size) -> bool:
+def _fits(memory_per_class, size) -> bool:
     """Whether all classes fit in memory at once; True for unknown sizes (None or, on JAX, symbolic)."""
-    rows, tensors = held
+    rows, tensors = memory_per_class
     known = isinstance(rows, int) and isinstance(size, int)
     return not known or rows * size * (tensors + _LOGSUMEXP_TENSORS) <= _MAX_ENTRIES

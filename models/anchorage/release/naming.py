@@ -1,4 +1,4 @@
-"""What versions and the pointer to the current one are called in a folder of releases."""
+"""Names of the versions, and of the pointer to the current one, in a folder of releases."""
 
 from anchorage.release.manifest import LAST_VERSION
 

@@ -1,4 +1,4 @@
-"""Where releases lie: a folder of this machine, or a folder of an object store."""
+"""Places of releases: a local folder, or a folder in an object store."""
 
 import secrets
 import shutil

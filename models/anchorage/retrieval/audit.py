@@ -17,7 +17,7 @@ _Z = 1.96  # of a 95 % interval
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """Result of an audit.
 
     Args:
         recall: mean share of the true `k` nearest items that a search finds, in [0, 1].

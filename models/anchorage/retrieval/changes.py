@@ -55,7 +55,7 @@ class Added:
 
 @dataclass(frozen=True)
 class State:
-    """What one search sees; never changed once it is shown.
+    """Immutable snapshot that a search works on.
 
     Args:
         change: number of the last change.

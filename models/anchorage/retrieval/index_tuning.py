@@ -17,7 +17,7 @@ _SINGLE = 200  # probes searched one at a time, for the 99th percentile
 _NEAR = 1e-5  # a row within this distance of the last true neighbor counts as a true neighbor
 _REORDER = (2, 3, 4, 6, 9, 12, 18, 25, 50)  # candidates to reorder, per neighbor
 _STEP = 1.25  # from one number of leaves to the next
-_ABOVE = 0.4  # a search goes on above the recall asked for until this share of the missing recall is gained
+_ABOVE = 0.4  # the search continues above the required recall until this share of the missing recall is gained
 _SLOWER = 2.0  # it stops at this multiple of the best time
 _FLAT, _GAIN = 4, 5e-4  # or where the recall gains less in as many steps
 _MOST_CHECKED = 16  # trials
@@ -27,7 +27,7 @@ _REPEATS = 4
 
 @dataclass(frozen=True)
 class IndexLimits:
-    """What an index must keep to.
+    """Limits of an index.
 
     Args:
         min_recall: lowest share of the true neighbors that the index finds, in [0, 1].

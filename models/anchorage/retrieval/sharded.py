@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Searcher(Protocol):
-    """What an index needs of a searcher: the part of ScaNN's own that is used here."""
+    """Interface of a searcher: the part of ScaNN's that an index uses."""
 
     def size(self) -> int:
         """Return the number of rows."""

@@ -81,7 +81,7 @@ def _remark(answer: Answer) -> str:
 
 
 class Judgement:
-    """What a release knows of matches and of unknown queries, applied to the nearest items of a query.
+    """Match probabilities and the threshold for unknown queries, applied to the nearest items of a query.
 
     Args:
         release: the release whose thresholds and calibration are used.

@@ -28,7 +28,7 @@ FORMAT = 1
 LIMIT = 1e-4
 
 _RECORDS = 8
-_BATCHES = (1, 8, 1, 3, 8, 3)  # each size at first and again: a runtime may prepare itself anew for a new one
+_BATCHES = (1, 8, 1, 3, 8, 3)  # each size twice: a runtime may prepare itself again for a new one
 
 
 def convert_release(release: Release, name: str, output: str | os.PathLike) -> dict[str, Any]:
@@ -188,14 +188,14 @@ def _gallery_images(release: Release) -> list[bytes]:
 
 
 def _describe_input(release: Release, spec: Any) -> dict[str, Any]:
-    told = {"name": spec.name, "shape": [None, *spec.shape[1:]], "dtype": spec.dtype.name}
+    described = {"name": spec.name, "shape": [None, *spec.shape[1:]], "dtype": spec.dtype.name}
     if spec.dtype.name == "float32":
-        return told
+        return described
     resize = {"fit": _fit(release), "resize": "bilinear, antialiased, rounded to whole numbers"}
-    return {**told, "range": [0, 255], "channels": "RGB", **resize}
+    return {**described, "range": [0, 255], "channels": "RGB", **resize}
 
 
 def _fit(release: Release) -> str:
-    """How images are resized: as the index says, or for an earlier release its experiment."""
+    """Return how images are resized: from the facts of the index, or, for earlier releases, from the experiment."""
     data = release.facts.get("experiment", {}).get("data", {})
     return release.manifest["index"].get("fit") or data.get("fit", "crop")

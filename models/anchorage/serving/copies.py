@@ -1,4 +1,4 @@
-"""Which items were embedded from the same pixels or numbers, so that a query leaves its own copies out."""
+"""Items embedded from identical pixels or numbers, so that a query can omit copies of itself."""
 
 from collections.abc import Sequence
 

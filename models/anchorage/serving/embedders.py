@@ -1,4 +1,4 @@
-"""What turns checked records into embeddings: the model of a release, in this process or on a model server."""
+"""Embedding of validated records by the model of a release, in this process or on a model server."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol

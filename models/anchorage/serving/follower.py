@@ -194,7 +194,7 @@ class Follower:
                 if (builder is None or not builder.is_alive()) and self.needs_rebuild():
                     builder = Thread(target=self._try_to_rebuild, name="anchorage-rebuild", daemon=True)
                     builder.start()
-            except Exception as error:  # whatever fails is tried again, and searches go on meanwhile
+            except Exception as error:  # any failure is retried, and searches continue meanwhile
                 if str(error) != self.fault:
                     _log.warning("the live index is not up to date: %s", error)
                 self.fault = str(error)

@@ -1,4 +1,4 @@
-"""Queries: images in the forms that a program has them in, as the encoded bytes that a release takes; their check."""
+"""Queries: conversion of images of several forms to the encoded bytes that a release takes, and their validation."""
 
 import io
 import os

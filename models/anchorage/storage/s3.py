@@ -103,7 +103,7 @@ class S3Store:
 
 
 def _transfer() -> Any:
-    """How a large object is moved: several parts at once."""
+    """Settings for the transfer of large objects, in several parts at once."""
     from boto3.s3.transfer import TransferConfig
 
     return TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=_PARTS_AT_ONCE)

@@ -1,4 +1,4 @@
-"""What a server of objects can do: the few requests that everything else in this package is made of."""
+"""Interface of an object store: the few requests that the rest of this package is built on."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""From settings to a learner: the one place where the parts of a training are made."""
+"""Creates the learner and all other parts of a training from its settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ _LONG = 8 * _EXECUTION  # steps of an epoch from which on that pays
 
 @dataclass(frozen=True, eq=False)
 class DataFacts:
-    """What a training must know of its data.
+    """Facts about the data that a training depends on.
 
     Args:
         labels: class of each training image, from 0.

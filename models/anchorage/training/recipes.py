@@ -146,7 +146,7 @@ def _choose_loss(chosen: "_Chooser", facts: Facts) -> None:
 
 
 def _choose_for_vectors(chosen: "_Chooser", facts: Facts) -> None:
-    """What differs from images: nothing to augment, no trunk, a head that starts as the identity where it can."""
+    """Settings that differ from those for images: no augmentation, no trunk, a head that can start as the identity."""
     chosen.put("encoder.frozen_norm", False, "a head has no batch norm")
     why = "compares the vectors of a batch, which are as good as they were given from the first step on"
     chosen.put("loss", {"name": "multi_similarity", "params": {}}, why)
@@ -165,7 +165,7 @@ def _choose_for_vectors(chosen: "_Chooser", facts: Facts) -> None:
 
 
 def _choose_for_features(chosen: "_Chooser") -> None:
-    """What differs with cached features: the trunk does not learn, and only the copies are augmented."""
+    """Settings that differ with cached features: the trunk is not trained, and only the copies are augmented."""
     chosen.put("training.epochs", 20, "an epoch over cached features takes a second or so")
     if not chosen.settings["encoder"].get("cached_copies"):
         chosen.put("training.augmentation", {}, "no augmented copies are cached")

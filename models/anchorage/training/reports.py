@@ -1,4 +1,4 @@
-"""What is shown of a training while it runs: its steps on the display, and a line after each epoch."""
+"""Progress of a training: its steps on the display, and a line after each epoch."""
 
 import time
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""One training: from settings as they stand in an experiment file to a trained learner."""
+"""A single training: from the settings of an experiment file to a trained learner."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ UNTRAINED = "was left out: the encoder is used as it is"  # why a training of no
 
 
 class TrainRun(NamedTuple):
-    """The learner with its best weights, and how it got there."""
+    """The learner with its best weights, and the result of the training."""
 
     learner: MetricLearner
     result: FitResult
@@ -140,7 +140,7 @@ def load_learner(path: str | Path) -> MetricLearner:
 
 
 def _keep_order() -> None:
-    """Keep TensorFlow's threads from settling the order of what they do, from now on in this process.
+    """Make TensorFlow deterministic in this process: the order of its operations does not depend on its threads.
 
     Its dependency optimizer can drop the edge that has a weight read before it is updated, so that once in thousands
     of steps a part of the loss sees the weights of the next one. Sums are taken in order on CPUs only: on GPUs some

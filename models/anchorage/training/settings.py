@@ -1,7 +1,7 @@
-"""How a learner is trained: what an experiment file says about it, with every default.
+"""Settings of a training: the sections of an experiment file that shape a learner, with their defaults.
 
-Here every value is settled. Before, a value may be None (the recipe chooses it) or a range (the tuner does): such
-settings are plain mappings of the same form, which `RunSettings.from_dict` takes once they are complete.
+These settings are complete. Before recipe and tuner have chosen them, values can be None or ranges; such settings are
+plain mappings of the same form, which `RunSettings.from_dict` accepts once they are complete.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -102,7 +102,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the learner is fitted.
+    """Settings of the training loop.
 
     Args:
         epochs: most epochs to train.
@@ -149,7 +149,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that a training needs beside its data: the sections of an experiment file that shape a learner.
+    """All settings of a training: the sections of an experiment file that shape a learner.
 
     Args:
         encoder: the network.
@@ -183,17 +183,17 @@ class RunSettings:
 
 
 class Sections:
-    """What happens to an error in a section of the settings: here it is raised.
+    """Error handling for the sections of the settings; this base class raises every error.
 
-    A subclass may collect errors instead, so that all of them are found at once.
+    A subclass can collect errors, so that all of them are reported at once.
     """
 
     def at(self, path: str) -> AbstractContextManager[None]:
-        """The context in which what a section describes is made; `path` is that of the experiment file."""
+        """Context in which the part of a section is created; `path` is that of the section in the file."""
         return nullcontext()
 
     def require_all(self) -> None:
-        """Comes before what needs every part made so far; must raise if one of them failed."""
+        """Called before a step that needs all parts created so far; must raise if one of them failed."""
 
 
 def _read(

@@ -128,7 +128,7 @@ class CoordinateDescentOracle(keras_tuner.Oracle):
         return {**super().get_state(), **{name: getattr(self, name) for name in self._STATE}}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on where `get_state` was called."""
+        """Restore the result of `get_state`."""
         super().set_state(state)
         for name in self._STATE:
             setattr(self, name, state[name])
@@ -155,7 +155,7 @@ class CoordinateDescentOracle(keras_tuner.Oracle):
         self._incumbent = best
 
     def _gain(self, values: Values, other: Values) -> float:
-        """By how much a configuration is better; a failed one is infinitely worse, and not better than another."""
+        """Difference of the scores, positive if the first is better; a failed one is infinitely worse."""
         score, base = self._scores[self._key(values)], self._scores[self._key(other)]
         if score is None or base is None:
             return 0.0 if score is None else float("inf")
@@ -221,7 +221,7 @@ class CoordinateDescentOracle(keras_tuner.Oracle):
 
 
 def _place(axis: Any, value: Any) -> Any:
-    """What a value is known by: a number by its place on the scale to nine decimals."""
+    """Key of a value: that of a number is its position on the scale, to nine decimals."""
     return round(_to_unit(axis, value), 9) if isinstance(axis, kinds.Float | kinds.Int) else value
 
 

@@ -9,7 +9,7 @@ OBJECTIVE = "map@r"
 
 @dataclass(frozen=True)
 class TuningSettings:
-    """How to search.
+    """Settings of a search.
 
     Args:
         oracle: what proposes the values of a trial, a key of `anchorage.tuning.oracles.ORACLES`.
@@ -35,6 +35,6 @@ class TuningSettings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes it another search; with other budgets or repeats the same search goes on."""
+        """Settings that identify the search; one with another budget or other repeats resumes it."""
         found = asdict(self)
         return {name: found[name] for name in ("oracle", "params", "epochs", "folds", "stop_early")}

@@ -1,4 +1,4 @@
-"""Settings with values for their ranges, and the same number of samples whatever the size of a batch."""
+"""Settings of a trial: ranges replaced by values, with the same number of samples for every batch size."""
 
 from collections.abc import Mapping
 from typing import Any

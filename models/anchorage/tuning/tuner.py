@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Report(Protocol):
-    """What a training calls after each validation; raises `TrialStopped`, which the training must let pass."""
+    """Callback for a training after each validation; raises `TrialStopped`, which the training must not catch."""
 
     def __call__(self, samples: int, objective: float) -> None:
         """Report the training samples seen so far, and the objective, which higher is better."""
@@ -155,11 +155,11 @@ class SearchTuner(keras_tuner.Tuner):
         self._waits = True
 
     def on_trial_begin(self, trial: Any) -> None:
-        """There was a trial to run."""
+        """Reset the wait for a trial."""
         self._waits = False
 
     def on_trial_end(self, trial: Any) -> None:
-        """Tell why a trial failed; see `keras_tuner.Tuner`."""
+        """Print why a trial failed; see `keras_tuner.Tuner`."""
         self._waits = False
         if trial.message:  # a traceback, of which the last part is the reason
             trial.message = " ".join(trial.message.rpartition("FailedTrialError: ")[2].split())

@@ -1,4 +1,4 @@
-"""What `anchorage kubeflow` does on a server. Each step looks first, so that it can be repeated at any time."""
+"""Deployment of `anchorage kubeflow` on a server; each step is idempotent."""
 
 import hashlib
 from dataclasses import dataclass

@@ -206,8 +206,8 @@ class Server:
                 "$KF_PIPELINES_ENDPOINT",
             ) from error
 
-    def _explain(self, status: int, told: str) -> Exception:
-        text = " ".join(told.split())[:300]
+    def _explain(self, status: int, body: str) -> Exception:
+        text = " ".join(body.split())[:300]
         if status in {401, 403}:
             return UsageError(
                 "E_KUBEFLOW_DENIED",

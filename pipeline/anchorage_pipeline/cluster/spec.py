@@ -83,7 +83,7 @@ def format_spec(document: dict[str, Any], platform: dict[str, Any]) -> str:
 
 
 def artifacts_folder(experiment: Experiment) -> str:
-    """Where nodes write their artifacts, in all containers: in a bucket, if `runs` is there, or on the volume."""
+    """Folder for the artifacts, the same in all containers: in a bucket if `runs` is in one, else on the volume."""
     if is_remote(experiment.runs):
         return join(experiment.artifact_folder, "artifacts")
     return f"{experiment.cluster.volume}/artifacts/{experiment.name}"

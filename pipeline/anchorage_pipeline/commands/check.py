@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
         lines = inspect_data(experiment)
     loss = experiment.loss
     named = loss.name if isinstance(loss, Named) else " or ".join(each.name for each in loss.choices) if loss else ""
-    told = "no training" if experiment.untrained else f"loss {named or 'chosen by the recipe'}"
+    summary = "no training" if experiment.untrained else f"loss {named or 'chosen by the recipe'}"
     data = dict(line.split(maxsplit=1) for line in lines)
     space = search_space(experiment)
     answer(
@@ -37,5 +37,5 @@ def run(options: argparse.Namespace) -> None:
             "data": data,
         }
     )
-    print(f"{options.experiment}: valid ({told}, encoder {experiment.encoder.name})")
+    print(f"{options.experiment}: valid ({summary}, encoder {experiment.encoder.name})")
     print("\n".join([*lines, *describe_search(experiment)]))

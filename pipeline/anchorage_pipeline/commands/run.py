@@ -106,6 +106,6 @@ def _print_release(release: str) -> None:
 
 
 def _own_command() -> str:
-    """How to call this installation: by name if its environment is first on the PATH, otherwise by its path."""
+    """Command that calls this installation: its name if its environment is first on the PATH, otherwise its path."""
     own = Path(sys.executable).absolute().parent / "anchorage"
     return "anchorage" if shutil.which("anchorage") == str(own) else str(shown(own))

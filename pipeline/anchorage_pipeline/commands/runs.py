@@ -43,9 +43,9 @@ def run(options: argparse.Namespace) -> None:
     for candidate in candidates:
         date = candidate.created[:16].replace("T", " ")
         state = candidate.verdict or candidate.kind
-        told = candidate.fault or in_percent({name: candidate.metrics[name] for name in candidate.headline})
+        outcome = candidate.fault or in_percent({name: candidate.metrics[name] for name in candidate.headline})
         release = f"  release {candidate.release.rpartition('/')[2]}" if candidate.release else ""
-        print(f"{date}  {candidate.experiment:<{width}}  {state:<6}  {told}{release}")
+        print(f"{date}  {candidate.experiment:<{width}}  {state:<6}  {outcome}{release}")
         print(f"{'':18}{candidate.command or 'anchorage ' + candidate.kind}  {shown(candidate.report)}")
     print("metrics in percent on the test split; dates in UTC")
 

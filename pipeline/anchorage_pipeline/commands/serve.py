@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Serve until the process is told to stop.
+    """Serve until the process receives a signal to stop.
 
     Raises:
         UsageError: E_KEY_FILE, E_MODEL_SERVER_ADDRESS, E_RELEASE_MISSING; E_EXTRA_MISSING without the packages of the

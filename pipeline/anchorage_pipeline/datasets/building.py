@@ -65,7 +65,7 @@ class Recipe:
 
 
 class Summary(NamedTuple):
-    """A built data set; `published` tells whether its pixels are the published ones, `built` whether it is new."""
+    """A built data set; `published`: whether its pixels are the published ones; `built`: whether it is new."""
 
     folder: Path
     classes: int

@@ -23,7 +23,7 @@ _RESERVED = "anchorage.Reserved"  # type of the executions that stand for those 
 
 
 class Address(NamedTuple):
-    """Where a database is; `socket` is "" for a connection by TCP."""
+    """Address of a database; `socket` is "" for a connection by TCP."""
 
     kind: str
     host: str

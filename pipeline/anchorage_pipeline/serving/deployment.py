@@ -33,7 +33,7 @@ _TRIED = 100  # rows in which a picture is looked for
 
 @dataclass(frozen=True)
 class Engine:
-    """What a request needs of a release; all parts are of the same one.
+    """The parts of one release that a request needs.
 
     Args:
         release: the verified release.

@@ -1,4 +1,4 @@
-"""What the service measures of itself, for Prometheus."""
+"""Metrics of the service, for Prometheus."""
 
 from typing import Any
 

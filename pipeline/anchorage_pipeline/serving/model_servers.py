@@ -34,7 +34,7 @@ _RECORDS, _BYTES = 64, 20 * 2**20  # per call, at most
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How a model server is called.
+    """Client of a model server.
 
     Args:
         call_seconds: time for a call with all its tries.

@@ -210,7 +210,7 @@ class Releases:
                     self._pointer = version
                     if self.current is None or self.current.version != version:
                         await self._replace(await self._load(version))
-            except Exception as error:  # whatever is wrong with the release, the served one goes on
+            except Exception as error:  # whatever is wrong with the new release, the current one is still served
                 refused = f"release {self._pointer} was refused: {error}"
                 if isinstance(error, ResourceError):
                     self._pointer = seen  # try again: a disk or a network may recover

@@ -68,7 +68,7 @@ async def write(service: Service, puts: Sequence[Put], deletes: Sequence[str] = 
     while True:
         with service.releases.pick().lease() as deployment:
             embedded = await _embed(service, deployment, puts)
-            # The commit goes on if the client leaves: what was committed must become searchable.
+            # The commit continues if the client disconnects: committed items must become searchable.
             written = await asyncio.shield(asyncio.create_task(_commit(service, deployment, puts, embedded, deletes)))
         if written is not None:
             service.metrics.writes.labels("put").inc(len(puts))

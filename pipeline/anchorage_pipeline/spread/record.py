@@ -63,7 +63,7 @@ class Statistics(Section):
 
 
 class Summary(Section):
-    """The spread for the report; `same_code` tells whether it was measured with the current code."""
+    """The spread for the report; `same_code`: whether it was measured with the current code."""
 
     metrics: dict[str, Statistics]
     seeds: list[Seed]

@@ -199,7 +199,7 @@ def test_the_table_of_trials_sorts_and_marks_lines(opened):
     assert opened.evaluate("document.querySelectorAll('#trials-plane polyline').length") == 3
     opened.evaluate("document.querySelector('#trials-table tr[data-trial=\"1\"] button').click(); 0")
     assert "Trial 1: 40.0 %; loss triplet, margin 0.25" in opened.evaluate(
-        "document.getElementById('trials-told').textContent"
+        "document.getElementById('trials-note').textContent"
     )
     assert opened.evaluate("document.querySelector('#trials-plane .chosen').dataset.trial") == "1"
     opened.evaluate(

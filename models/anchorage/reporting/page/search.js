@@ -37,14 +37,14 @@
     made.append(...children);
     return made;
   };
-  const slider = document.getElementById("trials-shown"), told = document.getElementById("trials-told");
+  const slider = document.getElementById("trials-shown"), note = document.getElementById("trials-note");
   let chosen = null, lines = new Map();
   const mark = number => {
     for (const [other, line] of lines) line.classList.toggle("chosen", other === number);
     for (const [other, row] of rows) row.classList.toggle("chosen", other === number);
     if (lines.has(number)) lines.get(number).parentNode.append(lines.get(number));
     const trial = search.trials.find(each => each.number === number);
-    told.textContent = !trial ? "Point at a line, or choose a trial in the table." :
+    note.textContent = !trial ? "Point at a line, or choose a trial in the table." :
       `Trial ${number}: ${trial.score === null ? trial.state : percent(trial.score)}; ` + search.settings
         .filter(setting => trial.values[setting.path] !== undefined)
         .map(setting => `${setting.name} ${brief(trial.values[setting.path])}`).join(", ");

@@ -1,4 +1,4 @@
-"""What holds for every request: its host, its time, the headers of its answer, and its place in the metrics."""
+"""Middleware for all requests: allowed hosts, time limits, response headers, and metrics."""
 
 import asyncio
 from time import perf_counter

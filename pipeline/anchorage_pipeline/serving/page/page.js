@@ -55,9 +55,9 @@ async function show({ focus = false, said = "" } = {}) {
   if (focus) $("results-title").focus();
   showWaiting();
   $("results").setAttribute("aria-busy", "true");
-  const told = await guarded(async () => (step ? answer(step, signal) : examples()));
+  const message = await guarded(async () => (step ? answer(step, signal) : examples()));
   if (signal.aborted) return;
-  if (said || told) say(said || told); // what was done is said even if the search fails
+  if (said || message) say(said || message); // what was done is said even if the search fails
   $("results").removeAttribute("aria-busy");
 }
 
@@ -82,7 +82,7 @@ async function answer(step, signal) {
   const settings = { k: state.k, filter: filterBody(), signal };
   const versions = [null, state.compared].slice(0, state.compared && state.compared !== release.version ? 2 : 1);
   const searches = versions.map((version) => api.search(asked, { ...settings, release: version }));
-  const item = step.kind === "id" ? api.item(step.id).catch(() => null) : null; // the search tells what is wrong
+  const item = step.kind === "id" ? api.item(step.id).catch(() => null) : null; // the search reports the error
   const [first, second] = await Promise.allSettled(searches);
   if (first.status === "rejected" && versions.length === 1) {
     if (first.reason.name !== "AbortError") $("answers").replaceChildren();
@@ -92,14 +92,14 @@ async function answer(step, signal) {
   if (first.value && first.value.release.version !== release.version) await refresh(); // switched by someone else
   const column = (settled, version) => ({ version, current: version === release.version, answer: settled.value, problem: settled.reason });
   const columns = [column(first, release.version), ...(second ? [column(second, state.compared)] : [])];
-  const told = showAnswers(columns, { pictures: release.pictures, filtered: Boolean(settings.filter), actions });
+  const message = showAnswers(columns, { pictures: release.pictures, filtered: Boolean(settings.filter), actions });
   if (item) {
     const found = await item;
     if (found && !signal.aborted) query.showQuery(step, found, panelActions);
     if (found) step.label = found.label;
     if (!signal.aborted) showTrail(go);
   }
-  return told;
+  return message;
 }
 
 /** Read all of it as soon as the service has loaded its release. */
@@ -109,8 +109,8 @@ async function ready() {
       return await refresh();
     } catch (problem) {
       if (problem.code !== "E_NOT_READY") throw problem;
-      const told = "The service loads its release. The page goes on as soon as it is ready.";
-      if (!$("problem").hasChildNodes()) $("problem").replaceChildren(make("p", { class: "notice" }, told));
+      const message = "The service loads its release. The page goes on as soon as it is ready.";
+      if (!$("problem").hasChildNodes()) $("problem").replaceChildren(make("p", { class: "notice" }, message));
       await new Promise((resolve) => setTimeout(resolve, RETRY));
     }
   }
@@ -140,8 +140,8 @@ async function compare(version) {
     showReleases();
     document.querySelector(version ? `[data-compare="${version}"]` : "[data-compare]")?.focus();
     if (version && !current()) {
-      const told = `Release ${version} is loaded. Search for something to see both answers.`;
-      $("problem").replaceChildren(make("p", { class: "notice" }, told));
+      const message = `Release ${version} is loaded. Search for something to see both answers.`;
+      $("problem").replaceChildren(make("p", { class: "notice" }, message));
     } else await show({ said: version ? "" : "The comparison is over." });
   });
 }
