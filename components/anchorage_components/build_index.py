@@ -31,7 +31,7 @@ def BuildIndex(
     store: InputArtifact[Examples] = None,
     splits_json: Parameter[str] = '["test"]',
     neighbors: Parameter[int] = 10,
-    min_recall: Parameter[float] = 0.95,
+    min_recall: Parameter[float] = IndexLimits.min_recall,
     max_p99_ms: Parameter[float] = 0.0,
     max_memory_mib: Parameter[float] = 0.0,
     leaves: Parameter[int] = 0,

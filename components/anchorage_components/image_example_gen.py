@@ -22,9 +22,19 @@ from anchorage.data.examples import (
     write_counts,
     write_shard,
 )
-from anchorage.data.images import MAX_BYTES, ImageFault, decode_checked, hash_pixels, image_notes
+from anchorage.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, decode_checked, hash_pixels, image_notes
 from anchorage.data.intake import check_intake, read_file
-from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Listing, Reject, Source, list_images
+from anchorage.data.listing import (
+    MAX_REJECT_SHARE,
+    MAX_REJECTS,
+    SPLITS,
+    TEST_SHARE,
+    VAL_SHARE,
+    Listing,
+    Reject,
+    Source,
+    list_images,
+)
 from anchorage.data.remote import DataPlace, copy_data
 from anchorage.disk import check_free_space
 from anchorage.progress import advance, task
@@ -42,13 +52,13 @@ def ImageExampleGen(
     root: Parameter[str],
     table: Parameter[str] = "",
     columns_json: Parameter[str] = "{}",
-    val_share: Parameter[float] = 0.15,
-    test_share: Parameter[float] = 0.5,
+    val_share: Parameter[float] = VAL_SHARE,
+    test_share: Parameter[float] = TEST_SHARE,
     seed: Parameter[int] = 0,
     own_labels: Parameter[int] = 0,
     max_reject_share: Parameter[float] = MAX_REJECT_SHARE,
     max_rejects: Parameter[int] = MAX_REJECTS,
-    max_pixels: Parameter[int] = 50_000_000,
+    max_pixels: Parameter[int] = MAX_PIXELS,
     attributes_json: Parameter[str] = "[]",
     follow_links: Parameter[int] = 0,
     rejects_file: Parameter[str] = "",

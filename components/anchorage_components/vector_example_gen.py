@@ -14,7 +14,7 @@ from tfx.types.standard_artifacts import Examples
 
 from anchorage.data.examples import Example, ExampleShard, shard_file, write_counts, write_shard
 from anchorage.data.intake import check_intake
-from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, Reject, Source
+from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, SPLITS, TEST_SHARE, VAL_SHARE, Reject, Source
 from anchorage.data.remote import copy_data
 from anchorage.data.spans import split_path
 from anchorage.data.vectors import VectorTable, list_vectors, read_vectors
@@ -30,8 +30,8 @@ def VectorExampleGen(
     examples: OutputArtifact[Examples],
     table: Parameter[str],
     columns_json: Parameter[str] = "{}",
-    val_share: Parameter[float] = 0.15,
-    test_share: Parameter[float] = 0.5,
+    val_share: Parameter[float] = VAL_SHARE,
+    test_share: Parameter[float] = TEST_SHARE,
     seed: Parameter[int] = 0,
     own_labels: Parameter[int] = 0,
     max_reject_share: Parameter[float] = MAX_REJECT_SHARE,

@@ -6,14 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS
+from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, TEST_SHARE, VAL_SHARE
 from anchorage.data.remote import holds_vectors
 from anchorage.data.spans import resolve_span
 from anchorage.errors import UsageError
 from anchorage.judging.settings import JudgeSettings
 from anchorage.retrieval.index_building import SHARD_ROWS
+from anchorage.retrieval.index_tuning import IndexLimits
 from anchorage.storage import is_remote, join
 from anchorage.training.settings import (
+    DEFAULT_LOGGER,
     VECTOR_ENCODER,
     EncoderSettings,
     Pooling,
@@ -62,9 +64,9 @@ class Data(Section):
     """Names of the table's columns for path, label, split and role, of vectors also vector and id; these if not set."""
     attributes: list[str] = []
     """Columns of the table by whose values a search in the release can be filtered."""
-    val_share: Share = 0.15
+    val_share: Share = VAL_SHARE
     """Share of the classes outside test for validation; unused if the data is split."""
-    test_share: Share = 0.5
+    test_share: Share = TEST_SHARE
     """Share of all classes for test; unused if the data is split."""
     image_size: Annotated[int, Field(gt=0, le=2_048)] = 96  # a batch of 64 of the largest takes 3 GB
     """Side of the square images in pixels."""
@@ -173,7 +175,7 @@ class Training(Section):
     """Training methods around the loss, the first one outermost; [] uses none."""
     procedure: Part | None = None
     """A training that consists of several runs, such as self-training; a single run if not set."""
-    loggers: list[NameOrTable] = [Named(name="tensorboard")]
+    loggers: list[NameOrTable] = [Named(name=DEFAULT_LOGGER)]
     """What logs the metrics: "tensorboard", "mlflow", "wandb" or a Keras callback; names, or tables with `params`."""
 
 
@@ -246,7 +248,7 @@ class Index(Section):
     """Partitions of the index, or of each shard; 0 chooses them by the number of images."""
     shard_rows: Annotated[int, Field(gt=0, le=1_000_000_000)] = SHARD_ROWS
     """Most images of a shard; of a larger gallery, workers of Beam index the shards, which are searched as one."""
-    min_recall: Fraction = 0.95
+    min_recall: Fraction = IndexLimits.min_recall
     """Minimum share of true neighbors that the index finds."""
 
 

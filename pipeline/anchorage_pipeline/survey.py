@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anchorage.data.intake import count_by_code, format_reject, read_image
-from anchorage.data.listing import SPLITS, SUFFIXES, Listing, Reject, Source
+from anchorage.data.listing import SPLITS, SUFFIXES, TEST_SHARE, Listing, Reject, Source
 from anchorage.data.remote import holds_vectors
 from anchorage.errors import DataError, UsageError
 from anchorage.progress import track
@@ -55,7 +55,7 @@ class Survey:
     labelled: bool
     records: int
     given: bool = False
-    test_share: float = 0.5
+    test_share: float = TEST_SHARE
     val_share: float | None = None
     columns: tuple[tuple[str, str], ...] = ()
     dimension: int = 0

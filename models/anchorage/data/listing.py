@@ -24,6 +24,7 @@ from anchorage.errors import DataError
 
 SPLITS = ("train", "val", "test")
 MAX_REJECTS, MAX_REJECT_SHARE = 10, 0.001  # default limits of rejected records
+TEST_SHARE, VAL_SHARE = 0.5, 0.15  # of the classes, by default; of those outside test
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp"}
 
 # Name of a split in a folder or table -> (split, role)

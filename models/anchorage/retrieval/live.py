@@ -227,7 +227,9 @@ class LiveIndex:
             gallery[f"{ATTRIBUTE}{name}"] = np.concatenate([old, _texts([each.get(name, "") for each in attributes])])
         facts = self.index.facts
         # Without the limit of the time of single searches: those that are served meanwhile slow them down.
-        limits = IndexLimits(facts.get("min_recall", 0.95), max_memory_mib=facts.get("max_memory_mib", 0))
+        limits = IndexLimits(
+            facts.get("min_recall", IndexLimits.min_recall), max_memory_mib=facts.get("max_memory_mib", 0)
+        )
         built = build_index(
             vectors,
             ids=gallery["id"],

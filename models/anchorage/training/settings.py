@@ -17,6 +17,7 @@ Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 Strategy = Literal["", "mirrored"]
 
 DEFAULT_EMBEDDING_SIZE = 128  # of an encoder of images
+DEFAULT_LOGGER = "tensorboard"
 VECTOR_ENCODER = "head"  # the name of the encoder of vectors
 
 _Read = TypeVar("_Read")
@@ -128,7 +129,7 @@ class TrainingSettings:
     augmentation: Mapping[str, Any] = field(default_factory=dict)
     methods: Sequence[Part] = field(default_factory=list)
     procedure: Part | None = None
-    loggers: Sequence[Part] = field(default_factory=lambda: [Part("tensorboard")])
+    loggers: Sequence[Part] = field(default_factory=lambda: [Part(DEFAULT_LOGGER)])
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingSettings":
