@@ -18,7 +18,7 @@ from anchorage.release.manifest import TEXT
 from anchorage.serving.export import export_encoder
 from anchorage.storage import delete_tree, is_remote, join
 from anchorage.training.fit import FitResult
-from anchorage.tuning.settling import settle
+from anchorage.tuning.trial_settings import trial_settings
 from anchorage.untrained import untrained_encoders
 from anchorage_components.artifacts import HISTORY, UNTRAINED
 from anchorage_components.nodes import once_stored
@@ -45,7 +45,7 @@ def run_fn(fn_args: FnArgs) -> None:
     settings = from_parameter(config["settings_json"])
     store, validation_store = open_stores(fn_args)
     if fn_args.hyperparameters:
-        settings = settle(settings, fn_args.hyperparameters["values"], store)
+        settings = trial_settings(settings, fn_args.hyperparameters["values"], store)
     run_key = _run_key(settings, store, validation_store, config["code_version"])
     checkpoints = join(config["checkpoints"], run_key)
     learner, result = run_training(

@@ -20,8 +20,8 @@ from anchorage.storage import is_remote
 from anchorage.tuning.ranges import read_space
 from anchorage.tuning.record import SEARCH, write_search
 from anchorage.tuning.settings import TuningSettings
-from anchorage.tuning.settling import changed_steps
 from anchorage.tuning.training import trial_training
+from anchorage.tuning.trial_settings import changed_steps
 from anchorage.tuning.tuner import SearchTuner
 from anchorage_components.nodes import on_local_folders
 from anchorage_components.parameters import from_parameter

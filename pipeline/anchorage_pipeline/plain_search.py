@@ -45,8 +45,8 @@ def search_plainly(experiment: Experiment, output: Path) -> dict[str, Any] | Non
     from anchorage.reporting.report import write_search_page
     from anchorage.tuning.record import SEARCH
     from anchorage.tuning.search import run_search
-    from anchorage.tuning.settling import changed_steps
     from anchorage.tuning.training import trial_training
+    from anchorage.tuning.trial_settings import changed_steps
 
     space, tuning = search_space(experiment), experiment.tuning.settings
     if not space:

@@ -170,7 +170,7 @@ def apply_values(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict
         for parent in parents:
             section = section[int(parent) if isinstance(section, list) else parent]
         place: Any = int(key) if isinstance(section, list) else key
-        section[place] = _settle(section[place] if isinstance(section, list) else section.get(place), values[path])
+        section[place] = _find_choice(section[place] if isinstance(section, list) else section.get(place), values[path])
         if isinstance(section, list) and isinstance(section[place], dict) and section[place].get("name") == NONE:
             left_out.append((section, section[place]))
     for section, entry in left_out:
@@ -178,7 +178,7 @@ def apply_values(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict
     return applied
 
 
-def _settle(setting: Any, value: Any) -> Any:
+def _find_choice(setting: Any, value: Any) -> Any:
     """The choice that a value stands for, such as a component of this name, or the value itself."""
     choices = setting.get("choices", []) if isinstance(setting, Mapping) else []
     for choice in choices:  # Keras Tuner has 1 and 0 for true and false

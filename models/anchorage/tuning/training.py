@@ -16,7 +16,7 @@ from anchorage.training.features import cached_features
 from anchorage.training.fit import FitResult
 from anchorage.training.run import choose_recipe, train_run
 from anchorage.tuning.settings import OBJECTIVE, TuningSettings
-from anchorage.tuning.settling import batches, settle
+from anchorage.tuning.trial_settings import batches, trial_settings
 from anchorage.tuning.tuner import SAMPLES, Report, Train
 
 
@@ -49,7 +49,7 @@ def trial_training(
 
     def train(values: dict[str, Any], report: Report) -> Mapping[str, float]:
         keras.backend.clear_session()  # otherwise the graphs of all trials stay in memory
-        trial = settle(settings, {"training.epochs": tuning.epochs, **values}, store)
+        trial = trial_settings(settings, {"training.epochs": tuning.epochs, **values}, store)
         samples = math.prod(batches(trial, store))
         if folds:
             return _train_folds(store, folds, trial, samples, report, cache_folder)

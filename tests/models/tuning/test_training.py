@@ -9,8 +9,8 @@ from anchorage.data.store import Record, RecordSpec, RecordStore, write_store
 from anchorage.errors import UsageError
 from anchorage.tuning import training
 from anchorage.tuning.settings import TuningSettings
-from anchorage.tuning.settling import changed_steps, settle
 from anchorage.tuning.training import trial_training
+from anchorage.tuning.trial_settings import changed_steps, trial_settings
 
 SETTINGS = {
     "seed": 3,
@@ -39,13 +39,13 @@ def settings(**changes):
 @pytest.mark.parametrize(("classes", "steps", "warmup", "frozen"), [(4, 24, 12, 18), (8, 12, 6, 9), (16, 6, 3, 4)])
 def test_every_size_of_a_batch_sees_as_many_samples(classes, steps, warmup, frozen):
     given = settings(sampler={"name": "class_batches", "params": {"classes": CLASSES, "per_class": 4}})
-    settled = settle(given, {"training.sampler.params.classes": classes}, STORE)["training"]
-    assert settled["sampler"]["params"] == {"classes": classes, "per_class": 4}
-    assert settled["steps_per_epoch"] == steps  # 12 steps of 8 x 4 rows are 384
+    trial = trial_settings(given, {"training.sampler.params.classes": classes}, STORE)["training"]
+    assert trial["sampler"]["params"] == {"classes": classes, "per_class": 4}
+    assert trial["steps_per_epoch"] == steps  # 12 steps of 8 x 4 rows are 384
     assert steps * classes * 4 == 12 * 8 * 4
-    assert settled["optimizer"]["warmup_steps"] == warmup
-    assert settled["optimizer"]["frozen_steps"] == {"trunk": frozen}
-    assert settled["optimizer"]["learning_rate"] == 0.1
+    assert trial["optimizer"]["warmup_steps"] == warmup
+    assert trial["optimizer"]["frozen_steps"] == {"trunk": frozen}
+    assert trial["optimizer"]["learning_rate"] == 0.1
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,16 @@ def test_other_ranges_change_no_steps():
 def test_a_choice_of_samplers_counts_samples_too():
     pairs = {"name": "n_pair_batches", "params": {"pairs": 6}}
     given = settings(sampler={"choices": [{"name": "class_batches", "params": {"classes": 8, "per_class": 4}}, pairs]})
-    settled = settle(given, {"training.sampler": "n_pair_batches"}, STORE)["training"]
-    assert settled["sampler"] == pairs
-    assert settled["steps_per_epoch"] == 32  # of 12 rows
+    trial = trial_settings(given, {"training.sampler": "n_pair_batches"}, STORE)["training"]
+    assert trial["sampler"] == pairs
+    assert trial["steps_per_epoch"] == 32  # of 12 rows
 
 
 def test_other_ranges_leave_the_steps_alone():
     given = {**SETTINGS, "loss": {"name": "contrastive", "params": {"neg_margin": {"low": 0.1, "high": 0.5}}}}
-    settled = settle(given, {"loss.params.neg_margin": 0.2, "tuner/bracket": 1, "training.epochs": 2}, STORE)
-    assert settled["loss"]["params"] == {"neg_margin": 0.2}
-    assert settled["training"] == {**SETTINGS["training"], "epochs": 2}
+    trial = trial_settings(given, {"loss.params.neg_margin": 0.2, "tuner/bracket": 1, "training.epochs": 2}, STORE)
+    assert trial["loss"]["params"] == {"neg_margin": 0.2}
+    assert trial["training"] == {**SETTINGS["training"], "epochs": 2}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from anchorage.tuning.ranges import apply_values, read_space, start_values
 _SAMPLER = "training.sampler"
 
 
-def settle(settings: Mapping[str, Any], values: Mapping[str, Any], store: Any) -> dict[str, Any]:
+def trial_settings(settings: Mapping[str, Any], values: Mapping[str, Any], store: Any) -> dict[str, Any]:
     """Replace the ranges of the settings by values, and keep the number of samples when the batches change.
 
     If the sampler has ranges, an epoch has as many samples as with the start values of all ranges, and the steps of the
@@ -44,14 +44,14 @@ def settle(settings: Mapping[str, Any], values: Mapping[str, Any], store: Any) -
 
 
 def changed_steps(settings: Mapping[str, Any], values: Mapping[str, Any], store: Any) -> dict[str, int]:
-    """The steps that `settle` changes, by their path: without them the values alone are another training."""
-    written, settled = apply_values(settings, values), settle(settings, values, store)
-    if settled == written:
+    """Steps that `trial_settings` changes, by their path; the values alone do not reproduce the training."""
+    written, changed = apply_values(settings, values), trial_settings(settings, values, store)
+    if changed == written:
         return {}
-    before, after = written["training"]["optimizer"], settled["training"]["optimizer"]
+    before, after = written["training"]["optimizer"], changed["training"]["optimizer"]
     frozen = (before.get("frozen_steps") or {}).items()
     steps = {
-        "training.steps_per_epoch": (batches(written, store)[1], settled["training"]["steps_per_epoch"]),
+        "training.steps_per_epoch": (batches(written, store)[1], changed["training"]["steps_per_epoch"]),
         "training.optimizer.warmup_steps": (before.get("warmup_steps"), after.get("warmup_steps")),
         **{f"training.optimizer.frozen_steps.{name}": (old, after["frozen_steps"][name]) for name, old in frozen},
     }
