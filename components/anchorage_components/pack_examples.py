@@ -42,7 +42,6 @@ def PackExamples(
         store: output with one record store per split.
         image_size: side of the stored images in pixels; 0 for vectors.
         fit: "crop", "pad" or "squash", see `anchorage.data.images.resize_image`.
-        dimension: dimension of the vectors; 0 for images.
         code_version: digest of the code; part of the cache key, otherwise unused.
         beam_pipeline: provided by TFX.
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from anchorage.training.recipes import Facts, choose_settings, format_choices
 from anchorage_pipeline.comparison.plan import expand
 from anchorage_pipeline.comparison.settings import load_comparison
 from anchorage_pipeline.config import Experiment, load_experiment
 from anchorage_pipeline.identity import training_settings
-from anchorage_pipeline.recipe import explain_recipe, write_out
+from anchorage_pipeline.recipe import write_out
 
 FOLDER = Path(__file__).parents[2] / "pipeline/experiments"
 COUNTS = [13] * 146
@@ -79,11 +80,16 @@ def test_the_files_of_the_project_train_as_they_did(name):
         assert added.items() <= IMPLIED.items(), key
 
 
+def list_choices(experiment, counts):
+    settings = training_settings(experiment)
+    return format_choices(choose_settings(settings, counts)[1], Facts.of(settings["encoder"], counts))
+
+
 def test_written_out_nothing_is_left_to_choose():
     whole = write_out(experiment(), COUNTS)
     assert whole.loss.name == "multi_similarity"
     assert whole.training.sampler.params == {"classes": 32, "per_class": 4}
-    assert explain_recipe(whole, COUNTS) == ""
+    assert list_choices(whole, COUNTS) == ""
     assert write_out(whole, [2] * 9) == whole
 
 
@@ -97,12 +103,12 @@ def test_a_range_is_a_written_value():
         "proxies": None,
         "trunk": {"low": 0.01, "high": 0.3, "sampling": "linear", "step": None, "default": None},
     }
-    result = explain_recipe(searched, COUNTS)
+    result = list_choices(searched, COUNTS)
     assert "rate_factors.trunk" not in result
     assert "rate_factors.proxies" in result
 
 
 def test_the_choices_of_the_recipe_are_shown_before_a_run():
-    result = explain_recipe(experiment(encoder={"name": "small"}), [7] * 300)
+    result = list_choices(experiment(encoder={"name": "small"}), [7] * 300)
     assert result.startswith("recipe for a trunk with random weights, 300 training classes of 7 images")
     assert "multi_proxy_anchor" in result

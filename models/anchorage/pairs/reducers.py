@@ -26,13 +26,6 @@ _PARAMETERS = {"threshold": {"low", "high"}, "class_weighted": {"weights"}}
 Reducer = str | Mapping[str, Any]
 
 
-def check_reducer(reducer: str) -> str:
-    """Return `reducer`, or raise a `ValueError` if it is not one of `REDUCERS`."""
-    if reducer not in REDUCERS:
-        raise ValueError(f"`reducer` must be one of {list(REDUCERS)}. Received: reducer={reducer!r}")
-    return reducer
-
-
 def check_any_reducer(reducer: Reducer, known: Sequence[str] = ANY_REDUCERS) -> Reducer:
     """Return `reducer`, or raise a `ValueError` if it is not one that `reduce_costs` knows.
 

