@@ -51,6 +51,7 @@ def test_training_starts_there_and_goes_on_as_it_was(goes_on, settings):
     goes_on(settings(epochs=2, methods=methods) | {"loss": LOSS}, stops=(7,))
 
 
+@pytest.mark.thorough
 def test_the_first_step_is_better_than_from_random_proxies(store, validation_store, settings):
     plain = settings(epochs=1, steps_per_epoch=1) | {"loss": LOSS}
     warm = settings(epochs=1, steps_per_epoch=1, methods=[{"name": "class_mean_start"}]) | {"loss": LOSS}
