@@ -1,7 +1,6 @@
 """A small world to train in: eight classes of coloured noise, eight others for validation; published cases."""
 
 import json
-import random
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -89,7 +88,6 @@ def build(settings):
 
     def build(sections=None, **training):
         values = {key: value for key, value in settings(**training).items() if key != "verbose"}
-        random.seed(values["seed"])  # what layers draw their seeds from, also in a fixture of a module
         return build_training(RunSettings.from_dict({**values, **(sections or {})}), facts).learner
 
     return build
