@@ -32,9 +32,21 @@ class Admission:
         Raises:
             OverloadedError: if they go beyond the bound.
         """
-        if self.pending + count > self.most or self.pending > self.wait_seconds * self._per_second:
-            raise OverloadedError(self.pending, self.most, self.retry_seconds)
+        self.check(count)
         self.pending += count
+
+    def check(self, count: int = 1) -> None:
+        """Refuse work that would not be accepted now, before its request is read.
+
+        Raises:
+            OverloadedError: as for `enter`.
+        """
+        if self.pending + count > self.most or self.pending > self.wait_seconds * self._per_second:
+            raise OverloadedError(
+                f"Expected at most {self.most} queries and items in work at once, fewer if each takes long. Received: "
+                f"one more while {self.pending} are",
+                self.retry_seconds,
+            )
 
     def leave(self, count: int = 1, seconds: float = 0.0) -> None:
         """Finish `count` pieces of work, which took this long."""
@@ -50,14 +62,10 @@ class Admission:
 
 
 class OverloadedError(ResourceError):
-    """The queue is full; `retry_seconds` is when to try again."""
+    """A bound of the service is reached; `retry_seconds` is when to try again."""
 
-    def __init__(self, pending: int, most: int, retry_seconds: int):
-        super().__init__(
-            "E_OVERLOADED",
-            f"Expected at most {most} queries and items in work at once, fewer if each takes long. Received one more "
-            f"while {pending} are; try again in {retry_seconds} s",
-        )
+    def __init__(self, message: str, retry_seconds: int):
+        super().__init__("E_OVERLOADED", f"{message}; try again in {retry_seconds} s")
         self.retry_seconds = retry_seconds
 
 

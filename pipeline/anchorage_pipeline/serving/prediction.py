@@ -18,6 +18,7 @@ from anchorage.errors import AnchorageError, DataError, ResourceError, UsageErro
 from anchorage.serving.queries import encode_query
 from anchorage_pipeline.serving.batching import OverloadedError
 from anchorage_pipeline.serving.deployment import Deployment
+from anchorage_pipeline.serving.disclosure import public_message
 from anchorage_pipeline.serving.service import Service
 from anchorage_pipeline.serving.signatures import DEFAULT, MODEL, read_signatures
 
@@ -268,4 +269,4 @@ def _refusal(error: AnchorageError) -> Refusal:
         status = "UNAVAILABLE"
     else:
         status = "INVALID_ARGUMENT" if isinstance(error, UsageError) else "INTERNAL"
-    return Refusal(status, str(error))
+    return Refusal(status, f"{error.code}: {public_message(error)}")

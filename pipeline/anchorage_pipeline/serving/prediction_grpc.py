@@ -46,7 +46,7 @@ async def serve_grpc(service: Service, host: str, port: int) -> AsyncIterator[in
         ("grpc.so_reuseport", 0),
         ("grpc.max_metadata_size", 16 * 1024),
     ]
-    server = grpc.aio.server(options=options)
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.pending)
     prediction = Prediction(service)
     add_PredictionServiceServicer_to_server(_PredictionService(prediction), server)
     add_ModelServiceServicer_to_server(_ModelService(prediction), server)
@@ -63,7 +63,13 @@ async def serve_grpc(service: Service, host: str, port: int) -> AsyncIterator[in
         await server.stop(service.settings.stop_seconds)
 
 
+async def _unimplemented(service: Any, request: Any, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Expected Predict, GetModelMetadata or GetModelStatus")
+
+
 class _PredictionService(PredictionServiceServicer):
+    Classify = Regress = MultiInference = _unimplemented
+
     def __init__(self, prediction: Prediction):
         self._prediction = prediction
 
@@ -109,6 +115,8 @@ class _PredictionService(PredictionServiceServicer):
 
 
 class _ModelService(ModelServiceServicer):
+    HandleReloadConfigRequest = _unimplemented
+
     def __init__(self, prediction: Prediction):
         self._prediction = prediction
 

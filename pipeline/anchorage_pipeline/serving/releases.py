@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import NamedTuple
 
 from anchorage.errors import AnchorageError, ResourceError, UsageError
 from anchorage.release import current_version, roll_back
@@ -20,6 +21,16 @@ from anchorage_pipeline.serving.threads import Threads
 _log = logging.getLogger(__name__)
 
 
+class Refused(NamedTuple):
+    """A release that became current and cannot be used, by its version, and why."""
+
+    version: int | None
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"release {self.version} was refused: {self.error}"
+
+
 class Releases:
     """Keeps the current release of a folder in memory, and follows its pointer.
 
@@ -36,7 +47,7 @@ class Releases:
         compared: another release that searches can name, or None.
         follows_pointer: whether a folder of releases is served, not the folder of one release.
         store_url: URL of the database of the items.
-        refused: why the last release that became current is not served; "" if it is.
+        refused: the last release that became current, if it is not served.
         writing: held while items are committed, and while the release is switched.
     """
 
@@ -46,7 +57,7 @@ class Releases:
         self.compared: Deployment | None = None
         self.follows_pointer = True
         self.store_url = ""
-        self.refused = ""
+        self.refused: Refused | None = None
         self.writing = asyncio.Lock()
         self._store: ItemStore | None = None
         self._switching = asyncio.Lock()
@@ -188,7 +199,7 @@ class Releases:
         _log.info("release %d is served", deployment.version)
 
     def _show(self, deployment: Deployment) -> None:
-        self.current, self.refused = deployment, ""
+        self.current, self.refused = deployment, None
         run = deployment.engine.release.facts.get("run_key")
         set_context(release=deployment.version, run=run and run[:12])
         self._metrics.release.clear()
@@ -205,16 +216,16 @@ class Releases:
                     version = await self._threads.run(self._threads.loading, current_version, self._settings.release)
                     if version in (None, self._pointer):
                         if version is not None and version == self.pick().version:
-                            self.refused = ""  # what could not be read can be read again
+                            self.refused = None  # what could not be read can be read again
                         continue
                     self._pointer = version
                     if self.current is None or self.current.version != version:
                         await self._replace(await self._load(version))
             except Exception as error:  # whatever is wrong with the new release, the current one is still served
-                refused = f"release {self._pointer} was refused: {error}"
+                refused = Refused(self._pointer, error)
                 if isinstance(error, ResourceError):
                     self._pointer = seen  # try again: a disk or a network may recover
-                if refused == self.refused:
+                if str(refused) == str(self.refused):
                     continue  # such as a pointer that cannot be read
                 self.refused = refused
                 self._metrics.switches.labels("refused").inc()
@@ -239,13 +250,22 @@ class Releases:
             self._metrics.queue.set(len(self.current.batcher))
 
     def warnings(self) -> list[str]:
-        """Sentences for the operator."""
-        warnings = [self.refused]
+        """Sentences for everyone, without what the log has of paths and hosts."""
+        warnings = []
+        if self.refused:
+            error = self.refused.error
+            code = error.code if isinstance(error, AnchorageError) else "an internal error"
+            warnings.append(
+                f"release {self.refused.version} was refused: {code}; the log of the service has the reason"
+            )
         if self.current is not None:
             follower = self.current.follower
-            warnings.append(follower.fault)
+            if follower.fault:
+                warnings.append(
+                    "changes of items are not applied, or the index is not rebuilt; the log of the service has why"
+                )
             if count := len(follower.left_out):
                 warnings.append(
                     f"{count} added items are left out: another model made their vectors, and their images are not kept"
                 )
-        return [warning for warning in warnings if warning]
+        return warnings

@@ -5,40 +5,19 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from anchorage.errors import ResourceError
 from anchorage_pipeline.serving.http.app import create_app
+from anchorage_pipeline.serving.http.connections import Connection
 from anchorage_pipeline.serving.service import Service
 from anchorage_pipeline.serving.settings import ServeSettings
 
 _BACKLOG = 1024  # connections that wait to be accepted
 _KEEP_ALIVE = 30  # seconds that a connection without requests stays open
-_HEAD_BYTES = 64 * 1024  # most of a request line with its headers, up to what one read of the socket has beyond
-
-
-class _Protocol(HttpToolsProtocol):
-    """Refuses a request whose head does not end, which would fill the memory before any limit on bodies."""
-
-    _in_head, _head_bytes = True, 0
-
-    def data_received(self, data: bytes) -> None:
-        if self._head_bytes > _HEAD_BYTES:
-            self.send_400_response(f"Expected at most {_HEAD_BYTES} bytes of headers. Received: more")
-            return
-        super().data_received(data)
-        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
-
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        super().on_headers_complete()
 
 
 class _Server(uvicorn.Server):
@@ -71,7 +50,7 @@ async def _serve(settings: ServeSettings, ready: Callable[[Service, int, int | N
     service = Service(settings)
     config = uvicorn.Config(
         create_app(service),
-        http=_Protocol,
+        http=partial(Connection, limits=settings.limits),  # type: ignore[arg-type]
         log_level="warning",
         access_log=False,
         lifespan="off",

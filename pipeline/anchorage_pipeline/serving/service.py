@@ -84,7 +84,8 @@ class Service:
 
     Attributes:
         metrics: what the service measures of itself.
-        admission: the bound on work, which transports enter before they read a request.
+        admission: the bound on work. Transports ask it before they read a request, and enter it when it is read: a
+            request that arrives slowly takes no place of others.
         releases: the releases in memory.
     """
 
@@ -132,6 +133,13 @@ class Service:
             yield
         finally:
             self.admission.leave(count, perf_counter() - started)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Deployment]:
+        """Admit one piece of work that reads of the current release, and keep the release in memory for it."""
+        async with self.admitted():
+            with self.releases.pick().lease() as deployment:
+                yield deployment
 
     async def search(
         self, queries: Sequence[Query], version: int | None = None

@@ -12,6 +12,8 @@ class Limits:
 
     Args:
         body_bytes: largest body of a request.
+        held_bytes: most bytes of bodies in memory at once; beyond, requests get 429.
+        head_bytes: largest request line with its headers, up to what one read of the socket has beyond.
         image_bytes: largest encoded image.
         image_pixels: largest width times height of an image.
         k: most results per query.
@@ -19,11 +21,13 @@ class Limits:
         items: most items per write.
         pending: most queries and items in work at once, waiting ones included; beyond, requests get 429.
         batch: most records per call of the model.
-        request_seconds: time from the head of a request to its answer.
+        request_seconds: time for the head of a request, and again from there to its answer.
         switch_seconds: the same for a request that loads a release.
     """
 
     body_bytes: int = 32 * MIB
+    held_bytes: int = 512 * MIB
+    head_bytes: int = MIB // 16
     image_bytes: int = 16 * MIB
     image_pixels: int = 50_000_000
     k: int = 1_000

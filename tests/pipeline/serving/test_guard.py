@@ -7,6 +7,7 @@ import time
 import pytest
 from services import WITH_KEY, running
 
+from anchorage.errors import ResourceError
 from anchorage_pipeline.serving.batching import Admission, Batcher, OverloadedError
 from anchorage_pipeline.serving.settings import Limits
 
@@ -84,23 +85,100 @@ def test_an_internal_error_reveals_no_details(shared, monkeypatch):
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+SCOPE = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/search", "raw_path": b"/v1/search"}
+SCOPE |= {"query_string": b"", "root_path": "", "scheme": "http", "server": ("localhost", 80)}
+SCOPE |= {"headers": [(b"host", b"localhost"), (b"content-type", b"image/png")]}
+
+
+async def ignore(message):
+    """An answer that nobody reads."""
+
+
 def test_a_client_that_leaves_while_it_sends_is_no_internal_error(releases):
-    scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/search", "raw_path": b"/v1/search"}
-    scope |= {"query_string": b"", "root_path": "", "scheme": "http", "server": ("localhost", 80)}
-    scope |= {"headers": [(b"host", b"localhost"), (b"content-type", b"image/png")]}
     messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"half", "more_body": True}]
 
     async def receive():
         return messages.pop()
 
-    async def send(message):
-        pass
-
     with running(releases) as client:
-        client.portal.call(client.app, scope, receive, send)
+        client.portal.call(client.app, dict(SCOPE), receive, ignore)
         text = client.get("/metrics").text
         assert 'anchorage_requests_total{method="POST",route="/v1/search",status="499"} 1.0' in text
         assert client.service.admission.pending == 0
+
+
+class SlowUpload:
+    """A request whose body stops half way until it is ended."""
+
+    def __init__(self, client, half):
+        self._half, self._reached, self._ended = half, threading.Event(), asyncio.Event()
+        self._portal = client.portal
+        self._answer = client.portal.start_task_soon(client.app, dict(SCOPE), self._receive, ignore)
+        assert self._reached.wait(60)
+
+    async def _receive(self):
+        if not self._reached.is_set():
+            self._reached.set()
+            return {"type": "http.request", "body": self._half, "more_body": True}
+        await self._ended.wait()
+        return {"type": "http.disconnect"}
+
+    def end(self):
+        self._portal.call(self._ended.set)
+        self._answer.result(60)
+
+
+def test_a_slow_upload_takes_no_place_of_others(published, images, tmp_path):
+    with running(published, limits=Limits(pending=1), store=f"sqlite:///{tmp_path}/items.sqlite") as client:
+        upload = SlowUpload(client, b"half")
+        assert client.post("/v1/search", content=images[0], headers=PNG).status_code == 200
+        upload.end()
+
+
+def test_bodies_in_memory_have_a_bound(published, images, tmp_path):
+    size = len(images[0])
+    limits = Limits(held_bytes=2 * size - 1)
+    with running(published, limits=limits, store=f"sqlite:///{tmp_path}/items.sqlite") as client:
+        upload = SlowUpload(client, b"-" * size)
+        answer = client.post("/v1/search", content=images[0], headers=PNG)
+        assert (answer.status_code, answer.json()["code"]) == (429, "E_OVERLOADED")
+        assert answer.headers["retry-after"] == "1"
+        upload.end()
+        for _ in range(3):  # each gives its bytes back
+            assert client.post("/v1/search", content=images[0], headers=PNG).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/", "/v1/release", "/v1/items/class-0%2F0.png"])
+def test_head_is_answered_as_get(shared, path):
+    head, get = shared.head(path), shared.get(path)
+    assert (head.status_code, dict(head.headers)) == (200, dict(get.headers))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("/v1/search?filters={}", "filters"), ("/v1/search?k=3&K=5", "K"), ("/v1/search?a=1&a=2", "a")]
+)
+def test_an_unknown_query_parameter_is_named(shared, images, path, name):
+    answer = shared.post(path, content=images[0], headers=PNG)
+    assert (answer.status_code, answer.json()["code"]) == (422, "E_REQUEST_FIELDS")
+    assert [fault["at"] for fault in answer.json()["faults"]] == [f"query.{name}"]
+    assert "filter, k, min_score, release" in answer.json()["detail"]
+
+
+def test_errors_of_the_database_name_no_place(releases, monkeypatch, caplog):
+    secret = "Expected postgresql://someone@somewhere/items. Received: no route"
+    with running(releases) as client:
+
+        def fail(*arguments):
+            raise ResourceError("E_STORE_UNAVAILABLE", secret)
+
+        monkeypatch.setattr(client.service.releases.store, "write", fail)
+        answer = client.put("/v1/items/a", json={"vector": [1.0] * 48}, headers=WITH_KEY)
+        assert (answer.status_code, answer.json()["code"]) == (503, "E_STORE_UNAVAILABLE")
+        assert "some" not in answer.text
+        assert secret in caplog.text
+        client.service.releases.current.follower.fault = secret
+        (warning,) = client.get("/v1/release").json()["warnings"]
+        assert "some" not in warning
 
 
 def test_on_the_loopback_only_its_names_are_answered(published, tmp_path):

@@ -162,20 +162,20 @@ def test_without_a_key_nothing_is_written(published, tmp_path):
 
 def test_pictures_are_those_of_the_release_and_those_that_are_kept(releases, images, stranger):
     def picture(client, name):
-        answer = client.get(f"/v1/items/{name}/image")
+        answer = client.get(f"/v1/images/{name}")
         return answer.status_code, answer.headers["content-type"]
 
     with running(releases, keep_images=True) as client:
         assert picture(client, ITEM) == (200, "image/jpeg")
         client.put("/v1/items/kept", content=stranger, headers=PNG)
         assert picture(client, "kept") == (200, "image/jpeg")
-        assert Image.open(io.BytesIO(client.get("/v1/items/kept/image").content)).size == (4, 4)
+        assert Image.open(io.BytesIO(client.get("/v1/images/kept").content)).size == (4, 4)
         client.put("/v1/items/vector", json={"vector": [1.0] * 48}, headers=WITH_KEY)
         assert picture(client, "vector") == (404, "application/problem+json")
 
 
 def test_an_item_with_another_image_does_not_show_the_old_one(client, stranger):
-    picture = f"/v1/items/{ITEM}/image"
+    picture = f"/v1/images/{ITEM}"
     client.put(f"/v1/items/{ITEM}", headers=WITH_KEY, params={"label": "other"})
     assert client.get(picture).status_code == 200  # the image is as it was
     client.put(f"/v1/items/{ITEM}", content=stranger, headers=PNG)  # and is not kept
@@ -203,16 +203,22 @@ def test_a_key_of_any_letters_is_accepted(published, tmp_path):
         assert client.delete(f"/v1/items/{ITEM}", headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["../releases/current", "..%2F..%2Fetc%2Fpasswd", "/etc/passwd"])
+def test_an_id_may_end_like_a_path_of_the_service(client, stranger):
+    for name in ("a/image", "a", "image"):
+        assert client.put(f"/v1/items/{name}", content=stranger, headers=PNG | WITH_KEY).status_code == 200
+        assert client.get(f"/v1/items/{name}").json()["id"] == name
+
+
+@pytest.mark.parametrize("name", ["..%2Freleases/current", "..%2F..%2Fetc%2Fpasswd", "/etc/passwd"])
 def test_no_id_is_a_path(shared, name):
-    assert shared.get(f"/v1/items/{name}/image").status_code == 404
+    assert shared.get(f"/v1/images/{name}").status_code == 404
     assert shared.get(f"/report/{name}").status_code == 404
     assert shared.get(f"/page/{name}").status_code == 404
 
 
 def test_a_put_id_that_is_a_path_names_no_file(client, releases, stranger):
     client.put("/v1/items/..%2Freleases%2Fcurrent", content=stranger, headers=PNG)
-    answer = client.get("/v1/items/..%2Freleases%2Fcurrent/image")
+    answer = client.get("/v1/images/..%2Freleases%2Fcurrent")
     assert answer.json()["code"] == "E_ITEM_NO_IMAGE"
 
 

@@ -20,7 +20,7 @@ OPERATIONS = [
     "GET /v1/items",
     "GET /v1/attributes",
     "POST /v1/items:batch",
-    "GET /v1/items/{id}/image",
+    "GET /v1/images/{id}",
     "GET /v1/items/{id}",
     "PUT /v1/items/{id}",
     "DELETE /v1/items/{id}",

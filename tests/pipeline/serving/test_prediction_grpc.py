@@ -284,6 +284,14 @@ def test_a_model_server_out_of_reach_is_unavailable(client, monkeypatch):
     refused(grpc.StatusCode.UNAVAILABLE, "E_MODEL_SERVER", client.predict, IMAGES)
 
 
+def test_methods_of_other_models_are_unimplemented_and_leave_no_trace(client, caplog):
+    for call in (client.prediction.Classify, client.prediction.Regress, client.prediction.MultiInference):
+        with pytest.raises(grpc.RpcError) as error:
+            call(predict_pb2.PredictRequest().FromString(b""), timeout=30)
+        assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert not caplog.records
+
+
 def test_metadata_has_the_signatures_of_the_saved_model(client, exported):
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = "anchorage"
@@ -326,5 +334,5 @@ def test_rows_20_to_23_a_release_that_cannot_be_used_leaves_the_old_one(exported
         while not client.service.releases.refused:
             assert time.monotonic() < end
             time.sleep(0.05)
-        assert "E_RELEASE_DAMAGED" in client.service.releases.refused
+        assert "E_RELEASE_DAMAGED" in str(client.service.releases.refused)
         assert client.predict(IMAGES).model_spec.version.value == 2

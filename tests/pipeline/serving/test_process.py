@@ -77,6 +77,7 @@ def test_acknowledged_items_survive_a_kill_and_a_stop_answers_what_is_open(relea
     acknowledged = []
     with serving(releases) as service:
         assert service.ask("GET", "/readyz")[0] == 200
+        assert service.ask("HEAD", "/readyz") == (200, b"")
         refuses_endless_headers(service)
         status, body = service.ask("POST", "/v1/search?k=1", images[0], {"Content-Type": "image/png"})
         assert (status, json.loads(body)["left_out"]) == (200, ["class-0/0.png"])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from anchorage_pipeline.serving.http import problems, schemas
@@ -10,6 +10,7 @@ from anchorage_pipeline.serving.http.guard import Guard
 from anchorage_pipeline.serving.http.health import health_router
 from anchorage_pipeline.serving.http.items import items_router
 from anchorage_pipeline.serving.http.page import page_router
+from anchorage_pipeline.serving.http.parameters import known_parameters
 from anchorage_pipeline.serving.http.prediction import prediction_router
 from anchorage_pipeline.serving.http.releases import releases_router
 from anchorage_pipeline.serving.http.search import search_router
@@ -38,7 +39,9 @@ def create_app(service: Service) -> Guard:
         redirect_slashes=False,
     )
     problems.install(app)
-    for router in (search_router, items_router, releases_router, health_router, prediction_router):
+    for router in (search_router, items_router, releases_router):
+        app.include_router(router(service), dependencies=[Depends(known_parameters)])
+    for router in (health_router, prediction_router):
         app.include_router(router(service))
     app.include_router(page_router())
 

@@ -1,4 +1,4 @@
-"""Middleware for all requests: allowed hosts, time limits, response headers, and metrics."""
+"""Middleware for all requests: allowed hosts, limits on time and memory, response headers, and metrics."""
 
 import asyncio
 from time import perf_counter
@@ -7,6 +7,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anchorage.errors import AnchorageError, ResourceError, UsageError
+from anchorage_pipeline.serving.batching import OverloadedError
 from anchorage_pipeline.serving.http.problems import respond
 from anchorage_pipeline.serving.service import Service
 from anchorage_pipeline.tracing import span
@@ -30,6 +31,7 @@ _HEADERS = {
     "cache-control": "no-store",
 }
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_RETRY_SECONDS = 1  # after the memory for bodies was full
 _LONG = ("/v1/releases/current", "/v1/releases/compared")  # routes that load a release
 
 
@@ -48,6 +50,7 @@ class Guard:
         self.app, self._service = app, service
         limits = service.settings.limits
         self._seconds, self._long_seconds = limits.request_seconds, limits.switch_seconds
+        self._held, self._most_held = 0, limits.held_bytes
         self._hosts = _LOOPBACK if service.settings.host in _LOOPBACK else ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +58,10 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status, started = 0, perf_counter()
+        method = _method(scope)
+        if scope["method"] == "HEAD":  # answered as GET; the server leaves the body out
+            scope = {**scope, "method": "GET"}
+        status, held, started = 0, 0, perf_counter()
         headers = _HEADERS | {
             "content-security-policy": _REPORT_POLICY if scope["path"].startswith("/report/") else _POLICY
         }
@@ -69,17 +75,28 @@ class Guard:
                 message["headers"] = [*message["headers"], *(each for each in added if each[0] not in present)]
             await send(message)
 
+        async def receive_bounded() -> Message:
+            nonlocal held
+            message = await receive()
+            size = len(message.get("body", b""))
+            if self._held + size > self._most_held:
+                raise OverloadedError(
+                    f"Expected bodies of at most {self._most_held} bytes at once. Received: more", _RETRY_SECONDS
+                )
+            self._held, held = self._held + size, held + size
+            return message
+
         seconds = self._long_seconds if scope["path"] in _LONG else self._seconds
         try:
             if self._hosts and _host(scope) not in self._hosts:
                 names = ", ".join(self._hosts)
                 raise UsageError("E_HOST", f"Expected one of {names} as host. Received: another one")
-            with span(_method(scope)) as current:
+            with span(method) as current:
                 async with asyncio.timeout(seconds):
-                    await self.app(scope, receive, send_guarded)
+                    await self.app(scope, receive_bounded, send_guarded)
                 if current is not None:
                     route = getattr(scope.get("route"), "path", "none")  # known only now
-                    current.update_name(f"{_method(scope)} {route}")
+                    current.update_name(f"{method} {route}")
                     current.set_attributes({"http.route": route, "http.response.status_code": status})
         except TimeoutError:
             error = ResourceError(
@@ -89,8 +106,9 @@ class Guard:
         except AnchorageError as error:
             await self._refuse(error, scope, receive, send_guarded, status)
         finally:
+            self._held -= held
             route = getattr(scope.get("route"), "path", "none")
-            self._service.metrics.requests.labels(_method(scope), route, str(status or 499)).inc()
+            self._service.metrics.requests.labels(method, route, str(status or 499)).inc()
             self._service.metrics.request_seconds.labels(route).observe(perf_counter() - started)
 
     async def _refuse(self, error: AnchorageError, scope: Scope, receive: Receive, send: Send, status: int) -> None:

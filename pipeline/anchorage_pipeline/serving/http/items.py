@@ -45,7 +45,7 @@ def items_router(service: Service) -> APIRouter:
     key = Depends(key_check(service.settings))
     write_statuses = responses(400, 401, 403, 404, 409, 413, 415, 429)
 
-    @router.get("/v1/items", summary="The first items, those of a label, or some at random", responses=responses())
+    @router.get("/v1/items", summary="The first items, those of a label, or some at random", responses=responses(429))
     async def list_items(
         label: Annotated[str | None, Query(max_length=1024)] = None,
         seed: Annotated[int | None, Query(ge=0, lt=2**32, description="To draw from all items.")] = None,
@@ -53,14 +53,14 @@ def items_router(service: Service) -> APIRouter:
     ) -> ItemsAnswer:
         if label is not None and seed is not None:
             raise RequestError("E_REQUEST_FIELDS", "Expected `label` or `seed`. Received: both", [])
-        with service.releases.pick().lease() as deployment:
+        async with service.reading() as deployment:
             items = await service.threads.run(service.threads.work, _some, deployment, label, seed, limit)
             shown = [ItemAnswer.model_validate(_shown(service, deployment, item)) for item in items]
             return ItemsAnswer(items=shown, rows=deployment.live.rows)
 
-    @router.get("/v1/attributes", summary="Attributes and their most frequent values", responses=responses())
+    @router.get("/v1/attributes", summary="Attributes and their most frequent values", responses=responses(429))
     async def attributes(limit: Annotated[int, Query(ge=1, le=_SHOWN)] = 20) -> AttributesAnswer:
-        with service.releases.pick().lease() as deployment:
+        async with service.reading() as deployment:
             found = await service.threads.run(service.threads.work, deployment.live.attribute_values, limit)
             if deployment.engine.picture_paths:
                 found.pop(PATH, None)  # every item has its own
@@ -78,28 +78,28 @@ def items_router(service: Service) -> APIRouter:
     async def write_batch(request: Request) -> JSONResponse:
         if bodies.media_type(request) != "application/json":
             raise UsageError("E_BODY_KIND", "Expected application/json as Content-Type. Received: another one")
-        async with service.admitted():
-            body = bodies.parse(BatchBody, await bodies.read_body(request, limits.body_bytes))
-            count = len(body.put) + len(body.delete)
-            if count > limits.items:
-                raise UsageError("E_BATCH_TOO_LARGE", f"Expected at most {limits.items} items. Received: {count}")
-            async with service.admitted(min(len(body.put), limits.pending // 2)):
-                return await _write(service, [_put(each.id, each) for each in body.put], body.delete)
+        service.admission.check()
+        body = bodies.parse(BatchBody, await bodies.read_body(request, limits.body_bytes))
+        count = len(body.put) + len(body.delete)
+        if count > limits.items:
+            raise UsageError("E_BATCH_TOO_LARGE", f"Expected at most {limits.items} items. Received: {count}")
+        async with service.admitted(max(1, min(len(body.put), limits.pending // 2))):
+            return await _write(service, [_put(each.id, each) for each in body.put], body.delete)
 
     @router.get(
-        "/v1/items/{id:path}/image",
+        "/v1/images/{id:path}",
         summary="The picture of an item, reduced",
         response_class=Response,
-        responses={**responses(404, 413), 200: {"content": {"image/jpeg": {"schema": bodies.BINARY}}}},
+        responses={**responses(404, 413, 429), 200: {"content": {"image/jpeg": {"schema": bodies.BINARY}}}},
     )
     async def image(id: Id) -> Response:
-        with service.releases.pick().lease() as deployment:
+        async with service.reading() as deployment:
             content = await service.threads.run(service.threads.work, _thumbnail, service, deployment, id)
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=60"})
 
-    @router.get("/v1/items/{id:path}", summary="An item", responses=responses(404))
+    @router.get("/v1/items/{id:path}", summary="An item", responses=responses(404, 429))
     async def read_item(id: Id) -> ItemAnswer:
-        with service.releases.pick().lease() as deployment:
+        async with service.reading() as deployment:
             item = await service.threads.run(service.threads.work, _find, service, deployment, id)
             return ItemAnswer.model_validate(_shown(service, deployment, item))
 
@@ -117,16 +117,17 @@ def items_router(service: Service) -> APIRouter:
         label: Annotated[str | None, Query(max_length=1024)] = None,
         attributes: Annotated[str | None, Query(description="Text values by name, as JSON.")] = None,
     ) -> JSONResponse:
+        service.admission.check()
+        known = {"label": label, "attributes": _attributes(attributes)}
+        body, image = ItemBody.model_validate(known), None
+        if bodies.media_type(request) or request.headers.get("content-length", "0") != "0":
+            content, is_json = await bodies.read_content(request, limits.body_bytes)
+            if is_json:
+                given = bodies.parse(ItemBody, content).model_dump(exclude_none=True)
+                body = ItemBody.model_validate({**known, **given})
+            else:
+                image = content
         async with service.admitted():
-            known = {"label": label, "attributes": _attributes(attributes)}
-            body, image = ItemBody.model_validate(known), None
-            if bodies.media_type(request) or request.headers.get("content-length", "0") != "0":
-                content, is_json = await bodies.read_content(request, limits.body_bytes)
-                if is_json:
-                    given = bodies.parse(ItemBody, content).model_dump(exclude_none=True)
-                    body = ItemBody.model_validate({**known, **given})
-                else:
-                    image = content
             return await _write_one(service, [_put(id, body, image)], [])
 
     @router.delete(
@@ -208,7 +209,7 @@ def _find(service: Service, deployment: Deployment, id: str) -> Item:
 
 
 def _shown(service: Service, deployment: Deployment, item: Item) -> dict[str, Any]:
-    path = f"/v1/items/{quote(item.id, safe='')}/image" if deployment.has_pictures else None
+    path = f"/v1/images/{quote(item.id, safe='')}" if deployment.has_pictures else None
     searchable = item.id not in deployment.follower.left_out
     return {
         "id": item.id,

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from anchorage.errors import AnchorageError, ResourceError
 from anchorage_pipeline.serving.batching import OverloadedError
+from anchorage_pipeline.serving.disclosure import public_message
 
 MEDIA_TYPE = "application/problem+json"
 _SHOWN = 50  # faults in one document
@@ -81,7 +82,7 @@ def status_of(error: AnchorageError) -> int:
 
 def document(error: AnchorageError, instance: str) -> dict[str, Any]:
     """Return the problem document of an error."""
-    content = _document(status_of(error), error.code, error.message, instance)
+    content = _document(status_of(error), error.code, public_message(error), instance)
     faults = getattr(error, "faults", None)
     if faults:
         content["faults"] = [

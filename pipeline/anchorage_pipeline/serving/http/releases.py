@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from anchorage.errors import UsageError
-from anchorage.release import list_releases
+from anchorage.release import Release, list_releases
 from anchorage_pipeline.serving.deployment import Deployment
 from anchorage_pipeline.serving.http import bodies
 from anchorage_pipeline.serving.http.access import key_check
@@ -16,6 +16,7 @@ from anchorage_pipeline.serving.http.schemas import ReleaseAnswer, ReleaseLine, 
 from anchorage_pipeline.serving.service import Service
 
 _REPORT = "report/"
+_PLACES = ("command", "data_root", "experiment_file")  # facts of the machine that made the release
 _FACTS = ("metrics", "intervals", "primary", "split", "evaluation_set", "untrained", "verdict", "previous")
 _INDEX = ("kind", "reason", "shards", "recall", "neighbors", "leaves", "leaves_to_search", "reorder")
 _SMALL = 4096  # bytes of a body with a version
@@ -37,10 +38,10 @@ def releases_router(service: Service) -> APIRouter:
     async def release() -> ReleaseAnswer:
         return ReleaseAnswer.model_validate(_describe(service, service.releases.pick()))
 
-    @router.get("/v1/releases", summary="All releases of the folder", responses=responses())
+    @router.get("/v1/releases", summary="All releases of the folder", responses=responses(429))
     async def releases() -> ReleasesAnswer:
-        service.releases.pick()
-        return ReleasesAnswer(releases=await service.threads.run(service.threads.work, _list, service))
+        async with service.reading() as served:
+            return ReleasesAnswer(releases=await service.threads.run(service.threads.work, _list, service, served))
 
     @router.post(
         "/v1/releases/current",
@@ -73,7 +74,7 @@ def releases_router(service: Service) -> APIRouter:
 
     @router.get("/report/{name:path}", include_in_schema=False)
     async def report(name: str) -> Response:
-        with service.releases.pick().lease() as deployment:
+        async with service.reading() as deployment:
             return await service.threads.run(service.threads.work, _report_file, deployment, name)
 
     return router
@@ -110,14 +111,22 @@ def _describe(service: Service, deployment: Deployment) -> dict[str, Any]:
         "probabilities": engine.judgement.probability is not None,
         "text": any(name.startswith("text/") for name in manifest["files"]),
         "doubts": engine.judgement.doubts,
-        "libraries": manifest["libraries"],
+        "manifest": _manifest(engine.release),
         "warnings": service.releases.warnings(),
         "report": "/report/" if f"{_REPORT}report.html" in manifest["files"] else None,
     }
 
 
-def _list(service: Service) -> list[ReleaseLine]:
-    served = service.releases.pick()
+def _manifest(release: Release) -> dict[str, Any]:
+    """Return the manifest without what it tells of the machine that made the release."""
+    facts = {name: value for name, value in release.facts.items() if name not in _PLACES}
+    if "data" in facts.get("experiment", {}):
+        data = {name: value for name, value in facts["experiment"]["data"].items() if name != "path"}
+        facts["experiment"] = {**facts["experiment"], "data": data}
+    return {**release.manifest, "facts": facts}
+
+
+def _list(service: Service, served: Deployment) -> list[ReleaseLine]:
     loaded = {each.version for each in (service.releases.current, service.releases.compared) if each is not None}
     if not service.releases.follows_pointer:
         release = served.engine.release

@@ -21,7 +21,9 @@ class FilterBody(_Body):
 
     id: Values | None = None
     label: Values | None = None
-    attributes: dict[str, Values] | None = None
+    attributes: dict[str, Values] | None = Field(
+        default=None, description="Conditions by name; an item without the attribute does not match."
+    )
 
 
 class QueryBody(_Body):
@@ -175,8 +177,11 @@ class ReleaseAnswer(BaseModel):
     fingerprint: str
     created: str
     rows: int
-    warnings: list[str]
-    report: str | None
+    warnings: list[str] = Field(description="What an operator should know; the log of the service has the details.")
+    manifest: dict[str, Any] = Field(
+        description="The release's manifest, with the hash of each file, without paths of the machine that made it."
+    )
+    report: str | None = Field(description="Path of the report, if the release has one.")
 
 
 class ReleaseLine(BaseModel):

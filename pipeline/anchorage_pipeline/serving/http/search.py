@@ -35,27 +35,28 @@ def search_router(service: serving.Service) -> APIRouter:
         filter: Annotated[str | None, Query(description="Conditions as JSON, see FilterBody.")] = None,
         release: Annotated[int | None, Query(ge=1, description="Version of another loaded release.")] = None,
     ) -> JSONResponse:
+        service.admission.check()
+        content, is_json = await bodies.read_content(request, limits.body_bytes)
+        where = bodies.parse_filter(filter)
+        if is_json and bodies.has_queries(content):
+            parsed = bodies.parse(QueriesBody, content)
+            if len(parsed.queries) > limits.queries:
+                raise _too_many(len(parsed.queries), limits.queries)
+            where = bodies.make_filter(parsed.filter) or where
+            defaults = (parsed.k or k, where, min_score if parsed.min_score is None else parsed.min_score)
+            queries = [_query(each, *defaults, limits.k) for each in parsed.queries]
+            return await _answer_all(service, queries, release)
+        if is_json:
+            query = _query(bodies.parse(QueryBody, content), k, where, min_score, limits.k)
+            if isinstance(query, AnchorageError):
+                raise query
+        else:
+            query = serving.Query(image=content, k=k, where=where, min_score=min_score)
         async with service.admitted():
-            content, is_json = await bodies.read_content(request, limits.body_bytes)
-            where = bodies.parse_filter(filter)
-            if is_json and bodies.has_queries(content):
-                parsed = bodies.parse(QueriesBody, content)
-                if len(parsed.queries) > limits.queries:
-                    raise _too_many(len(parsed.queries), limits.queries)
-                where = bodies.make_filter(parsed.filter) or where
-                defaults = (parsed.k or k, where, min_score if parsed.min_score is None else parsed.min_score)
-                queries = [_query(each, *defaults, limits.k) for each in parsed.queries]
-                return await _answer_all(service, queries, release)
-            if is_json:
-                query = _query(bodies.parse(QueryBody, content), k, where, min_score, limits.k)
-                if isinstance(query, AnchorageError):
-                    raise query
-            else:
-                query = serving.Query(image=content, k=k, where=where, min_score=min_score)
             served, (found,) = await service.search([query], release)
-            if isinstance(found, AnchorageError):
-                raise found
-            return JSONResponse({"release": _release(served), **_answer(found)})
+        if isinstance(found, AnchorageError):
+            raise found
+        return JSONResponse({"release": _release(served), **_answer(found)})
 
     return router
 
@@ -64,7 +65,7 @@ async def _answer_all(
     service: serving.Service, queries: list[serving.Query | AnchorageError], release: int | None
 ) -> JSONResponse:
     valid = [query for query in queries if not isinstance(query, AnchorageError)]
-    async with service.admitted(max(0, len(valid) - 1)):  # one was admitted with the request
+    async with service.admitted(len(valid)):
         served, answers = await service.search(valid, release)
     found = iter(answers)
     merged = [query if isinstance(query, AnchorageError) else next(found) for query in queries]

@@ -43,7 +43,7 @@ async function call(path, { method = "GET", body, json, type, secret = false, si
 
 const path = (id) => `/v1/items/${encodeURIComponent(id)}`;
 
-export const imagePath = (id) => `${path(id)}/image`;
+export const imagePath = (id) => `/v1/images/${encodeURIComponent(id)}`;
 
 /** Search with a query: `{image: Blob}`, `{id}`, `{text}` or `{vector}`. */
 export function search(query, { k, filter, release, signal }) {
