@@ -150,6 +150,11 @@ CALIBRATION = {
     "unknown": {"threshold": 0.5},
     "check": {
         "probability": {"holds": True, "statement": "Holds: so well."},
-        "unknown": {"holds": True, "statement": "Holds: as well."},
+        "unknown": {
+            "holds": True,
+            "statement": "Holds: as well.",
+            "false_accept": {"value": 0.125},
+            "answered": {"value": 0.75},
+        },
     },
 }

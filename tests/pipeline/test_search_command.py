@@ -11,6 +11,7 @@ from PIL import Image
 
 import anchorage.release
 import anchorage.serving.searcher
+from anchorage.serving.answers import UnknownRates
 from anchorage.serving.searcher import Answer
 from anchorage_pipeline.cli import main
 from anchorage_pipeline.commands import search as search_command
@@ -21,7 +22,7 @@ GALLERY = [f"images/{n}.png" for n in range(30)]
 class StandIn:
     """Answers with the first images of a gallery of 30, or of 29 besides the query."""
 
-    threshold, calibration, probability, unknown_below, doubts = None, {}, None, None, ()
+    threshold, calibration, probability, unknown_below, unknown_rates, doubts = None, {}, None, None, None, ()
     takes_vectors = False
     gallery = None
     index = SimpleNamespace(rows=len(GALLERY))
@@ -127,3 +128,19 @@ def test_the_sheet_stays_of_a_size_that_fits_in_memory(folder, capsys, monkeypat
     assert Image.open(folder / "search.png").size == two_lines
     assert main(["search", *["query.png"] * 2, *drawn, "--neighbors", "9"]) == 0
     assert Image.open(folder / "search.png").size == two_lines
+
+
+def test_a_query_reported_as_unknown_says_how_often_that_is_wrong(folder, monkeypatch, capsys):
+    class Unsure(StandIn):
+        unknown_rates = UnknownRates(missing=0.945, present=0.417)
+
+        def search(self, images, k):
+            return [answer._replace(unknown=True) for answer in super().search(images, k)]
+
+    monkeypatch.setattr(anchorage.serving.searcher, "Searcher", Unsure)
+    assert search() == 0
+    printed = capsys.readouterr().out
+    assert "unknown: the gallery may lack its class" in printed
+    assert "unknown: so are 94 % of the test queries whose class the gallery lacks, and 42 % of others" in printed
+    assert search("--json") == 0
+    assert json.loads(capsys.readouterr().out)["unknown_rates"] == {"missing": 0.945, "present": 0.417}

@@ -26,7 +26,7 @@ class SampledQuery:
         fingerprint: fingerprint of its model.
         vector: `(D,)` float32 embedding of unit length.
         distance: cosine distance of the nearest item, in [0, 2]; None if there was none.
-        unknown: whether its class is probably not in the gallery; None if the release cannot tell.
+        unknown: whether it was reported as unknown; None if the release cannot tell.
     """
 
     time: float

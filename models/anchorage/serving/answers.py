@@ -20,15 +20,16 @@ class Answer(NamedTuple):
         labels: classes of the gallery images.
         scores: cosine similarities, in [-1, 1].
         likely: whether each score is at or above the release's threshold for
-            a likely match; None if the release has no threshold.
+            a likely match; None if the release has no threshold, and if it
+            has match probabilities, which say more.
         probabilities: probability of each to be a match, for images of
             classes that the encoder was not trained on; None for ranks beyond
             those used for the fit. None if the release has no match
             probability that holds on the test classes.
         unknown: whether the nearest score is below the threshold for
-            "unknown", so that the gallery probably does not contain the class
-            of the image; None if the release has no threshold that holds on
-            the test classes.
+            "unknown": too low to rule out that the gallery lacks the class of
+            the image; None if the release has no threshold that holds on the
+            test classes.
         fault: why the image could not be used, or None.
         left_out: ids of gallery images with the same pixels as the query,
             which are excluded from the results.
@@ -77,7 +78,14 @@ def _rows(answer: Answer) -> list[tuple[int, str, str, float]]:
 def _remark(answer: Answer) -> str:
     if answer.fault:
         return f"{answer.fault.code}: {answer.fault.message}"
-    return "unknown: its class is probably not in the gallery" if answer.unknown else ""
+    return "unknown: the gallery may lack its class" if answer.unknown else ""
+
+
+class UnknownRates(NamedTuple):
+    """Shares of test queries reported as unknown: of those whose class is missing in the gallery, and present."""
+
+    missing: float
+    present: float
 
 
 class Judgement:
@@ -87,21 +95,27 @@ class Judgement:
         release: the release whose thresholds and calibration are used.
 
     Attributes:
-        threshold: cosine from which a result is a likely match, or None.
+        threshold: cosine from which a result is a likely match; None if the
+            release has none, or a match probability instead.
         probability: parameters of the match probability; None if the release
             has none that holds on its test classes.
         unknown_below: cosine below which a query counts as unknown, or None.
+        unknown_rates: shares of the test queries that are below it: of those
+            whose class is missing in the gallery, and of the others; or None.
         doubts: sentences on why there is no match probability or no threshold
             for unknown queries.
     """
 
     def __init__(self, release: Release):
         calibration = release.calibration
-        self.threshold: float | None = release.thresholds.get("likely_match", {}).get("threshold")
         self.probability: dict | None = calibration["probability"] if _holds(calibration, "probability") else None
+        self.threshold: float | None = (
+            None if self.probability else release.thresholds.get("likely_match", {}).get("threshold")
+        )
         self.unknown_below: float | None = (
             calibration["unknown"]["threshold"] if _holds(calibration, "unknown") else None
         )
+        self.unknown_rates = None if self.unknown_below is None else _unknown_rates(calibration["check"]["unknown"])
         self.doubts = _doubts(calibration)
 
     def reach(self, k: int) -> int:
@@ -183,6 +197,10 @@ class Judgement:
 def _holds(calibration: Mapping[str, Any], part: str) -> bool:
     """Return whether a part of the calibration holds on the test classes; earlier formats have no check."""
     return calibration.get("check", {}).get(part, {}).get("holds", False)
+
+
+def _unknown_rates(check: Mapping[str, Any]) -> UnknownRates:
+    return UnknownRates(1 - check["false_accept"]["value"], 1 - check["answered"]["value"])
 
 
 def _doubts(calibration: Mapping[str, Any]) -> list[str]:

@@ -25,10 +25,12 @@ class Searcher:
             the path of a release or of a folder of releases.
 
     Attributes:
-        threshold: cosine from which a result is a likely match, or None.
+        threshold: cosine from which a result is a likely match; None if the
+            release has none, or a match probability instead.
         probability: parameters of the match probability; None if the release
             has none that holds on its test classes.
         unknown_below: cosine below which a query counts as unknown, or None.
+        unknown_rates: shares of the test queries that are below it, or None.
         doubts: sentences on why there is no match probability or no threshold
             for unknown queries.
 
@@ -47,8 +49,8 @@ class Searcher:
         self.gallery = read_ids(release.gallery_path)
         self._text: TextEmbedder | None = None  # once a text was searched with
         self._judgement = judgement = Judgement(release)
-        self.threshold, self.unknown_below = judgement.threshold, judgement.unknown_below
-        self.probability, self.doubts = judgement.probability, judgement.doubts
+        self.threshold, self.probability, self.doubts = judgement.threshold, judgement.probability, judgement.doubts
+        self.unknown_below, self.unknown_rates = judgement.unknown_below, judgement.unknown_rates
         self._check = QueryCheck(self.gallery, self.index.facts, self.embedder)
         if len(self.gallery["id"]) != self.index.rows:
             raise DataError(

@@ -77,7 +77,12 @@ def run(options: argparse.Namespace) -> None:
             print(f"         limited to {_SHEET_ROWS} images and {_SHEET_COLUMNS} results each")
     kinds = [*({"text": text} for text in texts), *({"image": name} for name in names)]
     documents = [{**kind, **_document(found)} for kind, found in zip(kinds, answers, strict=True)]
-    notes = {"likely_from": searcher.threshold, "unknown_below": searcher.unknown_below, "doubts": searcher.doubts}
+    notes = {
+        "likely_from": searcher.threshold,
+        "unknown_below": searcher.unknown_below,
+        "unknown_rates": searcher.unknown_rates and searcher.unknown_rates._asdict(),
+        "doubts": searcher.doubts,
+    }
     answer({"release": release.address, "version": release.version, "queries": documents, **notes})
 
 
@@ -88,7 +93,7 @@ def _print_answer(found: "Answer", kind: str) -> None:
     if found.left_out:
         print(f"  the query {kind} is in the gallery and left out of its results: {', '.join(found.left_out)}")
     if found.unknown:
-        print("  unknown: its class is probably not in the gallery; the percentages assume that it is")
+        print("  unknown: the gallery may lack its class; the percentages assume that it does not")
     for rank, row in enumerate(_document(found)["results"], 1):
         percent = "     " if row["probability"] is None else f"{100 * row['probability']:3.0f} %"
         label = "" if row["label"] == row["id"] else row["label"]  # an image without a label has its id for one
@@ -106,6 +111,9 @@ def _print_notes(
         print(f"* cosine at or above {searcher.threshold:.3f}, which few pairs of different validation classes reach")
     if searcher.probability:
         print("percent: match probability, for an image of a class that the model was not trained on")
+    if searcher.unknown_rates and any(found.unknown for found in answers):
+        missing, present = (f"{100 * rate:.0f} %" for rate in searcher.unknown_rates)
+        print(f"unknown: so are {missing} of the test queries whose class the gallery lacks, and {present} of others")
     for doubt in searcher.doubts:
         print(doubt)
 

@@ -19,7 +19,7 @@ class Metrics:
         rows: searchable items.
         changed_share: rows changed since the index was built, per row.
         left_out: added items that cannot be searched, as another model made their vector and their image is not kept.
-        queries: answered queries; `unknown`: those whose class is probably not in the gallery.
+        queries: answered queries; `unknown`: those reported as unknown.
         sampled: queries whose embeddings were stored.
         writes: items put and deleted.
         switches: switches of the release by result: done or refused.
@@ -50,7 +50,7 @@ class Metrics:
         self.changed_share = make(Gauge, "changed_share", "Rows changed since the index was built, per row.")
         self.left_out = make(Gauge, "left_out_items", "Added items that the served model cannot search.")
         self.queries = make(Counter, "queries", "Answered queries.")
-        self.unknown = make(Counter, "unknown_queries", "Answered queries whose class is probably not in the gallery.")
+        self.unknown = make(Counter, "unknown_queries", "Answered queries reported as unknown.")
         self.sampled = make(Counter, "sampled_queries", "Queries whose embeddings were stored.")
         self.writes = make(Counter, "written_items", "Items put and deleted.", ("kind",))
         self.switches = make(Counter, "switches", "Switches of the release.", ("result",))

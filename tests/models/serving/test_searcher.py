@@ -198,7 +198,12 @@ CALIBRATION = {
     "unknown": {"threshold": 0.95},
     "check": {
         "probability": {"holds": True, "statement": "Holds: so well."},
-        "unknown": {"holds": True, "statement": "Holds: as well."},
+        "unknown": {
+            "holds": True,
+            "statement": "Holds: as well.",
+            "false_accept": {"value": 0.125},
+            "answered": {"value": 0.75},
+        },
     },
 }
 
@@ -235,7 +240,9 @@ def test_what_did_not_hold_on_the_test_classes_is_not_shown_and_said(make_releas
     searcher = calibrated(make_release, {**CALIBRATION, "check": check})
     (answer,) = searcher.search(images[:1], k=2)
     assert (answer.probabilities is None) == (broken == "probability")
+    assert (answer.likely is None) == (answer.probabilities is not None)  # one judgement of each result
     assert (answer.unknown is None) == (broken == "unknown")
+    assert searcher.unknown_rates == (None if broken == "unknown" else (0.875, 0.25))
     [doubt] = searcher.doubts
     assert doubt.endswith(": Does not hold: it is off.")
 

@@ -108,6 +108,7 @@ def _describe(service: Service, deployment: Deployment) -> dict[str, Any]:
         "loss": (experiment.get("loss") or {}).get("name"),  # None leaves it to the recipe
         "index": {name: live.index.facts.get(name) for name in _INDEX},
         "thresholds": {"likely_from": engine.judgement.threshold, "unknown_below": engine.judgement.unknown_below},
+        "unknown_rates": engine.judgement.unknown_rates and engine.judgement.unknown_rates._asdict(),
         "probabilities": engine.judgement.probability is not None,
         "text": any(name.startswith("text/") for name in manifest["files"]),
         "doubts": engine.judgement.doubts,

@@ -94,7 +94,9 @@ class Result(BaseModel):
     label: str
     score: float = Field(description="Cosine similarity, in [-1, 1].")
     probability: float | None = Field(description="Probability of a match, if the release has one that holds.")
-    likely: bool | None = Field(description="Whether the score is that of a likely match.")
+    likely: bool | None = Field(
+        description="Whether the score is that of a likely match, if the release has no match probability."
+    )
     attributes: dict[str, str]
 
 
@@ -102,7 +104,9 @@ class AnswerBody(BaseModel):
     """The answer to one query."""
 
     results: list[Result]
-    unknown: bool | None = Field(description="Whether the query's class is probably not in the gallery.")
+    unknown: bool | None = Field(
+        description="Whether all items are too far away to rule out that the gallery lacks the query's class."
+    )
     left_out: list[str] = Field(description="Ids of gallery items with the same content as the query.")
     limited: bool = Field(description="Whether fewer than `k` items match.")
 

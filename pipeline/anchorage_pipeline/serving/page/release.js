@@ -27,7 +27,7 @@ function metrics(release) {
 const fact = (name, value) => make("div", {}, make("dt", {}, name), make("dd", {}, value));
 
 function facts(release) {
-  const { index } = release;
+  const { index, unknown_rates: rates } = release;
   const recall = index?.recall ? `, recall@${index.neighbors} ${percent(index.recall, 1)}` : "";
   const added = release.changed_share ? `, ${percent(release.changed_share, 1)} changed` : "";
   const rows = [
@@ -36,6 +36,7 @@ function facts(release) {
     ["loss", release.loss],
     ["embedding", `${release.dimension} numbers`],
     ["index", index?.kind && `${index.kind.replaceAll("_", " ")}${recall}`],
+    ["reported as unknown", rates && `${percent(rates.missing)} of test queries whose class is missing, ${percent(rates.present)} of others`],
     ["model", release.fingerprint.slice(0, 12)],
   ];
   return make("dl", { class: "facts" }, rows.filter(([, value]) => value).map(([name, value]) => fact(name, value)));

@@ -66,12 +66,12 @@ export function showWaiting() {
   $("answers").replaceChildren(make("ul", { class: "grid", "aria-hidden": "true" }, frames));
 }
 
-function notes(answer, filtered, open) {
+function notes(answer, judged, filtered, open) {
   const left = answer.left_out.filter((id) => !state.trail.some((step) => step.id === id));
   const link = (id) => make("button", { type: "button", class: "link", onclick: () => open({ kind: "id", id }) }, id);
   return [
     answer.unknown &&
-      make("div", { class: "notice unknown" }, make("strong", {}, "Probably unknown. "), "The gallery probably has no item of this class: the nearest ones are too far away."),
+      make("div", { class: "notice unknown" }, make("strong", {}, "Perhaps unknown. "), "All items are too far away to rule out that the gallery lacks this class.", judged && " The probabilities assume that it does not."),
     left.length > 0 && make("p", { class: "notice" }, "The gallery has the same content, which is left out here: ", left.flatMap((id, at) => [at ? ", " : null, link(id)])),
     !answer.results.length && make("p", { class: "notice" }, filtered ? "No item meets the filter." : "No item was found."),
   ];
@@ -90,7 +90,7 @@ export function showAnswers(columns, { pictures, filtered, actions }) {
     const judged = answer.results.some((hit) => hit.probability !== null);
     const extra = (hit) => [...measures(hit, judged), both && !ids[1 - at].has(hit.id) && make("span", { class: "only" }, "only here")].filter(Boolean);
     const cards = answer.results.map((hit) => card(hit, pictures, actions, extra(hit)));
-    const content = [heading, ...notes(answer, filtered, actions.open), cards.length > 0 && make("ol", { class: "grid" }, cards)];
+    const content = [heading, ...notes(answer, judged, filtered, actions.open), cards.length > 0 && make("ol", { class: "grid" }, cards)];
     return make("section", { "aria-labelledby": name }, content.filter(Boolean));
   });
   const total = both ? Math.max(ids[0].size, ids[1].size) : 0;
@@ -102,7 +102,7 @@ export function showAnswers(columns, { pictures, filtered, actions }) {
   const best = answer.results[0];
   const count = answer.results.length === 1 ? "1 result" : `${answer.results.length} results`;
   const nearest = best ? ` The nearest is ${best.label || best.id}, score ${best.score.toFixed(3)}.` : "";
-  return `${count}.${answer.unknown ? " The query is probably unknown." : ""}${nearest}${both ? ` ${shared} of ${total} are in both releases.` : ""}`;
+  return `${count}.${answer.unknown ? " The query is perhaps unknown." : ""}${nearest}${both ? ` ${shared} of ${total} are in both releases.` : ""}`;
 }
 
 /** A problem in words: what, why, what to do. */
