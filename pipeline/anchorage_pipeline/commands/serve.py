@@ -90,7 +90,8 @@ def run(options: argparse.Namespace) -> None:
     )
     level = logging.WARNING if options.quiet else logging.INFO
     choose_format(options.log)
-    handler = logging.StreamHandler(sys.stderr)
+    log = os.fdopen(os.dup(2), "w", buffering=1)  # stays when native messages are dropped
+    handler = logging.StreamHandler(log)
     handler.setFormatter(create_formatter("%(levelname).1s %(asctime)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     set_context(node="gateway")

@@ -24,6 +24,7 @@ from anchorage.serving.embedders import Embedder, LocalEmbedder, TextEmbedder
 from anchorage.serving.follower import Follower
 from anchorage.serving.pictures import picture_paths
 from anchorage.serving.queries import Checked, QueryCheck
+from anchorage_pipeline.console import no_native_messages
 from anchorage_pipeline.serving.batching import Batcher
 from anchorage_pipeline.serving.settings import ServeSettings
 
@@ -211,7 +212,8 @@ def load_deployment(
 def connect_embedder(settings: ServeSettings, release: Release) -> Embedder:
     """Return the model of a release: in this process, or on the model server of the settings."""
     if not settings.model_server:
-        return LocalEmbedder(release)
+        with no_native_messages():
+            return LocalEmbedder(release)
     from anchorage_pipeline.serving.model_servers import connect_server
 
     return connect_server(settings.model_server, release)

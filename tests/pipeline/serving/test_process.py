@@ -26,7 +26,9 @@ class Process:
         command = [sys.executable, "-m", "anchorage_pipeline.cli", "serve", "--json"]
         command += ["--release", str(releases), "--http", "0"]
         environment = {**os.environ, "ANCHORAGE_API_KEY": KEY}
-        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        self.log = releases.parent / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
         lines = []
         for line in self.process.stdout:  # the document ends when the service is ready
             lines.append(line)
@@ -77,6 +79,7 @@ def test_acknowledged_items_survive_a_kill_and_a_stop_answers_what_is_open(relea
     acknowledged = []
     with serving(releases) as service:
         assert service.ask("GET", "/readyz")[0] == 200
+        assert service.log.read_text() == ""  # nothing of TensorFlow between the lines of a log
         assert service.ask("HEAD", "/readyz") == (200, b"")
         refuses_endless_headers(service)
         status, body = service.ask("POST", "/v1/search?k=1", images[0], {"Content-Type": "image/png"})
