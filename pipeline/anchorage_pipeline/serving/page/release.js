@@ -36,7 +36,7 @@ function facts(release) {
     ["loss", release.loss],
     ["embedding", `${release.dimension} numbers`],
     ["index", index?.kind && `${index.kind.replaceAll("_", " ")}${recall}`],
-    ["reported as unknown", rates && `${percent(rates.missing)} of test queries whose class is missing, ${percent(rates.present)} of others`],
+    ["called unknown", rates && `${percent(rates.missing)} of queries without their class, ${percent(rates.present)} of others`],
     ["model", release.fingerprint.slice(0, 12)],
   ];
   return make("dl", { class: "facts" }, rows.filter(([, value]) => value).map(([name, value]) => fact(name, value)));
