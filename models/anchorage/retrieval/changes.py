@@ -10,7 +10,7 @@ from anchorage.items import Item
 from anchorage.retrieval.filters import Filter
 
 _CAPACITY = 256  # rows at first
-_LABEL = "label"
+_ID, _LABEL = "id", "label"
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,15 @@ class Added:
     Args:
         vectors: `(capacity, D)` float32.
         ids, labels, attributes: of each row.
-        rows_of: rows by "label" or the name of an attribute with a prefix, and value, ascending.
+        rows_of: rows by "id", "label" or the name of an attribute with a prefix, and value, ascending; for an
+            attribute also by None, all rows that have it.
     """
 
     vectors: np.ndarray
     ids: list[str]
     labels: list[str]
     attributes: list[Mapping[str, str]]
-    rows_of: dict[tuple[str, str], list[int]]
+    rows_of: dict[tuple[str, str | None], list[int]]
 
     @classmethod
     def empty(cls, dimension: int, capacity: int = _CAPACITY) -> "Added":
@@ -41,16 +42,26 @@ class Added:
         self.ids.append(id)
         self.labels.append(label)
         self.attributes.append(attributes)
-        for key in ((_LABEL, label), *((f"{ATTRIBUTE}{name}", value) for name, value in attributes.items())):
+        keys: list[tuple[str, str | None]] = [(_ID, id), (_LABEL, label)]
+        for name, value in attributes.items():
+            if value:
+                keys += [(f"{ATTRIBUTE}{name}", value), (f"{ATTRIBUTE}{name}", None)]
+        for key in keys:
             self.rows_of.setdefault(key, []).append(row)
 
     def mask(self, column: str, allowed: Collection[str], count: int) -> np.ndarray:
         """Return which of the first rows have one of these values: `(count,)` bool."""
         mask = np.zeros(count, bool)
+        if column not in (_ID, _LABEL) and "" in allowed:  # the value of rows without the attribute
+            mask[:] = True
+            mask[self._first(column, None, count)] = False
         for value in allowed:
-            rows = np.array(self.rows_of.get((column, value), ()), np.int64)  # one that is written to has more rows
-            mask[rows[: np.searchsorted(rows, count)]] = True
+            mask[self._first(column, value, count)] = True
         return mask
+
+    def _first(self, column: str, value: str | None, count: int) -> np.ndarray:
+        rows = np.array(self.rows_of.get((column, value), ()), np.int64)  # one that is written to has more rows
+        return rows[: np.searchsorted(rows, count)]
 
 
 @dataclass(frozen=True)
@@ -88,20 +99,14 @@ class State:
 
     def matching_added(self, where: Filter | None) -> np.ndarray:
         """Return the added rows that are valid and meet the conditions, ascending."""
-        rows = np.flatnonzero(self.alive_added)
-        if where is None:
-            return rows
-        added = self.added
-        named = [(_LABEL, where.labels), *((f"{ATTRIBUTE}{name}", values) for name, values in where.attributes.items())]
         mask = self.alive_added
-        for column, values in named:
-            if values is not None and "" not in values:  # which items without the attribute have, too
-                mask = mask & added.mask(column, values, len(mask))
-        rows = np.flatnonzero(mask)
-        if where.ids is None and not any(values and "" in values for _, values in named):
-            return rows
-        kept = [row for row in rows.tolist() if where.accepts(added.ids[row], added.labels[row], added.attributes[row])]
-        return np.array(kept, np.int64)
+        if where is not None:
+            named: list[tuple[str, Collection[str] | None]] = [(_ID, where.ids), (_LABEL, where.labels)]
+            named += [(f"{ATTRIBUTE}{name}", values) for name, values in where.attributes.items()]
+            for column, values in named:
+                if values is not None:
+                    mask = mask & self.added.mask(column, values, len(mask))
+        return np.flatnonzero(mask)
 
     def item(self, row: int) -> Item:
         """Return an added row as an item."""

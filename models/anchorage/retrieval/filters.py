@@ -50,14 +50,6 @@ class Filter:
         named = {name: sets[f"attributes.{name}"] for name in attributes}
         return cls(sets.get("id"), sets.get("label"), named)
 
-    def accepts(self, id: str, label: str, attributes: Mapping[str, str]) -> bool:
-        """Return whether one item meets all conditions."""
-        return (
-            (self.ids is None or id in self.ids)
-            and (self.labels is None or label in self.labels)
-            and all(attributes.get(name, "") in allowed for name, allowed in self.attributes.items())
-        )
-
 
 class Column:
     """The values of one text column of a table, with the rows of each value.
