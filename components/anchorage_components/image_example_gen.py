@@ -22,8 +22,9 @@ from anchorage.data.examples import (
     write_counts,
     write_shard,
 )
-from anchorage.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, decode_checked, hash_pixels, image_notes
+from anchorage.data.images import ImageFault, decode_checked, hash_pixels, image_notes
 from anchorage.data.intake import check_intake, read_file
+from anchorage.data.limits import MAX_BYTES, MAX_PIXELS
 from anchorage.data.listing import (
     MAX_REJECT_SHARE,
     MAX_REJECTS,

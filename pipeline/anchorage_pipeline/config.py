@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from anchorage.data.limits import MAX_PIXELS
 from anchorage.data.listing import MAX_REJECT_SHARE, MAX_REJECTS, TEST_SHARE, VAL_SHARE
 from anchorage.data.remote import holds_vectors
 from anchorage.data.spans import resolve_span
@@ -72,7 +73,7 @@ class Data(Section):
     """Side of the square images in pixels."""
     fit: Literal["crop", "pad", "squash"] = "crop"
     """How to make an image square: "crop" its center, "pad" it, or "squash" it."""
-    max_pixels: Annotated[int, Field(gt=0, le=10**9)] = 50_000_000  # an image of 10**9 takes 3 GB
+    max_pixels: Annotated[int, Field(gt=0, le=10**9)] = MAX_PIXELS  # an image of 10**9 takes 3 GB
     """Images with more pixels are rejected."""
     max_reject_share: Share = MAX_REJECT_SHARE
     """Share of rejected records above which a run stops."""

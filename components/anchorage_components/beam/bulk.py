@@ -30,9 +30,10 @@ import pyarrow.parquet as parquet
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from anchorage.data.examples import REJECTS
-from anchorage.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, check_image
+from anchorage.data.images import ImageFault, check_image
 from anchorage.data.inputs import Input, list_inputs
 from anchorage.data.intake import read_file
+from anchorage.data.limits import MAX_BYTES, MAX_PIXELS
 from anchorage.data.listing import Reject
 from anchorage.errors import DataError, UsageError
 from anchorage.files import TEMPORARY, flush_folder, locked, remove_leftovers

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from anchorage.data.limits import MAX_BYTES, MAX_PIXELS
+
 FITS = ("crop", "pad", "squash")
-MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 50_000_000
 
 _MAGICS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "BMP": b"BM", "WebP": b"RIFF"}
 _READERS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # Pillow's names

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from anchorage.data.examples import write_rejects
-from anchorage.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, check_image
+from anchorage.data.images import ImageFault, check_image
+from anchorage.data.limits import MAX_BYTES, MAX_PIXELS
 from anchorage.data.listing import SPLITS, Listing, Reject
 from anchorage.errors import DataError
 

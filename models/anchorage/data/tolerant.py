@@ -10,15 +10,8 @@ from functools import partial
 
 import tensorflow as tf
 
-from anchorage.data.images import (
-    HEAD_BYTES,
-    MAX_BYTES,
-    MAX_PIXELS,
-    format_flags,
-    load_image,
-    read_bytes,
-    to_number,
-)
+from anchorage.data.images import HEAD_BYTES, format_flags, load_image, read_bytes, to_number
+from anchorage.data.limits import MAX_BYTES, MAX_PIXELS
 
 _PARALLEL = 8  # images of a batch that are decoded at once
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from anchorage.data.limits import MAX_PIXELS
 from anchorage.errors import AnchorageError
 from anchorage.storage import is_remote, join, local_input
 
@@ -20,7 +21,6 @@ _CELL = 112  # side of an image on the sheet
 _GAP, _TEXT, _MARGIN = 14, 34, 20
 _INK, _MUTED, _PAPER, _RULE = (29, 39, 51), (91, 103, 117), (255, 255, 255), (213, 219, 226)
 _RIGHT, _WRONG = (0, 158, 115), (213, 94, 0)
-_PIXELS = 50_000_000
 
 
 class Neighbor(NamedTuple):
@@ -88,7 +88,7 @@ def read_picture(path: str | Path, size: int = _CELL) -> np.ndarray | None:
 
     try:
         with Image.open(path) as opened:
-            if opened.width * opened.height > _PIXELS:
+            if opened.width * opened.height > MAX_PIXELS:
                 return None
             opened.draft("RGB", (size * 2, size * 2))
             upright = ImageOps.exif_transpose(opened).convert("RGBA")

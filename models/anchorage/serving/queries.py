@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from anchorage.data.images import MAX_BYTES, MAX_PIXELS, ImageFault, decode_checked, resizer
+from anchorage.data.images import ImageFault, decode_checked, resizer
+from anchorage.data.limits import MAX_BYTES, MAX_PIXELS
 from anchorage.data.store import content_digest
 from anchorage.errors import UsageError
 from anchorage.serving.embedders import Embedder

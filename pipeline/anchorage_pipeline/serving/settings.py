@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anchorage.data.limits import MAX_PIXELS
+
 MIB = 2**20
 
 
@@ -29,7 +31,7 @@ class Limits:
     held_bytes: int = 512 * MIB
     head_bytes: int = MIB // 16
     image_bytes: int = 16 * MIB
-    image_pixels: int = 50_000_000
+    image_pixels: int = MAX_PIXELS
     k: int = 1_000
     queries: int = 64
     items: int = 1_000
