@@ -64,7 +64,7 @@ def test_a_refusal_is_the_exit_status_of_the_gate(asked, monkeypatch, capsys):
 def test_the_parser_knows_the_runtimes():
     verb = create_parser("export")._subparsers._group_actions[0].choices["export"]
     model = verb._subparsers._group_actions[0].choices["model"]
-    assert [action.choices for action in model._actions if action.dest == "to"] == [(*RUNTIMES, "scann")]
+    assert [action.choices for action in model._actions if action.dest == "to"] == [(*RUNTIMES, "triton", "scann")]
 
 
 def test_vectors_go_to_a_folder_with_the_items_added_since(tmp_path, monkeypatch, capsys):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _RUNTIMES = ("onnx", "litert", "openvino")  # the keys of RUNTIMES in anchorage.serving.runtimes
 _STORES = ("parquet", "jsonl", "pgvector", "lancedb")
-_SEARCH = "scann"
+_SEARCH, _TRITON = "scann", "triton"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,15 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(metavar="PART", required=True, help="part of the release")
     model = parts.add_parser(
         "model",
-        help="the encoder, for ONNX Runtime, LiteRT or OpenVINO; or encoder and index as one SavedModel",
-        description="Export the encoder for another runtime, if it gives the same embeddings there. With `--to scann`, "
-        "export encoder and index as one SavedModel with ScaNN's operations, which stock TensorFlow Serving lacks.",
+        help="the encoder, for ONNX Runtime, LiteRT, OpenVINO or Triton; or encoder and index as one SavedModel",
+        description="Export the encoder for another runtime, if it gives the same embeddings there. `triton` adds it "
+        "to a repository for `anchorage serve --model-server triton:HOST:PORT`. `scann` exports encoder and index "
+        "as one SavedModel with ScaNN's operations, which stock TensorFlow Serving lacks.",
         allow_abbrev=False,
     )
     _add_release(model)
-    model.add_argument("--to", required=True, choices=(*_RUNTIMES, _SEARCH), help="runtime (required)")
+    model.add_argument("--to", required=True, choices=(*_RUNTIMES, _TRITON, _SEARCH), help="runtime (required)")
     model.add_argument(
-        "--output", metavar="FOLDER", help="folder to create (default: <name of the release>-<version>-<runtime>)"
+        "--output",
+        metavar="FOLDER",
+        help="folder to create, or repository to add to (default: <name of the release>-<version>-<runtime>)",
     )
     add_console(model, default=argparse.SUPPRESS)
     model.set_defaults(export=_export_model)
@@ -89,6 +92,9 @@ def _export_model(options: argparse.Namespace) -> None:
 
     release = open_release(find_release(options.release))
     output = Path(options.output or f"{release.name}-{release.version}-{options.to}").absolute()
+    if options.to == _TRITON:
+        _export_triton(release, output)
+        return
     load_keras()
     if options.to == _SEARCH:
         _export_search(release, output)
@@ -106,6 +112,15 @@ def _export_model(options: argparse.Namespace) -> None:
         f"compared with the SavedModel of release {release.version}: largest difference "
         f"{comparison['difference']:.1e}, limit {comparison['limit']:g}, on {comparison['records']}"
     )
+
+
+def _export_triton(release: "Release", output: Path) -> None:
+    from anchorage_pipeline.serving.triton_repository import write_repository
+
+    version = write_repository(release, output)
+    answer({"folder": output, "model": version.parent.name, "version": release.version})
+    print(f"export   {shown(version)}: model {version.parent.name}, version {release.version}")
+    print(f"serve    tritonserver --model-repository={shown(output)}, with TensorFlow and NumPy 1 in its Python")
 
 
 def _export_search(release: "Release", output: Path) -> None:

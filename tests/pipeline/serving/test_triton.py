@@ -37,9 +37,10 @@ def releases(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def port(releases, tmp_path_factory):
-    """The port of a Triton that serves version 2 of the folder."""
+    """The port of a Triton that serves both versions of the folder."""
     folder = tmp_path_factory.mktemp("triton")
-    write_repository(open_release(releases), folder / "repository")
+    for version in (1, 2):
+        write_repository(open_release(releases, version), folder / "repository")
     backend = shutil.copytree(SERVER / "backends", folder / "backends") / "python"
     shutil.copy(SERVER / "python_backend_stubs/3.11/triton_python_backend_stub", backend)
     with socket.socket() as listener:
@@ -72,8 +73,9 @@ def port(releases, tmp_path_factory):
         process.wait()
 
 
-def test_embeddings_are_those_of_the_saved_model(releases, port):
-    release = open_release(releases)
+@pytest.mark.parametrize("version", [1, 2])
+def test_embeddings_are_those_of_the_saved_model(releases, port, version):
+    release = open_release(releases, version)
     embedder = connect_server(f"triton:127.0.0.1:{port}", release, PATIENT)
     images = [picture(seed, kind) for seed, kind in ((1, "PNG"), (2, "JPEG"), (3, "WebP"))]
     np.testing.assert_allclose(embedder.embed(images), LocalEmbedder(release).embed(images), atol=1e-5)
@@ -81,9 +83,11 @@ def test_embeddings_are_those_of_the_saved_model(releases, port):
         embedder.embed([b"no image"])
 
 
-def test_a_version_or_model_that_it_does_not_have(releases, port):
-    with pytest.raises(ResourceError, match=r"E_MODEL_SERVER: .* 404: .*version 1 is not found"):
-        connect_server(f"triton:127.0.0.1:{port}", open_release(releases, 1), QUICK)
+def test_a_version_or_model_that_it_does_not_have(releases, port, tmp_path):
+    third = shutil.copytree(releases, tmp_path / "releases")
+    publish_exported(tmp_path, 2)
+    with pytest.raises(ResourceError, match=r"E_MODEL_SERVER: .* 404: .*version 3 is not found"):
+        connect_server(f"triton:127.0.0.1:{port}", open_release(third), QUICK)
     with pytest.raises(ResourceError, match=r"E_MODEL_SERVER: .* 404: .*unknown model: 'other'"):
         connect_server(f"triton:127.0.0.1:{port}/other", open_release(releases), QUICK)
 
