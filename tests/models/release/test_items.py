@@ -15,7 +15,7 @@ import pytest
 from databases import fresh_database
 
 from anchorage.errors import DataError, ResourceError, UsageError
-from anchorage.release.items import Item, ItemStore, default_store
+from anchorage.release.items import Item, ItemStore, OutdatedError, default_store
 
 _NUMBERS = count(1)
 
@@ -121,6 +121,19 @@ def test_one_fault_refuses_the_whole_batch_and_every_fault_is_named(url):
         assert f"item {place} ({batch[place].id[:80]!r}): {code}" in caught.value.message
     assert "item 0 " not in caught.value.message
     assert (store.last_change(), store.changes(0)) == (0, [])
+
+
+def test_a_batch_made_from_an_earlier_state_is_refused_whole(url):
+    store = ItemStore(url)
+    store.write([item("a"), item("b")])
+    ItemStore(url).write([item("b", 5.0)])
+    many = [item(f"{number}") for number in range(1000)]
+    for later in (item("b"), Item("b", deleted=True)):
+        with pytest.raises(OutdatedError):
+            store.write([item("a", 7.0), *many, later], seen=2)
+    assert [(each.id, each.vector[0]) for each in store.changes(0)] == [("a", 1), ("b", 5)]
+    assert store.write([item("a", 7.0)], seen=2) == 4  # it was not changed since
+    assert store.write([item("b", 7.0)], seen=3) == 5
 
 
 def test_an_empty_batch(url):
