@@ -1,5 +1,6 @@
 """The store of items: durable, ordered, all or nothing; on SQLite and on a real PostgreSQL."""
 
+import socket
 import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 from databases import fresh_database
 
 from anchorage.errors import DataError, ResourceError, UsageError
+from anchorage.release import database
 from anchorage.release.items import Item, ItemStore, OutdatedError, default_store
 
 _NUMBERS = count(1)
@@ -248,6 +250,13 @@ def test_the_password_is_not_shown():
     with pytest.raises(ResourceError, match="E_STORE_UNAVAILABLE") as caught:
         ItemStore("postgresql://me:secret@127.0.0.1:1/gallery")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.timeout(60)
+def test_a_server_that_says_nothing_is_given_up(monkeypatch):
+    monkeypatch.setitem(database._GIVES_UP, "connect_timeout", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ResourceError, match="E_STORE_UNAVAILABLE"):
+        ItemStore(f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/gallery")
 
 
 def test_the_store_lies_beside_the_releases(tmp_path):
