@@ -166,10 +166,13 @@ def _item(service: Service, current: Deployment, put: Put, embedded: Embedded | 
     if isinstance(embedded, AnchorageError):
         raise embedded
     before = current.live.item(put.id)
+    if before is None and put.id in current.follower.left_out:
+        before = service.releases.store.get(put.id)
     image = put.image if service.settings.keep_images else None
     if embedded is None:
-        if before is None:
-            raise UsageError("E_ITEM_EMPTY", "Expected an image or a vector for a new item. Received: neither")
+        if before is None or put.id in current.follower.left_out:
+            kind = "a new item" if before is None else "an item whose vector another model made"
+            raise UsageError("E_ITEM_EMPTY", f"Expected an image or a vector for {kind}. Received: neither")
         vector, pixels, image = before.vector, current.pixels(put.id), _image_of(service, current, put.id)
     else:
         vector, pixels = embedded.vector, embedded.pixels
