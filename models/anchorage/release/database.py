@@ -79,7 +79,7 @@ def _open(url: str) -> tuple[Any, str]:
         parsed = None
     kind = parsed.get_backend_name() if parsed is not None else ""
     if parsed is None or kind not in ("sqlite", "postgresql") or not parsed.database or parsed.database == ":memory:":
-        shown = parsed.render_as_string(hide_password=True) if parsed is not None else url.partition(":")[0]
+        shown = _shown(parsed) if parsed is not None else url.partition(":")[0]
         raise UsageError(
             "E_STORE_URL", f"Expected `sqlite:///PATH` or `postgresql://USER@HOST/DATABASE`. Received: {shown}"
         )
@@ -93,7 +93,12 @@ def _open(url: str) -> tuple[Any, str]:
     sa.event.listen(engine, "connect", _prepare_sqlite if kind == "sqlite" else _prepare_postgresql)
     if kind == "sqlite":
         sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine, parsed.render_as_string(hide_password=True)
+    return engine, _shown(parsed)
+
+
+def _shown(url: Any) -> str:
+    """Return a URL without password, which may also be one of its parameters."""
+    return url.difference_update_query(["password"]).render_as_string(hide_password=True)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

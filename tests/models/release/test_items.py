@@ -246,9 +246,10 @@ def test_a_database_that_cannot_be_opened(tmp_path):
         ItemStore(f"sqlite:///{tmp_path}/text.sqlite")
 
 
-def test_the_password_is_not_shown():
-    with pytest.raises(ResourceError, match="E_STORE_UNAVAILABLE") as caught:
-        ItemStore("postgresql://me:secret@127.0.0.1:1/gallery")
+@pytest.mark.parametrize("url", ["me:secret@127.0.0.1:1/gallery", "127.0.0.1:1/gallery?user=me&password=secret"])
+def test_the_password_is_not_shown(url):
+    with pytest.raises(ResourceError, match=r"E_STORE_UNAVAILABLE.*127\.0\.0\.1:1/gallery") as caught:
+        ItemStore(f"postgresql://{url}")
     assert "secret" not in str(caught.value)
 
 
