@@ -131,7 +131,7 @@ def _export_vectors(options: argparse.Namespace) -> None:
     output = options.output or f"{release.name}-{release.version}-{options.to}"
     with progress():
         before = export_vectors(rows, _open_target(options.to, output, options.table), _print_rows)
-    place = output.rpartition("@")[2] if options.to == "pgvector" else output  # without a password
+    place = output.rpartition("@")[2].partition("?")[0] if options.to == "pgvector" else output  # without a password
     answer({"output": place, "rows": rows.total, "before": before, "left_out": gallery.left_out})
     print(f"export   {rows.total:,} items of release {release.version} to {place}", end="")
     print(f", {before:,} of them by an earlier call" if before else "")

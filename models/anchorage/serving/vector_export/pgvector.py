@@ -37,7 +37,8 @@ class PgvectorTable:
             import psycopg
             from pgvector.psycopg import register_vector
         if not url.startswith(("postgresql://", "postgres://")):
-            raise UsageError("E_STORE_URL", f"Expected `postgresql://USER@HOST/DATABASE`. Received: {url:.60}")
+            kind = url.partition("://")[0] if "://" in url else "no URL"  # the rest may be a password
+            raise UsageError("E_STORE_URL", f"Expected `postgresql://USER@HOST/DATABASE`. Received: {kind:.20}")
         if not 0 < len(table.encode()) <= _LONGEST:
             raise UsageError(
                 "E_OUTPUT_PLACE", f"Expected a table name of 1 to {_LONGEST} bytes. Received: {len(table.encode())}"
@@ -103,7 +104,7 @@ class PgvectorTable:
         self._connection.close()
 
     def _run(self, statement: str, *values: Any) -> Any:
-        return self._connection.execute(statement.encode(), values)
+        return self._connection.execute(statement.encode(), values or None)  # a name may have a "%", too
 
     def _exists(self, table: str) -> bool:
         return self._run("SELECT to_regclass(%s)", _quoted(table)).fetchone()[0] is not None
