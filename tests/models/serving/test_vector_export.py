@@ -236,6 +236,35 @@ def test_an_attribute_called_label_is_no_filter_by_the_label(release, tmp_path):
     ]
 
 
+def test_a_row_that_was_deleted_is_written_again(release, place):
+    if place[0] not in ("pgvector", "lancedb"):
+        pytest.skip("files: test_files_that_were_deleted_are_written_again")
+    export(release, place)
+    if place[0] == "pgvector":
+        with psycopg.connect(place[1]) as connection:
+            connection.execute(f"DELETE FROM {QUOTED} WHERE id = 'new'".encode())
+    else:
+        lancedb.connect(place[1]).open_table("gallery").delete("id = 'item 7 ü'")
+    assert export(release, place)[0] == 0
+    check(read(*place), gallery_of(release))
+
+
+def test_a_damaged_mark(release, tmp_path):
+    place = "parquet", str(tmp_path / "export")
+    export(release, place)
+    for damage in ("", "{", "[1]"):
+        (tmp_path / "export/_EXPORT").write_text(damage)
+        assert export(release, place)[0] == 0
+        check(read(*place), gallery_of(release))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "lancedb"])
+def test_a_folder_below_a_file(release, tmp_path, kind):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ResourceError, match="E_NOT_WRITABLE"):
+        export(release, (kind, str(tmp_path / "file/export")))
+
+
 def test_a_file_is_no_folder_for_an_export(release, tmp_path):
     (tmp_path / "vectors.jsonl").write_text("mine")
     with pytest.raises(UsageError, match="E_OUTPUT_EXISTS"):
@@ -256,6 +285,8 @@ def test_places_that_cannot_be():
     assert "secret" not in str(wrong.value)
     with pytest.raises(UsageError, match="E_OUTPUT_PLACE"):
         PgvectorTable("postgresql://me@host/x", "t" * 61)
+    with pytest.raises(UsageError, match="E_OUTPUT_PLACE"):
+        LanceTable(Path("never made"), "a/b")
     with pytest.raises(ResourceError, match="E_STORE_UNAVAILABLE") as caught:
         PgvectorTable("postgresql://me:secret@127.0.0.1:1/x", "t")
     assert "secret" not in str(caught.value)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from anchorage.disk import make_folder
 from anchorage.errors import UsageError
 from anchorage.files import remove_leftovers, replace_file
 from anchorage.items import Item
@@ -32,6 +33,7 @@ class VectorFiles:
 
     Raises:
         UsageError: `E_OUTPUT_EXISTS` if the folder has other content.
+        ResourceError: `E_NOT_WRITABLE`.
     """
 
     def __init__(self, folder: Path, kind: str):
@@ -47,12 +49,12 @@ class VectorFiles:
                 "E_OUTPUT_EXISTS", f"Expected a new folder, or one of an earlier export. {self._folder} is another"
             )
         wanted = {"identity": rows.identity, "suffix": self._suffix, "total": rows.total}
-        found = json.loads(mark.read_bytes()) if mark.is_file() else {}
+        found = _read_mark(mark)
         names = found.get("files")
         if wanted.items() <= found.items() and names is not None and all((self._folder / n).is_file() for n in names):
             self._mark = found
         else:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             self._mark = {**wanted, "rows": 0, "files": []}
             self._write_mark()
         remove_leftovers(self._folder)
@@ -74,6 +76,15 @@ class VectorFiles:
 
     def _write_mark(self) -> None:
         replace_file(self._folder / MARK, json.dumps(self._mark, indent=1).encode())
+
+
+def _read_mark(path: Path) -> dict[str, Any]:
+    """Return the content of a mark; empty if there is none, or a damaged one, whose folder is written anew."""
+    try:
+        found = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def column_names(attributes: Sequence[str], reserved: Sequence[str]) -> dict[str, str]:

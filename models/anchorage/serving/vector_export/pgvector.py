@@ -66,9 +66,9 @@ class PgvectorTable:
                     "E_OUTPUT_EXISTS", f"Expected a new table, or one of an earlier export. {self._table!r} is another"
                 )
             complete, identity, written = state or ("", "", 0)
-            if complete == rows.identity and exists:
+            if complete == rows.identity and exists and self._count() == rows.total:
                 return rows.total
-            if identity == rows.identity and self._exists(self._table + _NEW):
+            if identity == rows.identity and self._exists(self._table + _NEW) and self._count(_NEW) == written:
                 return written
             self._run(f"DROP TABLE IF EXISTS {self._name(_NEW)}")
             self._run(
@@ -108,6 +108,9 @@ class PgvectorTable:
 
     def _exists(self, table: str) -> bool:
         return self._run("SELECT to_regclass(%s)", _quoted(table)).fetchone()[0] is not None
+
+    def _count(self, ending: str = "") -> int:
+        return self._run(f"SELECT count(*) FROM {self._name(ending)}").fetchone()[0]
 
     def _name(self, ending: str = "") -> str:
         return _quoted(self._table + ending)
