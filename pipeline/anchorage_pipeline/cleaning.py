@@ -179,7 +179,7 @@ def _old_releases(folder: str, now: float) -> Iterator[Unneeded]:
     with suppress(AnchorageError):  # there is none to return to
         kept.add(earlier_version(place))
     for release in list_releases(folder):
-        if release.version in kept or release.fault:
+        if release.version in kept or not release.created:
             continue
         days = (now - datetime.fromisoformat(release.created).timestamp()) / _DAY
         address = version_address(folder, release.version)

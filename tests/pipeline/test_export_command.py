@@ -93,6 +93,19 @@ def test_vectors_go_to_a_folder_with_the_items_added_since(tmp_path, monkeypatch
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["parquet", "lancedb"])
+def test_a_full_disk_is_named_by_the_place_of_the_export(tmp_path, monkeypatch, capsys, kind):
+    publish_vectors(tmp_path, unit_vectors(30))
+
+    def fail(*arguments):
+        raise RuntimeError("lance error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("anchorage.serving.vector_export.export_vectors", fail)
+    output = tmp_path / "there"
+    assert main(["export", "vectors", str(tmp_path / "releases"), "--to", kind, "--output", str(output)]) == 4
+    assert f"E_DISK_FULL: Expected free space to continue writing in {output}" in capsys.readouterr().err
+
+
 def test_vectors_for_pgvector_need_a_database(capsys):
     assert main(["export", "vectors", "releases", "--to", "pgvector"]) == 2
     assert "E_STORE_URL" in capsys.readouterr().err

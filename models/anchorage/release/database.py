@@ -8,6 +8,14 @@ from anchorage.errors import ResourceError, UsageError
 from anchorage.extras import needs_extra
 
 _WAIT_SECONDS = 30.0  # for another writer
+# A PostgreSQL that has vanished without a word is given up: libpq would wait for minutes, or forever.
+_GIVES_UP = {
+    "connect_timeout": 10,  # seconds
+    "tcp_user_timeout": 30_000,  # milliseconds
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+}
 _CREATION = 0x616E63686F72  # key of the lock under which tables are created
 
 
@@ -71,7 +79,7 @@ def _open(url: str) -> tuple[Any, str]:
         parsed = None
     kind = parsed.get_backend_name() if parsed is not None else ""
     if parsed is None or kind not in ("sqlite", "postgresql") or not parsed.database or parsed.database == ":memory:":
-        shown = parsed.render_as_string(hide_password=True) if parsed is not None else url.partition(":")[0]
+        shown = _shown(parsed) if parsed is not None else url.partition(":")[0]
         raise UsageError(
             "E_STORE_URL", f"Expected `sqlite:///PATH` or `postgresql://USER@HOST/DATABASE`. Received: {shown}"
         )
@@ -79,11 +87,18 @@ def _open(url: str) -> tuple[Any, str]:
         engine = sa.create_engine(parsed.set(drivername="sqlite"), connect_args={"timeout": _WAIT_SECONDS})
     else:
         with needs_extra("postgresql", "A database of PostgreSQL"):
-            engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+            parameters = {name: value for name, value in _GIVES_UP.items() if name not in parsed.query}
+            address = parsed.set(drivername="postgresql+psycopg")
+            engine = sa.create_engine(address, pool_pre_ping=True, connect_args=parameters)
     sa.event.listen(engine, "connect", _prepare_sqlite if kind == "sqlite" else _prepare_postgresql)
     if kind == "sqlite":
         sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine, parsed.render_as_string(hide_password=True)
+    return engine, _shown(parsed)
+
+
+def _shown(url: Any) -> str:
+    """Return a URL without password, which may also be one of its parameters."""
+    return url.difference_update_query(["password"]).render_as_string(hide_password=True)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -20,7 +20,7 @@ from anchorage.items import Item, check_items
 from anchorage.release.database import Database
 from anchorage.storage import is_remote
 
-__all__ = ["Item", "ItemStore", "default_store", "find_store"]
+__all__ = ["Item", "ItemStore", "OutdatedError", "default_store", "find_store"]
 
 FILE = "items.sqlite"
 _ROWS = 500  # per statement
@@ -52,6 +52,10 @@ def _store_file(releases: str | Path) -> Path:
     return Path(base, "anchorage", "" if scheme == "s3" else scheme, place.strip("/"), FILE)
 
 
+class OutdatedError(Exception):
+    """Another writer has changed an item of a batch since the state that the batch was made from."""
+
+
 class ItemStore:
     """A durable table of items, which several processes can read and write at once.
 
@@ -75,18 +79,20 @@ class ItemStore:
             values = {"name": "change", "value": 0}
             connection.execute(self._database.insert(self._counter).values(values).on_conflict_do_nothing())
 
-    def write(self, items: Sequence[Item]) -> int:
+    def write(self, items: Sequence[Item], seen: int | None = None) -> int:
         """Store a batch in one transaction; when this returns, it is durable.
 
         Args:
             items: latest states; with `deleted`, only id and attributes of the deletion are kept. Their `change` is
                 ignored.
+            seen: last change number of the state that they were made from; None to replace whatever is there.
 
         Returns:
             The change number of the last item; those before it have the numbers before it.
 
         Raises:
             DataError: `E_ITEMS_EMPTY`, `E_ITEMS_REFUSED`; nothing is stored.
+            OutdatedError: if one of the items was changed after `seen`; nothing is stored.
         """
         import sqlalchemy as sa
 
@@ -94,7 +100,9 @@ class ItemStore:
         table = self._items
         with self._database.connect(writes=True) as connection:
             step = sa.update(self._counter).values(value=self._counter.c.value + len(items))
-            last = connection.execute(step.returning(self._counter.c.value)).scalar_one()
+            last = connection.execute(step.returning(self._counter.c.value)).scalar_one()  # others wait from here on
+            if seen is not None and self._changed(connection, [item.id for item in items], seen):
+                raise OutdatedError
             rows = [_row(item, last - len(items) + place) for place, item in enumerate(items, 1)]
             for start in range(0, len(rows), _ROWS):
                 self._upsert(connection, table, rows[start : start + _ROWS])
@@ -176,6 +184,16 @@ class ItemStore:
     def close(self) -> None:
         """Close the connections; the store opens new ones when it is used again."""
         self._database.close()
+
+    def _changed(self, connection: Any, ids: Sequence[str], seen: int) -> bool:
+        """Return whether one of these items was changed after a change number."""
+        import sqlalchemy as sa
+
+        for start in range(0, len(ids), _ROWS):
+            later = self._items.c.id.in_(ids[start : start + _ROWS]) & (self._items.c.change > seen)
+            if connection.execute(sa.select(self._items.c.id).where(later).limit(1)).first():
+                return True
+        return False
 
     def _upsert(self, connection: Any, table: Any, rows: Sequence[dict[str, Any]]) -> None:
         insert = self._database.insert(table).values(rows)

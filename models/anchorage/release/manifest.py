@@ -113,25 +113,40 @@ def verify(folder: Path, manifest: Mapping[str, Any], address: str) -> None:
     entries = manifest["files"]
     if fault := name_fault(entries):
         raise damaged(address, fault)
-    present = set()
+    sizes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise damaged(address, f"{path.relative_to(folder)} is not a plain file")
         if path.is_file():
-            present.add(path.relative_to(folder).as_posix())
-    if missing := sorted(set(entries) - present):
-        raise damaged(address, f"{missing[0]} is missing")
-    if foreign := sorted(present - set(entries) - {NAME}):
-        raise damaged(address, f"{foreign[0]} is not in its manifest")
+            sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
+    if fault := listing_fault(entries, sizes):
+        raise damaged(address, fault)
     for name, entry in entries.items():
         try:
-            same = (folder / name).stat().st_size == entry["size"] and hash_file(folder / name) == entry["sha256"]
+            same = hash_file(folder / name) == entry["sha256"]
         except OSError as error:
             raise damaged(address, f"{name} cannot be read ({error})") from error
         if not same:
             raise damaged(address, f"{name} differs from its hash in the manifest")
     check_pair(fingerprint_entries(folder, entries), manifest["model_fingerprint"], "manifest")
     check_pair(manifest["model_fingerprint"], read_index_facts(folder / "index").get("model_fingerprint"), "index")
+
+
+def listing_fault(entries: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
+    """Describe the first file that is missing, not in the manifest or of another size; "" if there is none.
+
+    Args:
+        entries: the files of the manifest.
+        sizes: bytes of each file that is there, also of the manifest.
+    """
+    if missing := sorted(set(entries) - set(sizes)):
+        return f"{missing[0]} is missing"
+    if foreign := sorted(set(sizes) - set(entries) - {NAME}):
+        return f"{foreign[0]} is not in its manifest"
+    for name, entry in entries.items():
+        if sizes[name] != entry["size"]:
+            return f"{name} differs from its size in the manifest: {sizes[name]} bytes, not {entry['size']}"
+    return ""
 
 
 def name_fault(names: Iterable[str]) -> str:

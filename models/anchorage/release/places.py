@@ -48,6 +48,9 @@ class Place(Protocol):
     def open(self, address: str) -> "Path | Copy":
         """Return a local folder with the files of a release."""
 
+    def sizes(self, version: int) -> dict[str, int]:
+        """Return the bytes of each file of a version by its relative path."""
+
     def read_pointer(self) -> str | None:
         """Return the content of the pointer, or None; raise `OSError` or `ValueError` if it cannot be read."""
 
@@ -102,6 +105,11 @@ class LocalReleases:
 
     def open(self, address: str) -> Path:
         return Path(address)
+
+    def sizes(self, version: int) -> dict[str, int]:
+        folder = self._folder / str(version)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
     def read_pointer(self) -> str | None:
         try:

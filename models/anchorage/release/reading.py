@@ -15,7 +15,15 @@ from anchorage.storage import Copy, join, parent
 
 
 class ReleaseSummary(NamedTuple):
-    """One line of `anchorage releases`; `fault` is "" if the manifest is valid."""
+    """One line of `anchorage releases`.
+
+    Args:
+        version: its number.
+        current: whether it is the current one.
+        created: time of its publication; "" if the manifest cannot be read.
+        facts: facts of the manifest; empty if it cannot be read.
+        fault: what is wrong with the manifest, or with presence and size of the files; "" if nothing is.
+    """
 
     version: int
     current: bool
@@ -120,7 +128,7 @@ def _current(place: Place) -> int | None:
 
 
 def list_releases(releases: str | Path) -> list[ReleaseSummary]:
-    """List all versions, oldest first, from their manifests, without verifying other files.
+    """List all versions, oldest first, from their manifests; of other files, only presence and size are verified.
 
     If the pointer cannot be read, no version is marked as current; `current_version` raises the reason.
 
@@ -140,8 +148,11 @@ def list_releases(releases: str | Path) -> list[ReleaseSummary]:
     summaries = []
     for version in sorted(place.versions()):
         try:
-            manifest = manifests.read_manifest(version_address(place.address, version))
-            summaries.append(ReleaseSummary(version, version == current, manifest["created"], manifest["facts"], ""))
+            address = version_address(place.address, version)
+            manifest = manifests.read_manifest(address)
+            what = manifests.listing_fault(manifest["files"], place.sizes(version))
+            fault = str(manifests.damaged(address, what)) if what else ""
+            summaries.append(ReleaseSummary(version, version == current, manifest["created"], manifest["facts"], fault))
         except AnchorageError as error:
             summaries.append(ReleaseSummary(version, version == current, "", {}, str(error)))
     return summaries

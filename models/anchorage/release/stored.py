@@ -61,6 +61,9 @@ class StoredReleases:
     def open(self, address: str) -> Copy:
         return Copy(address)
 
+    def sizes(self, version: int) -> dict[str, int]:
+        return {name: entry.size for name, entry in list_files(join(self.address, str(version))).items()}
+
     def read_pointer(self) -> str | None:
         try:
             return read_object(self._pointer)[0].decode("ascii")

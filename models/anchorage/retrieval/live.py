@@ -74,8 +74,9 @@ class LiveIndex:
             )
         self.index = index
         self._vectors = vectors
-        self._ids, self._labels, self._pixels = gallery["id"], gallery["label"], gallery.get("pixels")
+        self._ids, self._labels = gallery["id"], gallery["label"]
         self._row_of = {id_: row for row, id_ in enumerate(self._ids.tolist())}
+        self._published = self._row_of, gallery.get("pixels"), vectors  # of the release, also after a rebuild
         self._attributes = {
             name.removeprefix(ATTRIBUTE): Column(values)
             for name, values in gallery.items()
@@ -169,10 +170,11 @@ class LiveIndex:
 
     def published(self, id: str, pixels: str) -> np.ndarray | None:
         """Return the `(D,)` vector that the release has of an item, changed since or not, if it is of these pixels."""
-        row = self._row_of.get(id)
-        if row is None or not pixels or self._pixels is None or self._pixels[row] != pixels:
+        row_of, digests, vectors = self._published
+        row = row_of.get(id)
+        if row is None or not pixels or digests is None or digests[row] != pixels:
             return None
-        return np.array(self._vectors[row])
+        return np.array(vectors[row])
 
     def items(self, where: Filter | None = None) -> Iterator[Item]:
         """Yield the items that meet the conditions: those of the release in its order, then those added in theirs."""
@@ -237,7 +239,9 @@ class LiveIndex:
             limits=limits,
             shard_rows=facts.get("shard_rows", SHARD_ROWS),
         )
-        return LiveIndex(Index(built.searcher, {**facts, **built.facts}), gallery, vectors, state.change)
+        rebuilt = LiveIndex(Index(built.searcher, {**facts, **built.facts}), gallery, vectors, state.change)
+        rebuilt._published = self._published
+        return rebuilt
 
     def exact(self, vectors: np.ndarray, k: int, leave_out: Sequence[Sequence[str]] | None = None) -> list[Hits]:
         """Find the nearest items by comparing every one: what `search` is measured against."""

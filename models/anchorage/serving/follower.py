@@ -11,7 +11,7 @@ import numpy as np
 from anchorage.errors import AnchorageError
 from anchorage.items import Item, check_items
 from anchorage.release import Release
-from anchorage.release.items import ItemStore
+from anchorage.release.items import ItemStore, OutdatedError
 from anchorage.retrieval.audit import audit
 from anchorage.retrieval.index import load_index, load_vectors
 from anchorage.retrieval.live import LiveIndex
@@ -129,8 +129,12 @@ class Follower:
         with self._lock:
             return self._catch_up(self.live)
 
-    def write(self, items: Sequence[Item]) -> int:
+    def write(self, items: Sequence[Item], seen: int | None = None) -> int:
         """Store a batch under the fingerprint of this model and apply it; when this returns, it is durable.
+
+        Args:
+            items: latest states, and deletions.
+            seen: last change of the state that they were made from; None if they do not depend on one.
 
         Returns:
             The change number of the last item.
@@ -138,11 +142,19 @@ class Follower:
         Raises:
             DataError: `E_ITEMS_EMPTY`, `E_ITEMS_REFUSED` with every fault, such as a deletion of an unknown item;
                 nothing is stored.
+            OutdatedError: if another gateway has changed one of the items after `seen`; nothing is stored.
             ResourceError: `E_STORE_UNAVAILABLE`.
         """
-        self.catch_up()  # what others deleted is unknown
-        check_items(items, self.live.dimension, self.knows)
-        change = self.store.write([replace(item, fingerprint=self._fingerprint) for item in items])
+        while True:
+            last = self.catch_up()  # what others deleted is unknown
+            check_items(items, self.live.dimension, self.knows)
+            states = [replace(item, fingerprint=self._fingerprint) for item in items]
+            try:
+                change = self.store.write(states, last if seen is None else seen)
+                break
+            except OutdatedError:
+                if seen is not None:
+                    raise
         try:
             self.catch_up()
         except AnchorageError as error:  # the batch is stored, and applied as soon as the store answers again

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anchorage.disk import disk_fault
 from anchorage.errors import UsageError
 from anchorage_pipeline.console import answer, no_native_messages, progress
 from anchorage_pipeline.gallery import add_store, open_gallery
@@ -145,8 +146,13 @@ def _export_vectors(options: argparse.Namespace) -> None:
     rows = gallery_rows(gallery.live, f"{release.content} {gallery.store}")
     output = options.output or f"{release.name}-{release.version}-{options.to}"
     with progress():
-        before = export_vectors(rows, _open_target(options.to, output, options.table), _print_rows)
-    place = output.rpartition("@")[2] if options.to == "pgvector" else output  # without a password
+        try:
+            before = export_vectors(rows, _open_target(options.to, output, options.table), _print_rows)
+        except Exception as error:  # LanceDB wraps the errors of a disk
+            if options.to != "pgvector" and (fault := disk_fault(error, Path(output).absolute())):
+                raise fault from error
+            raise
+    place = output.rpartition("@")[2].partition("?")[0] if options.to == "pgvector" else output  # without a password
     answer({"output": place, "rows": rows.total, "before": before, "left_out": gallery.left_out})
     print(f"export   {rows.total:,} items of release {release.version} to {place}", end="")
     print(f", {before:,} of them by an earlier call" if before else "")

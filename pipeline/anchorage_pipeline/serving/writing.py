@@ -8,6 +8,7 @@ import numpy as np
 
 from anchorage.errors import AnchorageError, DataError, UsageError
 from anchorage.items import Item, ItemFault, item_faults, refused
+from anchorage.release.items import OutdatedError
 from anchorage_pipeline.serving.deployment import Deployment, image_file
 from anchorage_pipeline.serving.service import Embedded, Served, Service
 
@@ -124,8 +125,27 @@ def _store(
 ) -> int:
     """Check a batch against the items as they are, commit it and apply it; blocks."""
     follower = current.follower
-    follower.catch_up()
-    live = follower.live
+    while True:
+        seen = follower.catch_up()
+        try:
+            change = follower.write(_states(service, current, puts, embedded, deletes), seen)
+            break
+        except OutdatedError:  # what the batch leaves as it is must be what another gateway has written meanwhile
+            continue
+    for deployment in service.releases.loaded:
+        deployment.follower.catch_up()
+    return change
+
+
+def _states(
+    service: Service,
+    current: Deployment,
+    puts: Sequence[Put],
+    embedded: Sequence[Embedded | AnchorageError | None],
+    deletes: Sequence[str],
+) -> list[Item]:
+    """Return the states of a batch after it; `ItemsRefusedError` with every fault."""
+    follower, live = current.follower, current.live
     items, faults = [], []
     for place, (put, each) in enumerate(zip(puts, embedded, strict=True)):
         try:
@@ -138,10 +158,7 @@ def _store(
     faults += item_faults(items, live.dimension, follower.knows)
     if faults:
         raise ItemsRefusedError(sorted(faults, key=lambda fault: fault.place))
-    change = follower.write(items)
-    for deployment in service.releases.loaded:
-        deployment.follower.catch_up()
-    return change
+    return items
 
 
 def _item(service: Service, current: Deployment, put: Put, embedded: Embedded | AnchorageError | None) -> Item:
@@ -149,10 +166,13 @@ def _item(service: Service, current: Deployment, put: Put, embedded: Embedded | 
     if isinstance(embedded, AnchorageError):
         raise embedded
     before = current.live.item(put.id)
+    if before is None and put.id in current.follower.left_out:
+        before = service.releases.store.get(put.id)
     image = put.image if service.settings.keep_images else None
     if embedded is None:
-        if before is None:
-            raise UsageError("E_ITEM_EMPTY", "Expected an image or a vector for a new item. Received: neither")
+        if before is None or put.id in current.follower.left_out:
+            kind = "a new item" if before is None else "an item whose vector another model made"
+            raise UsageError("E_ITEM_EMPTY", f"Expected an image or a vector for {kind}. Received: neither")
         vector, pixels, image = before.vector, current.pixels(put.id), _image_of(service, current, put.id)
     else:
         vector, pixels = embedded.vector, embedded.pixels

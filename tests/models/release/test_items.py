@@ -1,5 +1,6 @@
 """The store of items: durable, ordered, all or nothing; on SQLite and on a real PostgreSQL."""
 
+import socket
 import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ import pytest
 from databases import fresh_database
 
 from anchorage.errors import DataError, ResourceError, UsageError
-from anchorage.release.items import Item, ItemStore, default_store
+from anchorage.release import database
+from anchorage.release.items import Item, ItemStore, OutdatedError, default_store
 
 _NUMBERS = count(1)
 
@@ -121,6 +123,19 @@ def test_one_fault_refuses_the_whole_batch_and_every_fault_is_named(url):
         assert f"item {place} ({batch[place].id[:80]!r}): {code}" in caught.value.message
     assert "item 0 " not in caught.value.message
     assert (store.last_change(), store.changes(0)) == (0, [])
+
+
+def test_a_batch_made_from_an_earlier_state_is_refused_whole(url):
+    store = ItemStore(url)
+    store.write([item("a"), item("b")])
+    ItemStore(url).write([item("b", 5.0)])
+    many = [item(f"{number}") for number in range(1000)]
+    for later in (item("b"), Item("b", deleted=True)):
+        with pytest.raises(OutdatedError):
+            store.write([item("a", 7.0), *many, later], seen=2)
+    assert [(each.id, each.vector[0]) for each in store.changes(0)] == [("a", 1), ("b", 5)]
+    assert store.write([item("a", 7.0)], seen=2) == 4  # it was not changed since
+    assert store.write([item("b", 7.0)], seen=3) == 5
 
 
 def test_an_empty_batch(url):
@@ -231,10 +246,18 @@ def test_a_database_that_cannot_be_opened(tmp_path):
         ItemStore(f"sqlite:///{tmp_path}/text.sqlite")
 
 
-def test_the_password_is_not_shown():
-    with pytest.raises(ResourceError, match="E_STORE_UNAVAILABLE") as caught:
-        ItemStore("postgresql://me:secret@127.0.0.1:1/gallery")
+@pytest.mark.parametrize("url", ["me:secret@127.0.0.1:1/gallery", "127.0.0.1:1/gallery?user=me&password=secret"])
+def test_the_password_is_not_shown(url):
+    with pytest.raises(ResourceError, match=r"E_STORE_UNAVAILABLE.*127\.0\.0\.1:1/gallery") as caught:
+        ItemStore(f"postgresql://{url}")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.timeout(60)
+def test_a_server_that_says_nothing_is_given_up(monkeypatch):
+    monkeypatch.setitem(database._GIVES_UP, "connect_timeout", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ResourceError, match="E_STORE_UNAVAILABLE"):
+        ItemStore(f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/gallery")
 
 
 def test_the_store_lies_beside_the_releases(tmp_path):

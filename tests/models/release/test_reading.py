@@ -215,6 +215,26 @@ def test_damaged_release_is_listed_with_its_fault(sources, releases):
     assert second.fault.startswith("E_RELEASE_DAMAGED")
 
 
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda path: path.unlink(), "gallery.parquet is missing"),
+        (lambda path: path.write_bytes(b"id"), "gallery.parquet differs from its size in the manifest: 2 bytes, not 5"),
+        (lambda path: path.with_name("notes.txt").write_bytes(b""), "notes.txt is not in its manifest"),
+    ],
+)
+def test_release_whose_files_changed_is_listed_with_its_fault(sources, releases, damage, expected):
+    sources.publish(releases, run_key="a")
+    sources.publish(releases)
+    damage(releases / "1/gallery.parquet")
+    first, second = list_releases(releases)
+    assert f"Received: {expected}. It was not opened" in first.fault
+    assert (first.facts["run_key"], second.fault) == ("a", "")
+    assert first.created
+    with pytest.raises(DataError, match=f"E_RELEASE_DAMAGED.*{expected}"):
+        open_release(releases, 1)
+
+
 def test_fingerprint_sees_weights_and_graph_but_not_notes(sources):
     before = fingerprint_model(sources.model)
     (sources.model / "learner.keras").write_bytes(b"other")

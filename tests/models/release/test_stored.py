@@ -293,6 +293,7 @@ def test_a_damaged_release_is_refused_and_passed_over(sources, bucket, name, con
         storage.write_bytes(f"{bucket}/2/{name}", content)
     with pytest.raises(DataError, match=f"E_RELEASE_DAMAGED.*{bucket}/2.*{words}.*rollback --release {bucket}`"):
         open_release(bucket, 2)
+    assert [words in line.fault for line in list_releases(bucket)] == [False, True, False]
     with pytest.raises(DataError, match="E_RELEASE_DAMAGED"):
         roll_back(bucket, 2)
     assert current_version(bucket) == 3

@@ -43,8 +43,10 @@ def check(image):
     return Checked(image, [], fault, f"digest {image[0]}")
 
 
-def follower(url, fingerprint="one", **more):
+def follower(url, fingerprint="one", pixels=None, **more):
     gallery = {"id": np.array([f"base-{row}" for row in range(30)], object), "label": np.array(["old"] * 30, object)}
+    if pixels is not None:
+        gallery["pixels"] = pixels
     return Follower(LiveIndex(INDEX, gallery, BASE), ItemStore(url), fingerprint=fingerprint, **more)
 
 
@@ -148,6 +150,22 @@ def test_a_rebuild_keeps_the_items_and_applies_what_came_meanwhile(url, monkeypa
     for k in (1, 10):
         mine, others = one.live.search(NEW, k), two.live.search(NEW, k)
         assert [hits.ids.tolist() for hits in mine] == [hits.ids.tolist() for hits in others]
+
+
+def test_items_of_the_release_keep_its_vectors_after_a_rebuild(url):
+    """Another gateway, of another model, changes the label of one and adds a deleted one again."""
+    digests = {"pixels": np.array([f"digest {row}" for row in range(30)], object)}
+    one, two = follower(url, **digests), follower(url, "two")
+    one.write([Item("base-1", "mine", vector=BASE[1], pixels="digest 1"), Item("base-2", deleted=True)])
+    one.rebuild()
+    two.write([
+        Item(f"base-{row}", "new", vector=NEW[row], pixels=f"digest {row}") for row in (1, 2, 3)
+    ])  # fmt: skip
+    one.catch_up()
+    assert one.left_out == set()
+    for row in (1, 2, 3):
+        np.testing.assert_array_equal(one.live.vector(f"base-{row}"), BASE[row])
+        assert contents(one)[f"base-{row}"] == "new"
 
 
 def test_a_limit_starts_a_rebuild_in_the_background(url):

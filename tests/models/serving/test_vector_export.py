@@ -24,6 +24,7 @@ from anchorage.serving.vector_export.lance import LanceTable
 from anchorage.serving.vector_export.pgvector import PgvectorTable
 
 KINDS = ("parquet", "jsonl", "lancedb", "pgvector")
+TABLE, QUOTED = 'my 5 %s "gallery"', '"my 5 %s ""gallery"""'  # names are data, not SQL
 VECTORS = unit_vectors(40)
 ADDED = [
     Item("new", "fresh", {"color": "green", "Label": "odd"}, VECTORS[0] * 1.0, 1),
@@ -47,7 +48,7 @@ def place(request, tmp_path):
 
 def target_of(kind, where):
     if kind == "pgvector":
-        return PgvectorTable(where, "my gallery")
+        return PgvectorTable(where, TABLE)
     return LanceTable(Path(where), "gallery") if kind == "lancedb" else VectorFiles(Path(where), kind)
 
 
@@ -68,7 +69,9 @@ def read(kind, where):
     """`id -> (label, attributes, vector)` as the program for this kind of export reads it."""
     if kind == "pgvector":
         with psycopg.connect(where) as connection:
-            rows = connection.execute('SELECT id, label, attributes, embedding::text FROM "my gallery"').fetchall()
+            rows = connection.execute(
+                f"SELECT id, label, attributes, embedding::text FROM {QUOTED}".encode()
+            ).fetchall()
         return {id_: (label, attributes, json.loads(vector)) for id_, label, attributes, vector in rows}
     if kind == "jsonl":
         lines = [json.loads(line) for path in Path(where).glob("*.json") for line in path.read_text().splitlines()]
@@ -169,8 +172,8 @@ def test_neighbors_in_postgresql_are_those_of_the_index(release, postgresql_serv
     place = "pgvector", fresh_database(postgresql_server, "searched")
     export(release, place, [])
     with psycopg.connect(place[1]) as connection:
-        query = str(VECTORS[7].tolist())
-        found = connection.execute('SELECT id FROM "my gallery" ORDER BY embedding <=> %s LIMIT 5', [query]).fetchall()
+        nearest = f"SELECT id FROM {QUOTED} ORDER BY embedding <=> '{VECTORS[7].tolist()}' LIMIT 5"
+        found = connection.execute(nearest.encode()).fetchall()
     (hits,) = gallery_of(release, []).search(VECTORS[7:8], 5)
     assert [id_ for (id_,) in found] == hits.ids.tolist()
 
@@ -179,7 +182,7 @@ def test_what_no_export_made_is_not_overwritten(release, place, tmp_path):
     kind, where = place
     if kind == "pgvector":
         with psycopg.connect(where) as connection:
-            connection.execute('CREATE TABLE "my gallery" (x int)')
+            connection.execute(f"CREATE TABLE {QUOTED} (x int)".encode())
     elif kind == "lancedb":
         lancedb.connect(where).create_table("gallery", [{"x": 1}])
     else:
@@ -198,6 +201,70 @@ def test_files_that_were_deleted_are_written_again(release, tmp_path, kind):
     check(read(*place), gallery_of(release))
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_killed_before_the_files_of_another_gallery_are_gone(release, tmp_path, monkeypatch, kind):
+    place = kind, str(tmp_path / "export")
+    export(release, place)
+    write_mark = VectorFiles._write_mark
+
+    def stop(files):
+        write_mark(files)
+        raise KeyboardInterrupt
+
+    few = [*ADDED, *(Item(f"item {number} ü", deleted=True, change=number) for number in range(6, 40))]
+    monkeypatch.setattr(VectorFiles, "_write_mark", stop)
+    with pytest.raises(KeyboardInterrupt):
+        export(release, place, few)
+    monkeypatch.setattr(VectorFiles, "_write_mark", write_mark)
+    (tmp_path / "export/.tmp-vectors-000000000000-a").write_text("of a killed write")
+    export(release, place, few)
+    check(read(*place), gallery_of(release, few))
+    assert sorted(path.name for path in Path(place[1]).iterdir())[0] == "_EXPORT"
+
+
+def test_an_attribute_called_label_is_no_filter_by_the_label(release, tmp_path):
+    place = "jsonl", str(tmp_path / "export")
+    items = [Item("odd", "the class", {"label": "another", "color": "red"}, VECTORS[0], 1)]
+    export(release, place, items)
+    check(read(*place), gallery_of(release, items))
+    lines = [json.loads(line) for path in Path(place[1]).glob("*.json") for line in path.read_text().splitlines()]
+    (odd,) = (line for line in lines if line["id"] == "odd")
+    assert odd["restricts"] == [
+        {"namespace": "label", "allow": ["the class"]},
+        {"namespace": "color", "allow": ["red"]},
+        {"namespace": "attribute_label", "allow": ["another"]},
+    ]
+
+
+def test_a_row_that_was_deleted_is_written_again(release, place):
+    if place[0] not in ("pgvector", "lancedb"):
+        pytest.skip("files: test_files_that_were_deleted_are_written_again")
+    export(release, place)
+    if place[0] == "pgvector":
+        with psycopg.connect(place[1]) as connection:
+            connection.execute(f"DELETE FROM {QUOTED} WHERE id = 'new'".encode())
+    else:
+        lancedb.connect(place[1]).open_table("gallery").delete("id = 'item 7 ü'")
+    assert export(release, place)[0] == 0
+    check(read(*place), gallery_of(release))
+
+
+def test_a_damaged_mark(release, tmp_path):
+    place = "parquet", str(tmp_path / "export")
+    export(release, place)
+    for damage in ("", "{", "[1]"):
+        (tmp_path / "export/_EXPORT").write_text(damage)
+        assert export(release, place)[0] == 0
+        check(read(*place), gallery_of(release))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "lancedb"])
+def test_a_folder_below_a_file(release, tmp_path, kind):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ResourceError, match="E_NOT_WRITABLE"):
+        export(release, (kind, str(tmp_path / "file/export")))
+
+
 def test_a_file_is_no_folder_for_an_export(release, tmp_path):
     (tmp_path / "vectors.jsonl").write_text("mine")
     with pytest.raises(UsageError, match="E_OUTPUT_EXISTS"):
@@ -213,8 +280,13 @@ def test_an_empty_gallery(release, tmp_path):
 def test_places_that_cannot_be():
     with pytest.raises(UsageError, match="E_STORE_URL"):
         PgvectorTable("mysql://me@host/x", "t")
+    with pytest.raises(UsageError, match="E_STORE_URL") as wrong:
+        PgvectorTable("postgresql+psycopg://me:secret@host/x", "t")
+    assert "secret" not in str(wrong.value)
     with pytest.raises(UsageError, match="E_OUTPUT_PLACE"):
         PgvectorTable("postgresql://me@host/x", "t" * 61)
+    with pytest.raises(UsageError, match="E_OUTPUT_PLACE"):
+        LanceTable(Path("never made"), "a/b")
     with pytest.raises(ResourceError, match="E_STORE_UNAVAILABLE") as caught:
         PgvectorTable("postgresql://me:secret@127.0.0.1:1/x", "t")
     assert "secret" not in str(caught.value)

@@ -91,6 +91,27 @@ def test_a_deleted_item_is_gone_until_it_is_put_again(client, images):
     assert ITEM in nearest(client, images[1], k=12)
 
 
+def test_what_is_not_given_stays_as_another_gateway_has_written_it_meanwhile(client, releases, monkeypatch):
+    vectors = np.eye(48)
+    client.put("/v1/items/shared", json={"vector": vectors[0].tolist(), "label": "old"}, headers=WITH_KEY)
+    with running(releases) as other:
+        store, meanwhile = client.service.releases.store, [{"json": {"vector": vectors[1].tolist()}}]
+        write = store.write
+
+        def write_late(*arguments):
+            if meanwhile:
+                assert other.put("/v1/items/shared", headers=WITH_KEY, **meanwhile.pop()).status_code == 200
+            return write(*arguments)
+
+        monkeypatch.setattr(store, "write", write_late)
+        assert client.put("/v1/items/shared", params={"label": "new"}, headers=WITH_KEY).status_code == 200
+        [result] = client.post("/v1/search", json={"vector": vectors[1].tolist(), "k": 1}).json()["results"]
+        assert (result["id"], result["label"], round(result["score"], 4)) == ("shared", "new", 1)
+        meanwhile.append({"params": {"label": "third"}})
+        assert client.delete("/v1/items/shared", headers=WITH_KEY).status_code == 200
+        assert client.get("/v1/items/shared").status_code == 404
+
+
 def test_a_batch_is_written_whole(client, stranger, similar):
     put = [{"id": "a", "image": base64.b64encode(stranger).decode()}, {"id": "b", "vector": [1.0] * 48, "label": "b"}]
     answer = client.post("/v1/items:batch", json={"put": put, "delete": [ITEM]}, headers=WITH_KEY).json()

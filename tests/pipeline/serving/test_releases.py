@@ -276,7 +276,7 @@ def test_items_of_another_model_are_embedded_again_or_left_out(releases):
     with running(releases, keep_images=True) as client:
         client.put("/v1/items/kept", content=kept, headers={**PNG, **WITH_KEY})
     with running(releases) as client:
-        client.put("/v1/items/lost", content=lost, headers={**PNG, **WITH_KEY})
+        client.put("/v1/items/lost", content=lost, headers={**PNG, **WITH_KEY}, params={"label": "x"})
         switch(client, 1)
         answer = client.post("/v1/search?k=20", content=kept, headers=PNG).json()
         assert (len(answer["results"]), answer["left_out"]) == (12, ["kept"])
@@ -286,6 +286,20 @@ def test_items_of_another_model_are_embedded_again_or_left_out(releases):
         assert client.get("/v1/items/lost").json()["searchable"] is False
         switch(client, 2)
         assert client.post("/v1/search", content=lost, headers=PNG).json()["left_out"] == ["lost"]
+
+
+def test_an_item_that_was_left_out_is_added_again_with_its_label(releases):
+    (lost,) = draw_images(1, seed=31)
+    known = {"label": "x", "attributes": json.dumps({"color": "red"})}
+    with running(releases) as client:
+        client.put("/v1/items/lost", content=lost, headers={**PNG, **WITH_KEY}, params=known)
+        switch(client, 1)
+        refused = client.put("/v1/items/lost", headers=WITH_KEY, params={"label": "y"})
+        assert (refused.status_code, refused.json()["code"]) == (422, "E_ITEM_EMPTY")
+        assert "another model" in refused.json()["detail"]
+        assert client.put("/v1/items/lost", content=lost, headers={**PNG, **WITH_KEY}).status_code == 200
+        shown = client.get("/v1/items/lost").json()
+        assert (shown["label"], shown["attributes"], shown["searchable"]) == ("x", {"color": "red"}, True)
 
 
 def test_a_relabelled_item_of_the_gallery_stays_with_another_model(releases, images):

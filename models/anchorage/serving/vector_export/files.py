@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from anchorage.disk import make_folder
 from anchorage.errors import UsageError
-from anchorage.files import replace_file
+from anchorage.files import remove_leftovers, replace_file
 from anchorage.items import Item
 from anchorage.serving.vector_export import Rows
 
@@ -23,7 +24,8 @@ class VectorFiles:
     that is called as another column), and `vector`, a fixed-size list of float32.
 
     JSON Lines, as Vertex AI Vector Search reads a folder: `id`, `embedding`, `restricts` with label and attributes to
-    filter by, and both again as `embedding_metadata`, which results return. Other services read the same lines.
+    filter by (`attribute_label` for one that is called "label"), and both again as `embedding_metadata`, which results
+    return. Other services read the same lines.
 
     Args:
         folder: created if missing.
@@ -31,6 +33,7 @@ class VectorFiles:
 
     Raises:
         UsageError: `E_OUTPUT_EXISTS` if the folder has other content.
+        ResourceError: `E_NOT_WRITABLE`.
     """
 
     def __init__(self, folder: Path, kind: str):
@@ -46,23 +49,26 @@ class VectorFiles:
                 "E_OUTPUT_EXISTS", f"Expected a new folder, or one of an earlier export. {self._folder} is another"
             )
         wanted = {"identity": rows.identity, "suffix": self._suffix, "total": rows.total}
-        found = json.loads(mark.read_bytes()) if mark.is_file() else {}
-        if wanted.items() <= found.items() and all((self._folder / name).is_file() for name in found.get("files", ())):
+        found = _read_mark(mark)
+        names = found.get("files")
+        if wanted.items() <= found.items() and names is not None and all((self._folder / n).is_file() for n in names):
             self._mark = found
-            return found["rows"]
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._mark = {**wanted, "rows": 0, "files": []}
-        self._write_mark()
-        for path in self._folder.glob("vectors-*"):
-            path.unlink()
-        return 0
+        else:
+            make_folder(self._folder)
+            self._mark = {**wanted, "rows": 0, "files": []}
+            self._write_mark()
+        remove_leftovers(self._folder)
+        for path in self._folder.glob("vectors-*"):  # of another gallery, also after an export that was killed here
+            if path.name not in self._mark["files"]:
+                path.unlink()
+        return self._mark["rows"]
 
     def write(self, start: int, batch: list[Item]) -> None:
         encode = _parquet if self._suffix == ".parquet" else _json_lines
         name = f"vectors-{start:012}{self._suffix}"
         replace_file(self._folder / name, encode(batch, self._rows))
         self._mark["rows"] = start + len(batch)
-        self._mark.setdefault("files", []).append(name)
+        self._mark["files"].append(name)
         self._write_mark()
 
     def finish(self, total: int) -> None:
@@ -70,6 +76,15 @@ class VectorFiles:
 
     def _write_mark(self) -> None:
         replace_file(self._folder / MARK, json.dumps(self._mark, indent=1).encode())
+
+
+def _read_mark(path: Path) -> dict[str, Any]:
+    """Return the content of a mark; empty if there is none, or a damaged one, whose folder is written anew."""
+    try:
+        found = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def column_names(attributes: Sequence[str], reserved: Sequence[str]) -> dict[str, str]:
@@ -106,9 +121,9 @@ def _parquet(batch: Sequence[Item], rows: Rows) -> bytes:
 
 
 def _json_lines(batch: Sequence[Item], rows: Rows) -> bytes:
-    lines = []
+    lines, names = [], column_names(rows.attributes, ("label",))
     for item in batch:
-        named = {"label": item.label, **item.attributes}
+        named = {"label": item.label, **{name: item.attributes.get(own, "") for own, name in names.items()}}
         lines.append(
             {
                 "id": item.id,

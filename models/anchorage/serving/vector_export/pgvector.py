@@ -37,7 +37,8 @@ class PgvectorTable:
             import psycopg
             from pgvector.psycopg import register_vector
         if not url.startswith(("postgresql://", "postgres://")):
-            raise UsageError("E_STORE_URL", f"Expected `postgresql://USER@HOST/DATABASE`. Received: {url:.60}")
+            kind = url.partition("://")[0] if "://" in url else "no URL"  # the rest may be a password
+            raise UsageError("E_STORE_URL", f"Expected `postgresql://USER@HOST/DATABASE`. Received: {kind:.20}")
         if not 0 < len(table.encode()) <= _LONGEST:
             raise UsageError(
                 "E_OUTPUT_PLACE", f"Expected a table name of 1 to {_LONGEST} bytes. Received: {len(table.encode())}"
@@ -65,9 +66,9 @@ class PgvectorTable:
                     "E_OUTPUT_EXISTS", f"Expected a new table, or one of an earlier export. {self._table!r} is another"
                 )
             complete, identity, written = state or ("", "", 0)
-            if complete == rows.identity and exists:
+            if complete == rows.identity and exists and self._count() == rows.total:
                 return rows.total
-            if identity == rows.identity and self._exists(self._table + _NEW):
+            if identity == rows.identity and self._exists(self._table + _NEW) and self._count(_NEW) == written:
                 return written
             self._run(f"DROP TABLE IF EXISTS {self._name(_NEW)}")
             self._run(
@@ -103,10 +104,13 @@ class PgvectorTable:
         self._connection.close()
 
     def _run(self, statement: str, *values: Any) -> Any:
-        return self._connection.execute(statement.encode(), values)
+        return self._connection.execute(statement.encode(), values or None)  # a name may have a "%", too
 
     def _exists(self, table: str) -> bool:
         return self._run("SELECT to_regclass(%s)", _quoted(table)).fetchone()[0] is not None
+
+    def _count(self, ending: str = "") -> int:
+        return self._run(f"SELECT count(*) FROM {self._name(ending)}").fetchone()[0]
 
     def _name(self, ending: str = "") -> str:
         return _quoted(self._table + ending)
