@@ -142,7 +142,7 @@ def _list(service: Service, served: Deployment) -> list[ReleaseLine]:
             current=version == served.version,
             loaded=version in loaded,
             metrics=facts.get("metrics", {}),
-            fault="" if not fault else "its manifest cannot be read",
+            fault="" if not fault else "its files are not as they were published",
         )
         for version, created, facts, fault in lines
     ]
