@@ -196,7 +196,9 @@ def check_tensor(name: str, info: Any, dtype: Any, shape: Sequence[int], most_ro
         received = tf.as_dtype(dtype).name
         raise Refusal("INVALID_ARGUMENT", f"Expected {expected.name} as {name}. Received: {received}")
     sizes = [size.size for size in info.tensor_shape.dim]
-    fits = len(shape) == len(sizes) and all(size in (-1, have) for size, have in zip(sizes, shape, strict=True))
+    fits = len(shape) == len(sizes) and all(
+        have == size if size >= 0 else have >= 0 for size, have in zip(sizes, shape, strict=True)
+    )
     if not fits:
         shown = f"({', '.join('N' if size < 0 else str(size) for size in sizes)})"
         raise Refusal("INVALID_ARGUMENT", f"Expected the shape {shown} for {name}. Received: {tuple(shape)}")
