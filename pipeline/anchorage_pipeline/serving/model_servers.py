@@ -197,6 +197,12 @@ class RemoteEmbedder:
             raise ResourceError(
                 "E_MODEL_SERVER", f"Expected {rows} float32 embeddings from {self._address}. Received: {received}"
             )
+        valid = outputs.get("valid")
+        if valid is not None and (valid.shape != (rows,) or valid.dtype != np.bool_):
+            received = f"{valid.dtype} of shape {valid.shape}"
+            raise ResourceError(
+                "E_MODEL_SERVER", f"Expected {rows} bool as `valid` from {self._address}. Received: {received}"
+            )
         return outputs
 
 

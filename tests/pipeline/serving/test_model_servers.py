@@ -191,6 +191,16 @@ def test_embeddings_of_another_dimension_or_number_are_refused(remote, local):
         remote(embedder=Fewer()).verify()
 
 
+@pytest.mark.parametrize("valid", [np.ones((4, 1), bool), np.ones(4, np.float32), np.ones(3, bool)])
+def test_valid_of_another_kind_is_an_error_of_the_server(release, local, valid):
+    class Other(StandIn):
+        def __call__(self, name, records, seconds):
+            return {**super().__call__(name, records, seconds), "valid": valid}
+
+    with pytest.raises(ResourceError, match="Expected 4 bool as `valid`"):
+        RemoteEmbedder(Other(local), release, "server", QUICK).verify()
+
+
 @pytest.mark.parametrize("address", ["", "tensorflow", "tensorflow:host", "torch:host:80", "triton:host:port"])
 def test_rejects_malformed_addresses(release, address):
     with pytest.raises(UsageError, match=r"E_MODEL_SERVER_ADDRESS: Expected tensorflow:HOST:PORT"):
