@@ -21,7 +21,7 @@ from anchorage_pipeline.serving.deployment import Deployment
 from anchorage_pipeline.serving.service import Service
 from anchorage_pipeline.serving.signatures import DEFAULT, MODEL, read_signatures
 
-_BAD_RECORD = ("E_IMAGE_", "E_VECTOR_", "E_QUERY_SHAPE")
+_BAD_RECORD = ("E_IMAGE_", "E_VECTOR_", "E_QUERY_SHAPE", "E_RECORD_REFUSED")
 
 
 class Refusal(Exception):  # noqa: N818 - a status of gRPC, not a fault of this program
