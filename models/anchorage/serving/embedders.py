@@ -111,16 +111,20 @@ def accepted(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the embeddings of records that have been checked, from the outputs of a model.
 
     Raises:
-        DataError: `E_RECORD_REFUSED` if the model marks a record as not valid.
+        DataError: `E_RECORD_REFUSED` if the model marks a record as not valid, or its embedding is not finite, as it
+            is for a vector of numbers near the largest float32.
     """
-    valid = outputs.get("valid")  # models of earlier releases raise an error instead
-    if valid is not None and not valid.all():
+    embeddings = outputs["embeddings"]
+    usable = np.isfinite(embeddings).all(axis=-1)
+    if "valid" in outputs:  # models of earlier releases raise an error instead
+        usable &= outputs["valid"]
+    if not usable.all():
         raise DataError(
             "E_RECORD_REFUSED",
-            f"Expected a model that embeds all of {len(valid)} records, which were found to be intact. Received: no "
-            f"embedding of {np.count_nonzero(~valid)} of them.",
+            f"Expected a model that embeds all of {len(usable)} records, which were found to be intact. Received: no "
+            f"finite embedding of {np.count_nonzero(~usable)} of them.",
         )
-    return outputs["embeddings"]
+    return embeddings
 
 
 class TextEmbedder:

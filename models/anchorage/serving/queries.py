@@ -15,6 +15,8 @@ from anchorage.data.store import content_digest
 from anchorage.errors import UsageError
 from anchorage.serving.embedders import Embedder
 
+_TINY = np.finfo(np.float32).tiny  # the model takes smaller numbers as zeros
+
 Query = bytes | str | os.PathLike | Image.Image | np.ndarray
 
 
@@ -75,7 +77,7 @@ class QueryCheck:
         if vector.shape != (self._input_dimension,):
             expected = f"Expected {self._input_dimension} numbers. Received: shape {vector.shape}"
             return Checked(vector, [], ImageFault("E_QUERY_SHAPE", expected))
-        if not np.isfinite(vector).all() or not vector.any():
+        if not np.isfinite(vector).all() or np.abs(vector).max() < _TINY:
             return Checked(vector, [], ImageFault("E_VECTOR_UNUSABLE", "Expected finite numbers that are not all zero"))
         digest = content_digest(vector.astype(np.float32))
         return Checked(vector, self._rows_of.get(digest, []), None, digest)

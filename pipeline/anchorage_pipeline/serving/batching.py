@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from time import perf_counter
 from typing import Any
 
-from anchorage.errors import ResourceError
+from anchorage.errors import DataError, ResourceError
 
 
 class Admission:
@@ -72,6 +72,7 @@ class OverloadedError(ResourceError):
 class Batcher:
     """Runs a function over batches of records in one worker thread.
 
+    A batch with a record that cannot be used, by a `DataError`, is run again record by record: others are not affected.
     A record whose caller has gone, by its deadline or a closed connection, is dropped before it is run.
 
     Args:
@@ -117,6 +118,9 @@ class Batcher:
             try:
                 results = await loop.run_in_executor(self._executor, self._run, [record for record, _, _ in batch])
             except Exception as error:
+                if isinstance(error, DataError) and len(batch) > 1:
+                    await self._run_each(batch)
+                    continue
                 for _, future, _ in batch:
                     if not future.done():
                         future.set_exception(error)
@@ -125,3 +129,18 @@ class Batcher:
             for (_, future, _), result in zip(batch, results, strict=True):
                 if not future.done():
                     future.set_result(result)
+
+    async def _run_each(self, batch: list[tuple[Any, asyncio.Future, float]]) -> None:
+        for record, future, _ in batch:
+            if future.done():
+                continue
+            try:
+                (result,) = await asyncio.get_running_loop().run_in_executor(self._executor, self._run, [record])
+            except Exception as error:
+                result = error
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)

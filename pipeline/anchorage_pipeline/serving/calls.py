@@ -15,7 +15,14 @@ class LateError(Exception):
 
 
 class Transport(Protocol):
-    """One call of the signature `serving_default` of one version."""
+    """One call of the signature `serving_default` of one version.
+
+    Attributes:
+        losses: connections that ended so far, also between calls: the next one may lead to another server.
+    """
+
+    @property
+    def losses(self) -> int: ...
 
     def __call__(self, name: str, records: Sequence[bytes] | np.ndarray, seconds: float) -> Mapping[str, np.ndarray]:
         """Return the outputs for an input of this name.

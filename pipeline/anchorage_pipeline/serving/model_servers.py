@@ -1,9 +1,9 @@
 """Embedders that call a model server: TensorFlow Serving by gRPC, or one of the open inference protocol by HTTP.
 
 The server serves the folder of releases, so that its versions are those of the releases, and each call names the
-version. Before the first call, and after each time that the server was out of reach, its embeddings of the release's
-warm-up records are compared with those that the exporter noted: a server with another model is refused, so that vectors
-of two models never meet in one index.
+version. Before the first call, each time that a connection was lost or a call failed, and once a minute, its embeddings
+of the release's warm-up records are compared with those that the exporter noted: a server with another model is
+refused, so that vectors of two models do not meet in one index.
 """
 
 import random
@@ -42,6 +42,7 @@ class ServerSettings:
         pause_seconds: mean pause before the second try; it doubles with each further one.
         failures: failed calls in a row after which calls are refused at once.
         refuse_seconds: time until a single call is let through then.
+        verify_seconds: time after which the model of the server is compared again.
     """
 
     call_seconds: float = 10.0
@@ -49,6 +50,7 @@ class ServerSettings:
     pause_seconds: float = 0.1
     failures: int = 5
     refuse_seconds: float = 2.0
+    verify_seconds: float = 60.0
 
 
 def connect_server(address: str, release: Release, settings: ServerSettings | None = None) -> Embedder:
@@ -107,7 +109,9 @@ class RemoteEmbedder:
         self.breaker = CircuitBreaker(address, settings.failures, settings.refuse_seconds)
         self._transport, self._release, self._address = transport, release, address
         self._settings, self._sleep = settings, sleep
-        self._verified = False
+        self._failures = 0
+        self._verified: tuple[int, int] | None = None  # failures and losses before the model was compared
+        self._verify_at = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -119,15 +123,23 @@ class RemoteEmbedder:
         """Embed records; see `Embedder.embed`.
 
         Raises:
-            ResourceError: `E_MODEL_SERVER` if the server does not answer.
-            DataError: `E_RELEASE_MIXED` if it has another model than the release, `E_RECORD_REFUSED`.
+            ResourceError: `E_MODEL_SERVER` if the server does not answer, or has another model than the release.
+            DataError: `E_RECORD_REFUSED`.
         """
-        if not self._verified:
-            self.verify()
+        self._verify_again()
         embeddings = [np.empty((0, self.dimension), np.float32)]
         for batch in _batches(records):
             embeddings.append(accepted(self._call(np.stack(batch) if self.takes_vectors else batch)))
+        self._verify_again()  # what answered may be another server than before
         return np.concatenate(embeddings)
+
+    def _verify_again(self) -> None:
+        if self._verified == (self._failures, self._transport.losses) and time.monotonic() < self._verify_at:
+            return
+        try:
+            self.verify()
+        except DataError as error:  # a fault of the server, not of the records
+            raise ResourceError("E_MODEL_SERVER", error.message) from error
 
     def verify(self) -> None:
         """Compare the server's embeddings of the warm-up records with those of the release.
@@ -137,6 +149,7 @@ class RemoteEmbedder:
             DataError: `E_RELEASE_MIXED` if the embeddings differ.
         """
         with self._lock:
+            before = self._failures, self._transport.losses
             records, expected = _probe(self._release)
             found = accepted(self._call(records))
             differences = np.inf
@@ -149,7 +162,7 @@ class RemoteEmbedder:
                     f"{self._address}. Received: embeddings of shape {found.shape} that differ from those of the "
                     f"release by up to {np.max(differences):.3g} of their length. Serve the folder of releases there.",
                 )
-            self._verified = True
+            self._verified, self._verify_at = before, time.monotonic() + self._settings.verify_seconds
 
     def _call(self, records: Sequence[bytes] | np.ndarray) -> Mapping[str, np.ndarray]:
         """Call the server, again if it is out of reach."""
@@ -160,19 +173,20 @@ class RemoteEmbedder:
             try:
                 outputs = self._transport(self._input, records, max(left, 0.001))
             except UnreachableError as error:
+                self._failures += 1  # what answers next may be another server
                 pause = self._settings.pause_seconds * 2**number * random.uniform(0.5, 1.5)
                 if number + 1 < self._settings.tries and pause < end - time.monotonic():
                     self._sleep(pause)
                     continue
                 raise self._failure(f"it cannot be reached in {number + 1} tries: {error}") from error
             except LateError as error:
+                self._failures += 1
                 raise self._failure(f"no answer in {self._settings.call_seconds:g} s") from error
             self.breaker.succeeded()
             return self._checked(outputs, len(records))
         raise AssertionError("there is at least one try")  # pragma: no cover
 
     def _failure(self, reason: str) -> ResourceError:
-        self._verified = False  # what answers next may be another server
         self.breaker.failed()
         return ResourceError("E_MODEL_SERVER", f"Expected answers from {self._address}. Received: {reason[:300]}")
 
@@ -182,6 +196,12 @@ class RemoteEmbedder:
             received = "none" if embeddings is None else f"{embeddings.dtype} of shape {embeddings.shape}"
             raise ResourceError(
                 "E_MODEL_SERVER", f"Expected {rows} float32 embeddings from {self._address}. Received: {received}"
+            )
+        valid = outputs.get("valid")
+        if valid is not None and (valid.shape != (rows,) or valid.dtype != np.bool_):
+            received = f"{valid.dtype} of shape {valid.shape}"
+            raise ResourceError(
+                "E_MODEL_SERVER", f"Expected {rows} bool as `valid` from {self._address}. Received: {received}"
             )
         return outputs
 

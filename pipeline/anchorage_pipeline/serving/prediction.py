@@ -22,7 +22,7 @@ from anchorage_pipeline.serving.disclosure import public_message
 from anchorage_pipeline.serving.service import Service
 from anchorage_pipeline.serving.signatures import DEFAULT, MODEL, read_signatures
 
-_BAD_RECORD = ("E_IMAGE_", "E_VECTOR_", "E_QUERY_SHAPE")
+_BAD_RECORD = ("E_IMAGE_", "E_VECTOR_", "E_QUERY_SHAPE", "E_RECORD_REFUSED")
 
 
 class Refusal(Exception):  # noqa: N818 - a status of gRPC, not a fault of this program
@@ -197,7 +197,9 @@ def check_tensor(name: str, info: Any, dtype: Any, shape: Sequence[int], most_ro
         received = tf.as_dtype(dtype).name
         raise Refusal("INVALID_ARGUMENT", f"Expected {expected.name} as {name}. Received: {received}")
     sizes = [size.size for size in info.tensor_shape.dim]
-    fits = len(shape) == len(sizes) and all(size in (-1, have) for size, have in zip(sizes, shape, strict=True))
+    fits = len(shape) == len(sizes) and all(
+        have == size if size >= 0 else have >= 0 for size, have in zip(sizes, shape, strict=True)
+    )
     if not fits:
         shown = f"({', '.join('N' if size < 0 else str(size) for size in sizes)})"
         raise Refusal("INVALID_ARGUMENT", f"Expected the shape {shown} for {name}. Received: {tuple(shape)}")

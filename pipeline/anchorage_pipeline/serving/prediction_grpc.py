@@ -95,7 +95,7 @@ class _PredictionService(PredictionServiceServicer):
                 dtype, shape = tf.as_dtype(value.dtype), [dim.size for dim in value.tensor_shape.dim]
                 check_tensor(name, info, dtype, shape, self._prediction.limits.pending)
                 inputs[name] = tf.make_ndarray(value)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:  # the last for an int_val beyond its type
                 raise Refusal("INVALID_ARGUMENT", f"tensor parsing error: {name}: {str(error)[:200]}") from error
         return inputs
 

@@ -2,7 +2,11 @@
 
 import http.client
 import json
+import select
+import socket
 import struct
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +20,18 @@ from anchorage_pipeline.serving.calls import LateError, UnreachableError
 
 _ANSWER_BYTES = 64 * 2**20
 _TYPES = {"FP32": np.float32, "BOOL": np.bool_}
+
+
+class _Losses:
+    """Counts how often a channel leaves the state READY; does not refer to the channel, which can be freed."""
+
+    def __init__(self) -> None:
+        self.count, self._ready = 0, False
+
+    def __call__(self, state: grpc.ChannelConnectivity) -> None:
+        ready = state == grpc.ChannelConnectivity.READY
+        self.count += self._ready and not ready
+        self._ready = ready
 
 
 class TensorFlowServing:
@@ -32,12 +48,20 @@ class TensorFlowServing:
             ("grpc.max_receive_message_length", _ANSWER_BYTES),
             ("grpc.max_send_message_length", -1),
             ("grpc.enable_retries", 0),  # the caller counts its tries
+            ("grpc.lb_policy_name", "round_robin"),  # all addresses of the host share the calls
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.max_reconnect_backoff_ms", 300),  # within the tries of a call
         ]
         self._channel = grpc.insecure_channel(host, options)
         self._stub = PredictionServiceStub(self._channel)
+        self._losses = _Losses()
+        self._channel.subscribe(self._losses)
         self._host, self._name, self._version = host, name, version
+
+    @property
+    def losses(self) -> int:
+        """See `Transport`."""
+        return self._losses.count
 
     def __call__(self, name: str, records: Sequence[bytes] | np.ndarray, seconds: float) -> Mapping[str, np.ndarray]:
         """See `Transport`."""
@@ -54,7 +78,10 @@ class TensorFlowServing:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise LateError from error
             raise _refused(self._host, f"{error.code().name}: {error.details()}") from error
-        return {output: tf.make_ndarray(value) for output, value in response.outputs.items()}
+        try:
+            return {output: tf.make_ndarray(value) for output, value in response.outputs.items()}
+        except (ValueError, TypeError) as error:
+            raise _refused(self._host, f"what cannot be read: {error!r}") from error
 
 
 class OpenInference:
@@ -69,6 +96,8 @@ class OpenInference:
     def __init__(self, host: str, name: str, version: int):
         self._host = host
         self._path = f"/v2/models/{name}/versions/{version}/infer"
+        self._local = threading.local()  # a connection for each thread, kept so that its loss is noticed
+        self.losses = 0
 
     def __call__(self, name: str, records: Sequence[bytes] | np.ndarray, seconds: float) -> Mapping[str, np.ndarray]:
         """See `Transport`."""
@@ -80,17 +109,21 @@ class OpenInference:
         tensor = {"name": name, "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(content)}}
         head = json.dumps({"id": "1", "inputs": [tensor]}).encode()
         headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
-        connection = http.client.HTTPConnection(self._host, timeout=seconds)
+        end = time.monotonic() + seconds
+        connection = self._connection()
         try:
+            connection.timeout = seconds
+            if connection.sock is None:
+                connection.connect()
+            connection.sock.settimeout(seconds)
             connection.request("POST", self._path, head + content, headers)
-            response = connection.getresponse()
-            status, body = response.status, response.read(_ANSWER_BYTES)
+            status, body = _answer(connection, end)
         except TimeoutError as error:
+            self._drop(connection)
             raise LateError from error
         except (OSError, http.client.HTTPException) as error:
+            self._drop(connection)
             raise UnreachableError(repr(error)) from error
-        finally:
-            connection.close()
         if status == 503:
             raise UnreachableError("503, not ready")
         try:
@@ -101,6 +134,42 @@ class OpenInference:
         except (ValueError, KeyError, TypeError) as error:
             reason = f"{status} and what cannot be read: {error!r}"
         raise _refused(self._host, reason)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if not hasattr(self._local, "connection"):
+            self._local.connection = http.client.HTTPConnection(self._host)
+        connection: http.client.HTTPConnection = self._local.connection
+        if connection.sock is not None and _is_ended(connection.sock):
+            self._drop(connection)
+        return connection
+
+    def _drop(self, connection: http.client.HTTPConnection) -> None:
+        connection.close()
+        self.losses += 1
+
+
+def _is_ended(connection: socket.socket) -> bool:
+    """Return whether an idle connection has something to read: its end, as there is no answer without a request."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _answer(connection: http.client.HTTPConnection, end: float) -> tuple[int, bytes]:
+    """Return status and body of an answer that is complete before `end`, however slowly it comes."""
+    stream = connection.sock
+    with connection.getresponse() as response:
+        body = bytearray()
+        while part := response.read1(2**16):
+            body += part
+            if (left := end - time.monotonic()) <= 0:
+                raise TimeoutError
+            if len(body) > _ANSWER_BYTES:
+                raise http.client.HTTPException(f"an answer of more than {_ANSWER_BYTES} bytes")
+            stream.settimeout(left)
+        if response.length:
+            raise http.client.IncompleteRead(bytes(body[:100]), response.length)
+        return response.status, bytes(body)
 
 
 def _array(output: Mapping[str, Any]) -> np.ndarray:

@@ -50,7 +50,7 @@ class StandIn:
     """Answers with the model of an embedder, after the faults in `faults`; counts its calls."""
 
     def __init__(self, embedder, faults=()):
-        self.embedder, self.faults, self.sizes = embedder, list(faults), []
+        self.embedder, self.faults, self.sizes, self.losses = embedder, list(faults), [], 0
 
     def __call__(self, name, records, seconds):
         assert name == "images"
@@ -129,7 +129,49 @@ def test_the_model_is_compared_again_after_a_failure(remote, releases):
     with pytest.raises(ResourceError):
         embedder.embed(IMAGES)
     embedder._transport.embedder = LocalEmbedder(open_release(releases, 1))  # what restarts has another model
-    with pytest.raises(DataError, match=r"E_RELEASE_MIXED: .*model of release 2 .*differ from those of the release"):
+    with pytest.raises(ResourceError, match=r"E_MODEL_SERVER: .*model of release 2 .*differ from those of the release"):
+        embedder.embed(IMAGES)
+
+
+class Exchanged(StandIn):
+    """A server that another one replaces, with a fault before its first answer."""
+
+    def __init__(self, embedder, other, fault):
+        super().__init__(embedder)
+        self.other, self.fault, self.exchange_at = other, fault, None
+
+    def __call__(self, name, records, seconds):
+        if len(self.sizes) + 1 == self.exchange_at:
+            self.sizes.append(0)
+            self.embedder = self.other
+            if self.fault is not None:
+                raise self.fault
+            self.losses += 1
+        return super().__call__(name, records, seconds)
+
+
+@pytest.mark.parametrize("fault", [UnreachableError("refused"), None], ids=["while a call is tried", "between calls"])
+def test_a_server_that_is_exchanged_without_a_failed_call_is_noticed(release, releases, local, fault):
+    server = Exchanged(local, LocalEmbedder(open_release(releases, 1)), fault)
+    embedder = RemoteEmbedder(server, release, "server", QUICK, sleep=lambda seconds: None)
+    np.testing.assert_array_equal(embedder.embed(IMAGES), local.embed(IMAGES))
+    server.exchange_at = len(server.sizes) + 1
+    with pytest.raises(ResourceError, match=r"E_MODEL_SERVER: .*model of release 2 .*differ from those of the release"):
+        embedder.embed(IMAGES)
+    server.embedder = local
+    np.testing.assert_array_equal(embedder.embed(IMAGES), local.embed(IMAGES))
+
+
+def test_the_model_is_compared_again_after_some_time(remote, local, releases):
+    """Behind one address may be several servers, of which one is exchanged."""
+    embedder = remote(settings=dataclasses.replace(QUICK, verify_seconds=60))
+    embedder.embed(IMAGES)
+    embedder.embed(IMAGES)
+    assert embedder._transport.sizes == [4, 3, 3]
+    embedder = remote(settings=dataclasses.replace(QUICK, verify_seconds=0))
+    embedder.verify()
+    embedder._transport.embedder = LocalEmbedder(open_release(releases, 1))
+    with pytest.raises(ResourceError, match="differ from those of the release"):
         embedder.embed(IMAGES)
 
 
@@ -147,6 +189,16 @@ def test_embeddings_of_another_dimension_or_number_are_refused(remote, local):
 
     with pytest.raises(ResourceError, match=r"E_MODEL_SERVER: Expected 4 float32 embeddings .* shape \(3, 5\)"):
         remote(embedder=Fewer()).verify()
+
+
+@pytest.mark.parametrize("valid", [np.ones((4, 1), bool), np.ones(4, np.float32), np.ones(3, bool)])
+def test_valid_of_another_kind_is_an_error_of_the_server(release, local, valid):
+    class Other(StandIn):
+        def __call__(self, name, records, seconds):
+            return {**super().__call__(name, records, seconds), "valid": valid}
+
+    with pytest.raises(ResourceError, match="Expected 4 bool as `valid`"):
+        RemoteEmbedder(Other(local), release, "server", QUICK).verify()
 
 
 @pytest.mark.parametrize("address", ["", "tensorflow", "tensorflow:host", "torch:host:80", "triton:host:port"])
@@ -213,12 +265,26 @@ def test_killed_stopped_and_exchanged_servers(releases, swapped, release, local)
             process.wait()
             late = gateway.post("/v1/search", content=picture(4), headers={"Content-Type": "image/png"})
             assert (late.status_code, late.json()["code"]) == (503, "E_MODEL_SERVER")
+            with server(swapped, port):  # while the gateway calls nothing
+                mixed = gateway.post("/v1/search", content=picture(4), headers={"Content-Type": "image/png"})
+                assert (mixed.status_code, mixed.json()["code"]) == (503, "E_MODEL_SERVER")
+                assert "differ from those of the release" in mixed.json()["detail"]
     with pytest.raises(ResourceError, match="E_MODEL_SERVER"):
         hasty.embed(IMAGES)
     with server(swapped, port), pytest.raises(DataError, match="E_RELEASE_MIXED"):
-        hasty_again(hasty)
+        connect_server(address, release, patient)
     with server(releases, port):
         np.testing.assert_allclose(hasty_again(hasty), local.embed(IMAGES), atol=1e-5)
+
+
+@pytest.mark.thorough
+def test_a_server_that_is_exchanged_while_nothing_is_called(releases, swapped, release, local):
+    port = free_port()
+    with server(releases, port):
+        embedder = connect_server(f"tensorflow:127.0.0.1:{port}", release)
+        np.testing.assert_allclose(embedder.embed(IMAGES), local.embed(IMAGES), atol=1e-5)
+    with server(swapped, port), pytest.raises(ResourceError, match="differ from those of the release"):
+        embedder.embed(IMAGES)
 
 
 def hasty_again(embedder, seconds=20):

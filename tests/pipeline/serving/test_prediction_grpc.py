@@ -228,6 +228,16 @@ def test_a_small_message_that_claims_a_huge_tensor_is_refused_by_its_shape(clien
     refused(grpc.StatusCode.INVALID_ARGUMENT, "Received: 1000000000000", client.predict, proto, signature="pixels")
 
 
+def test_row_19_a_tensor_of_negative_size_or_with_numbers_beyond_its_type(client):
+    negative = tf.make_tensor_proto(IMAGES)
+    negative.tensor_shape.dim[0].size = -1
+    refused(grpc.StatusCode.INVALID_ARGUMENT, "the shape (N) for images. Received: (-1,)", client.predict, negative)
+    proto = tf.make_tensor_proto(np.zeros((1, SIDE, SIDE, 3), np.uint8))
+    proto.ClearField("tensor_content")
+    proto.int_val.extend([300] * SIDE * SIDE * 3)
+    refused(grpc.StatusCode.INVALID_ARGUMENT, "tensor parsing error: images", client.predict, proto, signature="pixels")
+
+
 def test_requests_without_a_model_or_with_a_label(client):
     refused(
         grpc.StatusCode.INVALID_ARGUMENT, "Missing ModelSpec", client.prediction.Predict, predict_pb2.PredictRequest()

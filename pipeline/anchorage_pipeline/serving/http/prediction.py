@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import gc
 import json
 from typing import Annotated, Any
 
@@ -59,6 +60,7 @@ def prediction_router(service: Service) -> APIRouter:
             spec = ModelSpec(spec.name, spec.version, content.get("signature_name", ""))
             name, info = prediction.input_of(spec)
             rows, values = _values(content, name)
+            _check_rows(values, service.settings.limits.pending)
             predicted = await prediction.predict(spec, {name: _array(name, info, values)})
         except Refusal as refusal:
             return _refuse(refusal)
@@ -132,12 +134,21 @@ def _refuse(refusal: Refusal) -> JSONResponse:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(body)
+        content = _load(body)
     except (ValueError, RecursionError) as error:
         raise Refusal("INVALID_ARGUMENT", f"JSON Parse error: {str(error)[:200]}") from error
     if not isinstance(content, dict) or not isinstance(content.get("signature_name", ""), str):
         raise Refusal("INVALID_ARGUMENT", "Expected a JSON object whose `signature_name` is a string")
     return content
+
+
+def _load(body: bytes) -> Any:
+    """Decode JSON without collections of garbage, which find none: millions of small lists take a ninth of the time."""
+    gc.disable()
+    try:
+        return json.loads(body)
+    finally:
+        gc.enable()
 
 
 def _values(content: dict[str, Any], name: str) -> tuple[bool, Any]:
@@ -151,6 +162,12 @@ def _values(content: dict[str, Any], name: str) -> tuple[bool, Any]:
     if not isinstance(rows, list):
         raise Refusal("INVALID_ARGUMENT", "Expected a list as 'instances'")
     return True, [_only(row, name) if _is_named(row) else row for row in rows]
+
+
+def _check_rows(values: Any, most: int) -> None:
+    """Refuse too many rows before their values are looked at."""
+    if isinstance(values, list) and len(values) > most:
+        raise Refusal("INVALID_ARGUMENT", f"Expected at most {most} rows in one request. Received: {len(values)}")
 
 
 def _is_named(value: Any) -> bool:
@@ -175,7 +192,7 @@ def _array(name: str, info: Any, values: Any) -> np.ndarray:
                 raise ValueError("one value instead of a list")
             return np.array([*map(_bytes, values), None], object)[:-1]  # None: no array of single bytes
         array = np.array(values)
-        if not array.size:
+        if isinstance(values, list) and not values:
             array = array.reshape([0, *(dim.size for dim in info.tensor_shape.dim[1:])])
         elif array.dtype.kind not in "iuf" or (dtype.is_integer and array.dtype.kind == "f"):
             raise ValueError("values that are not numbers of this type")
