@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from releases import COLORS, draw_images, encode
 
+from anchorage_pipeline.serving.http.schemas import QueriesBody, QueryBody
+
 PNG = {"Content-Type": "image/png"}
 IDS = [f"class-{number % 3}/{number}.png" for number in range(12)]
 
@@ -222,6 +224,23 @@ def test_f02_to_f06_unusual_images_are_embedded_by_the_rules_of_training(shared)
     picture.convert("CMYK").save(cmyk, "JPEG")
     for data in (cmyk.getvalue(), flip_bits(noisy_jpeg())):
         assert search(shared, data, headers={"Content-Type": "image/jpeg"}, k=3).status_code in (200, 422)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"queries": [' + b"{}," * 300_000 + b"{}]}",
+        b'{"queries": [' + b"[]," * 300_000 + b"[]]}",
+        b"{" + b",".join(b'"%d": 0' % number for number in range(300_000)) + b"}",
+    ],
+    ids=["objects", "lists", "fields"],
+)
+def test_json_of_too_many_parts_is_not_decoded(shared, monkeypatch, body):
+    monkeypatch.setattr(QueriesBody, "model_validate_json", None)
+    monkeypatch.setattr(QueryBody, "model_validate_json", None)
+    answer = shared.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "E_REQUEST_FIELDS")
+    assert "200000 objects" in answer.json()["detail"]
 
 
 def test_a_body_of_another_kind_or_size(shared):

@@ -18,6 +18,7 @@ from anchorage_pipeline.serving.http.schemas import FilterBody
 
 BINARY = {"type": "string", "format": "binary"}
 _KINDS = "image/*, multipart/form-data with the field `image`, or application/json"
+_PARTS = 200_000  # objects, lists and fields of a body: more than any batch has; millions take many seconds
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -68,6 +69,7 @@ def parse(model: type[Body], text: bytes) -> Body:
     Raises:
         AnchorageError: `E_REQUEST_SYNTAX`, `E_REQUEST_FIELDS` with all faults.
     """
+    _check_parts(text)
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
@@ -76,10 +78,19 @@ def parse(model: type[Body], text: bytes) -> Body:
 
 def has_queries(text: bytes) -> bool:
     """Return whether JSON text is an object with the key `queries`."""
+    _check_parts(text)
     try:
         return b'"queries"' in text and "queries" in json.loads(text)
     except (ValueError, TypeError, RecursionError):
         return False  # reported when it is parsed
+
+
+def _check_parts(text: bytes) -> None:
+    parts = sum(map(text.count, (b"{", b"[", b":")))
+    if parts > _PARTS:
+        raise UsageError(
+            "E_REQUEST_FIELDS", f"Expected at most {_PARTS} objects, lists and fields in JSON. Received: {parts}"
+        )
 
 
 def decode_image(text: str) -> bytes:
