@@ -40,7 +40,7 @@ class ServerSettings:
         call_seconds: time for a call with all its tries.
         tries: tries of a call; only a server out of reach is tried again.
         pause_seconds: mean pause before the second try; it doubles with each further one.
-        failures: failed calls in a row after which calls are refused at once.
+        failures: failed calls in a row, each after all its tries or its time, until calls are refused at once.
         refuse_seconds: time until a single call is let through then.
         verify_seconds: time after which the model of the server is compared again.
     """
@@ -48,7 +48,7 @@ class ServerSettings:
     call_seconds: float = 10.0
     tries: int = 4
     pause_seconds: float = 0.1
-    failures: int = 5
+    failures: int = 2
     refuse_seconds: float = 2.0
     verify_seconds: float = 60.0
 
