@@ -29,7 +29,10 @@ _MAGICS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8",
 _READERS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # Pillow's names
 HEAD_BYTES = 32  # bytes that determine the format and its variant
 _EXIF = b"Exif\x00\x00"
+_SCAN = b"\xff\xda"  # start of a scan in a JPEG
 _ORIENTATION = 0x0112
+_MAX_PARTS = {"JPEG": 1_000, "GIF": 20_000}  # a file of millions takes minutes to read
+_MAX_SCANS = 32  # of a progressive JPEG as large as the limit; usual are 10
 
 
 class ImageFault(NamedTuple):
@@ -163,7 +166,7 @@ def decode_checked(
         return None, ImageFault(
             "E_IMAGE_FORMAT", f"Expected {', '.join(_MAGICS)}. Received: {len(data)} bytes that begin with {start}"
         )
-    fault = _check_header(data, kind, max_pixels)
+    fault = _check_parts(data, kind) or _check_header(data, kind, max_pixels)
     if fault is not None:
         return None, fault
     plain = kind == "JPEG" and _EXIF not in data  # nothing to rotate: two thirds of the time go into the search for it
@@ -333,6 +336,19 @@ def _tiff_orientation(tiff: tf.Tensor) -> tf.Tensor:
     return orientations[0]
 
 
+def _check_parts(data: bytes, kind: str) -> ImageFault | None:
+    parts, place = 0, 2
+    if kind == "JPEG":  # segments and fill bytes before the first scan
+        while (code := data[place : place + 2])[:1] == b"\xff" and code != _SCAN and parts <= _MAX_PARTS[kind]:
+            place += 1 if code == b"\xff\xff" else 2 + int.from_bytes(data[place + 2 : place + 4])
+            parts += 1
+    elif kind == "GIF":  # extensions and frames, each after the end of another; chance adds a few hundred
+        parts = data.count(b"\0!") + data.count(b"\0,")
+    if parts > _MAX_PARTS.get(kind, 0):
+        return ImageFault("E_IMAGE_TOO_LARGE", f"Expected a {kind} of at most {_MAX_PARTS[kind]} parts. Received: more")
+    return None
+
+
 def _check_header(data: bytes, kind: str, max_pixels: int) -> ImageFault | None:
     from PIL import Image, UnidentifiedImageError
 
@@ -340,6 +356,7 @@ def _check_header(data: bytes, kind: str, max_pixels: int) -> ImageFault | None:
         with Image.open(io.BytesIO(data), formats=_READERS) as image:
             width, height = image.size
             frames = getattr(image, "n_frames", 1) if kind == "GIF" else 1
+            scans = data.count(_SCAN) if kind == "JPEG" else 1  # each goes over all pixels
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return ImageFault("E_IMAGE_TOO_LARGE", f"Expected at most {max_pixels} pixels. Received: {error}")
     except UnidentifiedImageError:  # its message has only the address of the object
@@ -350,6 +367,12 @@ def _check_header(data: bytes, kind: str, max_pixels: int) -> ImageFault | None:
         times = f" x {frames} frames" if frames > 1 else ""
         return ImageFault(
             "E_IMAGE_TOO_LARGE", f"Expected at most {max_pixels} pixels. Received: {width} x {height}{times}"
+        )
+    if width * height * scans > _MAX_SCANS * max_pixels:
+        return ImageFault(
+            "E_IMAGE_TOO_LARGE",
+            f"Expected at most {_MAX_SCANS} times {max_pixels} pixels in all scans. Received: {width} x {height} x "
+            f"{scans} scans",
         )
     return None
 

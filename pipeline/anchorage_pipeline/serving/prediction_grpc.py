@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorflow_serving.apis import get_model_metadata_pb2 as metadata_pb2
 from tensorflow_serving.apis import get_model_status_pb2 as status_pb2
 from tensorflow_serving.apis import model_pb2, predict_pb2
@@ -46,7 +47,7 @@ async def serve_grpc(service: Service, host: str, port: int) -> AsyncIterator[in
         ("grpc.so_reuseport", 0),
         ("grpc.max_metadata_size", 16 * 1024),
     ]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.pending)
+    server = grpc.aio.server(interceptors=[_Decoding()], options=options, maximum_concurrent_rpcs=limits.pending)
     prediction = Prediction(service)
     add_PredictionServiceServicer_to_server(_PredictionService(prediction), server)
     add_ModelServiceServicer_to_server(_ModelService(prediction), server)
@@ -65,6 +66,28 @@ async def serve_grpc(service: Service, host: str, port: int) -> AsyncIterator[in
 
 async def _unimplemented(service: Any, request: Any, context: Any) -> None:
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Expected Predict, GetModelMetadata or GetModelStatus")
+
+
+class _Decoding(grpc.aio.ServerInterceptor):
+    """Refuses bytes that are no message of their method, which the library reports as a fault of this program."""
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        def decode(data: bytes) -> Any:
+            try:
+                return handler.request_deserializer(data)
+            except DecodeError as error:
+                return error
+
+        async def answer(request: Any, context: Any) -> Any:
+            if isinstance(request, DecodeError):
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Expected a protocol message. {request}")
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer, decode, handler.response_serializer)
 
 
 class _PredictionService(PredictionServiceServicer):

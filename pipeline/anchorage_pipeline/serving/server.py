@@ -51,7 +51,8 @@ async def _serve(settings: ServeSettings, ready: Callable[[Service, int, int | N
     config = uvicorn.Config(
         create_app(service),
         http=partial(Connection, limits=settings.limits),  # type: ignore[arg-type]
-        log_level="warning",
+        ws="none",  # a connection that asks for a web socket would leave the limits of `Connection`
+        log_level="error",  # it warns of each request that is no HTTP, as often as clients like
         access_log=False,
         lifespan="off",
         server_header=False,

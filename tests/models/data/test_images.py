@@ -1,5 +1,6 @@
 import io
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -361,6 +362,31 @@ def test_f07_frames_of_a_gif_count():
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert check_image(data, max_pixels=150) is None
     assert "10 x 10 x 6 frames" in check_image(data, max_pixels=140).message
+
+
+@pytest.mark.parametrize("part", [b"\xff\xe0\x00\x02", b"\xff\xfe\x00\x02", b"\xff"], ids=["app", "comment", "fill"])
+def test_a_jpeg_of_many_segments_is_refused_before_they_are_read(part):
+    data = encode(np.zeros((8, 8, 3), np.uint8), "JPEG")
+    for count, fault in ((900, None), (100_000, "E_IMAGE_TOO_LARGE")):
+        long = data[:2] + part * count + b"\xff\xe1\x00\x08Exif\0\0" + data[2:]
+        started = time.process_time()
+        assert getattr(check_image(long), "code", None) == fault
+        assert time.process_time() - started < 2  # seconds; without the limit 15
+
+
+def test_a_gif_of_many_extensions_is_refused_before_they_are_read():
+    data = encode(np.zeros((8, 8, 3), np.uint8), "GIF")
+    first = data.index(b",", 13 + 3 * 2 ** (1 + data[10] % 8))
+    comments = data[:first] + b"!\xfe\x01a\x00" * 100_000 + data[first:]
+    assert check_image(comments).code == "E_IMAGE_TOO_LARGE"
+
+
+def test_scans_of_a_jpeg_count():
+    data = encode(np.zeros((64, 64, 3), np.uint8), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert check_image(data, max_pixels=64 * 64) is None
+    fault = check_image(data[:-2] + last * 100 + data[-2:], max_pixels=64 * 64)
+    assert (fault.code, "scans" in fault.message) == ("E_IMAGE_TOO_LARGE", True)
 
 
 def test_f04_f05_what_was_settled_is_noted():

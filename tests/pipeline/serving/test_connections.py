@@ -14,11 +14,13 @@ from anchorage_pipeline.serving.settings import Limits
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 SECONDS = 0.3
+heads = []  # of all requests
 
 
 async def slow(scope, receive, send):
     """Answers after more than the time for a head."""
     await asyncio.sleep(2 * SECONDS)
+    heads.append(scope["headers"])
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
@@ -69,3 +71,11 @@ def test_the_time_for_an_answer_and_between_requests_is_another(port):
         for _ in range(2):
             connection.sendall(HEAD + b"\r\n")
             answered(connection)
+
+
+def test_fields_after_the_body_are_not_added_to_the_head(port):
+    with connected(port) as connection:
+        head = HEAD.replace(b"GET", b"POST") + b"Transfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head + b"1\r\na\r\n0\r\nAuthorization: Bearer key\r\n\r\n")
+        answered(connection)
+    assert b"authorization" not in dict(heads[-1])

@@ -31,6 +31,7 @@ class Client:
 
     def __init__(self, http, channel):
         self.service, self.portal = http.service, http.portal
+        self.channel = channel
         self.prediction, self.models = PredictionServiceStub(channel), ModelServiceStub(channel)
 
     def predict(self, value, name="images", signature="", version=None, filter=(), timeout=30, model="anchorage"):
@@ -299,6 +300,13 @@ def test_methods_of_other_models_are_unimplemented_and_leave_no_trace(client, ca
         with pytest.raises(grpc.RpcError) as error:
             call(predict_pb2.PredictRequest().FromString(b""), timeout=30)
         assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert not caplog.records
+
+
+def test_bytes_that_are_no_message_are_refused_and_leave_no_trace(client, caplog):
+    for stub in (client.prediction.Predict, client.models.GetModelStatus):
+        call = client.channel.unary_unary(stub._method.decode())
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "Expected a protocol message", call, b"\xff")
     assert not caplog.records
 
 

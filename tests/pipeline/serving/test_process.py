@@ -75,6 +75,15 @@ def refuses_endless_headers(service):
     assert [service.ask("GET", "/readyz", headers=head)[0] for _ in range(2)] == [200, 200]
 
 
+def logs_nothing_of_what_is_no_http(service):
+    with socket.create_connection((service.host, service.port), timeout=60) as connection:
+        connection.sendall(b"no request\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+    upgrade = {"Connection": "upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    assert service.ask("GET", "/readyz", headers={**upgrade, "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="})[0] == 200
+    assert service.log.read_text() == ""
+
+
 def test_acknowledged_items_survive_a_kill_and_a_stop_answers_what_is_open(releases, images):
     acknowledged = []
     with serving(releases) as service:
@@ -82,6 +91,7 @@ def test_acknowledged_items_survive_a_kill_and_a_stop_answers_what_is_open(relea
         assert service.log.read_text() == ""  # nothing of TensorFlow between the lines of a log
         assert service.ask("HEAD", "/readyz") == (200, b"")
         refuses_endless_headers(service)
+        logs_nothing_of_what_is_no_http(service)
         status, body = service.ask("POST", "/v1/search?k=1", images[0], {"Content-Type": "image/png"})
         assert (status, json.loads(body)["left_out"]) == (200, ["class-0/0.png"])
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from time import process_time
 
 import numpy as np
 import pytest
@@ -13,6 +14,11 @@ from anchorage_pipeline.serving.http.schemas import QueriesBody, QueryBody
 
 PNG = {"Content-Type": "image/png"}
 IDS = [f"class-{number % 3}/{number}.png" for number in range(12)]
+
+
+def many(text, count):
+    """Return JSON text `count` times; `%d` in it becomes the number of each."""
+    return b",".join(text.replace(b"%d", b"%d" % number) for number in range(count))
 
 
 def in_base64(image):
@@ -240,7 +246,24 @@ def test_json_of_too_many_parts_is_not_decoded(shared, monkeypatch, body):
     monkeypatch.setattr(QueryBody, "model_validate_json", None)
     answer = shared.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (422, "E_REQUEST_FIELDS")
-    assert "200000 objects" in answer.json()["detail"]
+    assert "100000 objects" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"queries": [%s]}' % many(b"0", 300_000),
+        b'{"id": "a", "filter": {"label": [%s]}}' % many(b"0", 300_000),
+        b'{"id": "a", "filter": {"attributes": {%s}}}' % many(b'"%d": [' + many(b"0", 10_000) + b"]", 30),
+        b'{"queries": [%s]}' % many(b'{"vector": [' + many(b"true", 10_000) + b"]}", 30),
+    ],
+    ids=["queries", "values", "attributes", "vectors"],
+)
+def test_hundreds_of_thousands_of_faults_are_not_listed(shared, body):
+    started = process_time()
+    answer = shared.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "E_REQUEST_FIELDS")
+    assert process_time() - started < 0.5  # seconds, of the service and its client; 300,000 faults take more than 2
 
 
 def test_a_body_of_another_kind_or_size(shared):

@@ -18,7 +18,7 @@ from anchorage_pipeline.serving.http.schemas import FilterBody
 
 BINARY = {"type": "string", "format": "binary"}
 _KINDS = "image/*, multipart/form-data with the field `image`, or application/json"
-_PARTS = 200_000  # objects, lists and fields of a body: more than any batch has; millions take many seconds
+_PARTS = 100_000  # objects, lists and fields of a body: more than any batch has; millions take many seconds
 Body = TypeVar("Body", bound=BaseModel)
 
 

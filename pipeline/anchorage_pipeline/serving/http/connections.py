@@ -43,6 +43,10 @@ class Connection(HttpToolsProtocol):
         self._wait_for_head()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # fields after a chunked body would be added to those before it, without a bound
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._stop_waiting()

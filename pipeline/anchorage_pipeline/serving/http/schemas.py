@@ -6,10 +6,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 _TEXT = 1024  # characters of an id, a label, or an attribute
 _BASE64: dict[str, Any] = {"contentEncoding": "base64"}
+# Faults take longer to list than a body to read: long lists are refused whole, and values at their first fault.
+_LONGEST = 10_000
 
-Values = str | list[str]
+Values = str | Annotated[list[str], Field(max_length=_LONGEST, fail_fast=True)]
 Text = Annotated[str, Field(max_length=_TEXT)]
-Numbers = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1, max_length=16_384)]
+Numbers = Annotated[
+    list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1, max_length=16_384, fail_fast=True)
+]
 
 
 class _Body(BaseModel):
@@ -46,7 +50,7 @@ class QueryBody(_Body):
 class QueriesBody(_Body):
     """Several queries; `k`, `filter` and `min_score` hold for those without their own."""
 
-    queries: Annotated[list[QueryBody], Field(min_length=0)]
+    queries: Annotated[list[QueryBody], Field(max_length=_LONGEST)]
     k: Annotated[int, Field(ge=1)] | None = None
     filter: FilterBody | None = None
     min_score: float | None = Field(default=None, allow_inf_nan=False)
@@ -70,8 +74,8 @@ class BatchItemBody(ItemBody):
 class BatchBody(_Body):
     """Items to put and ids to delete, all or none of them."""
 
-    put: list[BatchItemBody] = []
-    delete: list[Text] = []
+    put: Annotated[list[BatchItemBody], Field(max_length=_LONGEST)] = []
+    delete: Annotated[list[Text], Field(max_length=_LONGEST)] = []
 
 
 class VersionBody(_Body):
