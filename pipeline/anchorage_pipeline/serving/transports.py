@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,7 @@ class TensorFlowServing:
         self._stub = PredictionServiceStub(self._channel)
         self._losses = _Losses()
         self._channel.subscribe(self._losses)
+        weakref.finalize(self, self._channel.close)  # also at the end of the process, which a subscription else blocks
         self._host, self._name, self._version = host, name, version
 
     @property

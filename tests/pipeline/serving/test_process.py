@@ -90,6 +90,8 @@ def test_acknowledged_items_survive_a_kill_and_a_stop_answers_what_is_open(relea
         assert service.ask("GET", "/readyz")[0] == 200
         assert service.log.read_text() == ""  # nothing of TensorFlow between the lines of a log
         assert service.ask("HEAD", "/readyz") == (200, b"")
+        wish = {"Content-Type": "image/png", "Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c"}  # Java's
+        assert service.ask("POST", "/v1/search", images[0], {**wish, "HTTP2-Settings": "AAEAAEAA"})[0] == 200
         refuses_endless_headers(service)
         logs_nothing_of_what_is_no_http(service)
         status, body = service.ask("POST", "/v1/search?k=1", images[0], {"Content-Type": "image/png"})

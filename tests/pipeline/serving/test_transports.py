@@ -3,6 +3,8 @@
 import gc
 import http.server
 import json
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -199,3 +201,13 @@ def test_a_server_that_is_killed_in_its_answer_is_tried_again():
             transport("vectors", VECTORS, 10)
     with pytest.raises(UnreachableError):
         transport("vectors", VECTORS, 10)
+
+
+def test_a_process_ends_with_a_channel_that_nobody_closed():
+    program = (
+        "from anchorage_pipeline.serving.transports import TensorFlowServing\n"
+        "transport = TensorFlowServing('127.0.0.1:9', 'anchorage', 1)\n"
+        "transport.itself = transport\n"  # freed at the end of the process, if at all
+        "del transport\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

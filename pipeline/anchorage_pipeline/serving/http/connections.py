@@ -1,11 +1,14 @@
 """Connections: limits on the head of a request, which is read before the application sees anything of it."""
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from anchorage_pipeline.serving.settings import Limits
+
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
 class Connection(HttpToolsProtocol):
@@ -20,7 +23,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, limits: Limits, **options: Any):
         super().__init__(*arguments, **options)
         self._limits = limits
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._in_body, self._head_bytes = True, False, 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -35,7 +38,7 @@ class Connection(HttpToolsProtocol):
         if self._head_bytes > self._limits.head_bytes:
             self.send_400_response(f"Expected at most {self._limits.head_bytes} bytes of headers. Received: more")
             return
-        super().data_received(data)
+        super().data_received(data if self._in_body else _without_upgrade(data))
         self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
 
     def on_message_begin(self) -> None:
@@ -48,9 +51,13 @@ class Connection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._in_body = False, True
         self._stop_waiting()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
 
     def _wait_for_head(self) -> None:
         if self._timer is None:
@@ -64,3 +71,9 @@ class Connection(HttpToolsProtocol):
     def _close(self) -> None:
         self._timer = None
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Remove the wish for another protocol, as Java's client has it: the parser would drop the body of its request."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"", head) + end + body
