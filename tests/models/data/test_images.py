@@ -1,6 +1,5 @@
 import io
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -365,13 +364,12 @@ def test_f07_frames_of_a_gif_count():
 
 
 @pytest.mark.parametrize("part", [b"\xff\xe0\x00\x02", b"\xff\xfe\x00\x02", b"\xff"], ids=["app", "comment", "fill"])
-def test_a_jpeg_of_many_segments_is_refused_before_they_are_read(part):
+def test_a_jpeg_of_many_segments_is_refused_before_they_are_read(part, monkeypatch):
     data = encode(np.zeros((8, 8, 3), np.uint8), "JPEG")
-    for count, fault in ((900, None), (100_000, "E_IMAGE_TOO_LARGE")):
-        long = data[:2] + part * count + b"\xff\xe1\x00\x08Exif\0\0" + data[2:]
-        started = time.process_time()
-        assert getattr(check_image(long), "code", None) == fault
-        assert time.process_time() - started < 2  # seconds; without the limit 15
+    some, many = (data[:2] + part * count + b"\xff\xe1\x00\x08Exif\0\0" + data[2:] for count in (900, 100_000))
+    assert check_image(some) is None
+    monkeypatch.setattr(Image, "open", None)
+    assert check_image(many).code == "E_IMAGE_TOO_LARGE"
 
 
 def test_a_gif_of_many_extensions_is_refused_before_they_are_read():

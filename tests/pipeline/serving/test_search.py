@@ -3,11 +3,11 @@
 import base64
 import io
 import json
-from time import process_time
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 from releases import COLORS, draw_images, encode
 
 from anchorage_pipeline.serving.http.schemas import QueriesBody, QueryBody
@@ -260,10 +260,11 @@ def test_json_of_too_many_parts_is_not_decoded(shared, monkeypatch, body):
     ids=["queries", "values", "attributes", "vectors"],
 )
 def test_hundreds_of_thousands_of_faults_are_not_listed(shared, body):
-    started = process_time()
     answer = shared.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (422, "E_REQUEST_FIELDS")
-    assert process_time() - started < 0.5  # seconds, of the service and its client; 300,000 faults take more than 2
+    with pytest.raises(ValidationError) as error:
+        (QueriesBody if b"queries" in body else QueryBody).model_validate_json(body)
+    assert error.value.error_count() < 100
 
 
 def test_a_body_of_another_kind_or_size(shared):
