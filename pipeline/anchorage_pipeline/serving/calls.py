@@ -18,11 +18,10 @@ class Transport(Protocol):
     """One call of the signature `serving_default` of one version.
 
     Attributes:
-        losses: connections that ended so far, also between calls: the next one may lead to another server.
+        losses: connections that were seen to end, also between calls: the next one may lead to another server.
     """
 
-    @property
-    def losses(self) -> int: ...
+    losses: int
 
     def __call__(self, name: str, records: Sequence[bytes] | np.ndarray, seconds: float) -> Mapping[str, np.ndarray]:
         """Return the outputs for an input of this name.

@@ -1,9 +1,9 @@
 """Embedders that call a model server: TensorFlow Serving by gRPC, or one of the open inference protocol by HTTP.
 
 The server serves the folder of releases, so that its versions are those of the releases, and each call names the
-version. Before the first call, each time that a connection was lost or a call failed, and once a minute, its embeddings
-of the release's warm-up records are compared with those that the exporter noted: a server with another model is
-refused, so that vectors of two models do not meet in one index.
+version. Before the first call, each time that a connection was lost or a call failed, and every ten seconds, its
+embeddings of the release's warm-up records are compared with those that the exporter noted: a server with another model
+is refused, so that vectors of two models do not meet in one index.
 """
 
 import random
@@ -50,7 +50,7 @@ class ServerSettings:
     pause_seconds: float = 0.1
     failures: int = 2
     refuse_seconds: float = 2.0
-    verify_seconds: float = 60.0
+    verify_seconds: float = 10.0
 
 
 def connect_server(address: str, release: Release, settings: ServerSettings | None = None) -> Embedder:

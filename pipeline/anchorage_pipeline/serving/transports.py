@@ -7,7 +7,6 @@ import socket
 import struct
 import threading
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,20 +22,11 @@ _ANSWER_BYTES = 64 * 2**20
 _TYPES = {"FP32": np.float32, "BOOL": np.bool_}
 
 
-class _Losses:
-    """Counts how often a channel leaves the state READY; does not refer to the channel, which can be freed."""
-
-    def __init__(self) -> None:
-        self.count, self._ready = 0, False
-
-    def __call__(self, state: grpc.ChannelConnectivity) -> None:
-        ready = state == grpc.ChannelConnectivity.READY
-        self.count += self._ready and not ready
-        self._ready = ready
-
-
 class TensorFlowServing:
     """Calls `Predict` of TensorFlow Serving.
+
+    gRPC connects again by itself, and tells of it only through a subscription whose thread can block the end of a
+    process: `losses` stays 0.
 
     Args:
         host: `HOST:PORT` of its gRPC API.
@@ -53,17 +43,10 @@ class TensorFlowServing:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 300),  # within the tries of a call
         ]
+        self.losses = 0
         self._channel = grpc.insecure_channel(host, options)
         self._stub = PredictionServiceStub(self._channel)
-        self._losses = _Losses()
-        self._channel.subscribe(self._losses)
-        weakref.finalize(self, self._channel.close)  # also at the end of the process, which a subscription else blocks
         self._host, self._name, self._version = host, name, version
-
-    @property
-    def losses(self) -> int:
-        """See `Transport`."""
-        return self._losses.count
 
     def __call__(self, name: str, records: Sequence[bytes] | np.ndarray, seconds: float) -> Mapping[str, np.ndarray]:
         """See `Transport`."""

@@ -281,7 +281,7 @@ def test_killed_stopped_and_exchanged_servers(releases, swapped, release, local,
 def test_a_server_that_is_exchanged_while_nothing_is_called(releases, swapped, release, local):
     port = free_port()
     with server(releases, port):
-        embedder = connect_server(f"tensorflow:127.0.0.1:{port}", release)
+        embedder = connect_server(f"tensorflow:127.0.0.1:{port}", release, ServerSettings(verify_seconds=0))
         np.testing.assert_allclose(embedder.embed(IMAGES), local.embed(IMAGES), atol=1e-5)
     with server(swapped, port), pytest.raises(ResourceError, match="differ from those of the release"):
         embedder.embed(IMAGES)

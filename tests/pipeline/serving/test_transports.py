@@ -67,18 +67,6 @@ def answers(transport):
         return None
 
 
-def test_a_grpc_connection_that_is_lost_between_calls_is_counted():
-    with predicting() as (port, _):
-        transport = TensorFlowServing(f"127.0.0.1:{port}", "anchorage", 1)
-        np.testing.assert_array_equal(transport("vectors", VECTORS, 10)["embeddings"], EMBEDDINGS)
-        transport("vectors", VECTORS, 10)
-        assert transport.losses == 0
-    until(lambda: transport.losses == 1)
-    with predicting(port):
-        until(lambda: answers(transport))
-        assert transport.losses == 1
-
-
 def test_all_addresses_share_the_calls_and_one_that_ends_leaves_the_other():
     with predicting() as (other, second):
         with predicting() as (port, first):
