@@ -1,5 +1,7 @@
 """Services of tiny releases, called in this process."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from starlette.testclient import TestClient
@@ -10,6 +12,12 @@ from anchorage_pipeline.serving.settings import ServeSettings
 
 KEY = "a key of the tests"
 WITH_KEY = {"Authorization": f"Bearer {KEY}"}
+
+
+def run_async(coroutine):
+    """Run a coroutine in a thread of its own: browser tests before may have left a running loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 @contextmanager

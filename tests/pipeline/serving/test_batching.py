@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from services import running
+from services import run_async, running
 
 from anchorage.data.store import RecordSpec
 from anchorage.errors import DataError
@@ -37,7 +37,7 @@ def test_the_others_of_a_batch_are_answered():
             found = await asyncio.gather(*map(batcher.submit, ["a", "bad", "b", "c"]), return_exceptions=True)
             return [each.code if isinstance(each, DataError) else each for each in found]
 
-    assert asyncio.run(scenario()) == ["A", "E_RECORD_REFUSED", "B", "C"]
+    assert run_async(scenario()) == ["A", "E_RECORD_REFUSED", "B", "C"]
     assert sizes == [3, 1, 1, 1, 1]
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from services import WITH_KEY, running
+from services import WITH_KEY, run_async, running
 
 from anchorage.errors import ResourceError
 from anchorage_pipeline.serving.batching import Admission, Batcher, OverloadedError
@@ -305,4 +305,4 @@ def test_a_fault_of_the_model_reaches_each_caller_and_the_next_batch_runs():
             found = await asyncio.gather(*map(batcher.submit, ["bad", "a", "b"]), return_exceptions=True)
             return [type(each).__name__ if isinstance(each, Exception) else each for each in found]
 
-    assert asyncio.run(scenario()) == ["ValueError", "ValueError", "B"]
+    assert run_async(scenario()) == ["ValueError", "ValueError", "B"]
