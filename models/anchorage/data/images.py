@@ -340,7 +340,7 @@ def _check_parts(data: bytes, kind: str) -> ImageFault | None:
     parts, place = 0, 2
     if kind == "JPEG":  # segments and fill bytes before the first scan
         while (code := data[place : place + 2])[:1] == b"\xff" and code != _SCAN and parts <= _MAX_PARTS[kind]:
-            place += 1 if code == b"\xff\xff" else 2 + int.from_bytes(data[place + 2 : place + 4])
+            place += 1 if code == b"\xff\xff" else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
             parts += 1
     elif kind == "GIF":  # extensions and frames, each after the end of another; chance adds a few hundred
         parts = data.count(b"\0!") + data.count(b"\0,")

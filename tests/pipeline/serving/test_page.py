@@ -105,7 +105,7 @@ def test_problems_are_shown_as_sentences(visit):
     page = visit.page
     visit.drop(b"no image at all")
     problem = page.locator("#problem .problem")
-    expect(problem).to_contain_text("Unprocessable")
+    expect(problem).to_contain_text("This image cannot be used")
     expect(problem).to_contain_text("Expected")
     assert visit.refused
     visit.drop(b"text", "a.txt", "text/plain")

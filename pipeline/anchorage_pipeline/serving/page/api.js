@@ -6,6 +6,7 @@ const KEY = "anchorage-key";
 export class Problem extends Error {
   constructor({ title, detail = "", status = 0, code = "", faults = [] }, retryAfter = "") {
     super(detail || title);
+    if (code.startsWith("E_IMAGE_")) title = "This image cannot be used";
     const hint = HINTS[code] ?? (retryAfter ? `Try again in ${retryAfter} s.` : "");
     Object.assign(this, { title, detail, status, code, hint, faults: faults ?? [] });
   }
