@@ -3,32 +3,14 @@
 import base64
 import io
 import shutil
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from pages import Site, Visit, expect, in_browser
 from PIL import Image
 from releases import encode
-from services import KEY
 
 pytestmark = in_browser
-
-
-@pytest.fixture(scope="module")
-def site(published, tmp_path_factory):
-    releases = shutil.copytree(published, tmp_path_factory.mktemp("page") / "releases")
-    with Site(releases, api_key=KEY) as site:
-        yield site
-
-
-@pytest.fixture
-def visit(browser, site):
-    visit = Visit(browser, site.url, viewport={"width": 1280, "height": 900})
-    yield visit
-    visit.context.close()
-    assert visit.errors == []
-    assert visit.hosts == {urlsplit(site.url).netloc}
 
 
 def nearest(images, query):

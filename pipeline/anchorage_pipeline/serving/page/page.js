@@ -194,6 +194,10 @@ function start() {
     seed += 1;
     show();
   });
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // a fragment would be a step of the history without the search
+    $("results").focus();
+  });
   document.querySelector(".brand").addEventListener("click", (event) => {
     event.preventDefault();
     go([]);
