@@ -5,6 +5,8 @@ import { $, confirmed, make, picture } from "./dom.js";
 import { problemBox } from "./results.js";
 import { numbers } from "./state.js";
 
+const NEEDED = "Changes of items and releases need the key of this service.";
+
 /** Do something that needs the key; ask for the key when the service misses it. */
 export async function withKey(action) {
   for (;;) {
@@ -12,21 +14,22 @@ export async function withKey(action) {
       return await action();
     } catch (problem) {
       if (problem.code !== "E_KEY_WRONG") throw problem;
-      const reason = api.key.get() ? "The service does not accept this key." : "Changes of items and releases need the key of this service.";
-      if (!(await askKey(`${reason} It stays in this tab until you close it.`))) throw problem;
+      const reason = api.key.get() ? "The service does not accept this key." : NEEDED;
+      setKey("");
+      if (!(await askKey(reason))) throw problem;
     }
   }
 }
 
 /** Ask for the key; resolves to whether one was entered. */
-function askKey(reason) {
+function askKey(reason = NEEDED) {
   const dialog = $("key-dialog");
-  if (reason) $("key-reason").textContent = reason;
+  $("key-reason").textContent = `${reason} It stays in this tab until you close it.`;
   $("key").value = api.key.get();
   $("key-forget").hidden = !api.key.get();
   dialog.returnValue = "";
   dialog.showModal();
-  $("key").focus();
+  $("key").select();
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "set"), { once: true }));
 }
 
@@ -38,14 +41,12 @@ export function listen(changed) {
   for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
   $("key-open").addEventListener("click", () => askKey());
   $("key-forget").addEventListener("click", () => {
-    api.key.set("");
-    showKey();
+    setKey("");
     $("key-dialog").close();
   });
   $("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    api.key.set($("key").value.trim());
-    showKey();
+    setKey($("key").value.trim());
     $("key-dialog").close(api.key.get() ? "set" : "");
     $("key").value = "";
   });
@@ -61,6 +62,11 @@ export function listen(changed) {
     attempt(() => save(changed));
   });
   $("item-delete").addEventListener("click", () => attempt(() => remove(changed)));
+  showKey();
+}
+
+function setKey(value) {
+  api.key.set(value);
   showKey();
 }
 
