@@ -37,3 +37,27 @@ def test_a_refused_key_is_typed_anew(visit, images):
     expect(reason).to_contain_text("need the key of this service")
     page.keyboard.type("typed over it")
     expect(page.get_by_label("Key", exact=True)).to_have_value("typed over it")
+
+
+def test_the_focus_returns_when_nothing_was_done(visit):
+    page = visit.page
+    back = page.get_by_role("button", name="Roll back to release 1")
+    back.press("Enter")
+    page.get_by_role("dialog").get_by_role("button", name="Roll back").press("Enter")
+    expect(page.get_by_role("dialog", name="API key")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#problem")).to_contain_text("Unauthorized")
+    expect(back).to_be_focused()
+
+    page.locator(".edit").first.press("Enter")
+    delete = page.locator("#item-delete")
+    delete.press("Enter")
+    expect(page.get_by_role("dialog", name="Delete the item?").get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(delete).to_be_focused()
+    save = page.get_by_role("button", name="Save")
+    save.press("Enter")
+    expect(page.get_by_role("dialog", name="API key")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#item-problem")).to_contain_text("Unauthorized")
+    expect(save).to_be_focused()

@@ -64,7 +64,6 @@ export const releases = () => call("/v1/releases");
 const version = (address, value) => call(address, { method: "POST", json: { version: value }, secret: true });
 export const switchTo = (value) => version("/v1/releases/current", value);
 export const load = (value) => version("/v1/releases/compared", value);
-export const forget = () => call("/v1/releases/compared", { method: "DELETE", secret: true });
 
 /** Add or change an item; what is undefined stays as it is. */
 export function put(id, { image, vector, label, attributes }) {

@@ -1,7 +1,7 @@
 // Dialogs that change the gallery: the key, and an item to add, change or delete.
 
 import * as api from "./api.js";
-import { $, confirmed, make, picture } from "./dom.js";
+import { $, confirmed, disabled, picture } from "./dom.js";
 import { problemBox } from "./results.js";
 import { numbers } from "./state.js";
 
@@ -76,15 +76,11 @@ function showKey() {
 
 async function attempt(action) {
   const box = $("item-problem");
-  const buttons = [$("item-save"), $("item-delete")];
   box.replaceChildren();
-  buttons.forEach((button) => (button.disabled = true));
   try {
-    await action();
+    await disabled([$("item-save"), $("item-delete")], action);
   } catch (problem) {
     box.replaceChildren(problemBox(problem));
-  } finally {
-    buttons.forEach((button) => (button.disabled = false));
   }
 }
 

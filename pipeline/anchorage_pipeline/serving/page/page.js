@@ -1,7 +1,7 @@
 // The page: asks the service for what the state says, and shows the answers.
 
 import * as api from "./api.js";
-import { $, confirmed, make, say } from "./dom.js";
+import { $, confirmed, disabled, make, say } from "./dom.js";
 import * as filters from "./filters.js";
 import * as items from "./items.js";
 import * as query from "./query.js";
@@ -162,12 +162,12 @@ async function switchTo(version, verb) {
 
 async function busy(selector, text, action) {
   const button = document.querySelector(selector);
-  const before = button?.textContent;
-  if (button) Object.assign(button, { disabled: true, textContent: text });
+  const before = button.textContent;
+  button.textContent = text;
   try {
-    return await action();
+    return await disabled([button], action);
   } finally {
-    if (button) Object.assign(button, { disabled: false, textContent: before });
+    button.textContent = before;
   }
 }
 
