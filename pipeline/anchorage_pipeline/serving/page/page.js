@@ -21,21 +21,24 @@ const actions = {
   edit: (id) => guarded(async () => items.openItem(release, await api.item(id))),
 };
 
-/** Search with another trail. */
+/** Search with another trail, once there is a release. */
 function go(trail) {
+  if (!release) return;
   state.trail = trail;
   push();
   show({ focus: true });
 }
 
-/** Do something, and show its problem if it has one. */
-async function guarded(action) {
+/** Do something, and show its problem if it has one; a passing one with a button that does it `again`. */
+async function guarded(action, again = null) {
   try {
     $("problem").replaceChildren();
     return await action();
   } catch (problem) {
     if (problem.name === "AbortError") return undefined;
-    $("problem").replaceChildren(problemBox(problem instanceof api.Problem ? problem : new api.Problem({ title: "The page failed", detail: String(problem) })));
+    const box = problemBox(problem instanceof api.Problem ? problem : new api.Problem({ title: "The page failed", detail: String(problem) }));
+    if (again && problem.passing) box.append(make("button", { type: "button", onclick: again }, "Try again"));
+    $("problem").replaceChildren(box);
     return undefined;
   }
 }
@@ -55,8 +58,9 @@ async function show({ focus = false, said = "" } = {}) {
   if (focus) $("results-title").focus();
   showWaiting();
   $("results").setAttribute("aria-busy", "true");
-  const message = await guarded(async () => (step ? answer(step, signal) : examples()));
+  const message = await guarded(async () => (step ? answer(step, signal) : examples()), () => show({ focus: true }));
   if (signal.aborted) return;
+  if (message === undefined) $("answers").replaceChildren(); // nothing of an earlier answer stays
   if (said || message) say(said || message); // what was done is said even if the search fails
   $("results").removeAttribute("aria-busy");
 }
@@ -75,19 +79,13 @@ async function examples() {
 
 async function answer(step, signal) {
   const asked = queryOf(step);
-  if (!asked) {
-    $("answers").replaceChildren();
-    throw new api.Problem({ title: "The image of this search is gone", detail: "The page has been loaded anew since. Choose the image again." });
-  }
+  if (!asked) throw new api.Problem({ title: "The image of this search is gone", detail: "The page has been loaded anew since. Choose the image again." });
   const settings = { k: state.k, filter: filterBody(), signal };
   const versions = [null, state.compared].slice(0, state.compared && state.compared !== release.version ? 2 : 1);
   const searches = versions.map((version) => api.search(asked, { ...settings, release: version }));
   const item = step.kind === "id" ? api.item(step.id).catch(() => null) : null; // the search reports the error
   const [first, second] = await Promise.allSettled(searches);
-  if (first.status === "rejected" && versions.length === 1) {
-    if (first.reason.name !== "AbortError") $("answers").replaceChildren();
-    throw first.reason;
-  }
+  if (first.status === "rejected" && versions.length === 1) throw first.reason;
   if (signal.aborted) return "";
   if (first.value && first.value.release.version !== release.version) await refresh(); // switched by someone else
   const column = (settled, version) => ({ version, current: version === release.version, answer: settled.value, problem: settled.reason });
@@ -211,13 +209,15 @@ function start() {
   });
   restore();
   showWaiting();
-  guarded(async () => {
-    await ready();
-    $("problem").replaceChildren();
-    if (!releases.some(({ version, loaded, current }) => version === state.compared && loaded && !current)) state.compared = null;
-    replace();
-    await show();
-  });
+  const begin = () =>
+    guarded(async () => {
+      await ready();
+      $("problem").replaceChildren();
+      if (!releases.some(({ version, loaded, current }) => version === state.compared && loaded && !current)) state.compared = null;
+      replace();
+      await show();
+    }, begin);
+  begin();
 }
 
 start();
