@@ -83,6 +83,25 @@ def test_an_image_can_be_pasted_or_chosen(visit, images):
     assert page.get_attribute("#camera", "capture") == "environment"
 
 
+def test_a_filter_waits_for_a_search_and_keeps_the_focus(visit, images):
+    page = visit.page
+    note = page.get_by_text("The filter applies to searches, not to examples.", exact=True)
+    red = page.get_by_role("checkbox", name="red")
+    red.press("Space")
+    expect(note).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("The filter applies to searches")
+    expect(red).to_be_focused()
+    visit.drop(images[0])
+    expect(page.locator(".hit .score")).to_have_count(5)  # six are red, the image among them
+    expect(note).to_have_count(0)
+    red.press("Space")
+    expect(page.locator(".hit .score")).to_have_count(11)
+    expect(red).to_be_focused()
+    page.go_back()
+    expect(red).to_be_checked()
+    expect(note).to_be_visible()
+
+
 def test_problems_are_shown_as_sentences(visit):
     page = visit.page
     visit.drop(b"no image at all")

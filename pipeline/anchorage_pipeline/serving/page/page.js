@@ -54,7 +54,6 @@ async function show({ focus = false, said = "" } = {}) {
   $("others").hidden = Boolean(step) || !release || release.rows <= EXAMPLES;
   query.showQuery(step, null, panelActions);
   showTrail(go);
-  filters.show();
   if (focus) $("results-title").focus();
   showWaiting();
   $("results").setAttribute("aria-busy", "true");
@@ -73,8 +72,9 @@ const panelActions = {
 async function examples() {
   const found = await api.items(EXAMPLES, seed);
   if (current()) return "";
-  showExamples(found.items, release.pictures, actions);
-  return `${found.items.length} examples.`;
+  const note = filterBody() ? "The filter applies to searches, not to examples." : "";
+  showExamples(found.items, note, { pictures: release.pictures, actions });
+  return `${found.items.length} examples. ${note}`;
 }
 
 async function answer(step, signal) {
@@ -184,7 +184,7 @@ function start() {
   });
   filters.listen(() => {
     replace();
-    if (current()) show();
+    show();
   });
   items.listen(changed);
   $("add-open").addEventListener("click", () => release && items.openNew(release));
@@ -204,6 +204,7 @@ function start() {
     restore();
     if (release) {
       showReleases();
+      filters.show();
       show({ focus: true });
     }
   });
