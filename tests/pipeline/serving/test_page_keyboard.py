@@ -61,3 +61,27 @@ def test_the_focus_returns_when_nothing_was_done(visit):
     page.keyboard.press("Escape")
     expect(page.locator("#item-problem")).to_contain_text("Unauthorized")
     expect(save).to_be_focused()
+
+
+def test_buttons_say_which_release_they_are_for(visit):
+    page = visit.page
+    releases = [
+        {
+            "version": version,
+            "current": version == 2,
+            "loaded": True,
+            "created": "2026-01-01",
+            "metrics": {},
+            "fault": "",
+        }
+        for version in (1, 2, 3)
+    ]
+    page.route("**/v1/releases", lambda route: route.fulfill(json={"releases": releases}))
+    page.reload()
+    visit.settle()
+    for version in (3, 1):
+        page.get_by_role("button", name=f"Compare with release {version}").press("Enter")
+        stop = page.get_by_role("button", name=f"Stop comparing with release {version}")
+        expect(stop).to_be_focused()
+        stop.press("Enter")
+        expect(page.get_by_role("button", name=f"Compare with release {version}")).to_be_focused()

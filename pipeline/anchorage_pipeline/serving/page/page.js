@@ -133,10 +133,11 @@ async function compare(version) {
       await busy(`[data-compare="${version}"]`, "Loading…", () => items.withKey(() => api.load(version)));
       ({ releases } = await api.releases());
     }
+    const button = `[data-compare="${version ?? state.compared}"]`;
     state.compared = version;
     push();
     showReleases();
-    document.querySelector(version ? `[data-compare="${version}"]` : "[data-compare]")?.focus();
+    document.querySelector(button)?.focus();
     if (version && !current()) {
       const message = `Release ${version} is loaded. Search for something to see both answers.`;
       $("problem").replaceChildren(make("p", { class: "notice" }, message));
