@@ -9,6 +9,7 @@ import pytest
 from pages import Site, Visit, expect, in_browser
 from PIL import Image
 from releases import encode
+from services import KEY
 
 pytestmark = in_browser
 
@@ -176,6 +177,34 @@ def test_add_relabel_and_delete_with_the_key(visit):
     expect(page.get_by_role("status")).to_have_text("mine/1 & 2.png is deleted.")
     expect(page.locator(".hit .score")).to_have_count(12)
     assert "mine/1 & 2.png" not in visit.ids()
+
+
+def test_a_new_label_leaves_attributes_as_they_are(browser, published, tmp_path):
+    releases = shutil.copytree(published, tmp_path / "releases")
+    attributes = {"made: where": "here: there", "note": "two\nlines"}
+    with Site(releases, api_key=KEY) as site:
+        visit = Visit(browser, site.url)
+        page, item = visit.page, f"{site.url}/v1/items/odd"
+        asked = {
+            "headers": {"Authorization": f"Bearer {KEY}"},
+            "data": {"vector": [1.0] * 48, "attributes": attributes},
+        }
+        assert page.request.put(item, **asked).ok
+        page.goto(f"{site.url}/?id=odd")
+        page.get_by_role("button", name="Edit or delete").click()
+        dialog = page.get_by_role("dialog", name="Change an item")
+        dialog.get_by_label("Label").fill("ours")
+        dialog.get_by_role("button", name="Save").click()
+        visit.enter_key()
+        expect(page.locator(".query-title")).to_have_text("ours")
+        assert page.request.get(item).json()["attributes"] == attributes
+
+        page.get_by_role("button", name="Edit or delete").click()
+        dialog.get_by_label("Attributes").fill("size: small")
+        dialog.get_by_role("button", name="Save").click()
+        expect(page.get_by_role("status")).to_have_text("odd is changed.")
+        assert page.request.get(item).json()["attributes"] == {"size": "small"}
+        visit.context.close()
 
 
 def test_a_service_without_a_key_says_so(browser, published, tmp_path):

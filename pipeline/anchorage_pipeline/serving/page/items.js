@@ -107,11 +107,11 @@ function open(title, verb, release, item, url) {
   $("item-delete").hidden = shown.id === undefined;
   $("item-file-line").hidden = !images;
   $("item-vector-line").hidden = images;
-  $("item-file").value = $("item-vector").value = "";
+  $("item-form").reset();
   $("item-id").value = item.id;
   $("item-id").readOnly = shown.id !== undefined;
   $("item-label").value = item.label;
-  $("item-attributes").value = Object.entries(item.attributes).filter(([, value]) => value).map(([name, value]) => `${name}: ${value}`).join("\n");
+  $("item-attributes").defaultValue = Object.entries(item.attributes).filter(([, value]) => value).map(([name, value]) => `${name}: ${value}`).join("\n");
   $("item-problem").replaceChildren();
   showPicture(url);
   dialog().showModal();
@@ -136,7 +136,9 @@ async function save(changed) {
   if (vector && !vector.length) throw new api.Problem({ title: "This is no vector", detail: "Enter numbers, separated by commas." });
   if (isNew && !shown.image && !vector)
     throw new api.Problem({ title: images ? "An image is missing" : "A vector is missing", detail: "A new item needs one, from which it is found." });
-  const item = { image: shown.image, vector, label: $("item-label").value.trim(), attributes: readAttributes() };
+  const same = !isNew && $("item-attributes").value === $("item-attributes").defaultValue;
+  const attributes = same ? undefined : readAttributes(); // names and values may have a colon or a line break
+  const item = { image: shown.image, vector, label: $("item-label").value.trim(), attributes };
   if (isNew && (await api.exists(id)) && !(await confirmed("Replace the item?", `There is an item ${id} already.`, "Replace"))) return;
   await withKey(() => api.put(id, item));
   dialog().close();
