@@ -245,5 +245,8 @@ def image_file(engine: Engine, id: str) -> Path | None:
     if not root or id not in engine.published_rows:
         return None
     folder = Path(root).resolve()
-    path = (folder / engine.picture_paths.get(id, id)).resolve()
-    return path if path.is_relative_to(folder) and path.is_file() else None
+    try:
+        path = (folder / engine.picture_paths.get(id, id)).resolve()
+        return path if path.is_relative_to(folder) and path.is_file() else None
+    except (OSError, ValueError):  # texts that name no file: one is too long, another has a NUL in it
+        return None

@@ -30,3 +30,10 @@ def test_a_vector_has_the_picture_of_its_path(engine, tmp_path):
 def test_vectors_without_files_have_no_pictures(engine, tmp_path):
     (tmp_path / "data/shop/1.png").unlink()
     assert not engine.has_files
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a\0b", "y/" * 3000])
+def test_a_text_that_names_no_file_has_no_picture(engine, path):
+    engine.gallery["attribute/path"][:] = path
+    assert image_file(engine, "a") is None
+    assert not engine.has_files

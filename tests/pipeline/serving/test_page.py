@@ -3,7 +3,6 @@
 import base64
 import io
 import shutil
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -13,22 +12,6 @@ from releases import encode
 from services import KEY
 
 pytestmark = in_browser
-
-
-@pytest.fixture(scope="module")
-def site(published, tmp_path_factory):
-    releases = shutil.copytree(published, tmp_path_factory.mktemp("page") / "releases")
-    with Site(releases, api_key=KEY) as site:
-        yield site
-
-
-@pytest.fixture
-def visit(browser, site):
-    visit = Visit(browser, site.url, viewport={"width": 1280, "height": 900})
-    yield visit
-    visit.context.close()
-    assert visit.errors == []
-    assert visit.hosts == {urlsplit(site.url).netloc}
 
 
 def nearest(images, query):
@@ -99,6 +82,25 @@ def test_an_image_can_be_pasted_or_chosen(visit, images):
     visit.settle()
     assert visit.ids() == nearest(images, 3)
     assert page.get_attribute("#camera", "capture") == "environment"
+
+
+def test_a_filter_waits_for_a_search_and_keeps_the_focus(visit, images):
+    page = visit.page
+    note = page.get_by_text("The filter applies to searches, not to examples.", exact=True)
+    red = page.get_by_role("checkbox", name="red")
+    red.press("Space")
+    expect(note).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("The filter applies to searches")
+    expect(red).to_be_focused()
+    visit.drop(images[0])
+    expect(page.locator(".hit .score")).to_have_count(5)  # six are red, the image among them
+    expect(note).to_have_count(0)
+    red.press("Space")
+    expect(page.locator(".hit .score")).to_have_count(11)
+    expect(red).to_be_focused()
+    page.go_back()
+    expect(red).to_be_checked()
+    expect(note).to_be_visible()
 
 
 def test_problems_are_shown_as_sentences(visit):
@@ -175,6 +177,34 @@ def test_add_relabel_and_delete_with_the_key(visit):
     expect(page.get_by_role("status")).to_have_text("mine/1 & 2.png is deleted.")
     expect(page.locator(".hit .score")).to_have_count(12)
     assert "mine/1 & 2.png" not in visit.ids()
+
+
+def test_a_new_label_leaves_attributes_as_they_are(browser, published, tmp_path):
+    releases = shutil.copytree(published, tmp_path / "releases")
+    attributes = {"made: where": "here: there", "note": "two\nlines"}
+    with Site(releases, api_key=KEY) as site:
+        visit = Visit(browser, site.url)
+        page, item = visit.page, f"{site.url}/v1/items/odd"
+        asked = {
+            "headers": {"Authorization": f"Bearer {KEY}"},
+            "data": {"vector": [1.0] * 48, "attributes": attributes},
+        }
+        assert page.request.put(item, **asked).ok
+        page.goto(f"{site.url}/?id=odd")
+        page.get_by_role("button", name="Edit or delete").click()
+        dialog = page.get_by_role("dialog", name="Change an item")
+        dialog.get_by_label("Label").fill("ours")
+        dialog.get_by_role("button", name="Save").click()
+        visit.enter_key()
+        expect(page.locator(".query-title")).to_have_text("ours")
+        assert page.request.get(item).json()["attributes"] == attributes
+
+        page.get_by_role("button", name="Edit or delete").click()
+        dialog.get_by_label("Attributes").fill("size: small")
+        dialog.get_by_role("button", name="Save").click()
+        expect(page.get_by_role("status")).to_have_text("odd is changed.")
+        assert page.request.get(item).json()["attributes"] == {"size": "small"}
+        visit.context.close()
 
 
 def test_a_service_without_a_key_says_so(browser, published, tmp_path):

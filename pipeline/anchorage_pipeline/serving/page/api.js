@@ -4,11 +4,11 @@ const KEY = "anchorage-key";
 
 /** A problem document of the service, or a failure to reach it. */
 export class Problem extends Error {
-  constructor({ title, detail = "", status = 0, code = "", faults = [] }, retryAfter = "") {
+  constructor({ title, detail = "", status = 0, code = "", faults = [], passing = status === 429 || status > 500 }, retryAfter = "") {
     super(detail || title);
     if (code.startsWith("E_IMAGE_")) title = "This image cannot be used";
     const hint = HINTS[code] ?? (retryAfter ? `Try again in ${retryAfter} s.` : "");
-    Object.assign(this, { title, detail, status, code, hint, faults: faults ?? [] });
+    Object.assign(this, { title, detail, status, code, hint, passing, faults: faults ?? [] });
   }
 }
 
@@ -34,7 +34,7 @@ async function call(path, { method = "GET", body, json, type, secret = false, si
     if (error.name === "AbortError") throw error;
     if (error instanceof TypeError && headers.Authorization && /[^\x20-\x7e]/.test(headers.Authorization))
       throw new Problem({ title: "Unauthorized", detail: "The key has characters that no key can have.", status: 401, code: "E_KEY_WRONG" });
-    throw new Problem({ title: "The service cannot be reached", detail: "Check that it runs, and the connection to it." });
+    throw new Problem({ title: "The service cannot be reached", detail: "Check that it runs, and the connection to it.", passing: true });
   }
   const content = await response.json().catch(() => null);
   if (response.ok && content !== null) return content;
@@ -64,7 +64,6 @@ export const releases = () => call("/v1/releases");
 const version = (address, value) => call(address, { method: "POST", json: { version: value }, secret: true });
 export const switchTo = (value) => version("/v1/releases/current", value);
 export const load = (value) => version("/v1/releases/compared", value);
-export const forget = () => call("/v1/releases/compared", { method: "DELETE", secret: true });
 
 /** Add or change an item; what is undefined stays as it is. */
 export function put(id, { image, vector, label, attributes }) {

@@ -41,6 +41,19 @@ export function say(text) {
   $("status").textContent = text;
 }
 
+/** Do something while buttons are disabled, which takes the focus from them; it comes back afterwards. */
+export async function disabled(buttons, action) {
+  const before = document.activeElement;
+  buttons.forEach((button) => (button.disabled = true));
+  try {
+    return await action();
+  } finally {
+    buttons.forEach((button) => (button.disabled = false));
+    const now = document.activeElement; // the body, or still a field of the dialog that was closed last
+    if (now === document.body || !now.checkVisibility()) before.focus();
+  }
+}
+
 /** Ask a question; resolves to whether the answer is yes. */
 export function confirmed(title, text, yes) {
   $("confirm-title").textContent = title;

@@ -1,9 +1,11 @@
 // Dialogs that change the gallery: the key, and an item to add, change or delete.
 
 import * as api from "./api.js";
-import { $, confirmed, make, picture } from "./dom.js";
+import { $, confirmed, disabled, picture } from "./dom.js";
 import { problemBox } from "./results.js";
 import { numbers } from "./state.js";
+
+const NEEDED = "Changes of items and releases need the key of this service.";
 
 /** Do something that needs the key; ask for the key when the service misses it. */
 export async function withKey(action) {
@@ -12,21 +14,22 @@ export async function withKey(action) {
       return await action();
     } catch (problem) {
       if (problem.code !== "E_KEY_WRONG") throw problem;
-      const reason = api.key.get() ? "The service does not accept this key." : "Changes of items and releases need the key of this service.";
-      if (!(await askKey(`${reason} It stays in this tab until you close it.`))) throw problem;
+      const reason = api.key.get() ? "The service does not accept this key." : NEEDED;
+      setKey("");
+      if (!(await askKey(reason))) throw problem;
     }
   }
 }
 
 /** Ask for the key; resolves to whether one was entered. */
-function askKey(reason) {
+function askKey(reason = NEEDED) {
   const dialog = $("key-dialog");
-  if (reason) $("key-reason").textContent = reason;
+  $("key-reason").textContent = `${reason} It stays in this tab until you close it.`;
   $("key").value = api.key.get();
   $("key-forget").hidden = !api.key.get();
   dialog.returnValue = "";
   dialog.showModal();
-  $("key").focus();
+  $("key").select();
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "set"), { once: true }));
 }
 
@@ -38,14 +41,12 @@ export function listen(changed) {
   for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
   $("key-open").addEventListener("click", () => askKey());
   $("key-forget").addEventListener("click", () => {
-    api.key.set("");
-    showKey();
+    setKey("");
     $("key-dialog").close();
   });
   $("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    api.key.set($("key").value.trim());
-    showKey();
+    setKey($("key").value.trim());
     $("key-dialog").close(api.key.get() ? "set" : "");
     $("key").value = "";
   });
@@ -64,21 +65,22 @@ export function listen(changed) {
   showKey();
 }
 
+function setKey(value) {
+  api.key.set(value);
+  showKey();
+}
+
 function showKey() {
   $("key-open").textContent = api.key.get() ? "Key is set" : "Key";
 }
 
 async function attempt(action) {
   const box = $("item-problem");
-  const buttons = [$("item-save"), $("item-delete")];
   box.replaceChildren();
-  buttons.forEach((button) => (button.disabled = true));
   try {
-    await action();
+    await disabled([$("item-save"), $("item-delete")], action);
   } catch (problem) {
     box.replaceChildren(problemBox(problem));
-  } finally {
-    buttons.forEach((button) => (button.disabled = false));
   }
 }
 
@@ -105,11 +107,11 @@ function open(title, verb, release, item, url) {
   $("item-delete").hidden = shown.id === undefined;
   $("item-file-line").hidden = !images;
   $("item-vector-line").hidden = images;
-  $("item-file").value = $("item-vector").value = "";
+  $("item-form").reset();
   $("item-id").value = item.id;
   $("item-id").readOnly = shown.id !== undefined;
   $("item-label").value = item.label;
-  $("item-attributes").value = Object.entries(item.attributes).filter(([, value]) => value).map(([name, value]) => `${name}: ${value}`).join("\n");
+  $("item-attributes").defaultValue = Object.entries(item.attributes).filter(([, value]) => value).map(([name, value]) => `${name}: ${value}`).join("\n");
   $("item-problem").replaceChildren();
   showPicture(url);
   dialog().showModal();
@@ -134,7 +136,9 @@ async function save(changed) {
   if (vector && !vector.length) throw new api.Problem({ title: "This is no vector", detail: "Enter numbers, separated by commas." });
   if (isNew && !shown.image && !vector)
     throw new api.Problem({ title: images ? "An image is missing" : "A vector is missing", detail: "A new item needs one, from which it is found." });
-  const item = { image: shown.image, vector, label: $("item-label").value.trim(), attributes: readAttributes() };
+  const same = !isNew && $("item-attributes").value === $("item-attributes").defaultValue;
+  const attributes = same ? undefined : readAttributes(); // names and values may have a colon or a line break
+  const item = { image: shown.image, vector, label: $("item-label").value.trim(), attributes };
   if (isNew && (await api.exists(id)) && !(await confirmed("Replace the item?", `There is an item ${id} already.`, "Replace"))) return;
   await withKey(() => api.put(id, item));
   dialog().close();

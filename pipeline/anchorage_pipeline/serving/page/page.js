@@ -1,7 +1,7 @@
 // The page: asks the service for what the state says, and shows the answers.
 
 import * as api from "./api.js";
-import { $, confirmed, make, say } from "./dom.js";
+import { $, confirmed, disabled, make, say } from "./dom.js";
 import * as filters from "./filters.js";
 import * as items from "./items.js";
 import * as query from "./query.js";
@@ -21,21 +21,24 @@ const actions = {
   edit: (id) => guarded(async () => items.openItem(release, await api.item(id))),
 };
 
-/** Search with another trail. */
+/** Search with another trail, once there is a release. */
 function go(trail) {
+  if (!release) return;
   state.trail = trail;
   push();
   show({ focus: true });
 }
 
-/** Do something, and show its problem if it has one. */
-async function guarded(action) {
+/** Do something, and show its problem if it has one; a passing one with a button that does it `again`. */
+async function guarded(action, again = null) {
   try {
     $("problem").replaceChildren();
     return await action();
   } catch (problem) {
     if (problem.name === "AbortError") return undefined;
-    $("problem").replaceChildren(problemBox(problem instanceof api.Problem ? problem : new api.Problem({ title: "The page failed", detail: String(problem) })));
+    const box = problemBox(problem instanceof api.Problem ? problem : new api.Problem({ title: "The page failed", detail: String(problem) }));
+    if (again && problem.passing) box.append(make("button", { type: "button", onclick: again }, "Try again"));
+    $("problem").replaceChildren(box);
     return undefined;
   }
 }
@@ -51,12 +54,12 @@ async function show({ focus = false, said = "" } = {}) {
   $("others").hidden = Boolean(step) || !release || release.rows <= EXAMPLES;
   query.showQuery(step, null, panelActions);
   showTrail(go);
-  filters.show();
   if (focus) $("results-title").focus();
   showWaiting();
   $("results").setAttribute("aria-busy", "true");
-  const message = await guarded(async () => (step ? answer(step, signal) : examples()));
+  const message = await guarded(async () => (step ? answer(step, signal) : examples()), () => show({ focus: true }));
   if (signal.aborted) return;
+  if (message === undefined) $("answers").replaceChildren(); // nothing of an earlier answer stays
   if (said || message) say(said || message); // what was done is said even if the search fails
   $("results").removeAttribute("aria-busy");
 }
@@ -69,25 +72,20 @@ const panelActions = {
 async function examples() {
   const found = await api.items(EXAMPLES, seed);
   if (current()) return "";
-  showExamples(found.items, release.pictures, actions);
-  return `${found.items.length} examples.`;
+  const note = filterBody() ? "The filter applies to searches, not to examples." : "";
+  showExamples(found.items, note, { pictures: release.pictures, actions });
+  return `${found.items.length} examples. ${note}`;
 }
 
 async function answer(step, signal) {
   const asked = queryOf(step);
-  if (!asked) {
-    $("answers").replaceChildren();
-    throw new api.Problem({ title: "The image of this search is gone", detail: "The page has been loaded anew since. Choose the image again." });
-  }
+  if (!asked) throw new api.Problem({ title: "The image of this search is gone", detail: "The page has been loaded anew since. Choose the image again." });
   const settings = { k: state.k, filter: filterBody(), signal };
   const versions = [null, state.compared].slice(0, state.compared && state.compared !== release.version ? 2 : 1);
   const searches = versions.map((version) => api.search(asked, { ...settings, release: version }));
   const item = step.kind === "id" ? api.item(step.id).catch(() => null) : null; // the search reports the error
   const [first, second] = await Promise.allSettled(searches);
-  if (first.status === "rejected" && versions.length === 1) {
-    if (first.reason.name !== "AbortError") $("answers").replaceChildren();
-    throw first.reason;
-  }
+  if (first.status === "rejected" && versions.length === 1) throw first.reason;
   if (signal.aborted) return "";
   if (first.value && first.value.release.version !== release.version) await refresh(); // switched by someone else
   const column = (settled, version) => ({ version, current: version === release.version, answer: settled.value, problem: settled.reason });
@@ -135,10 +133,11 @@ async function compare(version) {
       await busy(`[data-compare="${version}"]`, "Loading…", () => items.withKey(() => api.load(version)));
       ({ releases } = await api.releases());
     }
+    const button = `[data-compare="${version ?? state.compared}"]`;
     state.compared = version;
     push();
     showReleases();
-    document.querySelector(version ? `[data-compare="${version}"]` : "[data-compare]")?.focus();
+    document.querySelector(button)?.focus();
     if (version && !current()) {
       const message = `Release ${version} is loaded. Search for something to see both answers.`;
       $("problem").replaceChildren(make("p", { class: "notice" }, message));
@@ -162,12 +161,12 @@ async function switchTo(version, verb) {
 
 async function busy(selector, text, action) {
   const button = document.querySelector(selector);
-  const before = button?.textContent;
-  if (button) Object.assign(button, { disabled: true, textContent: text });
+  const before = button.textContent;
+  button.textContent = text;
   try {
-    return await action();
+    return await disabled([button], action);
   } finally {
-    if (button) Object.assign(button, { disabled: false, textContent: before });
+    button.textContent = before;
   }
 }
 
@@ -186,13 +185,17 @@ function start() {
   });
   filters.listen(() => {
     replace();
-    if (current()) show();
+    show();
   });
   items.listen(changed);
   $("add-open").addEventListener("click", () => release && items.openNew(release));
   $("others").addEventListener("click", () => {
     seed += 1;
     show();
+  });
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // a fragment would be a step of the history without the search
+    $("results").focus();
   });
   document.querySelector(".brand").addEventListener("click", (event) => {
     event.preventDefault();
@@ -202,18 +205,21 @@ function start() {
     restore();
     if (release) {
       showReleases();
+      filters.show();
       show({ focus: true });
     }
   });
   restore();
   showWaiting();
-  guarded(async () => {
-    await ready();
-    $("problem").replaceChildren();
-    if (!releases.some(({ version, loaded, current }) => version === state.compared && loaded && !current)) state.compared = null;
-    replace();
-    await show();
-  });
+  const begin = () =>
+    guarded(async () => {
+      await ready();
+      $("problem").replaceChildren();
+      if (!releases.some(({ version, loaded, current }) => version === state.compared && loaded && !current)) state.compared = null;
+      replace();
+      await show();
+    }, begin);
+  begin();
 }
 
 start();

@@ -72,7 +72,6 @@ export function showQuery(step, item, { add, edit }) {
   const facts = Object.entries(item?.attributes ?? {}).filter(([, value]) => value);
   const path = step.kind === "id" ? (item ? item.image : imagePath(step.id)) : kept?.url;
   const shown = step.kind === "text" || step.kind === "vector" ? null : picture(path, `The query: ${title(step)}`, title(step));
-  panel.classList.toggle("words", !shown);
   panel.replaceChildren(
     ...[
       make("h2", { class: "visually-hidden" }, "Query"),

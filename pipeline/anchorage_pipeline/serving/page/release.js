@@ -73,6 +73,7 @@ function others(release, releases, { compare, switchTo }) {
   const line = ({ version, created, metrics, fault }) => {
     const value = metrics[release.primary] ?? Object.values(metrics)[0];
     const compared = state.compared === version;
+    const comparing = compared ? "Stop comparing" : "Compare";
     const verb = version < release.version ? "Roll back" : "Switch";
     return make(
       "li",
@@ -83,7 +84,7 @@ function others(release, releases, { compare, switchTo }) {
         : make(
             "div",
             { class: "row" },
-            make("button", { type: "button", "aria-pressed": String(compared), "data-compare": version, onclick: () => compare(compared ? null : version) }, compared ? "Stop comparing" : "Compare"),
+            make("button", { type: "button", class: compared ? "chosen" : "", "data-compare": version, "aria-label": `${comparing} with release ${version}`, onclick: () => compare(compared ? null : version) }, comparing),
             make("button", { type: "button", "data-switch": version, "aria-label": `${verb} to release ${version}`, onclick: () => switchTo(version, verb) }, verb),
           ),
     );

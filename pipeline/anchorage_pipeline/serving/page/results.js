@@ -51,12 +51,13 @@ function measures(hit, judged) {
   ];
 }
 
-/** The items that a search can start from. */
-export function showExamples(items, pictures, actions) {
+/** The items that a search can start from, below a note if there is one. */
+export function showExamples(items, note, { pictures, actions }) {
   suggest(items);
   $("answers").className = "answers";
   const list = make("ul", { class: "grid" }, items.map((item) => card(item, pictures, actions)));
-  $("answers").replaceChildren(items.length ? list : make("p", { class: "notice" }, "The gallery is empty."));
+  const notes = [note, !items.length && "The gallery is empty."].filter(Boolean).map((text) => make("p", { class: "notice" }, text));
+  $("answers").replaceChildren(...notes, ...(items.length ? [list] : []));
 }
 
 /** Empty frames while the first answer is on its way, so that nothing moves when it comes. */
