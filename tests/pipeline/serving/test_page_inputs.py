@@ -106,3 +106,18 @@ def test_numbers_are_searched_and_added(show, release_of_vectors):
         page.keyboard.press("Enter")
         expect(page.locator(".hit .score")).to_have_count(DIM + 1)
         assert visit.ids() == ["mine", "axis 2", "axis 1", "axis 0"]
+
+
+def test_a_gallery_of_one_item_says_what_it_leaves_out(show, images, tmp_path):
+    publish_tiny(tmp_path, images[:1])
+    with Site(tmp_path / "releases") as site:
+        visit = show(site)
+        page = visit.page
+        page.locator(".hit").click()
+        expect(page.get_by_text("No other item was found.")).to_be_visible()
+        expect(page.get_by_text("The gallery has the same content")).to_have_count(0)
+        visit.drop(images[0])
+        expect(page.get_by_text("The gallery has the same content")).to_contain_text("class-0/0.png")
+        expect(page.get_by_text("No other item was found.")).to_be_visible()
+        visit.drop(images[1])
+        expect(page.locator(".hit .score")).to_have_count(1)

@@ -86,8 +86,8 @@ async function answer(step, signal) {
   const item = step.kind === "id" ? api.item(step.id).catch(() => null) : null; // the search reports the error
   const [first, second] = await Promise.allSettled(searches);
   if (first.status === "rejected" && versions.length === 1) throw first.reason;
-  if (signal.aborted) return "";
   if (first.value && first.value.release.version !== release.version) await refresh(); // switched by someone else
+  if (signal.aborted) return "";
   const column = (settled, version) => ({ version, current: version === release.version, answer: settled.value, problem: settled.reason });
   const columns = [column(first, release.version), ...(second ? [column(second, state.compared)] : [])];
   const message = showAnswers(columns, { pictures: release.pictures, filtered: Boolean(settings.filter), actions });

@@ -2,7 +2,7 @@
 
 import { imagePath } from "./api.js";
 import { $, bar, make, percent, picture } from "./dom.js";
-import { address, state, title } from "./state.js";
+import { address, current, state, title } from "./state.js";
 
 const labels = new Set(); // seen so far: suggestions where a label is entered
 
@@ -68,13 +68,13 @@ export function showWaiting() {
 }
 
 function notes(answer, judged, filtered, open) {
-  const left = answer.left_out.filter((id) => !state.trail.some((step) => step.id === id));
+  const left = answer.left_out.filter((id) => id !== current()?.id);
   const link = (id) => make("button", { type: "button", class: "link", onclick: () => open({ kind: "id", id }) }, id);
   return [
     answer.unknown &&
       make("div", { class: "notice unknown" }, make("strong", {}, "Perhaps unknown. "), "All items are too far away to rule out that the gallery lacks this class.", judged && " The probabilities assume that it does not."),
     left.length > 0 && make("p", { class: "notice" }, "The gallery has the same content, which is left out here: ", left.flatMap((id, at) => [at ? ", " : null, link(id)])),
-    !answer.results.length && make("p", { class: "notice" }, filtered ? "No item meets the filter." : "No item was found."),
+    !answer.results.length && make("p", { class: "notice" }, filtered ? "No item meets the filter." : `No ${answer.left_out.length ? "other " : ""}item was found.`),
   ];
 }
 
