@@ -50,7 +50,7 @@ def test_the_focus_returns_when_nothing_was_done(visit):
     expect(back).to_be_focused()
 
     page.locator(".edit").first.press("Enter")
-    delete = page.locator("#item-delete")
+    delete = page.get_by_role("dialog", name="Change an item").get_by_role("button", name="Delete")
     delete.press("Enter")
     expect(page.get_by_role("dialog", name="Delete the item?").get_by_role("button", name="Cancel")).to_be_focused()
     page.keyboard.press("Escape")
