@@ -121,14 +121,11 @@ class Batcher:
                 if isinstance(error, DataError) and len(batch) > 1:
                     await self._run_each(batch)
                     continue
-                for _, future, _ in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            self._observe(len(batch), started - batch[0][2], perf_counter() - started)
+                results = [error] * len(batch)
+            else:
+                self._observe(len(batch), started - batch[0][2], perf_counter() - started)
             for (_, future, _), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+                _settle(future, result)
 
     async def _run_each(self, batch: list[tuple[Any, asyncio.Future, float]]) -> None:
         for record, future, _ in batch:
@@ -138,9 +135,14 @@ class Batcher:
                 (result,) = await asyncio.get_running_loop().run_in_executor(self._executor, self._run, [record])
             except Exception as error:
                 result = error
-            if future.done():
-                continue
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+            _settle(future, result)
+
+
+def _settle(future: asyncio.Future, result: Any) -> None:
+    """Give a record's caller its result or its error, unless the caller has gone."""
+    if future.done():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

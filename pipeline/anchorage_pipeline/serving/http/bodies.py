@@ -67,7 +67,7 @@ def parse(model: type[Body], text: bytes) -> Body:
     """Read JSON text as a body of this model.
 
     Raises:
-        AnchorageError: `E_REQUEST_SYNTAX`, `E_REQUEST_FIELDS` with all faults.
+        AnchorageError: `E_REQUEST_SYNTAX`, `E_REQUEST_FIELDS` with its faults.
     """
     _check_parts(text)
     try:

@@ -26,7 +26,7 @@ class FilterBody(_Body):
     id: Values | None = None
     label: Values | None = None
     attributes: dict[str, Values] | None = Field(
-        default=None, description="Conditions by name; an item without the attribute does not match."
+        default=None, description='Conditions by name; an item without the attribute has the value "".'
     )
 
 
