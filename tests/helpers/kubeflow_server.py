@@ -1,11 +1,12 @@
 """A small Kubeflow Pipelines server: the part of its v2beta1 REST API that kfp 2.16's client calls for a deployment."""
 
 import json
-import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
+
+from http_servers import answering
 
 _PREFIX = "/apis/v2beta1/"
 
@@ -172,12 +173,5 @@ def serve_kubeflow():
     """The address of a running server and its store."""
     store = Store()
     handler = type("Handler", (_Handler,), {"store": store})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with answering(handler) as server:
         yield f"http://127.0.0.1:{server.server_port}", store
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -2,10 +2,10 @@
 
 import base64
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from http_servers import answering
 from vector_releases import publish_vectors, unit_vectors
 
 from anchorage.errors import ResourceError, UsageError
@@ -52,16 +52,11 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.url, server.files, server.created = f"http://127.0.0.1:{server.server_port}", {}, None
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    monkeypatch.setenv("HF_TOKEN", "token")
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(Hub) as server:
+        server.url, server.files, server.created = f"http://127.0.0.1:{server.server_port}", {}, None
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", "token")
+        yield server
 
 
 @pytest.fixture
